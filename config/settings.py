@@ -1,0 +1,194 @@
+"""Settings, all from the environment (DESIGN.md section 10). Importing them starts nothing."""
+
+import base64
+import ipaddress
+import secrets
+from pathlib import Path
+from typing import Any
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VAR_DIR = BASE_DIR / "var"
+
+env = environ.Env()
+
+
+def _required(name: str, why: str) -> str:
+    value = str(env.str(name, default=""))
+    if not value:
+        raise ImproperlyConfigured(f"{name} is not set: {why} (for development set DEBUG=1).")
+    return value
+
+
+def _development_key(name: str) -> str:
+    """Return a random key kept in var/, made on first use; never used outside DEBUG."""
+    path = VAR_DIR / f"{name}.key"
+    if not path.exists():
+        VAR_DIR.mkdir(exist_ok=True)
+        fresh = path.with_suffix(f".{secrets.token_hex(4)}")
+        fresh.touch(mode=0o600)
+        fresh.write_text(base64.b64encode(secrets.token_bytes(32)).decode())
+        try:
+            # A hard link fails where another process was first; its key then stands.
+            path.hardlink_to(fresh)
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink()
+    return path.read_text()
+
+
+def _encryption_keys() -> list[bytes]:
+    if DEBUG and not env.str("WEBHOOKS_ENCRYPTION_KEYS", default=""):
+        texts = [_development_key("encryption")]
+    else:
+        _required("WEBHOOKS_ENCRYPTION_KEYS", "base64 of 32 random bytes each, comma-separated")
+        texts = env.list("WEBHOOKS_ENCRYPTION_KEYS")
+    keys = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            key = base64.b64decode(text, validate=True)
+        except ValueError:
+            key = b""
+        if len(key) != 32:
+            raise ImproperlyConfigured(
+                f"WEBHOOKS_ENCRYPTION_KEYS: entry {number} is not base64 of 32 bytes."
+            )
+        keys.append(key)
+    return keys
+
+
+def _allowed_networks() -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    try:
+        return [
+            ipaddress.ip_network(text) for text in env.list("WEBHOOKS_ALLOWED_NETWORKS", default=[])
+        ]
+    except ValueError as problem:
+        raise ImproperlyConfigured(f"WEBHOOKS_ALLOWED_NETWORKS: {problem}.") from None
+
+
+try:
+    DEBUG = env.bool("DEBUG", default=False)
+except ValueError:
+    raise ImproperlyConfigured("DEBUG must be 1 or 0.") from None
+
+SECRET_KEY = (
+    _development_key("secret")
+    if DEBUG and not env.str("SECRET_KEY", default="")
+    else _required("SECRET_KEY", "a long random string")
+)
+ALLOWED_HOSTS = env.list(
+    "ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"] if DEBUG else []
+)
+if not DEBUG and not ALLOWED_HOSTS:
+    raise ImproperlyConfigured(
+        "ALLOWED_HOSTS is not set: the host names of this site, comma-separated."
+    )
+
+# In DEBUG manage.py and pytest fill both in before the settings load (config/services.py).
+_DATABASE_URL = (
+    env.str("DATABASE_URL", default="postgres:///")
+    if DEBUG
+    else _required("DATABASE_URL", "postgres://user:password@host:5432/name")
+)
+REDIS_URL = (
+    env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
+    if DEBUG
+    else _required("REDIS_URL", "redis://:password@host:6379/0")
+)
+
+DATABASES: dict[str, dict[str, Any]] = {"default": environ.Env.db_url_config(_DATABASE_URL)}
+if "postgresql" not in DATABASES["default"].get("ENGINE", ""):
+    raise ImproperlyConfigured("DATABASE_URL must name a Postgres database (version 15 or newer).")
+DATABASES["default"] |= {
+    "ENGINE": "django.db.backends.postgresql",
+    "CONN_MAX_AGE": 60,
+    "CONN_HEALTH_CHECKS": True,
+}
+
+RQ_QUEUES = {
+    "default": {
+        "URL": REDIS_URL,
+        "DEFAULT_TIMEOUT": 60,
+        "SERIALIZER": "rq.serializers.JSONSerializer",
+    }
+}
+RQ = {"WORKER_CLASS": "webhooks.worker.WebhookWorker", "COMMIT_MODE": "auto"}
+RQ_SHOW_ADMIN_LINK = False
+
+WEBHOOKS_ENCRYPTION_KEYS = _encryption_keys()
+WEBHOOKS_ALLOWED_NETWORKS = _allowed_networks()
+WEBHOOKS_REQUIRE_HTTPS = env.bool("WEBHOOKS_REQUIRE_HTTPS", default=not DEBUG)
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "django_rq",
+    "webhooks",
+    "projects",
+    "sessions_app",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+AUTH_USER_MODEL = "projects.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "static/"
+STATIC_ROOT = VAR_DIR / "static"
+
+if not DEBUG:
+    SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=True)
+    SECURE_HSTS_SECONDS = 31_536_000
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = True
+    SECURE_HSTS_PRELOAD = True
+    SESSION_COOKIE_SECURE = True
+    CSRF_COOKIE_SECURE = True
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {"webhooks": {"handlers": ["console"], "level": "INFO"}},
+}

@@ -1,0 +1,14 @@
+"""Loaded by pytest before the settings: the tests' own Postgres and Valkey, and their environment."""
+
+import os
+
+from config.services import BASE_DIR, provide_services
+
+os.environ["DEBUG"] = "1"
+os.environ["WEBHOOKS_ALLOWED_NETWORKS"] = "127.0.0.0/8"
+# Someone's own services must not be wiped by a test run; CI may name some on purpose.
+for url in ("DATABASE_URL", "REDIS_URL"):
+    os.environ.pop(url, None)
+    if test_url := os.environ.get(f"TEST_{url}"):
+        os.environ[url] = test_url
+provide_services(BASE_DIR / "var" / "test-services")

@@ -1,0 +1,150 @@
+"""The catalogue of event types: one declaration each, everything else is derived from it.
+
+Apps declare their types in an `events.py` that their AppConfig.ready() imports.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import jsonschema_rs
+
+from webhooks.errors import EventDataInvalidError, EventTypeClashError, EventTypeUnknownError
+
+UUID_TEXT = {"type": "string", "format": "uuid"}
+TIME_TEXT = {"type": "string", "format": "date-time"}
+TEXT = {"type": "string"}
+OPTIONAL_TEXT = {"type": ["string", "null"]}
+COUNT = {"type": "integer", "minimum": 0}
+
+
+def object_schema(
+    properties: Mapping[str, Any], *, optional: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Return the JSON Schema of an object with exactly these properties, all required but `optional`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": dict(properties),
+        "required": [name for name in properties if name not in optional],
+        "additionalProperties": False,
+    }
+
+
+def wire_time(moment: datetime) -> str:
+    """Return an aware time as the wire shows it: UTC, milliseconds, `Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+@dataclass(frozen=True)
+class EventType:
+    """What can happen: its name, what `data` looks like, and an example that fits."""
+
+    name: str
+    description: str
+    schema: Mapping[str, Any] = field(hash=False)
+    example: Mapping[str, Any] = field(hash=False)
+    since: str = "1.0"
+
+    @property
+    def group(self) -> str:
+        return self.name.split(".")[0]
+
+    @property
+    def constant(self) -> str:
+        """The name under WEBHOOK_EVENTS, `PROJECT_CREATED` for `project.created`."""
+        return self.name.replace(".", "_").upper()
+
+
+_types: dict[str, EventType] = {}
+_validators: dict[str, Any] = {}
+
+
+def register(*event_types: EventType) -> None:
+    """Add event types; raises EventTypeClashError when a name is taken by a different declaration."""
+    for event_type in event_types:
+        known = _types.get(event_type.name)
+        if known is not None and known != event_type:
+            raise EventTypeClashError(f"The event type {event_type.name!r} is declared twice.")
+        _types[event_type.name] = event_type
+        _validators[event_type.name] = jsonschema_rs.Draft202012Validator(
+            dict(event_type.schema), validate_formats=True
+        )
+
+
+def all_types() -> list[EventType]:
+    """Return every event type, by name."""
+    return [_types[name] for name in sorted(_types)]
+
+
+def get_type(name: str) -> EventType:
+    """Return one event type; raises EventTypeUnknownError."""
+    try:
+        return _types[name]
+    except KeyError:
+        raise EventTypeUnknownError(
+            f"There is no event type {name!r}. Known: {', '.join(sorted(_types))}."
+        ) from None
+
+
+def validate_data(name: str, data: Mapping[str, Any]) -> None:
+    """Raise EventTypeUnknownError or EventDataInvalidError, naming every problem at once."""
+    get_type(name)
+    validator = _validators[name]
+    if validator.is_valid(data):
+        return
+    problems = [
+        f"{'.'.join(map(str, error.instance_path)) or 'data'}: {error.message}"
+        for error in validator.iter_errors(data)
+    ]
+    raise EventDataInvalidError(f"The data does not fit {name}: {'; '.join(problems)}.")
+
+
+def patterns_matching(name: str) -> frozenset[str]:
+    """Return the entries of `Webhook.events` that select this type: its name, its group, everything."""
+    return frozenset((name, f"{name.split('.')[0]}.*", "*"))
+
+
+def is_known_pattern(pattern: str) -> bool:
+    """Say whether a pattern can select at least one type of the catalogue."""
+    return any(pattern in patterns_matching(name) for name in _types)
+
+
+class EventNames:
+    """The names as constants: `WEBHOOK_EVENTS.PROJECT_CREATED == "project.created"`; iterable."""
+
+    def __getattr__(self, constant: str) -> str:
+        for event_type in _types.values():
+            if event_type.constant == constant:
+                return event_type.name
+        raise AttributeError(f"There is no event type {constant!r} in the catalogue.")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(_types))
+
+
+WEBHOOK_EVENTS = EventNames()
+
+register(
+    EventType(
+        name="webhook.test",
+        description="Sent when somebody tests a webhook.",
+        schema=object_schema({"webhookId": TEXT, "message": TEXT}),
+        example={"webhookId": "whk_0193570e2c7a7bcd8f0a1b2c3d4e5f60", "message": "It works."},
+    ),
+    EventType(
+        name="webhook.disabled",
+        description="One of the owner's other webhooks was disabled automatically.",
+        schema=object_schema(
+            {"webhookId": TEXT, "name": TEXT, "url": TEXT, "reason": TEXT, "disabledAt": TIME_TEXT}
+        ),
+        example={
+            "webhookId": "whk_0193570e2c7a7bcd8f0a1b2c3d4e5f60",
+            "name": "Orders",
+            "url": "https://example.com/hooks",
+            "reason": "No delivery succeeded for 5 days.",
+            "disabledAt": "2026-11-23T10:30:00.000Z",
+        },
+    ),
+)

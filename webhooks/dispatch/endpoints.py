@@ -1,0 +1,98 @@
+"""What a worker knows of a webhook when it sends: never older than half a second (invariant 12)."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.db import connection
+
+from webhooks.models import Webhook
+from webhooks.models.webhook import SigningSecret
+from webhooks.signing import SigningKey
+
+MAX_AGE_SECONDS = 0.5
+
+ENDPOINTS_SQL = """
+SELECT w.id, w.url, w.headers_encrypted, w.max_retries, w.retry_delay_seconds, w.retry_schedule,
+       w.timeout_seconds,
+       array(SELECT s.id FROM webhooks_signingsecret s WHERE s.webhook_id = w.id
+              AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
+              ORDER BY s.expires_at DESC NULLS FIRST, s.id DESC),
+       array(SELECT s.value_encrypted FROM webhooks_signingsecret s WHERE s.webhook_id = w.id
+              AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
+              ORDER BY s.expires_at DESC NULLS FIRST, s.id DESC)
+  FROM webhooks_webhook w
+ WHERE w.id = ANY(%s) AND w.active AND w.deleted_at IS NULL
+   AND NOT EXISTS (SELECT FROM webhooks_pause)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A webhook as the hot path needs it: decrypted, ready to sign for."""
+
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    keys: tuple[SigningKey, ...]
+    max_retries: int
+    retry_delay_seconds: int
+    retry_schedule: tuple[int, ...] | None
+    timeout_seconds: int
+
+
+class Endpoints:
+    """A cache of endpoints; one that is off, deleted or paused is simply not there."""
+
+    def __init__(self) -> None:
+        self._known: dict[UUID, tuple[float, Endpoint | None]] = {}
+        # Decryption costs more than the query; equal ciphertexts have equal secrets.
+        self._keys: dict[bytes, SigningKey] = {}
+
+    def get(self, webhook_id: UUID) -> Endpoint | None:
+        """Return the endpoint if it may be sent to and is known freshly enough."""
+        read_at, endpoint = self._known.get(webhook_id, (0.0, None))
+        return endpoint if time.monotonic() - read_at < MAX_AGE_SECONDS else None
+
+    def is_stale(self, webhook_id: UUID) -> bool:
+        read_at, _ = self._known.get(webhook_id, (float("-inf"), None))
+        return time.monotonic() - read_at >= MAX_AGE_SECONDS / 2
+
+    def load(self, webhook_ids: Iterable[UUID]) -> None:
+        """Read what is stale among these webhooks from the database, in one query."""
+        stale = [webhook_id for webhook_id in set(webhook_ids) if self.is_stale(webhook_id)]
+        if not stale:
+            return
+        read_at = time.monotonic()
+        with connection.cursor() as cursor:
+            cursor.execute(ENDPOINTS_SQL, [stale])
+            found = {row[0]: self._build(row) for row in cursor.fetchall()}
+        for webhook_id in stale:
+            self._known[webhook_id] = (read_at, found.get(webhook_id))
+
+    def forget_old(self) -> None:
+        """Drop what has not been read for a while."""
+        horizon = time.monotonic() - 60
+        self._known = {k: v for k, v in self._known.items() if v[0] > horizon}
+        if len(self._keys) > 10_000:
+            self._keys.clear()
+
+    def _build(self, row: tuple[Any, ...]) -> Endpoint:
+        webhook_id, url, headers, max_retries, delay, schedule, timeout, secret_ids, values = row
+        return Endpoint(
+            url=str(url),
+            headers=tuple(Webhook(id=webhook_id, headers_encrypted=headers).headers.items()),
+            keys=tuple(map(self._key, secret_ids, values)),
+            max_retries=max_retries,
+            retry_delay_seconds=delay,
+            retry_schedule=None if schedule is None else tuple(schedule),
+            timeout_seconds=timeout,
+        )
+
+    def _key(self, secret_id: UUID, value: memoryview) -> SigningKey:
+        stored = bytes(value)
+        if stored not in self._keys:
+            secret = SigningSecret(id=secret_id, value_encrypted=stored)
+            self._keys[stored] = SigningKey.from_secret(secret.value)
+        return self._keys[stored]

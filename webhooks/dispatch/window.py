@@ -1,0 +1,68 @@
+"""How many rows of one webhook a worker may hold at once (invariant 9).
+
+A healthy, fast receiver earns a wide window; one that fails or times out is narrowed down to a
+single request, so that it can never fill the worker's slots.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from uuid import UUID
+
+START = 8
+LARGEST = 128
+FAST_MS = 250
+"""Only receivers that answer within this time earn a wider window."""
+
+
+@dataclass(slots=True)
+class Window:
+    """The window of one webhook."""
+
+    size: int = START
+    held: int = 0
+
+    @property
+    def room(self) -> int:
+        return max(0, self.size - self.held)
+
+    def succeeded(self, duration_ms: int) -> None:
+        """A request succeeded: after a fast one, one more may be held (doubling per round trip)."""
+        if duration_ms <= FAST_MS:
+            self.size = min(self.size + 1, LARGEST)
+
+    def failed(self) -> None:
+        self.size = max(self.size // 2, 1)
+
+
+@dataclass
+class Windows:
+    """The windows of all webhooks this worker has lately seen."""
+
+    by_webhook: dict[UUID, Window] = field(default_factory=lambda: defaultdict(Window))
+
+    def take(self, webhook_id: UUID) -> None:
+        self.by_webhook[webhook_id].held += 1
+
+    def succeeded(self, webhook_id: UUID, duration_ms: int) -> None:
+        window = self.by_webhook[webhook_id]
+        window.held -= 1
+        window.succeeded(duration_ms)
+
+    def failed(self, webhook_id: UUID) -> None:
+        window = self.by_webhook[webhook_id]
+        window.held -= 1
+        window.failed()
+
+    def rooms(self) -> dict[UUID, int]:
+        """Return the room of every webhook that does not have the default one."""
+        return {
+            webhook_id: window.room
+            for webhook_id, window in self.by_webhook.items()
+            if window.room != START
+        }
+
+    def forget_idle(self) -> None:
+        """Drop windows that hold nothing and stand where they started."""
+        idle = [k for k, w in self.by_webhook.items() if w.held == 0 and w.size == START]
+        for webhook_id in idle:
+            del self.by_webhook[webhook_id]

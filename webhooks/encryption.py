@@ -1,0 +1,44 @@
+"""Values at rest: AES-256-GCM, bound to the id of their row so that rows cannot be swapped.
+
+Layout: version (1 byte), key id (4 bytes, start of the key's SHA-256), nonce (12), ciphertext.
+The first key of WEBHOOKS_ENCRYPTION_KEYS encrypts; every key listed decrypts.
+"""
+
+import hashlib
+import secrets
+import uuid
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from django.conf import settings
+
+from webhooks.errors import EncryptionKeyError
+
+VERSION = b"\x01"
+NONCE_BYTES = 12
+
+
+def encrypt(plain: bytes, row_id: uuid.UUID) -> bytes:
+    """Return `plain` encrypted for the row `row_id`."""
+    key = settings.WEBHOOKS_ENCRYPTION_KEYS[0]
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    return VERSION + _key_id(key) + nonce + AESGCM(key).encrypt(nonce, plain, row_id.bytes)
+
+
+def decrypt(stored: bytes, row_id: uuid.UUID) -> bytes:
+    """Return what was encrypted for the row `row_id`.
+
+    Raises EncryptionKeyError when no key fits or the value belongs to another row.
+    """
+    key_id, nonce, ciphertext = stored[1:5], stored[5:17], stored[17:]
+    for key in settings.WEBHOOKS_ENCRYPTION_KEYS:
+        if stored[:1] == VERSION and _key_id(key) == key_id:
+            try:
+                return AESGCM(key).decrypt(nonce, ciphertext, row_id.bytes)
+            except InvalidTag:
+                break
+    raise EncryptionKeyError
+
+
+def _key_id(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()[:4]

@@ -1,0 +1,36 @@
+"""Every error this app raises on purpose; the docstring is the message a caller sees by default."""
+
+
+class WebhooksError(Exception):
+    """Something about webhooks went wrong."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.__doc__)
+
+
+class EventTypeUnknownError(WebhooksError):
+    """There is no such event type in the catalogue."""
+
+
+class EventTypeClashError(WebhooksError):
+    """Two different event types were declared under one name."""
+
+
+class EventDataInvalidError(WebhooksError):
+    """The data does not fit the schema of its event type."""
+
+
+class IdempotencyConflictError(WebhooksError):
+    """This idempotency key was already used with other data."""
+
+
+class TransitionError(WebhooksError):
+    """This change of state is not possible from the current state."""
+
+
+class EncryptionKeyError(WebhooksError):
+    """A stored value cannot be decrypted with any key in WEBHOOKS_ENCRYPTION_KEYS."""
+
+
+class PublicIdInvalidError(WebhooksError):
+    """This is not a valid public id."""

@@ -1,0 +1,33 @@
+"""Identifiers: UUIDv7 inside (time-ordered, so inserts stay cheap), prefixed hex on the wire."""
+
+import uuid
+
+from uuid_utils.compat import uuid7
+
+from webhooks.errors import PublicIdInvalidError
+
+WEBHOOK_PREFIX = "whk_"
+EVENT_PREFIX = "evt_"
+DELIVERY_PREFIX = "del_"
+ATTEMPT_PREFIX = "att_"
+
+
+def new_id() -> uuid.UUID:
+    """Return a new UUIDv7."""
+    return uuid7()
+
+
+def parse_public_id(value: str, prefix: str) -> uuid.UUID:
+    """Return the UUID behind a public id such as `evt_0190…`.
+
+    Raises PublicIdInvalidError for anything but the prefix and 32 hex digits.
+    """
+    digits = value.removeprefix(prefix)
+    if len(value) != len(prefix) + 32 or len(digits) != 32:
+        raise PublicIdInvalidError(f"{value!r} is not an id of the form {prefix}<32 hex digits>.")
+    try:
+        return uuid.UUID(hex=digits)
+    except ValueError:
+        raise PublicIdInvalidError(
+            f"{value!r} is not an id of the form {prefix}<32 hex digits>."
+        ) from None

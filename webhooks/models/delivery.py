@@ -1,0 +1,119 @@
+"""One event owed to one webhook, and every HTTP try of it."""
+
+import uuid
+
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from webhooks.choices import DeliveryStatus, FailureKind
+from webhooks.ids import ATTEMPT_PREFIX, DELIVERY_PREFIX, new_id
+from webhooks.models.event import Event
+from webhooks.models.webhook import Webhook
+
+WAITING = (DeliveryStatus.PENDING, DeliveryStatus.RETRYING)
+
+
+class DeliveryQuerySet(models.QuerySet["Delivery"]):
+    def for_owner(self, owner_id: uuid.UUID) -> "DeliveryQuerySet":
+        return self.filter(owner_id=owner_id)
+
+    def waiting(self) -> "DeliveryQuerySet":
+        """Not yet sent with success, not given up, not in flight."""
+        return self.filter(status__in=WAITING)
+
+
+class Delivery(models.Model):
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    event = models.ForeignKey(
+        Event, on_delete=models.CASCADE, related_name="deliveries", db_index=False
+    )
+    webhook = models.ForeignKey(
+        Webhook, on_delete=models.CASCADE, related_name="deliveries", db_index=False
+    )
+    # The webhook's owner and the event's type, repeated so that lists need no join.
+    owner_id = models.UUIDField(null=True)
+    event_type = models.CharField(max_length=100)
+    status = models.CharField(max_length=9, choices=DeliveryStatus, default=DeliveryStatus.PENDING)
+    attempt_count = models.PositiveIntegerField(default=0)
+    round = models.PositiveSmallIntegerField(default=1)
+    attempts_before_round = models.PositiveIntegerField(
+        default=0, help_text="Attempts made before this round; the retry budget starts anew."
+    )
+    next_attempt_at = models.DateTimeField(null=True, db_default=Now())
+    claimed_by = models.UUIDField(null=True, default=None, help_text="The worker that holds it.")
+    is_suspect = models.BooleanField(
+        default=False, help_text="Was in flight when its worker died; goes out alone next time."
+    )
+    crash_count = models.PositiveSmallIntegerField(default=0)
+    response_code = models.PositiveSmallIntegerField(null=True)
+    failure_kind = models.CharField(max_length=20, choices=FailureKind, blank=True)
+    error = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField(db_default=Now())
+    delivered_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    objects = DeliveryQuerySet.as_manager()
+
+    class Meta:
+        verbose_name_plural = "deliveries"
+        constraints = [
+            models.UniqueConstraint(fields=["event", "webhook"], name="delivery_once_per_webhook")
+        ]
+        indexes = [
+            # The claim: the webhooks that wait for anything, and each one's due rows in order.
+            models.Index(
+                fields=["webhook", "next_attempt_at"],
+                name="delivery_due",
+                condition=Q(status__in=WAITING),
+            ),
+            # Reclaiming from a dead worker.
+            models.Index(
+                fields=["claimed_by"],
+                name="delivery_claimed",
+                condition=Q(claimed_by__isnull=False),
+            ),
+            # Lists, newest first: of a webhook and of an owner.
+            models.Index(fields=["webhook", "id"], name="delivery_webhook"),
+            models.Index(fields=["owner_id", "id"], name="delivery_owner"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.event_type} {self.public_id}"
+
+    @property
+    def public_id(self) -> str:
+        return DELIVERY_PREFIX + self.id.hex
+
+
+class Attempt(models.Model):
+    """One HTTP try. Append-only."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    delivery = models.ForeignKey(
+        Delivery, on_delete=models.CASCADE, related_name="attempts", db_index=False
+    )
+    number = models.PositiveIntegerField()
+    started_at = models.DateTimeField()
+    duration_ms = models.PositiveIntegerField()
+    url = models.CharField(max_length=2048)
+    request_headers = models.JSONField(default=dict, help_text="Without secrets.")
+    response_code = models.PositiveSmallIntegerField(null=True)
+    response_headers = models.JSONField(default=dict)
+    response_body = models.BinaryField(null=True)
+    is_truncated = models.BooleanField(default=False)
+    failure_kind = models.CharField(max_length=20, choices=FailureKind, blank=True)
+    error = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        constraints = [
+            # Also the index behind a delivery's list of attempts.
+            models.UniqueConstraint(fields=["delivery", "number"], name="attempt_number")
+        ]
+
+    def __str__(self) -> str:
+        return f"attempt {self.number} of {self.delivery_id}"
+
+    @property
+    def public_id(self) -> str:
+        return ATTEMPT_PREFIX + self.id.hex

@@ -1,0 +1,55 @@
+"""One immutable fact, with the exact bytes that are signed and sent."""
+
+import uuid
+
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from webhooks.ids import EVENT_PREFIX, new_id
+from webhooks.models.fields import CurrentTransactionId, NextEventSequence, TransactionIdField
+
+
+class EventQuerySet(models.QuerySet["Event"]):
+    def for_owner(self, owner_id: uuid.UUID) -> "EventQuerySet":
+        return self.filter(owner_id=owner_id)
+
+
+class Event(models.Model):
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    type = models.CharField(max_length=100)
+    # Not a foreign key: events outlive users. Null for events that belong to nobody.
+    owner_id = models.UUIDField(null=True)
+    payload = models.BinaryField(help_text="The exact bytes that are signed and sent.")
+    idempotency_key = models.CharField(max_length=255, null=True)  # noqa: DJ001 (null = none given)
+    body_hash = models.BinaryField(max_length=32, null=True)
+    fanout_count = models.PositiveIntegerField(default=0)
+    object_reference = models.CharField(max_length=100, blank=True)
+    transaction_id = TransactionIdField(db_default=CurrentTransactionId())
+    sequence = models.BigIntegerField(db_default=NextEventSequence())
+    created_at = models.DateTimeField(db_default=Now())
+
+    objects = EventQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["owner_id", "idempotency_key"],
+                condition=Q(idempotency_key__isnull=False),
+                nulls_distinct=False,
+                name="event_idempotency",
+            )
+        ]
+        indexes = [
+            # The owner's list, newest first.
+            models.Index(fields=["owner_id", "id"], name="event_owner"),
+            # Cursors free of gaps: events in order below the oldest running transaction.
+            models.Index(fields=["transaction_id", "sequence"], name="event_order"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.public_id}"
+
+    @property
+    def public_id(self) -> str:
+        return EVENT_PREFIX + self.id.hex

@@ -1,0 +1,34 @@
+"""Postgres columns and defaults that Django has no field for."""
+
+from typing import Any
+
+from django.db import models
+from django.db.models.functions import Now
+
+
+class TransactionIdField(models.BigIntegerField):  # type: ignore[type-arg]
+    """A 64-bit transaction id (`xid8`); Postgres fills it in."""
+
+    def db_type(self, connection: Any) -> str:
+        return "xid8"
+
+    def from_db_value(self, value: Any, expression: Any, connection: Any) -> int | None:
+        return None if value is None else int(value)
+
+
+class CurrentTransactionId(models.Func):
+    """The id of the transaction that inserts the row."""
+
+    function = "pg_current_xact_id"
+    template = "%(function)s()"
+    output_field = TransactionIdField()
+
+
+class NextEventSequence(models.Func):
+    """The next value of the sequence that orders events (made in migration 0001)."""
+
+    template = "nextval('webhooks_event_sequence')"
+    output_field = models.BigIntegerField()
+
+
+__all__ = ["CurrentTransactionId", "NextEventSequence", "Now", "TransactionIdField"]

@@ -1,0 +1,231 @@
+"""A registered URL with its event filter, policy and secrets."""
+
+import json
+import uuid
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from webhooks import catalog, signing
+from webhooks.choices import BreakerState
+from webhooks.encryption import decrypt, encrypt
+from webhooks.ids import WEBHOOK_PREFIX, new_id
+
+MAX_URL_LENGTH = 2048
+MAX_LIVE_SECRETS = 10
+
+
+class WebhookQuerySet(models.QuerySet["Webhook"]):
+    def for_owner(self, owner_id: uuid.UUID | None) -> "WebhookQuerySet":
+        """The owner's webhooks that are not deleted."""
+        return self.filter(owner_id=owner_id, deleted_at=None)
+
+    def receiving(self, owner_ids: list[uuid.UUID]) -> "WebhookQuerySet":
+        """Active webhooks that hear events of these owners: their own, and the platform's."""
+        return self.filter(
+            Q(owner_id__in=owner_ids) | Q(is_platform=True), active=True, deleted_at=None
+        )
+
+
+class Webhook(models.Model):
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        # Deleting a user soft-deletes the webhooks; a cascade would block producers' inserts.
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        db_index=False,
+        related_name="webhooks",
+        help_text="Whose events it receives. Empty only for platform webhooks.",
+    )
+    is_platform = models.BooleanField(
+        default=False, help_text="Made by staff; receives every owner's events."
+    )
+    name = models.CharField(max_length=200)
+    url = models.CharField("URL", max_length=MAX_URL_LENGTH)
+    description = models.TextField(blank=True)
+    events = ArrayField(
+        models.CharField(max_length=100),
+        help_text="Event types or patterns: project.created, project.*, *",
+    )
+    active = models.BooleanField(default=True)
+    headers_encrypted = models.BinaryField(null=True, editable=False)
+    max_retries = models.PositiveSmallIntegerField(
+        default=10,
+        validators=[MaxValueValidator(20)],
+        help_text="How often a failed delivery is tried again, 0 to 20.",
+    )
+    retry_delay_seconds = models.PositiveIntegerField(
+        default=60,
+        validators=[MinValueValidator(1), MaxValueValidator(3600)],
+        help_text="Seconds before the first retry; doubled for each further one.",
+    )
+    retry_schedule = ArrayField(
+        models.PositiveIntegerField(validators=[MinValueValidator(1)]),
+        size=20,
+        null=True,
+        blank=True,
+        help_text="Seconds before each retry, instead of the two settings above.",
+    )
+    timeout_seconds = models.PositiveSmallIntegerField(
+        default=15, validators=[MinValueValidator(1), MaxValueValidator(30)]
+    )
+    rate_limit = models.FloatField(
+        null=True, blank=True, help_text="Requests per second; empty for no limit."
+    )
+    ordered = models.BooleanField(
+        default=False, help_text="One at a time, in the order of the events."
+    )
+    payload_options = models.JSONField(default=dict, blank=True)
+    disabled_reason = models.CharField(max_length=500, blank=True, editable=False)
+    failing_since = models.DateTimeField(null=True, editable=False)
+    breaker_state = models.CharField(
+        max_length=9, choices=BreakerState, default=BreakerState.CLOSED, editable=False
+    )
+    breaker_failures = models.PositiveIntegerField(default=0, editable=False)
+    breaker_opened_at = models.DateTimeField(null=True, editable=False)
+    breaker_probe_at = models.DateTimeField(null=True, editable=False)
+    verified = models.BooleanField(default=False, editable=False)
+    deleted_at = models.DateTimeField(null=True, editable=False)
+    revision = models.PositiveBigIntegerField(default=1, editable=False)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    objects = WebhookQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                # A deleted user leaves soft-deleted webhooks without an owner behind.
+                condition=Q(is_platform=True, owner=None)
+                | Q(is_platform=False, owner__isnull=False)
+                | Q(deleted_at__isnull=False),
+                name="webhook_owner_or_platform",
+                violation_error_message="A webhook has an owner, or is a platform webhook.",
+            )
+        ]
+        indexes = [
+            # receiving() and for_owner(): the trigger's look-up and the owner's list.
+            models.Index(
+                fields=["owner", "id"], name="webhook_owner", condition=Q(deleted_at=None)
+            ),
+            models.Index(fields=["id"], name="webhook_platform", condition=Q(is_platform=True)),
+        ]
+
+    _secret: str | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def public_id(self) -> str:
+        return WEBHOOK_PREFIX + self.id.hex
+
+    @property
+    def secret(self) -> str:
+        """The signing secret, readable only on the instance that created or rotated it."""
+        if self._secret is None:
+            raise AttributeError(
+                "The secret is shown once, by create_webhook() and rotate_secret()."
+            )
+        return self._secret
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Custom request headers; stored encrypted."""
+        if self.headers_encrypted is None:
+            return {}
+        return dict(json.loads(decrypt(bytes(self.headers_encrypted), self.id)))
+
+    @headers.setter
+    def headers(self, headers: dict[str, str]) -> None:
+        text = json.dumps(headers).encode()
+        self.headers_encrypted = encrypt(text, self.id) if headers else None
+
+    def receives(self, event_type: str) -> bool:
+        """Say whether the event filter selects this type."""
+        return not catalog.patterns_matching(event_type).isdisjoint(self.events)
+
+    def clean(self) -> None:
+        problems: dict[str, str] = {}
+        if problem := url_problem(self.url):
+            problems["url"] = problem
+        if not self.events:
+            problems["events"] = "Choose at least one event type, or * for all."
+        elif unknown := [name for name in self.events if not catalog.is_known_pattern(name)]:
+            problems["events"] = f"Unknown event types: {', '.join(unknown)}."
+        if problems:
+            raise ValidationError(problems)
+
+
+def url_problem(url: str) -> str | None:
+    """Return why a webhook may not have this URL, or None."""
+    if len(url) > MAX_URL_LENGTH:
+        return f"The URL is longer than {MAX_URL_LENGTH:,} characters."
+    if any(ord(character) <= 32 or ord(character) == 127 or character == "\\" for character in url):
+        return "The URL holds a space, a backslash or a control character."
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "This is not a valid URL."
+    schemes = ["https"] if settings.WEBHOOKS_REQUIRE_HTTPS else ["http", "https"]
+    if parts.scheme not in schemes:
+        return f"The URL must start with {' or '.join(f'{scheme}://' for scheme in schemes)}."
+    if not parts.hostname or port == 0:
+        return "The URL has no valid host and port."
+    if "@" in parts.netloc:
+        return "The URL holds a user name or password; use a custom header instead."
+    return None
+
+
+class SigningSecretQuerySet(models.QuerySet["SigningSecret"]):
+    def live(self, now: datetime) -> "SigningSecretQuerySet":
+        """Secrets that sign at this moment, the current one first."""
+        return self.filter(Q(expires_at=None) | Q(expires_at__gt=now)).order_by(
+            models.F("expires_at").desc(nulls_first=True), "-id"
+        )
+
+
+class SigningSecret(models.Model):
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    webhook = models.ForeignKey(Webhook, on_delete=models.CASCADE, related_name="secrets")
+    value_encrypted = models.BinaryField(editable=False)
+    expires_at = models.DateTimeField(
+        null=True, blank=True, help_text="Until when it still signs; empty for the current one."
+    )
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    objects = SigningSecretQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["webhook"], condition=Q(expires_at=None), name="one_current_secret"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"secret of {self.webhook_id}"
+
+    @classmethod
+    def build(cls, webhook: Webhook, value: str | None = None, **fields: Any) -> "SigningSecret":
+        """Return an unsaved secret; `value` is generated where it is not given."""
+        secret = cls(webhook=webhook, **fields)
+        value = value or signing.generate_secret()
+        signing.SigningKey.from_secret(value)
+        secret.value_encrypted = encrypt(value.encode(), secret.id)
+        return secret
+
+    @property
+    def value(self) -> str:
+        return decrypt(bytes(self.value_encrypted), self.id).decode()

@@ -1,0 +1,21 @@
+"""The life of a worker, which is the lease on everything it holds (invariant 5)."""
+
+from django.db import models
+from django.db.models.functions import Now
+
+from webhooks.ids import new_id
+
+
+class WorkerHeartbeat(models.Model):
+    """One incarnation of a worker process; the row is gone once it ended or was declared dead."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    host = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField()
+    started_at = models.DateTimeField(db_default=Now())
+    beat_at = models.DateTimeField(db_default=Now())
+    in_flight = models.PositiveIntegerField(default=0)
+    version = models.CharField(max_length=50, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.pid}"

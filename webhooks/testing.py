@@ -1,0 +1,46 @@
+"""For the tests of product developers: assert which events an action emits, without network."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db.models import Max
+
+from webhooks.models import Event
+
+
+@dataclass
+class CapturedEvents:
+    """The events stored while the block ran, in their order."""
+
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def types(self) -> list[str]:
+        return [event.type for event in self.events]
+
+    def data_of(self, event_type: str) -> list[dict[str, Any]]:
+        """Return the `data` of every captured event of one type."""
+        return [
+            json.loads(bytes(event.payload))["data"]
+            for event in self.events
+            if event.type == event_type
+        ]
+
+
+@contextmanager
+def captured_events() -> Iterator[CapturedEvents]:
+    """Collect the events that the block stores.
+
+    >>> with captured_events() as captured:
+    ...     project.save()
+    >>> assert captured.types == ["project.updated"]
+    """
+    captured = CapturedEvents()
+    last = Event.objects.aggregate(last=Max("sequence"))["last"] or 0
+    try:
+        yield captured
+    finally:
+        captured.events = list(Event.objects.filter(sequence__gt=last).order_by("sequence"))
