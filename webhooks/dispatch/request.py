@@ -4,7 +4,6 @@ import json
 from uuid import UUID
 
 from requests import PreparedRequest, Response
-from requests.structures import CaseInsensitiveDict
 
 from webhooks.choices import DeliveryStatus, FailureKind
 from webhooks.dispatch.claim import ClaimedDelivery
@@ -13,6 +12,7 @@ from webhooks.dispatch.settle import Result, headers_as_json
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX
 from webhooks.retry import delay_before_retry
 from webhooks.signing import sign_hex, sign_standard
+from webhooks.transport import HeaderBlock
 
 USER_AGENT = "RemoteDevAI-Webhooks/1.0"
 MAX_STORED_BODY_BYTES = 16 * 1024
@@ -28,7 +28,7 @@ def build_request(delivery: ClaimedDelivery, endpoint: Endpoint, timestamp: int)
     request.url = endpoint.url
     request.body = body
     # System headers come last, so that no custom header replaces one.
-    request.headers = CaseInsensitiveDict(
+    request.headers = HeaderBlock(
         (
             *endpoint.headers,
             ("Content-Type", "application/json"),

@@ -1,0 +1,648 @@
+"""HTTP to receivers over libcurl: the only module that opens sockets to them.
+
+Speaks `requests`: a PreparedRequest goes in, a Response or a TransportError comes out. CurlAdapter
+sends one request and waits; MultiSender keeps hundreds in flight for a worker. Both configure
+libcurl alike (`Exchange`): only http and https, every address checked when its socket opens, no
+redirects, no proxies, no cookies, nothing from the environment, bounded time and memory.
+"""
+
+import contextlib
+import os
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property, lru_cache
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+import pycurl
+import requests
+from requests import PreparedRequest, Response, certs
+from requests.adapters import HTTPAdapter
+from requests.cookies import RequestsCookieJar
+from requests.structures import CaseInsensitiveDict
+
+from webhooks.addresses import AddressPolicy
+from webhooks.choices import FailureKind
+
+MAX_BODY_BYTES = 64 * 1024
+"""Of an answer's body; reading stops there."""
+MAX_HEADER_BYTES = 100 * 1024
+MAX_IDLE_SECONDS = 50
+"""A kept connection older than this is not used again; many servers close after 60 s."""
+DEFAULT_TIMEOUT_SECONDS = 30.0
+RESOLVED_SECONDS = 30.0
+UNRESOLVED_SECONDS = 5.0
+STALE_SECONDS = 300.0
+"""An old answer is still used while a new one is fetched."""
+MAX_LOOKUPS = 64
+
+
+class TransportError(requests.RequestException):
+    """No answer came; `kind` sorts it, the text tells the receiver's developer what happened.
+
+    The text never says more than a stranger may know: neither addresses of our network nor whether
+    a port is closed or filtered.
+    """
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+MESSAGES = {
+    FailureKind.DNS: "The host name could not be resolved.",
+    FailureKind.CONNECT: "No connection could be made to the receiver.",
+    FailureKind.TLS: "The receiver's TLS certificate or handshake is not acceptable.",
+    FailureKind.TIMEOUT: "The receiver did not answer in time.",
+    FailureKind.RESET: "The receiver closed the connection before it had answered.",
+    FailureKind.TOO_LARGE: "The receiver's answer has too many or too large headers.",
+    FailureKind.BLOCKED_ADDRESS: "The receiver's address is not a public one.",
+    FailureKind.PROTOCOL: "The receiver's answer is not valid HTTP.",
+}
+
+KINDS = {
+    pycurl.E_COULDNT_RESOLVE_HOST: FailureKind.DNS,
+    pycurl.E_COULDNT_CONNECT: FailureKind.CONNECT,
+    pycurl.E_OPERATION_TIMEDOUT: FailureKind.TIMEOUT,
+    pycurl.E_SSL_CONNECT_ERROR: FailureKind.TLS,
+    pycurl.E_PEER_FAILED_VERIFICATION: FailureKind.TLS,
+    pycurl.E_SSL_CERTPROBLEM: FailureKind.TLS,
+    pycurl.E_SSL_CIPHER: FailureKind.TLS,
+    pycurl.E_SSL_ISSUER_ERROR: FailureKind.TLS,
+    pycurl.E_SSL_INVALIDCERTSTATUS: FailureKind.TLS,
+    pycurl.E_GOT_NOTHING: FailureKind.RESET,
+    pycurl.E_RECV_ERROR: FailureKind.RESET,
+    pycurl.E_SEND_ERROR: FailureKind.RESET,
+    pycurl.E_PARTIAL_FILE: FailureKind.RESET,
+}
+"""All other codes mean that what came is not HTTP as we accept it."""
+
+
+def failure(kind: FailureKind) -> TransportError:
+    return TransportError(kind, MESSAGES[kind])
+
+
+class Reply(Response):
+    """A Response whose headers are parsed when somebody looks at them."""
+
+    # Response.__init__ makes a cookie jar and more for each answer, at thrice the cost of all else.
+    raw = None
+    reason = None  # type: ignore[assignment]
+    encoding = None
+    history = []
+    cookies = RequestsCookieJar()
+    elapsed = timedelta(0)
+    _content_consumed = True
+
+    def __init__(
+        self,
+        status: int,
+        lines: list[bytes],
+        body: bytes,
+        *,
+        request: PreparedRequest,
+        is_truncated: bool,
+    ) -> None:
+        self._lines: list[bytes] | None = lines
+        self._content = body
+        self.status_code = status
+        self.request = request
+        self.url = request.url or ""
+        self.truncated = is_truncated
+        """Whether the body is longer than what was read of it."""
+
+    @property
+    def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
+        if self._lines is not None:
+            self._headers = CaseInsensitiveDict(_parse_headers(self._lines))
+            self._lines = None
+        return self._headers
+
+
+class HeaderBlock(CaseInsensitiveDict[str]):
+    """Request headers as a list of pairs, made into a dictionary when somebody asks for one."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        self.pairs = list(pairs)
+
+    @cached_property
+    def _store(self) -> dict[str, tuple[str, str]]:
+        return {name.lower(): (name, value) for name, value in self.pairs}
+
+
+def _parse_headers(lines: list[bytes]) -> dict[str, str]:
+    """Return the headers of the last block (others are interim answers); repeated ones joined."""
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if not colon:
+            if line.startswith(b"HTTP/"):
+                headers = {}
+            continue
+        key = name.decode("latin-1")
+        text = value.strip().decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
+
+
+class Exchange:
+    """One libcurl handle and what comes back on it; used again for request after request."""
+
+    def __init__(self, policy: AddressPolicy) -> None:
+        self.context: Any = None
+        self.started_at = 0.0
+        self._policy = policy
+        self._lines: list[bytes] = []
+        self._chunks: list[bytes] = []
+        self._body_size = 0
+        self._is_blocked = False
+        self._opened: list[socket.socket] = []
+        self._url: str | None = None
+        self._timeout_ms: int | None = None
+        self._request = PreparedRequest()
+        self.handle: Any = pycurl.Curl()
+        self._configure(self.handle)
+        self.handle.exchange = self
+
+    def _configure(self, handle: Any) -> None:
+        for option, value in (
+            (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
+            (pycurl.FOLLOWLOCATION, 0),
+            (pycurl.PROXY, ""),
+            (pycurl.NETRC, pycurl.NETRC_IGNORED),
+            (pycurl.NOSIGNAL, 1),
+            (pycurl.POST, 1),
+            (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS),
+            (pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2),
+            (pycurl.SSL_VERIFYPEER, 1),
+            (pycurl.SSL_VERIFYHOST, 2),
+            (pycurl.CAINFO, certs.where()),
+            (pycurl.MAXAGE_CONN, MAX_IDLE_SECONDS),
+            (pycurl.HEADERFUNCTION, self._lines.append),
+            (pycurl.WRITEFUNCTION, self._write),
+            (pycurl.OPENSOCKETFUNCTION, self._open_socket),
+        ):
+            handle.setopt(option, value)
+
+    def prepare(self, request: PreparedRequest, timeout_seconds: float, pins: list[str]) -> None:
+        """Point the handle at a request; raises TransportError when libcurl will not have it.
+
+        `pins` are RESOLVE entries: the addresses already looked up for the host.
+        """
+        handle = self.handle
+        self._request = request
+        try:
+            if request.url != self._url:
+                handle.setopt(pycurl.URL, str(request.url).encode("ascii"))
+                self._url = request.url
+            handle.setopt(pycurl.RESOLVE, pins)
+            handle.setopt(pycurl.POSTFIELDS, request.body or b"")
+            handle.setopt(pycurl.HTTPHEADER, _header_lines(request))
+            timeout_ms = max(1, int(timeout_seconds * 1000))
+            if timeout_ms != self._timeout_ms:
+                handle.setopt(pycurl.TIMEOUT_MS, timeout_ms)
+                handle.setopt(pycurl.CONNECTTIMEOUT_MS, timeout_ms)
+                self._timeout_ms = timeout_ms
+        except (pycurl.error, UnicodeError, TypeError, ValueError):
+            raise TransportError(
+                FailureKind.PROTOCOL, "The request cannot be sent to this URL."
+            ) from None
+
+    def finish(self, error_code: int) -> Response | TransportError:
+        """Return the outcome of the transfer that just ended, and be ready for the next one."""
+        lines, body = self._lines[:], b"".join(self._chunks)
+        is_blocked, self._is_blocked = self._is_blocked, False
+        while self._opened:
+            self._opened.pop().close()
+        self._lines.clear()
+        self._chunks.clear()
+        self._body_size = 0
+        status = self.handle.getinfo(pycurl.RESPONSE_CODE)
+        # Once the header block has ended the receiver has answered, whatever becomes of the body.
+        if status >= 200 and lines and lines[-1] in (b"\r\n", b"\n"):
+            return Reply(
+                status,
+                lines,
+                body,
+                request=self._request,
+                is_truncated=error_code != pycurl.E_OK,
+            )
+        if is_blocked:
+            return failure(FailureKind.BLOCKED_ADDRESS)
+        if sum(map(len, lines)) > MAX_HEADER_BYTES:
+            return failure(FailureKind.TOO_LARGE)
+        return failure(KINDS.get(error_code, FailureKind.PROTOCOL))
+
+    def _write(self, chunk: bytes) -> int | None:
+        room = MAX_BODY_BYTES - self._body_size
+        self._chunks.append(chunk[:room])
+        self._body_size += len(chunk)
+        # Anything but None or the full length makes libcurl give up the transfer.
+        return None if len(chunk) <= room else 0
+
+    def _open_socket(self, purpose: int, address: Any) -> Any:
+        family, kind, protocol, target = address
+        if family not in (socket.AF_INET, socket.AF_INET6) or not self._policy.is_allowed(
+            target[0]
+        ):
+            self._is_blocked = True
+            return pycurl.SOCKET_BAD
+        # libcurl gets a duplicate; ours is closed when the transfer has ended.
+        self._opened.append(socket.socket(family, kind, protocol))
+        return self._opened[-1]
+
+
+def _header_lines(request: PreparedRequest) -> list[bytes]:
+    """Return the header block as libcurl takes it; `Name;` sends an empty value."""
+    headers = request.headers
+    pairs = headers.pairs if isinstance(headers, HeaderBlock) else headers.items()
+    return WITHOUT_OWN_HEADERS + [
+        (f"{name}: {value}" if value else f"{name};").encode("latin-1") for name, value in pairs
+    ]
+
+
+WITHOUT_OWN_HEADERS = [b"Accept:", b"Expect:", b"User-Agent:", b"Content-Type:"]
+"""Keeps libcurl from adding these by itself; a later line with a value is sent all the same."""
+
+
+@lru_cache(maxsize=10_000)
+def _host_and_port(url: str) -> tuple[str, int] | None:
+    """Return the host name and port that have to be looked up, or None for a numeric host."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return None
+    try:
+        ip_address(host)
+    except ValueError:
+        return host, port or (443 if parts.scheme == "https" else 80)
+    return None
+
+
+Answer = tuple[str, ...] | None
+"""The addresses of a host, or None when there is no answer."""
+
+
+def _system_lookup(host: str) -> Answer:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return None
+    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class Resolver:
+    """Looks names up on threads of its own: a dead name server delays only its own hosts.
+
+    libcurl's own resolver is not used: ten dead names stall it for everybody. One look-up per host
+    at a time, at most MAX_LOOKUPS together; `on_answer` is called on the look-up's thread.
+    """
+
+    def __init__(
+        self,
+        on_answer: Callable[[], None] = lambda: None,
+        lookup: Callable[[str], Answer] = _system_lookup,
+    ) -> None:
+        self._on_answer = on_answer
+        self._lookup = lookup
+        self._known: dict[str, tuple[float, Answer]] = {}
+        self._under_way: set[str] = set()
+        self._queue: deque[str] = deque()
+        self._lock = threading.Lock()
+        self._threads = 0
+
+    def get(self, host: str) -> tuple[bool, Answer]:
+        """Return (whether an answer is known, the answer), asking for a new one when it is due."""
+        asked_at, answer = self._known.get(host, (float("-inf"), None))
+        age = time.monotonic() - asked_at
+        if age > (RESOLVED_SECONDS if answer else UNRESOLVED_SECONDS):
+            self._ask(host)
+        if answer:
+            return age <= STALE_SECONDS, answer
+        return age <= UNRESOLVED_SECONDS, None
+
+    def _ask(self, host: str) -> None:
+        with self._lock:
+            if host in self._under_way:
+                return
+            self._under_way.add(host)
+            self._queue.append(host)
+            if self._threads >= MAX_LOOKUPS:
+                return
+            self._threads += 1
+        # A daemon: getaddrinfo cannot be interrupted and must not hold up the end of the process.
+        threading.Thread(target=self._work, name="resolver", daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._queue:
+                    self._threads -= 1
+                    return
+                host = self._queue.popleft()
+            answer = self._lookup(host)
+            with self._lock:
+                self._known[host] = (time.monotonic(), answer)
+                self._under_way.discard(host)
+            self._on_answer()
+
+
+def _pins(host: str, port: int, addresses: Iterable[str]) -> list[str]:
+    listed = ",".join(f"[{address}]" if ":" in address else address for address in addresses)
+    return [f"{host}:{port}:{listed}"]
+
+
+def _check(answer: Answer, policy: AddressPolicy) -> TransportError | None:
+    """One forbidden address among the answers refuses the host: nobody needs that by accident."""
+    if not answer:
+        return failure(FailureKind.DNS)
+    if not all(map(policy.is_allowed, answer)):
+        return failure(FailureKind.BLOCKED_ADDRESS)
+    return None
+
+
+class CurlAdapter(HTTPAdapter):
+    """Lets a `requests` session send over libcurl: one request, one connection, then the answer."""
+
+    def __init__(self, policy: AddressPolicy, resolver: Resolver | None = None) -> None:
+        super().__init__()
+        self._policy = policy
+        self._answered = threading.Event()
+        self._resolver = resolver or Resolver(self._answered.set)
+
+    def send(
+        self,
+        request: PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Any = None,
+    ) -> Response:
+        """Send a POST and return its answer; raises TransportError.
+
+        `timeout` is the total in seconds, name look-up included. `verify`, `cert` and `proxies`
+        are ignored: certificates are always verified and proxies never asked.
+        """
+        if request.method != "POST":
+            raise ValueError("CurlAdapter sends POST requests only.")
+        seconds = sum(timeout) if isinstance(timeout, tuple) else timeout or DEFAULT_TIMEOUT_SECONDS
+        deadline = time.monotonic() + seconds
+        exchange = Exchange(self._policy)
+        try:
+            pins = self._resolve(str(request.url), deadline)
+            exchange.prepare(request, max(deadline - time.monotonic(), 0.001), pins)
+            outcome = exchange.finish(_perform(exchange.handle))
+        finally:
+            exchange.handle.close()
+        if isinstance(outcome, TransportError):
+            raise outcome
+        return outcome
+
+    def _resolve(self, url: str, deadline: float) -> list[str]:
+        name = _host_and_port(url)
+        if name is None:
+            return []
+        while True:
+            self._answered.clear()
+            is_known, answer = self._resolver.get(name[0])
+            if is_known:
+                break
+            if not self._answered.wait(max(0.0, deadline - time.monotonic())):
+                raise failure(FailureKind.DNS)
+        if problem := _check(answer, self._policy):
+            raise problem
+        return _pins(*name, answer or ())
+
+
+def _perform(handle: pycurl.Curl) -> int:
+    try:
+        handle.perform()
+    except pycurl.error as problem:
+        return int(problem.args[0])
+    return pycurl.E_OK
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How one request ended: exactly one of `response` and `error` is set."""
+
+    context: Any
+    response: Response | None
+    error: TransportError | None
+    started_at_monotonic: float
+    duration_ms: int
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A request whose host is being looked up."""
+
+    request: PreparedRequest
+    deadline: float
+    context: Any
+    started_at: float
+    name: tuple[str, int]
+
+
+class MultiSender:
+    """Keeps many requests in flight on one thread. Only wake() may be called from other threads.
+
+    libcurl's sockets and the wake-up live in one epoll, so a wake-up is noticed at once even while
+    every connection is silent. Connections are kept between batches.
+    """
+
+    def __init__(
+        self,
+        policy: AddressPolicy,
+        *,
+        max_connections: int = 512,
+        lookup: Callable[[str], Answer] = _system_lookup,
+    ) -> None:
+        self._policy = policy
+        self._resolver = Resolver(self.wake, lookup)
+        self._epoll = select.epoll()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._watched: set[int] = set()
+        self._timer_at: float | None = None
+        self._multi: Any = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, max_connections)
+        self._idle: list[Exchange] = []
+        self._active: set[Exchange] = set()
+        self._waiting: list[Waiting] = []
+        self._ended: list[Outcome] = []
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests were started and not yet returned by poll()."""
+        return len(self._active) + len(self._waiting) + len(self._ended)
+
+    def start(self, request: PreparedRequest, *, timeout_seconds: float, context: Any) -> None:
+        """Send a POST; its outcome comes out of poll() within the timeout, with this context."""
+        now = time.monotonic()
+        name = _host_and_port(str(request.url))
+        if name is None:
+            self._begin(request, now + timeout_seconds, context, now, [])
+            return
+        waiting = Waiting(request, now + timeout_seconds, context, now, name)
+        if not self._begin_if_resolved(waiting):
+            self._waiting.append(waiting)
+
+    def poll(self, timeout_seconds: float) -> list[Outcome]:
+        """Wait for sockets, at most `timeout_seconds`, and return the requests that ended."""
+        now = time.monotonic()
+        wait = timeout_seconds
+        if self._ended:
+            wait = 0.0
+        if self._timer_at is not None:
+            wait = min(wait, self._timer_at - now)
+        if self._waiting:
+            wait = min(wait, min(waiting.deadline for waiting in self._waiting) - now)
+        act = self._multi.socket_action
+        for fd, events in self._epoll.poll(max(0.0, wait)):
+            if fd == self._wake_fd:
+                self._calm()
+            else:
+                # EPOLLHUP and EPOLLERR count as readable: libcurl then reads the error itself.
+                readable = pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0
+                act(fd, readable | (pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0))
+        if self._timer_at is not None and self._timer_at <= time.monotonic():
+            self._timer_at = None
+            act(pycurl.SOCKET_TIMEOUT, 0)
+        if self._waiting:
+            self._look_at_waiting()
+        self._read_ended()
+        ended, self._ended = self._ended, []
+        return ended
+
+    def wake(self) -> None:
+        """Make a poll() that is waiting return at once; safe from threads and signal handlers."""
+        # Full means that a wake-up is already pending; closed means that nobody polls any more.
+        with contextlib.suppress(OSError, ValueError):
+            os.eventfd_write(self._wake_fd, 1)
+
+    def close(self) -> None:
+        """Drop everything that is in flight, without outcomes."""
+        for exchange in self._active:
+            self._multi.remove_handle(exchange.handle)
+            exchange.finish(pycurl.E_OK)
+            exchange.handle.close()
+        for exchange in self._idle:
+            exchange.handle.close()
+        self._active.clear()
+        self._idle.clear()
+        self._waiting.clear()
+        self._multi.close()
+        self._epoll.close()
+        os.close(self._wake_fd)
+        self._wake_fd = -1
+
+    # Names.
+
+    def _begin_if_resolved(self, waiting: Waiting) -> bool:
+        is_known, answer = self._resolver.get(waiting.name[0])
+        if not is_known:
+            return False
+        problem = _check(answer, self._policy)
+        if problem is None:
+            pins = _pins(*waiting.name, answer or ())
+            self._begin(
+                waiting.request, waiting.deadline, waiting.context, waiting.started_at, pins
+            )
+        else:
+            self._end(waiting.context, problem, waiting.started_at)
+        return True
+
+    def _look_at_waiting(self) -> None:
+        now = time.monotonic()
+        still = []
+        for waiting in self._waiting:
+            if waiting.deadline <= now:
+                self._end(waiting.context, failure(FailureKind.DNS), waiting.started_at)
+            elif not self._begin_if_resolved(waiting):
+                still.append(waiting)
+        self._waiting = still
+
+    # libcurl.
+
+    def _begin(
+        self,
+        request: PreparedRequest,
+        deadline: float,
+        context: Any,
+        started_at: float,
+        pins: list[str],
+    ) -> None:
+        exchange = self._idle.pop() if self._idle else Exchange(self._policy)
+        exchange.context, exchange.started_at = context, started_at
+        # A whole number of milliseconds below the deadline's distance where nothing was looked up.
+        remaining = deadline - (time.monotonic() if pins else started_at)
+        try:
+            exchange.prepare(request, remaining, pins)
+        except TransportError as problem:
+            self._idle.append(exchange)
+            self._end(context, problem, started_at)
+            return
+        self._active.add(exchange)
+        self._multi.add_handle(exchange.handle)
+
+    def _read_ended(self) -> None:
+        more = 1
+        while more:
+            more, succeeded, failed = self._multi.info_read()
+            for handle in succeeded:
+                self._finish(handle.exchange, pycurl.E_OK)
+            for handle, code, _ in failed:
+                self._finish(handle.exchange, code)
+
+    def _finish(self, exchange: Exchange, code: int) -> None:
+        self._multi.remove_handle(exchange.handle)
+        self._active.discard(exchange)
+        self._end(exchange.context, exchange.finish(code), exchange.started_at)
+        exchange.context = None
+        self._idle.append(exchange)
+
+    def _end(self, context: Any, result: Response | TransportError, started_at: float) -> None:
+        duration_ms = int((time.monotonic() - started_at) * 1000)
+        if isinstance(result, TransportError):
+            self._ended.append(Outcome(context, None, result, started_at, duration_ms))
+        else:
+            self._ended.append(Outcome(context, result, None, started_at, duration_ms))
+
+    def _watch(self, what: int, fd: int, multi: Any, data: Any) -> None:
+        if what == pycurl.POLL_REMOVE:
+            self._watched.discard(fd)
+            try:
+                self._epoll.unregister(fd)
+            except (OSError, ValueError):
+                # Closed already, which took it out of the epoll as well.
+                return
+            return
+        events = (select.EPOLLIN if what & pycurl.POLL_IN else 0) | (
+            select.EPOLLOUT if what & pycurl.POLL_OUT else 0
+        )
+        if fd in self._watched:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.register(fd, events)
+            self._watched.add(fd)
+
+    def _set_timer(self, milliseconds: int) -> None:
+        self._timer_at = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
+
+    def _calm(self) -> None:
+        try:
+            os.eventfd_read(self._wake_fd)
+        except BlockingIOError:
+            return
