@@ -21,9 +21,10 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+import certifi
 import pycurl
 import requests
-from requests import PreparedRequest, Response, certs
+from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar
 from requests.structures import CaseInsensitiveDict
@@ -167,9 +168,10 @@ class Exchange:
         self._url: str | None = None
         self._timeout_ms: int | None = None
         self._request = PreparedRequest()
-        self.handle: Any = pycurl.Curl()
+        handle: Any = pycurl.Curl()
+        handle.exchange = self
+        self.handle = handle
         self._configure(self.handle)
-        self.handle.exchange = self
 
     def _configure(self, handle: Any) -> None:
         for option, value in (
@@ -183,7 +185,7 @@ class Exchange:
             (pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2),
             (pycurl.SSL_VERIFYPEER, 1),
             (pycurl.SSL_VERIFYHOST, 2),
-            (pycurl.CAINFO, certs.where()),
+            (pycurl.CAINFO, certifi.where()),
             (pycurl.MAXAGE_CONN, MAX_IDLE_SECONDS),
             (pycurl.HEADERFUNCTION, self._lines.append),
             (pycurl.WRITEFUNCTION, self._write),

@@ -286,11 +286,20 @@ class Engine:
         if self._has_backlog and not was_backlog:
             # More than this worker can take at once: wake the next one.
             wakeup.nudge(force=True)
-        if self._found_nothing and self._hinted:
-            self._hinted = False
-            # Commits from here on send a hint again; those before are found by one more claim.
-            wakeup.clear_token(then=self._look_again)
+        if self._hinted:
+            self._follow_hint()
         self._start_all(claim.deliveries)
+
+    def _follow_hint(self) -> None:
+        """Claim until nothing is found, then let commits send hints again, then claim once more.
+
+        Until the token is gone commits stay silent, so nobody else tells us of them.
+        """
+        if self._found_nothing:
+            self._hinted = False
+            wakeup.clear_token(then=self._look_again)
+        else:
+            self._wants_claim = True
 
     def _start_all(self, deliveries: list[ClaimedDelivery]) -> None:
         switched_off = []

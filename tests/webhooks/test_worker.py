@@ -1,0 +1,253 @@
+"""The worker as operators run it: real processes, real Valkey, killed and cut off for real."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+from django.db import connection
+from pytest_django import Settings
+
+from projects.models import Project, User
+from webhooks import service, wakeup
+from webhooks.http_receiver import Behaviour, HttpReceiver
+from webhooks.models import Attempt, Delivery, Webhook, WorkerHeartbeat
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture
+def receiver() -> Iterator[HttpReceiver]:
+    with HttpReceiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def webhook(make_webhook: Callable[..., Webhook], receiver: HttpReceiver) -> Webhook:
+    webhook = make_webhook(url=receiver.url, events=["project.created"])
+    receiver.secrets = [webhook.secret]
+    return webhook
+
+
+@pytest.fixture(autouse=True)
+def empty_valkey() -> None:
+    wakeup.connect(2).flushdb()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The test database under its own name: the worker must not deliver from another one."""
+    settings = connection.settings_dict
+    host = settings["HOST"] or settings["OPTIONS"]["host"]
+    user = settings["USER"] or settings["OPTIONS"]["user"]
+    url = f"postgres:///{settings['NAME']}?host={host}&user={user}"
+    return os.environ | {"DATABASE_URL": url} | changes
+
+
+@contextmanager
+def running_worker(*arguments: str, **changes: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "rqworker", *arguments],
+        cwd=ROOT,
+        env=environment(**changes),
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for_heartbeats(count: int) -> None:
+    wait_until(lambda: WorkerHeartbeat.objects.count() == count)
+
+
+def test_burst_worker_delivers_everything_and_ends(
+    user: User, webhook: Webhook, receiver: HttpReceiver
+) -> None:
+    Project.objects.create(owner=user, name="P")
+
+    with running_worker("--burst") as worker:
+        assert worker.wait(20) == 0
+
+    (received,) = receiver.requests
+    assert (received.standard_ok, received.hex_ok) == (True, True)
+    assert service.get_deliveries(webhook, user).get().status == "SUCCESS"
+
+
+def test_running_worker_hears_of_a_save_at_once(
+    user: User, webhook: Webhook, receiver: HttpReceiver
+) -> None:
+    with running_worker():
+        wait_for_heartbeats(1)
+        Project.objects.create(owner=user, name="warm-up")
+        receiver.wait_for(1)
+        waits = []
+        for number in range(2, 12):
+            Project.objects.create(owner=user, name="P")
+            saved_at = time.time()
+            waits.append(receiver.wait_for(number)[-1].received_at - saved_at)
+
+    # Without wake-ups the poll would make it half a second on average.
+    assert sorted(waits)[5] < 0.25
+
+
+def test_worker_sends_its_own_hints_for_rows_saved_by_hand(
+    user: User, webhook: Webhook, receiver: HttpReceiver
+) -> None:
+    receiver.script(Behaviour(status=500))
+    with running_worker():
+        wait_for_heartbeats(1)
+        Project.objects.create(owner=user, name="P")
+        receiver.wait_for(1)
+        wait_until(lambda: Delivery.objects.get().status == "RETRYING")
+        delivery = Delivery.objects.get()
+        delivery.next_attempt_at = delivery.created_at
+        delivery.save(update_fields=["next_attempt_at"])
+
+        assert receiver.wait_for(2)[1].attempt == "2"
+
+
+def test_killed_worker_loses_nothing(user: User, webhook: Webhook, receiver: HttpReceiver) -> None:
+    receiver.behaviour = Behaviour(delay_seconds=0.3)
+    with running_worker() as first:
+        wait_for_heartbeats(1)
+        service.trigger_events([project_created(user, number) for number in range(200)])
+        receiver.wait_for(60)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    killed_at = time.monotonic()
+    finished = set(Delivery.objects.filter(status="SUCCESS").values_list("id", flat=True))
+    before = [received.delivery_id for received in receiver.requests]
+    receiver.behaviour = Behaviour()
+
+    with running_worker():
+        wait_until(lambda: not Delivery.objects.exclude(status="SUCCESS").exists(), 20)
+
+    assert time.monotonic() - killed_at < 16
+    after = [received.delivery_id for received in receiver.requests[len(before) :]]
+    assert {*before, *after} == {delivery.public_id for delivery in Delivery.objects.all()}
+    # Sent twice: only what was started and not yet settled when the worker died.
+    twice = set(before) & set(after)
+    assert twice.isdisjoint(f"del_{delivery_id.hex}" for delivery_id in finished)
+    assert Attempt.objects.count() == 200
+
+
+def test_sigterm_finishes_what_is_in_flight_without_duplicates(
+    user: User, webhook: Webhook, receiver: HttpReceiver
+) -> None:
+    receiver.behaviour = Behaviour(delay_seconds=0.5)
+    with running_worker() as worker:
+        wait_for_heartbeats(1)
+        service.trigger_events([project_created(user, number) for number in range(100)])
+        receiver.wait_for(8)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(10) == 0
+
+    requests = receiver.requests
+    assert len({received.delivery_id for received in requests}) == len(requests)
+    assert Delivery.objects.filter(status="SUCCESS").count() == len(requests)
+    assert not Delivery.objects.filter(status="SENDING").exists()
+    assert not WorkerHeartbeat.objects.exists()
+
+
+@contextmanager
+def black_hole() -> Iterator[str]:
+    """A Valkey that accepts connections and never answers."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    held: list[socket.socket] = []
+
+    def accept() -> None:
+        while True:
+            try:
+                held.append(listener.accept()[0])
+            except OSError:
+                return
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    try:
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+    finally:
+        # Closing alone does not end an accept() that is waiting.
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+        for connection_ in held:
+            connection_.close()
+
+
+@contextmanager
+def refusing() -> Iterator[str]:
+    yield "redis://127.0.0.1:1/0"
+
+
+@pytest.mark.parametrize("outage", [refusing, black_hole])
+def test_without_valkey_saves_succeed_and_workers_deliver(
+    user: User,
+    webhook: Webhook,
+    receiver: HttpReceiver,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    outage: Callable[[], AbstractContextManager[str]],
+) -> None:
+    with outage() as redis_url:
+        settings.REDIS_URL = redis_url
+        monkeypatch.setattr(wakeup, "_hinter", wakeup.Hinter())
+        with running_worker(REDIS_URL=redis_url):
+            wait_for_heartbeats(1)
+            started_at = time.monotonic()
+            for _ in range(5):
+                Project.objects.create(owner=user, name="P")
+            assert time.monotonic() - started_at < 1.0
+
+            receiver.wait_for(5, timeout_seconds=10)
+            wait_until(lambda: Delivery.objects.filter(status="SUCCESS").count() == 5)
+        wakeup._hinter.flush(2)
+
+
+def test_pool_of_workers_delivers_each_event_once(
+    user: User, webhook: Webhook, receiver: HttpReceiver
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "rqworker-pool", "--num-workers", "2"],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for_heartbeats(2)
+        service.trigger_events([project_created(user, number) for number in range(500)])
+        receiver.wait_for(500)
+        wait_until(lambda: Delivery.objects.filter(status="SUCCESS").count() == 500)
+        assert len(receiver.requests) == 500
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def project_created(user: User, number: int) -> service.Trigger:
+    data = {
+        "id": str(user.id),
+        "name": str(number),
+        "description": "",
+        "createdAt": "2026-11-23T10:30:00.123Z",
+    }
+    return service.Trigger("project.created", user, data)
