@@ -16,6 +16,10 @@ $(STAMP): requirements.txt requirements-dev.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $(STAMP)
 
+demo: setup
+	@$(BIN)/python manage.py migrate --verbosity 0
+	@WEBHOOKS_ALLOWED_NETWORKS=127.0.0.0/8 $(BIN)/python manage.py demo $(ARGS)
+
 test: setup
 	$(BIN)/python -m pytest
 

@@ -374,10 +374,7 @@ def _create_database(home: Path, server: subprocess.Popen[bytes]) -> None:
 def _spawn_server(
     home: Path, service: str, command: list[str], *, uid: int
 ) -> subprocess.Popen[bytes]:
-    def prepare() -> None:
-        # The server must not outlive its supervisor; the kernel sees to that.
-        ctypes.CDLL(None).prctl(1, signal.SIGINT if service == "postgres" else signal.SIGTERM)
-
+    stop_signal = signal.SIGINT if service == "postgres" else signal.SIGTERM
     environment: Mapping[str, str] = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"}
     with (home / f"{service}.log").open("ab") as log:
         return subprocess.Popen(
@@ -390,8 +387,14 @@ def _spawn_server(
             user=uid if uid != os.getuid() else None,
             extra_groups=[] if uid != os.getuid() else None,
             process_group=0,
-            preexec_fn=prepare,
+            preexec_fn=lambda: die_with_parent(stop_signal),
         )
+
+
+def die_with_parent(number: int) -> None:
+    """Have the kernel send this process a signal when the one that started it ends (Linux)."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,342 @@
+"""`manage.py demo`: a working day of RemoteDevAI, with every webhook delivered for real."""
+
+import random
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import standardwebhooks
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db.models import Count, Q, Sum
+
+from config.embedded import die_with_parent
+from config.services import BASE_DIR
+from projects.models import Project, User
+from sessions_app.models import Agent, Recording, Session, SessionMessage
+from webhooks import service
+from webhooks.http_receiver import Behaviour, HttpReceiver, Received
+from webhooks.models import Delivery, Webhook, WorkerHeartbeat
+
+FLAKY_RATE = 0.3
+QUICK_RETRIES = [1] * 20
+"""Seconds; a demo cannot wait for the usual minutes."""
+DOWN_RETRIES = [1, 1]
+STARTUP_SECONDS = 60
+SETTLE_SECONDS = 120
+
+
+@dataclass
+class Target:
+    """One webhook of the demo, its receiver (None: nothing listens there) and what came in."""
+
+    label: str
+    webhook: Webhook
+    receiver: HttpReceiver | None
+    expected: str
+    bad_signatures: int = 0
+    verified: int = 0
+    first_received_at: dict[str, float] = field(default_factory=dict)
+
+    def read(self, received: list[Received]) -> None:
+        """Check every request with the Standard Webhooks library, which we did not write."""
+        library = standardwebhooks.Webhook(self.webhook.secret)
+        for request in received:
+            self.first_received_at.setdefault(request.event_id, request.received_at)
+            try:
+                library.verify(request.body, request.headers)
+            except standardwebhooks.WebhookVerificationError:
+                self.bad_signatures += 1
+            else:
+                self.verified += 1
+            if not request.hex_ok:
+                self.bad_signatures += 1
+
+
+class Command(BaseCommand):
+    help = (
+        "Live through a working day: save models, deliver their webhooks to three local receivers "
+        "(healthy, failing 30 % of the time, down) and say what arrived. Only with DEBUG=1."
+    )
+    requires_migrations_checks = True
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--sessions", type=_positive, default=40, help="Coding sessions in the day (40)."
+        )
+        parser.add_argument(
+            "--exit", action="store_true", help="End when the table is shown, also in a terminal."
+        )
+        parser.add_argument("--port", type=int, default=8000, help="Port of the web server (8000).")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if not settings.DEBUG:
+            raise CommandError("The demo makes an operator with a known password: set DEBUG=1.")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with ExitStack() as stack:
+            targets = self._prepare(stack)
+            port = _free_port(options["port"])
+            stack.enter_context(self._child("rqworker"))
+            web = stack.enter_context(self._child("runserver", str(port), "--noreload"))
+            _wait(lambda: WorkerHeartbeat.objects.exists(), STARTUP_SECONDS, "the worker")
+            _wait(lambda: _listens(port), STARTUP_SECONDS, "the web server")
+            started_at = time.monotonic()
+            self._live(options["sessions"], targets)
+            self._wait_for_deliveries(targets)
+            is_good = self._report(targets, time.monotonic() - started_at)
+            self.stdout.write(f"\nLook around: http://127.0.0.1:{port}/admin/ (admin / admin)")
+            if sys.stdout.isatty() and not options["exit"]:
+                self.stdout.write("Serving until Ctrl-C.")
+                with _ignoring_interrupt():
+                    web.wait()
+        if not is_good:
+            raise CommandError("Not everything that could be delivered was; see the table.")
+
+    # Before.
+
+    def _prepare(self, stack: ExitStack) -> list[Target]:
+        admin, _ = User.objects.get_or_create(
+            username="admin",
+            defaults={"email": "admin@example.com", "is_staff": True, "is_superuser": True},
+        )
+        admin.set_password("admin")
+        admin.save()
+        ada, bob = (
+            User.objects.get_or_create(
+                username=name.lower(),
+                defaults={"email": f"{name.lower()}@example.com", "name": name},
+            )[0]
+            for name in ("Ada", "Bob")
+        )
+        for webhook in Webhook.objects.filter(owner__in=[ada, bob], deleted_at=None):
+            service.delete_webhook(webhook)
+        healthy = stack.enter_context(HttpReceiver())
+        flaky = stack.enter_context(HttpReceiver(behaviour=Behaviour(fail_rate=FLAKY_RATE)))
+        down_url = f"http://127.0.0.1:{_free_port(0)}/"
+        targets = [
+            self._target("healthy", ada, healthy.url, healthy, "SUCCESS", QUICK_RETRIES),
+            self._target("failing 30 %", ada, flaky.url, flaky, "SUCCESS", QUICK_RETRIES),
+            self._target("down", bob, down_url, None, "FAILED", DOWN_RETRIES),
+        ]
+        self.stdout.write(
+            "Ada's webhooks go to a healthy receiver and to one that fails 30 % of the time, "
+            "Bob's to one that is down."
+        )
+        return targets
+
+    def _target(
+        self,
+        label: str,
+        owner: User,
+        url: str,
+        receiver: HttpReceiver | None,
+        expected: str,
+        retries: list[int],
+    ) -> Target:
+        webhook = service.create_webhook(
+            owner, name=label, url=url, events=["*"], retry_schedule=retries, timeout_seconds=5
+        )
+        if receiver is not None:
+            receiver.secrets = [webhook.secret]
+        return Target(label, webhook, receiver, expected)
+
+    @contextmanager
+    def _child(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a command of manage.py beside us; it ends with us, even if we are killed."""
+        log = BASE_DIR / "var" / f"demo-{arguments[0]}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "manage.py", *arguments],
+                cwd=BASE_DIR,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+            )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    # The day.
+
+    def _live(self, sessions: int, targets: list[Target]) -> None:
+        dice = random.Random(7)
+        projects = []
+        agents = []
+        for owner in User.objects.filter(username__in=["ada", "bob"]).order_by("username"):
+            projects.append(Project.objects.create(owner=owner, name=f"{owner}'s website"))
+            agents.append(
+                Agent.objects.create(owner=owner, name="desktop", platform="linux", version="2.4.1")
+            )
+        for number in range(1, sessions + 1):
+            side = 0 if number % 4 else 1
+            _live_session(dice, projects[side], agents[side], number)
+            self._progress(f"session {number} of {sessions}", targets)
+        for project in projects:
+            project.description = "Finished today"
+            project.save()
+        newcomer = User.objects.create(
+            username=f"newcomer-{time.time_ns()}", email=f"{time.time_ns()}@example.com"
+        )
+        newcomer.delete()
+
+    def _progress(self, what: str, targets: list[Target]) -> None:
+        if not self.stderr.isatty():
+            return
+        counts = _counts(targets)
+        done = counts["success"] + counts["failed"]
+        line = f"{what}: {counts['all']} deliveries, {done} done, {counts['retrying']} waiting for a retry"
+        width = shutil.get_terminal_size().columns - 1
+        self.stderr.write(f"\r{line[:width]:<{width}}", ending="")
+        self.stderr.flush()
+
+    def _wait_for_deliveries(self, targets: list[Target]) -> None:
+        deadline = time.monotonic() + SETTLE_SECONDS
+        pause = threading.Event()
+        while time.monotonic() < deadline:
+            counts = _counts(targets)
+            if counts["success"] + counts["failed"] == counts["all"]:
+                break
+            self._progress("waiting for the last retries", targets)
+            pause.wait(0.2)
+        if self.stderr.isatty():
+            self.stderr.write("")
+
+    # After.
+
+    def _report(self, targets: list[Target], seconds: float) -> bool:
+        lines = [
+            f"{'webhook':<14}{'events':>8}{'delivered':>11}{'retried':>9}{'failed':>8}"
+            f"{'requests':>10}{'verified':>10}{'p50':>10}{'p95':>10}"
+        ]
+        is_good = True
+        for target in targets:
+            if target.receiver is not None:
+                target.read(target.receiver.requests)
+            row = target.webhook.deliveries.aggregate(
+                events=Count("id"),
+                delivered=Count("id", filter=Q(status="SUCCESS")),
+                retried=Count("id", filter=Q(attempt_count__gt=1)),
+                failed=Count("id", filter=Q(status="FAILED")),
+                as_expected=Count("id", filter=Q(status=target.expected)),
+            )
+            attempts = target.webhook.deliveries.aggregate(sum=Sum("attempt_count"))["sum"] or 0
+            requests = target.verified if target.receiver else 0
+            is_good &= row["as_expected"] == row["events"] > 0 and not target.bad_signatures
+            is_good &= target.receiver is None or requests >= attempts
+            lines.append(
+                f"{target.label:<14}{row['events']:>8}{row['delivered']:>11}{row['retried']:>9}"
+                f"{row['failed']:>8}{attempts:>10}{requests:>10}" + _percentiles(target)
+            )
+        self.stdout.write("\n" + "\n".join(lines))
+        received = sum(target.verified + target.bad_signatures for target in targets)
+        verified = sum(target.verified for target in targets)
+        self.stdout.write(
+            f"\n{verified} of {received} requests verified with the standardwebhooks library. "
+            f"p50 and p95 are milliseconds from save to first receipt. {seconds:.1f} s in all."
+        )
+        return is_good
+
+
+def _live_session(dice: random.Random, project: Project, agent: Agent, number: int) -> None:
+    agent.connect()
+    session = Session.objects.create(
+        project=project, owner=project.owner, title=f"Session {number}"
+    )
+    agent.set_busy()
+    for _ in range(dice.randint(1, 3)):
+        SessionMessage.objects.create(session=session, sender="agent", content="Working on it.")
+    if dice.random() < 0.5:
+        session.pause()
+        session.resume()
+    recording = Recording.objects.create(session=session, title="Screen")
+    session.end()
+    if dice.random() < 0.8:
+        recording.complete(
+            url="https://cdn.example.com/r.webm",
+            thumbnail_url="https://cdn.example.com/r.jpg",
+            duration_seconds=dice.randint(60, 3600),
+            file_size_bytes=dice.randint(10**6, 10**8),
+        )
+    else:
+        recording.fail("The upload was cut off.")
+    agent.set_idle()
+    agent.disconnect("end of session")
+
+
+def _counts(targets: list[Target]) -> dict[str, int]:
+    return Delivery.objects.filter(webhook__in=[target.webhook for target in targets]).aggregate(
+        all=Count("id"),
+        success=Count("id", filter=Q(status="SUCCESS")),
+        failed=Count("id", filter=Q(status__in=["FAILED", "CANCELLED"])),
+        retrying=Count("id", filter=Q(status="RETRYING")),
+    )
+
+
+def _percentiles(target: Target) -> str:
+    saved_at = {
+        delivery.event.public_id: delivery.event.created_at.timestamp()
+        for delivery in target.webhook.deliveries.select_related("event")
+    }
+    waits = sorted(
+        1000 * (received_at - saved_at[event_id])
+        for event_id, received_at in target.first_received_at.items()
+    )
+    if len(waits) < 2:
+        return f"{'-':>10}{'-':>10}"
+    cuts = statistics.quantiles(waits, n=20, method="inclusive")
+    return f"{cuts[9]:>10.1f}{cuts[18]:>10.1f}"
+
+
+def _wait(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while not condition():
+        if time.monotonic() > deadline:
+            raise CommandError(f"Waited {seconds:.0f} s for {what}; see var/demo-*.log.")
+        pause.wait(0.05)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _free_port(wanted: int) -> int:
+    """Return the wanted port if it is free, or else any free one."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _ignoring_interrupt() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise ArgumentTypeError("a whole number above 0")
+    return int(text)
