@@ -111,7 +111,8 @@ class Reply(Response):
         request: PreparedRequest,
         is_truncated: bool,
     ) -> None:
-        self._lines: list[bytes] | None = lines
+        self.lines = lines
+        """The raw header block, interim answers included."""
         self._content = body
         self.status_code = status
         self.request = request
@@ -119,12 +120,9 @@ class Reply(Response):
         self.truncated = is_truncated
         """Whether the body is longer than what was read of it."""
 
-    @property
+    @cached_property
     def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
-        if self._lines is not None:
-            self._headers = CaseInsensitiveDict(_parse_headers(self._lines))
-            self._lines = None
-        return self._headers
+        return CaseInsensitiveDict(_parse_headers(self.lines))
 
 
 class HeaderBlock(CaseInsensitiveDict[str]):
@@ -136,6 +134,15 @@ class HeaderBlock(CaseInsensitiveDict[str]):
     @cached_property
     def _store(self) -> dict[str, tuple[str, str]]:
         return {name.lower(): (name, value) for name, value in self.pairs}
+
+
+def header_dict(message: PreparedRequest | Response) -> dict[str, str]:
+    """Return a message's headers as a plain dictionary, made from their cheapest form."""
+    if isinstance(message, Reply):
+        return _parse_headers(message.lines)
+    if isinstance(message.headers, HeaderBlock):
+        return dict(message.headers.pairs)
+    return dict(message.headers)
 
 
 def _parse_headers(lines: list[bytes]) -> dict[str, str]:

@@ -281,9 +281,23 @@ def test_zombie_settles_nothing(user: User, webhook: Webhook, receiver: HttpRece
     delivery = Delivery.objects.get()
     owner, zombie = new_id(), new_id()
     Delivery.objects.update(status="SENDING", claimed_by=owner)
-    result = Result(
-        delivery.id, new_id(), 1, "SUCCESS", None, 0.0, 5, "http://x/", "{}", 200, "{}", b"", False, "", ""
-    )  # fmt: skip
+    result: Result = {
+        "id": delivery.id.hex,
+        "attempt_id": new_id().hex,
+        "number": 1,
+        "status": "SUCCESS",
+        "delay_seconds": None,
+        "started_at": 0.0,
+        "duration_ms": 5,
+        "url": "http://x/",
+        "request_headers": {},
+        "code": 200,
+        "response_headers": {},
+        "body": "",
+        "is_truncated": False,
+        "kind": "",
+        "error": "",
+    }
 
     assert settle(zombie, [result]) == 0
     assert not Attempt.objects.exists()

@@ -27,7 +27,7 @@ from webhooks.dispatch import claim as claims
 from webhooks.dispatch.claim import Claim, ClaimedDelivery
 from webhooks.dispatch.endpoints import Endpoint, Endpoints
 from webhooks.dispatch.request import build_request, read_outcome
-from webhooks.dispatch.settle import Result, settle
+from webhooks.dispatch.settle import Result, settle, without_answer
 from webhooks.dispatch.window import START, Windows
 from webhooks.ids import new_id
 from webhooks.transport import MultiSender, Outcome
@@ -227,8 +227,8 @@ class Engine:
                 self._settle(results[:middle])
                 self._settle(results[middle:])
             else:
-                logger.exception("The result of delivery %s is refused.", results[0].delivery_id)
-                settle(self.worker_id, [results[0].without_answer()])
+                logger.exception("The result of delivery %s is refused.", results[0]["id"])
+                settle(self.worker_id, [without_answer(results[0])])
 
     def _beat(self) -> bool:
         is_alive = claims.beat(self.worker_id, self._sender.in_flight)
@@ -347,10 +347,10 @@ class Engine:
             duration_ms=outcome.duration_ms,
         )
         webhook_id = sent.delivery.webhook_id
-        if result.failure_kind:
+        if result["kind"]:
             self._windows.failed(webhook_id)
         else:
-            self._windows.succeeded(webhook_id, result.duration_ms)
+            self._windows.succeeded(webhook_id, result["duration_ms"])
         if webhook_id in self._cut:
             self._cut.discard(webhook_id)
             self._wants_claim = True

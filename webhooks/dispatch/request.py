@@ -1,6 +1,6 @@
 """Build the request of one attempt and read its outcome: pure, no database, no sockets."""
 
-import json
+from base64 import b64encode
 from uuid import UUID
 
 from requests import PreparedRequest, Response
@@ -8,11 +8,11 @@ from requests import PreparedRequest, Response
 from webhooks.choices import DeliveryStatus, FailureKind
 from webhooks.dispatch.claim import ClaimedDelivery
 from webhooks.dispatch.endpoints import Endpoint
-from webhooks.dispatch.settle import Result, headers_as_json
+from webhooks.dispatch.settle import Result
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX
 from webhooks.retry import delay_before_retry
 from webhooks.signing import sign_hex, sign_standard
-from webhooks.transport import HeaderBlock
+from webhooks.transport import HeaderBlock, header_dict
 
 USER_AGENT = "RemoteDevAI-Webhooks/1.0"
 MAX_STORED_BODY_BYTES = 16 * 1024
@@ -74,28 +74,37 @@ def read_outcome(
         status = DeliveryStatus.FAILED if wait is None else DeliveryStatus.RETRYING
         delay = None if wait is None else wait.total_seconds()
     body = b"" if response is None else response.content
-    return Result(
-        delivery_id=delivery.id,
-        attempt_id=attempt_id,
-        number=number,
-        status=status.value,
-        retry_delay_seconds=delay,
-        started_at=started_at,
-        duration_ms=duration_ms,
-        url=endpoint.url,
-        request_headers=json.dumps(_without_custom_values(request, endpoint)),
-        response_code=code,
-        response_headers="{}" if response is None else headers_as_json(dict(response.headers)),
-        response_body=body[:MAX_STORED_BODY_BYTES],
-        is_truncated=len(body) > MAX_STORED_BODY_BYTES or getattr(response, "truncated", False),
-        failure_kind="" if failure is None else failure[0].value,
-        error="" if failure is None else failure[1][:MAX_ERROR_CHARACTERS],
-    )
+    return {
+        "id": delivery.id.hex,
+        "attempt_id": attempt_id.hex,
+        "number": number,
+        "status": status.value,
+        "delay_seconds": delay,
+        "started_at": started_at,
+        "duration_ms": duration_ms,
+        "url": endpoint.url,
+        "request_headers": _without_custom_values(request, endpoint),
+        "code": code,
+        "response_headers": {} if response is None else _storable(response),
+        "body": b64encode(body[:MAX_STORED_BODY_BYTES]).decode(),
+        "is_truncated": len(body) > MAX_STORED_BODY_BYTES or getattr(response, "truncated", False),
+        "kind": "" if failure is None else failure[0].value,
+        "error": "" if failure is None else failure[1][:MAX_ERROR_CHARACTERS],
+    }
+
+
+def _storable(response: Response) -> dict[str, str]:
+    """Return an answer's headers as Postgres can store them: jsonb has no NUL."""
+    headers = header_dict(response)
+    return {
+        name.replace("\0", "\ufffd"): value.replace("\0", "\ufffd")
+        for name, value in headers.items()
+    }
 
 
 def _without_custom_values(request: PreparedRequest, endpoint: Endpoint) -> dict[str, str]:
     """Custom headers often carry credentials: their names are recorded, their values are not."""
-    headers = dict(request.headers)
+    headers = header_dict(request)
     for name, _ in endpoint.headers:
         headers[name] = "(hidden)"
     return headers
