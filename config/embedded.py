@@ -308,6 +308,8 @@ def _start_postgres(home: Path) -> subprocess.Popen[bytes]:
         "unix_socket_directories": str(data),
         "max_connections": "100",
         "shared_buffers": "128MB",
+        # The default is for spinning disks.
+        "random_page_cost": "1.1",
         "timezone": "UTC",
         "log_timezone": "UTC",
     }

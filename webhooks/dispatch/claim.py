@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
-from django.db import connection
+from django.db import transaction
 
+from webhooks.dispatch.database import run
 from webhooks.models import WorkerHeartbeat
 
 FIRST_WEBHOOK = UUID(int=0)
@@ -24,11 +25,11 @@ SILENCE_BEFORE_DEATH_SECONDS = 10
 CLAIM_SQL = """
 WITH RECURSIVE visited (webhook_id, position) AS (
     (SELECT webhook_id, 1 FROM webhooks_delivery
-      WHERE status IN ('PENDING', 'RETRYING') AND webhook_id > %(after)s
+      WHERE finished_at IS NULL AND webhook_id > %(after)s
       ORDER BY webhook_id LIMIT 1)
     UNION ALL
     SELECT (SELECT d.webhook_id FROM webhooks_delivery d
-             WHERE d.status IN ('PENDING', 'RETRYING') AND d.webhook_id > v.webhook_id
+             WHERE d.finished_at IS NULL AND d.webhook_id > v.webhook_id
              ORDER BY d.webhook_id LIMIT 1), v.position + 1
       FROM visited v
      WHERE v.webhook_id IS NOT NULL AND v.position <= %(webhooks)s
@@ -38,8 +39,8 @@ WITH RECURSIVE visited (webhook_id, position) AS (
       JOIN webhooks_webhook w ON w.id = v.webhook_id AND w.active AND w.deleted_at IS NULL
       CROSS JOIN LATERAL (
         SELECT d.id FROM webhooks_delivery d
-         WHERE d.webhook_id = v.webhook_id AND d.status IN ('PENDING', 'RETRYING')
-           AND d.next_attempt_at <= clock_timestamp()
+         WHERE d.webhook_id = v.webhook_id AND d.finished_at IS NULL
+           AND d.next_attempt_at <= statement_timestamp() AND d.claimed_by IS NULL
          ORDER BY d.next_attempt_at
          LIMIT coalesce((SELECT room.free FROM unnest(%(held_webhooks)s::uuid[], %(rooms)s::int[])
                                 AS room (webhook_id, free)
@@ -52,8 +53,7 @@ WITH RECURSIVE visited (webhook_id, position) AS (
 ), claimed AS (
     UPDATE webhooks_delivery d
        SET status = 'SENDING', claimed_by = %(worker)s
-      FROM due
-     WHERE d.id = due.id
+     WHERE d.id = ANY(ARRAY(SELECT id FROM due))
     RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round
 )
 SELECT extract(epoch FROM clock_timestamp())::float8,
@@ -106,20 +106,18 @@ def claim_due(
     `rooms` says how many more rows each webhook may hold that holds some already, `default_room`
     that of all others; `after` is where the last claim's rotation stopped.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            CLAIM_SQL,
-            {
-                "worker": worker_id,
-                "after": after,
-                "webhooks": WEBHOOKS_PER_CLAIM,
-                "held_webhooks": list(rooms.keys()),
-                "rooms": list(rooms.values()),
-                "default_room": default_room,
-                "limit": limit,
-            },
-        )
-        rows = cursor.fetchall()
+    rows = run(
+        CLAIM_SQL,
+        {
+            "worker": worker_id,
+            "after": after,
+            "webhooks": WEBHOOKS_PER_CLAIM,
+            "held_webhooks": list(rooms.keys()),
+            "rooms": list(rooms.values()),
+            "default_room": default_room,
+            "limit": limit,
+        },
+    ).fetchall()
     database_time, last_visited = rows[0][:2]
     deliveries = [ClaimedDelivery(*row[2:]) for row in rows if row[2] is not None]
     if len(deliveries) == limit:
@@ -131,41 +129,41 @@ def claim_due(
 RELEASE_SQL = """
 UPDATE webhooks_delivery
    SET status = CASE WHEN attempt_count > attempts_before_round THEN 'RETRYING' ELSE 'PENDING' END,
-       next_attempt_at = next_attempt_at + make_interval(secs => %s),
+       next_attempt_at = next_attempt_at + make_interval(secs => %(delay)s),
        claimed_by = NULL
- WHERE id = ANY(%s) AND claimed_by = %s
+ WHERE id = ANY(%(ids)s) AND claimed_by = %(worker)s
 """
 
 
 def release(worker_id: UUID, delivery_ids: list[UUID], *, delay_seconds: float = 0) -> None:
     """Give rows back that were claimed and not started; they spend no attempt."""
-    with connection.cursor() as cursor:
-        cursor.execute(RELEASE_SQL, [delay_seconds, delivery_ids, worker_id])
+    run(RELEASE_SQL, {"delay": delay_seconds, "ids": delivery_ids, "worker": worker_id})
 
+
+BURY_SQL = """
+DELETE FROM webhooks_workerheartbeat
+ WHERE beat_at < clock_timestamp() - make_interval(secs => %(silence)s)
+RETURNING id
+"""
 
 RECLAIM_SQL = """
-WITH dead AS (
-    DELETE FROM webhooks_workerheartbeat
-     WHERE beat_at < clock_timestamp() - make_interval(secs => %s)
-    RETURNING id
-)
-UPDATE webhooks_delivery d
+UPDATE webhooks_delivery
    SET status = CASE WHEN attempt_count > attempts_before_round THEN 'RETRYING' ELSE 'PENDING' END,
        claimed_by = NULL, is_suspect = true
- WHERE d.claimed_by IS NOT NULL
-   AND d.claimed_by NOT IN (SELECT id FROM webhooks_workerheartbeat
-                             WHERE id NOT IN (SELECT id FROM dead))
+ WHERE finished_at IS NULL AND claimed_by = ANY(%(workers)s)
 """
 
 
 def reclaim_from_dead_workers() -> int:
     """Take back the rows of workers that stopped beating; returns how many. Any worker may call it.
 
-    The statement also finds rows whose worker left no heartbeat row at all.
+    No index leads to a worker's rows, since it would cost every claim; a death is rare.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(RECLAIM_SQL, [SILENCE_BEFORE_DEATH_SECONDS])
-        return int(cursor.rowcount)
+    with transaction.atomic():
+        dead = [
+            row[0] for row in run(BURY_SQL, {"silence": SILENCE_BEFORE_DEATH_SECONDS}).fetchall()
+        ]
+        return run(RECLAIM_SQL, {"workers": dead}).rowcount if dead else 0
 
 
 CANCEL_SQL = """
@@ -173,15 +171,14 @@ UPDATE webhooks_delivery d
    SET status = 'CANCELLED', finished_at = clock_timestamp(), next_attempt_at = NULL,
        error = 'The webhook was deleted.'
   FROM webhooks_webhook w
- WHERE w.id = d.webhook_id AND w.deleted_at IS NOT NULL AND d.status IN ('PENDING', 'RETRYING')
+ WHERE w.id = d.webhook_id AND w.deleted_at IS NOT NULL AND d.finished_at IS NULL
+   AND d.claimed_by IS NULL
 """
 
 
 def cancel_for_deleted_webhooks() -> int:
     """Cancel what waits for deleted webhooks, also what was committed after the deletion."""
-    with connection.cursor() as cursor:
-        cursor.execute(CANCEL_SQL)
-        return int(cursor.rowcount)
+    return run(CANCEL_SQL, {}).rowcount
 
 
 def register_worker(worker_id: UUID) -> None:
@@ -195,12 +192,11 @@ def unregister_worker(worker_id: UUID) -> None:
 
 
 BEAT_SQL = """
-UPDATE webhooks_workerheartbeat SET beat_at = clock_timestamp(), in_flight = %s WHERE id = %s
+UPDATE webhooks_workerheartbeat SET beat_at = clock_timestamp(), in_flight = %(in_flight)s
+ WHERE id = %(worker)s
 """
 
 
 def beat(worker_id: UUID, in_flight: int) -> bool:
     """Say that this worker lives; False when it was declared dead and must drop what it holds."""
-    with connection.cursor() as cursor:
-        cursor.execute(BEAT_SQL, [in_flight, worker_id])
-        return bool(cursor.rowcount == 1)
+    return run(BEAT_SQL, {"in_flight": in_flight, "worker": worker_id}).rowcount == 1

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
-
+from webhooks.dispatch.database import run
 from webhooks.models import Webhook
 from webhooks.models.webhook import SigningSecret
 from webhooks.signing import SigningKey
@@ -24,7 +23,7 @@ SELECT w.id, w.url, w.headers_encrypted, w.max_retries, w.retry_delay_seconds, w
               AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
               ORDER BY s.expires_at DESC NULLS FIRST, s.id DESC)
   FROM webhooks_webhook w
- WHERE w.id = ANY(%s) AND w.active AND w.deleted_at IS NULL
+ WHERE w.id = ANY(%(ids)s) AND w.active AND w.deleted_at IS NULL
    AND NOT EXISTS (SELECT FROM webhooks_pause)
 """
 
@@ -65,9 +64,8 @@ class Endpoints:
         if not stale:
             return
         read_at = time.monotonic()
-        with connection.cursor() as cursor:
-            cursor.execute(ENDPOINTS_SQL, [stale])
-            found = {row[0]: self._build(row) for row in cursor.fetchall()}
+        rows = run(ENDPOINTS_SQL, {"ids": stale}).fetchall()
+        found = {row[0]: self._build(row) for row in rows}
         for webhook_id in stale:
             self._known[webhook_id] = (read_at, found.get(webhook_id))
 

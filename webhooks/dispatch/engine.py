@@ -376,7 +376,9 @@ class Engine:
 
     def _end(self) -> None:
         self._sender.close()
-        self._in_database(claims.unregister_worker, self.worker_id)
+        if not self._is_abandoned:
+            # Otherwise it is left to be found dead, with what it holds.
+            self._in_database(claims.unregister_worker, self.worker_id)
         # Looked up there: each thread has a connection of its own.
         self._in_database(lambda: connection.close())
         self._database.shutdown(wait=not self._is_abandoned)
