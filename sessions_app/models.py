@@ -7,14 +7,14 @@ from django.db import models
 from django.utils import timezone
 
 from projects.models import Project, User
-from webhooks.errors import TransitionError
+from sessions_app.errors import TransitionNotAllowedError
 from webhooks.ids import new_id
 from webhooks.models.tracking import TrackedModel
 
 
 def _require(current: str, allowed: tuple[str, ...], action: str) -> None:
     if current not in allowed:
-        raise TransitionError(
+        raise TransitionNotAllowedError(
             f"Cannot {action} from {current}; possible from {' or '.join(allowed)}."
         )
 

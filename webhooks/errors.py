@@ -24,10 +24,6 @@ class IdempotencyConflictError(WebhooksError):
     """This idempotency key was already used with other data."""
 
 
-class TransitionError(WebhooksError):
-    """This change of state is not possible from the current state."""
-
-
 class EncryptionKeyError(WebhooksError):
     """A stored value cannot be decrypted with any key in WEBHOOKS_ENCRYPTION_KEYS."""
 

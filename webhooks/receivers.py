@@ -1,4 +1,4 @@
-"""Signals, one-line adapters to the service."""
+"""Signals, one-line adapters to the outbox and the wake-up."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from django.db.models.signals import post_delete, post_save, pre_delete
 from django.dispatch import receiver
 from django.utils import timezone
 
-from webhooks import service, wakeup
+from webhooks import outbox, wakeup
 from webhooks.models import Delivery, Webhook
 from webhooks.models.tracking import TrackedModel
 
@@ -19,14 +19,14 @@ def tracked_saved(sender: type[Model], instance: Model, created: bool, raw: bool
     """Emit the events of a save; fixtures (`raw`) emit none."""
     if isinstance(instance, TrackedModel):
         if not raw:
-            service.store_changes(instance.changes(created=created))
+            outbox.store_changes(instance.changes(created=created))
         instance.remember_state()
 
 
 @receiver(post_delete, dispatch_uid="webhooks.tracked_deleted")
 def tracked_deleted(sender: type[Model], instance: Model, **_: Any) -> None:
     if isinstance(instance, TrackedModel):
-        service.store_changes(instance.changes(deleted=True))
+        outbox.store_changes(instance.changes(deleted=True))
 
 
 @receiver(pre_delete, sender=settings.AUTH_USER_MODEL, dispatch_uid="webhooks.owner_deleted")

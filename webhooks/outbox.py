@@ -1,0 +1,242 @@
+"""The outbox (invariant 1): events and their deliveries, written in the caller's own transaction.
+
+They commit or roll back with the caller's data. A caller's mistake raises at once and stores
+nothing; nothing here ever raises because of delivery. A crash leaves either all of it or nothing.
+"""
+
+import hashlib
+import json
+import logging
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import connection, transaction
+
+from webhooks import catalog, wakeup
+from webhooks.errors import EventDataInvalidError, IdempotencyConflictError
+from webhooks.ids import EVENT_PREFIX, new_id
+from webhooks.models import Delivery, Event, Webhook
+from webhooks.models.tracking import Change
+
+logger = logging.getLogger(__name__)
+
+MAX_DATA_BYTES = 256 * 1024
+MAX_NESTING = 32
+
+Owner = Any
+"""A user, or the id of one; None for an event that belongs to nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """One event to be: the arguments of trigger_event() as a value."""
+
+    event_type: str
+    owner: Owner
+    data: Mapping[str, Any]
+    idempotency_key: str | None = None
+    object_reference: str = ""
+
+
+def trigger_event(
+    event_type: str, owner: Owner, data: Mapping[str, Any], idempotency_key: str | None = None
+) -> Event:
+    """Store an event and its deliveries in the current transaction and return the event.
+
+    With a known `idempotency_key` of this owner the event of the first call is returned and
+    nothing is stored. Raises EventTypeUnknownError, EventDataInvalidError, or
+    IdempotencyConflictError when the key was used with other data.
+    """
+    return trigger_events([Trigger(event_type, owner, data, idempotency_key)])[0]
+
+
+def trigger_events(triggers: Iterable[Trigger]) -> list[Event]:
+    """Store many events in one look-up and one insert; all or none. See trigger_event()."""
+    triggers = list(triggers)
+    for trigger in triggers:
+        catalog.validate_data(trigger.event_type, trigger.data)
+    return _store([_build_event(trigger) for trigger in triggers])
+
+
+def store_changes(changes: Sequence[Change]) -> list[Event]:
+    """Store the events of our own receivers, which must never abort the user's save.
+
+    Data that does not fit its schema is sent all the same and logged as an error (the test suite
+    fails on it); only data that is not JSON at all is left out.
+    """
+    events = []
+    for change in changes:
+        trigger = Trigger(
+            change.event_type,
+            change.owner_id,
+            change.data,
+            object_reference=change.object_reference,
+        )
+        try:
+            catalog.validate_data(change.event_type, change.data)
+        except EventDataInvalidError as problem:
+            logger.error("%s for %s: %s", change.event_type, change.object_reference, problem)
+        try:
+            events.append(_build_event(trigger))
+        except EventDataInvalidError as problem:
+            logger.error("%s is lost: %s", change.object_reference, problem)
+    return _store(events)
+
+
+def _build_event(trigger: Trigger) -> Event:
+    created_at = datetime.now(UTC)
+    event = Event(
+        id=new_id(),
+        type=trigger.event_type,
+        owner_id=getattr(trigger.owner, "pk", trigger.owner),
+        idempotency_key=trigger.idempotency_key,
+        object_reference=trigger.object_reference,
+        created_at=created_at,
+    )
+    data = encode_data(trigger.data)
+    event.payload = b'{"id":"%s%s","type":"%s","created":"%s","data":%s}' % (
+        EVENT_PREFIX.encode(),
+        event.id.hex.encode(),
+        trigger.event_type.encode(),
+        catalog.wire_time(created_at).encode(),
+        data,
+    )
+    if trigger.idempotency_key is not None:
+        event.body_hash = hashlib.sha256(trigger.event_type.encode() + b"\0" + data).digest()
+    return event
+
+
+def encode_data(data: Mapping[str, Any]) -> bytes:
+    """Return event data as the UTF-8 JSON that is stored, signed and sent.
+
+    Raises EventDataInvalidError for what receivers could not read: values that are not JSON, NaN
+    and Infinity, NUL, lone surrogates, more than 256 KB or 32 levels.
+    """
+    try:
+        text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        encoded = text.encode()
+    except (TypeError, ValueError, RecursionError) as problem:
+        raise EventDataInvalidError(f"The data cannot be sent as JSON: {problem}.") from None
+    if "\\u0000" in text and _holds_nul(data):
+        raise EventDataInvalidError("The data holds a NUL character.")
+    if len(encoded) > MAX_DATA_BYTES:
+        raise EventDataInvalidError(
+            f"The data takes {len(encoded):,} bytes; the limit is {MAX_DATA_BYTES:,}."
+        )
+    if _nesting(data) > MAX_NESTING:
+        raise EventDataInvalidError(f"The data is nested deeper than {MAX_NESTING} levels.")
+    return encoded
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, Mapping):
+        return any(_holds_nul(part) for pair in value.items() for part in pair)
+    return isinstance(value, (list, tuple)) and any(_holds_nul(part) for part in value)
+
+
+def _nesting(value: Any) -> int:
+    if isinstance(value, Mapping):
+        return 1 + max(map(_nesting, value.values()), default=0)
+    if isinstance(value, (list, tuple)):
+        return 1 + max(map(_nesting, value), default=0)
+    return 0
+
+
+INSERT_SQL = """
+WITH new_event AS (
+    INSERT INTO webhooks_event
+        (id, type, owner_id, payload, idempotency_key, body_hash, fanout_count, object_reference, created_at)
+    SELECT * FROM unnest(
+        %(ids)s::uuid[], %(types)s::text[], %(owner_ids)s::uuid[], %(payloads)s::bytea[],
+        %(keys)s::text[], %(hashes)s::bytea[], %(fanouts)s::int[], %(references)s::text[],
+        %(times)s::timestamptz[])
+    ON CONFLICT (owner_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+    RETURNING id
+), new_delivery AS (
+    INSERT INTO webhooks_delivery
+        (id, event_id, webhook_id, owner_id, event_type, status, attempt_count, round,
+         attempts_before_round, is_suspect, crash_count, failure_kind, error)
+    SELECT d.id, d.event_id, d.webhook_id, d.owner_id, d.event_type, 'PENDING', 0, 1, 0, false, 0, '', ''
+    FROM unnest(%(delivery_ids)s::uuid[], %(event_ids)s::uuid[], %(webhook_ids)s::uuid[],
+                %(webhook_owner_ids)s::uuid[], %(event_types)s::text[])
+         AS d (id, event_id, webhook_id, owner_id, event_type)
+    JOIN new_event ON new_event.id = d.event_id
+)
+SELECT id FROM new_event
+"""
+
+
+def _store(events: list[Event]) -> list[Event]:
+    """Insert events and their deliveries: one look-up of webhooks, one insert of both tables."""
+    if not events:
+        return []
+    deliveries = _fan_out(events)
+    with transaction.atomic():
+        stored_ids = _insert(events, deliveries)
+        stored = [
+            event if event.id in stored_ids else _event_of_first_call(event) for event in events
+        ]
+        if deliveries:
+            transaction.on_commit(wakeup.nudge, robust=True)
+    return stored
+
+
+def _fan_out(events: list[Event]) -> list[Delivery]:
+    owner_ids = list({event.owner_id for event in events if event.owner_id is not None})
+    webhooks = list(
+        Webhook.objects.receiving(owner_ids).only("id", "owner_id", "is_platform", "events")
+    )
+    deliveries = []
+    for event in events:
+        for webhook in webhooks:
+            if (webhook.is_platform or webhook.owner_id == event.owner_id) and webhook.receives(
+                event.type
+            ):
+                event.fanout_count += 1
+                deliveries.append(
+                    Delivery(
+                        event_id=event.id,
+                        webhook_id=webhook.id,
+                        owner_id=webhook.owner_id,
+                        event_type=event.type,
+                    )
+                )
+    return deliveries
+
+
+def _insert(events: list[Event], deliveries: list[Delivery]) -> set[uuid.UUID]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            INSERT_SQL,
+            {
+                "ids": [event.id for event in events],
+                "types": [event.type for event in events],
+                "owner_ids": [event.owner_id for event in events],
+                "payloads": [event.payload for event in events],
+                "keys": [event.idempotency_key for event in events],
+                "hashes": [event.body_hash for event in events],
+                "fanouts": [event.fanout_count for event in events],
+                "references": [event.object_reference for event in events],
+                "times": [event.created_at for event in events],
+                "delivery_ids": [delivery.id for delivery in deliveries],
+                "event_ids": [delivery.event_id for delivery in deliveries],
+                "webhook_ids": [delivery.webhook_id for delivery in deliveries],
+                "webhook_owner_ids": [delivery.owner_id for delivery in deliveries],
+                "event_types": [delivery.event_type for delivery in deliveries],
+            },
+        )
+        return {row[0] for row in cursor.fetchall()}
+
+
+def _event_of_first_call(event: Event) -> Event:
+    first = Event.objects.get(owner_id=event.owner_id, idempotency_key=event.idempotency_key)
+    if bytes(first.body_hash or b"") != event.body_hash:
+        raise IdempotencyConflictError(
+            f"The idempotency key {event.idempotency_key!r} was already used with other data."
+        )
+    return first
