@@ -33,6 +33,13 @@ check: setup
 	 ALLOWED_HOSTS=example.com DATABASE_URL=postgres://nobody@127.0.0.1:1/none REDIS_URL=redis://127.0.0.1:1/0 \
 	 $(BIN)/python manage.py check --deploy --fail-level WARNING
 
+bench: .venv/.bench
+	$(BIN)/python -m benchmarks $(ARGS)
+
+.venv/.bench: $(STAMP) requirements-bench.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	@touch $@
+
 fmt: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

@@ -111,8 +111,8 @@ class Reply(Response):
         request: PreparedRequest,
         is_truncated: bool,
     ) -> None:
-        self.lines = lines
-        """The raw header block, interim answers included."""
+        self.head = b"".join(_last_block(lines))
+        """The raw header block of the final answer, status line first."""
         self._content = body
         self.status_code = status
         self.request = request
@@ -122,42 +122,59 @@ class Reply(Response):
 
     @cached_property
     def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
-        return CaseInsensitiveDict(_parse_headers(self.lines))
+        joined: dict[str, str] = {}
+        for name, value in header_pairs(self.head.splitlines()):
+            joined[name] = f"{joined[name]}, {value}" if name in joined else value
+        return CaseInsensitiveDict(joined)
 
 
 class HeaderBlock(CaseInsensitiveDict[str]):
-    """Request headers as a list of pairs, made into a dictionary when somebody asks for one."""
+    """Request headers as the lines libcurl takes, made into a dictionary when somebody asks."""
 
-    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
-        self.pairs = list(pairs)
+    def __init__(self, lines: list[bytes]) -> None:
+        self.lines = lines
 
     @cached_property
     def _store(self) -> dict[str, tuple[str, str]]:
-        return {name.lower(): (name, value) for name, value in self.pairs}
+        return {name.lower(): (name, value) for name, value in header_pairs(self.lines)}
 
 
-def header_dict(message: PreparedRequest | Response) -> dict[str, str]:
-    """Return a message's headers as a plain dictionary, made from their cheapest form."""
-    if isinstance(message, Reply):
-        return _parse_headers(message.lines)
-    if isinstance(message.headers, HeaderBlock):
-        return dict(message.headers.pairs)
-    return dict(message.headers)
+class Post(PreparedRequest):
+    """A POST whose parts are ready; nothing of it is parsed, encoded or copied again."""
+
+    method = "POST"
+    headers: HeaderBlock
+    hooks = {}
+    _cookies = None
+    _body_position = None
+
+    def __init__(self, url: str, body: bytes, headers: HeaderBlock) -> None:
+        self.url = url
+        self.body = body
+        self.headers = headers
 
 
-def _parse_headers(lines: list[bytes]) -> dict[str, str]:
-    """Return the headers of the last block (others are interim answers); repeated ones joined."""
-    headers: dict[str, str] = {}
+def header_line(name: str, value: str) -> bytes:
+    """Return a header as libcurl takes it; `Name;` sends an empty value."""
+    return (f"{name}: {value}" if value else f"{name};").encode("latin-1")
+
+
+def header_pairs(lines: Iterable[bytes]) -> list[tuple[str, str]]:
+    """Return the names and values of header lines; what is not one is passed over."""
+    pairs = []
     for line in lines:
-        name, colon, value = line.partition(b":")
-        if not colon:
-            if line.startswith(b"HTTP/"):
-                headers = {}
-            continue
-        key = name.decode("latin-1")
-        text = value.strip().decode("latin-1")
-        headers[key] = f"{headers[key]}, {text}" if key in headers else text
-    return headers
+        name, colon, value = line.decode("latin-1").partition(":")
+        if colon:
+            pairs.append((name, value.strip()))
+        elif name.endswith(";"):
+            pairs.append((name[:-1], ""))
+    return pairs
+
+
+def _last_block(lines: list[bytes]) -> list[bytes]:
+    """Return the header block of the final answer; those before it belong to interim ones."""
+    starts = [index for index, line in enumerate(lines) if line.startswith(b"HTTP/")]
+    return lines[starts[-1] :] if len(starts) > 1 else lines
 
 
 class Exchange:
@@ -269,12 +286,10 @@ class Exchange:
 
 
 def _header_lines(request: PreparedRequest) -> list[bytes]:
-    """Return the header block as libcurl takes it; `Name;` sends an empty value."""
     headers = request.headers
-    pairs = headers.pairs if isinstance(headers, HeaderBlock) else headers.items()
-    return WITHOUT_OWN_HEADERS + [
-        (f"{name}: {value}" if value else f"{name};").encode("latin-1") for name, value in pairs
-    ]
+    if isinstance(headers, HeaderBlock):
+        return WITHOUT_OWN_HEADERS + headers.lines
+    return WITHOUT_OWN_HEADERS + [header_line(name, value) for name, value in headers.items()]
 
 
 WITHOUT_OWN_HEADERS = [b"Accept:", b"Expect:", b"User-Agent:", b"Content-Type:"]

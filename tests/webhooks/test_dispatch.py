@@ -1,7 +1,6 @@
 """Claim → send → settle against a real receiver."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
@@ -100,10 +99,10 @@ def test_attempt_records_the_exchange_without_custom_values(
     assert (attempt.failure_kind, attempt.error) == ("http_status", "The receiver answered 404.")
     assert bytes(attempt.response_body or b"").startswith(b"no\0pe \xff")
     assert attempt.is_truncated
-    assert attempt.response_headers["X-Server"] == "a\xe9"
+    assert ("X-Server", "a\xe9") in attempt.response_headers
     assert attempt.url == webhook.url
-    assert "canary" not in json.dumps(attempt.request_headers)
-    assert attempt.request_headers["Authorization"] == "(hidden)"
+    assert "canary" not in attempt.request_head
+    assert ("Authorization", "(hidden)") in attempt.request_headers
 
 
 def test_failure_is_retried_when_due_with_the_same_event_id(
@@ -290,9 +289,9 @@ def test_zombie_settles_nothing(user: User, webhook: Webhook, receiver: HttpRece
         "started_at": 0.0,
         "duration_ms": 5,
         "url": "http://x/",
-        "request_headers": {},
+        "request_head": "",
         "code": 200,
-        "response_headers": {},
+        "response_head": "",
         "body": "",
         "is_truncated": False,
         "kind": "",

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 from django.db import transaction
@@ -65,8 +66,7 @@ SELECT extract(epoch FROM clock_timestamp())::float8,
 """
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedDelivery:
+class ClaimedDelivery(NamedTuple):
     """A row that is ours to send while this worker lives."""
 
     id: UUID
@@ -119,7 +119,7 @@ def claim_due(
         },
     ).fetchall()
     database_time, last_visited = rows[0][:2]
-    deliveries = [ClaimedDelivery(*row[2:]) for row in rows if row[2] is not None]
+    deliveries = [ClaimedDelivery._make(row[2:]) for row in rows if row[2] is not None]
     if len(deliveries) == limit:
         # The limit cut the rotation short; the last webhook served has had its turn.
         last_visited = max(delivery.webhook_id for delivery in deliveries)

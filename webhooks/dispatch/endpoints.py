@@ -10,6 +10,7 @@ from webhooks.dispatch.database import run
 from webhooks.models import Webhook
 from webhooks.models.webhook import SigningSecret
 from webhooks.signing import SigningKey
+from webhooks.transport import header_line
 
 MAX_AGE_SECONDS = 0.5
 
@@ -33,7 +34,10 @@ class Endpoint:
     """A webhook as the hot path needs it: decrypted, ready to sign for."""
 
     url: str
-    headers: tuple[tuple[str, str], ...]
+    header_lines: tuple[bytes, ...]
+    """Custom headers, as they go out."""
+    hidden_lines: tuple[bytes, ...]
+    """The same without their values, as they are recorded."""
     keys: tuple[SigningKey, ...]
     max_retries: int
     retry_delay_seconds: int
@@ -78,9 +82,11 @@ class Endpoints:
 
     def _build(self, row: tuple[Any, ...]) -> Endpoint:
         webhook_id, url, headers, max_retries, delay, schedule, timeout, secret_ids, values = row
+        custom = Webhook(id=webhook_id, headers_encrypted=headers).headers
         return Endpoint(
             url=str(url),
-            headers=tuple(Webhook(id=webhook_id, headers_encrypted=headers).headers.items()),
+            header_lines=tuple(header_line(name, value) for name, value in custom.items()),
+            hidden_lines=tuple(header_line(name, "(hidden)") for name in custom),
             keys=tuple(map(self._key, secret_ids, values)),
             max_retries=max_retries,
             retry_delay_seconds=delay,

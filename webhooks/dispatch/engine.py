@@ -19,7 +19,6 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
-from requests import PreparedRequest
 
 from webhooks import wakeup
 from webhooks.addresses import AddressPolicy
@@ -30,7 +29,7 @@ from webhooks.dispatch.request import build_request, read_outcome
 from webhooks.dispatch.settle import Result, settle, without_answer
 from webhooks.dispatch.window import START, Windows
 from webhooks.ids import new_id
-from webhooks.transport import MultiSender, Outcome
+from webhooks.transport import MultiSender, Outcome, Post
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ class Sent:
 
     delivery: ClaimedDelivery
     endpoint: Endpoint
-    request: PreparedRequest
+    request: Post
     attempt_id: UUID
 
 

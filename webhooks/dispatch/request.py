@@ -3,7 +3,7 @@
 from base64 import b64encode
 from uuid import UUID
 
-from requests import PreparedRequest, Response
+from requests import Response
 
 from webhooks.choices import DeliveryStatus, FailureKind
 from webhooks.dispatch.claim import ClaimedDelivery
@@ -12,39 +12,47 @@ from webhooks.dispatch.settle import Result
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX
 from webhooks.retry import delay_before_retry
 from webhooks.signing import sign_hex, sign_standard
-from webhooks.transport import HeaderBlock, header_dict
+from webhooks.transport import HeaderBlock, Post, Reply
 
-USER_AGENT = "RemoteDevAI-Webhooks/1.0"
+USER_AGENT = b"RemoteDevAI-Webhooks/1.0"
 MAX_STORED_BODY_BYTES = 16 * 1024
+MAX_STORED_HEAD_BYTES = 16 * 1024
 MAX_ERROR_CHARACTERS = 500
 
 
-def build_request(delivery: ClaimedDelivery, endpoint: Endpoint, timestamp: int) -> PreparedRequest:
+SYSTEM_HEAD = b"""\
+Content-Type: application/json
+User-Agent: %b
+webhook-id: %b
+webhook-timestamp: %d
+webhook-signature: %b
+X-Webhook-Signature: %b
+X-Webhook-Timestamp: %d
+X-Webhook-ID: %b
+X-Webhook-Event: %b
+X-Webhook-Delivery: %b
+X-Webhook-Attempt: %d"""
+
+
+def build_request(delivery: ClaimedDelivery, endpoint: Endpoint, timestamp: int) -> Post:
     """Return the signed request of the next attempt; `timestamp` is its time in Unix seconds."""
     event_id = EVENT_PREFIX + delivery.event_id.hex
     body = delivery.payload
-    request = PreparedRequest()
-    request.method = "POST"
-    request.url = endpoint.url
-    request.body = body
-    # System headers come last, so that no custom header replaces one.
-    request.headers = HeaderBlock(
-        (
-            *endpoint.headers,
-            ("Content-Type", "application/json"),
-            ("User-Agent", USER_AGENT),
-            ("webhook-id", event_id),
-            ("webhook-timestamp", str(timestamp)),
-            ("webhook-signature", sign_standard(endpoint.keys, event_id, timestamp, body)),
-            ("X-Webhook-Signature", sign_hex(endpoint.keys[0], timestamp, body)),
-            ("X-Webhook-Timestamp", str(timestamp)),
-            ("X-Webhook-ID", event_id),
-            ("X-Webhook-Event", delivery.event_type),
-            ("X-Webhook-Delivery", DELIVERY_PREFIX + delivery.id.hex),
-            ("X-Webhook-Attempt", str(delivery.attempt_count + 1)),
-        )
+    wire_id = event_id.encode()
+    head = SYSTEM_HEAD % (
+        USER_AGENT,
+        wire_id,
+        timestamp,
+        sign_standard(endpoint.keys, event_id, timestamp, body).encode(),
+        sign_hex(endpoint.keys[0], timestamp, body).encode(),
+        timestamp,
+        wire_id,
+        delivery.event_type.encode(),
+        (DELIVERY_PREFIX + delivery.id.hex).encode(),
+        delivery.attempt_count + 1,
     )
-    return request
+    # System headers come last, so that no custom header replaces one.
+    return Post(endpoint.url, body, HeaderBlock([*endpoint.header_lines, *head.split(b"\n")]))
 
 
 def read_outcome(
@@ -52,7 +60,7 @@ def read_outcome(
     endpoint: Endpoint,
     attempt_id: UUID,
     *,
-    request: PreparedRequest,
+    request: Post,
     response: Response | None,
     failure: tuple[FailureKind, str] | None,
     started_at: float,
@@ -74,6 +82,7 @@ def read_outcome(
         status = DeliveryStatus.FAILED if wait is None else DeliveryStatus.RETRYING
         delay = None if wait is None else wait.total_seconds()
     body = b"" if response is None else response.content
+    head = response.head if isinstance(response, Reply) else b""
     return {
         "id": delivery.id.hex,
         "attempt_id": attempt_id.hex,
@@ -83,9 +92,9 @@ def read_outcome(
         "started_at": started_at,
         "duration_ms": duration_ms,
         "url": endpoint.url,
-        "request_headers": _without_custom_values(request, endpoint),
+        "request_head": _stored_head(request, endpoint),
         "code": code,
-        "response_headers": {} if response is None else _storable(response),
+        "response_head": b64encode(head[:MAX_STORED_HEAD_BYTES]).decode(),
         "body": b64encode(body[:MAX_STORED_BODY_BYTES]).decode(),
         "is_truncated": len(body) > MAX_STORED_BODY_BYTES or getattr(response, "truncated", False),
         "kind": "" if failure is None else failure[0].value,
@@ -93,18 +102,7 @@ def read_outcome(
     }
 
 
-def _storable(response: Response) -> dict[str, str]:
-    """Return an answer's headers as Postgres can store them: jsonb has no NUL."""
-    headers = header_dict(response)
-    return {
-        name.replace("\0", "\ufffd"): value.replace("\0", "\ufffd")
-        for name, value in headers.items()
-    }
-
-
-def _without_custom_values(request: PreparedRequest, endpoint: Endpoint) -> dict[str, str]:
+def _stored_head(request: Post, endpoint: Endpoint) -> str:
     """Custom headers often carry credentials: their names are recorded, their values are not."""
-    headers = header_dict(request)
-    for name, _ in endpoint.headers:
-        headers[name] = "(hidden)"
-    return headers
+    system_lines = request.headers.lines[len(endpoint.header_lines) :]
+    return b"\n".join([*endpoint.hidden_lines, *system_lines]).decode()

@@ -16,11 +16,11 @@ from webhooks.dispatch.database import run
 SETTLE_SQL = """
 WITH result AS (
     SELECT id, attempt_id, number, status, delay_seconds, started_at, duration_ms, url,
-           request_headers, code, response_headers, decode(body, 'base64') AS body, is_truncated,
-           kind, error
+           request_head, code, decode(response_head, 'base64') AS response_head,
+           decode(body, 'base64') AS body, is_truncated, kind, error
       FROM json_to_recordset(%(results)s) AS r (
         id uuid, attempt_id uuid, number int, status text, delay_seconds float8, started_at float8,
-        duration_ms int, url text, request_headers jsonb, code int, response_headers jsonb,
+        duration_ms int, url text, request_head text, code int, response_head text,
         body text, is_truncated bool, kind text, error text)
 ), settled AS (
     UPDATE webhooks_delivery d
@@ -40,10 +40,10 @@ WITH result AS (
     RETURNING d.id
 ), recorded AS (
     INSERT INTO webhooks_attempt
-        (id, delivery_id, number, started_at, duration_ms, url, request_headers, response_code,
-         response_headers, response_body, is_truncated, failure_kind, error)
+        (id, delivery_id, number, started_at, duration_ms, url, request_head, response_code,
+         response_head, response_body, is_truncated, failure_kind, error)
     SELECT r.attempt_id, r.id, r.number, to_timestamp(r.started_at), r.duration_ms, r.url,
-           r.request_headers, r.code, r.response_headers, r.body, r.is_truncated,
+           r.request_head, r.code, r.response_head, r.body, r.is_truncated,
            r.kind, r.error
       FROM result r JOIN settled USING (id)
     ON CONFLICT DO NOTHING
@@ -69,10 +69,11 @@ class Result(TypedDict):
     """Unix seconds by the database's clock."""
     duration_ms: int
     url: str
-    request_headers: dict[str, str]
-    """Without secrets."""
+    request_head: str
+    """The header lines sent, without secrets."""
     code: int | None
-    response_headers: dict[str, str]
+    response_head: str
+    """Status line and headers of the response as they came, base64."""
     body: str
     """Of the response, base64."""
     is_truncated: bool
@@ -83,7 +84,7 @@ class Result(TypedDict):
 
 def without_answer(result: Result) -> Result:
     """Return a result without what the receiver sent, for an answer that cannot be stored."""
-    return {**result, "response_headers": {}, "body": "", "is_truncated": True}
+    return {**result, "response_head": "", "body": "", "is_truncated": True}
 
 
 def settle(worker_id: UUID, results: Sequence[Result]) -> int:

@@ -10,6 +10,7 @@ from webhooks.choices import DeliveryStatus, FailureKind
 from webhooks.ids import ATTEMPT_PREFIX, DELIVERY_PREFIX, new_id
 from webhooks.models.event import Event
 from webhooks.models.webhook import Webhook
+from webhooks.transport import header_pairs
 
 WAITING = (DeliveryStatus.PENDING, DeliveryStatus.RETRYING)
 
@@ -103,9 +104,12 @@ class Attempt(models.Model):
     started_at = models.DateTimeField()
     duration_ms = models.PositiveIntegerField()
     url = models.CharField(max_length=2048)
-    request_headers = models.JSONField(default=dict, help_text="Without secrets.")
+    # Heads are kept as they went and came: parsing each one would cost more than sending it.
+    request_head = models.TextField(help_text="The header lines sent, without secrets.")
     response_code = models.PositiveSmallIntegerField(null=True)
-    response_headers = models.JSONField(default=dict)
+    response_head = models.BinaryField(
+        null=True, help_text="Status line and headers of the answer, as they came."
+    )
     response_body = models.BinaryField(null=True)
     is_truncated = models.BooleanField(default=False)
     failure_kind = models.CharField(max_length=20, choices=FailureKind, blank=True)
@@ -123,3 +127,11 @@ class Attempt(models.Model):
     @property
     def public_id(self) -> str:
         return ATTEMPT_PREFIX + self.id.hex
+
+    @property
+    def request_headers(self) -> list[tuple[str, str]]:
+        return header_pairs(self.request_head.encode().splitlines())
+
+    @property
+    def response_headers(self) -> list[tuple[str, str]]:
+        return header_pairs(bytes(self.response_head or b"").splitlines())

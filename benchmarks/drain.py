@@ -1,0 +1,71 @@
+"""Drain a backlog with one and two workers, beside the limit and beside one job per delivery."""
+
+from typing import Any
+
+from benchmarks import harness
+from benchmarks.harness import Goal, Series, ratio
+from benchmarks.receiver import Receiver
+from webhooks.models import Event
+
+DELIVERIES = 20_000
+JOBS = 600
+OWNERS = 50
+"""Each with one webhook, so that every event has one delivery."""
+
+
+def run(receiver: Receiver, rounds: int) -> dict[str, Any]:
+    bare = Series("bare CurlMulti loop, same bytes and signatures", "/s")
+    one = Series("one worker", "/s")
+    two = Series("two workers", "/s")
+    per_job = Series("one RQ job per delivery with requests, SimpleWorker", "/s")
+    cost = Series("worker and Postgres, one worker", "µs CPU")
+    for _ in range(rounds):
+        bare.values.append(_bare(receiver))
+        rate, microseconds = _drain(receiver, workers=1)
+        one.values.append(rate)
+        cost.values.append(microseconds)
+        two.values.append(_drain(receiver, workers=2)[0])
+        per_job.values.append(_per_job(receiver))
+    return harness.show(
+        f"Drain {DELIVERIES:,} due deliveries, receiver {receiver.server}",
+        [bare, one, two, per_job, cost],
+        [
+            Goal("one worker / bare loop", ratio(one, bare), 0.20),
+            Goal("two workers / one worker", ratio(two, one), 1.8),
+            Goal("one worker / one RQ job per delivery", ratio(one, per_job), 40, form="{:,.0f}"),
+            Goal("CPU per delivery, µs", cost.median, 140, at_most=True, form="{:,.0f}"),
+        ],
+    )
+
+
+def _fill(receiver: Receiver, count: int) -> None:
+    harness.empty_tables()
+    owners = harness.make_owners(OWNERS)
+    harness.make_webhooks(owners, receiver.url)
+    harness.trigger_messages(owners, count)
+    harness.settle_down()
+
+
+def _bare(receiver: Receiver) -> float:
+    _fill(receiver, DELIVERIES)
+    path = harness.path_of("bench-payloads")
+    payloads = Event.objects.values_list("payload", flat=True).iterator()
+    path.write_bytes(b"\n".join(map(bytes, payloads)))
+    return harness.run_python("benchmarks.bare_loop", receiver.url, str(path))
+
+
+def _per_job(receiver: Receiver) -> float:
+    _fill(receiver, JOBS)
+    return harness.run_python("benchmarks.rq_per_delivery", str(JOBS))
+
+
+def _drain(receiver: Receiver, *, workers: int) -> tuple[float, float]:
+    """Return deliveries per second, and microseconds of all processors per delivery."""
+    _fill(receiver, DELIVERIES)
+    harness.hold_back()
+    with harness.running_workers(workers) as processes:
+        used = harness.ProcessorTime(processes)
+        started_at = harness.start()
+        ended_at = harness.wait_for_deliveries(120)
+        microseconds = used.seconds() / DELIVERIES * 1e6
+    return DELIVERIES / (ended_at - started_at), microseconds

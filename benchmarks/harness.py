@@ -1,0 +1,307 @@
+"""What the scenarios share: a database of their own, workers, rounds taken in turn, results.
+
+Nothing here asserts a speed. Every figure is printed beside its yardstick, measured in the same
+run and in turn (A B A B), because these ratios hold where absolute times do not.
+"""
+
+import json
+import os
+import platform
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from django.db import connection
+from django.db.models import Count, Max, Q
+
+from config.embedded import die_with_parent
+from config.services import BASE_DIR
+from projects.models import User
+from webhooks import service, wakeup
+from webhooks.models import Delivery, Pause, Webhook, WorkerHeartbeat
+
+RESULTS = BASE_DIR / "var" / "bench.json"
+
+TABLES = (
+    "webhooks_attempt, webhooks_delivery, webhooks_event, webhooks_webhook, "
+    "webhooks_workerheartbeat, webhooks_pause, projects_user"
+)
+
+
+@dataclass
+class Series:
+    """One thing measured once per round."""
+
+    name: str
+    unit: str
+    values: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    def spread(self) -> str:
+        return f"{min(self.values):,.0f} to {max(self.values):,.0f}"
+
+
+def ratio(one: Series, other: Series) -> float:
+    """Return the median of one / other taken round by round, which a drifting machine spares."""
+    return statistics.median(a / b for a, b in zip(one.values, other.values, strict=True))
+
+
+@dataclass
+class Goal:
+    """A figure, its goal, and whether it is met; printed and stored, never asserted."""
+
+    what: str
+    figure: float
+    goal: float
+    at_most: bool = False
+    form: str = "{:,.2f}"
+
+    @property
+    def is_met(self) -> bool:
+        return self.figure <= self.goal if self.at_most else self.figure >= self.goal
+
+    def line(self) -> str:
+        sign = "≤" if self.at_most else "≥"
+        mark = "met" if self.is_met else "NOT MET"
+        return (
+            f"{self.what:<58}{self.form.format(self.figure):>12}"
+            f"   goal {sign} {self.form.format(self.goal):<10}{mark}"
+        )
+
+
+def show(title: str, series: Sequence[Series], goals: Sequence[Goal]) -> dict[str, Any]:
+    """Print a scenario's table and return it as what goes to the result file."""
+    print(f"\n{title}")
+    for one in series:
+        print(f"  {one.name:<56}{one.median:>12,.0f} {one.unit:<8} ({one.spread()})")
+    for goal in goals:
+        print(f"  {goal.line()}")
+    return {
+        "title": title,
+        "series": [
+            {"name": s.name, "unit": s.unit, "median": s.median, "values": s.values} for s in series
+        ],
+        "goals": [
+            {
+                "what": g.what,
+                "figure": g.figure,
+                "goal": g.goal,
+                "atMost": g.at_most,
+                "met": g.is_met,
+            }
+            for g in goals
+        ],
+    }
+
+
+def store(results: dict[str, Any]) -> None:
+    """Write the results of a run, with what the machine was, to var/bench.json."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({"machine": machine_facts(), "scenarios": results}, indent=2))
+
+
+def machine_facts() -> dict[str, Any]:
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW server_version")
+        postgres = cursor.fetchone()[0]
+        cursor.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [DURABILITY])
+        durability = dict(cursor.fetchall())
+    return {
+        "cores": os.cpu_count(),
+        "memoryGiB": round(psutil.virtual_memory().total / 2**30),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "postgres": postgres,
+        "durability": durability,
+    }
+
+
+DURABILITY = ["fsync", "full_page_writes", "synchronous_commit", "wal_level", "shared_buffers"]
+
+
+# The database.
+
+
+def empty_tables() -> None:
+    """Start a measurement with empty tables, fresh statistics and an empty Valkey."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"TRUNCATE {TABLES} CASCADE")
+    wakeup.connect(5).flushdb()
+
+
+def settle_down() -> None:
+    """Let Postgres finish what the filling left to do, so that it does not count as the drain."""
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE webhooks_event, webhooks_delivery, webhooks_attempt")
+        cursor.execute("CHECKPOINT")
+
+
+def make_owners(count: int) -> list[User]:
+    return list(
+        User.objects.bulk_create(
+            [User(username=f"owner{n}", email=f"owner{n}@example.com") for n in range(count)]
+        )
+    )
+
+
+def make_webhooks(
+    owners: Sequence[User], url: str, *, each: int = 1, **fields: Any
+) -> list[Webhook]:
+    """Register `each` webhooks for session.message per owner, all at one receiver."""
+    return [
+        service.create_webhook(
+            owner, name=f"{owner.username}-{number}", url=url, events=["session.message"], **fields
+        )
+        for owner in owners
+        for number in range(each)
+    ]
+
+
+def message(content: str = "The tests pass now. " * 10) -> dict[str, Any]:
+    """Return the data of a session.message: with its envelope about half a kilobyte."""
+    identifier = "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71"
+    return {
+        "id": identifier,
+        "sessionId": identifier,
+        "projectId": identifier,
+        "sender": "Ada Lovelace",
+        "content": content,
+        "createdAt": "2026-11-23T10:30:00.123Z",
+    }
+
+
+def trigger_messages(owners: Sequence[User], count: int, *, batch: int = 1000) -> None:
+    """Store `count` events, dealt out to the owners in turn."""
+    data = message()
+    for start in range(0, count, batch):
+        service.trigger_events(
+            [
+                service.Trigger("session.message", owners[number % len(owners)], data)
+                for number in range(start, min(start + batch, count))
+            ]
+        )
+
+
+# Processes.
+
+
+@contextmanager
+def running_workers(count: int) -> Iterator[list[psutil.Process]]:
+    """Run `manage.py rqworker` processes; the block starts when each has said that it lives."""
+    before = WorkerHeartbeat.objects.count()
+    log = (BASE_DIR / "var" / "bench-worker.log").open("ab")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "manage.py", "rqworker"],
+            cwd=BASE_DIR,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+        )
+        for _ in range(count)
+    ]
+    try:
+        wait_until(lambda: WorkerHeartbeat.objects.count() == before + count, 60, "the workers")
+        yield [psutil.Process(process.pid) for process in processes]
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(60)
+        log.close()
+
+
+def hold_back() -> None:
+    """Let no worker send until start()."""
+    Pause.objects.create(reason="benchmark")
+
+
+def start() -> float:
+    """Give the starting shot and return its time by the database's clock (Unix seconds)."""
+    Pause.objects.all().delete()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
+        started_at = float(cursor.fetchone()[0])
+    wakeup.nudge(force=True)
+    return started_at
+
+
+def wait_for_deliveries(seconds: float) -> float:
+    """Wait until every delivery has succeeded; return when, by the database's clock."""
+    wait_until(lambda: not Delivery.objects.filter(finished_at=None).exists(), seconds, "the drain")
+    outcome = Delivery.objects.aggregate(
+        all=Count("id"), good=Count("id", filter=Q(status="SUCCESS")), last=Max("finished_at")
+    )
+    if outcome["all"] != outcome["good"]:
+        sys.exit(f"Only {outcome['good']:,} of {outcome['all']:,} deliveries succeeded.")
+    return float(outcome["last"].timestamp())
+
+
+class ProcessorTime:
+    """Processor seconds used by workers and Postgres since this was made, without our own part."""
+
+    def __init__(self, workers: Sequence[psutil.Process]) -> None:
+        self._workers = workers
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            self._own_backend = cursor.fetchone()[0]
+        self._before = self._read()
+
+    def seconds(self) -> float:
+        return sum(
+            used - self._before.get(process_id, 0.0) for process_id, used in self._read().items()
+        )
+
+    def _read(self) -> dict[int, float]:
+        server = psutil.Process(self._own_backend).parent()
+        assert server is not None
+        processes = [*self._workers, server, *server.children()]
+        return {
+            process.pid: sum(process.cpu_times()[:2])
+            for process in processes
+            if process.pid != self._own_backend
+        }
+
+
+def run_python(module: str, *arguments: str) -> float:
+    """Run a yardstick in a process of its own and return the figure it prints last."""
+    finished = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=BASE_DIR,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return float(finished.stdout.split()[-1])
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            sys.exit(f"Waited {seconds:.0f} s for {what}.")
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def path_of(name: str) -> Path:
+    """Return a file below var/ for what a scenario hands to another process."""
+    return BASE_DIR / "var" / name

@@ -1,0 +1,78 @@
+"""A receiver at C speed that answers 200 to everything: nginx where it is installed, else Caddy."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.harness import free_port, wait_until
+
+NGINX_CONF = """
+daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid;
+error_log /dev/null;
+events {{ worker_connections 8192; }}
+http {{
+    access_log off; keepalive_requests 100000000; keepalive_timeout 300s; client_max_body_size 2m;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+    server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ return 200 "ok"; }} }}
+}}
+"""
+
+CADDYFILE = """
+{{
+    admin off
+    auto_https off
+    log {{
+        output discard
+    }}
+}}
+http://127.0.0.1:{port} {{
+    respond "ok"
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """Where to send, and which server answers there."""
+
+    url: str
+    server: str
+
+
+@contextmanager
+def running_receiver() -> Iterator[Receiver]:
+    """Run the receiver on a free port of this machine until the block ends."""
+    nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+    caddy = Path(sys.executable).with_name("caddy")
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="receiver-") as folder:
+        configuration = Path(folder) / "configuration"
+        if nginx:
+            configuration.write_text(NGINX_CONF.format(folder=folder, port=port))
+            command = [nginx, "-c", str(configuration), "-p", folder]
+        elif caddy.exists():
+            configuration.write_text(CADDYFILE.format(port=port))
+            command = [
+                str(caddy), "run", "--adapter", "caddyfile", "--config", str(configuration),
+            ]  # fmt: skip
+        else:
+            sys.exit("Neither nginx nor Caddy is installed; run this as `make bench`.")
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: _listens(port), 10, "the receiver")
+            yield Receiver(f"http://127.0.0.1:{port}/", "nginx" if nginx else "Caddy")
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
