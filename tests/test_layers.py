@@ -11,7 +11,8 @@ APPS = ("webhooks", "projects", "sessions_app")
 
 LEAVES = {
     "webhooks.addresses", "webhooks.catalog", "webhooks.choices", "webhooks.encryption",
-    "webhooks.errors", "webhooks.ids", "webhooks.retry", "webhooks.signing",
+    "webhooks.errors", "webhooks.ids", "webhooks.retry", "webhooks.signing", "webhooks.breaker",
+    "webhooks.rate",
 }  # fmt: skip
 """Pure: no ORM beyond TextChoices, no I/O, and nothing of ours but one another."""
 
@@ -19,7 +20,9 @@ LAYERS = [
     LEAVES,
     {"webhooks.transport", "webhooks.http_receiver"},
     {"webhooks.models"},
-    {"webhooks.outbox", "webhooks.wakeup", "webhooks.dispatch", "webhooks.testing"},
+    {"webhooks.outbox", "webhooks.wakeup", "webhooks.testing"},
+    {"webhooks.lifecycle", "webhooks.redelivery"},
+    {"webhooks.dispatch"},
     {"webhooks.service"},
     {"webhooks.jobs", "webhooks.worker", "webhooks.receivers"},
     {"webhooks.api", "webhooks.admin", "webhooks.management", "webhooks.apps"},

@@ -19,6 +19,7 @@ from webhooks import catalog, wakeup
 from webhooks.errors import EventDataInvalidError, IdempotencyConflictError
 from webhooks.ids import EVENT_PREFIX, new_id
 from webhooks.models import Delivery, Event, Webhook
+from webhooks.models.delivery import NO_OWNER
 from webhooks.models.tracking import Change
 
 logger = logging.getLogger(__name__)
@@ -156,15 +157,16 @@ WITH new_event AS (
         %(keys)s::text[], %(hashes)s::bytea[], %(fanouts)s::int[], %(references)s::text[],
         %(times)s::timestamptz[])
     ON CONFLICT (owner_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
-    RETURNING id
+    RETURNING id, sequence
 ), new_delivery AS (
     INSERT INTO webhooks_delivery
         (id, event_id, webhook_id, owner_id, event_type, status, attempt_count, round,
-         attempts_before_round, is_suspect, crash_count, failure_kind, error)
-    SELECT d.id, d.event_id, d.webhook_id, d.owner_id, d.event_type, 'PENDING', 0, 1, 0, false, 0, '', ''
+         attempts_before_round, is_suspect, crash_count, failure_kind, error, order_key)
+    SELECT d.id, d.event_id, d.webhook_id, d.owner_id, d.event_type, 'PENDING', 0, 1, 0, false, 0,
+           '', '', CASE WHEN d.ordered THEN new_event.sequence END
     FROM unnest(%(delivery_ids)s::uuid[], %(event_ids)s::uuid[], %(webhook_ids)s::uuid[],
-                %(webhook_owner_ids)s::uuid[], %(event_types)s::text[])
-         AS d (id, event_id, webhook_id, owner_id, event_type)
+                %(webhook_owner_ids)s::uuid[], %(event_types)s::text[], %(ordered)s::bool[])
+         AS d (id, event_id, webhook_id, owner_id, event_type, ordered)
     JOIN new_event ON new_event.id = d.event_id
 )
 SELECT id FROM new_event
@@ -189,7 +191,9 @@ def _store(events: list[Event]) -> list[Event]:
 def _fan_out(events: list[Event]) -> list[Delivery]:
     owner_ids = list({event.owner_id for event in events if event.owner_id is not None})
     webhooks = list(
-        Webhook.objects.receiving(owner_ids).only("id", "owner_id", "is_platform", "events")
+        Webhook.objects.receiving(owner_ids).only(
+            "id", "owner_id", "is_platform", "events", "ordered"
+        )
     )
     deliveries = []
     for event in events:
@@ -202,8 +206,9 @@ def _fan_out(events: list[Event]) -> list[Delivery]:
                     Delivery(
                         event_id=event.id,
                         webhook_id=webhook.id,
-                        owner_id=webhook.owner_id,
+                        owner_id=webhook.owner_id or NO_OWNER,
                         event_type=event.type,
+                        order_key=0 if webhook.ordered else None,
                     )
                 )
     return deliveries
@@ -228,6 +233,7 @@ def _insert(events: list[Event], deliveries: list[Delivery]) -> set[uuid.UUID]:
                 "webhook_ids": [delivery.webhook_id for delivery in deliveries],
                 "webhook_owner_ids": [delivery.owner_id for delivery in deliveries],
                 "event_types": [delivery.event_type for delivery in deliveries],
+                "ordered": [delivery.order_key is not None for delivery in deliveries],
             },
         )
         return {row[0] for row in cursor.fetchall()}

@@ -254,7 +254,7 @@ def test_run_leaves_no_heartbeat_behind(user: User, webhook: Webhook) -> None:
 def test_rows_of_a_dead_worker_are_taken_back_and_sent(
     user: User, webhook: Webhook, receiver: HttpReceiver
 ) -> None:
-    from webhooks.dispatch.claim import reclaim_from_dead_workers
+    from webhooks.dispatch.life import reclaim_from_dead_workers
     from webhooks.ids import new_id
 
     dead = WorkerHeartbeat.objects.create(
@@ -296,12 +296,13 @@ def test_zombie_settles_nothing(user: User, webhook: Webhook, receiver: HttpRece
         "is_truncated": False,
         "kind": "",
         "error": "",
+        "is_free": False,
     }
 
-    assert settle(zombie, [result]) == 0
+    assert settle(zombie, [result]) == set()
     assert not Attempt.objects.exists()
-    assert settle(owner, [result]) == 1
-    assert settle(owner, [result]) == 0
+    assert settle(owner, [result]) == {delivery.id.hex}
+    assert settle(owner, [result]) == set()
 
     delivery.refresh_from_db()
     assert (delivery.status, Attempt.objects.count()) == ("SUCCESS", 1)

@@ -13,6 +13,7 @@ from projects.models import Project, User
 from webhooks import outbox, service
 from webhooks.errors import EventDataInvalidError, EventTypeUnknownError, IdempotencyConflictError
 from webhooks.models import Delivery, Event, Webhook
+from webhooks.models.delivery import NO_OWNER
 from webhooks.models.tracking import Change
 from webhooks.testing import captured_events
 
@@ -41,7 +42,7 @@ def test_trigger_stores_event_and_one_delivery_per_matching_webhook(
     assert set(stored.deliveries.values_list("webhook_id", "owner_id", "status", "event_type")) == {
         (exact.id, user.id, "PENDING", "project.deleted"),
         (group.id, user.id, "PENDING", "project.deleted"),
-        (platform.id, None, "PENDING", "project.deleted"),
+        (platform.id, NO_OWNER, "PENDING", "project.deleted"),
     }
 
 

@@ -1,10 +1,22 @@
-"""The retry decision as a truth table."""
+"""Retry and response policy as truth tables."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
-from webhooks.retry import delay_before_retry
+from webhooks.choices import FailureKind
+from webhooks.retry import (
+    MAX_RETRY_AFTER_SECONDS,
+    SUCCESS,
+    Policy,
+    delay_before_retry,
+    judge,
+    parse_retry_after,
+)
+
+NOW = datetime(2026, 11, 23, 10, 30, tzinfo=UTC)
+POLICY = Policy(max_retries=10, retry_delay_seconds=60)
 
 
 @pytest.mark.parametrize(
@@ -25,22 +37,119 @@ from webhooks.retry import delay_before_retry
     ],
 )
 def test_delay(
-    attempt: int, max_retries: int, delay: int, schedule: list[int] | None, seconds: int | None
+    attempt: int, max_retries: int, delay: int, schedule: list[int] | None, seconds: float | None
 ) -> None:
-    result = delay_before_retry(
-        attempt,
-        max_retries=max_retries,
-        retry_delay_seconds=delay,
-        schedule=schedule,
-        spread=0,
+    policy = Policy(max_retries, delay, schedule)
+
+    assert delay_before_retry(policy, attempt, spread=0) == seconds
+
+
+@pytest.mark.parametrize(("spread", "seconds"), [(-1, 54), (0, 60), (1, 66)])
+def test_delay_is_spread_by_ten_per_cent(spread: float, seconds: float) -> None:
+    assert delay_before_retry(POLICY, 1, spread=spread) == pytest.approx(seconds)
+
+
+def test_default_spread_is_random_within_bounds() -> None:
+    delays = {delay_before_retry(POLICY, 1) for _ in range(100)}
+
+    assert len(delays) > 90
+    assert all(delay is not None and 54 <= delay <= 66 for delay in delays)
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 206, 299])
+def test_every_2xx_is_success(status: int) -> None:
+    assert judge(POLICY, 1, status=status) == SUCCESS
+
+
+@pytest.mark.parametrize(
+    "status", [100, 103, 199, 301, 302, 307, 308, 400, 401, 403, 404, 408, 413, 425, 500, 599, 999]
+)
+def test_other_statuses_retry_after_the_usual_delay(status: int) -> None:
+    verdict = judge(POLICY, 1, status=status, retry_after="3600", now=NOW.timestamp(), spread=0)
+
+    assert (verdict.succeeded, verdict.delay_seconds) == (False, 60)
+    assert (verdict.kind, verdict.hold_seconds, verdict.is_gone) == (
+        FailureKind.HTTP_STATUS,
+        0,
+        False,
+    )
+    assert str(status) in verdict.error
+
+
+def test_redirect_says_what_to_do() -> None:
+    assert "redirects are not followed" in judge(POLICY, 1, status=301).error
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize(
+    ("retry_after", "delay", "hold"),
+    [
+        (None, 60, 0),
+        ("0", 60, 0),
+        ("10", 60, 10),
+        ("120", 120, 120),
+        ("999999999", MAX_RETRY_AFTER_SECONDS, MAX_RETRY_AFTER_SECONDS),
+        ("garbage", 60, 0),
+    ],
+)
+def test_slow_down_honours_retry_after(
+    status: int, retry_after: str | None, delay: float, hold: float
+) -> None:
+    verdict = judge(
+        POLICY, 1, status=status, retry_after=retry_after, now=NOW.timestamp(), spread=0
     )
 
-    assert result == (None if seconds is None else timedelta(seconds=seconds))
+    assert (verdict.delay_seconds, verdict.hold_seconds) == (delay, hold)
 
 
-@pytest.mark.parametrize(("spread", "seconds"), [(-1, 54), (1, 66)])
-def test_jitter_is_ten_per_cent_either_way(spread: float, seconds: int) -> None:
-    result = delay_before_retry(1, max_retries=1, retry_delay_seconds=60, spread=spread)
+def test_retry_after_never_gives_another_attempt() -> None:
+    verdict = judge(POLICY, 11, status=429, retry_after="120", now=NOW.timestamp())
 
-    assert result is not None
-    assert result.total_seconds() == pytest.approx(seconds)
+    assert (verdict.delay_seconds, verdict.hold_seconds) == (None, 120)
+
+
+@pytest.mark.parametrize("attempt", [1, 11])
+def test_410_is_gone_and_never_retried(attempt: int) -> None:
+    verdict = judge(POLICY, attempt, status=410)
+
+    assert (verdict.succeeded, verdict.delay_seconds, verdict.is_gone) == (False, None, True)
+
+
+def test_network_failure_keeps_its_kind_and_sentence() -> None:
+    failure = (FailureKind.TIMEOUT, "The receiver did not answer in time.")
+
+    verdict = judge(POLICY, 1, status=None, failure=failure, spread=0)
+
+    assert (verdict.kind, verdict.error, verdict.delay_seconds) == (*failure, 60)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("120", 120),
+        (" 120\t", 120),
+        ("0", 0),
+        ("9" * 10, MAX_RETRY_AFTER_SECONDS),
+        (format_datetime(NOW + timedelta(seconds=90), usegmt=True), 90),
+        (format_datetime(NOW - timedelta(seconds=90), usegmt=True), 0),
+        (format_datetime(NOW + timedelta(days=365), usegmt=True), MAX_RETRY_AFTER_SECONDS),
+        ("-5", None),
+        ("+5", None),
+        ("1.5", None),
+        ("1_000", None),
+        ("٣", None),
+        ("9" * 20, None),
+        ("nan", None),
+        ("", None),
+        ("120, 240", None),
+        ("Mon, 31 Feb 2026 10:30:00 GMT", None),
+        ("Mon, 23 Nov 10000 10:30:00 GMT", None),
+        ("Mon, 23 Nov 2026 10:30:00", None),
+        ("Mon Nov 23 10:30:00 2026", None),
+        ("Mon, 23 Nov 2026 99:99:99 GMT", None),
+        ("2026-11-23T10:30:00Z", None),
+        ("x" * 100_000, None),
+    ],
+)
+def test_retry_after(value: str, seconds: float | None) -> None:
+    assert parse_retry_after(value, NOW.timestamp()) == seconds

@@ -1,69 +1,38 @@
 """Take due rows to send: short transactions, SKIP LOCKED, only what can start now (invariant 4).
 
-Webhooks are visited in rotation, each for no more rows than its window has room, so that a webhook
-with a million due rows takes its turn like one with a single row. A crash after a claim leaves
-rows marked with a worker that no longer beats; reclaim_from_dead_workers() takes them back.
+One claim visits the owners and webhooks that wait for anything, in rotation, decides in Python how
+many rows each may have (`allot`), and takes them in one statement. Webhooks with a rate limit or an
+open breaker are decided on under a lock of their row, so that all workers together keep the limit
+and only one sends a probe. A crash after a claim leaves rows marked with a worker that no longer
+beats (webhooks/dispatch/life.py).
 """
 
-import os
-import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from operator import itemgetter
 from typing import NamedTuple
 from uuid import UUID
 
 from django.db import transaction
 
+from webhooks import breaker, rate
+from webhooks.breaker import Breaker
+from webhooks.choices import BreakerState
 from webhooks.dispatch.database import run
-from webhooks.models import WorkerHeartbeat
 
-FIRST_WEBHOOK = UUID(int=0)
+Position = tuple[UUID, UUID]
+"""An owner and a webhook: how far a rotation has come."""
+
+START_OF_ROTATION: Position = (UUID(int=0), UUID(int=0))
 WEBHOOKS_PER_CLAIM = 256
 """How many waiting webhooks one claim visits; the next claim goes on behind the last of them."""
-
-SILENCE_BEFORE_DEATH_SECONDS = 10
-
-CLAIM_SQL = """
-WITH RECURSIVE visited (webhook_id, position) AS (
-    (SELECT webhook_id, 1 FROM webhooks_delivery
-      WHERE finished_at IS NULL AND webhook_id > %(after)s
-      ORDER BY webhook_id LIMIT 1)
-    UNION ALL
-    SELECT (SELECT d.webhook_id FROM webhooks_delivery d
-             WHERE d.finished_at IS NULL AND d.webhook_id > v.webhook_id
-             ORDER BY d.webhook_id LIMIT 1), v.position + 1
-      FROM visited v
-     WHERE v.webhook_id IS NOT NULL AND v.position <= %(webhooks)s
-), due AS (
-    SELECT row.id
-      FROM visited v
-      JOIN webhooks_webhook w ON w.id = v.webhook_id AND w.active AND w.deleted_at IS NULL
-      CROSS JOIN LATERAL (
-        SELECT d.id FROM webhooks_delivery d
-         WHERE d.webhook_id = v.webhook_id AND d.finished_at IS NULL
-           AND d.next_attempt_at <= statement_timestamp() AND d.claimed_by IS NULL
-         ORDER BY d.next_attempt_at
-         LIMIT coalesce((SELECT room.free FROM unnest(%(held_webhooks)s::uuid[], %(rooms)s::int[])
-                                AS room (webhook_id, free)
-                          WHERE room.webhook_id = v.webhook_id), %(default_room)s)
-           FOR UPDATE SKIP LOCKED
-      ) row
-     WHERE v.position <= %(webhooks)s
-       AND NOT EXISTS (SELECT FROM webhooks_pause)
-     LIMIT %(limit)s
-), claimed AS (
-    UPDATE webhooks_delivery d
-       SET status = 'SENDING', claimed_by = %(worker)s
-     WHERE d.id = ANY(ARRAY(SELECT id FROM due))
-    RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round
-)
-SELECT extract(epoch FROM clock_timestamp())::float8,
-       (SELECT v.webhook_id FROM visited v JOIN visited beyond ON beyond.position = v.position + 1
-         WHERE v.position = %(webhooks)s AND beyond.webhook_id IS NOT NULL),
-       c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type, e.payload
-  FROM (SELECT) AS always_one_row
-  LEFT JOIN (claimed c JOIN webhooks_event e ON e.id = c.event_id) ON true
-"""
+RATE_POLL_SECONDS = 0.02
+"""How soon to look again where a rate limit holds rows back; what it allows adds up meanwhile."""
+ORDER_POLL_SECONDS = 0.05
+"""How soon to look again where an ordered webhook waits for an older transaction to end."""
 
 
 class ClaimedDelivery(NamedTuple):
@@ -78,52 +47,366 @@ class ClaimedDelivery(NamedTuple):
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Claim:
-    """What one claim took, and the database's time (Unix seconds) when it did."""
+    """What one claim took."""
 
-    deliveries: list[ClaimedDelivery]
     database_time: float
-    next_webhook: UUID
-    """Where the rotation goes on; FIRST_WEBHOOK when everything that waits was visited."""
+    """Unix seconds, when it was made."""
+    deliveries: list[ClaimedDelivery] = field(default_factory=list)
+    next_position: Position = START_OF_ROTATION
+    """Where the rotation goes on; the start when everything that waits was visited."""
+    has_more: bool = False
+    """Whether something due was left that could start at once."""
+    full: frozenset[UUID] = frozenset()
+    """Webhooks that had more due than they had room for."""
+    next_at: float = math.inf
+    """When the next row becomes due of what was visited, as far as it is known (Unix seconds)."""
+
+    deleted: list[UUID] = field(default_factory=list)
+    """Deleted webhooks for which something still waits."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether it came to the end of the rotation, so that nothing due was left unseen."""
-        return self.next_webhook == FIRST_WEBHOOK
+        """Whether nothing due was left that could start now."""
+        return self.next_position == START_OF_ROTATION and not self.has_more
+
+
+class Waiting(NamedTuple):
+    """A webhook that waits for something, and what decides whether it may have it."""
+
+    owner_id: UUID
+    webhook_id: UUID
+    first_at: datetime
+    """When its first row is due, or was if that one is in flight."""
+    ordered: bool
+    rate_limit: float | None
+    breaker_state: str
+    breaker_changed_at: datetime | None
+
+    @property
+    def position(self) -> Position:
+        return self.owner_id, self.webhook_id
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether it needs a look at the webhook's row, under a lock."""
+        return self.rate_limit is not None or self.breaker_state != BreakerState.CLOSED
+
+
+# Each step of the recursion finds the next owner and webhook in the index of unfinished rows.
+VISIT_SQL = """
+WITH RECURSIVE visited (owner_id, webhook_id, first_at, position) AS (
+    (SELECT d.owner_id, d.webhook_id, d.next_attempt_at, 1
+       FROM webhooks_delivery d
+      WHERE d.finished_at IS NULL
+        AND (d.owner_id, d.webhook_id) > (%(after_owner)s, %(after_webhook)s)
+      ORDER BY d.owner_id, d.webhook_id, d.next_attempt_at LIMIT 1)
+    UNION ALL
+    SELECT next.owner_id, next.webhook_id, next.next_attempt_at, v.position + 1
+      FROM visited v
+     CROSS JOIN LATERAL (
+        SELECT d.owner_id, d.webhook_id, d.next_attempt_at
+          FROM webhooks_delivery d
+         WHERE d.finished_at IS NULL AND (d.owner_id, d.webhook_id) > (v.owner_id, v.webhook_id)
+         ORDER BY d.owner_id, d.webhook_id, d.next_attempt_at LIMIT 1
+     ) next
+     WHERE v.position <= %(webhooks)s
+)
+SELECT extract(epoch FROM clock_timestamp())::float8, v.position,
+       v.owner_id, v.webhook_id, v.first_at,
+       w.ordered, w.rate_limit, w.breaker_state, w.breaker_changed_at,
+       w.active AND w.deleted_at IS NULL AND NOT EXISTS (SELECT FROM webhooks_pause)
+           AND coalesce(w.held_until <= clock_timestamp(), true),
+       w.deleted_at IS NOT NULL
+  FROM (SELECT) AS always_one_row
+  LEFT JOIN (visited v JOIN webhooks_webhook w ON w.id = v.webhook_id) ON true
+"""
+
+CLAIM_SQL = """
+WITH due AS (
+    SELECT row.id
+      FROM unnest(%(owners)s::uuid[], %(webhooks)s::uuid[], %(counts)s::int[], %(ordered)s::bool[])
+           WITH ORDINALITY AS wanted (owner_id, webhook_id, count, ordered, position)
+     CROSS JOIN LATERAL (
+        SELECT d.id FROM webhooks_delivery d
+         WHERE d.owner_id = wanted.owner_id AND d.webhook_id = wanted.webhook_id
+           AND d.finished_at IS NULL AND d.next_attempt_at <= statement_timestamp()
+           AND d.claimed_by IS NULL AND NOT (wanted.ordered AND d.order_key IS NOT NULL)
+         ORDER BY d.next_attempt_at
+         LIMIT wanted.count
+           FOR UPDATE SKIP LOCKED
+     ) row
+     LIMIT %(limit)s
+)"""
+
+# Of an ordered webhook only the head, the first that is not finished, may go.
+HEADS_SQL = """
+SELECT d.id, d.claimed_by IS NOT NULL, extract(epoch FROM d.next_attempt_at)::float8,
+       e.transaction_id < pg_snapshot_xmin(pg_current_snapshot())
+  FROM unnest(%(webhooks)s::uuid[]) AS wanted (webhook_id)
+ CROSS JOIN LATERAL (
+    SELECT d.id, d.claimed_by, d.next_attempt_at, d.event_id FROM webhooks_delivery d
+     WHERE d.webhook_id = wanted.webhook_id AND d.finished_at IS NULL AND d.order_key IS NOT NULL
+     ORDER BY d.order_key LIMIT 1
+ ) d
+  JOIN webhooks_event e ON e.id = d.event_id
+"""
+
+# Never the next one in a head's place: who comes late finds the head taken and goes away.
+CLAIM_HEADS_SQL = """
+WITH due AS (
+    SELECT d.id FROM webhooks_delivery d
+     WHERE d.id = ANY(%(ids)s) AND d.finished_at IS NULL AND d.claimed_by IS NULL
+       AND d.next_attempt_at <= statement_timestamp()
+       FOR UPDATE SKIP LOCKED
+)"""
+
+TAKE_SQL = """, claimed AS (
+    UPDATE webhooks_delivery d
+       SET status = 'SENDING', claimed_by = %(worker)s
+     WHERE d.id = ANY(ARRAY(SELECT id FROM due))
+    RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round
+)
+SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type, e.payload
+  FROM claimed c JOIN webhooks_event e ON e.id = c.event_id
+"""
 
 
 def claim_due(
     worker_id: UUID,
     *,
     limit: int,
-    rooms: Mapping[UUID, int],
-    default_room: int,
-    after: UUID = FIRST_WEBHOOK,
+    room_of: Callable[[UUID], int],
+    after: Position = START_OF_ROTATION,
 ) -> Claim:
     """Mark up to `limit` due deliveries as SENDING by this worker and return them.
 
-    `rooms` says how many more rows each webhook may hold that holds some already, `default_room`
-    that of all others; `after` is where the last claim's rotation stopped.
+    `room_of` says how many more rows of a webhook this worker may hold; `after` is where the last
+    claim's rotation stopped.
     """
-    rows = run(
-        CLAIM_SQL,
-        {
-            "worker": worker_id,
-            "after": after,
-            "webhooks": WEBHOOKS_PER_CLAIM,
-            "held_webhooks": list(rooms.keys()),
-            "rooms": list(rooms.values()),
-            "default_room": default_room,
-            "limit": limit,
-        },
-    ).fetchall()
-    database_time, last_visited = rows[0][:2]
-    deliveries = [ClaimedDelivery._make(row[2:]) for row in rows if row[2] is not None]
-    if len(deliveries) == limit:
+    claim, waiting = _visit(after)
+    due = [one for one in waiting if one.first_at.timestamp() <= claim.database_time]
+    rooms = {one.webhook_id: _room(one, room_of(one.webhook_id), claim) for one in due}
+    wanted = allot(due, rooms, limit)
+    plain = [one for one in due if not one.is_guarded]
+    guarded = [one for one in due if one.is_guarded and wanted[one.webhook_id]]
+    _take(claim, worker_id, plain, wanted, limit)
+    if guarded and len(claim.deliveries) < limit:
+        _take_guarded(claim, worker_id, guarded, wanted, limit - len(claim.deliveries))
+    _look_ahead(claim, waiting, rooms, wanted)
+    return claim
+
+
+def _visit(after: Position) -> tuple[Claim, list[Waiting]]:
+    """Return the waiting webhooks that may be sent to, from `after` on."""
+    parameters = {
+        "after_owner": after[0],
+        "after_webhook": after[1],
+        "webhooks": WEBHOOKS_PER_CLAIM,
+    }
+    rows = run(VISIT_SQL, parameters).fetchall()
+    claim = Claim(database_time=rows[0][0])
+    found = sorted((row for row in rows if row[1] is not None), key=itemgetter(1))
+    visited = found[:WEBHOOKS_PER_CLAIM]
+    if len(found) > len(visited):
+        claim.next_position = (visited[-1][2], visited[-1][3])
+    claim.deleted = [row[3] for row in visited if row[10]]
+    return claim, [Waiting._make(row[2:9]) for row in visited if row[9]]
+
+
+def _room(one: Waiting, room: int, claim: Claim) -> int:
+    """Return how many rows this worker may take of a webhook, a recovering one's ramp included."""
+    if one.breaker_state != BreakerState.CLOSED:
+        return min(room, 1)
+    changed_at = one.breaker_changed_at
+    if changed_at is not None:
+        most = breaker.most_in_flight(changed_at.timestamp(), claim.database_time)
+        if most is not None:
+            return min(room, most)
+    return room
+
+
+def allot(due: Sequence[Waiting], rooms: Mapping[UUID, int], limit: int) -> dict[UUID, int]:
+    """Deal `limit` rows out: to the owners first, then to each owner's webhooks, within their room.
+
+    Twice what would be even, since most have less than their share; the limit and the rotation
+    keep it fair.
+    """
+    webhooks_of = Counter(one.owner_id for one in due)
+    share = 2 * limit / max(1, len(webhooks_of))
+    return {
+        one.webhook_id: min(rooms[one.webhook_id], math.ceil(share / webhooks_of[one.owner_id]))
+        for one in due
+    }
+
+
+def _take(
+    claim: Claim,
+    worker_id: UUID,
+    webhooks: Sequence[Waiting],
+    counts: Mapping[UUID, int],
+    limit: int,
+) -> None:
+    """Claim rows of these webhooks, up to `counts` of each and `limit` of all."""
+    webhooks = [one for one in webhooks if counts[one.webhook_id] > 0]
+    if not webhooks:
+        return
+    if heads := _find_heads(claim, [one.webhook_id for one in webhooks if one.ordered]):
+        rows = run(CLAIM_HEADS_SQL + TAKE_SQL, {"ids": heads, "worker": worker_id}).fetchall()
+        claim.deliveries.extend(map(ClaimedDelivery._make, rows))
+    parameters = {
+        "owners": [one.owner_id for one in webhooks],
+        "webhooks": [one.webhook_id for one in webhooks],
+        "counts": [counts[one.webhook_id] for one in webhooks],
+        "ordered": [one.ordered for one in webhooks],
+        "worker": worker_id,
+        "limit": limit,
+    }
+    rows = run(CLAIM_SQL + TAKE_SQL, parameters).fetchall()
+    claim.deliveries.extend(map(ClaimedDelivery._make, rows))
+    if len(rows) == limit:
         # The limit cut the rotation short; the last webhook served has had its turn.
-        last_visited = max(delivery.webhook_id for delivery in deliveries)
-    return Claim(deliveries, database_time, last_visited or FIRST_WEBHOOK)
+        served = {row[1] for row in rows}
+        claim.has_more = True
+        claim.next_position = max(one.position for one in webhooks if one.webhook_id in served)
+
+
+def _find_heads(claim: Claim, webhook_ids: list[UUID]) -> list[UUID]:
+    """Return the heads of ordered webhooks that may go now, and note when others may.
+
+    An event may go when all older transactions have ended: what they still commit comes first
+    (invariant 13).
+    """
+    if not webhook_ids:
+        return []
+    heads = []
+    for head, is_claimed, due_at, is_in_order in run(HEADS_SQL, {"webhooks": webhook_ids}):
+        if is_claimed:
+            continue
+        if due_at > claim.database_time:
+            claim.next_at = min(claim.next_at, due_at)
+        elif is_in_order:
+            heads.append(head)
+        else:
+            claim.next_at = min(claim.next_at, claim.database_time + ORDER_POLL_SECONDS)
+    return heads
+
+
+# Webhooks with a rate limit or a breaker that is not closed.
+
+LOCK_SQL = """
+SELECT w.id, w.rate_limit, extract(epoch FROM w.rate_ready_at)::float8,
+       w.breaker_state, w.breaker_failures, w.breaker_probes,
+       extract(epoch FROM w.breaker_changed_at)::float8,
+       extract(epoch FROM w.breaker_probe_at)::float8,
+       extract(epoch FROM w.failing_since)::float8
+  FROM webhooks_webhook w
+ WHERE w.id = ANY(%(webhooks)s) AND w.active AND w.deleted_at IS NULL
+ ORDER BY w.id
+   FOR NO KEY UPDATE SKIP LOCKED
+"""
+
+SPEND_SQL = """
+UPDATE webhooks_webhook w
+   SET rate_ready_at = to_timestamp(s.ready_at), breaker_state = s.state,
+       breaker_probe_at = to_timestamp(s.probe_at)
+  FROM unnest(%(webhooks)s::uuid[], %(ready_at)s::float8[], %(states)s::text[],
+              %(probe_at)s::float8[]) AS s (webhook_id, ready_at, state, probe_at)
+ WHERE w.id = s.webhook_id
+"""
+
+
+class Guard(NamedTuple):
+    """The locked row of a webhook that is guarded."""
+
+    rate_limit: float | None
+    ready_at: float | None
+    breaker: Breaker
+
+
+def _take_guarded(
+    claim: Claim,
+    worker_id: UUID,
+    guarded: Sequence[Waiting],
+    wanted: Mapping[UUID, int],
+    limit: int,
+) -> None:
+    now = claim.database_time
+    with transaction.atomic():
+        rows = run(LOCK_SQL, {"webhooks": [one.webhook_id for one in guarded]}).fetchall()
+        guards = {row[0]: Guard(row[1], row[2], Breaker._make(row[3:])) for row in rows}
+        counts = {}
+        for webhook_id, guard in guards.items():
+            counts[webhook_id] = min(wanted[webhook_id], _allowed(guard, now, claim))
+        already = len(claim.deliveries)
+        _take(claim, worker_id, [one for one in guarded if one.webhook_id in guards], counts, limit)
+        taken = Counter(delivery.webhook_id for delivery in claim.deliveries[already:])
+        if taken:
+            _spend({webhook_id: guards[webhook_id] for webhook_id in taken}, taken, now)
+
+
+def _allowed(guard: Guard, now: float, claim: Claim) -> int:
+    """Return how many requests a guarded webhook may have now; notes when it may have the next."""
+    count = 1_000_000
+    if guard.breaker.state != BreakerState.CLOSED:
+        if breaker.probing(guard.breaker, now) is None:
+            claim.next_at = min(claim.next_at, guard.breaker.probe_at or now)
+            return 0
+        count = 1
+    if guard.rate_limit is not None:
+        allowed = rate.allowance(guard.rate_limit, guard.ready_at, now)
+        claim.next_at = min(claim.next_at, max(allowed.next_at, now + RATE_POLL_SECONDS))
+        count = min(count, allowed.requests)
+    return count
+
+
+def _spend(guards: Mapping[UUID, Guard], taken: Mapping[UUID, int], now: float) -> None:
+    ready_at, states, probe_at = [], [], []
+    for webhook_id, guard in guards.items():
+        state = guard.breaker
+        if state.state != BreakerState.CLOSED:
+            state = breaker.probing(state, now) or state
+        states.append(str(state.state))
+        probe_at.append(state.probe_at)
+        ready_at.append(
+            None
+            if guard.rate_limit is None
+            else rate.spend(guard.rate_limit, guard.ready_at, now, taken[webhook_id])
+        )
+    run(
+        SPEND_SQL,
+        {
+            "webhooks": list(guards),
+            "ready_at": ready_at,
+            "states": states,
+            "probe_at": probe_at,
+        },
+    )
+
+
+def _look_ahead(
+    claim: Claim,
+    waiting: Sequence[Waiting],
+    rooms: Mapping[UUID, int],
+    wanted: Mapping[UUID, int],
+) -> None:
+    """Note what was left: webhooks cut short, and when the next row becomes due."""
+    for one in waiting:
+        due_at = one.first_at.timestamp()
+        if due_at > claim.database_time:
+            claim.next_at = min(claim.next_at, due_at)
+    taken = Counter(delivery.webhook_id for delivery in claim.deliveries)
+    plain = [one for one in waiting if one.webhook_id in rooms and not one.is_guarded]
+    cut = {
+        one.webhook_id
+        for one in plain
+        if not one.ordered and taken[one.webhook_id] >= wanted[one.webhook_id]
+    }
+    claim.full = frozenset(
+        one.webhook_id for one in plain if taken[one.webhook_id] >= rooms[one.webhook_id]
+    )
+    claim.has_more = claim.has_more or not cut <= claim.full
 
 
 RELEASE_SQL = """
@@ -140,63 +423,18 @@ def release(worker_id: UUID, delivery_ids: list[UUID], *, delay_seconds: float =
     run(RELEASE_SQL, {"delay": delay_seconds, "ids": delivery_ids, "worker": worker_id})
 
 
-BURY_SQL = """
-DELETE FROM webhooks_workerheartbeat
- WHERE beat_at < clock_timestamp() - make_interval(secs => %(silence)s)
-RETURNING id
-"""
-
-RECLAIM_SQL = """
-UPDATE webhooks_delivery
-   SET status = CASE WHEN attempt_count > attempts_before_round THEN 'RETRYING' ELSE 'PENDING' END,
-       claimed_by = NULL, is_suspect = true
- WHERE finished_at IS NULL AND claimed_by = ANY(%(workers)s)
-"""
-
-
-def reclaim_from_dead_workers() -> int:
-    """Take back the rows of workers that stopped beating; returns how many. Any worker may call it.
-
-    No index leads to a worker's rows, since it would cost every claim; a death is rare.
-    """
-    with transaction.atomic():
-        dead = [
-            row[0] for row in run(BURY_SQL, {"silence": SILENCE_BEFORE_DEATH_SECONDS}).fetchall()
-        ]
-        return run(RECLAIM_SQL, {"workers": dead}).rowcount if dead else 0
-
-
 CANCEL_SQL = """
-UPDATE webhooks_delivery d
+UPDATE webhooks_delivery
    SET status = 'CANCELLED', finished_at = clock_timestamp(), next_attempt_at = NULL,
        error = 'The webhook was deleted.'
-  FROM webhooks_webhook w
- WHERE w.id = d.webhook_id AND w.deleted_at IS NOT NULL AND d.finished_at IS NULL
-   AND d.claimed_by IS NULL
+ WHERE id = ANY(ARRAY(
+    SELECT d.id FROM webhooks_delivery d
+     WHERE d.webhook_id = ANY(%(webhooks)s) AND d.finished_at IS NULL AND d.claimed_by IS NULL
+     LIMIT 5000
+       FOR UPDATE SKIP LOCKED))
 """
 
 
-def cancel_for_deleted_webhooks() -> int:
-    """Cancel what waits for deleted webhooks, also what was committed after the deletion."""
-    return run(CANCEL_SQL, {}).rowcount
-
-
-def register_worker(worker_id: UUID) -> None:
-    """Start this worker's life; what it claims from now on is its own."""
-    WorkerHeartbeat.objects.create(id=worker_id, host=socket.gethostname(), pid=os.getpid())
-
-
-def unregister_worker(worker_id: UUID) -> None:
-    """End this worker's life in order; whatever it still holds is reclaimed at once."""
-    WorkerHeartbeat.objects.filter(id=worker_id).delete()
-
-
-BEAT_SQL = """
-UPDATE webhooks_workerheartbeat SET beat_at = clock_timestamp(), in_flight = %(in_flight)s
- WHERE id = %(worker)s
-"""
-
-
-def beat(worker_id: UUID, in_flight: int) -> bool:
-    """Say that this worker lives; False when it was declared dead and must drop what it holds."""
-    return run(BEAT_SQL, {"in_flight": in_flight, "worker": worker_id}).rowcount == 1
+def cancel_deleted(webhook_ids: list[UUID]) -> None:
+    """Cancel some of what waits for deleted webhooks; later claims find the rest."""
+    run(CANCEL_SQL, {"webhooks": webhook_ids})

@@ -9,14 +9,15 @@ from uuid import UUID
 from webhooks.dispatch.database import run
 from webhooks.models import Webhook
 from webhooks.models.webhook import SigningSecret
+from webhooks.retry import Policy
 from webhooks.signing import SigningKey
 from webhooks.transport import header_line
 
 MAX_AGE_SECONDS = 0.5
 
 ENDPOINTS_SQL = """
-SELECT w.id, w.url, w.headers_encrypted, w.max_retries, w.retry_delay_seconds, w.retry_schedule,
-       w.timeout_seconds,
+SELECT w.id, w.owner_id, w.url, w.headers_encrypted,
+       w.max_retries, w.retry_delay_seconds, w.retry_schedule, w.timeout_seconds, w.ordered,
        array(SELECT s.id FROM webhooks_signingsecret s WHERE s.webhook_id = w.id
               AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
               ORDER BY s.expires_at DESC NULLS FIRST, s.id DESC),
@@ -33,16 +34,16 @@ SELECT w.id, w.url, w.headers_encrypted, w.max_retries, w.retry_delay_seconds, w
 class Endpoint:
     """A webhook as the hot path needs it: decrypted, ready to sign for."""
 
+    owner_id: UUID | None
     url: str
     header_lines: tuple[bytes, ...]
     """Custom headers, as they go out."""
     hidden_lines: tuple[bytes, ...]
     """The same without their values, as they are recorded."""
     keys: tuple[SigningKey, ...]
-    max_retries: int
-    retry_delay_seconds: int
-    retry_schedule: tuple[int, ...] | None
+    policy: Policy
     timeout_seconds: int
+    ordered: bool
 
 
 class Endpoints:
@@ -81,17 +82,17 @@ class Endpoints:
             self._keys.clear()
 
     def _build(self, row: tuple[Any, ...]) -> Endpoint:
-        webhook_id, url, headers, max_retries, delay, schedule, timeout, secret_ids, values = row
+        webhook_id, owner_id, url, headers, *policy, timeout, ordered, secret_ids, values = row
         custom = Webhook(id=webhook_id, headers_encrypted=headers).headers
         return Endpoint(
+            owner_id=owner_id,
             url=str(url),
             header_lines=tuple(header_line(name, value) for name, value in custom.items()),
             hidden_lines=tuple(header_line(name, "(hidden)") for name in custom),
             keys=tuple(map(self._key, secret_ids, values)),
-            max_retries=max_retries,
-            retry_delay_seconds=delay,
-            retry_schedule=None if schedule is None else tuple(schedule),
+            policy=Policy._make(policy),
             timeout_seconds=timeout,
+            ordered=ordered,
         )
 
     def _key(self, secret_id: UUID, value: memoryview) -> SigningKey:

@@ -10,10 +10,9 @@ back (invariants 5 to 7).
 
 import logging
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -23,20 +22,22 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from webhooks import wakeup
 from webhooks.addresses import AddressPolicy
 from webhooks.dispatch import claim as claims
+from webhooks.dispatch import health, life
 from webhooks.dispatch.claim import Claim, ClaimedDelivery
 from webhooks.dispatch.endpoints import Endpoint, Endpoints
+from webhooks.dispatch.flight import MAX_IN_FLIGHT, Flight, Sent
+from webhooks.dispatch.health import Attempted
+from webhooks.dispatch.outage import NETWORK_FAILURES, PROBE_SECONDS, OutageGuard
 from webhooks.dispatch.request import build_request, read_outcome
 from webhooks.dispatch.settle import Result, settle, without_answer
-from webhooks.dispatch.window import START, Windows
 from webhooks.ids import new_id
-from webhooks.transport import MultiSender, Outcome, Post
+from webhooks.retry import Verdict
+from webhooks.transport import MultiSender, Outcome
 
 logger = logging.getLogger(__name__)
 
-MAX_IN_FLIGHT = 512
-MAX_CLAIM_BYTES = 16 * 1024 * 1024
 SMALLEST_CLAIM = 64
-"""While this much is in flight, a claim waits until it is worth a round trip to Postgres."""
+"""While much is in flight, a claim waits until it is worth a round trip to Postgres."""
 SETTLE_ROWS = 500
 SETTLE_SECONDS = 0.2
 MAX_UNSETTLED = 4 * SETTLE_ROWS
@@ -47,15 +48,8 @@ OFF_DELAY_SECONDS = 1.0
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
 
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What is in flight."""
-
-    delivery: ClaimedDelivery
-    endpoint: Endpoint
-    request: Post
-    attempt_id: UUID
+Settled = tuple[Result, Verdict, UUID, bool]
+"""A result, what it means, its webhook, and whether that is ordered."""
 
 
 class Engine:
@@ -64,24 +58,21 @@ class Engine:
 
     def __init__(self) -> None:
         self.worker_id = new_id()
-        self._sender = MultiSender(
-            AddressPolicy(settings.WEBHOOKS_ALLOWED_NETWORKS), max_connections=MAX_IN_FLIGHT
-        )
+        self._sender = _new_sender()
         self._database = ThreadPoolExecutor(1, thread_name_prefix="webhooks-database")
         self._endpoints = Endpoints()
-        self._windows = Windows()
+        self._flight = Flight()
+        self._outage = OutageGuard()
         self._claiming: Future[Claim] | None = None
         self._settling: Future[None] | None = None
         self._beating: Future[bool] | None = None
-        self._settling_results: list[Result] = []
-        self._unsettled: list[Result] = []
+        self._settling_now: list[Settled] = []
+        self._unsettled: list[Settled] = []
         self._oldest_unsettled_at = 0.0
-        self._limit = 0
-        self._largest_payload = MAX_CLAIM_BYTES // MAX_IN_FLIGHT
-        self._after = claims.FIRST_WEBHOOK
-        self._rooms: dict[UUID, int] = {}
-        # Webhooks that may have more due rows than their window let in.
-        self._cut: set[UUID] = set()
+        self._has_ordered_unsettled = False
+        self._position = claims.START_OF_ROTATION
+        # Webhooks that had more due rows than their window let in.
+        self._full: set[UUID] = set()
         self._wants_claim = True
         self._has_backlog = False
         self._hinted = False
@@ -119,7 +110,7 @@ class Engine:
 
     def run(self, *, until_idle: bool = False) -> None:
         """Deliver until stop(), or with `until_idle` until nothing is due or in flight."""
-        self._in_database(claims.register_worker, self.worker_id).result()
+        self._in_database(life.register_worker, self.worker_id).result()
         self._next_beat_at = time.monotonic() + BEAT_SECONDS
         try:
             while True:
@@ -128,6 +119,7 @@ class Engine:
                     break
                 if until_idle and not self._sender.in_flight and not self._found_nothing:
                     self._wants_claim = True
+                self._flight.find_slow()
                 self._order()
                 for outcome in self._sender.poll(self._seconds_to_wait()):
                     self._take_outcome(outcome)
@@ -167,10 +159,11 @@ class Engine:
             self._next_beat_at = now + BEAT_SECONDS
             self._beating = self._in_database(self._beat)
         if self._settling is None and self._is_settle_due(now):
-            self._settling_results = self._unsettled[:SETTLE_ROWS]
+            self._settling_now = self._unsettled[:SETTLE_ROWS]
             del self._unsettled[:SETTLE_ROWS]
             self._oldest_unsettled_at = now
-            self._settling = self._in_database(self._settle, self._settling_results)
+            self._has_ordered_unsettled = False
+            self._settling = self._in_database(self._settle, self._settling_now)
         if self._claiming is None and self._is_claim_due(now):
             self._order_claim(now)
 
@@ -178,26 +171,25 @@ class Engine:
         return bool(self._unsettled) and (
             len(self._unsettled) >= SETTLE_ROWS
             or now >= self._oldest_unsettled_at + SETTLE_SECONDS
+            or self._has_ordered_unsettled
             or not self._sender.in_flight
         )
 
     def _is_claim_due(self, now: float) -> bool:
         if self._is_stopping or len(self._unsettled) >= MAX_UNSETTLED:
             return False
-        in_flight = self._sender.in_flight
-        if in_flight and MAX_IN_FLIGHT - in_flight < SMALLEST_CLAIM:
+        room = self._flight.room
+        if room == 0 or (room < SMALLEST_CLAIM and self._flight.count > SMALLEST_CLAIM):
             return False
+        if self._outage.is_out:
+            return now >= self._next_poll_at
         return self._wants_claim or self._has_backlog or now >= self._next_poll_at
 
     def _order_claim(self, now: float) -> None:
         self._wants_claim = self._has_backlog = False
-        self._next_poll_at = now + POLL_SECONDS
-        self._limit = min(
-            MAX_IN_FLIGHT - self._sender.in_flight,
-            max(1, MAX_CLAIM_BYTES // max(1, self._largest_payload)),
-        )
-        self._rooms = self._windows.rooms()
-        self._claiming = self._in_database(self._claim, self._limit, self._rooms, self._after)
+        is_out = self._outage.is_out
+        self._next_poll_at = now + (PROBE_SECONDS if is_out else POLL_SECONDS)
+        self._claiming = self._in_database(self._claim, 1 if is_out else self._flight.room)
 
     # What runs on the database thread.
 
@@ -206,35 +198,46 @@ class Engine:
         future.add_done_callback(lambda _: self._sender.wake())
         return future
 
-    def _claim(self, limit: int, rooms: dict[UUID, int], after: UUID) -> Claim:
+    def _claim(self, limit: int) -> Claim:
         claim = claims.claim_due(
-            self.worker_id, limit=limit, rooms=rooms, default_room=START, after=after
+            self.worker_id, limit=limit, room_of=self._flight.windows.room, after=self._position
         )
         if claim.deliveries:
             self._endpoints.load({delivery.webhook_id for delivery in claim.deliveries})
+        if claim.deleted:
+            claims.cancel_deleted(claim.deleted)
         return claim
 
-    def _settle(self, results: list[Result]) -> None:
+    def _settle(self, settled: list[Settled]) -> None:
+        written = self._write([result for result, *_ in settled])
+        attempted: defaultdict[UUID, Attempted] = defaultdict(Attempted)
+        for result, verdict, webhook_id, _ in settled:
+            if result["is_free"] or result["id"] not in written:
+                continue
+            if verdict.succeeded:
+                attempted[webhook_id].add_success()
+            else:
+                attempted[webhook_id].add_failure(verdict.hold_seconds, verdict.is_gone)
+        health.record(attempted)
+
+    def _write(self, results: list[Result]) -> set[str]:
         try:
-            settle(self.worker_id, results)
+            return settle(self.worker_id, results)
         except (OperationalError, InterfaceError):
             raise
         except DatabaseError:
             # One row that Postgres refuses must not hold back its batch-mates (fault P9).
             if len(results) > 1:
                 middle = len(results) // 2
-                self._settle(results[:middle])
-                self._settle(results[middle:])
-            else:
-                logger.exception("The result of delivery %s is refused.", results[0]["id"])
-                settle(self.worker_id, [without_answer(results[0])])
+                return self._write(results[:middle]) | self._write(results[middle:])
+            logger.exception("The result of delivery %s is refused.", results[0]["id"])
+            return settle(self.worker_id, [without_answer(results[0])])
 
     def _beat(self) -> bool:
-        is_alive = claims.beat(self.worker_id, self._sender.in_flight)
-        if reclaimed := claims.reclaim_from_dead_workers():
+        is_alive = life.beat(self.worker_id, self._flight.count)
+        if reclaimed := life.reclaim_from_dead_workers():
             logger.warning("Took back %d deliveries from dead workers.", reclaimed)
             self._look_again()
-        claims.cancel_for_deleted_webhooks()
         return is_alive
 
     # What came back.
@@ -244,13 +247,17 @@ class Engine:
         if self._settling is not None and self._settling.done():
             future, self._settling = self._settling, None
             if not self._succeeded(future):
-                self._unsettled[:0] = self._settling_results
-            self._settling_results = []
+                self._unsettled[:0] = self._settling_now
+            elif any(is_ordered for *_, is_ordered in self._settling_now):
+                # The next in order may go now.
+                self._wants_claim = True
+            self._settling_now = []
         if self._beating is not None and self._beating.done():
             beat, self._beating = self._beating, None
             if self._succeeded(beat):
                 self._endpoints.forget_old()
-                self._windows.forget_idle()
+                self._flight.windows.forget_idle()
+                self._outage.forget_old(time.monotonic())
                 if not beat.result():
                     self._start_a_new_life()
         if self._claiming is not None and self._claiming.done():
@@ -275,10 +282,12 @@ class Engine:
 
     def _take_claim(self, claim: Claim) -> None:
         self._clock_offset = claim.database_time - time.monotonic()
-        was_backlog = self._after != claims.FIRST_WEBHOOK
-        self._after = claim.next_webhook
+        was_backlog = self._has_backlog
+        self._position = claim.next_position
         self._has_backlog = not claim.is_complete
+        self._full |= claim.full
         self._found_nothing = not claim.deliveries and claim.is_complete
+        self._next_poll_at = min(self._next_poll_at, claim.next_at - self._clock_offset)
         if self._is_stopping:
             self._give_back([d.id for d in claim.deliveries], 0)
             return
@@ -287,6 +296,7 @@ class Engine:
             wakeup.nudge(force=True)
         if self._hinted:
             self._follow_hint()
+        self._flight.took(claim.deliveries)
         self._start_all(claim.deliveries)
 
     def _follow_hint(self) -> None:
@@ -303,28 +313,19 @@ class Engine:
     def _start_all(self, deliveries: list[ClaimedDelivery]) -> None:
         switched_off = []
         for delivery in deliveries:
-            self._largest_payload = max(self._largest_payload, len(delivery.payload))
             endpoint = self._endpoints.get(delivery.webhook_id)
             if endpoint is None:
                 switched_off.append(delivery.id)
             else:
                 self._start(delivery, endpoint)
-        if switched_off:
-            self._give_back(switched_off, OFF_DELAY_SECONDS)
-        # More may wait of a webhook that got all it had room for.
-        taken = Counter(delivery.webhook_id for delivery in deliveries)
-        self._cut.update(k for k, count in taken.items() if count >= self._rooms.get(k, START))
-        self._cut.update(k for k, room in self._rooms.items() if room == 0)
+        self._give_back(switched_off, OFF_DELAY_SECONDS)
 
     def _start(self, delivery: ClaimedDelivery, endpoint: Endpoint) -> None:
-        timestamp = int(time.monotonic() + self._clock_offset)
-        request = build_request(delivery, endpoint, timestamp)
-        self._windows.take(delivery.webhook_id)
-        self._sender.start(
-            request,
-            timeout_seconds=endpoint.timeout_seconds,
-            context=Sent(delivery, endpoint, request, new_id()),
-        )
+        now = time.monotonic()
+        request = build_request(delivery, endpoint, int(now + self._clock_offset))
+        sent = Sent(delivery, endpoint, request, new_id(), now)
+        self._flight.begin(sent)
+        self._sender.start(request, timeout_seconds=endpoint.timeout_seconds, context=sent)
 
     def _give_back(self, delivery_ids: list[UUID], delay_seconds: float) -> None:
         if delivery_ids:
@@ -335,7 +336,7 @@ class Engine:
     def _take_outcome(self, outcome: Outcome) -> None:
         sent: Sent = outcome.context
         error = outcome.error
-        result = read_outcome(
+        result, verdict = read_outcome(
             sent.delivery,
             sent.endpoint,
             sent.attempt_id,
@@ -344,18 +345,27 @@ class Engine:
             failure=None if error is None else (error.kind, str(error)),
             started_at=outcome.started_at_monotonic + self._clock_offset,
             duration_ms=outcome.duration_ms,
+            is_outage=self._is_outage(sent, outcome),
         )
         webhook_id = sent.delivery.webhook_id
-        if result["kind"]:
-            self._windows.failed(webhook_id)
-        else:
-            self._windows.succeeded(webhook_id, result["duration_ms"])
-        if webhook_id in self._cut:
-            self._cut.discard(webhook_id)
+        self._flight.end(sent, succeeded=verdict.succeeded, duration_ms=outcome.duration_ms)
+        if webhook_id in self._full:
+            self._full.discard(webhook_id)
             self._wants_claim = True
         if not self._unsettled:
             self._oldest_unsettled_at = time.monotonic()
-        self._unsettled.append(result)
+        self._has_ordered_unsettled |= sent.endpoint.ordered
+        self._unsettled.append((result, verdict, webhook_id, sent.endpoint.ordered))
+
+    def _is_outage(self, sent: Sent, outcome: Outcome) -> bool:
+        """Take note of whether the network works; True where a failure is our own."""
+        now = time.monotonic()
+        webhook_id, owner_id = sent.delivery.webhook_id, sent.endpoint.owner_id
+        if outcome.error is None or outcome.error.kind not in NETWORK_FAILURES:
+            self._outage.reached(webhook_id, owner_id, now)
+            return False
+        self._outage.not_reached(webhook_id, owner_id, now)
+        return self._outage.is_out
 
     # The end.
 
@@ -363,24 +373,28 @@ class Engine:
         """Drop everything: this worker was declared dead and its rows belong to others now."""
         logger.warning("This worker was silent too long and was declared dead; starting anew.")
         self._sender.close()
-        self._sender = MultiSender(
-            AddressPolicy(settings.WEBHOOKS_ALLOWED_NETWORKS), max_connections=MAX_IN_FLIGHT
-        )
-        self._windows = Windows()
+        self._sender = _new_sender()
+        self._flight = Flight()
         self._unsettled = []
-        self._cut = set()
+        self._full = set()
         self.worker_id = new_id()
-        self._in_database(claims.register_worker, self.worker_id)
+        self._in_database(life.register_worker, self.worker_id)
         self._wants_claim = True
 
     def _end(self) -> None:
         self._sender.close()
         if not self._is_abandoned:
             # Otherwise it is left to be found dead, with what it holds.
-            self._in_database(claims.unregister_worker, self.worker_id)
+            self._in_database(life.unregister_worker, self.worker_id)
         # Looked up there: each thread has a connection of its own.
         self._in_database(lambda: connection.close())
         self._database.shutdown(wait=not self._is_abandoned)
+
+
+def _new_sender() -> MultiSender:
+    return MultiSender(
+        AddressPolicy(settings.WEBHOOKS_ALLOWED_NETWORKS), max_connections=MAX_IN_FLIGHT
+    )
 
 
 def _with_fresh_connection(work: Callable[..., Any], *args: Any) -> Any:

@@ -5,12 +5,12 @@ from uuid import UUID
 
 from requests import Response
 
-from webhooks.choices import DeliveryStatus, FailureKind
+from webhooks.choices import FailureKind
 from webhooks.dispatch.claim import ClaimedDelivery
 from webhooks.dispatch.endpoints import Endpoint
 from webhooks.dispatch.settle import Result
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX
-from webhooks.retry import delay_before_retry
+from webhooks.retry import SLOW_DOWN, Verdict, judge
 from webhooks.signing import sign_hex, sign_standard
 from webhooks.transport import HeaderBlock, Post, Reply
 
@@ -18,6 +18,8 @@ USER_AGENT = b"RemoteDevAI-Webhooks/1.0"
 MAX_STORED_BODY_BYTES = 16 * 1024
 MAX_STORED_HEAD_BYTES = 16 * 1024
 MAX_ERROR_CHARACTERS = 500
+OUTAGE_RETRY_SECONDS = 30.0
+"""When a delivery that failed for a fault of ours is tried again."""
 
 
 SYSTEM_HEAD = b"""\
@@ -65,41 +67,56 @@ def read_outcome(
     failure: tuple[FailureKind, str] | None,
     started_at: float,
     duration_ms: int,
-) -> Result:
-    """Turn what came back into the row to write: success, another try later, or failed."""
+    is_outage: bool = False,
+) -> tuple[Result, Verdict]:
+    """Return the row to write for what came back, and what it means.
+
+    `is_outage` says that the fault is ours: the attempt then spends nothing of the retry budget.
+    """
     number = delivery.attempt_count + 1
-    code = None if response is None else response.status_code
-    if code is not None and not 200 <= code < 300:
-        failure = (FailureKind.HTTP_STATUS, f"The receiver answered {code}.")
-    status, delay = DeliveryStatus.SUCCESS, None
-    if failure is not None:
-        wait = delay_before_retry(
-            number - delivery.attempts_before_round,
-            max_retries=endpoint.max_retries,
-            retry_delay_seconds=endpoint.retry_delay_seconds,
-            schedule=endpoint.retry_schedule,
-        )
-        status = DeliveryStatus.FAILED if wait is None else DeliveryStatus.RETRYING
-        delay = None if wait is None else wait.total_seconds()
+    status = None if response is None else response.status_code
+    verdict = judge(
+        endpoint.policy,
+        number - delivery.attempts_before_round,
+        status=status,
+        retry_after=_retry_after(response),
+        failure=failure,
+        now=started_at,
+    )
+    delay = OUTAGE_RETRY_SECONDS if is_outage else verdict.delay_seconds
     body = b"" if response is None else response.content
     head = response.head if isinstance(response, Reply) else b""
-    return {
+    result: Result = {
         "id": delivery.id.hex,
         "attempt_id": attempt_id.hex,
         "number": number,
-        "status": status.value,
+        "status": _status_after(verdict, delay),
         "delay_seconds": delay,
         "started_at": started_at,
         "duration_ms": duration_ms,
         "url": endpoint.url,
         "request_head": _stored_head(request, endpoint),
-        "code": code,
+        "code": status,
         "response_head": b64encode(head[:MAX_STORED_HEAD_BYTES]).decode(),
         "body": b64encode(body[:MAX_STORED_BODY_BYTES]).decode(),
         "is_truncated": len(body) > MAX_STORED_BODY_BYTES or getattr(response, "truncated", False),
-        "kind": "" if failure is None else failure[0].value,
-        "error": "" if failure is None else failure[1][:MAX_ERROR_CHARACTERS],
+        "kind": "" if verdict.kind is None else verdict.kind.value,
+        "error": verdict.error[:MAX_ERROR_CHARACTERS],
+        "is_free": is_outage,
     }
+    return result, verdict
+
+
+def _status_after(verdict: Verdict, delay: float | None) -> str:
+    if verdict.succeeded:
+        return "SUCCESS"
+    return "FAILED" if delay is None else "RETRYING"
+
+
+def _retry_after(response: Response | None) -> str | None:
+    if response is None or response.status_code not in SLOW_DOWN:
+        return None
+    return response.headers.get("Retry-After")
 
 
 def _stored_head(request: Post, endpoint: Endpoint) -> str:

@@ -17,15 +17,16 @@ SETTLE_SQL = """
 WITH result AS (
     SELECT id, attempt_id, number, status, delay_seconds, started_at, duration_ms, url,
            request_head, code, decode(response_head, 'base64') AS response_head,
-           decode(body, 'base64') AS body, is_truncated, kind, error
+           decode(body, 'base64') AS body, is_truncated, kind, error, is_free
       FROM json_to_recordset(%(results)s) AS r (
         id uuid, attempt_id uuid, number int, status text, delay_seconds float8, started_at float8,
         duration_ms int, url text, request_head text, code int, response_head text,
-        body text, is_truncated bool, kind text, error text)
+        body text, is_truncated bool, kind text, error text, is_free bool)
 ), settled AS (
     UPDATE webhooks_delivery d
        SET status = r.status,
            attempt_count = r.number,
+           attempts_before_round = d.attempts_before_round + r.is_free::int,
            claimed_by = NULL,
            is_suspect = false,
            response_code = r.code,
@@ -48,7 +49,7 @@ WITH result AS (
       FROM result r JOIN settled USING (id)
     ON CONFLICT DO NOTHING
 )
-SELECT count(*)
+SELECT id
   FROM settled,
        -- For this transaction only: a crash of Postgres then sends again, it never loses.
        (SELECT set_config('synchronous_commit', 'off', true)) AS asynchronous
@@ -80,6 +81,8 @@ class Result(TypedDict):
     kind: str
     """A FailureKind, or empty after a success."""
     error: str
+    is_free: bool
+    """Whether it spends nothing of the retry budget, as the fault is ours."""
 
 
 def without_answer(result: Result) -> Result:
@@ -87,8 +90,8 @@ def without_answer(result: Result) -> Result:
     return {**result, "response_head": "", "body": "", "is_truncated": True}
 
 
-def settle(worker_id: UUID, results: Sequence[Result]) -> int:
-    """Write results of this worker; returns how many rows were still its own."""
+def settle(worker_id: UUID, results: Sequence[Result]) -> set[str]:
+    """Write results of this worker; returns the ids (hex) of the rows that were still its own."""
     # Sorted, so that two workers never lock the same rows in opposite orders.
     results = sorted(results, key=itemgetter("id"))
     # One parameter: binding fifteen arrays takes longer than the statement itself.
@@ -97,5 +100,4 @@ def settle(worker_id: UUID, results: Sequence[Result]) -> int:
         "ids": [UUID(hex=result["id"]) for result in results],
         "results": Json(results),
     }
-    row = run(SETTLE_SQL, parameters).fetchone()
-    return int(row[0]) if row else 0
+    return {row[0].hex for row in run(SETTLE_SQL, parameters)}

@@ -1,7 +1,7 @@
 """How many rows of one webhook a worker may hold at once (invariant 9).
 
-A healthy, fast receiver earns a wide window; one that fails or times out is narrowed down to a
-single request, so that it can never fill the worker's slots.
+A healthy, fast receiver earns a wide window; one that fails, or keeps requests waiting, is narrowed
+down to a single request, so that it can never fill the worker's slots.
 """
 
 from collections import defaultdict
@@ -31,6 +31,7 @@ class Window:
             self.size = min(self.size + 1, LARGEST)
 
     def failed(self) -> None:
+        """A request failed, or has been out for long."""
         self.size = max(self.size // 2, 1)
 
 
@@ -53,13 +54,14 @@ class Windows:
         window.held -= 1
         window.failed()
 
-    def rooms(self) -> dict[UUID, int]:
-        """Return the room of every webhook that does not have the default one."""
-        return {
-            webhook_id: window.room
-            for webhook_id, window in self.by_webhook.items()
-            if window.room != START
-        }
+    def slowed(self, webhook_id: UUID) -> None:
+        """One of its requests, still held, is slow to be answered."""
+        self.by_webhook[webhook_id].failed()
+
+    def room(self, webhook_id: UUID) -> int:
+        """Return how many more rows may be held; any thread may ask."""
+        window = self.by_webhook.get(webhook_id)
+        return START if window is None else window.room
 
     def forget_idle(self) -> None:
         """Drop windows that hold nothing and stand where they started."""

@@ -9,8 +9,12 @@ from django.db.models.functions import Now
 from webhooks.choices import DeliveryStatus, FailureKind
 from webhooks.ids import ATTEMPT_PREFIX, DELIVERY_PREFIX, new_id
 from webhooks.models.event import Event
+from webhooks.models.operations import Redelivery
 from webhooks.models.webhook import Webhook
 from webhooks.transport import header_pairs
+
+NO_OWNER = uuid.UUID(int=0)
+"""Stands where a platform webhook has no owner: the claim's rotation cannot step over nulls."""
 
 WAITING = (DeliveryStatus.PENDING, DeliveryStatus.RETRYING)
 
@@ -22,6 +26,12 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def waiting(self) -> "DeliveryQuerySet":
         """Not yet sent with success, not given up, not in flight."""
         return self.filter(status__in=WAITING)
+
+    def cancel(self, reason: str) -> int:
+        """Cancel these deliveries; returns how many."""
+        return self.update(
+            status=DeliveryStatus.CANCELLED, finished_at=Now(), next_attempt_at=None, error=reason
+        )
 
 
 class Delivery(models.Model):
@@ -38,8 +48,8 @@ class Delivery(models.Model):
     webhook = models.ForeignKey(
         Webhook, on_delete=models.CASCADE, related_name="deliveries", db_index=False
     )
-    # The webhook's owner and the event's type, repeated so that lists need no join.
-    owner_id = models.UUIDField(null=True)
+    # The webhook's owner and the event's type, repeated so that lists and claims need no join.
+    owner_id = models.UUIDField(help_text="NO_OWNER for platform webhooks.")
     event_type = models.CharField(max_length=100)
     status = models.CharField(max_length=9, choices=DeliveryStatus, default=DeliveryStatus.PENDING)
     attempt_count = models.PositiveIntegerField(default=0)
@@ -56,6 +66,20 @@ class Delivery(models.Model):
     response_code = models.PositiveSmallIntegerField(null=True)
     failure_kind = models.CharField(max_length=20, choices=FailureKind, blank=True)
     error = models.CharField(max_length=500, blank=True)
+    order_key = models.BigIntegerField(
+        null=True,
+        default=None,
+        help_text="The event's sequence where the webhook is ordered; null when exempt.",
+    )
+    redelivery = models.ForeignKey(
+        Redelivery,
+        on_delete=models.SET_NULL,
+        null=True,
+        default=None,
+        related_name="deliveries",
+        db_index=False,
+        db_constraint=False,
+    )
     created_at = models.DateTimeField(db_default=Now())
     delivered_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
@@ -68,13 +92,25 @@ class Delivery(models.Model):
             models.UniqueConstraint(fields=["event", "webhook"], name="delivery_once_per_webhook")
         ]
         indexes = [
-            # The claim: the webhooks that wait for anything, and each one's due rows in order.
+            # The claim: the owners and webhooks that wait for anything, and due rows in order.
             # Rows in flight stay in it, and no index names the status: a claim then changes no
             # indexed column, and Postgres need not touch the indexes (a HOT update).
             models.Index(
-                fields=["webhook", "next_attempt_at"],
+                fields=["owner_id", "webhook", "next_attempt_at"],
                 name="delivery_due",
                 condition=Q(finished_at=None),
+            ),
+            # The claim of ordered webhooks: the first that is not finished.
+            models.Index(
+                fields=["webhook", "order_key"],
+                name="delivery_ordered",
+                condition=Q(finished_at=None, order_key__isnull=False),
+            ),
+            # The progress of a redelivery.
+            models.Index(
+                fields=["redelivery", "status"],
+                name="delivery_redelivery",
+                condition=Q(redelivery__isnull=False),
             ),
             # Lists, newest first: of a webhook and of an owner.
             models.Index(fields=["webhook", "id"], name="delivery_webhook"),

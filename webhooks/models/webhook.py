@@ -14,7 +14,7 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from webhooks import catalog, signing
+from webhooks import catalog, retry, signing
 from webhooks.choices import BreakerState
 from webhooks.encryption import decrypt, encrypt
 from webhooks.ids import WEBHOOK_PREFIX, new_id
@@ -70,7 +70,9 @@ class Webhook(models.Model):
         help_text="Seconds before the first retry; doubled for each further one.",
     )
     retry_schedule = ArrayField(
-        models.PositiveIntegerField(validators=[MinValueValidator(1)]),
+        models.PositiveIntegerField(
+            validators=[MinValueValidator(1), MaxValueValidator(retry.MAX_DELAY_SECONDS)]
+        ),
         size=20,
         null=True,
         blank=True,
@@ -80,20 +82,31 @@ class Webhook(models.Model):
         default=15, validators=[MinValueValidator(1), MaxValueValidator(30)]
     )
     rate_limit = models.FloatField(
-        null=True, blank=True, help_text="Requests per second; empty for no limit."
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0.001), MaxValueValidator(10_000)],
+        help_text="Requests per second, fractions too; empty for no limit.",
     )
     ordered = models.BooleanField(
         default=False, help_text="One at a time, in the order of the events."
     )
     payload_options = models.JSONField(default=dict, blank=True)
     disabled_reason = models.CharField(max_length=500, blank=True, editable=False)
+    disabled_at = models.DateTimeField(null=True, editable=False)
+    # Set with an automatic disabling, cleared when the owner's mail went out.
+    owes_notice = models.BooleanField(default=False, editable=False)
     failing_since = models.DateTimeField(null=True, editable=False)
     breaker_state = models.CharField(
         max_length=9, choices=BreakerState, default=BreakerState.CLOSED, editable=False
     )
     breaker_failures = models.PositiveIntegerField(default=0, editable=False)
-    breaker_opened_at = models.DateTimeField(null=True, editable=False)
+    breaker_probes = models.PositiveIntegerField(default=0, editable=False)
+    breaker_changed_at = models.DateTimeField(null=True, editable=False)
     breaker_probe_at = models.DateTimeField(null=True, editable=False)
+    # No request before this: the receiver's own Retry-After.
+    held_until = models.DateTimeField(null=True, editable=False)
+    # When its rate limit's allowance is whole again (webhooks/rate.py).
+    rate_ready_at = models.DateTimeField(null=True, editable=False)
     verified = models.BooleanField(default=False, editable=False)
     deleted_at = models.DateTimeField(null=True, editable=False)
     revision = models.PositiveBigIntegerField(default=1, editable=False)
@@ -119,6 +132,13 @@ class Webhook(models.Model):
                 fields=["owner", "id"], name="webhook_owner", condition=Q(deleted_at=None)
             ),
             models.Index(fields=["id"], name="webhook_platform", condition=Q(is_platform=True)),
+            # Housekeeping: what has failed for days, whose owner is owed a mail.
+            models.Index(
+                fields=["failing_since"],
+                name="webhook_failing",
+                condition=Q(failing_since__isnull=False),
+            ),
+            models.Index(fields=["id"], name="webhook_owes", condition=Q(owes_notice=True)),
         ]
 
     _secret: str | None = None

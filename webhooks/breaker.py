@@ -1,0 +1,98 @@
+"""Per-webhook health: when sending stops, who probes, and how it starts again. Pure.
+
+Closed sends. After THRESHOLD failures in a row it opens and holds everything back; at growing
+intervals one delivery goes out as a probe (half-open); its success closes it again, and sending
+ramps up. Times are Unix seconds by the database's clock.
+"""
+
+from typing import NamedTuple
+
+from webhooks.choices import BreakerState
+
+THRESHOLD = 10
+"""Failures in a row that open the breaker."""
+FIRST_INTERVAL_SECONDS = 30
+LONGEST_INTERVAL_SECONDS = 600
+RAMP_SECONDS = 30
+"""How long after closing the number in flight stays limited."""
+RAMP_PER_SECOND = 4
+"""How many more may be in flight for each second since closing."""
+
+
+class Breaker(NamedTuple):
+    """The state of one webhook's breaker; the default is a healthy one."""
+
+    state: str = BreakerState.CLOSED
+    failures: int = 0
+    """In a row, without a success between."""
+    probes: int = 0
+    """Failed probes since it opened."""
+    changed_at: float | None = None
+    """When it last opened or closed."""
+    probe_at: float | None = None
+    """When the next probe may go out."""
+    failing_since: float | None = None
+    """The first failure after the last success."""
+
+
+class Outcomes(NamedTuple):
+    """What a batch of attempts says about one webhook."""
+
+    succeeded: bool
+    """Whether any attempt succeeded."""
+    failures: int
+    """How many failed after the last success of the batch."""
+
+
+def after(breaker: Breaker, outcomes: Outcomes, now: float) -> Breaker:
+    """Return the state after a batch of attempts."""
+    failures = outcomes.failures + (0 if outcomes.succeeded else breaker.failures)
+    if failures == 0:
+        if breaker.state == BreakerState.CLOSED:
+            return breaker._replace(failures=0, failing_since=None)
+        return Breaker(changed_at=now)
+    failing_since = now if outcomes.succeeded else (breaker.failing_since or now)
+    going_on = breaker._replace(failures=failures, failing_since=failing_since)
+    if breaker.state == BreakerState.CLOSED or outcomes.succeeded:
+        if failures < THRESHOLD:
+            closed = going_on._replace(state=BreakerState.CLOSED, probes=0, probe_at=None)
+            return (
+                closed if breaker.state == BreakerState.CLOSED else closed._replace(changed_at=now)
+            )
+        return going_on._replace(
+            state=BreakerState.OPEN,
+            probes=0,
+            changed_at=now,
+            probe_at=now + FIRST_INTERVAL_SECONDS,
+        )
+    if breaker.state == BreakerState.HALF_OPEN:
+        probes = breaker.probes + 1
+        return going_on._replace(
+            state=BreakerState.OPEN, probes=probes, probe_at=now + interval_seconds(probes)
+        )
+    # Stragglers that were in flight when it opened.
+    return going_on
+
+
+def interval_seconds(probes: int) -> int:
+    """Return how long to wait for the next probe after so many that failed."""
+    return int(min(FIRST_INTERVAL_SECONDS * 2 ** min(probes, 10), LONGEST_INTERVAL_SECONDS))
+
+
+def probing(breaker: Breaker, now: float) -> Breaker | None:
+    """Return the state while a probe is out, or None where none may go out now.
+
+    A probe whose worker died never reports; after one more interval another may go out.
+    """
+    if breaker.probe_at is not None and breaker.probe_at > now:
+        return None
+    return breaker._replace(
+        state=BreakerState.HALF_OPEN, probe_at=now + interval_seconds(breaker.probes)
+    )
+
+
+def most_in_flight(changed_at: float | None, now: float) -> int | None:
+    """Return how many may be in flight of a closed breaker; None for no limit of its own."""
+    if changed_at is None or now - changed_at >= RAMP_SECONDS:
+        return None
+    return 1 + int(RAMP_PER_SECOND * max(now - changed_at, 0.0))

@@ -1,0 +1,84 @@
+"""Tell our own outage from theirs: when nobody can be reached, the fault is on our side.
+
+Looks only at whether the network works, so an answer of any status counts as reached. During an
+outage the dispatcher sends single probes, and what fails spends nothing of its retry budget.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from webhooks.choices import FailureKind
+
+NETWORK_FAILURES = frozenset(
+    (FailureKind.DNS, FailureKind.CONNECT, FailureKind.TIMEOUT, FailureKind.RESET)
+)
+FEWEST_OWNERS = 4
+"""With fewer it is as likely theirs as ours."""
+MEMORY_SECONDS = 60.0
+PROBE_SECONDS = 2.0
+"""Between two probes while it lasts."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    owner_id: UUID | None
+    is_reached: bool
+    at: float
+
+
+@dataclass
+class OutageGuard:
+    """Counts by owner what was reached lately; an owner fails when most of its webhooks do."""
+
+    is_out: bool = False
+    _seen: dict[UUID, _Seen] = field(default_factory=dict)
+    _webhooks: Counter[UUID | None] = field(default_factory=Counter)
+    _failing: Counter[UUID | None] = field(default_factory=Counter)
+
+    def reached(self, webhook_id: UUID, owner_id: UUID | None, now: float) -> None:
+        """An answer came, whatever it said. Any answer ends an outage."""
+        seen = self._seen.get(webhook_id)
+        if seen is not None and seen.is_reached:
+            seen.at = now
+            return
+        if self.is_out:
+            self._forget_all()
+        self._remember(webhook_id, _Seen(owner_id, True, now))
+
+    def not_reached(self, webhook_id: UUID, owner_id: UUID | None, now: float) -> None:
+        """The network failed."""
+        seen = self._seen.get(webhook_id)
+        if seen is not None and not seen.is_reached:
+            seen.at = now
+            return
+        self._remember(webhook_id, _Seen(owner_id, False, now))
+        owners = [owner for owner, count in self._webhooks.items() if count]
+        failing = sum(self._failing[owner] * 2 > self._webhooks[owner] for owner in owners)
+        self.is_out = len(owners) >= FEWEST_OWNERS and failing * 2 > len(owners)
+
+    def forget_old(self, now: float) -> None:
+        """Drop what was not heard of for a while."""
+        old = [k for k, seen in self._seen.items() if now - seen.at > MEMORY_SECONDS]
+        for webhook_id in old:
+            self._forget(webhook_id)
+
+    def _remember(self, webhook_id: UUID, seen: _Seen) -> None:
+        self._forget(webhook_id)
+        self._seen[webhook_id] = seen
+        self._webhooks[seen.owner_id] += 1
+        self._failing[seen.owner_id] += not seen.is_reached
+
+    def _forget(self, webhook_id: UUID) -> None:
+        seen = self._seen.pop(webhook_id, None)
+        if seen is not None:
+            self._webhooks[seen.owner_id] -= 1
+            self._failing[seen.owner_id] -= not seen.is_reached
+            if not self._webhooks[seen.owner_id]:
+                del self._webhooks[seen.owner_id], self._failing[seen.owner_id]
+
+    def _forget_all(self) -> None:
+        self.is_out = False
+        self._seen.clear()
+        self._webhooks.clear()
+        self._failing.clear()

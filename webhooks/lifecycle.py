@@ -1,0 +1,91 @@
+"""Switching webhooks off and on, by people and by themselves, and what becomes of what waits.
+
+Disabled keeps: deliveries of a disabled webhook wait until it is enabled again (invariant 12).
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Literal
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from webhooks import catalog, outbox, wakeup
+from webhooks.breaker import Breaker
+from webhooks.models import Delivery, Webhook
+
+RECENT = timedelta(days=3)
+
+Waiting = Literal["recent", "all", "none"]
+"""What is sent of that which waited: what is younger than three days, everything, nothing."""
+
+
+def disable(webhook: Webhook, reason: str = "") -> None:
+    """Stop sending to a webhook; its deliveries wait. Takes effect within a second everywhere."""
+    webhook.active = False
+    webhook.disabled_reason = reason
+    webhook.disabled_at = timezone.now()
+    webhook.save(update_fields=["active", "disabled_reason", "disabled_at", "updated_at"])
+
+
+def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
+    """Send to a webhook again, as if it had never failed; returns how many deliveries now wait.
+
+    What is not to be sent is cancelled.
+    """
+    healthy = Breaker()
+    with transaction.atomic():
+        webhook.active = True
+        webhook.disabled_reason = ""
+        webhook.disabled_at = webhook.failing_since = webhook.held_until = None
+        webhook.owes_notice = False
+        webhook.breaker_state = healthy.state
+        webhook.breaker_failures = webhook.breaker_probes = 0
+        # The same as after a recovery: it starts with one at a time.
+        webhook.breaker_changed_at = timezone.now()
+        webhook.breaker_probe_at = None
+        webhook.save()
+        waiting = Delivery.objects.filter(webhook=webhook).waiting()
+        if send != "all":
+            unwanted = waiting
+            if send == "recent":
+                unwanted = waiting.filter(created_at__lt=timezone.now() - RECENT)
+            unwanted.cancel("It waited while the webhook was disabled.")
+        transaction.on_commit(wakeup.nudge, robust=True)
+        return waiting.count()
+
+
+def disable_automatically(webhook_ids: Sequence[UUID], reason: str, now: datetime) -> None:
+    """Disable webhooks, owe their owners a mail, and tell the owners' other webhooks."""
+    with transaction.atomic():
+        webhooks = list(
+            Webhook.objects.select_for_update(no_key=True)
+            .filter(id__in=webhook_ids, active=True, deleted_at=None)
+            .order_by("id")
+        )
+        Webhook.objects.filter(id__in=[webhook.id for webhook in webhooks]).update(
+            active=False, disabled_reason=reason, disabled_at=now, owes_notice=True
+        )
+        outbox.trigger_events(
+            [
+                outbox.Trigger(
+                    "webhook.disabled",
+                    webhook.owner_id,
+                    {
+                        "webhookId": webhook.public_id,
+                        "name": webhook.name,
+                        "url": webhook.url,
+                        "reason": reason,
+                        "disabledAt": catalog.wire_time(now),
+                    },
+                    object_reference=f"webhook:{webhook.id}",
+                )
+                for webhook in webhooks
+            ]
+        )
+
+
+def cancel(delivery: Delivery, reason: str = "Cancelled by hand.") -> bool:
+    """Cancel a delivery that waits; False when it does not wait (any more)."""
+    return bool(Delivery.objects.filter(id=delivery.id).waiting().cancel(reason))
