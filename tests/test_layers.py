@@ -21,9 +21,9 @@ LAYERS = [
     {"webhooks.transport", "webhooks.http_receiver"},
     {"webhooks.models"},
     {"webhooks.outbox", "webhooks.wakeup", "webhooks.testing"},
-    {"webhooks.lifecycle", "webhooks.redelivery"},
+    {"webhooks.lifecycle", "webhooks.redelivery", "webhooks.notices"},
     {"webhooks.dispatch"},
-    {"webhooks.service"},
+    {"webhooks.service", "webhooks.housekeeping"},
     {"webhooks.jobs", "webhooks.worker", "webhooks.receivers"},
     {"webhooks.api", "webhooks.admin", "webhooks.management", "webhooks.apps"},
 ]

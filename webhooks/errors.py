@@ -30,3 +30,7 @@ class EncryptionKeyError(WebhooksError):
 
 class PublicIdInvalidError(WebhooksError):
     """This is not a valid public id."""
+
+
+class RedeliveryScopeError(WebhooksError):
+    """Say which deliveries: name some, or choose a webhook, an event or an owner."""

@@ -1,6 +1,7 @@
 """Identifiers: UUIDv7 inside (time-ordered, so inserts stay cheap), prefixed hex on the wire."""
 
 import uuid
+from datetime import datetime
 
 from uuid_utils.compat import uuid7
 
@@ -10,11 +11,18 @@ WEBHOOK_PREFIX = "whk_"
 EVENT_PREFIX = "evt_"
 DELIVERY_PREFIX = "del_"
 ATTEMPT_PREFIX = "att_"
+REDELIVERY_PREFIX = "red_"
 
 
 def new_id() -> uuid.UUID:
     """Return a new UUIDv7."""
     return uuid7()
+
+
+def first_id_of(moment: datetime) -> uuid.UUID:
+    """Return the smallest UUIDv7 that can have been made at this time or later."""
+    milliseconds = max(0, int(moment.timestamp() * 1000))
+    return uuid.UUID(int=(milliseconds << 80) | (7 << 76) | (2 << 62))
 
 
 def parse_public_id(value: str, prefix: str) -> uuid.UUID:

@@ -39,7 +39,7 @@ def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
         webhook.active = True
         webhook.disabled_reason = ""
         webhook.disabled_at = webhook.failing_since = webhook.held_until = None
-        webhook.owes_notice = False
+        webhook.notice_due_at = None
         webhook.breaker_state = healthy.state
         webhook.breaker_failures = webhook.breaker_probes = 0
         # The same as after a recovery: it starts with one at a time.
@@ -65,7 +65,7 @@ def disable_automatically(webhook_ids: Sequence[UUID], reason: str, now: datetim
             .order_by("id")
         )
         Webhook.objects.filter(id__in=[webhook.id for webhook in webhooks]).update(
-            active=False, disabled_reason=reason, disabled_at=now, owes_notice=True
+            active=False, disabled_reason=reason, disabled_at=now, notice_due_at=now
         )
         outbox.trigger_events(
             [

@@ -9,16 +9,25 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
+from webhooks.lifecycle import cancel, disable, enable
 from webhooks.models import Delivery, SigningSecret, Webhook
 from webhooks.models.delivery import DeliveryQuerySet
 from webhooks.outbox import Owner, Trigger, trigger_event, trigger_events
+from webhooks.redelivery import Scope, redeliver, redeliver_one, replay
 
 __all__ = [
+    "Scope",
     "Trigger",
+    "cancel",
     "create_webhook",
     "delete_webhook",
+    "disable",
+    "enable",
     "get_deliveries",
     "get_webhooks",
+    "redeliver",
+    "redeliver_one",
+    "replay",
     "trigger_event",
     "trigger_events",
 ]

@@ -25,6 +25,7 @@ from rq.worker import SimpleWorker
 
 from webhooks import wakeup
 from webhooks.dispatch.engine import Engine
+from webhooks.housekeeping import Housekeeper, keep_house
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,11 @@ class WebhookWorker(SimpleWorker):
         thread.start()
         if burst:
             thread.join()
+            keep_house()
+        housekeeper = Housekeeper()
+        housekeeper.start()
         self._engine.run(until_idle=burst)
+        housekeeper.stop(STOP_RQ_SECONDS)
         self._stop_requested = True
         # It may be waiting for a job; the connection's death ends that, and so does this process.
         thread.join(STOP_RQ_SECONDS)

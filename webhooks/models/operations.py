@@ -5,11 +5,11 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from webhooks.ids import new_id
+from webhooks.ids import REDELIVERY_PREFIX, new_id
 
 
 class Redelivery(models.Model):
-    """A person's request to send named deliveries, or events of a time range, once more."""
+    """A person's request to send deliveries once more, or events that a webhook never got."""
 
     class Status(models.TextChoices):
         RUNNING = "running", "Running"
@@ -17,9 +17,12 @@ class Redelivery(models.Model):
         CANCELLED = "cancelled", "Cancelled"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    filter = models.JSONField(default=dict)
-    is_replay = models.BooleanField(default=False)
+    scope = models.JSONField(default=dict, help_text="What was asked for (webhooks/redelivery.py).")
+    is_replay = models.BooleanField(
+        default=False, help_text="Creates deliveries that never existed instead of repeating some."
+    )
     status = models.CharField(max_length=9, choices=Status, default=Status.RUNNING)
+    rate_limit = models.FloatField(null=True, help_text="Deliveries per second; null for no limit.")
     matched_count = models.PositiveIntegerField(default=0)
     queued_count = models.PositiveIntegerField(default=0)
     # How far it came, so that it can go on after a crash.
@@ -33,9 +36,17 @@ class Redelivery(models.Model):
 
     class Meta:
         verbose_name_plural = "redeliveries"
+        indexes = [
+            # Housekeeping: what is to be gone on with.
+            models.Index(fields=["id"], name="redelivery_running", condition=Q(status="running"))
+        ]
 
     def __str__(self) -> str:
-        return f"redelivery {self.id}"
+        return f"redelivery {self.public_id}"
+
+    @property
+    def public_id(self) -> str:
+        return REDELIVERY_PREFIX + self.id.hex
 
 
 class Pause(models.Model):

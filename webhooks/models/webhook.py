@@ -93,8 +93,8 @@ class Webhook(models.Model):
     payload_options = models.JSONField(default=dict, blank=True)
     disabled_reason = models.CharField(max_length=500, blank=True, editable=False)
     disabled_at = models.DateTimeField(null=True, editable=False)
-    # Set with an automatic disabling, cleared when the owner's mail went out.
-    owes_notice = models.BooleanField(default=False, editable=False)
+    # When the owner's mail about an automatic disabling is due; null when it went out.
+    notice_due_at = models.DateTimeField(null=True, editable=False)
     failing_since = models.DateTimeField(null=True, editable=False)
     breaker_state = models.CharField(
         max_length=9, choices=BreakerState, default=BreakerState.CLOSED, editable=False
@@ -132,13 +132,17 @@ class Webhook(models.Model):
                 fields=["owner", "id"], name="webhook_owner", condition=Q(deleted_at=None)
             ),
             models.Index(fields=["id"], name="webhook_platform", condition=Q(is_platform=True)),
-            # Housekeeping: what has failed for days, whose owner is owed a mail.
+            # Housekeeping: whether most fail, whose owner is owed a mail.
             models.Index(
                 fields=["failing_since"],
                 name="webhook_failing",
                 condition=Q(failing_since__isnull=False),
             ),
-            models.Index(fields=["id"], name="webhook_owes", condition=Q(owes_notice=True)),
+            models.Index(
+                fields=["notice_due_at"],
+                name="webhook_notice",
+                condition=Q(notice_due_at__isnull=False),
+            ),
         ]
 
     _secret: str | None = None

@@ -1,0 +1,55 @@
+"""What workers do beside delivering: go on with redeliveries, send owed mails.
+
+Runs on a thread of its own, since a mail server or a large batch must not hold up the dispatcher.
+Every worker does it; each task takes care that two at once do no harm.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from django.db import DatabaseError, InterfaceError, connection
+
+from webhooks import notices, redelivery
+
+logger = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 1.0
+
+
+def keep_house() -> bool:
+    """Do one round; returns whether more is to be done at once."""
+    has_more = redelivery.advance_all()
+    notices.send_due()
+    return has_more
+
+
+class Housekeeper:
+    """Keeps house on a daemon thread until it is stopped."""
+
+    def __init__(self, work: Callable[[], bool] = keep_house) -> None:
+        self._work = work
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float) -> None:
+        self._stopping.set()
+        self._thread.join(timeout_seconds)
+
+    def _run(self) -> None:
+        pause = 0.0
+        while not self._stopping.wait(pause):
+            pause = PAUSE_SECONDS
+            try:
+                if self._work():
+                    pause = 0.0
+            except (DatabaseError, InterfaceError) as problem:
+                logger.warning("Housekeeping waits for Postgres: %s", problem)
+                connection.close()
+            except Exception:
+                # One task that fails must not end all others for good.
+                logger.exception("Housekeeping failed; trying again.")
+        connection.close()

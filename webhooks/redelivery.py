@@ -1,0 +1,290 @@
+"""Send again: named deliveries or a selection (redeliver), and events never sent (replay).
+
+A request becomes a Redelivery row, and batches carry it out: each in one transaction that also
+moves the cursor, so that it goes on after a crash where it stopped and nothing is queued twice.
+Workers go on with every request that runs; a command may do so itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import connection, transaction
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.utils import timezone
+
+from webhooks import catalog, wakeup
+from webhooks.choices import DeliveryStatus
+from webhooks.errors import RedeliveryScopeError
+from webhooks.ids import first_id_of, new_id
+from webhooks.models import Delivery, Event, Redelivery, Webhook
+from webhooks.models.delivery import NO_OWNER, DeliveryQuerySet
+
+BATCH = 2000
+
+REPEATABLE = frozenset(DeliveryStatus.values) - {DeliveryStatus.SENDING}
+"""What is in flight is left alone; everything else may go (again) now."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which deliveries: all conditions together. Times are those of the delivery's creation."""
+
+    delivery_ids: tuple[UUID, ...] = ()
+    webhook_id: UUID | None = None
+    event_id: UUID | None = None
+    event_type: str | None = None
+    owner_id: UUID | None = None
+    statuses: tuple[str, ...] = (DeliveryStatus.FAILED,)
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def check(self) -> None:
+        """Raise RedeliveryScopeError for a scope that means everything, or nothing possible."""
+        if not (self.delivery_ids or self.webhook_id or self.event_id or self.owner_id):
+            raise RedeliveryScopeError
+        if unknown := set(self.statuses) - REPEATABLE:
+            raise RedeliveryScopeError(
+                f"Not a status that can be redelivered: {', '.join(sorted(unknown))}."
+            )
+        if self.since and self.until and self.since > self.until:
+            raise RedeliveryScopeError("The time range ends before it starts.")
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: _plain(value) for name, value in asdict(self).items() if value}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Scope":
+        values = dict(stored)
+        for name in ("webhook_id", "event_id", "owner_id"):
+            if name in values:
+                values[name] = UUID(values[name])
+        for name in ("since", "until"):
+            if name in values:
+                values[name] = datetime.fromisoformat(values[name])
+        values["delivery_ids"] = tuple(map(UUID, values.get("delivery_ids", ())))
+        values["statuses"] = tuple(values.get("statuses", ()))
+        return cls(**values)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value)
+
+
+def matching(scope: Scope) -> DeliveryQuerySet:
+    """Return the deliveries that a redelivery of this scope would send, oldest first."""
+    scope.check()
+    found = Delivery.objects.filter(status__in=scope.statuses, webhook__deleted_at=None).exclude(
+        event__payload=b""
+    )
+    if scope.delivery_ids:
+        found = found.filter(id__in=scope.delivery_ids)
+    for name in ("webhook_id", "event_id", "event_type", "owner_id"):
+        if value := getattr(scope, name):
+            found = found.filter(**{name: value})
+    if scope.since:
+        found = found.filter(created_at__gte=scope.since)
+    if scope.until:
+        found = found.filter(created_at__lt=scope.until)
+    return found.order_by("id")
+
+
+def redeliver(
+    scope: Scope, *, requested_by: Any = None, rate_limit: float | None = None
+) -> Redelivery:
+    """Ask for the deliveries of a scope to be sent once more; workers carry it out.
+
+    Their retry budget starts anew, attempt numbers go on, and they are exempt from the order of an
+    ordered webhook. Raises RedeliveryScopeError.
+    """
+    scope = replace(scope, until=min(scope.until or timezone.now(), timezone.now()))
+    return Redelivery.objects.create(
+        scope=scope.to_json(),
+        matched_count=matching(scope).count(),
+        requested_by=requested_by,
+        rate_limit=rate_limit,
+    )
+
+
+def redeliver_one(delivery: Delivery, *, requested_by: Any = None) -> Redelivery:
+    """Send one delivery again, whatever became of it; raises RedeliveryScopeError if it cannot be."""
+    scope = Scope(delivery_ids=(delivery.id,), statuses=tuple(sorted(REPEATABLE)))
+    if not matching(scope).exists():
+        raise RedeliveryScopeError(
+            "This delivery cannot be sent again: it is in flight, its webhook was deleted, or its "
+            "payload was erased."
+        )
+    redelivery = redeliver(scope, requested_by=requested_by)
+    advance(redelivery.id)
+    redelivery.refresh_from_db()
+    return redelivery
+
+
+def replay(
+    webhook: Webhook,
+    since: datetime,
+    until: datetime | None = None,
+    *,
+    requested_by: Any = None,
+    rate_limit: float | None = None,
+) -> Redelivery:
+    """Ask for the deliveries of a time range that never existed: the webhook was new or disabled."""
+    scope = Scope(webhook_id=webhook.id, since=since, until=until or timezone.now(), statuses=())
+    scope.check()
+    return Redelivery.objects.create(
+        scope=scope.to_json(),
+        is_replay=True,
+        matched_count=missing(webhook, scope).count(),
+        requested_by=requested_by,
+        rate_limit=rate_limit,
+    )
+
+
+def missing(webhook: Webhook, scope: Scope) -> QuerySet[Event]:
+    """Return the events of a time range that this webhook selects and has no delivery of."""
+    types = [one.name for one in catalog.all_types() if webhook.receives(one.name)]
+    found = Event.objects.filter(type__in=types).exclude(payload=b"")
+    if not webhook.is_platform:
+        found = found.filter(owner_id=webhook.owner_id)
+    if scope.since:
+        found = found.filter(id__gte=first_id_of(scope.since), created_at__gte=scope.since)
+    if scope.until:
+        found = found.filter(created_at__lt=scope.until)
+    exists = Exists(Delivery.objects.filter(webhook=webhook, event_id=OuterRef("id")))
+    return found.exclude(exists)
+
+
+def run(redelivery_id: UUID) -> None:
+    """Carry a redelivery out to its end."""
+    while advance(redelivery_id):
+        pass
+
+
+def advance_all() -> bool:
+    """Carry out one batch of every redelivery that runs; returns whether more is to be done."""
+    running = Redelivery.objects.filter(status=Redelivery.Status.RUNNING).values_list(
+        "id", flat=True
+    )
+    has_more = False
+    for redelivery_id in list(running):
+        has_more |= advance(redelivery_id)
+    return has_more
+
+
+def advance(redelivery_id: UUID) -> bool:
+    """Carry out one batch; returns whether more is to be done. Any number may try at once."""
+    with transaction.atomic():
+        redelivery = (
+            Redelivery.objects.select_for_update(skip_locked=True, of=("self",))
+            .filter(id=redelivery_id, status=Redelivery.Status.RUNNING)
+            .first()
+        )
+        if redelivery is None:
+            return False
+        ids = _create_missing(redelivery) if redelivery.is_replay else _repeat(redelivery)
+        if len(ids) < BATCH:
+            redelivery.status = Redelivery.Status.DONE
+            redelivery.finished_at = timezone.now()
+        if ids:
+            redelivery.cursor = ids[-1]
+        redelivery.save(update_fields=["status", "finished_at", "cursor", "queued_count"])
+        transaction.on_commit(wakeup.nudge, robust=True)
+        return redelivery.status == Redelivery.Status.RUNNING
+
+
+REPEAT_SQL = """
+UPDATE webhooks_delivery d
+   SET status = 'PENDING', round = d.round + 1, attempts_before_round = d.attempt_count,
+       next_attempt_at = clock_timestamp()
+           + make_interval(secs => coalesce((%(before)s + picked.position - 1) / %(rate)s, 0)),
+       finished_at = NULL, order_key = NULL, is_suspect = false, crash_count = 0,
+       redelivery_id = %(redelivery)s
+  FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS picked (id, position)
+ WHERE d.id = picked.id AND d.status = ANY(%(statuses)s) AND d.claimed_by IS NULL
+"""
+
+
+def _repeat(redelivery: Redelivery) -> list[UUID]:
+    scope = Scope.from_json(redelivery.scope)
+    found = matching(scope).exclude(redelivery_id=redelivery.id)
+    if redelivery.cursor:
+        found = found.filter(id__gt=redelivery.cursor)
+    ids = list(found.values_list("id", flat=True)[:BATCH])
+    with connection.cursor() as cursor:
+        cursor.execute(
+            REPEAT_SQL,
+            {
+                "ids": ids,
+                "statuses": list(scope.statuses),
+                "redelivery": redelivery.id,
+                "before": redelivery.queued_count,
+                "rate": redelivery.rate_limit,
+            },
+        )
+        redelivery.queued_count += cursor.rowcount
+    return ids
+
+
+def _create_missing(redelivery: Redelivery) -> list[UUID]:
+    scope = Scope.from_json(redelivery.scope)
+    webhook = Webhook.objects.filter(id=str(scope.webhook_id), deleted_at=None).first()
+    if webhook is None:
+        return []
+    found = missing(webhook, scope).order_by("id")
+    if redelivery.cursor:
+        found = found.filter(id__gt=redelivery.cursor)
+    events = list(found.values_list("id", "type")[:BATCH])
+    created = Delivery.objects.bulk_create(
+        [
+            Delivery(
+                id=new_id(),
+                event_id=event_id,
+                webhook=webhook,
+                owner_id=webhook.owner_id or NO_OWNER,
+                event_type=event_type,
+                redelivery=redelivery,
+            )
+            for event_id, event_type in events
+        ],
+        ignore_conflicts=True,
+    )
+    redelivery.queued_count += len(created)
+    return [event_id for event_id, _ in events]
+
+
+def cancel(redelivery: Redelivery) -> bool:
+    """Stop a redelivery; what it has queued is still sent. False when it has ended already."""
+    return bool(
+        Redelivery.objects.filter(id=redelivery.id, status=Redelivery.Status.RUNNING).update(
+            status=Redelivery.Status.CANCELLED, finished_at=timezone.now()
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the deliveries of a redelivery have come."""
+
+    matched: int
+    queued: int
+    succeeded: int
+    failed: int
+
+    @property
+    def is_over(self) -> bool:
+        return self.succeeded + self.failed >= self.queued
+
+
+def progress(redelivery: Redelivery) -> Progress:
+    """Return the present counts of a redelivery."""
+    counts = Delivery.objects.filter(redelivery=redelivery).aggregate(
+        succeeded=Count("id", filter=Q(status=DeliveryStatus.SUCCESS)),
+        failed=Count("id", filter=Q(status__in=(DeliveryStatus.FAILED, DeliveryStatus.CANCELLED))),
+    )
+    return Progress(redelivery.matched_count, redelivery.queued_count, **counts)
