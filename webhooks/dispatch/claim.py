@@ -8,10 +8,12 @@ beats (webhooks/dispatch/life.py).
 """
 
 import math
-from collections import Counter
+import random
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import zip_longest
 from operator import itemgetter
 from typing import NamedTuple
 from uuid import UUID
@@ -83,10 +85,6 @@ class Waiting(NamedTuple):
     rate_limit: float | None
     breaker_state: str
     breaker_changed_at: datetime | None
-
-    @property
-    def position(self) -> Position:
-        return self.owner_id, self.webhook_id
 
     @property
     def is_guarded(self) -> bool:
@@ -189,6 +187,7 @@ def claim_due(
     due = [one for one in waiting if one.first_at.timestamp() <= claim.database_time]
     rooms = {one.webhook_id: _room(one, room_of(one.webhook_id), claim) for one in due}
     wanted = allot(due, rooms, limit)
+    due = in_turn(due)
     plain = [one for one in due if not one.is_guarded]
     guarded = [one for one in due if one.is_guarded and wanted[one.webhook_id]]
     _take(claim, worker_id, plain, wanted, limit)
@@ -230,8 +229,8 @@ def _room(one: Waiting, room: int, claim: Claim) -> int:
 def allot(due: Sequence[Waiting], rooms: Mapping[UUID, int], limit: int) -> dict[UUID, int]:
     """Deal `limit` rows out: to the owners first, then to each owner's webhooks, within their room.
 
-    Twice what would be even, since most have less than their share; the limit and the rotation
-    keep it fair.
+    Twice what would be even, since most have less than their share due; the limit keeps it fair
+    together with the order in which they are served (in_turn).
     """
     webhooks_of = Counter(one.owner_id for one in due)
     share = 2 * limit / max(1, len(webhooks_of))
@@ -239,6 +238,18 @@ def allot(due: Sequence[Waiting], rooms: Mapping[UUID, int], limit: int) -> dict
         one.webhook_id: min(rooms[one.webhook_id], math.ceil(share / webhooks_of[one.owner_id]))
         for one in due
     }
+
+
+def in_turn(due: Sequence[Waiting]) -> list[Waiting]:
+    """Return the webhooks as they are served: one of each owner, then another of each, and so on.
+
+    Chance decides who comes first, so that nobody is always the one whom the limit cuts off.
+    """
+    by_owner: defaultdict[UUID, list[Waiting]] = defaultdict(list)
+    for one in random.sample(due, len(due)):
+        by_owner[one.owner_id].append(one)
+    turns = zip_longest(*by_owner.values())
+    return [one for turn in turns for one in turn if one is not None]
 
 
 def _take(
@@ -265,11 +276,7 @@ def _take(
     }
     rows = run(CLAIM_SQL + TAKE_SQL, parameters).fetchall()
     claim.deliveries.extend(map(ClaimedDelivery._make, rows))
-    if len(rows) == limit:
-        # The limit cut the rotation short; the last webhook served has had its turn.
-        served = {row[1] for row in rows}
-        claim.has_more = True
-        claim.next_position = max(one.position for one in webhooks if one.webhook_id in served)
+    claim.has_more |= len(rows) == limit
 
 
 def _find_heads(claim: Claim, webhook_ids: list[UUID]) -> list[UUID]:
@@ -406,7 +413,7 @@ def _look_ahead(
     claim.full = frozenset(
         one.webhook_id for one in plain if taken[one.webhook_id] >= rooms[one.webhook_id]
     )
-    claim.has_more = claim.has_more or not cut <= claim.full
+    claim.has_more |= not cut <= claim.full
 
 
 RELEASE_SQL = """

@@ -69,7 +69,7 @@ class Engine:
         self._settling_now: list[Settled] = []
         self._unsettled: list[Settled] = []
         self._oldest_unsettled_at = 0.0
-        self._has_ordered_unsettled = False
+        self._is_settle_urgent = False
         self._position = claims.START_OF_ROTATION
         # Webhooks that had more due rows than their window let in.
         self._full: set[UUID] = set()
@@ -137,9 +137,9 @@ class Engine:
         )
         if is_busy:
             return False
-        return self._is_stopping or (
-            until_idle and self._found_nothing and not self._wants_claim and not self._has_backlog
-        )
+        is_idle = self._found_nothing and not self._wants_claim and not self._has_backlog
+        # In an outage of our own nothing more can be done now.
+        return self._is_stopping or (until_idle and (is_idle or self._outage.is_out))
 
     def _seconds_to_wait(self) -> float:
         now = time.monotonic()
@@ -162,7 +162,7 @@ class Engine:
             self._settling_now = self._unsettled[:SETTLE_ROWS]
             del self._unsettled[:SETTLE_ROWS]
             self._oldest_unsettled_at = now
-            self._has_ordered_unsettled = False
+            self._is_settle_urgent = False
             self._settling = self._in_database(self._settle, self._settling_now)
         if self._claiming is None and self._is_claim_due(now):
             self._order_claim(now)
@@ -171,7 +171,7 @@ class Engine:
         return bool(self._unsettled) and (
             len(self._unsettled) >= SETTLE_ROWS
             or now >= self._oldest_unsettled_at + SETTLE_SECONDS
-            or self._has_ordered_unsettled
+            or self._is_settle_urgent
             or not self._sender.in_flight
         )
 
@@ -354,7 +354,9 @@ class Engine:
             self._wants_claim = True
         if not self._unsettled:
             self._oldest_unsettled_at = time.monotonic()
-        self._has_ordered_unsettled |= sent.endpoint.ordered
+        self._is_settle_urgent |= sent.endpoint.ordered or self._flight.windows.is_closed(
+            webhook_id
+        )
         self._unsettled.append((result, verdict, webhook_id, sent.endpoint.ordered))
 
     def _is_outage(self, sent: Sent, outcome: Outcome) -> bool:
