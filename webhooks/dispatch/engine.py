@@ -54,10 +54,14 @@ Settled = tuple[Result, Verdict, UUID, bool]
 
 class Engine:
     """One worker's dispatcher. run() blocks; hint(), stop() and abandon() may be called from
-    other threads and from signal handlers."""
+    other threads and from signal handlers.
 
-    def __init__(self) -> None:
+    With `alone` it sends suspects only, one at a time (invariant 8).
+    """
+
+    def __init__(self, *, alone: bool = False) -> None:
         self.worker_id = new_id()
+        self._is_alone = alone
         self._sender = _new_sender()
         self._database = ThreadPoolExecutor(1, thread_name_prefix="webhooks-database")
         self._endpoints = Endpoints()
@@ -178,6 +182,8 @@ class Engine:
     def _is_claim_due(self, now: float) -> bool:
         if self._is_stopping or len(self._unsettled) >= MAX_UNSETTLED:
             return False
+        if self._is_alone and (self._sender.in_flight or self._unsettled or self._settling):
+            return False
         room = self._flight.room
         if room == 0 or (room < SMALLEST_CLAIM and self._flight.count > SMALLEST_CLAIM):
             return False
@@ -199,9 +205,12 @@ class Engine:
         return future
 
     def _claim(self, limit: int) -> Claim:
-        claim = claims.claim_due(
-            self.worker_id, limit=limit, room_of=self._flight.windows.room, after=self._position
-        )
+        if self._is_alone:
+            claim = claims.claim_suspect(self.worker_id)
+        else:
+            claim = claims.claim_due(
+                self.worker_id, limit=limit, room_of=self._flight.windows.room, after=self._position
+            )
         if claim.deliveries:
             self._endpoints.load({delivery.webhook_id for delivery in claim.deliveries})
         if claim.deleted:
@@ -411,3 +420,10 @@ def _with_fresh_connection(work: Callable[..., Any], *args: Any) -> Any:
 def run_until_idle() -> None:
     """Deliver everything that is due now, in this process, and return."""
     Engine().run(until_idle=True)
+    run_suspects()
+
+
+def run_suspects() -> None:
+    """Deliver what was in flight when its worker died, one at a time, and return."""
+    if claims.count_suspects(1):
+        Engine(alone=True).run(until_idle=True)

@@ -106,6 +106,12 @@ class Delivery(models.Model):
                 name="delivery_ordered",
                 condition=Q(finished_at=None, order_key__isnull=False),
             ),
+            # What has to go out alone.
+            models.Index(
+                fields=["next_attempt_at"],
+                name="delivery_suspect",
+                condition=Q(finished_at=None, is_suspect=True),
+            ),
             # The progress of a redelivery.
             models.Index(
                 fields=["redelivery", "status"],
