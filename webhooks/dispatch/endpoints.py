@@ -1,15 +1,20 @@
 """What a worker knows of a webhook when it sends: never older than half a second (invariant 12)."""
 
+import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 from webhooks.dispatch.database import run
+from webhooks.errors import EncryptionKeyError
+from webhooks.header_rules import header_problem
 from webhooks.models import Webhook
 from webhooks.models.webhook import SigningSecret
-from webhooks.signing import SigningKey
+from webhooks.signing import Ed25519Key, SigningKey, load_key
+
+logger = logging.getLogger(__name__)
 
 MAX_AGE_SECONDS = 0.5
 
@@ -18,10 +23,10 @@ SELECT w.id, w.url, w.headers_encrypted, w.max_retries, w.retry_delay_seconds, w
        w.timeout_seconds,
        array(SELECT s.id FROM webhooks_signingsecret s WHERE s.webhook_id = w.id
               AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
-              ORDER BY s.expires_at DESC NULLS FIRST, s.id DESC),
+              ORDER BY s.scheme, s.expires_at DESC NULLS FIRST, s.id DESC),
        array(SELECT s.value_encrypted FROM webhooks_signingsecret s WHERE s.webhook_id = w.id
               AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
-              ORDER BY s.expires_at DESC NULLS FIRST, s.id DESC)
+              ORDER BY s.scheme, s.expires_at DESC NULLS FIRST, s.id DESC)
   FROM webhooks_webhook w
  WHERE w.id = ANY(%(ids)s) AND w.active AND w.deleted_at IS NULL
    AND NOT EXISTS (SELECT FROM webhooks_pause)
@@ -33,8 +38,11 @@ class Endpoint:
     """A webhook as the hot path needs it: decrypted, ready to sign for."""
 
     url: str
-    headers: tuple[tuple[str, str], ...]
-    keys: tuple[SigningKey, ...]
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    key: SigningKey
+    """The current secret, which X-Webhook-Signature is made with."""
+    keys: tuple[SigningKey | Ed25519Key, ...]
+    """All that sign for Standard Webhooks; `key` is the first."""
     max_retries: int
     retry_delay_seconds: int
     retry_schedule: tuple[int, ...] | None
@@ -47,7 +55,7 @@ class Endpoints:
     def __init__(self) -> None:
         self._known: dict[UUID, tuple[float, Endpoint | None]] = {}
         # Decryption costs more than the query; equal ciphertexts have equal secrets.
-        self._keys: dict[bytes, SigningKey] = {}
+        self._keys: dict[bytes, SigningKey | Ed25519Key] = {}
 
     def get(self, webhook_id: UUID) -> Endpoint | None:
         """Return the endpoint if it may be sent to and is known freshly enough."""
@@ -76,21 +84,34 @@ class Endpoints:
         if len(self._keys) > 10_000:
             self._keys.clear()
 
-    def _build(self, row: tuple[Any, ...]) -> Endpoint:
+    def _build(self, row: tuple[Any, ...]) -> Endpoint | None:
+        """Return the endpoint, or None where it cannot be decrypted: better late than wrongly
+        signed, and the other webhooks' deliveries go out."""
         webhook_id, url, headers, max_retries, delay, schedule, timeout, secret_ids, values = row
+        try:
+            custom_headers = Webhook(id=webhook_id, headers_encrypted=headers).headers
+            keys = tuple(map(self._key, secret_ids, values))
+        except EncryptionKeyError as problem:
+            logger.error("Webhook %s waits: %s", webhook_id, problem)
+            return None
+        if not keys or not isinstance(keys[0], SigningKey):
+            logger.error("Webhook %s waits: it has no signing secret.", webhook_id)
+            return None
         return Endpoint(
             url=str(url),
-            headers=tuple(Webhook(id=webhook_id, headers_encrypted=headers).headers.items()),
-            keys=tuple(map(self._key, secret_ids, values)),
+            # What was stored before a rule became stricter is not sent.
+            headers=tuple(pair for pair in custom_headers.items() if not header_problem(*pair)),
+            key=keys[0],
+            keys=keys,
             max_retries=max_retries,
             retry_delay_seconds=delay,
             retry_schedule=None if schedule is None else tuple(schedule),
             timeout_seconds=timeout,
         )
 
-    def _key(self, secret_id: UUID, value: memoryview) -> SigningKey:
+    def _key(self, secret_id: UUID, value: memoryview) -> SigningKey | Ed25519Key:
         stored = bytes(value)
         if stored not in self._keys:
             secret = SigningSecret(id=secret_id, value_encrypted=stored)
-            self._keys[stored] = SigningKey.from_secret(secret.value)
+            self._keys[stored] = load_key(secret.value)
         return self._keys[stored]

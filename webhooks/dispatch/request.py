@@ -16,6 +16,7 @@ from webhooks.transport import HeaderBlock, header_dict
 
 USER_AGENT = "RemoteDevAI-Webhooks/1.0"
 MAX_STORED_BODY_BYTES = 16 * 1024
+MAX_STORED_HEADER_CHARACTERS = 16 * 1024
 MAX_ERROR_CHARACTERS = 500
 
 
@@ -36,7 +37,7 @@ def build_request(delivery: ClaimedDelivery, endpoint: Endpoint, timestamp: int)
             ("webhook-id", event_id),
             ("webhook-timestamp", str(timestamp)),
             ("webhook-signature", sign_standard(endpoint.keys, event_id, timestamp, body)),
-            ("X-Webhook-Signature", sign_hex(endpoint.keys[0], timestamp, body)),
+            ("X-Webhook-Signature", sign_hex(endpoint.key, timestamp, body)),
             ("X-Webhook-Timestamp", str(timestamp)),
             ("X-Webhook-ID", event_id),
             ("X-Webhook-Event", delivery.event_type),
@@ -96,10 +97,27 @@ def read_outcome(
 def _storable(response: Response) -> dict[str, str]:
     """Return an answer's headers as Postgres can store them: jsonb has no NUL."""
     headers = header_dict(response)
+    if (
+        sum(len(name) + len(value) for name, value in headers.items())
+        > MAX_STORED_HEADER_CHARACTERS
+    ):
+        headers = _cut(headers)
     return {
         name.replace("\0", "\ufffd"): value.replace("\0", "\ufffd")
         for name, value in headers.items()
     }
+
+
+def _cut(headers: dict[str, str]) -> dict[str, str]:
+    """Return the first headers, cut so that they fit their column."""
+    room = MAX_STORED_HEADER_CHARACTERS
+    kept = {}
+    for name, value in headers.items():
+        kept[name[:room]] = value[: max(0, room - len(name))]
+        room -= len(name) + len(value)
+        if room <= 0:
+            break
+    return kept
 
 
 def _without_custom_values(request: PreparedRequest, endpoint: Endpoint) -> dict[str, str]:
