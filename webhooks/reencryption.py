@@ -38,8 +38,9 @@ class Column(NamedTuple):
         beginning = Func(
             F(self.field), 1, HEADER_BYTES, function="substr", output_field=models.BinaryField()
         )
-        rows: Rows = self.model._default_manager.exclude(**{self.field: None})
-        return rows.annotate(header=beginning)
+        holding = self.model._default_manager.exclude(**{self.field: None})
+        rows: Rows = holding.annotate(header=beginning)
+        return rows
 
     def outdated(self) -> Rows:
         """Rows whose value is not encrypted with the first key."""

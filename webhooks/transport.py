@@ -529,21 +529,26 @@ class CurlAdapter(HTTPAdapter):
         return _pins(*name, answer or ())
 
 
-def new_session(
-    policy: AddressPolicy, lookup: Callable[[str], Answer] = _system_lookup
-) -> requests.Session:
-    """Return a `requests` session that sends over libcurl and takes nothing from the environment.
+class CurlSession(requests.Session):
+    """A `requests` session that sends over libcurl and takes nothing from the environment.
 
     A session of its own making would put what `.netrc` holds for the host into the request.
     """
-    session = requests.Session()
-    session.trust_env = False
-    session.headers.clear()
-    session.adapters.clear()
-    adapter = CurlAdapter(policy, lookup)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    return session
+
+    def __init__(
+        self, policy: AddressPolicy, lookup: Callable[[str], Answer] = _system_lookup
+    ) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.headers.clear()
+        self.adapters.clear()
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, CurlAdapter(policy, lookup))
+
+    def send(self, request: PreparedRequest, **options: Any) -> Response:
+        """Send a POST and return its answer; raises TransportError, for a bad URL too."""
+        _host_and_port(request.url or "")
+        return super().send(request, **options)
 
 
 def _perform(handle: pycurl.Curl) -> int:
