@@ -22,6 +22,8 @@ from webhooks.signing import verify_hex, verify_standard
 MAX_HEADER_BYTES = 64 * 1024
 DRIP_SECONDS = 0.2
 
+TLS_HANDSHAKE = b"\x16"
+"""How an https request begins that was sent to a plain port."""
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER with which closing a socket sends RST."""
 
@@ -257,6 +259,9 @@ class _Connection(asyncio.Protocol):
 
     def _read_request(self) -> None:
         head, end, rest = self._buffer.partition(b"\r\n\r\n")
+        if head[:1] == TLS_HANDSHAKE:
+            self._refuse()
+            return
         if not end:
             if len(self._buffer) > MAX_HEADER_BYTES:
                 self.transport.abort()
@@ -268,8 +273,7 @@ class _Connection(asyncio.Protocol):
         length = next((value for name, value in pairs if name.lower() == "content-length"), "0")
         words = request_line.split(" ")
         if not (length.isascii() and length.isdecimal() and len(words) == 3):
-            self.transport.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
-            self.transport.close()
+            self._refuse()
             return
         if len(rest) < int(length) and not self._receiver._is_early():
             return
@@ -281,6 +285,10 @@ class _Connection(asyncio.Protocol):
             loop.call_later(behaviour.delay_seconds, self._answer, behaviour, status)
         else:
             self._answer(behaviour, status)
+
+    def _refuse(self) -> None:
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        self.transport.close()
 
     def _answer(self, behaviour: Behaviour, status: int) -> None:
         if self.transport.is_closing() or behaviour.mode == "hang":

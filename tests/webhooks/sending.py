@@ -10,7 +10,7 @@ from typing import Self
 from requests import PreparedRequest
 
 from webhooks.addresses import AddressPolicy
-from webhooks.transport import Answer, HeaderBlock, MultiSender, Outcome
+from webhooks.transport import Answer, HeaderBlock, MultiSender, Outcome, Reply
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
@@ -107,6 +107,11 @@ def kind_of(outcome: Outcome) -> str:
         return outcome.error.kind.value
     assert outcome.response is not None
     return str(outcome.response.status_code)
+
+
+def answer_of(outcome: Outcome) -> Reply:
+    assert isinstance(outcome.response, Reply), outcome.error
+    return outcome.response
 
 
 def no_lookup(host: str) -> Answer:
