@@ -40,7 +40,7 @@ def decrypt(stored: bytes, row_id: uuid.UUID) -> bytes:
         if stored[:1] == VERSION and _key_id(key) == key_id:
             try:
                 return AESGCM(key).decrypt(nonce, ciphertext, row_id.bytes)
-            except InvalidTag:
+            except (InvalidTag, ValueError):  # a ValueError where the value was cut short
                 break
     raise EncryptionKeyError
 
