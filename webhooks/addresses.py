@@ -95,3 +95,10 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
     if isinstance(address, IPv4Address):
         return not any(address in network for network in FORBIDDEN_V4)
     return address in GLOBAL_V6 and not any(address in network for network in FORBIDDEN_V6)
+
+
+def is_public_network(network: Network) -> bool:
+    """Say whether every address of a network is public."""
+    if isinstance(network, IPv4Network):
+        return not any(network.overlaps(forbidden) for forbidden in FORBIDDEN_V4)
+    return network.subnet_of(GLOBAL_V6) and not any(map(network.overlaps, FORBIDDEN_V6))

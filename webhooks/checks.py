@@ -1,6 +1,5 @@
 """System checks: what hurts later is said when a command or a worker starts."""
 
-from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from django.conf import settings
@@ -8,7 +7,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, InterfaceError, connection
 
 from webhooks import reencryption
-from webhooks.addresses import AddressPolicy
+from webhooks.addresses import is_public_network
 
 # Security.
 
@@ -59,11 +58,10 @@ def check_proxy(**_: Any) -> list[CheckMessage]:
 @register(Tags.security, deploy=True)
 def check_allowed_networks(**_: Any) -> list[CheckMessage]:
     """W102: users may point webhooks into a network that is not public."""
-    policy = AddressPolicy()
     opened = [
         str(network)
         for network in settings.WEBHOOKS_ALLOWED_NETWORKS
-        if not _is_public(network, policy)
+        if not is_public_network(network)
     ]
     if not opened:
         return []
@@ -88,12 +86,3 @@ def check_https_is_required(**_: Any) -> list[CheckMessage]:
             id="webhooks.W103",
         )
     ]
-
-
-def _is_public(network: IPv4Network | IPv6Network, policy: AddressPolicy) -> bool:
-    """A network of which one end is forbidden, or that is wider than any single owner's."""
-    return (
-        network.prefixlen >= 8
-        and policy.is_allowed(str(network[0]))
-        and policy.is_allowed(str(network[-1]))
-    )

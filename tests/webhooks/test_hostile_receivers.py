@@ -351,14 +351,15 @@ def test_x17_request_on_a_fresh_connection_is_not_replayed(receiver: HttpReceive
 
 @pytest.mark.parametrize("end", ["close", "reset"])
 @pytest.mark.parametrize("status", [200, 413])
-def test_x18_answer_before_the_body_was_read_counts(
+def test_x18_answer_before_the_body_was_read_is_one_attempt(
     receiver: HttpReceiver, end: str, status: int
 ) -> None:
     receiver.behaviour = Behaviour(status=status, is_early=True, end=end)  # type: ignore[arg-type]
 
     outcome = send(receiver.url, body=b"x" * 4_000_000, timeout_seconds=2)
 
-    assert kind_of(outcome) == str(status)
+    # The kernel resets a connection with unread data, which may overtake the answer.
+    assert kind_of(outcome) in {str(status), "reset"}
     assert len(receiver.requests) == 1
 
 
