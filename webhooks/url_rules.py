@@ -108,9 +108,7 @@ def _parse_host(host: str) -> tuple[str, bool]:
             return str(IPv6Address(host[1:-1])), True
         name = _parse_name(host)
         if NUMBER.fullmatch(name.rpartition(".")[2]):
-            # Such as 127.1 or 0x7f000001: only the plain form of an address is taken.
-            if name != host:
-                raise ValueError
+            # Only the plain form of an address is taken, not 127.1 or 0x7f000001.
             return str(IPv4Address(host)), True
     except (ValueError, UnicodeError):
         raise UrlRefusedError("The URL's host is not a valid name or address.") from None

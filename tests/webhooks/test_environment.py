@@ -198,6 +198,29 @@ def test_refusal_by_the_proxy_is_classified_without_its_details(
         assert not any(word in text.lower() for word in ("proxy", "10.0.0.1", "407", "tunnel"))
 
 
+def test_answer_of_the_proxy_is_not_taken_for_the_receivers(
+    settings: Settings, receiver: HttpReceiver
+) -> None:
+    receiver.script(Behaviour(mode="hang"), Behaviour(mode="close"), Behaviour(status=500))
+    with EgressProxy({"hooks.example:80": receiver.port}) as proxy:
+        settings.WEBHOOKS_PROXY_URL = proxy.url
+
+        outcomes = send_all([request("http://hooks.example/")] * 3, at_once=1)
+
+    assert [kind_of(outcome) for outcome in outcomes] == ["timeout", "reset", "500"]
+
+
+def test_answer_of_the_proxy_does_not_count_as_an_interim_one(
+    settings: Settings, receiver: HttpReceiver
+) -> None:
+    interim = b"HTTP/1.1 102 Processing\r\n\r\n" * 8
+    receiver.behaviour = Behaviour(mode="raw", body=interim + b"HTTP/1.1 204 No\r\n\r\n")
+    with EgressProxy({"hooks.example:80": receiver.port}) as proxy:
+        settings.WEBHOOKS_PROXY_URL = proxy.url
+
+        assert kind_of(send("http://hooks.example/")) == "204"
+
+
 def test_unreachable_proxy_is_not_bypassed(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, receiver: HttpReceiver
 ) -> None:
