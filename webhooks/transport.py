@@ -147,9 +147,11 @@ class Reply(Response):
         *,
         request: PreparedRequest,
         is_truncated: bool,
+        header_bytes: int = 0,
     ) -> None:
         self.lines = lines
         """The raw header block, interim answers included."""
+        self.header_bytes = header_bytes
         self._content = body
         self.status_code = status
         self.request = request
@@ -283,7 +285,8 @@ class Exchange:
         status = self.handle.getinfo(pycurl.RESPONSE_CODE)
         if lines and lines[-1] not in BLANK:
             lines = _without_trailers(lines)
-        is_long = len(lines) > 2 * MAX_INTERIM_ANSWERS or sum(map(len, lines)) > MAX_HEADER_BYTES
+        header_bytes = sum(map(len, lines))
+        is_long = len(lines) > 2 * MAX_INTERIM_ANSWERS or header_bytes > MAX_HEADER_BYTES
         if is_long and _is_too_large(lines):
             return failure(FailureKind.TOO_LARGE)
         # Once the header block has ended the receiver has answered, whatever becomes of the body.
@@ -294,6 +297,7 @@ class Exchange:
                 body,
                 request=self._request,
                 is_truncated=error_code != pycurl.E_OK,
+                header_bytes=header_bytes,
             )
         return failure(FailureKind.BLOCKED_ADDRESS) if is_blocked else self._failure(error_code)
 

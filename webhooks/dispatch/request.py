@@ -97,10 +97,7 @@ def read_outcome(
 def _storable(response: Response) -> dict[str, str]:
     """Return an answer's headers as Postgres can store them: jsonb has no NUL."""
     headers = header_dict(response)
-    if (
-        sum(len(name) + len(value) for name, value in headers.items())
-        > MAX_STORED_HEADER_CHARACTERS
-    ):
+    if getattr(response, "header_bytes", 0) > MAX_STORED_HEADER_CHARACTERS:
         headers = _cut(headers)
     return {
         name.replace("\0", "\ufffd"): value.replace("\0", "\ufffd")
