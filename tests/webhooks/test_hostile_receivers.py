@@ -66,7 +66,7 @@ def test_x1_silence_in_any_phase_is_a_timeout(receiver: HttpReceiver) -> None:
         outcomes = send_all([request(url) for url in urls], timeout_seconds=TIMEOUT_SECONDS)
 
     assert [kind_of(outcome) for outcome in outcomes] == ["timeout"] * 3
-    assert all(500 <= outcome.duration_ms < 1000 for outcome in outcomes)
+    assert all(500 <= outcome.duration_ms < 1500 for outcome in outcomes)
 
 
 def test_x2_dripping_is_bounded_by_the_total_time(receiver: HttpReceiver) -> None:
@@ -75,7 +75,7 @@ def test_x2_dripping_is_bounded_by_the_total_time(receiver: HttpReceiver) -> Non
     outcome = send(receiver.url, timeout_seconds=TIMEOUT_SECONDS)
 
     assert kind_of(outcome) == "timeout"
-    assert outcome.duration_ms < 1000
+    assert outcome.duration_ms < 1500
 
 
 def test_x2_dripped_body_does_not_undo_an_answer(receiver: HttpReceiver) -> None:
