@@ -24,7 +24,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 test-full: setup
-	$(BIN)/python -m pytest -m full
+	$(BIN)/python -m pytest -m "full or not full" -rs
 
 check: setup
 	$(BIN)/ruff format --check .

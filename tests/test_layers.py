@@ -11,8 +11,8 @@ APPS = ("webhooks", "projects", "sessions_app")
 
 LEAVES = {
     "webhooks.addresses", "webhooks.catalog", "webhooks.choices", "webhooks.encryption",
-    "webhooks.errors", "webhooks.ids", "webhooks.retry", "webhooks.signing", "webhooks.breaker",
-    "webhooks.rate",
+    "webhooks.errors", "webhooks.header_rules", "webhooks.ids", "webhooks.retry",
+    "webhooks.signing", "webhooks.url_rules", "webhooks.breaker", "webhooks.rate",
 }  # fmt: skip
 """Pure: no ORM beyond TextChoices, no I/O, and nothing of ours but one another."""
 
@@ -23,8 +23,8 @@ LAYERS = [
     {"webhooks.outbox", "webhooks.wakeup", "webhooks.testing"},
     {"webhooks.lifecycle", "webhooks.redelivery", "webhooks.notices"},
     {"webhooks.dispatch"},
-    {"webhooks.service", "webhooks.housekeeping", "webhooks.quarantine"},
-    {"webhooks.jobs", "webhooks.worker", "webhooks.receivers"},
+    {"webhooks.service", "webhooks.housekeeping", "webhooks.quarantine", "webhooks.reencryption"},
+    {"webhooks.checks", "webhooks.jobs", "webhooks.worker", "webhooks.receivers"},
     {"webhooks.api", "webhooks.admin", "webhooks.management", "webhooks.apps"},
 ]
 """Lowest first; a module imports from its own layer or a lower one."""
@@ -32,6 +32,7 @@ LAYERS = [
 ENTRIES = LAYERS[-2] | LAYERS[-1]
 MAY_IMPORT_EACH_OTHER = {
     ("webhooks.jobs", "webhooks.worker"),
+    ("webhooks.apps", "webhooks.checks"),
     ("webhooks.apps", "webhooks.receivers"),
 }
 

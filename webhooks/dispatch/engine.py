@@ -294,8 +294,7 @@ class Engine:
         was_backlog = self._has_backlog
         self._position = claim.next_position
         self._has_backlog = not claim.is_complete
-        self._full |= claim.full
-        self._found_nothing = not claim.deliveries and claim.is_complete
+        self._found_nothing = not claim.deliveries and not claim.full and claim.is_complete
         self._next_poll_at = min(self._next_poll_at, claim.next_at - self._clock_offset)
         if self._is_stopping:
             self._give_back([d.id for d in claim.deliveries], 0)
@@ -307,6 +306,12 @@ class Engine:
             self._follow_hint()
         self._flight.took(claim.deliveries)
         self._start_all(claim.deliveries)
+        for webhook_id in claim.full:
+            # Some of what filled it may have come back while the claim was under way.
+            if self._flight.windows.room(webhook_id):
+                self._wants_claim = True
+            else:
+                self._full.add(webhook_id)
 
     def _follow_hint(self) -> None:
         """Claim until nothing is found, then let commits send hints again, then claim once more.
