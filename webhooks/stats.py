@@ -177,17 +177,18 @@ WITH chosen AS MATERIALIZED (
        AND (%(webhooks)s::uuid[] IS NULL OR d.webhook_id = ANY(%(webhooks)s))
 )"""
 
+# The columns behind `what` are the fields of Figures, in their order.
 COUNTED_SQL = """, counted AS (
     SELECT {group} AS what,
            count(*) AS deliveries,
-           count(*) FILTER (WHERE status = 'PENDING'),
-           count(*) FILTER (WHERE status = 'SENDING'),
-           count(*) FILTER (WHERE status = 'RETRYING'),
-           count(*) FILTER (WHERE status = 'SUCCESS'),
-           count(*) FILTER (WHERE status = 'FAILED'),
-           count(*) FILTER (WHERE status = 'CANCELLED'),
-           count(*) FILTER (WHERE attempt_count > 0),
-           count(*) FILTER (WHERE status = 'FAILED' AND crash_count > 0),
+           count(*) FILTER (WHERE status = 'PENDING') AS pending,
+           count(*) FILTER (WHERE status = 'SENDING') AS sending,
+           count(*) FILTER (WHERE status = 'RETRYING') AS retrying,
+           count(*) FILTER (WHERE status = 'SUCCESS') AS succeeded,
+           count(*) FILTER (WHERE status = 'FAILED') AS failed,
+           count(*) FILTER (WHERE status = 'CANCELLED') AS cancelled,
+           count(*) FILTER (WHERE attempt_count > 0) AS sent,
+           count(*) FILTER (WHERE status = 'FAILED' AND crash_count > 0) AS parked,
            percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (
                ORDER BY (1000 * extract(epoch FROM delivered_at - created_at))::int8)
                FILTER (WHERE round = 1 AND delivered_at IS NOT NULL) AS waits,
@@ -201,9 +202,11 @@ COUNTED_SQL = """, counted AS (
      WHERE a.id >= %(first)s
      GROUP BY 1
 )
-SELECT counted.*, tried.attempts, tried.durations
+SELECT what, deliveries, pending, sending, retrying, succeeded, failed, cancelled, sent, parked,
+       coalesce(attempts, 0), durations[1], durations[2], waits[1], waits[2],
+       last_success_at, last_failure_at
   FROM counted LEFT JOIN tried USING (what)
- ORDER BY counted.deliveries DESC, counted.what
+ ORDER BY deliveries DESC, what
  LIMIT %(limit)s
 """
 
@@ -215,7 +218,7 @@ BY_TYPE_SQL = CHOSEN_SQL + COUNTED_SQL.format(group="event_type")
 def totals(selection: Selection) -> Figures:
     """Return the figures of all selected deliveries together. One statement."""
     rows = _query(TOTALS_SQL, {**selection.parameters(), "limit": 1})
-    return _figures(rows[0]) if rows else Figures()
+    return Figures(*rows[0][1:]) if rows else Figures()
 
 
 def by_webhook(selection: Selection, *, limit: int = 100) -> list[WebhookFigures]:
@@ -225,8 +228,11 @@ def by_webhook(selection: Selection, *, limit: int = 100) -> list[WebhookFigures
     had no deliveries. Two statements.
     """
     rows = _query(BY_WEBHOOK_SQL, {**selection.parameters(), "limit": limit})
-    about = {row[0]: row for row in _query(WEBHOOKS_SQL, {"ids": [row[0] for row in rows]})}
-    return [WebhookFigures(*about[row[0]], figures=_figures(row)) for row in rows]
+    about: dict[UUID, tuple[str, str, str]] = {
+        id_: (name, url, state)
+        for id_, name, url, state in _query(WEBHOOKS_SQL, {"ids": [row[0] for row in rows]})
+    }
+    return [WebhookFigures(row[0], *about[row[0]], Figures(*row[1:])) for row in rows]
 
 
 WEBHOOKS_SQL = """
@@ -240,7 +246,7 @@ SELECT id, name, url,
 def by_type(selection: Selection) -> dict[str, Figures]:
     """Return the figures of each event type with selected deliveries. One statement."""
     rows = _query(BY_TYPE_SQL, {**selection.parameters(), "limit": None})
-    return {row[0]: _figures(row) for row in rows}
+    return {row[0]: Figures(*row[1:]) for row in rows}
 
 
 FAILED_SQL = """
@@ -340,19 +346,7 @@ def workers() -> list[WorkerLife]:
     ]
 
 
-def _figures(row: tuple[Any, ...]) -> Figures:
-    _, *counts, waits, last_success_at, last_failure_at, attempts, durations = row
-    return Figures(
-        *counts,
-        attempts or 0,
-        *(durations or (None, None)),
-        *(waits or (None, None)),
-        last_success_at=last_success_at,
-        last_failure_at=last_failure_at,
-    )
-
-
 def _query(sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters)
-        return cursor.fetchall()
+        return list(cursor.fetchall())
