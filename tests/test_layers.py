@@ -23,7 +23,7 @@ LAYERS = [
     {"webhooks.outbox", "webhooks.wakeup", "webhooks.testing"},
     {"webhooks.lifecycle", "webhooks.redelivery", "webhooks.notices"},
     {"webhooks.dispatch"},
-    {"webhooks.stats"},
+    {"webhooks.feed", "webhooks.listening", "webhooks.stats"},
     {"webhooks.service", "webhooks.housekeeping"},
     {"webhooks.jobs", "webhooks.worker", "webhooks.receivers"},
     {"webhooks.api", "webhooks.admin", "webhooks.management", "webhooks.apps"},
