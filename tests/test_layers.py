@@ -23,11 +23,14 @@ LAYERS = [
     {"webhooks.outbox", "webhooks.wakeup", "webhooks.testing"},
     {"webhooks.lifecycle", "webhooks.redelivery", "webhooks.notices"},
     {"webhooks.dispatch"},
-    {"webhooks.feed", "webhooks.listening", "webhooks.stats"},
+    {
+        "webhooks.audit", "webhooks.doctor", "webhooks.feed", "webhooks.listening",
+        "webhooks.retention", "webhooks.stats", "webhooks.trial",
+    },
     {"webhooks.service", "webhooks.housekeeping"},
     {"webhooks.jobs", "webhooks.worker", "webhooks.receivers"},
     {"webhooks.api", "webhooks.admin", "webhooks.management", "webhooks.apps"},
-]
+]  # fmt: skip
 """Lowest first; a module imports from its own layer or a lower one."""
 
 ENTRIES = LAYERS[-2] | LAYERS[-1]
