@@ -341,6 +341,12 @@ def _harmful_settings() -> Iterator[Finding]:
             "Webhooks may have http:// URLs: payloads travel in the clear.",
             "Set WEBHOOKS_REQUIRE_HTTPS=1 and restart",
         )
+    if not settings.WEBHOOKS_RETENTION_DAYS:
+        yield warning(
+            "settings",
+            "Nothing is ever purged: the tables grow for ever.",
+            "Set WEBHOOKS_RETENTION_DAYS=90 and restart the workers, or run manage.py purge",
+        )
     if settings.EMAIL_BACKEND.endswith((".console.EmailBackend", ".dummy.EmailBackend")):
         yield warning(
             "settings",

@@ -244,7 +244,14 @@ def advance(redelivery_id: UUID) -> bool:
         return redelivery.status == Redelivery.Status.RUNNING
 
 
+# The events are locked against an erasure (webhooks/retention.py): nothing goes out empty.
 REPEAT_SQL = """
+WITH kept AS MATERIALIZED (
+    SELECT e.id FROM webhooks_event e
+     WHERE e.id = ANY(ARRAY(SELECT event_id FROM webhooks_delivery WHERE id = ANY(%(ids)s)))
+       AND e.payload <> ''
+       FOR SHARE
+)
 UPDATE webhooks_delivery d
    SET status = 'PENDING', round = d.round + 1, attempts_before_round = d.attempt_count,
        next_attempt_at = clock_timestamp()
@@ -253,6 +260,7 @@ UPDATE webhooks_delivery d
        redelivery_id = %(redelivery)s
   FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS picked (id, position)
  WHERE d.id = picked.id AND d.status = ANY(%(statuses)s) AND d.claimed_by IS NULL
+   AND d.event_id IN (SELECT id FROM kept)
 """
 
 
