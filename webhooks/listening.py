@@ -53,7 +53,9 @@ class SourceAwayError(Exception):
 class Source(Protocol):
     """Where events come from; `after` None means from now on."""
 
-    poll_seconds: float
+    @property
+    def poll_seconds(self) -> float:
+        """How long to wait when there was nothing."""
 
     def read(self, after: str | None) -> Page:
         """Return the events behind a cursor. Raises SourceAwayError, or a WebhooksError for good."""

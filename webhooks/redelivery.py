@@ -201,6 +201,14 @@ def missing(webhook: Webhook, scope: Scope) -> QuerySet[Event]:
     return found.exclude(exists)
 
 
+def webhooks_missing(event: Event) -> list[Webhook]:
+    """Return the webhooks that select an event now and have no delivery of it."""
+    found = Webhook.objects.receiving([event.owner_id] if event.owner_id else []).exclude(
+        Exists(Delivery.objects.filter(webhook=OuterRef("id"), event_id=event.id))
+    )
+    return [webhook for webhook in found.order_by("id") if webhook.receives(event.type)]
+
+
 def run(redelivery_id: UUID) -> None:
     """Carry a redelivery out to its end."""
     while advance(redelivery_id):
