@@ -27,38 +27,38 @@ class Question:
 
     name: str
     what: str
-    """What is wrong with the rows that are found."""
+    """What the rows are that are found."""
     mend: str
     """The command that mends it; `{id}` stands for the row."""
 
 
 LOST = Question(
     "lost",
-    "deliveries wait in a state in which no worker will ever find them",
+    "Deliveries in a state in which no worker will ever find them",
     "manage.py doctor --mend",
 )
 STUCK = Question(
     "stuck",
-    "deliveries are in flight at a worker that no longer lives",
+    "Deliveries in flight at a worker that no longer lives",
     "manage.py doctor --mend",
 )
 MISSING = Question(
     "missing",
-    "events have fewer deliveries than webhooks matched",
+    "Events with fewer deliveries than webhooks matched",
     "manage.py redeliver --missing --event {id}",
 )
 SURPLUS = Question(
-    "surplus", "events have more deliveries than were counted", "manage.py doctor --mend"
+    "surplus", "Events with more deliveries than were counted", "manage.py doctor --mend"
 )
 DISAGREEING = Question(
     "disagreeing",
-    "deliveries do not agree with their attempts",
+    "Deliveries that do not agree with their attempts",
     "manage.py redeliver {id} --force",
 )
 EVENTLESS = Question(
-    "eventless", "deliveries have no event and cannot be sent", "manage.py doctor --mend"
+    "eventless", "Deliveries without an event, which cannot be sent", "manage.py doctor --mend"
 )
-ORPHANED = Question("orphaned", "attempts have no delivery", "manage.py doctor --mend")
+ORPHANED = Question("orphaned", "Attempts without a delivery", "manage.py doctor --mend")
 
 QUESTIONS = (LOST, STUCK, MISSING, SURPLUS, DISAGREEING, EVENTLESS, ORPHANED)
 

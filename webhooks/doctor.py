@@ -254,7 +254,7 @@ def check_backlog() -> Iterator[Finding]:
             'manage.py shell -c "from webhooks.models import Pause; Pause.objects.all().delete()"',
         )
     seconds = backlog.oldest_due_seconds or 0.0
-    what = f"{backlog.due:,} deliveries are due, the oldest for {seconds:.0f} s."
+    what = f"Deliveries due: {backlog.due:,}, the oldest for {seconds:.0f} s."
     if seconds > OLD_BACKLOG_SECONDS:
         level = failure if seconds > VERY_OLD_BACKLOG_SECONDS else warning
         yield level("backlog", what, "manage.py rqworker-pool --num-workers 4", count=backlog.due)
@@ -282,8 +282,8 @@ def check_encryption() -> Iterator[Finding]:
         has_problem = True
         yield failure(
             "encryption",
-            f"{row[1]:,} {row[0]} cannot be decrypted: their key is not in "
-            "WEBHOOKS_ENCRYPTION_KEYS.",
+            f"{row[0]} that cannot be decrypted, as their key is not in "
+            f"WEBHOOKS_ENCRYPTION_KEYS: {row[1]:,}.",
             "Add the key that encrypted them to WEBHOOKS_ENCRYPTION_KEYS and restart, or "
             "rotate the secrets",
             count=row[1],
@@ -295,8 +295,8 @@ def check_encryption() -> Iterator[Finding]:
 
 def _unreadable() -> Iterator[tuple[str, int, list[str]]]:
     for what, sql, model, column in (
-        ("signing secrets", KEY_IDS_SQL, SigningSecret, "value_encrypted"),
-        ("custom headers", HEADER_KEY_IDS_SQL, Webhook, "headers_encrypted"),
+        ("Signing secrets", KEY_IDS_SQL, SigningSecret, "value_encrypted"),
+        ("Custom headers", HEADER_KEY_IDS_SQL, Webhook, "headers_encrypted"),
     ):
         for _, count, ids in _query(sql.format(shown=IDS_SHOWN)):
             values = model.objects.filter(id__in=ids).values_list("id", column)
@@ -390,7 +390,7 @@ def check_audit() -> Iterator[Finding]:
         if counts[question]:
             yield failure(
                 "audit",
-                f"{counts[question]:,} {question.what}.",
+                f"{question.what}: {counts[question]:,}.",
                 question.mend.format(id=ids[question][0]),
                 count=counts[question],
                 ids=ids[question],

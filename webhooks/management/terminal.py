@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 import threading
-from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -37,8 +37,11 @@ INTERRUPTED = 130
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
-class HelpFormatter(DjangoHelpFormatter, RawDescriptionHelpFormatter):
+class HelpFormatter(DjangoHelpFormatter):
     """Django's order of options, and our examples line by line."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
 class Command(BaseCommand):
