@@ -1,0 +1,106 @@
+"""Arguments and output that all commands share."""
+
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.core.management.base import CommandError
+
+from projects.models import User
+from webhooks.management import terminal
+
+ID = UUID("0193570e-2c7a-7bcd-8f0a-1b2c3d4e5f60")
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "value"),
+    [
+        (terminal.public_id("whk_"), f"whk_{ID.hex}", ID),
+        (terminal.public_id("whk_"), str(ID), ID),
+        (terminal.duration, "90s", timedelta(seconds=90)),
+        (terminal.duration, "15m", timedelta(minutes=15)),
+        (terminal.duration, "4w", timedelta(weeks=4)),
+        (terminal.moment, "2026-11-23", datetime(2026, 11, 23, tzinfo=UTC)),
+        (terminal.moment, "2026-11-23T10:30:00Z", datetime(2026, 11, 23, 10, 30, tzinfo=UTC)),
+        (terminal.moment, "2026-11-23T10:30", datetime(2026, 11, 23, 10, 30, tzinfo=UTC)),
+        (terminal.patterns, "project.*, session.ended", ["project.*", "session.ended"]),
+        (terminal.statuses, "failed,Cancelled", ["FAILED", "CANCELLED"]),
+        (terminal.at_least(1), "12", 12),
+        (terminal.rate, "50/s", 50.0),
+        (terminal.rate, "30/m", 0.5),
+        (terminal.rate, "0.5", 0.5),
+    ],
+)
+def test_argument_is_read(db: None, read: Callable[[str], Any], text: str, value: Any) -> None:
+    assert read(text) == value
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "message"),
+    [
+        (
+            terminal.public_id("whk_"),
+            "whk_1",
+            "'whk_1' is not an id of the form whk_<32 hex digits>",
+        ),
+        (terminal.public_id("whk_"), f"evt_{ID.hex}", "not an id of the form whk_"),
+        (terminal.public_id("whk_"), "no-uuid", "not an id"),
+        (terminal.duration, "90", "'90' is not a duration such as"),
+        (terminal.duration, "-1d", "not a duration"),
+        (terminal.duration, "d", "not a duration"),
+        (terminal.duration, "9999999d", "not a duration"),
+        (terminal.moment, "yesterday", "'yesterday' is not a time such as 2h"),
+        (terminal.moment, "2026-13-01", "not a time"),
+        (terminal.pattern, "project", "'project' selects no event type"),
+        (terminal.statuses, "failed,broken", "'broken' is not a status; choose from pending"),
+        (terminal.at_least(1), "0", "'0' is not a whole number from 1 on"),
+        (terminal.at_least(1), "²", "not a whole number"),
+        (terminal.rate, "0/s", "'0/s' is not a rate such as 50/s or 30/m"),
+        (terminal.rate, "5/x", "not a rate"),
+        (terminal.rate, "nan", "not a rate"),
+    ],
+)
+def test_bad_argument_is_refused_in_words(
+    read: Callable[[str], Any], text: str, message: str
+) -> None:
+    with pytest.raises(ArgumentTypeError) as refused:
+        read(text)
+
+    assert message in str(refused.value)
+
+
+def test_duration_means_before_now() -> None:
+    late_by = terminal.moment("2h") + timedelta(hours=2) - datetime.now(UTC)
+
+    assert abs(late_by) < timedelta(seconds=5)
+
+
+@pytest.mark.parametrize("attribute", ["email", "username", "id"])
+def test_owner_is_found(user: User, other_user: User, attribute: str) -> None:
+    assert terminal.find_owner(str(getattr(user, attribute))) == user
+
+
+def test_unknown_owner_is_refused(user: User) -> None:
+    with pytest.raises(CommandError, match=r"The owner 'eve' is not known: give an e-mail"):
+        terminal.find_owner("eve")
+
+
+def test_table_aligns_and_disarms() -> None:
+    assert terminal.table(["NAME", "N"], [["a\x1b[31m", 1], ["bb", 1000]], right="N") == [
+        "NAME          N",
+        "a\\x1b[31m     1",
+        "bb         1000",
+    ]
+
+
+def test_words_are_counted() -> None:
+    assert terminal.counted(1, "event") == "1 event"
+    assert terminal.counted(1204, "delivery", "deliveries") == "1,204 deliveries"
+
+
+def test_bar() -> None:
+    assert terminal.bar(5, 20, width=4) == "[#---] 5/20"
+    assert terminal.bar(0, 0, width=4) == "[####] 0/0"
