@@ -21,7 +21,7 @@ LAYERS = [
     {"webhooks.transport", "webhooks.http_receiver", "webhooks.recorded"},
     {"webhooks.models"},
     {"webhooks.outbox", "webhooks.wakeup", "webhooks.testing"},
-    {"webhooks.lifecycle", "webhooks.redelivery", "webhooks.notices"},
+    {"webhooks.audit_log", "webhooks.lifecycle", "webhooks.redelivery", "webhooks.notices"},
     {"webhooks.dispatch"},
     {
         "webhooks.audit", "webhooks.doctor", "webhooks.feed", "webhooks.listening",
@@ -42,7 +42,7 @@ MAY_IMPORT_EACH_OTHER = {
 
 PUBLIC = {
     "webhooks.service", "webhooks.catalog", "webhooks.models.tracking", "webhooks.api.base",
-    "webhooks.testing", "webhooks.ids",
+    "webhooks.testing", "webhooks.ids", "webhooks.admin.base",
 }  # fmt: skip
 """All that other apps may import of this one."""
 

@@ -16,7 +16,7 @@ from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from webhooks.errors import SecretRefusedError
-from webhooks.lifecycle import cancel, disable, enable
+from webhooks.lifecycle import cancel, disable, enable, pause_sending, resume_sending
 from webhooks.models import Delivery, SigningSecret, Webhook
 from webhooks.models.delivery import DeliveryQuerySet
 from webhooks.models.webhook import MAX_LIVE_SECRETS
@@ -33,9 +33,11 @@ __all__ = [
     "enable",
     "get_deliveries",
     "get_webhooks",
+    "pause_sending",
     "redeliver",
     "redeliver_one",
     "replay",
+    "resume_sending",
     "revoke_secret",
     "rotate_secret",
     "trigger_event",

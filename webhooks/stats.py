@@ -82,6 +82,12 @@ class Figures:
         return self.succeeded / ended if ended else None
 
     @property
+    def delivered_rate(self) -> float | None:
+        """The share, 0 to 1, of those tried: what is still retried counts as not delivered."""
+        tried = self.succeeded + self.failed + self.retrying
+        return self.succeeded / tried if tried else None
+
+    @property
     def by_status(self) -> dict[str, int]:
         return {
             DeliveryStatus.PENDING.value: self.pending,
@@ -206,13 +212,14 @@ SELECT what, deliveries, pending, sending, retrying, succeeded, failed, cancelle
        coalesce(attempts, 0), durations[1], durations[2], waits[1], waits[2],
        last_success_at, last_failure_at
   FROM counted LEFT JOIN tried USING (what)
- ORDER BY deliveries DESC, what
+ ORDER BY {order} DESC, what
  LIMIT %(limit)s
 """
 
-TOTALS_SQL = CHOSEN_SQL + COUNTED_SQL.format(group="1")
-BY_WEBHOOK_SQL = CHOSEN_SQL + COUNTED_SQL.format(group="webhook_id")
-BY_TYPE_SQL = CHOSEN_SQL + COUNTED_SQL.format(group="event_type")
+TOTALS_SQL = CHOSEN_SQL + COUNTED_SQL.format(group="1", order="deliveries")
+BY_WEBHOOK_SQL = CHOSEN_SQL + COUNTED_SQL.format(group="webhook_id", order="deliveries")
+BY_FAILURES_SQL = CHOSEN_SQL + COUNTED_SQL.format(group="webhook_id", order="failed + retrying")
+BY_TYPE_SQL = CHOSEN_SQL + COUNTED_SQL.format(group="event_type", order="deliveries")
 
 
 def totals(selection: Selection) -> Figures:
@@ -221,13 +228,18 @@ def totals(selection: Selection) -> Figures:
     return Figures(*rows[0][1:]) if rows else Figures()
 
 
-def by_webhook(selection: Selection, *, limit: int = 100) -> list[WebhookFigures]:
+def by_webhook(
+    selection: Selection, *, limit: int = 100, worst_first: bool = False
+) -> list[WebhookFigures]:
     """Return the figures of each webhook with selected deliveries, the busiest first.
+
+    With `worst_first` those come first that have the most deliveries failed or retried.
 
     A page that lists webhooks names them in `selection.webhook_ids`; who is missing in the answer
     had no deliveries. Two statements.
     """
-    rows = _query(BY_WEBHOOK_SQL, {**selection.parameters(), "limit": limit})
+    sql = BY_FAILURES_SQL if worst_first else BY_WEBHOOK_SQL
+    rows = _query(sql, {**selection.parameters(), "limit": limit})
     about: dict[UUID, tuple[str, str, str]] = {
         id_: (name, url, state)
         for id_, name, url, state in _query(WEBHOOKS_SQL, {"ids": [row[0] for row in rows]})
@@ -295,6 +307,90 @@ def series(selection: Selection, size: BucketSize = "hour") -> list[Bucket]:
         "until": selection.until,
     }
     return [Bucket(*row) for row in _query(SERIES_SQL, parameters)]
+
+
+HOURS_BY_WEBHOOK_SQL = """
+SELECT webhook_id, date_trunc('hour', created_at, 'UTC'), count(*),
+       count(*) FILTER (WHERE status = 'SUCCESS'),
+       count(*) FILTER (WHERE status = 'FAILED'),
+       count(*) FILTER (WHERE status = 'CANCELLED'),
+       count(*) FILTER (WHERE status NOT IN ('SUCCESS', 'FAILED', 'CANCELLED'))
+  FROM chosen GROUP BY 1, 2 ORDER BY 1, 2
+"""
+SERIES_BY_WEBHOOK_SQL = CHOSEN_SQL + HOURS_BY_WEBHOOK_SQL
+
+
+def series_by_webhook(selection: Selection) -> dict[UUID, list[Bucket]]:
+    """Return series() by the hour for each webhook with deliveries, without the empty hours."""
+    buckets: dict[UUID, list[Bucket]] = {}
+    for webhook_id, *columns in _query(SERIES_BY_WEBHOOK_SQL, selection.parameters()):
+        buckets.setdefault(webhook_id, []).append(Bucket(*columns))
+    return buckets
+
+
+LAST_ERRORS_SQL = """
+SELECT chosen.id, last.failure_kind, last.response_code, last.error
+  FROM unnest(%(webhooks)s::uuid[]) AS chosen (id),
+       LATERAL (SELECT failure_kind, response_code, error FROM webhooks_delivery
+                 WHERE webhook_id = chosen.id AND id >= %(first)s AND failure_kind <> ''
+                 ORDER BY id DESC LIMIT 1) AS last
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LastError:
+    """What the latest delivery that failed, for good or for now, ran into."""
+
+    kind: str
+    response_code: int | None
+    error: str
+
+
+def last_errors(since: datetime, webhook_ids: tuple[UUID, ...]) -> dict[UUID, LastError]:
+    """Return the last error of each of some webhooks that had one since then. One statement."""
+    parameters = {"first": first_id_of(since), "webhooks": list(webhook_ids)}
+    return {
+        webhook_id: LastError(*columns)
+        for webhook_id, *columns in _query(LAST_ERRORS_SQL, parameters)
+    }
+
+
+HOURS_TIMED_SQL = """, timed AS (
+    SELECT date_trunc('hour', created_at, 'UTC') AS starts_at,
+           percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (
+               ORDER BY (1000 * extract(epoch FROM delivered_at - created_at))::int8) AS waits
+      FROM chosen WHERE round = 1 AND delivered_at IS NOT NULL GROUP BY 1
+)
+SELECT starts_at, waits[1], waits[2]
+  FROM generate_series(date_trunc('hour', %(since)s, 'UTC'),
+                       coalesce(%(until)s::timestamptz - interval '1 microsecond',
+                                clock_timestamp()),
+                       interval '1 hour') AS starts_at
+  LEFT JOIN timed USING (starts_at)
+ ORDER BY 1
+"""
+LATENCIES_SQL = CHOSEN_SQL + HOURS_TIMED_SQL
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long the deliveries created in one hour took until their success; None without any."""
+
+    starts_at: datetime
+    p50_ms: int | None
+    p95_ms: int | None
+
+
+def latencies(selection: Selection) -> list[Latency]:
+    """Return the times to delivery by hour of creation, empty hours included, oldest first."""
+    parameters = selection.parameters() | {"since": selection.since, "until": selection.until}
+    return [Latency(*row) for row in _query(LATENCIES_SQL, parameters)]
+
+
+def events_since(since: datetime) -> int:
+    """Return how many events were triggered since a time. One statement."""
+    sql = "SELECT count(*) FROM webhooks_event WHERE id >= %(first)s"
+    return int(_query(sql, {"first": first_id_of(since)})[0][0])
 
 
 # A webhook that is limited, or slow, has due rows too; they count as due, since they may go.

@@ -32,6 +32,7 @@ class Event(models.Model):
     objects = EventQuerySet.as_manager()
 
     class Meta:
+        permissions = [("view_payload", "Can read what is sent and what is answered")]
         constraints = [
             models.UniqueConstraint(
                 fields=["owner_id", "idempotency_key"],
