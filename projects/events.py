@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from django.db.models import Model
 from django.utils import timezone
 
 from projects.models import Project, User
@@ -14,9 +15,10 @@ from webhooks.catalog import (
     EventType,
     object_schema,
     register,
+    wire_text,
     wire_time,
 )
-from webhooks.models.tracking import Change, State, describe_changes_of
+from webhooks.models.tracking import Change, State, Tracking, track
 
 _ID = "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71"
 _TIME = "2026-11-23T10:30:00.123Z"
@@ -117,43 +119,78 @@ register(
 )
 
 
-def project_changes(project: Project, before: State | None, deleted: bool) -> Iterator[Change]:
-    def change(event_type: str, data: dict[str, object]) -> Change:
-        return Change(event_type, project.owner_id, data, f"project:{project.id}")
-
-    public = {
+def _project(project: Project) -> dict[str, object]:
+    return {
         "id": str(project.id),
         "name": project.name,
-        "description": project.description,
+        "description": wire_text(project.description),
     }
-    if deleted:
-        gone = {"id": str(project.id), "name": project.name}
-        yield change("project.deleted", {**gone, "deletedAt": wire_time(timezone.now())})
-    elif before is None:
-        yield change("project.created", {**public, "createdAt": wire_time(project.created_at)})
-    elif any(
-        name in before and before[name] != getattr(project, name)
-        for name in ("name", "description", "archived")
-    ):
-        yield change(
-            "project.updated",
-            {**public, "archived": project.archived, "updatedAt": wire_time(project.updated_at)},
-        )
 
 
-def user_changes(user: User, before: State | None, deleted: bool) -> Iterator[Change]:
-    def change(event_type: str, data: dict[str, object]) -> Change:
-        return Change(event_type, user.id, data, f"user:{user.id}")
-
-    public = {"id": str(user.id), "email": user.email, "name": user.name}
-    now = wire_time(timezone.now())
-    if deleted:
-        yield change("user.deleted", {"id": str(user.id), "email": user.email, "deletedAt": now})
-    elif before is None:
-        yield change("user.created", {**public, "createdAt": wire_time(user.date_joined)})
-    elif any(name in before and before[name] != getattr(user, name) for name in ("email", "name")):
-        yield change("user.updated", {**public, "updatedAt": now})
+def project_created(project: Project) -> Iterator[Change]:
+    data = {**_project(project), "createdAt": wire_time(project.created_at)}
+    yield Change("project.created", project.owner_id, data)
 
 
-describe_changes_of(Project, project_changes)
-describe_changes_of(User, user_changes)
+def project_updated(project: Project, before: State) -> Iterator[Change]:
+    if not _differs(project, before, "name", "description", "archived"):
+        return
+    # QuerySet.update() and update_fields leave updated_at as it was.
+    is_stamped = _differs(project, before, "updated_at")
+    data = {
+        **_project(project),
+        "archived": project.archived,
+        "updatedAt": wire_time(project.updated_at if is_stamped else timezone.now()),
+    }
+    yield Change("project.updated", project.owner_id, data)
+
+
+def project_deleted(project: Project) -> Iterator[Change]:
+    data: dict[str, object] = {"id": str(project.id), "name": project.name}
+    data["deletedAt"] = wire_time(timezone.now())
+    yield Change("project.deleted", project.owner_id, data)
+
+
+def _user(user: User) -> dict[str, object]:
+    return {"id": str(user.id), "email": user.email, "name": user.name}
+
+
+def user_created(user: User) -> Iterator[Change]:
+    yield Change("user.created", user.id, {**_user(user), "createdAt": wire_time(user.date_joined)})
+
+
+def user_updated(user: User, before: State) -> Iterator[Change]:
+    if _differs(user, before, "email", "name"):
+        data = {**_user(user), "updatedAt": wire_time(timezone.now())}
+        yield Change("user.updated", user.id, data)
+
+
+def user_deleted(user: User) -> Iterator[Change]:
+    data: dict[str, object] = {"id": str(user.id), "email": user.email}
+    yield Change("user.deleted", user.id, {**data, "deletedAt": wire_time(timezone.now())})
+
+
+def _differs(row: Model, before: State, *names: str) -> bool:
+    return any(getattr(row, name) != before[name] for name in names)
+
+
+track(
+    Project,
+    Tracking(
+        name="project",
+        fields=("owner_id", "name", "description", "archived", "created_at", "updated_at"),
+        created=project_created,
+        updated=project_updated,
+        deleted=project_deleted,
+    ),
+)
+track(
+    User,
+    Tracking(
+        name="user",
+        fields=("email", "name", "date_joined", "storage_quota_bytes"),
+        created=user_created,
+        updated=user_updated,
+        deleted=user_deleted,
+    ),
+)

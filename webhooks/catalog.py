@@ -18,6 +18,9 @@ TEXT = {"type": "string"}
 OPTIONAL_TEXT = {"type": ["string", "null"]}
 COUNT = {"type": "integer", "minimum": 0}
 
+MAX_TEXT_CHARACTERS = 40_000
+"""Six bytes each at worst (`\\u0001`), which leaves room for the rest of an event."""
+
 
 def object_schema(
     properties: Mapping[str, Any], *, optional: tuple[str, ...] = ()
@@ -35,6 +38,11 @@ def object_schema(
 def wire_time(moment: datetime) -> str:
     """Return an aware time as the wire shows it: UTC, milliseconds, `Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def wire_text(text: str) -> str:
+    """Return free text as the wire shows it: cut where it would burst the 256 KB of an event."""
+    return text if len(text) <= MAX_TEXT_CHARACTERS else text[: MAX_TEXT_CHARACTERS - 1] + "…"
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,10 @@ from django.db import connection, transaction
 from webhooks import catalog, wakeup
 from webhooks.errors import EventDataInvalidError, IdempotencyConflictError
 from webhooks.ids import EVENT_PREFIX, new_id
-from webhooks.models import Delivery, Event, Webhook
-from webhooks.models.tracking import Change
+from webhooks.journal import StoredEvent
+from webhooks.models import Event
+from webhooks.models.writes import Change
+from webhooks.routing import Target, fan_out
 
 logger = logging.getLogger(__name__)
 
@@ -55,57 +57,82 @@ def trigger_event(
 
 def trigger_events(triggers: Iterable[Trigger]) -> list[Event]:
     """Store many events in one look-up and one insert; all or none. See trigger_event()."""
-    triggers = list(triggers)
-    for trigger in triggers:
-        catalog.validate_data(trigger.event_type, trigger.data)
-    return _store([_build_event(trigger) for trigger in triggers])
+    events = [_build_trigger(trigger) for trigger in triggers]
+    if all(event.idempotency_key is None for event in events):
+        store_events(events)
+        return events
+    with transaction.atomic():
+        stored_ids = store_events(events)
+        return [
+            event if event.id in stored_ids else _event_of_first_call(event) for event in events
+        ]
 
 
-def store_changes(changes: Sequence[Change]) -> list[Event]:
-    """Store the events of our own receivers, which must never abort the user's save.
+def _build_trigger(trigger: Trigger) -> Event:
+    catalog.validate_data(trigger.event_type, trigger.data)
+    event = _build_event(trigger.event_type, owner_id_of(trigger.owner), trigger.data)
+    event.object_reference = trigger.object_reference
+    if trigger.idempotency_key is not None:
+        event.idempotency_key = trigger.idempotency_key
+        data = encode_data(trigger.data)
+        event.body_hash = hashlib.sha256(trigger.event_type.encode() + b"\0" + data).digest()
+    return event
+
+
+def owner_id_of(owner: Owner) -> uuid.UUID | None:
+    """Return the id behind a user, an id or its text; None for nobody."""
+    owner_id = getattr(owner, "pk", owner)
+    if owner_id is None or isinstance(owner_id, uuid.UUID):
+        return owner_id
+    return uuid.UUID(str(owner_id))
+
+
+def build_events(
+    changes: Iterable[Change], object_reference: str, *, instead_of: StoredEvent | None = None
+) -> list[Event]:
+    """Build the events of our own receivers, which must never abort the user's save.
 
     Data that does not fit its schema is sent all the same and logged as an error (the test suite
-    fails on it); only data that is not JSON at all is left out.
+    fails on it); only data that is not JSON at all is left out. `instead_of` gives an event of
+    this transaction its new data.
     """
     events = []
     for change in changes:
-        trigger = Trigger(
-            change.event_type,
-            change.owner_id,
-            change.data,
-            object_reference=change.object_reference,
-        )
         try:
             catalog.validate_data(change.event_type, change.data)
         except EventDataInvalidError as problem:
-            logger.error("%s for %s: %s", change.event_type, change.object_reference, problem)
+            logger.error("%s for %s: %s", change.event_type, object_reference, problem)
         try:
-            events.append(_build_event(trigger))
+            event = _build_event(change.event_type, change.owner_id, change.data, instead_of)
         except EventDataInvalidError as problem:
-            logger.error("%s is lost: %s", change.object_reference, problem)
-    return _store(events)
+            logger.error("%s is lost: %s", object_reference, problem)
+            continue
+        event.object_reference = object_reference
+        events.append(event)
+    return events
 
 
-def _build_event(trigger: Trigger) -> Event:
-    created_at = datetime.now(UTC)
+def _build_event(
+    event_type: str,
+    owner_id: uuid.UUID | None,
+    data: Mapping[str, Any],
+    instead_of: StoredEvent | None = None,
+) -> Event:
     event = Event(
-        id=new_id(),
-        type=trigger.event_type,
-        owner_id=getattr(trigger.owner, "pk", trigger.owner),
-        idempotency_key=trigger.idempotency_key,
-        object_reference=trigger.object_reference,
-        created_at=created_at,
+        id=instead_of.id if instead_of else new_id(),
+        type=event_type,
+        owner_id=owner_id,
+        created_at=instead_of.created_at if instead_of else datetime.now(UTC),
     )
-    data = encode_data(trigger.data)
+    encoded = encode_data(data)
+    event.data_digest = hash(encoded)
     event.payload = b'{"id":"%s%s","type":"%s","created":"%s","data":%s}' % (
         EVENT_PREFIX.encode(),
         event.id.hex.encode(),
-        trigger.event_type.encode(),
-        catalog.wire_time(created_at).encode(),
-        data,
+        event_type.encode(),
+        catalog.wire_time(event.created_at).encode(),
+        encoded,
     )
-    if trigger.idempotency_key is not None:
-        event.body_hash = hashlib.sha256(trigger.event_type.encode() + b"\0" + data).digest()
     return event
 
 
@@ -171,45 +198,21 @@ SELECT id FROM new_event
 """
 
 
-def _store(events: list[Event]) -> list[Event]:
-    """Insert events and their deliveries: one look-up of webhooks, one insert of both tables."""
+def store_events(events: Sequence[Event]) -> set[uuid.UUID]:
+    """Insert events and their deliveries: one look-up of webhooks, one insert of both tables.
+
+    Returns the ids of the stored events: all but those whose idempotency key was known.
+    """
     if not events:
-        return []
-    deliveries = _fan_out(events)
-    with transaction.atomic():
-        stored_ids = _insert(events, deliveries)
-        stored = [
-            event if event.id in stored_ids else _event_of_first_call(event) for event in events
-        ]
-        if deliveries:
-            transaction.on_commit(wakeup.nudge, robust=True)
-    return stored
+        return set()
+    deliveries = list(fan_out(events))
+    stored_ids = _insert(events, deliveries)
+    if deliveries:
+        transaction.on_commit(wakeup.nudge, robust=True)
+    return stored_ids
 
 
-def _fan_out(events: list[Event]) -> list[Delivery]:
-    owner_ids = list({event.owner_id for event in events if event.owner_id is not None})
-    webhooks = list(
-        Webhook.objects.receiving(owner_ids).only("id", "owner_id", "is_platform", "events")
-    )
-    deliveries = []
-    for event in events:
-        for webhook in webhooks:
-            if (webhook.is_platform or webhook.owner_id == event.owner_id) and webhook.receives(
-                event.type
-            ):
-                event.fanout_count += 1
-                deliveries.append(
-                    Delivery(
-                        event_id=event.id,
-                        webhook_id=webhook.id,
-                        owner_id=webhook.owner_id,
-                        event_type=event.type,
-                    )
-                )
-    return deliveries
-
-
-def _insert(events: list[Event], deliveries: list[Delivery]) -> set[uuid.UUID]:
+def _insert(events: Sequence[Event], deliveries: Sequence[Target]) -> set[uuid.UUID]:
     with connection.cursor() as cursor:
         cursor.execute(
             INSERT_SQL,
@@ -223,11 +226,11 @@ def _insert(events: list[Event], deliveries: list[Delivery]) -> set[uuid.UUID]:
                 "fanouts": [event.fanout_count for event in events],
                 "references": [event.object_reference for event in events],
                 "times": [event.created_at for event in events],
-                "delivery_ids": [delivery.id for delivery in deliveries],
-                "event_ids": [delivery.event_id for delivery in deliveries],
-                "webhook_ids": [delivery.webhook_id for delivery in deliveries],
-                "webhook_owner_ids": [delivery.owner_id for delivery in deliveries],
-                "event_types": [delivery.event_type for delivery in deliveries],
+                "delivery_ids": [new_id() for _ in deliveries],
+                "event_ids": [event.id for event, _ in deliveries],
+                "webhook_ids": [webhook.id for _, webhook in deliveries],
+                "webhook_owner_ids": [webhook.owner_id for _, webhook in deliveries],
+                "event_types": [event.type for event, _ in deliveries],
             },
         )
         return {row[0] for row in cursor.fetchall()}

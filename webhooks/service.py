@@ -12,11 +12,15 @@ from django.utils import timezone
 from webhooks.models import Delivery, SigningSecret, Webhook
 from webhooks.models.delivery import DeliveryQuerySet
 from webhooks.outbox import Owner, Trigger, trigger_event, trigger_events
+from webhooks.routing import Considered, Explanation, explain
 
 __all__ = [
+    "Considered",
+    "Explanation",
     "Trigger",
     "create_webhook",
     "delete_webhook",
+    "explain",
     "get_deliveries",
     "get_webhooks",
     "trigger_event",

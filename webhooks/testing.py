@@ -8,6 +8,7 @@ from typing import Any
 
 from django.db.models import Max
 
+from webhooks import journal
 from webhooks.models import Event
 
 
@@ -39,8 +40,12 @@ def captured_events() -> Iterator[CapturedEvents]:
     >>> assert captured.types == ["project.updated"]
     """
     captured = CapturedEvents()
+    # In a test that never commits, what came before must look committed, or writes in the block
+    # would rewrite its events.
+    journal.seal()
     last = Event.objects.aggregate(last=Max("sequence"))["last"] or 0
     try:
         yield captured
     finally:
+        journal.seal()
         captured.events = list(Event.objects.filter(sequence__gt=last).order_by("sequence"))
