@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export DEBUG ?= 1
 
-.PHONY: setup demo test check fmt bench
+.PHONY: setup demo test check fmt docs bench
 
 setup: $(STAMP)
 
@@ -32,6 +32,11 @@ check: setup
 	 WEBHOOKS_ENCRYPTION_KEYS=$$($(BIN)/python -c 'import base64, os; print(base64.b64encode(os.urandom(32)).decode())') \
 	 ALLOWED_HOSTS=example.com DATABASE_URL=postgres://nobody@127.0.0.1:1/none REDIS_URL=redis://127.0.0.1:1/0 \
 	 $(BIN)/python manage.py check --deploy --fail-level WARNING
+
+docs: setup
+	@mkdir -p var docs
+	$(BIN)/python manage.py event_reference > var/events.md
+	@mv var/events.md docs/events.md
 
 fmt: setup
 	$(BIN)/ruff format .

@@ -30,7 +30,13 @@ _SUBSCRIPTION = {
     "id": TEXT,
     "plan": TEXT,
     "status": {"enum": ["trialing", "active", "past_due", "cancelled"]},
+    "amount": {**COUNT, "description": "Per interval, in minor units of the currency."},
+    "currency": CURRENCY,
+    "interval": {"enum": ["month", "year"]},
+    "currentPeriodEnd": TIME_TEXT,
 }
+_PRICE = ("amount", "currency", "interval", "currentPeriodEnd")
+"""What a plan without a price does not have."""
 _PAYMENT = {
     "id": TEXT,
     "subscriptionId": OPTIONAL_TEXT,
@@ -39,7 +45,15 @@ _PAYMENT = {
 }
 _PROJECT_EXAMPLE = {"id": _ID, "name": "Website", "description": "The public site"}
 _USER_EXAMPLE = {"id": _ID, "email": "ada@example.com", "name": "Ada Lovelace"}
-_SUBSCRIPTION_EXAMPLE = {"id": "sub_8sHq2", "plan": "team", "status": "active"}
+_SUBSCRIPTION_EXAMPLE = {
+    "id": "sub_8sHq2",
+    "plan": "team",
+    "status": "active",
+    "amount": 2900,
+    "currency": "EUR",
+    "interval": "month",
+    "currentPeriodEnd": "2026-12-23T10:30:00.000Z",
+}
 _PAYMENT_EXAMPLE = {
     "id": "pay_4Jx9t",
     "subscriptionId": "sub_8sHq2",
@@ -87,13 +101,13 @@ register(
     EventType(
         name="subscription.created",
         description="A subscription started.",
-        schema=object_schema({**_SUBSCRIPTION, "createdAt": TIME_TEXT}),
+        schema=object_schema({**_SUBSCRIPTION, "createdAt": TIME_TEXT}, optional=_PRICE),
         example={**_SUBSCRIPTION_EXAMPLE, "createdAt": _TIME},
     ),
     EventType(
         name="subscription.updated",
         description="A subscription's plan or status changed.",
-        schema=object_schema({**_SUBSCRIPTION, "updatedAt": TIME_TEXT}),
+        schema=object_schema({**_SUBSCRIPTION, "updatedAt": TIME_TEXT}, optional=_PRICE),
         example={**_SUBSCRIPTION_EXAMPLE, "updatedAt": _TIME},
     ),
     EventType(

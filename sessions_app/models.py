@@ -15,7 +15,7 @@ from webhooks.models.tracking import TrackedModel
 class StatusModel(TrackedModel):
     """A tracked model whose status changes along known ways."""
 
-    status: str
+    status = models.CharField(max_length=10)
 
     class Meta(TrackedModel.Meta):
         abstract = True

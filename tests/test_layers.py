@@ -11,7 +11,7 @@ APPS = ("webhooks", "projects", "sessions_app")
 
 LEAVES = {
     "webhooks.addresses", "webhooks.catalog", "webhooks.choices", "webhooks.encryption",
-    "webhooks.errors", "webhooks.ids", "webhooks.retry", "webhooks.signing",
+    "webhooks.errors", "webhooks.event_reference", "webhooks.ids", "webhooks.retry", "webhooks.signing",
 }  # fmt: skip
 """Pure: no ORM beyond TextChoices, no I/O, and nothing of ours but one another."""
 
@@ -30,7 +30,7 @@ LAYERS = [
         "webhooks.wakeup",
     },
     {"webhooks.service"},
-    {"webhooks.jobs", "webhooks.worker", "webhooks.receivers"},
+    {"webhooks.checks", "webhooks.jobs", "webhooks.receivers", "webhooks.worker"},
     {"webhooks.api", "webhooks.admin", "webhooks.management", "webhooks.apps"},
 ]
 """Lowest first; a module imports from its own layer or a lower one."""
@@ -38,6 +38,7 @@ LAYERS = [
 ENTRIES = LAYERS[-2] | LAYERS[-1]
 MAY_IMPORT_EACH_OTHER = {
     ("webhooks.jobs", "webhooks.worker"),
+    ("webhooks.apps", "webhooks.checks"),
     ("webhooks.apps", "webhooks.receivers"),
 }
 

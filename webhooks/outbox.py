@@ -28,6 +28,12 @@ logger = logging.getLogger(__name__)
 MAX_DATA_BYTES = 256 * 1024
 MAX_NESTING = 32
 
+EVENT_FIELDS = (
+    "id", "type", "owner_id", "payload", "idempotency_key", "body_hash", "fanout_count",
+    "object_reference", "created_at",
+)  # fmt: skip
+"""In the order of the model's columns."""
+
 Owner = Any
 """A user, or the id of one; None for an event that belongs to nobody."""
 
@@ -118,21 +124,21 @@ def _build_event(
     data: Mapping[str, Any],
     instead_of: StoredEvent | None = None,
 ) -> Event:
-    event = Event(
-        id=instead_of.id if instead_of else new_id(),
-        type=event_type,
-        owner_id=owner_id,
-        created_at=instead_of.created_at if instead_of else datetime.now(UTC),
-    )
+    event_id = instead_of.id if instead_of else new_id()
+    created_at = instead_of.created_at if instead_of else datetime.now(UTC)
     encoded = encode_data(data)
-    event.data_digest = hash(encoded)
-    event.payload = b'{"id":"%s%s","type":"%s","created":"%s","data":%s}' % (
+    payload = b'{"id":"%s%s","type":"%s","created":"%s","data":%s}' % (
         EVENT_PREFIX.encode(),
-        event.id.hex.encode(),
+        event_id.hex.encode(),
         event_type.encode(),
-        catalog.wire_time(event.created_at).encode(),
+        catalog.wire_time(created_at).encode(),
         encoded,
     )
+    # What the database fills in is read when somebody asks for it.
+    event = Event.from_db(
+        None, EVENT_FIELDS, (event_id, event_type, owner_id, payload, None, None, 0, "", created_at)
+    )
+    event.data_digest = hash(encoded)
     return event
 
 
@@ -153,7 +159,8 @@ def encode_data(data: Mapping[str, Any]) -> bytes:
         raise EventDataInvalidError(
             f"The data takes {len(encoded):,} bytes; the limit is {MAX_DATA_BYTES:,}."
         )
-    if _nesting(data) > MAX_NESTING:
+    brackets = text.count("{") + text.count("[")
+    if brackets > MAX_NESTING and _nesting(data) > MAX_NESTING:
         raise EventDataInvalidError(f"The data is nested deeper than {MAX_NESTING} levels.")
     return encoded
 
@@ -177,22 +184,23 @@ def _nesting(value: Any) -> int:
 INSERT_SQL = """
 WITH new_event AS (
     INSERT INTO webhooks_event
-        (id, type, owner_id, payload, idempotency_key, body_hash, fanout_count, object_reference, created_at)
-    SELECT * FROM unnest(
-        %(ids)s::uuid[], %(types)s::text[], %(owner_ids)s::uuid[], %(payloads)s::bytea[],
-        %(keys)s::text[], %(hashes)s::bytea[], %(fanouts)s::int[], %(references)s::text[],
-        %(times)s::timestamptz[])
+        (id, type, owner_id, payload, idempotency_key, body_hash, fanout_count, object_reference,
+         created_at)
+    SELECT id, type, owner_id, convert_to(payload, 'UTF8'), idempotency_key,
+           decode(body_hash, 'hex'), fanout_count, object_reference, created_at
+      FROM json_to_recordset(%(events)s) AS e (
+        id uuid, type text, owner_id uuid, payload text, idempotency_key text, body_hash text,
+        fanout_count int, object_reference text, created_at timestamptz)
     ON CONFLICT (owner_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id
 ), new_delivery AS (
     INSERT INTO webhooks_delivery
         (id, event_id, webhook_id, owner_id, event_type, status, attempt_count, round,
          attempts_before_round, is_suspect, crash_count, failure_kind, error)
-    SELECT d.id, d.event_id, d.webhook_id, d.owner_id, d.event_type, 'PENDING', 0, 1, 0, false, 0, '', ''
-    FROM unnest(%(delivery_ids)s::uuid[], %(event_ids)s::uuid[], %(webhook_ids)s::uuid[],
-                %(webhook_owner_ids)s::uuid[], %(event_types)s::text[])
-         AS d (id, event_id, webhook_id, owner_id, event_type)
-    JOIN new_event ON new_event.id = d.event_id
+    SELECT d.id, d.event_id, d.webhook_id, d.owner_id, d.type, 'PENDING', 0, 1, 0, false, 0, '', ''
+      FROM json_to_recordset(%(deliveries)s) AS d (
+        id uuid, event_id uuid, webhook_id uuid, owner_id uuid, type text)
+      JOIN new_event ON new_event.id = d.event_id
 )
 SELECT id FROM new_event
 """
@@ -205,35 +213,51 @@ def store_events(events: Sequence[Event]) -> set[uuid.UUID]:
     """
     if not events:
         return set()
-    deliveries = list(fan_out(events))
-    stored_ids = _insert(events, deliveries)
-    if deliveries:
+    targets = list(fan_out(events))
+    stored_ids = _insert(events, targets)
+    if targets:
         transaction.on_commit(wakeup.nudge, robust=True)
     return stored_ids
 
 
-def _insert(events: Sequence[Event], deliveries: Sequence[Target]) -> set[uuid.UUID]:
+def _insert(events: Sequence[Event], targets: Iterable[Target]) -> set[uuid.UUID]:
+    # Two parameters: binding an array for each column takes longer than the statement itself.
+    deliveries = [
+        {
+            "id": new_id().hex,
+            "event_id": event.id.hex,
+            "webhook_id": receiver.id.hex,
+            "owner_id": _hex(receiver.owner_id),
+            "type": event.type,
+        }
+        for event, receiver in targets
+    ]
+    rows = [
+        {
+            "id": event.id.hex,
+            "type": event.type,
+            "owner_id": _hex(event.owner_id),
+            "payload": bytes(event.payload).decode(),
+            "idempotency_key": event.idempotency_key,
+            "body_hash": event.body_hash and bytes(event.body_hash).hex(),
+            "fanout_count": event.fanout_count,
+            "object_reference": event.object_reference,
+            "created_at": event.created_at.isoformat(),
+        }
+        for event in events
+    ]
+    parameters = {"events": _json(rows), "deliveries": _json(deliveries)}
     with connection.cursor() as cursor:
-        cursor.execute(
-            INSERT_SQL,
-            {
-                "ids": [event.id for event in events],
-                "types": [event.type for event in events],
-                "owner_ids": [event.owner_id for event in events],
-                "payloads": [event.payload for event in events],
-                "keys": [event.idempotency_key for event in events],
-                "hashes": [event.body_hash for event in events],
-                "fanouts": [event.fanout_count for event in events],
-                "references": [event.object_reference for event in events],
-                "times": [event.created_at for event in events],
-                "delivery_ids": [new_id() for _ in deliveries],
-                "event_ids": [event.id for event, _ in deliveries],
-                "webhook_ids": [webhook.id for _, webhook in deliveries],
-                "webhook_owner_ids": [webhook.owner_id for _, webhook in deliveries],
-                "event_types": [event.type for event, _ in deliveries],
-            },
-        )
+        cursor.execute(INSERT_SQL, parameters)
         return {row[0] for row in cursor.fetchall()}
+
+
+def _hex(value: uuid.UUID | None) -> str | None:
+    return None if value is None else value.hex
+
+
+def _json(rows: list[dict[str, Any]]) -> str:
+    return json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
 
 
 def _event_of_first_call(event: Event) -> Event:

@@ -22,6 +22,7 @@ from webhooks.models.writes import (
     batches,
     is_settled,
     key_of,
+    lock_row,
     lock_rows,
     read_rows,
     rows_deleting,
@@ -253,8 +254,7 @@ class TrackedModel(models.Model):
             saving.written = written | {self._meta.pk.attname}
             saving.is_tracked = not written.isdisjoint(saving.tracking.fields)
             if saving.is_tracked:
-                row = base_qs.filter(pk=pk_val).select_for_update(no_key=True)
-                saving.before = row.values(*saving.tracking.fields).first()
+                saving.before = lock_row(type(self), pk_val, using)
         return bool(super()._do_update(base_qs, using, pk_val, values, *args))
 
     def _written_row(self, saving: "_Saving", using: str) -> Any:
