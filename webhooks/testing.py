@@ -22,13 +22,14 @@ class CapturedEvents:
     def types(self) -> list[str]:
         return [event.type for event in self.events]
 
+    @property
+    def told(self) -> list[tuple[str, dict[str, Any]]]:
+        """Type and `data` of every captured event."""
+        return [(event.type, json.loads(bytes(event.payload))["data"]) for event in self.events]
+
     def data_of(self, event_type: str) -> list[dict[str, Any]]:
         """Return the `data` of every captured event of one type."""
-        return [
-            json.loads(bytes(event.payload))["data"]
-            for event in self.events
-            if event.type == event_type
-        ]
+        return [data for told_type, data in self.told if told_type == event_type]
 
 
 @contextmanager
