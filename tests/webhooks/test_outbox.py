@@ -200,6 +200,7 @@ def test_failing_receiver_leaves_no_row_in_autocommit(
     assert not Project.objects.filter(name="Half-written").exists()
 
 
+@pytest.mark.unfit_data
 def test_own_data_that_does_not_fit_is_sent_and_logged(
     user: User, caplog: pytest.LogCaptureFixture
 ) -> None:
