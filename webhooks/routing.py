@@ -113,7 +113,8 @@ def _reason(webhook: Webhook, event: Event) -> tuple[bool, str]:
     if webhook.deleted_at is not None:
         return False, f"It was deleted at {catalog.wire_time(webhook.deleted_at)}."
     if not webhook.active:
-        return False, f"It is disabled: {webhook.disabled_reason or 'switched off by hand'}."
+        why = webhook.disabled_reason.rstrip(".") or "switched off by hand"
+        return False, f"It is disabled: {why}."
     if not matching:
         return False, f"Its filter ({', '.join(webhook.events)}) does not select {event.type}."
     if webhook.created_at > event.created_at:

@@ -67,9 +67,8 @@ class TrackedQuerySet(models.QuerySet[Any]):
 
     def _concerns(self, kwargs: Mapping[str, Any], tracking: Tracking) -> bool:
         meta = self.model._meta
-        names = (meta.pk.name if name == "pk" else name for name in kwargs)
         return any(
-            getattr(meta.get_field(name), "attname", "") in tracking.fields for name in names
+            getattr(meta.get_field(name), "attname", "") in tracking.fields for name in kwargs
         )
 
     def _update_batch(
