@@ -2,18 +2,17 @@
 managers. What every ordinary way tells is in test_every_write.py.
 """
 
-import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 from django.db.models import F, Value
 from django.db.models.functions import Concat, Upper
 from django.db.models.signals import post_save
 
 from projects.models import Project, User
 from sessions_app.models import Agent, Recording, Session
+from tests.concurrency import in_thread, wait_for_lock
 from webhooks.models import Event
 from webhooks.testing import captured_events
 
@@ -23,28 +22,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture
 def session(project: Project) -> Session:
     return Session.objects.create(project=project, owner=project.owner, title="S")
-
-
-def in_thread(action: Callable[[], Any]) -> threading.Thread:
-    def run() -> None:
-        try:
-            action()
-        finally:
-            connection.close()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread
-
-
-def wait_for_lock() -> None:
-    """Return when some other connection waits for a row lock."""
-    with connection.cursor() as cursor:
-        for _ in range(10_000):
-            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
-            if cursor.fetchone()[0]:
-                return
-    pytest.fail("Nobody waits.")
 
 
 # What the row was is read, not remembered.
@@ -97,7 +74,8 @@ def test_save_without_a_change_tells_nothing(project: Project, session: Session)
     agent = Agent.objects.create(owner=project.owner, name="A", platform="x", version="1")
 
     with captured_events() as captured:
-        for row in (project, session, agent, project.owner):
+        rows: list[Any] = [project, session, agent, project.owner]
+        for row in rows:
             row.save()
             type(row).objects.filter(pk=row.pk).update(id=row.pk)
 
@@ -170,7 +148,7 @@ def test_upsert_that_meets_a_row_it_could_not_see(user: User) -> None:
 
 def test_expressions_are_told_as_their_values(project: Project) -> None:
     with captured_events() as captured:
-        project.name = Upper(Value("save"))  # type: ignore[assignment]
+        project.name = Upper(Value("save"))
         project.save()
         Project.objects.update(name=Concat(F("name"), Value("!")))
         Project.objects.bulk_create([Project(owner=project.owner, name=Upper(Value("bulk")))])
