@@ -24,7 +24,7 @@ def wait_for_lock() -> None:
     """Return when some other connection waits for a row lock."""
     with connection.cursor() as cursor:
         for _ in range(10_000):
-            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            cursor.execute("SELECT count(*), pg_sleep(0.002) FROM pg_locks WHERE NOT granted")
             if cursor.fetchone()[0]:
                 return
     pytest.fail("Nobody waits.")

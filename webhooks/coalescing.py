@@ -20,7 +20,7 @@ from django.db.models import Model, QuerySet
 from webhooks import journal, outbox
 from webhooks.journal import Key, Life, StoredEvent
 from webhooks.models import Event
-from webhooks.models.writes import Change, Tracking, Write, tracking_of
+from webhooks.models.writes import Change, Tracking, Write, concrete, tracking_of
 
 WITHDRAW_SQL = """
 WITH withdrawn AS (
@@ -70,7 +70,7 @@ class _Story:
     """The events of one batch of writes: what to insert, to rewrite, to withdraw."""
 
     def __init__(self, model: type[Model], tracking: Tracking) -> None:
-        self.model = model._meta.concrete_model or model
+        self.model = concrete(model)
         self.tracking = tracking
         self.lives = journal.lives()
         self.changed: dict[Key, Life | None] = {}

@@ -57,7 +57,9 @@ class Note:
         self.is_sealed = False
 
     def __call__(self) -> None:
+        """Committed, for real or as a test has it."""
         self.is_sealed = True
+        _current.hooks = None
 
 
 class _Current(threading.local):

@@ -1,6 +1,7 @@
 """What one transaction tells of an object, and in which order; in real transactions."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from django.db import connection, transaction
@@ -232,3 +233,19 @@ def test_captured_events_are_apart_from_what_a_test_did_before(user: User) -> No
         project.delete()
 
     assert (first.types, second.types) == (["project.updated"], ["project.deleted"])
+
+
+@pytest.mark.django_db(transaction=False)
+def test_callbacks_that_a_test_runs_count_as_a_commit(
+    user: User, django_capture_on_commit_callbacks: Any
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        project = Project.objects.create(owner=user, name="P")
+
+    project.name = "Second"
+    project.save()
+
+    assert list(Event.objects.order_by("sequence").values_list("type", flat=True))[-2:] == [
+        "project.created",
+        "project.updated",
+    ]

@@ -5,10 +5,12 @@ managers. What every ordinary way tells is in test_every_write.py.
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, NotSupportedError, transaction
 from django.db.models import F, Value
 from django.db.models.functions import Concat, Upper
 from django.db.models.signals import post_save
+from django.test import Client
+from django.urls import reverse
 
 from projects.models import Project, User
 from sessions_app.models import Agent, Recording, Session
@@ -291,3 +293,46 @@ def test_no_field_that_is_not_public_is_ever_told(user: User) -> None:
     ]
     assert len(payloads) >= 9
     assert not [payload for payload in payloads if canary in payload or "pbkdf2" in payload]
+
+
+def test_proxies_write_with_the_events_of_their_model(user: User) -> None:
+    class Website(Project):
+        class Meta:
+            app_label = "projects"
+            proxy = True
+
+    with captured_events() as captured:
+        website = Website.objects.create(owner=user, name="P")
+        website.name = "Second"
+        website.save()
+        Website.objects.update(name="Third")
+        website.delete()
+
+    assert captured.types == [
+        "project.created", "project.updated", "project.updated", "project.deleted",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("refuse", ["slice", "values", "union"])
+def test_what_django_refuses_is_refused(project: Project, refuse: str) -> None:
+    rows = Project.objects.all()
+    refused = {"slice": rows[:1], "values": rows.values("name"), "union": rows.union(rows)}[refuse]
+
+    with captured_events() as captured, pytest.raises((TypeError, NotSupportedError)):
+        refused.delete()
+
+    assert captured.types == []
+    assert Project.objects.exists()
+
+
+def test_edits_in_the_admin(user: User, project: Project, client: Client) -> None:
+    User.objects.filter(pk=user.pk).update(is_staff=True, is_superuser=True)
+    client.force_login(User.objects.get())
+    url = reverse("admin:projects_project_change", args=[project.pk])
+    chosen = {"action": "delete_selected", "_selected_action": [str(project.pk)], "post": "yes"}
+
+    with captured_events() as captured:
+        client.post(url, {"name": "Edited", "description": "", "owner": str(user.pk)})
+        client.post(reverse("admin:projects_project_changelist"), chosen)
+
+    assert captured.types == ["project.updated", "project.deleted"]

@@ -19,6 +19,7 @@ from webhooks.models.writes import (
     Tracking,
     Write,
     announce,
+    concrete,
     lock_rows,
     rows_deleting,
     tracking_of,
@@ -58,7 +59,7 @@ def _lock(rows: models.QuerySet[Any], tracking: Tracking) -> models.QuerySet[Any
 
 def _prepare(rows: models.QuerySet[Any], tracking: Tracking, removed: Counter[str]) -> None:
     """Announce rows that are about to go, and remove their tracked dependents."""
-    rows_deleting.send(sender=rows.model, queryset=rows)
+    rows_deleting.send(sender=concrete(rows.model), queryset=rows)
     if tracking.deleted is not None:
         _announce_deleted(rows, tracking)
     for dependents, dependent_tracking in _tracked_dependents(rows):

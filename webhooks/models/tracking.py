@@ -20,6 +20,7 @@ from webhooks.models.writes import (
     Write,
     announce,
     batches,
+    concrete,
     is_settled,
     key_of,
     lock_row,
@@ -109,6 +110,8 @@ class TrackedQuerySet(models.QuerySet[Any]):
     bulk_update.alters_data = True  # type: ignore[attr-defined]
 
     def delete(self) -> tuple[int, dict[str, int]]:
+        if self.query.is_sliced or self.query.combinator or self._fields is not None:  # type: ignore[attr-defined]
+            return super().delete()  # which refuses
         return delete_tracked(self, models.QuerySet.delete)
 
     delete.alters_data = True  # type: ignore[attr-defined]
@@ -253,7 +256,7 @@ class TrackedModel(models.Model):
             saving.written = written | {self._meta.pk.attname}
             saving.is_tracked = not written.isdisjoint(saving.tracking.fields)
             if saving.is_tracked:
-                saving.before = lock_row(type(self), pk_val, using)
+                saving.before = lock_row(concrete(type(self)), pk_val, using)
         return bool(super()._do_update(base_qs, using, pk_val, values, *args))
 
     def _written_row(self, saving: "_Saving", using: str) -> Any:

@@ -100,9 +100,14 @@ def _python_type(field: Any) -> type:
     return _PYTHON_TYPES.get(field.get_internal_type(), object)
 
 
+def concrete(model: type[models.Model]) -> type[models.Model]:
+    """Return the model whose rows these are, also for a proxy."""
+    return model._meta.concrete_model or model
+
+
 def tracking_of(model: type[models.Model]) -> Tracking | None:
     """Return how a model is tracked, or None where its writes cause no events."""
-    return _trackings.get(model._meta.concrete_model or model)
+    return _trackings.get(concrete(model))
 
 
 def tracked_models() -> Mapping[type[models.Model], Tracking]:
@@ -113,7 +118,7 @@ def tracked_models() -> Mapping[type[models.Model], Tracking]:
 def announce(model: type[models.Model], writes: Iterable[Write]) -> None:
     """Send `rows_written`, a batch at a time."""
     for batch in batches(writes):
-        rows_written.send(sender=model, writes=batch)
+        rows_written.send(sender=concrete(model), writes=batch)
 
 
 T = TypeVar("T")
@@ -170,7 +175,7 @@ def is_settled(row: models.Model, written: Collection[str] | None = None) -> boo
     attributes to look at; None means all.
     """
     values = row.__dict__
-    for attname, python_type in _types[type(row)._meta.concrete_model or type(row)]:
+    for attname, python_type in _types[concrete(type(row))]:
         if written is not None and attname not in written:
             continue
         value: Any = values.get(attname, _DEFERRED)
