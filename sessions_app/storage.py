@@ -54,10 +54,12 @@ def review(owner_ids: Iterable[UUID], *, without: QuerySet[Any] | None = None) -
         cursor.execute(LOCK_SQL, [owner_ids])
         levels_before = dict(cursor.fetchall())
     now = timezone.now()
+    going = {} if without is None else dict(_ready_bytes(without))
     writes = []
-    for owner in _with_used_bytes(owner_ids, without):
-        level = level_of(owner.used_bytes, owner.storage_quota_bytes)
-        row = StorageLevel(owner=owner, level=level, used_bytes=owner.used_bytes, updated_at=now)
+    for owner in _with_ready_bytes(owner_ids):
+        used_bytes = owner.ready_bytes - going.get(owner.pk, 0)
+        level = level_of(used_bytes, owner.storage_quota_bytes)
+        row = StorageLevel(owner=owner, level=level, used_bytes=used_bytes, updated_at=now)
         writes.append(Write(row, {"level": levels_before[owner.pk]}))
     rows = [write.row for write in writes]
     with connection.cursor() as cursor:
@@ -73,14 +75,19 @@ def review(owner_ids: Iterable[UUID], *, without: QuerySet[Any] | None = None) -
     announce(StorageLevel, writes)
 
 
-def _with_used_bytes(owner_ids: Sequence[UUID], without: QuerySet[Any] | None) -> QuerySet[Any]:
-    counted = Q(sessions__recordings__status=Recording.Status.READY)
-    if without is not None:
-        counted &= ~Q(sessions__recordings__in=without)
-    used = Sum("sessions__recordings__file_size_bytes", filter=counted)
+def _with_ready_bytes(owner_ids: Sequence[UUID]) -> QuerySet[Any]:
+    is_ready = Q(sessions__recordings__status=Recording.Status.READY)
+    ready = Coalesce(Sum("sessions__recordings__file_size_bytes", filter=is_ready), 0)
     users = User.objects.filter(pk__in=owner_ids).order_by("pk")
-    owners: QuerySet[Any] = users.annotate(used_bytes=Coalesce(used, 0)).only("storage_quota_bytes")
+    owners: QuerySet[Any] = users.annotate(ready_bytes=ready).only("storage_quota_bytes")
     return owners
+
+
+def _ready_bytes(recordings: QuerySet[Any]) -> QuerySet[Any]:
+    """Owners of ready recordings, and the bytes of these."""
+    ready = recordings.filter(status=Recording.Status.READY).order_by()
+    totals: QuerySet[Any] = ready.values_list("session__owner_id")
+    return totals.annotate(Sum("file_size_bytes"))
 
 
 @receiver(rows_written, sender=Recording, dispatch_uid="storage.recordings_written")
@@ -134,5 +141,4 @@ def users_written(writes: Sequence[Write], **_: Any) -> None:
 
 @receiver(rows_deleting, sender=Recording, dispatch_uid="storage.recordings_deleting")
 def recordings_deleting(queryset: QuerySet[Any], **_: Any) -> None:
-    ready = queryset.filter(status=Recording.Status.READY).order_by()
-    review(ready.values_list("session__owner_id", flat=True).distinct(), without=queryset)
+    review((owner_id for owner_id, _ in _ready_bytes(queryset)), without=queryset)
