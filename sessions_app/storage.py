@@ -86,8 +86,8 @@ def _with_ready_bytes(owner_ids: Sequence[UUID]) -> QuerySet[Any]:
 def _ready_bytes(recordings: QuerySet[Any]) -> QuerySet[Any]:
     """Owners of ready recordings, and the bytes of these."""
     ready = recordings.filter(status=Recording.Status.READY).order_by()
-    totals: QuerySet[Any] = ready.values_list("session__owner_id")
-    return totals.annotate(Sum("file_size_bytes"))
+    owners: Any = ready.values_list("session__owner_id")
+    return owners.annotate(Sum("file_size_bytes"))  # type: ignore[no-any-return]
 
 
 @receiver(rows_written, sender=Recording, dispatch_uid="storage.recordings_written")
