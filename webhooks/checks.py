@@ -1,6 +1,6 @@
 """System checks: what a developer declared wrongly is an error before anything runs.
 
-E001 to E004 are about the catalogue, E005 and E006 about tracked models.
+E001 to E004 are about the catalogue, E005 to E007 about tracked models.
 """
 
 import re
@@ -85,6 +85,13 @@ def _model_problems(model: type[models.Model]) -> Iterator[CheckMessage]:
     for field in model._meta.concrete_fields:
         target: Any = field.related_model
         is_cascade = target and field.remote_field.on_delete is models.CASCADE  # type: ignore[union-attr]
+        if is_cascade and target is model:
+            yield Error(
+                f"Deletes of {model._meta.label} cascade onto itself, however deep.",
+                hint="Use another on_delete than CASCADE, and delete the tree level by level.",
+                obj=field,
+                id="webhooks.E007",
+            )
         if tracking and tracking.deleted and is_cascade and tracking_of(target) is None:
             yield Error(
                 f"Deleting a {target._meta.label} deletes {model._meta.label} without events.",

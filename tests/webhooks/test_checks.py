@@ -106,3 +106,18 @@ def test_e006_cascade_from_an_untracked_model() -> None:
     assert [(problem.id, problem.msg) for problem in check_tracked_models(None)] == [
         ("webhooks.E006", "Deleting a projects.Team deletes projects.Member without events.")
     ]
+
+
+@isolate_apps("projects")
+def test_e007_cascade_onto_itself() -> None:
+    class Folder(TrackedModel):
+        parent = models.ForeignKey("self", on_delete=models.CASCADE)
+
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    track(Folder, Tracking(name="folder", fields=("parent_id",)))
+
+    assert [(problem.id, problem.msg) for problem in check_tracked_models(None)] == [
+        ("webhooks.E007", "Deletes of projects.Folder cascade onto itself, however deep.")
+    ]

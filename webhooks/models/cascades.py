@@ -1,9 +1,9 @@
 """Deletes of tracked rows: announced before the rows go, without loading what hangs on them.
 
 Django's collector would load every dependent row that is tracked. Here dependents are removed by
-statements over subqueries, children first; what is left (untracked models, models that somebody's
-signals watch) is the collector's. The roots are locked before, so that nothing new can hang on to
-them meanwhile.
+statements over subqueries, children first; what cannot be (models that somebody's signals watch or
+that untracked rows hang on, and all above them) is left to the collector. The roots are locked
+before, so that nothing new can hang on to them meanwhile.
 """
 
 from collections import Counter
@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from django.db import models, transaction
-from django.db.models import CASCADE
+from django.db.models import CASCADE, DO_NOTHING
+from django.db.models.deletion import get_candidate_relations_to_delete
 from django.db.models.signals import post_delete, pre_delete
 
 from webhooks.models.writes import (
@@ -64,7 +65,7 @@ def _prepare(rows: models.QuerySet[Any], tracking: Tracking, removed: Counter[st
         _announce_deleted(rows, tracking)
     for dependents, dependent_tracking in _tracked_dependents(rows):
         _prepare(dependents, dependent_tracking, removed)
-        if not _is_watched(dependents.model):
+        if not _needs_collector(dependents.model):
             count = dependents._raw_delete(dependents.db)
             removed.update({dependents.model._meta.label: count} if count else {})
 
@@ -92,6 +93,20 @@ def _tracked_dependents(
             yield model._base_manager.using(rows.db).filter(**chosen), tracking
 
 
-def _is_watched(model: type[models.Model]) -> bool:
-    """Say whether somebody must hear of each instance, so that the collector has to load them."""
-    return pre_delete.has_listeners(model) or post_delete.has_listeners(model)
+def _needs_collector(model: type[models.Model]) -> bool:
+    """Say whether Django has to load the rows of a model that are about to go.
+
+    Because somebody's signals must hear of each of them, or because something hangs on them that is
+    not removed here: it would be left pointing at nothing.
+    """
+    if pre_delete.has_listeners(model) or post_delete.has_listeners(model):
+        return True
+    relations = get_candidate_relations_to_delete(model._meta)
+    return bool(model._meta.private_fields) or any(map(_is_left_hanging, relations))
+
+
+def _is_left_hanging(relation: Any) -> bool:
+    if relation.on_delete is DO_NOTHING:
+        return False
+    is_removed = relation.on_delete is CASCADE and tracking_of(relation.related_model) is not None
+    return not is_removed or _needs_collector(relation.related_model)
