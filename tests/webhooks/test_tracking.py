@@ -16,6 +16,7 @@ from projects.models import Project, User
 from sessions_app.models import Agent, Recording, Session
 from tests.concurrency import in_thread, wait_for_lock
 from webhooks.models import Event
+from webhooks.models.tracking import rows_deleting
 from webhooks.testing import captured_events
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -336,3 +337,16 @@ def test_edits_in_the_admin(user: User, project: Project, client: Client) -> Non
         client.post(reverse("admin:projects_project_changelist"), chosen)
 
     assert captured.types == ["project.updated", "project.deleted"]
+
+
+def test_row_that_is_added_while_others_are_deleted_stays(project: Project) -> None:
+    def add_another(**_: Any) -> None:
+        rows_deleting.disconnect(add_another, sender=Project)
+        in_thread(lambda: Project.objects.create(owner=project.owner, name="Website")).join()
+
+    rows_deleting.connect(add_another, sender=Project)
+    with captured_events() as captured:
+        Project.objects.filter(name="Website").delete()
+
+    assert captured.types == ["project.created", "project.deleted"]
+    assert Project.objects.count() == 1
