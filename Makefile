@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export DEBUG ?= 1
 
-.PHONY: setup demo test test-full check fmt bench
+.PHONY: setup demo test test-full check fmt docs bench
 
 setup: $(STAMP)
 
@@ -42,6 +42,11 @@ bench: .venv/.bench
 .venv/.bench: $(STAMP) requirements-bench.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	@touch $@
+
+docs: setup
+	@mkdir -p var docs
+	$(BIN)/python manage.py event_reference > var/events.md
+	@mv var/events.md docs/events.md
 
 fmt: setup
 	$(BIN)/ruff format .
