@@ -90,7 +90,7 @@ class UserAdmin(DjangoUserAdmin, OperatorAdmin):
         self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any
     ) -> Any:
         """Only superusers make superusers, or give anybody permissions."""
-        form = super().get_form(request, obj, change, **kwargs)
+        form = super().get_form(request, obj, change=change, **kwargs)
         if not request.user.is_superuser:
             for name in ("is_superuser", "is_staff", "groups", "user_permissions"):
                 if name in form.base_fields:

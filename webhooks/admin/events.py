@@ -137,7 +137,7 @@ class EventAdmin(BigTableAdmin):
             "event": event,
             "owner": get_user_model().objects.filter(pk=event.owner_id).first(),
             "payload": show_payload(event),
-            "deliveries": event.deliveries.select_related("webhook").order_by("id"),
+            "explanation": service.explain(event),
             "missing": webhooks_missing(event),
         }
         return self.render(request, "admin/webhooks/event/detail.html", context)
