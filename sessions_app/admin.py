@@ -1,6 +1,7 @@
 """Sessions, recordings and agents in the operators' admin."""
 
 from django.contrib import admin
+from django.db.models import URLField
 from unfold.admin import TabularInline
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
@@ -16,6 +17,7 @@ class MessageInline(TabularInline):
     model = SessionMessage
     fields = ("sender", "content", "created_at")
     readonly_fields = ("created_at",)
+    ordering = ("-id",)
     extra = 0
     tab = True
     per_page = 20
@@ -24,6 +26,7 @@ class MessageInline(TabularInline):
 class RecordingInline(TabularInline):
     model = Recording
     fields = ("title", "status", "duration_seconds", "file_size_bytes")
+    ordering = ("-id",)
     extra = 0
     tab = True
     per_page = 20
@@ -71,6 +74,7 @@ class SessionMessageAdmin(OperatorAdmin):
 
 @admin.register(Recording)
 class RecordingAdmin(OperatorAdmin):
+    formfield_overrides = {URLField: {"assume_scheme": "https"}}
     list_display = ("title", "session", "state", "size", "created_at")
     list_select_related = ("session",)
     list_filter = (("status", ChoicesDropdownFilter),)
