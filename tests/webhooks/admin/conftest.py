@@ -1,6 +1,6 @@
 """Operators with exactly the permissions a test names, and one object of every kind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -24,9 +24,8 @@ PAYMENT = {
 
 
 @pytest.fixture(autouse=True)
-def _fresh_figures() -> Iterator[None]:
+def _fresh_figures() -> None:
     cache.clear()
-    yield
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from django.db.models import Model
 from django.test import Client
 
 from config.security import POLICY
-from tests.webhooks.admin.every_url import every_url, fingerprint
 from projects.models import User
+from tests.webhooks.admin.every_url import every_url, fingerprint
 from webhooks.admin.base import OperatorAdmin
 from webhooks.models import Attempt, AuditEntry, Delivery, Event, Redelivery
 
