@@ -31,6 +31,7 @@ from webhooks.redelivery import REPEATABLE, Scope, matching
 COUNTED_AT_MOST = 100_000
 AT_ONCE = timedelta(seconds=5)
 MAX_SELECTED = 1000
+SHOWN_OUTCOMES = 50
 TONES = {"running": "info", "done": "success", "cancelled": "muted"}
 
 
@@ -299,26 +300,28 @@ class RedeliveryAdmin(ReadOnlyAdmin):
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
         row = self.find(request, object_id)
+        progress_url = reverse("admin:webhooks_redelivery_progress", args=[row.pk])
         context = {
             "title": str(row),
             "original": row,
             "redelivery": row,
             "what": describe(row, webhook_names([row])),
-            "outcomes": redelivery.outcomes(row)[:50],
-            "progress_url": reverse("admin:webhooks_redelivery_progress", args=[row.pk]),
+            "outcomes": redelivery.outcomes(row)[:SHOWN_OUTCOMES],
+            "progress_url": f"{progress_url}?outcomes=1",
         }
         return self.render(
             request, "admin/webhooks/redelivery/detail.html", context | progress_context(row)
         )
 
     def progress_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """The bar alone, for the page that shows it move."""
+        """The bar, and what became of it by webhook, for the pages that show it move."""
         row = self.find(request, object_id)
         context = {"redelivery": row} | progress_context(row)
-        return HttpResponse(
-            render_to_string("admin/webhooks/redelivery/progress.html", context, request),
-            headers={"Cache-Control": "no-store"},
-        )
+        shown = render_to_string("admin/webhooks/redelivery/progress.html", context, request)
+        if "outcomes" in request.GET:
+            context = {"outcomes": redelivery.outcomes(row)[:SHOWN_OUTCOMES]}
+            shown += render_to_string("admin/webhooks/redelivery/outcomes.html", context, request)
+        return HttpResponse(shown, headers={"Cache-Control": "no-store"})
 
     def find(self, request: HttpRequest, object_id: str) -> Redelivery:
         if not self.has_view_permission(request):
