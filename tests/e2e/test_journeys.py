@@ -17,7 +17,8 @@ from webhooks.models import AuditEntry, Delivery, Webhook
 
 @pytest.fixture
 def owner(transactional_db: None) -> User:
-    return User.objects.create(username="ada", email="ada@example.com")
+    user: User = User.objects.create(username="ada", email="ada@example.com")
+    return user
 
 
 def make_webhook(owner: User, url: str, **fields: Any) -> Webhook:
@@ -195,7 +196,7 @@ def test_narrow_screens_do_not_scroll_sideways(
 def test_the_theme_follows_the_system(screen: Page, live_server: Any) -> None:
     backgrounds = []
     for scheme in ("light", "dark"):
-        screen.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        screen.emulate_media(color_scheme=scheme)
         screen.goto(f"{live_server.url}/admin/")
         backgrounds.append(
             screen.evaluate("getComputedStyle(document.querySelector('#main')).backgroundColor")

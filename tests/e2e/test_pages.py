@@ -1,6 +1,7 @@
 """Every page in a real browser: nothing acts on a GET, nothing that was stored comes alive."""
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from django.contrib.auth.models import Group
@@ -78,7 +79,13 @@ def test_every_page_is_inert_and_a_get_changes_nothing(
 ) -> None:
     # Some say that this may not be done, or is not there.
     watch.allowed_statuses = {403}
+    poison = quote(" ".join(CORPUS))
     urls = [url for url in every_url(samples) if not is_a_file(url)]
+    urls += [
+        f"/admin/webhooks/delivery/?webhook={poison}&since={poison}&code={poison}&q={poison}",
+        f"/admin/webhooks/redelivery/new/?webhook={poison}&since={poison}&deliveries={poison}",
+        f"/admin/search/?extended=1&s={poison}",
+    ]
     before = fingerprint()
 
     hits = []
