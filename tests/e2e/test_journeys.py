@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from projects.models import User
+from tests.e2e.conftest import Watch
 from tests.webhooks.admin.conftest import PAYMENT, fail
 from tests.workers import running_worker, wait_until
 from webhooks import service
@@ -149,6 +150,33 @@ def test_a_secret_is_rotated_and_shown_once(screen: Page, live_server: Any, owne
     assert fresh.value not in screen.content()
     screen.get_by_role("link", name="History", exact=True).click()
     expect(screen.get_by_text("secret.rotate")).to_be_visible()
+
+
+def test_filters_open_and_apply_by_keyboard(screen: Page, live_server: Any, owner: User) -> None:
+    make_webhook(owner, "http://127.0.0.1:9/hook")
+    for _ in range(2):
+        service.trigger_event("payment.failed", owner, PAYMENT)
+    fail(Delivery.objects.order_by("id")[0])
+
+    screen.goto(f"{live_server.url}/admin/webhooks/delivery/")
+    screen.get_by_role("button", name="Filters").focus()
+    screen.keyboard.press("Enter")
+    screen.locator("input[name=code]").fill("500")
+    screen.keyboard.press("Enter")
+
+    expect(screen).to_have_url(re.compile("code=500"))
+    expect(screen.locator("#result_list tbody")).to_have_count(1)
+
+
+def test_the_login_page_lets_an_operator_in(
+    page: Page, live_server: Any, watch: Watch, operator: User
+) -> None:
+    page.goto(f"{live_server.url}/admin/")
+    page.get_by_label("Username").fill("operator")
+    page.get_by_label("Password").fill("operator")
+    page.get_by_role("button", name="Log in").click()
+
+    expect(page.get_by_role("heading", name="Webhooks that need somebody")).to_be_visible()
 
 
 def test_sending_is_paused_and_resumed(screen: Page, live_server: Any) -> None:

@@ -293,21 +293,21 @@ def test_hours_of_each_webhook_leave_empty_ones_out(
     }
 
 
-def test_latencies_have_every_hour_and_leave_out_what_was_sent_again(add: Add) -> None:
+def test_hours_have_their_latencies_and_leave_out_what_was_sent_again(add: Add) -> None:
     add(NOON, delivered_after=timedelta(milliseconds=30))
     add(NOON, delivered_after=timedelta(milliseconds=50))
     add(NOON, delivered_after=timedelta(hours=5), round=2)
     add(NOON + timedelta(hours=1), "FAILED")
+    add(NOON + timedelta(hours=1), "RETRYING")
 
-    found = stats.latencies(Selection(NOON, NOON + timedelta(hours=2)))
+    found = stats.hours(Selection(NOON, NOON + timedelta(hours=2)))
 
-    assert found == [
-        stats.Latency(NOON, 30, 50),
-        stats.Latency(NOON + timedelta(hours=1), None, None),
-    ]
+    assert [(one.delivery_p50_ms, one.delivery_p95_ms) for one in found] == [(30, 50), (None, None)]
+    assert [one.bucket for one in found] == stats.series(Selection(NOON, NOON + timedelta(hours=2)))
+    assert [one.retrying for one in found] == [0, 1]
 
 
-def test_the_worst_webhooks_come_first_when_asked_for(
+def test_the_worst_webhooks_come_first(
     add: Add, webhook: Webhook, make_webhook: Callable[..., Webhook]
 ) -> None:
     bad = make_webhook(name="Bad")
@@ -315,10 +315,12 @@ def test_the_worst_webhooks_come_first_when_asked_for(
         add(NOON)
     add(NOON, "FAILED", webhook=bad)
     add(NOON, "RETRYING", webhook=bad)
+    add(NOON, "FAILED")
     day = Selection(NOON)
 
     assert [one.id for one in stats.by_webhook(day)] == [webhook.pk, bad.pk]
-    assert [one.id for one in stats.by_webhook(day, worst_first=True, limit=1)] == [bad.pk]
+    assert stats.worst(day, limit=1) == {bad.pk: Figures(deliveries=2, failed=1, retrying=1)}
+    assert list(stats.worst(day, limit=5)) == [bad.pk, webhook.pk]
 
 
 def test_the_last_error_is_of_the_latest_that_failed(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import log
 
 from webhooks.admin.display import milliseconds
-from webhooks.stats import Bucket, Latency
+from webhooks.stats import Bucket, Hour
 
 HEIGHT = 100.0
 SERIES = ("succeeded", "failed", "cancelled", "open")
@@ -72,29 +72,30 @@ def _outcome_bar(index: int, bucket: Bucket, top: int) -> Bar:
     return Bar(index, label, f"{label} UTC: {counts or 'nothing'}", parts)
 
 
-def latency(hours: Sequence[Latency]) -> Chart:
+def latency(hours: Sequence[Hour]) -> Chart:
     """Return a chart of the times to delivery, p50 and p95 of each hour, on a logarithmic scale."""
-    slowest = max((hour.p95_ms or 0 for hour in hours), default=0)
+    slowest = max((hour.delivery_p95_ms or 0 for hour in hours), default=0)
     top = _round_up(max(slowest, 10))
     bars = [
-        Bar(index, label := f"{hour.starts_at:%H:%M}", _latency_title(label, hour), [])
+        Bar(index, label := f"{hour.bucket.starts_at:%H:%M}", _latency_title(label, hour), [])
         for index, hour in enumerate(hours)
     ]
     lines = {
         name: " ".join(
             f"{index + 0.5},{_log_y(value, top):.2f}"
             for index, hour in enumerate(hours)
-            if (value := getattr(hour, f"{name}_ms")) is not None
+            if (value := getattr(hour, f"delivery_{name}_ms")) is not None
         )
         for name in ("p95", "p50")
     }
     return Chart(len(hours), milliseconds(top), bars, lines, *_ends([bar.label for bar in bars]))
 
 
-def _latency_title(label: str, hour: Latency) -> str:
-    if hour.p50_ms is None:
+def _latency_title(label: str, hour: Hour) -> str:
+    if hour.delivery_p50_ms is None:
         return f"{label} UTC: nothing delivered"
-    return f"{label} UTC: p50 {milliseconds(hour.p50_ms)}, p95 {milliseconds(hour.p95_ms)}"
+    p50, p95 = milliseconds(hour.delivery_p50_ms), milliseconds(hour.delivery_p95_ms)
+    return f"{label} UTC: p50 {p50}, p95 {p95}"
 
 
 def _log_y(value: int, top: int) -> float:

@@ -3,6 +3,7 @@
 A bounded number of statements, shared by everybody for a few seconds, however often it is loaded.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -55,23 +56,33 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
 def collect(now: datetime) -> dict[str, Any]:
     """Return everything the page shows of the system."""
     day = stats.Selection(since=now - DAY)
+    hours = stats.hours(day)
     return {
         "now": now,
-        "day": stats.totals(day),
+        "day": _sum_up(hours),
         "hour": stats.totals(stats.Selection(since=now - HOUR)),
         "events_per_minute": stats.events_since(now - RATE_WINDOW)
         / (RATE_WINDOW.total_seconds() / 60),
         "backlog": stats.backlog(),
         "workers": stats.workers(),
         "failures": stats.failures(day)[:8],
-        "outcomes_chart": charts.outcomes(stats.series(day)),
+        "outcomes_chart": charts.outcomes([hour.bucket for hour in hours]),
         "outcomes_legend": charts.OUTCOMES_LEGEND,
         "latency_legend": charts.LATENCY_LEGEND,
-        "latency_chart": charts.latency(stats.latencies(day)),
+        "latency_chart": charts.latency(hours),
         "states": _count_states(),
         "troubled": _troubled(day, now),
         "pause": Pause.objects.select_related("paused_by").first(),
     }
+
+
+def _sum_up(hours: Sequence[stats.Hour]) -> stats.Figures:
+    return stats.Figures(
+        deliveries=sum(hour.bucket.deliveries for hour in hours),
+        succeeded=sum(hour.bucket.succeeded for hour in hours),
+        failed=sum(hour.bucket.failed for hour in hours),
+        retrying=sum(hour.retrying for hour in hours),
+    )
 
 
 def _count_states() -> dict[str, int]:
@@ -87,11 +98,7 @@ def _count_states() -> dict[str, int]:
 
 def _troubled(day: stats.Selection, now: datetime) -> list[Troubled]:
     """The webhooks with the most failures of the day, and those that fail right now."""
-    worst = {
-        one.id: one.figures
-        for one in stats.by_webhook(day, limit=SHOWN_WEBHOOKS, worst_first=True)
-        if one.figures.failed or one.figures.retrying
-    }
+    worst = stats.worst(day, limit=SHOWN_WEBHOOKS)
     failing = Webhook.objects.filter(failing_since__isnull=False, deleted_at=None, active=True)
     found = {
         webhook.pk: webhook

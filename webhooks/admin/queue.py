@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, ClassVar
 
 import redis
@@ -10,15 +11,17 @@ from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
+from django.utils import timezone
 from rq.suspension import is_suspended
 
 from webhooks import service, stats, wakeup
 from webhooks.admin.access import PAUSE
 from webhooks.admin.base import ReadOnlyAdmin
 from webhooks.admin.operations import Operation
-from webhooks.choices import DeliveryStatus
 from webhooks.errors import WebhooksError
-from webhooks.models import Delivery, Pause, WorkerHeartbeat
+from webhooks.models import Pause, WorkerHeartbeat
+
+DAY = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +43,6 @@ def rq_state() -> RqState:
         return RqState(False)
     finally:
         client.close()
-
-
-def parked_count() -> int:
-    """Return how many of late were given up because workers died while sending them."""
-    recent = Delivery.objects.order_by("-id")[:10_000]
-    return sum(
-        status == DeliveryStatus.FAILED and crashes > 0
-        for status, crashes in recent.values_list("status", "crash_count")
-    )
 
 
 class QueueOperation(Operation):
@@ -112,7 +106,7 @@ class QueueAdmin(ReadOnlyAdmin):
             "title": "Queue",
             "opts": None,
             "backlog": stats.backlog(),
-            "parked": parked_count(),
+            "parked": stats.parked_since(timezone.now() - DAY),
             "workers": stats.workers(),
             "rq": rq_state(),
             "pause": Pause.objects.select_related("paused_by").first(),

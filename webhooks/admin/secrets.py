@@ -95,7 +95,23 @@ class RevokeSecret(SecretOperation):
 
 
 class RevealForm(forms.Form):
+    """Whoever finds a screen unlocked does not know the password."""
+
     reason = forms.CharField(max_length=200, help_text="Stands in the audit log with your name.")
+    password = forms.CharField(
+        label="Your password",
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
+    )
+
+    def __init__(self, data: Any, user: Any) -> None:
+        super().__init__(data)
+        self._user = user
+
+    @sensitive_variables()
+    def clean_password(self) -> str:
+        if not self._user.check_password(self.cleaned_data["password"]):
+            raise forms.ValidationError("This is not your password.")
+        return ""
 
 
 class RevealSecret(SecretOperation):
@@ -105,7 +121,9 @@ class RevealSecret(SecretOperation):
     text = "Whoever knows a signing secret can forge requests. That you looked is written down."
     button = "Reveal"
     is_dangerous = True
-    form_class = RevealForm
+
+    def build_form(self, data: Any = None) -> forms.Form:
+        return RevealForm(data, self.request.user)
 
     @sensitive_variables()
     def act(self, form: forms.Form) -> Any:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from webhooks.admin import charts
 from webhooks.admin.display import (
@@ -18,7 +19,7 @@ from webhooks.admin.display import (
 from webhooks.admin.template_tags import ago
 from webhooks.choices import BreakerState
 from webhooks.models import Webhook
-from webhooks.stats import Bucket, Figures, Latency
+from webhooks.stats import Bucket, Figures, Hour
 
 NOW = datetime(2026, 11, 24, 8, 30, tzinfo=UTC)
 BEFORE = NOW - timedelta(hours=2)
@@ -78,8 +79,6 @@ def test_a_host_comes_without_credentials() -> None:
 
 
 def test_ago_knows_past_and_future() -> None:
-    from django.utils import timezone
-
     assert ">3 min ago</time>" in ago(timezone.now() - timedelta(minutes=3))
     assert ">in 2 h</time>" in ago(timezone.now() + timedelta(hours=2, seconds=5))
     assert ">just now</time>" in ago(timezone.now())
@@ -139,9 +138,9 @@ def test_bars_stack_up_to_their_share_and_show_even_one_failure() -> None:
 
 def test_latency_lines_leave_empty_hours_out() -> None:
     hours = [
-        Latency(NOW - timedelta(hours=2), 10, 100),
-        Latency(NOW - timedelta(hours=1), None, None),
-        Latency(NOW, 20, 90),
+        Hour(bucket(2), 0, 10, 100),
+        Hour(bucket(1), 0, None, None),
+        Hour(bucket(0), 0, 20, 90),
     ]
 
     chart = charts.latency(hours)

@@ -57,7 +57,7 @@ INSERT INTO webhooks_attempt
            CASE status WHEN 'SUCCESS' THEN '' ELSE 'http_status' END, ''
       FROM made WHERE i <= {ROWS} / 5 ORDER BY i DESC;
 DROP TABLE made;
-"""
+"""  # noqa: S608
 
 
 @pytest.mark.full

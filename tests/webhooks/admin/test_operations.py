@@ -194,11 +194,26 @@ def test_revoke_takes_the_older_ones(operator: Client, webhook: Webhook) -> None
     assert entries() == [("secret.revoke", {"count": 1})]
 
 
-def test_reveal_needs_a_reason_and_is_written_down(operator: Client, webhook: Webhook) -> None:
-    secret = webhook.secrets.get().value
-    assert operator.post(page_of(webhook, "reveal-secrets")).status_code == 422
+@pytest.fixture
+def password(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Everybody's password, without the time that hashing one takes."""
+    monkeypatch.setattr(User, "check_password", lambda user, raw: raw == "pass")
+    return "pass"
 
-    answer = operator.post(page_of(webhook, "reveal-secrets"), {"reason": "ticket 7"})
+
+def test_reveal_needs_a_reason_and_a_password_and_is_written_down(
+    operator: Client, webhook: Webhook, password: str
+) -> None:
+    secret = webhook.secrets.get().value
+    for wrong in ({}, {"reason": "ticket 7"}, {"reason": "ticket 7", "password": "guess"}):
+        refused = operator.post(page_of(webhook, "reveal-secrets"), wrong)
+        assert refused.status_code == 422
+        assert secret.encode() not in refused.content
+    assert entries() == []
+
+    answer = operator.post(
+        page_of(webhook, "reveal-secrets"), {"reason": "ticket 7", "password": password}
+    )
 
     assert secret.encode() in answer.content
     assert "no-store" in answer["Cache-Control"]
@@ -207,7 +222,7 @@ def test_reveal_needs_a_reason_and_is_written_down(operator: Client, webhook: We
 
 
 def test_a_reveal_that_cannot_be_written_down_shows_nothing(
-    operator: Client, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+    operator: Client, webhook: Webhook, password: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("no log")
@@ -215,7 +230,9 @@ def test_a_reveal_that_cannot_be_written_down_shows_nothing(
     monkeypatch.setattr("webhooks.audit_log.record", fails)
 
     with pytest.raises(RuntimeError):
-        operator.post(page_of(webhook, "reveal-secrets"), {"reason": "ticket 7"})
+        operator.post(
+            page_of(webhook, "reveal-secrets"), {"reason": "ticket 7", "password": password}
+        )
 
 
 class Told:

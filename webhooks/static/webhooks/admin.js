@@ -36,3 +36,19 @@ document.addEventListener("DOMContentLoaded", () => {
     setTimeout(() => refresh(element), REFRESH_MS);
   });
 });
+
+// unfold opens its filters and menus with elements that the keyboard cannot reach.
+function makeReachable(element) {
+  element.tabIndex = 0;
+  element.setAttribute("role", "button");
+  element.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    element.click();
+  });
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  const dead = "a:not([href])[x-on\\:click], span[x-on\\:click], div.cursor-pointer[x-on\\:click]";
+  document.querySelectorAll(dead).forEach(makeReachable);
+});
