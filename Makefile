@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export DEBUG ?= 1
 
-.PHONY: setup demo test test-full check fmt docs bench
+.PHONY: setup demo test test-full check fmt docs bench chaos
 
 setup: $(STAMP)
 
@@ -42,6 +42,9 @@ bench: .venv/.bench
 .venv/.bench: $(STAMP) requirements-bench.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	@touch $@
+
+chaos: setup
+	$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),1) $(ARGS)
 
 docs: setup
 	@mkdir -p var docs

@@ -4,16 +4,18 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
+from django.db import OperationalError
 from django.utils import timezone
 
 from projects.models import User
 from tests.workers import running_worker, wait_for_heartbeats, wait_until
 from webhooks import service
 from webhooks.dispatch import life
-from webhooks.dispatch.claim import claim_due, claim_suspect, count_suspects, release
+from webhooks.dispatch.claim import Claim, claim_due, claim_suspect, count_suspects, release
 from webhooks.dispatch.engine import run_until_idle
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.ids import new_id
@@ -175,3 +177,36 @@ def _lives(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_claim_that_was_committed_unheard_is_given_back(
+    user: User, webhook: Webhook, receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trigger(user, 20)
+    times = iter(range(100))
+
+    def claim_and_lose(*args: Any, **kwargs: Any) -> Claim:
+        claim = claim_due(*args, **kwargs)
+        if next(times) == 0:
+            # Committed, and then the connection went before the answer came.
+            raise OperationalError("server closed the connection unexpectedly")
+        return claim
+
+    monkeypatch.setattr("webhooks.dispatch.claim.claim_due", claim_and_lose)
+
+    run_until_idle()
+
+    assert set(Delivery.objects.values_list("status", "claimed_by")) == {("SUCCESS", None)}
+    assert len(receiver.requests) == 20
+
+
+def test_worker_that_ends_in_order_leaves_nothing_marked(user: User, webhook: Webhook) -> None:
+    trigger(user, 5)
+    worker = new_worker()
+    assert len(claim_due(worker, limit=5, room_of=lambda _: 5).deliveries) == 5
+
+    life.unregister_worker(worker)
+
+    assert set(Delivery.objects.values_list("status", "claimed_by", "is_suspect")) == {
+        ("PENDING", None, False)
+    }

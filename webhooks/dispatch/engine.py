@@ -70,6 +70,9 @@ class Engine:
         self._claiming: Future[Claim] | None = None
         self._settling: Future[None] | None = None
         self._beating: Future[bool] | None = None
+        self._releasing: list[Future[None]] = []
+        # Whether a claim or a release failed, and may have been committed all the same.
+        self._has_lost_track = False
         self._settling_now: list[Settled] = []
         self._unsettled: list[Settled] = []
         self._oldest_unsettled_at = 0.0
@@ -138,6 +141,8 @@ class Engine:
             or self._unsettled
             or self._settling is not None
             or self._claiming is not None
+            or self._releasing
+            or self._has_lost_track
         )
         if is_busy:
             return False
@@ -168,6 +173,8 @@ class Engine:
             self._oldest_unsettled_at = now
             self._is_settle_urgent = False
             self._settling = self._in_database(self._settle, self.worker_id, self._settling_now)
+        if self._has_lost_track and self._claiming is None:
+            self._release_others()
         if self._claiming is None and self._is_claim_due(now):
             self._order_claim(now)
 
@@ -276,7 +283,10 @@ class Engine:
             if self._succeeded(claim):
                 self._take_claim(claim.result())
             else:
-                self._wants_claim = True
+                self._has_lost_track = self._wants_claim = True
+        while self._releasing and self._releasing[0].done():
+            if not self._succeeded(self._releasing.pop(0)):
+                self._has_lost_track = True
 
     def _succeeded(self, future: Future[Any]) -> bool:
         """Log a failure and leave the database alone for a while; it may be restarting."""
@@ -346,9 +356,18 @@ class Engine:
     def _give_back(self, delivery_ids: list[UUID], delay_seconds: float) -> None:
         if delivery_ids:
             worker_id = self.worker_id
-            self._in_database(
-                lambda: claims.release(worker_id, delivery_ids, delay_seconds=delay_seconds)
+            self._releasing.append(
+                self._in_database(
+                    lambda: claims.release(worker_id, delivery_ids, delay_seconds=delay_seconds)
+                )
             )
+
+    def _release_others(self) -> None:
+        """Give back what is marked as ours in the database and is not with us."""
+        self._has_lost_track = False
+        unsettled = [*self._settling_now, *self._unsettled]
+        held = [*self._flight.ids, *(UUID(hex=result["id"]) for result, *_ in unsettled)]
+        self._releasing.append(self._in_database(claims.release_others, self.worker_id, held))
 
     def _take_outcome(self, outcome: Outcome) -> None:
         sent: Sent = outcome.context
@@ -395,6 +414,7 @@ class Engine:
         self._sender = _new_sender()
         self._flight = Flight()
         self._claiming = self._settling = None
+        self._releasing, self._has_lost_track = [], False
         self._unsettled, self._settling_now = [], []
         self._full = set()
         self.worker_id = new_id()
