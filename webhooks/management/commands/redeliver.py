@@ -90,7 +90,9 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
         if options["resume"]:
             started = Redelivery.objects.filter(id=options["resume"]).first()
             if started is None:
-                raise CommandError(f"There is no redelivery {options['resume']}.")
+                raise CommandError(
+                    f"There is no redelivery {REDELIVERY_PREFIX}{options['resume'].hex}."
+                )
             self._carry_out([started], options)
         elif options["missing"]:
             self._run_missing(options)
