@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 
-SCENARIOS = ["drain"]
+SCENARIOS = ["drain", "latency", "fairness"]
 
 
 def main() -> None:
@@ -49,8 +49,12 @@ def _set_up() -> None:
     provide_services(BASE_DIR / "var" / "bench-services")
     import django
     from django.core.management import call_command
+    from django.db import connection
 
     django.setup()
+    with connection.cursor() as cursor:
+        # Whatever an older version left behind.
+        cursor.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     call_command("migrate", verbosity=0)
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ RESULTS = BASE_DIR / "var" / "bench.json"
 
 TABLES = (
     "webhooks_attempt, webhooks_delivery, webhooks_event, webhooks_webhook, "
-    "webhooks_workerheartbeat, webhooks_pause, projects_user"
+    "webhooks_workerheartbeat, webhooks_pause, webhooks_redelivery, projects_user"
 )
 
 
@@ -49,8 +50,11 @@ class Series:
     def median(self) -> float:
         return statistics.median(self.values)
 
-    def spread(self) -> str:
-        return f"{min(self.values):,.0f} to {max(self.values):,.0f}"
+    def line(self, digits: int) -> str:
+        low, middle, high = (
+            f"{value:,.{digits}f}" for value in (min(self.values), self.median, max(self.values))
+        )
+        return f"{self.name:<56}{middle:>12} {self.unit:<8} ({low} to {high})"
 
 
 def ratio(one: Series, other: Series) -> float:
@@ -81,11 +85,13 @@ class Goal:
         )
 
 
-def show(title: str, series: Sequence[Series], goals: Sequence[Goal]) -> dict[str, Any]:
+def show(
+    title: str, series: Sequence[Series], goals: Sequence[Goal], *, digits: int = 0
+) -> dict[str, Any]:
     """Print a scenario's table and return it as what goes to the result file."""
     print(f"\n{title}")
     for one in series:
-        print(f"  {one.name:<56}{one.median:>12,.0f} {one.unit:<8} ({one.spread()})")
+        print(f"  {one.line(digits)}")
     for goal in goals:
         print(f"  {goal.line()}")
     return {
@@ -148,10 +154,10 @@ def settle_down() -> None:
         cursor.execute("CHECKPOINT")
 
 
-def make_owners(count: int) -> list[User]:
+def make_owners(count: int, *, prefix: str = "owner") -> list[User]:
     return list(
         User.objects.bulk_create(
-            [User(username=f"owner{n}", email=f"owner{n}@example.com") for n in range(count)]
+            [User(username=f"{prefix}{n}", email=f"{prefix}{n}@example.com") for n in range(count)]
         )
     )
 
@@ -198,13 +204,13 @@ def trigger_messages(owners: Sequence[User], count: int, *, batch: int = 1000) -
 
 
 @contextmanager
-def running_workers(count: int) -> Iterator[list[psutil.Process]]:
-    """Run `manage.py rqworker` processes; the block starts when each has said that it lives."""
+def running_workers(count: int, *, module: str = "manage") -> Iterator[list[psutil.Process]]:
+    """Run `rqworker` processes; the block starts when each has said that it lives."""
     before = WorkerHeartbeat.objects.count()
     log = (BASE_DIR / "var" / "bench-worker.log").open("ab")
     processes = [
         subprocess.Popen(
-            [sys.executable, "manage.py", "rqworker"],
+            [sys.executable, "-m", module, "rqworker"],
             cwd=BASE_DIR,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -229,6 +235,10 @@ def hold_back() -> None:
     Pause.objects.create(reason="benchmark")
 
 
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
 def start() -> float:
     """Give the starting shot and return its time by the database's clock (Unix seconds)."""
     Pause.objects.all().delete()
@@ -239,10 +249,14 @@ def start() -> float:
     return started_at
 
 
-def wait_for_deliveries(seconds: float) -> float:
-    """Wait until every delivery has succeeded; return when, by the database's clock."""
-    wait_until(lambda: not Delivery.objects.filter(finished_at=None).exists(), seconds, "the drain")
-    outcome = Delivery.objects.aggregate(
+def wait_for_deliveries(seconds: float, owners: Sequence[User] | None = None) -> float:
+    """Wait until all deliveries of these owners (of all) have succeeded; return when, by the
+    database's clock."""
+    deliveries = Delivery.objects.all()
+    if owners is not None:
+        deliveries = deliveries.filter(owner_id__in=[owner.id for owner in owners])
+    wait_until(lambda: not deliveries.filter(finished_at=None).exists(), seconds, "the drain")
+    outcome = deliveries.aggregate(
         all=Count("id"), good=Count("id", filter=Q(status="SUCCESS")), last=Max("finished_at")
     )
     if outcome["all"] != outcome["good"]:

@@ -5,6 +5,7 @@ import ipaddress
 import secrets
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -60,13 +61,48 @@ def _encryption_keys() -> list[bytes]:
     return keys
 
 
-def _allowed_networks() -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+def _networks(name: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
     try:
-        return [
-            ipaddress.ip_network(text) for text in env.list("WEBHOOKS_ALLOWED_NETWORKS", default=[])
-        ]
+        return [ipaddress.ip_network(text) for text in env.list(name, default=[])]
     except ValueError as problem:
-        raise ImproperlyConfigured(f"WEBHOOKS_ALLOWED_NETWORKS: {problem}.") from None
+        raise ImproperlyConfigured(f"{name}: {problem}.") from None
+
+
+def _ports(name: str, default: str) -> list[range]:
+    """Return the ports of a list such as `80,443,8000-8099`; `*` means all of them."""
+    ranges = []
+    for text in env.str(name, default=default).replace("*", "1-65535").split(","):
+        first, _, last = text.strip().partition("-")
+        try:
+            ports = range(int(first), int(last or first) + 1)
+        except ValueError:
+            ports = range(0)
+        if not ports or ports[0] < 1 or ports[-1] > 65535:
+            raise ImproperlyConfigured(f"{name}: {text!r} is not a port, a range of ports or *.")
+        ranges.append(ports)
+    return ranges
+
+
+def _proxy_url() -> str:
+    url = str(env.str("WEBHOOKS_PROXY_URL", default=""))
+    try:
+        parts = urlsplit(url)
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname and parts.port)
+    except ValueError:
+        is_valid = False
+    if url and not is_valid:
+        # The value may hold a password, so it is not shown.
+        raise ImproperlyConfigured(
+            "WEBHOOKS_PROXY_URL must be of the form http://host:port or https://host:port."
+        )
+    return url
+
+
+def _ca_bundle() -> str:
+    path = str(env.str("WEBHOOKS_CA_BUNDLE", default=""))
+    if path and not Path(path).is_file():
+        raise ImproperlyConfigured(f"WEBHOOKS_CA_BUNDLE: there is no file {path!r}.")
+    return path
 
 
 try:
@@ -119,10 +155,19 @@ RQ = {"WORKER_CLASS": "webhooks.worker.WebhookWorker", "COMMIT_MODE": "auto"}
 RQ_SHOW_ADMIN_LINK = False
 
 WEBHOOKS_ENCRYPTION_KEYS = _encryption_keys()
-WEBHOOKS_ALLOWED_NETWORKS = _allowed_networks()
 WEBHOOKS_DISABLE_AFTER_DAYS = env.float("WEBHOOKS_DISABLE_AFTER_DAYS", default=5.0)
 WEBHOOKS_RETENTION_DAYS = env.int("WEBHOOKS_RETENTION_DAYS", default=0)  # 0 keeps everything
+
+# Where webhooks may point and how they get there (docs/security.md).
 WEBHOOKS_REQUIRE_HTTPS = env.bool("WEBHOOKS_REQUIRE_HTTPS", default=not DEBUG)
+WEBHOOKS_ALLOWED_NETWORKS = _networks("WEBHOOKS_ALLOWED_NETWORKS")
+WEBHOOKS_FORBIDDEN_NETWORKS = _networks("WEBHOOKS_FORBIDDEN_NETWORKS")
+WEBHOOKS_ALLOWED_PORTS = _ports(
+    "WEBHOOKS_ALLOWED_PORTS", default="*" if DEBUG else "80,443,8000,8080,8443"
+)
+WEBHOOKS_OWN_HOSTS = env.list("WEBHOOKS_OWN_HOSTS", default=[] if DEBUG else ALLOWED_HOSTS)
+WEBHOOKS_PROXY_URL = _proxy_url()
+WEBHOOKS_CA_BUNDLE = _ca_bundle()
 
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="webhooks@localhost")

@@ -11,8 +11,8 @@ APPS = ("webhooks", "projects", "sessions_app")
 
 LEAVES = {
     "webhooks.addresses", "webhooks.catalog", "webhooks.choices", "webhooks.encryption",
-    "webhooks.errors", "webhooks.ids", "webhooks.retry", "webhooks.signing", "webhooks.breaker",
-    "webhooks.rate",
+    "webhooks.errors", "webhooks.header_rules", "webhooks.ids", "webhooks.retry",
+    "webhooks.signing", "webhooks.url_rules", "webhooks.breaker", "webhooks.rate",
 }  # fmt: skip
 """Pure: no ORM beyond TextChoices, no I/O, and nothing of ours but one another."""
 
@@ -24,11 +24,14 @@ LAYERS = [
     {"webhooks.lifecycle", "webhooks.redelivery", "webhooks.notices"},
     {"webhooks.dispatch"},
     {
-        "webhooks.audit", "webhooks.doctor", "webhooks.feed", "webhooks.listening",
+        "webhooks.audit", "webhooks.feed", "webhooks.listening",
         "webhooks.retention", "webhooks.stats", "webhooks.trial",
     },
-    {"webhooks.service", "webhooks.housekeeping"},
-    {"webhooks.jobs", "webhooks.worker", "webhooks.receivers"},
+    {
+        "webhooks.doctor", "webhooks.housekeeping", "webhooks.quarantine",
+        "webhooks.reencryption", "webhooks.service",
+    },
+    {"webhooks.checks", "webhooks.jobs", "webhooks.worker", "webhooks.receivers"},
     {"webhooks.api", "webhooks.admin", "webhooks.management", "webhooks.apps"},
 ]  # fmt: skip
 """Lowest first; a module imports from its own layer or a lower one."""
@@ -36,6 +39,7 @@ LAYERS = [
 ENTRIES = LAYERS[-2] | LAYERS[-1]
 MAY_IMPORT_EACH_OTHER = {
     ("webhooks.jobs", "webhooks.worker"),
+    ("webhooks.apps", "webhooks.checks"),
     ("webhooks.apps", "webhooks.receivers"),
 }
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
+from django.conf import settings
+
 FORBIDDEN_V4 = [
     IPv4Network(network)
     for network in (
@@ -41,31 +43,62 @@ FORBIDDEN_V6 = [
         "3fff::/20",  # documentation
     )
 ]
+NAT64 = IPv6Network("64:ff9b::/96")
+"""Stands for the IPv4 address in its last four bytes, behind a network's translator."""
 
 Network = IPv4Network | IPv6Network
 
 
 class AddressPolicy:
-    """The table above, less the networks that the deployment allows on purpose."""
+    """The table above, less the networks that the deployment allows on purpose.
+
+    The deployment's own networks (WEBHOOKS_FORBIDDEN_NETWORKS) are never allowed, and only the
+    ports of WEBHOOKS_ALLOWED_PORTS, whoever makes a policy.
+    """
 
     def __init__(self, allowed_networks: Iterable[Network] = ()) -> None:
         self._allowed = tuple(allowed_networks)
+        self._forbidden = tuple(settings.WEBHOOKS_FORBIDDEN_NETWORKS)
+        self._ports = tuple(settings.WEBHOOKS_ALLOWED_PORTS)
         self.is_allowed = lru_cache(maxsize=4096)(self._is_allowed)
         """Say whether a numeric address (no name, no scope) may be connected to."""
+
+    @property
+    def has_exemptions(self) -> bool:
+        return bool(self._allowed)
+
+    def is_port_allowed(self, port: int) -> bool:
+        return any(port in ports for ports in self._ports)
 
     def _is_allowed(self, address: str) -> bool:
         try:
             parsed = ip_address(address)
         except ValueError:
             return False
-        if isinstance(parsed, IPv6Address):
-            if parsed.scope_id is not None:
+        return self._may_connect(parsed)
+
+    def _may_connect(self, address: IPv4Address | IPv6Address) -> bool:
+        if isinstance(address, IPv6Address):
+            if address.scope_id is not None:
                 return False
-            parsed = parsed.ipv4_mapped or parsed
-        return any(parsed in network for network in self._allowed) or _is_public(parsed)
+            address = address.ipv4_mapped or address
+        if any(address in network for network in self._forbidden):
+            return False
+        is_exempt = any(address in network for network in self._allowed)
+        if address in NAT64:
+            # Allowing the translator does not allow what lies behind it.
+            return is_exempt and self._may_connect(IPv4Address(int(address) & 0xFFFFFFFF))
+        return is_exempt or _is_public(address)
 
 
 def _is_public(address: IPv4Address | IPv6Address) -> bool:
     if isinstance(address, IPv4Address):
         return not any(address in network for network in FORBIDDEN_V4)
     return address in GLOBAL_V6 and not any(address in network for network in FORBIDDEN_V6)
+
+
+def is_public_network(network: Network) -> bool:
+    """Say whether every address of a network is public."""
+    if isinstance(network, IPv4Network):
+        return not any(network.overlaps(forbidden) for forbidden in FORBIDDEN_V4)
+    return network.subnet_of(GLOBAL_V6) and not any(map(network.overlaps, FORBIDDEN_V6))

@@ -6,4 +6,4 @@ class WebhooksConfig(AppConfig):
     verbose_name = "Webhooks"
 
     def ready(self) -> None:
-        from webhooks import receivers  # noqa: F401  (connects the signals)
+        from webhooks import checks, receivers  # noqa: F401  (registers checks, connects signals)

@@ -11,13 +11,17 @@ import uuid
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from django.conf import settings
+from django.views.decorators.debug import sensitive_variables
 
 from webhooks.errors import EncryptionKeyError
 
 VERSION = b"\x01"
 NONCE_BYTES = 12
+HEADER_BYTES = 5
+"""Version and key id."""
 
 
+@sensitive_variables()
 def encrypt(plain: bytes, row_id: uuid.UUID) -> bytes:
     """Return `plain` encrypted for the row `row_id`."""
     key = settings.WEBHOOKS_ENCRYPTION_KEYS[0]
@@ -25,6 +29,7 @@ def encrypt(plain: bytes, row_id: uuid.UUID) -> bytes:
     return VERSION + _key_id(key) + nonce + AESGCM(key).encrypt(nonce, plain, row_id.bytes)
 
 
+@sensitive_variables()
 def decrypt(stored: bytes, row_id: uuid.UUID) -> bytes:
     """Return what was encrypted for the row `row_id`.
 
@@ -35,10 +40,29 @@ def decrypt(stored: bytes, row_id: uuid.UUID) -> bytes:
         if stored[:1] == VERSION and _key_id(key) == key_id:
             try:
                 return AESGCM(key).decrypt(nonce, ciphertext, row_id.bytes)
-            except InvalidTag:
+            except (InvalidTag, ValueError):  # a ValueError where the value was cut short
                 break
     raise EncryptionKeyError
 
 
+@sensitive_variables()
+def reencrypt(stored: bytes, row_id: uuid.UUID) -> bytes:
+    """Return the same value encrypted with the first key; raises EncryptionKeyError."""
+    return encrypt(decrypt(stored, row_id), row_id)
+
+
+@sensitive_variables()
+def header_of_current_key() -> bytes:
+    """Return how every value encrypted with the first key begins."""
+    return VERSION + _key_id(settings.WEBHOOKS_ENCRYPTION_KEYS[0])
+
+
+@sensitive_variables()
+def headers_of_known_keys() -> list[bytes]:
+    """Return how the values begin that can be decrypted."""
+    return [VERSION + _key_id(key) for key in settings.WEBHOOKS_ENCRYPTION_KEYS]
+
+
+@sensitive_variables()
 def _key_id(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()[:4]

@@ -8,6 +8,14 @@ class WebhooksError(Exception):
         super().__init__(message or self.__doc__)
 
 
+class UrlRefusedError(WebhooksError):
+    """A webhook may not have this URL."""
+
+
+class SecretRefusedError(WebhooksError):
+    """This cannot be done with a webhook's signing secrets."""
+
+
 class EventTypeUnknownError(WebhooksError):
     """There is no such event type in the catalogue."""
 

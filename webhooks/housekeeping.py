@@ -6,7 +6,7 @@ Every worker does it; each task takes care that two at once do no harm.
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from django.db import DatabaseError, InterfaceError, connection
 
@@ -28,10 +28,13 @@ def keep_house() -> bool:
 
 
 class Housekeeper:
-    """Keeps house on a daemon thread until it is stopped."""
+    """Does its tasks again and again on a daemon thread, until it is stopped.
 
-    def __init__(self, work: Callable[[], bool] = keep_house) -> None:
-        self._work = work
+    A task returns whether it has more to do at once.
+    """
+
+    def __init__(self, tasks: Sequence[Callable[[], bool | None]]) -> None:
+        self._tasks = tasks
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
 
@@ -45,14 +48,17 @@ class Housekeeper:
     def _run(self) -> None:
         pause = 0.0
         while not self._stopping.wait(pause):
-            pause = PAUSE_SECONDS
-            try:
-                if self._work():
-                    pause = 0.0
-            except (DatabaseError, InterfaceError) as problem:
-                logger.warning("Housekeeping waits for Postgres: %s", problem)
-                connection.close()
-            except Exception:
-                # One task that fails must not end all others for good.
-                logger.exception("Housekeeping failed; trying again.")
+            has_more = [self._do(task) for task in self._tasks]
+            pause = 0.0 if any(has_more) else PAUSE_SECONDS
         connection.close()
+
+    def _do(self, task: Callable[[], bool | None]) -> bool:
+        try:
+            return bool(task())
+        except (DatabaseError, InterfaceError) as problem:
+            logger.warning("Housekeeping waits for Postgres: %s", problem)
+            connection.close()
+        except Exception:
+            # One task that fails must not end all others for good.
+            logger.exception("Housekeeping failed; trying again.")
+        return False

@@ -6,6 +6,9 @@ It runs on a thread of its own and can misbehave on request. Never use it in pro
 import asyncio
 import contextlib
 import random
+import socket
+import ssl
+import struct
 import threading
 import time
 from collections import deque
@@ -19,13 +22,20 @@ from webhooks.signing import verify_hex, verify_standard
 MAX_HEADER_BYTES = 64 * 1024
 DRIP_SECONDS = 0.2
 
-Mode = Literal["answer", "hang", "drip", "reset", "garbage", "close"]
+TLS_HANDSHAKE = b"\x16"
+"""How an https request begins that was sent to a plain port."""
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER with which closing a socket sends RST."""
+
+Mode = Literal["answer", "raw", "hang", "drip", "reset", "garbage", "close"]
+End = Literal["keep", "close", "reset"]
 
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
     """How to answer. `drip` sends the answer byte by byte and slowly, `reset` cuts the connection,
-    `close` ends it without an answer, `garbage` answers with what is not HTTP."""
+    `close` ends it without an answer, `garbage` answers with what is not HTTP, `raw` sends `body`
+    as the whole answer, status line and headers included."""
 
     status: int = 200
     delay_seconds: float = 0.0
@@ -34,6 +44,12 @@ class Behaviour:
     mode: Mode = "answer"
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b"ok"
+    flood: bytes = b""
+    """Sent after the answer again and again, as long as the other side takes it."""
+    end: End = "keep"
+    """What becomes of the connection after the answer."""
+    is_early: bool = False
+    """Answer as soon as the request's headers are there, without reading its body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +97,7 @@ class HttpReceiver:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        tls: ssl.SSLContext | None = None,
         secrets: Sequence[str] = (),
         behaviour: Behaviour | None = None,
         seed: int = 0,
@@ -89,7 +106,7 @@ class HttpReceiver:
         self.secrets = list(secrets)
         self.behaviour = behaviour or Behaviour()
         self.connections = 0
-        self._host, self._port = host, port
+        self._host, self._port, self._tls = host, port, tls
         self._random = random.Random(seed)
         self._on_request = on_request
         self._script: deque[Behaviour] = deque()
@@ -115,13 +132,19 @@ class HttpReceiver:
 
     async def _listen(self) -> None:
         self._server = await self._loop.create_server(
-            lambda: _Connection(self), self._host, self._port, backlog=1024
+            lambda: _Connection(self), self._host, self._port, backlog=1024, ssl=self._tls
         )
         self._port = self._server.sockets[0].getsockname()[1]
 
     @property
     def url(self) -> str:
-        return f"http://{self._host}:{self._port}/"
+        scheme = "http" if self._tls is None else "https"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{scheme}://{host}:{self._port}/"
+
+    @property
+    def port(self) -> int:
+        return self._port
 
     @property
     def requests(self) -> list[Received]:
@@ -157,6 +180,9 @@ class HttpReceiver:
             transport.abort()
         # One turn of the loop, so that the aborted transports close their sockets.
         await asyncio.sleep(0)
+
+    def _is_early(self) -> bool:
+        return (self._script[0] if self._script else self.behaviour).is_early
 
     def _next_behaviour(self) -> Behaviour:
         with contextlib.suppress(IndexError):
@@ -214,6 +240,8 @@ class _Connection(asyncio.Protocol):
         self._receiver = receiver
         self._buffer = b""
         self._is_busy = False
+        self._can_write = True
+        self._flood = b""
         receiver.connections += 1
         self._number = receiver.connections
 
@@ -224,6 +252,13 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._receiver._transports.discard(self.transport)
 
+    def pause_writing(self) -> None:
+        self._can_write = False
+
+    def resume_writing(self) -> None:
+        self._can_write = True
+        self._go_on_flooding()
+
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         if not self._is_busy:
@@ -231,6 +266,9 @@ class _Connection(asyncio.Protocol):
 
     def _read_request(self) -> None:
         head, end, rest = self._buffer.partition(b"\r\n\r\n")
+        if head[:1] == TLS_HANDSHAKE:
+            self._refuse()
+            return
         if not end:
             if len(self._buffer) > MAX_HEADER_BYTES:
                 self.transport.abort()
@@ -242,10 +280,9 @@ class _Connection(asyncio.Protocol):
         length = next((value for name, value in pairs if name.lower() == "content-length"), "0")
         words = request_line.split(" ")
         if not (length.isascii() and length.isdecimal() and len(words) == 3):
-            self.transport.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
-            self.transport.close()
+            self._refuse()
             return
-        if len(rest) < int(length):
+        if len(rest) < int(length) and not self._receiver._is_early():
             return
         body, self._buffer = rest[: int(length)], rest[int(length) :]
         behaviour, status = self._receiver._receive(self._number, words[1], pairs, body)
@@ -255,6 +292,10 @@ class _Connection(asyncio.Protocol):
             loop.call_later(behaviour.delay_seconds, self._answer, behaviour, status)
         else:
             self._answer(behaviour, status)
+
+    def _refuse(self) -> None:
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        self.transport.close()
 
     def _answer(self, behaviour: Behaviour, status: int) -> None:
         if self.transport.is_closing() or behaviour.mode == "hang":
@@ -270,9 +311,25 @@ class _Connection(asyncio.Protocol):
             self._drip(_answer_bytes(behaviour, status))
         else:
             self.transport.write(_answer_bytes(behaviour, status))
+            self._flood = behaviour.flood
+            self._go_on_flooding()
+            self._end(behaviour.end)
+
+    def _end(self, end: End) -> None:
+        if end == "close":
+            self.transport.close()
+        elif end == "reset":
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            self.transport.abort()
+        elif not self._flood:
             self._is_busy = False
             if self._buffer:
                 self._read_request()
+
+    def _go_on_flooding(self) -> None:
+        while self._flood and self._can_write and not self.transport.is_closing():
+            self.transport.write(self._flood)
 
     def _drip(self, rest: bytes) -> None:
         if rest and not self.transport.is_closing():
@@ -281,6 +338,8 @@ class _Connection(asyncio.Protocol):
 
 
 def _answer_bytes(behaviour: Behaviour, status: int) -> bytes:
+    if behaviour.mode == "raw":
+        return behaviour.body
     try:
         reason = HTTPStatus(status).phrase
     except ValueError:

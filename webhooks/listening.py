@@ -208,12 +208,14 @@ class Forwarder:
     """Sends events to one URL as a worker would: the same bytes, the same headers, signed."""
 
     def __init__(self, url: str, secret: str) -> None:
+        key = SigningKey.from_secret(secret)
         self._endpoint = Endpoint(
             owner_id=None,
             url=url,
             header_lines=(),
             hidden_lines=(),
-            keys=(SigningKey.from_secret(secret),),
+            key=key,
+            keys=(key,),
             policy=NO_RETRIES,
             timeout_seconds=FORWARD_TIMEOUT_SECONDS,
             ordered=True,

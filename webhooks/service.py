@@ -3,15 +3,23 @@
 A caller's mistake raises at once; nothing here ever raises because of delivery.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Now
 from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
 
+from webhooks.errors import SecretRefusedError
 from webhooks.lifecycle import cancel, disable, enable
 from webhooks.models import Delivery, SigningSecret, Webhook
 from webhooks.models.delivery import DeliveryQuerySet
+from webhooks.models.webhook import MAX_LIVE_SECRETS
 from webhooks.outbox import Owner, Trigger, trigger_event, trigger_events
 from webhooks.redelivery import Scope, redeliver, redeliver_one, replay
 
@@ -28,11 +36,22 @@ __all__ = [
     "redeliver",
     "redeliver_one",
     "replay",
+    "revoke_secret",
+    "rotate_secret",
     "trigger_event",
     "trigger_events",
+    "update_webhook",
 ]
 
+CHANGEABLE = {
+    "name", "url", "description", "events", "active", "max_retries", "retry_delay_seconds",
+    "retry_schedule", "timeout_seconds", "rate_limit", "ordered", "payload_options",
+}  # fmt: skip
+DEFAULT_OVERLAP = timedelta(hours=24)
+MAX_OVERLAP = timedelta(days=7)
 
+
+@sensitive_variables()
 def create_webhook(
     owner: Owner,
     *,
@@ -41,25 +60,162 @@ def create_webhook(
     events: Sequence[str],
     headers: Mapping[str, str] | None = None,
     secret: str | None = None,
+    ed25519: bool = False,
     **settings: Any,
 ) -> Webhook:
     """Register a webhook and return it; `webhook.secret` is readable on this instance only.
 
+    With `ed25519` requests are signed `v1a` as well; receivers verify with `webhook.public_keys`.
     `owner=None` with `is_platform=True` makes a platform webhook. Raises ValidationError, naming
     every field that is wrong, and stores nothing then.
     """
     webhook = Webhook(
         owner_id=getattr(owner, "pk", owner), name=name, url=url, events=list(events), **settings
     )
-    webhook.headers = dict(headers or {})
-    webhook.full_clean()
-    value = secret or None
+    secrets: list[SigningSecret] = []
+    _validate(
+        lambda: setattr(webhook, "headers", dict(headers or {})),
+        lambda: secrets.append(_build_secret(webhook, secret)),
+        webhook.full_clean,
+    )
+    if ed25519:
+        secrets.append(SigningSecret.build(webhook, scheme=SigningSecret.Scheme.ED25519))
     with transaction.atomic():
         webhook.save(force_insert=True)
-        signing_secret = SigningSecret.build(webhook, value)
-        signing_secret.save(force_insert=True)
-    webhook._secret = signing_secret.value
+        for one in secrets:
+            one.save(force_insert=True)
+    webhook._secret = secrets[0].value
     return webhook
+
+
+@sensitive_variables()
+def update_webhook(
+    webhook: Webhook,
+    *,
+    headers: Mapping[str, str] | None = None,
+    ed25519: bool | None = None,
+    **changes: Any,
+) -> Webhook:
+    """Change a webhook's settings, those named and no others; returns the instance.
+
+    `headers` replaces all custom headers; `ed25519` turns `v1a` signatures on or off. Raises
+    ValidationError, naming every field that is wrong, and stores nothing then.
+    """
+    if unknown := sorted(changes.keys() - CHANGEABLE):
+        raise TypeError(f"A webhook's {', '.join(unknown)} cannot be changed this way.")
+    for name, value in changes.items():
+        setattr(webhook, name, value)
+    steps: list[Callable[[], object]] = [webhook.full_clean]
+    if headers is not None:
+        steps.append(lambda: setattr(webhook, "headers", dict(headers)))
+        changes["headers_encrypted"] = webhook.headers_encrypted
+    _validate(*steps, only={*changes, "headers", NON_FIELD_ERRORS})
+    with transaction.atomic():
+        Webhook.objects.filter(pk=webhook.pk).update(revision=F("revision") + 1)
+        webhook.save(update_fields=[*changes, "updated_at"])
+        if ed25519 is not None:
+            _set_ed25519(webhook, ed25519)
+    webhook.refresh_from_db(fields=["revision"])
+    return webhook
+
+
+@sensitive_variables()
+def rotate_secret(
+    webhook: Webhook,
+    *,
+    overlap: timedelta = DEFAULT_OVERLAP,
+    secret: str | None = None,
+    scheme: str = SigningSecret.Scheme.HMAC,
+) -> Webhook:
+    """Give a webhook a new signing secret, readable as `webhook.secret` on this instance only.
+
+    The old one signs too for `overlap`, 0 to 7 days; after 0 it never signs again (invariant 12:
+    within a second). `secret` is generated where it is not given. `X-Webhook-Signature` has room
+    for one signature and is made with the new secret at once. With scheme `v1a` the ed25519 key is
+    replaced, whose public half stands first in `webhook.public_keys`.
+
+    Raises ValidationError, and SecretRefusedError when ten secrets are live already.
+    """
+    if not timedelta(0) <= overlap <= MAX_OVERLAP:
+        raise ValidationError({"overlap": f"The overlap is 0 to {MAX_OVERLAP.days} days."})
+    with transaction.atomic():
+        # Rotations of one webhook take turns.
+        Webhook.objects.select_for_update(no_key=True).get(pk=webhook.pk)
+        secrets = webhook.secrets.filter(scheme=scheme)
+        secrets.filter(expires_at__lte=Now()).delete()
+        live = {old.value for old in secrets}
+        if not live:
+            raise SecretRefusedError(f"This webhook has no {scheme} secret to rotate.")
+        if secret in live:
+            raise ValidationError({"secret": "This webhook uses this secret already."})
+        if overlap and len(live) >= MAX_LIVE_SECRETS:
+            raise SecretRefusedError(
+                f"This webhook has {MAX_LIVE_SECRETS} live secrets already; revoke older ones."
+            )
+        current = secrets.filter(expires_at=None)
+        if overlap:
+            current.update(expires_at=Now() + overlap)
+        else:
+            current.delete()
+        fresh = _build_secret(webhook, secret, scheme)
+        fresh.save(force_insert=True)
+    if scheme == SigningSecret.Scheme.HMAC:
+        webhook._secret = fresh.value
+    return webhook
+
+
+def revoke_secret(webhook: Webhook, secret_id: UUID | None = None) -> int:
+    """Take older secrets out of use at once: one of them, or all; returns how many there were.
+
+    The current secret is not revoked but replaced: rotate_secret() with an overlap of 0. Raises
+    SecretRefusedError when `secret_id` is the current one or none of this webhook's.
+    """
+    older = webhook.secrets.exclude(expires_at=None)
+    if secret_id is not None:
+        if webhook.secrets.filter(id=secret_id, expires_at=None).exists():
+            raise SecretRefusedError(
+                "The current secret cannot be revoked; rotate it with an overlap of 0."
+            )
+        older = older.filter(id=secret_id)
+    count, _ = older.delete()
+    if secret_id is not None and not count:
+        raise SecretRefusedError("This webhook has no such secret.")
+    return count
+
+
+def _validate(*steps: Callable[[], object], only: Collection[str] | None = None) -> None:
+    """Run all steps and raise one ValidationError with the problems of them all.
+
+    With `only`, other fields are not spoken of: rules may have become stricter since they were set.
+    """
+    problems: dict[str, Any] = {}
+    for step in steps:
+        try:
+            step()
+        except ValidationError as problem:
+            problems = problem.update_error_dict(problems)
+    if only is not None:
+        problems = {field: errors for field, errors in problems.items() if field in only}
+    if problems:
+        raise ValidationError(problems)
+
+
+@sensitive_variables()
+def _build_secret(
+    webhook: Webhook, value: str | None, scheme: str = SigningSecret.Scheme.HMAC
+) -> SigningSecret:
+    try:
+        return SigningSecret.build(webhook, value, scheme=SigningSecret.Scheme(scheme))
+    except ValueError as problem:
+        raise ValidationError({"secret": str(problem)}) from None
+
+
+def _set_ed25519(webhook: Webhook, is_on: bool) -> None:
+    secrets = webhook.secrets.filter(scheme=SigningSecret.Scheme.ED25519)
+    if not is_on:
+        secrets.delete()
+    elif not secrets.filter(expires_at=None).exists():
+        SigningSecret.build(webhook, scheme=SigningSecret.Scheme.ED25519).save(force_insert=True)
 
 
 def get_webhooks(owner: Owner) -> Any:

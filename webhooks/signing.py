@@ -1,16 +1,29 @@
 """Signatures of both families, made and checked (DESIGN.md section 6).
 
-Standard Webhooks: base64 HMAC-SHA256 of `id.timestamp.body`, keyed with the decoded secret.
-X-Webhook-*: hex HMAC-SHA256 of `timestamp.body`, keyed with the secret's text as shown.
+Standard Webhooks: over `id.timestamp.body`, `v1` a base64 HMAC-SHA256 keyed with the decoded
+secret, `v1a` a base64 ed25519 signature. X-Webhook-*: hex HMAC-SHA256 of `timestamp.body`, keyed
+with the secret's text as shown.
+
+A receiver written in Django checks a request with verify_request(). No text, repr or exception
+made here ever holds a secret.
 """
 
 import base64
 import binascii
 import hmac
 import secrets
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from django.http import HttpRequest
+from django.views.decorators.debug import sensitive_variables
 
 SECRET_PREFIX = "whsec_"
+PRIVATE_KEY_PREFIX = "whsk_"
+PUBLIC_KEY_PREFIX = "whpk_"
 SECRET_BYTES = 32
 TOLERANCE_SECONDS = 300
 """How old or how far ahead a timestamp may be; the Standard Webhooks libraries use the same."""
@@ -19,6 +32,20 @@ TOLERANCE_SECONDS = 300
 def generate_secret() -> str:
     """Return a new signing secret, `whsec_` and base64 of 32 random bytes."""
     return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+
+
+def generate_private_key() -> str:
+    """Return a new ed25519 key: `whsk_` and base64 of its 32 bytes followed by its public key's."""
+    key = Ed25519PrivateKey.generate()
+    pair = key.private_bytes_raw() + key.public_key().public_bytes_raw()
+    return PRIVATE_KEY_PREFIX + base64.b64encode(pair).decode()
+
+
+class Key(Protocol):
+    """What signs for Standard Webhooks, whatever the algorithm."""
+
+    def sign_standard(self, content: bytes) -> str:
+        """Return one signature with its version, such as `v1,…`."""
 
 
 class SigningKey:
@@ -30,19 +57,16 @@ class SigningKey:
 
     __slots__ = ("_decoded", "_text")
 
+    @sensitive_variables()
     def __init__(self, decoded: bytes, text: bytes) -> None:
         self._decoded = hmac.new(decoded, None, "sha256")
         self._text = hmac.new(text, None, "sha256")
 
     @classmethod
+    @sensitive_variables()
     def from_secret(cls, secret: str) -> "SigningKey":
         """Raises ValueError when the secret is not `whsec_` and base64 of 24 to 64 bytes."""
-        if not secret.startswith(SECRET_PREFIX):
-            raise ValueError("A signing secret starts with whsec_.")
-        try:
-            decoded = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
-        except ValueError:
-            raise ValueError("A signing secret is whsec_ and base64.") from None
+        decoded = _decode(secret, SECRET_PREFIX)
         if not 24 <= len(decoded) <= 64:
             raise ValueError("A signing secret holds 24 to 64 bytes.")
         return cls(decoded, secret.encode())
@@ -63,9 +87,51 @@ class SigningKey:
         return mac.hexdigest()
 
 
-def sign_standard(keys: Iterable[SigningKey], event_id: str, timestamp: int, body: bytes) -> str:
-    """Return the `webhook-signature` header: one `v1,…` per key, space-separated."""
-    content = b"%s.%d.%s" % (event_id.encode(), timestamp, body)
+class Ed25519Key:
+    """An ed25519 key pair, ready to sign `v1a`: receivers hold only the public half."""
+
+    __slots__ = ("_private",)
+
+    def __init__(self, private: Ed25519PrivateKey) -> None:
+        self._private = private
+
+    @classmethod
+    @sensitive_variables()
+    def from_text(cls, text: str) -> "Ed25519Key":
+        """Raises ValueError when the text is not `whsk_` and base64 of a key pair."""
+        pair = _decode(text, PRIVATE_KEY_PREFIX)
+        if len(pair) != 64:
+            raise ValueError("An ed25519 signing secret holds 64 bytes.")
+        private = Ed25519PrivateKey.from_private_bytes(pair[:32])
+        if private.public_key().public_bytes_raw() != pair[32:]:
+            raise ValueError("The halves of this ed25519 signing secret do not fit.")
+        return cls(private)
+
+    def __repr__(self) -> str:
+        return "Ed25519Key(…)"
+
+    @property
+    def public_text(self) -> str:
+        """What receivers verify with: `whpk_` and base64 of 32 bytes; no secret."""
+        public = self._private.public_key().public_bytes_raw()
+        return PUBLIC_KEY_PREFIX + base64.b64encode(public).decode()
+
+    def sign_standard(self, content: bytes) -> str:
+        """Return `v1a,…` over the signed content of Standard Webhooks."""
+        return "v1a," + base64.b64encode(self._private.sign(content)).decode()
+
+
+@sensitive_variables()
+def load_key(secret: str) -> SigningKey | Ed25519Key:
+    """Return what signs with a stored secret; raises ValueError where it is malformed."""
+    if secret.startswith(PRIVATE_KEY_PREFIX):
+        return Ed25519Key.from_text(secret)
+    return SigningKey.from_secret(secret)
+
+
+def sign_standard(keys: Iterable[Key], event_id: str, timestamp: int, body: bytes) -> str:
+    """Return the `webhook-signature` header: one signature per key, space-separated."""
+    content = _standard_content(event_id, timestamp, body)
     return " ".join([key.sign_standard(content) for key in keys])
 
 
@@ -74,28 +140,83 @@ def sign_hex(key: SigningKey, timestamp: int, body: bytes) -> str:
     return key.sign_hex(b"%d.%s" % (timestamp, body))
 
 
+# For receivers.
+
+
+@sensitive_variables()
+def verify_request(request: HttpRequest, secrets: str | Sequence[str]) -> bool:
+    """Say whether a Django request carries a fresh signature made with one of the secrets.
+
+    Accepts `webhook-signature` as well as `X-Webhook-Signature`. Give the old and the new secret
+    while a rotation lasts; a `whpk_…` public key counts as a secret too.
+    """
+    given = [secrets] if isinstance(secrets, str) else secrets
+    now = time.time()
+    # Lists: how long it takes must not depend on which secret fits.
+    fits = [verify_standard(one, request.headers, request.body, now=now) for one in given]
+    fits += [
+        verify_hex(one, request.headers, request.body, now=now)
+        for one in given
+        if not one.startswith(PUBLIC_KEY_PREFIX)
+    ]
+    return any(fits)
+
+
+@sensitive_variables()
 def verify_standard(secret: str, headers: Mapping[str, str], body: bytes, *, now: float) -> bool:
     """Say whether a request carries a fresh, valid Standard Webhooks signature.
 
-    `headers` has lower-case names; `now` is Unix seconds.
+    `secret` is `whsec_…`, or the public key `whpk_…` for `v1a`. `headers` has lower-case names or
+    ignores case; `now` is Unix seconds. Raises ValueError where the secret is malformed.
     """
     event_id = headers.get("webhook-id", "")
     timestamp = _fresh_timestamp(headers.get("webhook-timestamp", ""), now)
     if not event_id or timestamp is None:
         return False
-    expected = sign_standard([SigningKey.from_secret(secret)], event_id, timestamp, body)
+    content = _standard_content(event_id, timestamp, body)
     given = headers.get("webhook-signature", "").split(" ")
+    if secret.startswith(PUBLIC_KEY_PREFIX):
+        return _fits_public_key(secret, content, given)
+    expected = SigningKey.from_secret(secret).sign_standard(content)
     # A list: how many were compared must not depend on which one fits.
     return any([hmac.compare_digest(expected.encode(), one.encode()) for one in given])  # noqa: C419
 
 
+@sensitive_variables()
 def verify_hex(secret: str, headers: Mapping[str, str], body: bytes, *, now: float) -> bool:
-    """Say whether a request carries a fresh, valid X-Webhook-Signature (lower-case header names)."""
+    """Say whether a request carries a fresh, valid X-Webhook-Signature (header names as above)."""
     timestamp = _fresh_timestamp(headers.get("x-webhook-timestamp", ""), now)
     if timestamp is None:
         return False
     expected = sign_hex(SigningKey.from_secret(secret), timestamp, body)
     return hmac.compare_digest(expected.encode(), headers.get("x-webhook-signature", "").encode())
+
+
+def _fits_public_key(text: str, content: bytes, given: list[str]) -> bool:
+    public = Ed25519PublicKey.from_public_bytes(_decode(text, PUBLIC_KEY_PREFIX))
+    for one in given:
+        version, _, signature = one.partition(",")
+        if version == "v1a":
+            try:
+                public.verify(base64.b64decode(signature, validate=True), content)
+            except (InvalidSignature, ValueError):
+                continue
+            return True
+    return False
+
+
+def _standard_content(event_id: str, timestamp: int, body: bytes) -> bytes:
+    return b"%s.%d.%s" % (event_id.encode(), timestamp, body)
+
+
+@sensitive_variables()
+def _decode(text: str, prefix: str) -> bytes:
+    if not text.startswith(prefix):
+        raise ValueError(f"This signing secret does not start with {prefix}.")
+    try:
+        return base64.b64decode(text.removeprefix(prefix), validate=True)
+    except ValueError:
+        raise ValueError(f"This signing secret is not {prefix} and base64.") from None
 
 
 def _fresh_timestamp(value: str, now: float) -> int | None:

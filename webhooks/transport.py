@@ -3,7 +3,8 @@
 Speaks `requests`: a PreparedRequest goes in, a Response or a TransportError comes out. CurlAdapter
 sends one request and waits; MultiSender keeps hundreds in flight for a worker. Both configure
 libcurl alike (`Exchange`): only http and https, every address checked when its socket opens, no
-redirects, no proxies, no cookies, nothing from the environment, bounded time and memory.
+redirects, no cookies, nothing from the environment, bounded time and memory. The one proxy ever
+used is that of WEBHOOKS_PROXY_URL; it is given host names and guards the addresses in our place.
 """
 
 import contextlib
@@ -17,13 +18,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property, lru_cache
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 import certifi
 import pycurl
 import requests
+from django.conf import settings
 from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar
@@ -31,10 +31,16 @@ from requests.structures import CaseInsensitiveDict
 
 from webhooks.addresses import AddressPolicy
 from webhooks.choices import FailureKind
+from webhooks.errors import UrlRefusedError
+from webhooks.url_rules import parse_url
 
 MAX_BODY_BYTES = 64 * 1024
 """Of an answer's body; reading stops there."""
-MAX_HEADER_BYTES = 100 * 1024
+MAX_HEADER_BYTES = 64 * 1024
+"""Of an answer's headers, interim answers included; libcurl itself stops at 300 KB."""
+MAX_HEADER_LINES = 102
+"""A status line, a hundred headers and the blank line."""
+MAX_INTERIM_ANSWERS = 8
 MAX_IDLE_SECONDS = 50
 """A kept connection older than this is not used again; many servers close after 60 s."""
 DEFAULT_TIMEOUT_SECONDS = 30.0
@@ -48,8 +54,8 @@ MAX_LOOKUPS = 64
 class TransportError(requests.RequestException):
     """No answer came; `kind` sorts it, the text tells the receiver's developer what happened.
 
-    The text never says more than a stranger may know: neither addresses of our network nor whether
-    a port is closed or filtered.
+    The text never says more than a stranger may know: neither addresses of our network, nor
+    whether such an address exists behind a name, nor whether a port is open, closed or filtered.
     """
 
     def __init__(self, kind: FailureKind, message: str) -> None:
@@ -57,19 +63,39 @@ class TransportError(requests.RequestException):
         self.kind = kind
 
 
+NOT_PUBLIC = "The URL's host does not lead to a public address."
+NO_ANSWER = (
+    "No complete HTTP answer came in time. Check that the receiver can be reached from the "
+    "internet, speaks HTTP (for https with TLS 1.2 or newer) and answers within the timeout."
+)
 MESSAGES = {
-    FailureKind.DNS: "The host name could not be resolved.",
-    FailureKind.CONNECT: "No connection could be made to the receiver.",
-    FailureKind.TLS: "The receiver's TLS certificate or handshake is not acceptable.",
-    FailureKind.TIMEOUT: "The receiver did not answer in time.",
-    FailureKind.RESET: "The receiver closed the connection before it had answered.",
+    FailureKind.DNS: NOT_PUBLIC,
+    FailureKind.BLOCKED_ADDRESS: NOT_PUBLIC,
+    FailureKind.CONNECT: NO_ANSWER,
+    FailureKind.TLS: NO_ANSWER,
+    FailureKind.TIMEOUT: NO_ANSWER,
+    FailureKind.RESET: NO_ANSWER,
+    FailureKind.PROTOCOL: NO_ANSWER,
     FailureKind.TOO_LARGE: "The receiver's answer has too many or too large headers.",
-    FailureKind.BLOCKED_ADDRESS: "The receiver's address is not a public one.",
-    FailureKind.PROTOCOL: "The receiver's answer is not valid HTTP.",
 }
+CERTIFICATE_MESSAGES = {
+    1: "The receiver's TLS certificate is for another host name.",
+    9: "The receiver's TLS certificate is not valid yet.",
+    10: "The receiver's TLS certificate has expired.",
+    18: "The receiver's TLS certificate is self-signed.",
+}
+"""By OpenSSL's verification result; libcurl, which compares the names, leaves a 1."""
+UNKNOWN_ISSUER = (
+    "The receiver's TLS certificate is not from a known authority, or its chain is cut."
+)
+
+# libcurl's numbers that pycurl has no names for.
+E_TOO_LARGE = 100
+SUPPRESS_CONNECT_HEADERS = 265
 
 KINDS = {
     pycurl.E_COULDNT_RESOLVE_HOST: FailureKind.DNS,
+    pycurl.E_COULDNT_RESOLVE_PROXY: FailureKind.CONNECT,
     pycurl.E_COULDNT_CONNECT: FailureKind.CONNECT,
     pycurl.E_OPERATION_TIMEDOUT: FailureKind.TIMEOUT,
     pycurl.E_SSL_CONNECT_ERROR: FailureKind.TLS,
@@ -82,12 +108,20 @@ KINDS = {
     pycurl.E_RECV_ERROR: FailureKind.RESET,
     pycurl.E_SEND_ERROR: FailureKind.RESET,
     pycurl.E_PARTIAL_FILE: FailureKind.RESET,
+    E_TOO_LARGE: FailureKind.TOO_LARGE,
 }
 """All other codes mean that what came is not HTTP as we accept it."""
+PROXY_REFUSALS = {403: FailureKind.BLOCKED_ADDRESS, 407: FailureKind.BLOCKED_ADDRESS}
+"""How an egress proxy answers CONNECT for an address it does not allow (smokescreen: 407)."""
+PROXY_TIMEOUT = 504
 
 
 def failure(kind: FailureKind) -> TransportError:
     return TransportError(kind, MESSAGES[kind])
+
+
+def _unsendable() -> TransportError:
+    return TransportError(FailureKind.PROTOCOL, "The request cannot be sent to this URL.")
 
 
 class Reply(Response):
@@ -100,6 +134,9 @@ class Reply(Response):
     history = []
     cookies = RequestsCookieJar()
     elapsed = timedelta(0)
+    # A `requests` session follows what calls itself a redirect.
+    is_redirect = False
+    is_permanent_redirect = False
     _content_consumed = True
 
     def __init__(
@@ -123,7 +160,7 @@ class Reply(Response):
     @cached_property
     def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
         joined: dict[str, str] = {}
-        for name, value in header_pairs(self.head.splitlines()):
+        for name, value in answer_pairs(self.head):
             joined[name] = f"{joined[name]}, {value}" if name in joined else value
         return CaseInsensitiveDict(joined)
 
@@ -133,6 +170,10 @@ class HeaderBlock(CaseInsensitiveDict[str]):
 
     def __init__(self, lines: list[bytes]) -> None:
         self.lines = lines
+
+    def __repr__(self) -> str:
+        """Names only: values may be credentials."""
+        return f"HeaderBlock({[name for name, _ in header_pairs(self.lines)]})"
 
     @cached_property
     def _store(self) -> dict[str, tuple[str, str]]:
@@ -165,10 +206,15 @@ def header_pairs(lines: Iterable[bytes]) -> list[tuple[str, str]]:
     for line in lines:
         name, colon, value = line.decode("latin-1").partition(":")
         if colon:
-            pairs.append((name, value.strip()))
+            pairs.append((name, value.strip(" \t")))
         elif name.endswith(";"):
             pairs.append((name[:-1], ""))
     return pairs
+
+
+def answer_pairs(head: bytes) -> list[tuple[str, str]]:
+    """Return the headers of an answer's head, in their order, without its status line."""
+    return header_pairs(head.splitlines()[1:])
 
 
 def _last_block(lines: list[bytes]) -> list[bytes]:
@@ -191,6 +237,7 @@ class Exchange:
         self._opened: list[socket.socket] = []
         self._url: str | None = None
         self._timeout_ms: int | None = None
+        self._has_proxy = bool(settings.WEBHOOKS_PROXY_URL)
         self._request = PreparedRequest()
         handle: Any = pycurl.Curl()
         handle.exchange = self
@@ -198,10 +245,16 @@ class Exchange:
         self._configure(self.handle)
 
     def _configure(self, handle: Any) -> None:
+        ca_bundle = settings.WEBHOOKS_CA_BUNDLE or certifi.where()
         for option, value in (
             (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
             (pycurl.FOLLOWLOCATION, 0),
-            (pycurl.PROXY, ""),
+            # Even when empty, both keep libcurl from reading the environment.
+            (pycurl.PROXY, settings.WEBHOOKS_PROXY_URL),
+            (pycurl.NOPROXY, ""),
+            (pycurl.PROXY_CAINFO, ca_bundle),
+            (pycurl.HTTPPROXYTUNNEL, int(self._has_proxy)),
+            (SUPPRESS_CONNECT_HEADERS, 1),
             (pycurl.NETRC, pycurl.NETRC_IGNORED),
             (pycurl.NOSIGNAL, 1),
             (pycurl.POST, 1),
@@ -209,7 +262,8 @@ class Exchange:
             (pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2),
             (pycurl.SSL_VERIFYPEER, 1),
             (pycurl.SSL_VERIFYHOST, 2),
-            (pycurl.CAINFO, certifi.where()),
+            (pycurl.CAINFO, ca_bundle),
+            (pycurl.CAPATH, ""),
             (pycurl.MAXAGE_CONN, MAX_IDLE_SECONDS),
             (pycurl.HEADERFUNCTION, self._lines.append),
             (pycurl.WRITEFUNCTION, self._write),
@@ -237,9 +291,7 @@ class Exchange:
                 handle.setopt(pycurl.CONNECTTIMEOUT_MS, timeout_ms)
                 self._timeout_ms = timeout_ms
         except (pycurl.error, UnicodeError, TypeError, ValueError):
-            raise TransportError(
-                FailureKind.PROTOCOL, "The request cannot be sent to this URL."
-            ) from None
+            raise _unsendable() from None
 
     def finish(self, error_code: int) -> Response | TransportError:
         """Return the outcome of the transfer that just ended, and be ready for the next one."""
@@ -251,8 +303,14 @@ class Exchange:
         self._chunks.clear()
         self._body_size = 0
         status = self.handle.getinfo(pycurl.RESPONSE_CODE)
+        if lines and lines[-1] not in BLANK:
+            lines = _without_trailers(lines)
+        header_bytes = sum(map(len, lines))
+        is_long = len(lines) > 2 * MAX_INTERIM_ANSWERS or header_bytes > MAX_HEADER_BYTES
+        if is_long and _is_too_large(lines):
+            return failure(FailureKind.TOO_LARGE)
         # Once the header block has ended the receiver has answered, whatever becomes of the body.
-        if status >= 200 and lines and lines[-1] in (b"\r\n", b"\n"):
+        if status >= 200 and lines and lines[-1] in BLANK:
             return Reply(
                 status,
                 lines,
@@ -260,10 +318,20 @@ class Exchange:
                 request=self._request,
                 is_truncated=error_code != pycurl.E_OK,
             )
-        if is_blocked:
-            return failure(FailureKind.BLOCKED_ADDRESS)
-        if sum(map(len, lines)) > MAX_HEADER_BYTES:
-            return failure(FailureKind.TOO_LARGE)
+        return failure(FailureKind.BLOCKED_ADDRESS) if is_blocked else self._failure(error_code)
+
+    def _failure(self, error_code: int) -> TransportError:
+        if error_code == pycurl.E_PEER_FAILED_VERIFICATION:
+            verdict = self.handle.getinfo(pycurl.SSL_VERIFYRESULT)
+            return TransportError(
+                FailureKind.TLS, CERTIFICATE_MESSAGES.get(verdict, UNKNOWN_ISSUER)
+            )
+        if self._has_proxy:
+            answer = self.handle.getinfo(pycurl.HTTP_CONNECTCODE)
+            if answer == PROXY_TIMEOUT:
+                return failure(FailureKind.TIMEOUT)
+            if answer >= 300:
+                return failure(PROXY_REFUSALS.get(answer, FailureKind.CONNECT))
         return failure(KINDS.get(error_code, FailureKind.PROTOCOL))
 
     def _write(self, chunk: bytes) -> int | None:
@@ -275,14 +343,46 @@ class Exchange:
 
     def _open_socket(self, purpose: int, address: Any) -> Any:
         family, kind, protocol, target = address
-        if family not in (socket.AF_INET, socket.AF_INET6) or not self._policy.is_allowed(
-            target[0]
-        ):
+        if not (self._has_proxy or self._may_connect(family, target)):
             self._is_blocked = True
             return pycurl.SOCKET_BAD
         # libcurl gets a duplicate; ours is closed when the transfer has ended.
         self._opened.append(socket.socket(family, kind, protocol))
         return self._opened[-1]
+
+    def _may_connect(self, family: int, target: Any) -> bool:
+        return (
+            family in (socket.AF_INET, socket.AF_INET6)
+            and self._policy.is_allowed(target[0])
+            and self._policy.is_port_allowed(target[1])
+        )
+
+
+BLANK = (b"\r\n", b"\n")
+
+
+def _without_trailers(lines: list[bytes]) -> list[bytes]:
+    """Return the lines up to the blank one that ends the final answer's headers.
+
+    libcurl hands over what follows a chunked body as if it were more headers.
+    """
+    is_interim, is_start = False, True
+    for number, line in enumerate(lines):
+        if is_start:
+            is_interim = line.partition(b" ")[2][:1] == b"1"
+        is_start = line in BLANK
+        if is_start and not is_interim:
+            return lines[: number + 1]
+    return lines
+
+
+def _is_too_large(lines: list[bytes]) -> bool:
+    answers = sum(line.startswith(b"HTTP/") for line in lines)
+    return (
+        sum(map(len, lines)) > MAX_HEADER_BYTES
+        or len(lines) > MAX_HEADER_LINES
+        or answers > MAX_INTERIM_ANSWERS + 1
+    )
 
 
 def _header_lines(request: PreparedRequest) -> list[bytes]:
@@ -292,23 +392,24 @@ def _header_lines(request: PreparedRequest) -> list[bytes]:
     return WITHOUT_OWN_HEADERS + [header_line(name, value) for name, value in headers.items()]
 
 
-WITHOUT_OWN_HEADERS = [b"Accept:", b"Expect:", b"User-Agent:", b"Content-Type:"]
-"""Keeps libcurl from adding these by itself; a later line with a value is sent all the same."""
+WITHOUT_OWN_HEADERS = [
+    b"Accept:", b"Expect:", b"User-Agent:", b"Content-Type:", b"Accept-Encoding: identity",
+]  # fmt: skip
+"""Keeps libcurl from adding these by itself; a later line with a value is sent all the same.
+Compressed answers are not asked for and never inflated."""
 
 
 @lru_cache(maxsize=10_000)
 def _host_and_port(url: str) -> tuple[str, int] | None:
-    """Return the host name and port that have to be looked up, or None for a numeric host."""
+    """Return the host name and port that have to be looked up, or None for a numeric host.
+
+    Raises TransportError for a URL that libcurl might read in another way than we do.
+    """
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        return None
-    try:
-        ip_address(host)
-    except ValueError:
-        return host, port or (443 if parts.scheme == "https" else 80)
-    return None
+        parsed = parse_url(url)
+    except UrlRefusedError:
+        raise _unsendable() from None
+    return None if parsed.is_numeric else (parsed.host, parsed.port)
 
 
 Answer = tuple[str, ...] | None
@@ -396,11 +497,13 @@ def _check(answer: Answer, policy: AddressPolicy) -> TransportError | None:
 class CurlAdapter(HTTPAdapter):
     """Lets a `requests` session send over libcurl: one request, one connection, then the answer."""
 
-    def __init__(self, policy: AddressPolicy, resolver: Resolver | None = None) -> None:
+    def __init__(
+        self, policy: AddressPolicy, lookup: Callable[[str], Answer] = _system_lookup
+    ) -> None:
         super().__init__()
         self._policy = policy
         self._answered = threading.Event()
-        self._resolver = resolver or Resolver(self._answered.set)
+        self._resolver = Resolver(self._answered.set, lookup)
 
     def send(
         self,
@@ -414,7 +517,7 @@ class CurlAdapter(HTTPAdapter):
         """Send a POST and return its answer; raises TransportError.
 
         `timeout` is the total in seconds, name look-up included. `verify`, `cert` and `proxies`
-        are ignored: certificates are always verified and proxies never asked.
+        are ignored: certificates are always verified, and the settings alone name a proxy.
         """
         if request.method != "POST":
             raise ValueError("CurlAdapter sends POST requests only.")
@@ -433,7 +536,7 @@ class CurlAdapter(HTTPAdapter):
 
     def _resolve(self, url: str, deadline: float) -> list[str]:
         name = _host_and_port(url)
-        if name is None:
+        if name is None or settings.WEBHOOKS_PROXY_URL:
             return []
         while True:
             self._answered.clear()
@@ -445,6 +548,28 @@ class CurlAdapter(HTTPAdapter):
         if problem := _check(answer, self._policy):
             raise problem
         return _pins(*name, answer or ())
+
+
+class CurlSession(requests.Session):
+    """A `requests` session that sends over libcurl and takes nothing from the environment.
+
+    A session of its own making would put what `.netrc` holds for the host into the request.
+    """
+
+    def __init__(
+        self, policy: AddressPolicy, lookup: Callable[[str], Answer] = _system_lookup
+    ) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.headers.clear()
+        self.adapters.clear()
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, CurlAdapter(policy, lookup))
+
+    def send(self, request: PreparedRequest, **options: Any) -> Response:
+        """Send a POST and return its answer; raises TransportError, for a bad URL too."""
+        _host_and_port(request.url or "")
+        return super().send(request, **options)
 
 
 def _perform(handle: pycurl.Curl) -> int:
@@ -492,6 +617,7 @@ class MultiSender:
         lookup: Callable[[str], Answer] = _system_lookup,
     ) -> None:
         self._policy = policy
+        self._has_proxy = bool(settings.WEBHOOKS_PROXY_URL)
         self._resolver = Resolver(self.wake, lookup)
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -515,8 +641,12 @@ class MultiSender:
     def start(self, request: PreparedRequest, *, timeout_seconds: float, context: Any) -> None:
         """Send a POST; its outcome comes out of poll() within the timeout, with this context."""
         now = time.monotonic()
-        name = _host_and_port(str(request.url))
-        if name is None:
+        try:
+            name = _host_and_port(request.url or "")
+        except TransportError as problem:
+            self._end(context, problem, now)
+            return
+        if name is None or self._has_proxy:
             self._begin(request, now + timeout_seconds, context, now, [])
             return
         waiting = Waiting(request, now + timeout_seconds, context, now, name)

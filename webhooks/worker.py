@@ -24,8 +24,9 @@ from rq.timeouts import TimerDeathPenalty
 from rq.worker import SimpleWorker
 
 from webhooks import wakeup
-from webhooks.dispatch.engine import Engine
+from webhooks.dispatch.engine import Engine, run_suspects
 from webhooks.housekeeping import Housekeeper, keep_house
+from webhooks.quarantine import Quarantine
 
 logger = logging.getLogger(__name__)
 
@@ -88,16 +89,24 @@ class WebhookWorker(SimpleWorker):
         if burst:
             thread.join()
             keep_house()
-        housekeeper = Housekeeper()
-        housekeeper.start()
-        self._engine.run(until_idle=burst)
-        housekeeper.stop(STOP_RQ_SECONDS)
+            self._engine.run(until_idle=True)
+            run_suspects()
+        else:
+            self._run_with_helpers()
         self._stop_requested = True
         # It may be waiting for a job; the connection's death ends that, and so does this process.
         thread.join(STOP_RQ_SECONDS)
         with suppress(RedisError):
             self.register_death()
         return True
+
+    def _run_with_helpers(self) -> None:
+        quarantine = Quarantine()
+        housekeeper = Housekeeper([keep_house, quarantine.tend])
+        housekeeper.start()
+        self._engine.run()
+        housekeeper.stop(STOP_RQ_SECONDS)
+        quarantine.stop()
 
     def _serve_rq(self, burst: bool, options: dict[str, Any]) -> None:
         while True:

@@ -1,6 +1,5 @@
 """The worker as operators run it: real processes, real Valkey, killed and cut off for real."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -9,20 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 
 import pytest
-from django.db import connection
 from pytest_django import Settings
 
+from config.services import BASE_DIR
 from projects.models import Project, User
+from tests.workers import environment, running_worker, wait_for_heartbeats, wait_until
 from webhooks import service, wakeup
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Attempt, Delivery, Webhook, WorkerHeartbeat
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture
@@ -41,41 +38,6 @@ def webhook(make_webhook: Callable[..., Webhook], receiver: HttpReceiver) -> Web
 @pytest.fixture(autouse=True)
 def empty_valkey() -> None:
     wakeup.connect(2).flushdb()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
-
-
-def environment(**changes: str) -> dict[str, str]:
-    """The test database under its own name: the worker must not deliver from another one."""
-    settings = connection.settings_dict
-    host = settings["HOST"] or settings["OPTIONS"]["host"]
-    user = settings["USER"] or settings["OPTIONS"]["user"]
-    url = f"postgres:///{settings['NAME']}?host={host}&user={user}"
-    return os.environ | {"DATABASE_URL": url} | changes
-
-
-@contextmanager
-def running_worker(*arguments: str, **changes: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, "manage.py", "rqworker", *arguments],
-        cwd=ROOT,
-        env=environment(**changes),
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def wait_for_heartbeats(count: int) -> None:
-    wait_until(lambda: WorkerHeartbeat.objects.count() == count)
 
 
 def test_burst_worker_delivers_everything_and_ends(
@@ -227,7 +189,7 @@ def test_pool_of_workers_delivers_each_event_once(
 ) -> None:
     process = subprocess.Popen(
         [sys.executable, "manage.py", "rqworker-pool", "--num-workers", "2"],
-        cwd=ROOT,
+        cwd=BASE_DIR,
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

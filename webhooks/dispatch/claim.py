@@ -8,10 +8,12 @@ beats (webhooks/dispatch/life.py).
 """
 
 import math
-from collections import Counter
+import random
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import zip_longest
 from operator import itemgetter
 from typing import NamedTuple
 from uuid import UUID
@@ -85,10 +87,6 @@ class Waiting(NamedTuple):
     breaker_changed_at: datetime | None
 
     @property
-    def position(self) -> Position:
-        return self.owner_id, self.webhook_id
-
-    @property
     def is_guarded(self) -> bool:
         """Whether it needs a look at the webhook's row, under a lock."""
         return self.rate_limit is not None or self.breaker_state != BreakerState.CLOSED
@@ -132,7 +130,8 @@ WITH due AS (
         SELECT d.id FROM webhooks_delivery d
          WHERE d.owner_id = wanted.owner_id AND d.webhook_id = wanted.webhook_id
            AND d.finished_at IS NULL AND d.next_attempt_at <= statement_timestamp()
-           AND d.claimed_by IS NULL AND NOT (wanted.ordered AND d.order_key IS NOT NULL)
+           AND d.claimed_by IS NULL AND NOT d.is_suspect
+           AND NOT (wanted.ordered AND d.order_key IS NOT NULL)
          ORDER BY d.next_attempt_at
          LIMIT wanted.count
            FOR UPDATE SKIP LOCKED
@@ -142,11 +141,12 @@ WITH due AS (
 
 # Of an ordered webhook only the head, the first that is not finished, may go.
 HEADS_SQL = """
-SELECT d.id, d.claimed_by IS NOT NULL, extract(epoch FROM d.next_attempt_at)::float8,
+SELECT d.id, d.claimed_by IS NOT NULL OR d.is_suspect, extract(epoch FROM d.next_attempt_at)::float8,
        e.transaction_id < pg_snapshot_xmin(pg_current_snapshot())
   FROM unnest(%(webhooks)s::uuid[]) AS wanted (webhook_id)
  CROSS JOIN LATERAL (
-    SELECT d.id, d.claimed_by, d.next_attempt_at, d.event_id FROM webhooks_delivery d
+    SELECT d.id, d.claimed_by, d.is_suspect, d.next_attempt_at, d.event_id
+      FROM webhooks_delivery d
      WHERE d.webhook_id = wanted.webhook_id AND d.finished_at IS NULL AND d.order_key IS NOT NULL
      ORDER BY d.order_key LIMIT 1
  ) d
@@ -158,13 +158,14 @@ CLAIM_HEADS_SQL = """
 WITH due AS (
     SELECT d.id FROM webhooks_delivery d
      WHERE d.id = ANY(%(ids)s) AND d.finished_at IS NULL AND d.claimed_by IS NULL
-       AND d.next_attempt_at <= statement_timestamp()
+       AND NOT d.is_suspect AND d.next_attempt_at <= statement_timestamp()
        FOR UPDATE SKIP LOCKED
 )"""
 
 TAKE_SQL = """, claimed AS (
     UPDATE webhooks_delivery d
-       SET status = 'SENDING', claimed_by = %(worker)s
+       SET status = 'SENDING', claimed_by = %(worker)s,
+           crash_count = d.crash_count + d.is_suspect::int
      WHERE d.id = ANY(ARRAY(SELECT id FROM due))
     RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round
 )
@@ -189,6 +190,7 @@ def claim_due(
     due = [one for one in waiting if one.first_at.timestamp() <= claim.database_time]
     rooms = {one.webhook_id: _room(one, room_of(one.webhook_id), claim) for one in due}
     wanted = allot(due, rooms, limit)
+    due = in_turn(due)
     plain = [one for one in due if not one.is_guarded]
     guarded = [one for one in due if one.is_guarded and wanted[one.webhook_id]]
     _take(claim, worker_id, plain, wanted, limit)
@@ -230,8 +232,8 @@ def _room(one: Waiting, room: int, claim: Claim) -> int:
 def allot(due: Sequence[Waiting], rooms: Mapping[UUID, int], limit: int) -> dict[UUID, int]:
     """Deal `limit` rows out: to the owners first, then to each owner's webhooks, within their room.
 
-    Twice what would be even, since most have less than their share; the limit and the rotation
-    keep it fair.
+    Twice what would be even, since most have less than their share due; the limit keeps it fair
+    together with the order in which they are served (in_turn).
     """
     webhooks_of = Counter(one.owner_id for one in due)
     share = 2 * limit / max(1, len(webhooks_of))
@@ -239,6 +241,18 @@ def allot(due: Sequence[Waiting], rooms: Mapping[UUID, int], limit: int) -> dict
         one.webhook_id: min(rooms[one.webhook_id], math.ceil(share / webhooks_of[one.owner_id]))
         for one in due
     }
+
+
+def in_turn(due: Sequence[Waiting]) -> list[Waiting]:
+    """Return the webhooks as they are served: one of each owner, then another of each, and so on.
+
+    Chance decides who comes first, so that nobody is always the one whom the limit cuts off.
+    """
+    by_owner: defaultdict[UUID, list[Waiting]] = defaultdict(list)
+    for one in random.sample(due, len(due)):
+        by_owner[one.owner_id].append(one)
+    turns = zip_longest(*by_owner.values())
+    return [one for turn in turns for one in turn if one is not None]
 
 
 def _take(
@@ -265,11 +279,7 @@ def _take(
     }
     rows = run(CLAIM_SQL + TAKE_SQL, parameters).fetchall()
     claim.deliveries.extend(map(ClaimedDelivery._make, rows))
-    if len(rows) == limit:
-        # The limit cut the rotation short; the last webhook served has had its turn.
-        served = {row[1] for row in rows}
-        claim.has_more = True
-        claim.next_position = max(one.position for one in webhooks if one.webhook_id in served)
+    claim.has_more |= len(rows) == limit
 
 
 def _find_heads(claim: Claim, webhook_ids: list[UUID]) -> list[UUID]:
@@ -281,8 +291,8 @@ def _find_heads(claim: Claim, webhook_ids: list[UUID]) -> list[UUID]:
     if not webhook_ids:
         return []
     heads = []
-    for head, is_claimed, due_at, is_in_order in run(HEADS_SQL, {"webhooks": webhook_ids}):
-        if is_claimed:
+    for head, is_taken, due_at, is_in_order in run(HEADS_SQL, {"webhooks": webhook_ids}):
+        if is_taken:
             continue
         if due_at > claim.database_time:
             claim.next_at = min(claim.next_at, due_at)
@@ -406,14 +416,52 @@ def _look_ahead(
     claim.full = frozenset(
         one.webhook_id for one in plain if taken[one.webhook_id] >= rooms[one.webhook_id]
     )
-    claim.has_more = claim.has_more or not cut <= claim.full
+    claim.has_more |= not cut <= claim.full
+
+
+# What was in flight when its worker died.
+
+SUSPECTS = """
+    SELECT d.id
+      FROM webhooks_delivery d
+      JOIN webhooks_webhook w ON w.id = d.webhook_id
+     WHERE d.is_suspect AND d.finished_at IS NULL AND d.claimed_by IS NULL
+       AND d.next_attempt_at <= statement_timestamp()
+       AND w.active AND w.deleted_at IS NULL AND NOT EXISTS (SELECT FROM webhooks_pause)
+       AND coalesce(w.held_until <= clock_timestamp(), true)
+       AND (w.breaker_state = 'closed' OR w.breaker_probe_at <= clock_timestamp())
+       AND NOT (w.ordered AND d.order_key IS NOT NULL AND EXISTS (
+            SELECT FROM webhooks_delivery o
+             WHERE o.webhook_id = d.webhook_id AND o.finished_at IS NULL
+               AND o.order_key < d.order_key))
+     ORDER BY d.next_attempt_at
+     LIMIT %(limit)s"""
+
+CLAIM_SUSPECT_SQL = f"WITH due AS ({SUSPECTS} FOR UPDATE OF d SKIP LOCKED)"
+COUNT_SUSPECTS_SQL = f"WITH due AS ({SUSPECTS}) SELECT count(*) FROM due"  # noqa: S608 (constants only)
+
+
+def count_suspects(limit: int) -> int:
+    """Return how many suspects are due, counting no further than `limit`."""
+    row = run(COUNT_SUSPECTS_SQL, {"limit": limit}).fetchone()
+    return int(row[0]) if row else 0
+
+
+def claim_suspect(worker_id: UUID) -> Claim:
+    """Claim one delivery that was in flight when its worker died; it is to go out alone.
+
+    That it may end this worker as well is counted before it is sent.
+    """
+    rows = run(CLAIM_SUSPECT_SQL + TAKE_SQL, {"worker": worker_id, "limit": 1}).fetchall()
+    (now,) = run("SELECT extract(epoch FROM clock_timestamp())::float8", {}).fetchone() or (0.0,)
+    return Claim(database_time=now, deliveries=list(map(ClaimedDelivery._make, rows)))
 
 
 RELEASE_SQL = """
 UPDATE webhooks_delivery
    SET status = CASE WHEN attempt_count > attempts_before_round THEN 'RETRYING' ELSE 'PENDING' END,
        next_attempt_at = next_attempt_at + make_interval(secs => %(delay)s),
-       claimed_by = NULL
+       claimed_by = NULL, crash_count = crash_count - is_suspect::int
  WHERE id = ANY(%(ids)s) AND claimed_by = %(worker)s
 """
 

@@ -1,17 +1,22 @@
 """What a worker knows of a webhook when it sends: never older than half a second (invariant 12)."""
 
+import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 from webhooks.dispatch.database import run
+from webhooks.errors import EncryptionKeyError
+from webhooks.header_rules import header_problem
 from webhooks.models import Webhook
 from webhooks.models.webhook import SigningSecret
 from webhooks.retry import Policy
-from webhooks.signing import SigningKey
+from webhooks.signing import Ed25519Key, SigningKey, load_key
 from webhooks.transport import header_line
+
+logger = logging.getLogger(__name__)
 
 MAX_AGE_SECONDS = 0.5
 
@@ -20,10 +25,10 @@ SELECT w.id, w.owner_id, w.url, w.headers_encrypted,
        w.max_retries, w.retry_delay_seconds, w.retry_schedule, w.timeout_seconds, w.ordered,
        array(SELECT s.id FROM webhooks_signingsecret s WHERE s.webhook_id = w.id
               AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
-              ORDER BY s.expires_at DESC NULLS FIRST, s.id DESC),
+              ORDER BY s.scheme, s.expires_at DESC NULLS FIRST, s.id DESC),
        array(SELECT s.value_encrypted FROM webhooks_signingsecret s WHERE s.webhook_id = w.id
               AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
-              ORDER BY s.expires_at DESC NULLS FIRST, s.id DESC)
+              ORDER BY s.scheme, s.expires_at DESC NULLS FIRST, s.id DESC)
   FROM webhooks_webhook w
  WHERE w.id = ANY(%(ids)s) AND w.active AND w.deleted_at IS NULL
    AND NOT EXISTS (SELECT FROM webhooks_pause)
@@ -36,11 +41,14 @@ class Endpoint:
 
     owner_id: UUID | None
     url: str
-    header_lines: tuple[bytes, ...]
+    header_lines: tuple[bytes, ...] = field(repr=False)
     """Custom headers, as they go out."""
     hidden_lines: tuple[bytes, ...]
     """The same without their values, as they are recorded."""
-    keys: tuple[SigningKey, ...]
+    key: SigningKey
+    """The current secret, which X-Webhook-Signature is made with."""
+    keys: tuple[SigningKey | Ed25519Key, ...]
+    """All that sign for Standard Webhooks; `key` is the first."""
     policy: Policy
     timeout_seconds: int
     ordered: bool
@@ -52,7 +60,7 @@ class Endpoints:
     def __init__(self) -> None:
         self._known: dict[UUID, tuple[float, Endpoint | None]] = {}
         # Decryption costs more than the query; equal ciphertexts have equal secrets.
-        self._keys: dict[bytes, SigningKey] = {}
+        self._keys: dict[bytes, SigningKey | Ed25519Key] = {}
 
     def get(self, webhook_id: UUID) -> Endpoint | None:
         """Return the endpoint if it may be sent to and is known freshly enough."""
@@ -81,23 +89,36 @@ class Endpoints:
         if len(self._keys) > 10_000:
             self._keys.clear()
 
-    def _build(self, row: tuple[Any, ...]) -> Endpoint:
+    def _build(self, row: tuple[Any, ...]) -> Endpoint | None:
+        """Return the endpoint, or None where it cannot be decrypted: better late than wrongly
+        signed, and the other webhooks' deliveries go out."""
         webhook_id, owner_id, url, headers, *policy, timeout, ordered, secret_ids, values = row
-        custom = Webhook(id=webhook_id, headers_encrypted=headers).headers
+        try:
+            stored = Webhook(id=webhook_id, headers_encrypted=headers).headers
+            keys = tuple(map(self._key, secret_ids, values))
+        except EncryptionKeyError as problem:
+            logger.error("Webhook %s waits: %s", webhook_id, problem)
+            return None
+        if not keys or not isinstance(keys[0], SigningKey):
+            logger.error("Webhook %s waits: it has no signing secret.", webhook_id)
+            return None
+        # What was stored before a rule became stricter is not sent.
+        custom = {name: value for name, value in stored.items() if not header_problem(name, value)}
         return Endpoint(
             owner_id=owner_id,
             url=str(url),
             header_lines=tuple(header_line(name, value) for name, value in custom.items()),
             hidden_lines=tuple(header_line(name, "(hidden)") for name in custom),
-            keys=tuple(map(self._key, secret_ids, values)),
+            key=keys[0],
+            keys=keys,
             policy=Policy._make(policy),
             timeout_seconds=timeout,
             ordered=ordered,
         )
 
-    def _key(self, secret_id: UUID, value: memoryview) -> SigningKey:
+    def _key(self, secret_id: UUID, value: memoryview) -> SigningKey | Ed25519Key:
         stored = bytes(value)
         if stored not in self._keys:
             secret = SigningSecret(id=secret_id, value_encrypted=stored)
-            self._keys[stored] = SigningKey.from_secret(secret.value)
+            self._keys[stored] = load_key(secret.value)
         return self._keys[stored]

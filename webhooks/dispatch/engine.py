@@ -54,10 +54,14 @@ Settled = tuple[Result, Verdict, UUID, bool]
 
 class Engine:
     """One worker's dispatcher. run() blocks; hint(), stop() and abandon() may be called from
-    other threads and from signal handlers."""
+    other threads and from signal handlers.
 
-    def __init__(self) -> None:
+    With `alone` it sends suspects only, one at a time (invariant 8).
+    """
+
+    def __init__(self, *, alone: bool = False) -> None:
         self.worker_id = new_id()
+        self._is_alone = alone
         self._sender = _new_sender()
         self._database = ThreadPoolExecutor(1, thread_name_prefix="webhooks-database")
         self._endpoints = Endpoints()
@@ -69,7 +73,7 @@ class Engine:
         self._settling_now: list[Settled] = []
         self._unsettled: list[Settled] = []
         self._oldest_unsettled_at = 0.0
-        self._has_ordered_unsettled = False
+        self._is_settle_urgent = False
         self._position = claims.START_OF_ROTATION
         # Webhooks that had more due rows than their window let in.
         self._full: set[UUID] = set()
@@ -137,9 +141,9 @@ class Engine:
         )
         if is_busy:
             return False
-        return self._is_stopping or (
-            until_idle and self._found_nothing and not self._wants_claim and not self._has_backlog
-        )
+        is_idle = self._found_nothing and not self._wants_claim and not self._has_backlog
+        # In an outage of our own nothing more can be done now.
+        return self._is_stopping or (until_idle and (is_idle or self._outage.is_out))
 
     def _seconds_to_wait(self) -> float:
         now = time.monotonic()
@@ -162,7 +166,7 @@ class Engine:
             self._settling_now = self._unsettled[:SETTLE_ROWS]
             del self._unsettled[:SETTLE_ROWS]
             self._oldest_unsettled_at = now
-            self._has_ordered_unsettled = False
+            self._is_settle_urgent = False
             self._settling = self._in_database(self._settle, self._settling_now)
         if self._claiming is None and self._is_claim_due(now):
             self._order_claim(now)
@@ -171,12 +175,14 @@ class Engine:
         return bool(self._unsettled) and (
             len(self._unsettled) >= SETTLE_ROWS
             or now >= self._oldest_unsettled_at + SETTLE_SECONDS
-            or self._has_ordered_unsettled
+            or self._is_settle_urgent
             or not self._sender.in_flight
         )
 
     def _is_claim_due(self, now: float) -> bool:
         if self._is_stopping or len(self._unsettled) >= MAX_UNSETTLED:
+            return False
+        if self._is_alone and (self._sender.in_flight or self._unsettled or self._settling):
             return False
         room = self._flight.room
         if room == 0 or (room < SMALLEST_CLAIM and self._flight.count > SMALLEST_CLAIM):
@@ -199,9 +205,12 @@ class Engine:
         return future
 
     def _claim(self, limit: int) -> Claim:
-        claim = claims.claim_due(
-            self.worker_id, limit=limit, room_of=self._flight.windows.room, after=self._position
-        )
+        if self._is_alone:
+            claim = claims.claim_suspect(self.worker_id)
+        else:
+            claim = claims.claim_due(
+                self.worker_id, limit=limit, room_of=self._flight.windows.room, after=self._position
+            )
         if claim.deliveries:
             self._endpoints.load({delivery.webhook_id for delivery in claim.deliveries})
         if claim.deleted:
@@ -285,8 +294,7 @@ class Engine:
         was_backlog = self._has_backlog
         self._position = claim.next_position
         self._has_backlog = not claim.is_complete
-        self._full |= claim.full
-        self._found_nothing = not claim.deliveries and claim.is_complete
+        self._found_nothing = not claim.deliveries and not claim.full and claim.is_complete
         self._next_poll_at = min(self._next_poll_at, claim.next_at - self._clock_offset)
         if self._is_stopping:
             self._give_back([d.id for d in claim.deliveries], 0)
@@ -298,6 +306,12 @@ class Engine:
             self._follow_hint()
         self._flight.took(claim.deliveries)
         self._start_all(claim.deliveries)
+        for webhook_id in claim.full:
+            # Some of what filled it may have come back while the claim was under way.
+            if self._flight.windows.room(webhook_id):
+                self._wants_claim = True
+            else:
+                self._full.add(webhook_id)
 
     def _follow_hint(self) -> None:
         """Claim until nothing is found, then let commits send hints again, then claim once more.
@@ -354,7 +368,9 @@ class Engine:
             self._wants_claim = True
         if not self._unsettled:
             self._oldest_unsettled_at = time.monotonic()
-        self._has_ordered_unsettled |= sent.endpoint.ordered
+        self._is_settle_urgent |= sent.endpoint.ordered or self._flight.windows.is_closed(
+            webhook_id
+        )
         self._unsettled.append((result, verdict, webhook_id, sent.endpoint.ordered))
 
     def _is_outage(self, sent: Sent, outcome: Outcome) -> bool:
@@ -409,3 +425,10 @@ def _with_fresh_connection(work: Callable[..., Any], *args: Any) -> Any:
 def run_until_idle() -> None:
     """Deliver everything that is due now, in this process, and return."""
     Engine().run(until_idle=True)
+    run_suspects()
+
+
+def run_suspects() -> None:
+    """Deliver what was in flight when its worker died, one at a time, and return."""
+    if claims.count_suspects(1):
+        Engine(alone=True).run(until_idle=True)

@@ -4,6 +4,7 @@ A worker beats; one that stays silent is dead, and any other takes back what it 
 leaves a heartbeat that grows old, which is all it takes.
 """
 
+import logging
 import os
 import socket
 from uuid import UUID
@@ -13,7 +14,11 @@ from django.db import transaction
 from webhooks.dispatch.database import run
 from webhooks.models import WorkerHeartbeat
 
+logger = logging.getLogger(__name__)
+
 SILENCE_BEFORE_DEATH_SECONDS = 10
+MOST_CRASHES = 3
+"""How often a delivery may end its worker while it is alone there."""
 
 
 def register_worker(worker_id: UUID) -> None:
@@ -44,20 +49,33 @@ RETURNING id
 """
 
 RECLAIM_SQL = """
-UPDATE webhooks_delivery
-   SET status = CASE WHEN attempt_count > attempts_before_round THEN 'RETRYING' ELSE 'PENDING' END,
+UPDATE webhooks_delivery d
+   SET status = CASE WHEN d.crash_count >= %(most)s THEN 'FAILED'
+                     WHEN d.attempt_count > d.attempts_before_round THEN 'RETRYING'
+                     ELSE 'PENDING' END,
+       finished_at = CASE WHEN d.crash_count >= %(most)s THEN clock_timestamp() END,
+       error = CASE WHEN d.crash_count >= %(most)s THEN %(reason)s ELSE d.error END,
        claimed_by = NULL, is_suspect = true
- WHERE finished_at IS NULL AND claimed_by = ANY(%(workers)s)
+ WHERE d.finished_at IS NULL AND d.claimed_by = ANY(%(workers)s)
+RETURNING d.id, d.finished_at IS NOT NULL
 """
 
 
 def reclaim_from_dead_workers() -> int:
     """Take back the rows of workers that stopped beating; returns how many. Any worker may call it.
 
-    No index leads to a worker's rows, since it would cost every claim; a death is rare.
+    What was in flight is suspect and goes out alone next time; what ended its worker often enough
+    while it was alone is failed for good (invariant 8). No index leads to a worker's rows, since it
+    would cost every claim; a death is rare.
     """
     with transaction.atomic():
-        dead = [
-            row[0] for row in run(BURY_SQL, {"silence": SILENCE_BEFORE_DEATH_SECONDS}).fetchall()
-        ]
-        return run(RECLAIM_SQL, {"workers": dead}).rowcount if dead else 0
+        dead = [row[0] for row in run(BURY_SQL, {"silence": SILENCE_BEFORE_DEATH_SECONDS})]
+        if not dead:
+            return 0
+        reason = f"Its worker died {MOST_CRASHES} times while nothing else was being sent."
+        parameters = {"workers": dead, "most": MOST_CRASHES, "reason": reason}
+        rows = run(RECLAIM_SQL, parameters).fetchall()
+    for delivery_id, is_parked in rows:
+        if is_parked:
+            logger.error("Delivery %s is given up: %s", delivery_id, reason)
+    return len(rows)

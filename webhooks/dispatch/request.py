@@ -46,7 +46,7 @@ def build_request(delivery: ClaimedDelivery, endpoint: Endpoint, timestamp: int)
         wire_id,
         timestamp,
         sign_standard(endpoint.keys, event_id, timestamp, body).encode(),
-        sign_hex(endpoint.keys[0], timestamp, body).encode(),
+        sign_hex(endpoint.key, timestamp, body).encode(),
         timestamp,
         wire_id,
         delivery.event_type.encode(),

@@ -29,6 +29,7 @@ WITH result AS (
            attempts_before_round = d.attempts_before_round + r.is_free::int,
            claimed_by = NULL,
            is_suspect = false,
+           crash_count = 0,
            response_code = r.code,
            failure_kind = r.kind,
            error = r.error,

@@ -4,14 +4,18 @@ A healthy, fast receiver earns a wide window; one that fails, or keeps requests 
 down to a single request, so that it can never fill the worker's slots.
 """
 
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from uuid import UUID
+
+from webhooks import breaker
 
 START = 8
 LARGEST = 128
 FAST_MS = 250
 """Only receivers that answer within this time earn a wider window."""
+CLOSED_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -20,18 +24,32 @@ class Window:
 
     size: int = START
     held: int = 0
+    streak: int = 0
+    """Failures in a row."""
+    closed_until: float = 0.0
+    """By the monotonic clock; until then the database learns that the breaker has to open."""
 
     @property
     def room(self) -> int:
+        if self.closed_until and time.monotonic() < self.closed_until:
+            return 0
         return max(0, self.size - self.held)
 
     def succeeded(self, duration_ms: int) -> None:
         """A request succeeded: after a fast one, one more may be held (doubling per round trip)."""
+        self.streak = 0
+        self.closed_until = 0.0
         if duration_ms <= FAST_MS:
             self.size = min(self.size + 1, LARGEST)
 
     def failed(self) -> None:
-        """A request failed, or has been out for long."""
+        """A request failed: half as many may be held, none while the breaker is about to open."""
+        self.narrow()
+        self.streak += 1
+        if self.streak % breaker.THRESHOLD == 0:
+            self.closed_until = time.monotonic() + CLOSED_SECONDS
+
+    def narrow(self) -> None:
         self.size = max(self.size // 2, 1)
 
 
@@ -56,7 +74,11 @@ class Windows:
 
     def slowed(self, webhook_id: UUID) -> None:
         """One of its requests, still held, is slow to be answered."""
-        self.by_webhook[webhook_id].failed()
+        self.by_webhook[webhook_id].narrow()
+
+    def is_closed(self, webhook_id: UUID) -> bool:
+        """Say whether so many failed in a row that the database should know at once."""
+        return self.by_webhook[webhook_id].closed_until > 0
 
     def room(self, webhook_id: UUID) -> int:
         """Return how many more rows may be held; any thread may ask."""
@@ -65,6 +87,8 @@ class Windows:
 
     def forget_idle(self) -> None:
         """Drop windows that hold nothing and stand where they started."""
-        idle = [k for k, w in self.by_webhook.items() if w.held == 0 and w.size == START]
+        idle = [
+            k for k, w in self.by_webhook.items() if not w.held and not w.streak and w.size == START
+        ]
         for webhook_id in idle:
             del self.by_webhook[webhook_id]

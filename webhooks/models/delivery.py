@@ -11,7 +11,7 @@ from webhooks.ids import ATTEMPT_PREFIX, DELIVERY_PREFIX, new_id
 from webhooks.models.event import Event
 from webhooks.models.operations import Redelivery
 from webhooks.models.webhook import Webhook
-from webhooks.transport import header_pairs
+from webhooks.transport import answer_pairs, header_pairs
 
 NO_OWNER = uuid.UUID(int=0)
 """Stands where a platform webhook has no owner: the claim's rotation cannot step over nulls."""
@@ -106,6 +106,12 @@ class Delivery(models.Model):
                 name="delivery_ordered",
                 condition=Q(finished_at=None, order_key__isnull=False),
             ),
+            # What has to go out alone.
+            models.Index(
+                fields=["next_attempt_at"],
+                name="delivery_suspect",
+                condition=Q(finished_at=None, is_suspect=True),
+            ),
             # The progress of a redelivery.
             models.Index(
                 fields=["redelivery", "status"],
@@ -170,4 +176,4 @@ class Attempt(models.Model):
 
     @property
     def response_headers(self) -> list[tuple[str, str]]:
-        return header_pairs(bytes(self.response_head or b"").splitlines())
+        return answer_pairs(bytes(self.response_head or b""))

@@ -4,7 +4,6 @@ import json
 import uuid
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -13,14 +12,19 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
 
 from webhooks import catalog, retry, signing
 from webhooks.choices import BreakerState
 from webhooks.encryption import decrypt, encrypt
+from webhooks.errors import UrlRefusedError
+from webhooks.header_rules import header_problems
 from webhooks.ids import WEBHOOK_PREFIX, new_id
+from webhooks.url_rules import MAX_URL_LENGTH, accept_url
 
-MAX_URL_LENGTH = 2048
 MAX_LIVE_SECRETS = 10
+"""Of one webhook and scheme: each of them signs every request."""
 
 
 class WebhookQuerySet(models.QuerySet["Webhook"]):
@@ -150,6 +154,12 @@ class Webhook(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A pickled or copied webhook does not carry its secret along."""
+        state: dict[str, Any] = super().__getstate__()
+        state.pop("_secret", None)
+        return state
+
     @property
     def public_id(self) -> str:
         return WEBHOOK_PREFIX + self.id.hex
@@ -171,45 +181,37 @@ class Webhook(models.Model):
         return dict(json.loads(decrypt(bytes(self.headers_encrypted), self.id)))
 
     @headers.setter
+    @sensitive_variables()
     def headers(self, headers: dict[str, str]) -> None:
+        """Raises ValidationError when one may not be sent, and keeps the old ones then."""
+        if problems := header_problems(headers):
+            raise ValidationError({"headers": problems})
         text = json.dumps(headers).encode()
         self.headers_encrypted = encrypt(text, self.id) if headers else None
+
+    @property
+    def public_keys(self) -> list[str]:
+        """What receivers verify `v1a` signatures with, the current one first; no secrets."""
+        live = self.secrets.filter(scheme=SigningSecret.Scheme.ED25519).live(timezone.now())
+        return [signing.Ed25519Key.from_text(secret.value).public_text for secret in live]
 
     def receives(self, event_type: str) -> bool:
         """Say whether the event filter selects this type."""
         return not catalog.patterns_matching(event_type).isdisjoint(self.events)
 
     def clean(self) -> None:
+        """Bring the URL into its one spelling; raises ValidationError for what is wrong."""
         problems: dict[str, str] = {}
-        if problem := url_problem(self.url):
-            problems["url"] = problem
+        try:
+            self.url = accept_url(self.url)
+        except UrlRefusedError as problem:
+            problems["url"] = str(problem)
         if not self.events:
             problems["events"] = "Choose at least one event type, or * for all."
         elif unknown := [name for name in self.events if not catalog.is_known_pattern(name)]:
             problems["events"] = f"Unknown event types: {', '.join(unknown)}."
         if problems:
             raise ValidationError(problems)
-
-
-def url_problem(url: str) -> str | None:
-    """Return why a webhook may not have this URL, or None."""
-    if len(url) > MAX_URL_LENGTH:
-        return f"The URL is longer than {MAX_URL_LENGTH:,} characters."
-    if any(ord(character) <= 32 or ord(character) == 127 or character == "\\" for character in url):
-        return "The URL holds a space, a backslash or a control character."
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return "This is not a valid URL."
-    schemes = ["https"] if settings.WEBHOOKS_REQUIRE_HTTPS else ["http", "https"]
-    if parts.scheme not in schemes:
-        return f"The URL must start with {' or '.join(f'{scheme}://' for scheme in schemes)}."
-    if not parts.hostname or port == 0:
-        return "The URL has no valid host and port."
-    if "@" in parts.netloc:
-        return "The URL holds a user name or password; use a custom header instead."
-    return None
 
 
 class SigningSecretQuerySet(models.QuerySet["SigningSecret"]):
@@ -221,8 +223,17 @@ class SigningSecretQuerySet(models.QuerySet["SigningSecret"]):
 
 
 class SigningSecret(models.Model):
+    class Scheme(models.TextChoices):
+        """The signature version of Standard Webhooks that a secret makes."""
+
+        HMAC = "v1", "HMAC-SHA256"
+        ED25519 = "v1a", "ed25519"
+
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     webhook = models.ForeignKey(Webhook, on_delete=models.CASCADE, related_name="secrets")
+    scheme = models.CharField(
+        max_length=3, choices=Scheme, default=Scheme.HMAC, db_default=Scheme.HMAC, editable=False
+    )
     value_encrypted = models.BinaryField(editable=False)
     expires_at = models.DateTimeField(
         null=True, blank=True, help_text="Until when it still signs; empty for the current one."
@@ -234,7 +245,9 @@ class SigningSecret(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["webhook"], condition=Q(expires_at=None), name="one_current_secret"
+                fields=["webhook", "scheme"],
+                condition=Q(expires_at=None),
+                name="one_current_secret_per_scheme",
             )
         ]
 
@@ -242,11 +255,21 @@ class SigningSecret(models.Model):
         return f"secret of {self.webhook_id}"
 
     @classmethod
-    def build(cls, webhook: Webhook, value: str | None = None, **fields: Any) -> "SigningSecret":
-        """Return an unsaved secret; `value` is generated where it is not given."""
-        secret = cls(webhook=webhook, **fields)
-        value = value or signing.generate_secret()
-        signing.SigningKey.from_secret(value)
+    @sensitive_variables()
+    def build(
+        cls, webhook: Webhook, value: str | None = None, *, scheme: Scheme = Scheme.HMAC
+    ) -> "SigningSecret":
+        """Return an unsaved secret; `value` is generated where it is not given.
+
+        Raises ValueError when the value is malformed.
+        """
+        secret = cls(webhook=webhook, scheme=scheme)
+        if scheme == cls.Scheme.ED25519:
+            value = value or signing.generate_private_key()
+            signing.Ed25519Key.from_text(value)
+        else:
+            value = value or signing.generate_secret()
+            signing.SigningKey.from_secret(value)
         secret.value_encrypted = encrypt(value.encode(), secret.id)
         return secret
 

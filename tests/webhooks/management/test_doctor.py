@@ -35,7 +35,7 @@ def test_healthy_system_prints_a_line_for_each_check(run: Run) -> None:
         "ok       workers     1 worker is alive.",
         "ok       backlog     Nothing is due.",
         "ok       order       Events are in order with the transactions of this server.",
-        "ok       encryption  Secrets and headers can be decrypted.",
+        "ok       encryption  All stored values can be decrypted with the first key.",
         "ok       settings    No setting hurts.",
         "ok       audit       Every event has its deliveries, and every delivery is where it says.",
     ]

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from config.services import BASE_DIR
 from projects.models import User
 from tests.webhooks.history import trigger
 from tests.webhooks.management.conftest import Run
-from tests.webhooks.test_worker import ROOT, environment
+from tests.workers import environment
 from webhooks import feed
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.listening import signing_secret
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def listening(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "manage.py", "listen", "--no-color", *arguments],
-        cwd=ROOT,
+        cwd=BASE_DIR,
         env=environment(WEBHOOKS_ALLOWED_NETWORKS=""),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

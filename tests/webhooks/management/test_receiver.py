@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from config.services import BASE_DIR
 from tests.webhooks.management.conftest import Run
-from tests.webhooks.test_worker import ROOT
 from webhooks import recorded
 from webhooks.feed import FeedEvent
 from webhooks.http_receiver import HttpReceiver
@@ -82,7 +82,7 @@ def test_name_of_a_saved_request_is_harmless(tmp_path: Path) -> None:
 def test_saves_what_comes_in_and_goes_on_numbering(saved: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "manage.py", "receiver", "--port", "0", "--save", str(saved.parent)],
-        cwd=ROOT,
+        cwd=BASE_DIR,
         stdout=subprocess.PIPE,
         text=True,
     )

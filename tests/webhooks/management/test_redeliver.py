@@ -14,10 +14,11 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from config.services import BASE_DIR
 from projects.models import User
 from tests.webhooks.history import finish, make_older, trigger
 from tests.webhooks.management.conftest import Run
-from tests.webhooks.test_worker import ROOT, environment, running_worker, wait_for_heartbeats
+from tests.workers import environment, running_worker, wait_for_heartbeats
 from webhooks import redelivery, service
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.ids import new_id
@@ -268,7 +269,7 @@ def test_fifty_thousand_killed_half_way_and_resumed(run: Run, user: User, webhoo
     finish("FAILED")
     process = subprocess.Popen(
         [sys.executable, "manage.py", "redeliver", "--owner", "ada", "--no-input"],
-        cwd=ROOT,
+        cwd=BASE_DIR,
         env=environment(),
     )
     deadline = time.monotonic() + 60

@@ -3,15 +3,15 @@
 import pytest
 from django.core.management import get_commands, load_command_class
 
+from config.services import BASE_DIR
 from tests.webhooks.management.conftest import Run
-from tests.webhooks.test_worker import ROOT
 from webhooks.management import reference
 
 OURS = sorted(name for name, app in get_commands().items() if app in reference.APPS)
 
 
 def test_page_is_not_stale(run: Run) -> None:
-    page = (ROOT / "docs" / "commands.md").read_text()
+    page = (BASE_DIR / "docs" / "commands.md").read_text()
 
     assert page == run("command_reference").out, "The page is stale: run make docs."
 

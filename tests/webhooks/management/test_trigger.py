@@ -10,7 +10,7 @@ import pytest
 from projects.models import User
 from tests.webhooks.history import DELETED
 from tests.webhooks.management.conftest import Run
-from tests.webhooks.test_worker import running_worker, wait_for_heartbeats
+from tests.workers import running_worker, wait_for_heartbeats
 from webhooks import audit, catalog, service
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Delivery, Event, Webhook

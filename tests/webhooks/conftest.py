@@ -1,0 +1,37 @@
+"""What keeps tests of this app on this machine, and what they send with."""
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import Any
+
+import pycurl
+import pytest
+
+from tests.webhooks.sending import Canary
+from webhooks.transport import Exchange
+
+
+@pytest.fixture(autouse=True)
+def dialled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that libcurl was let through to; any but loopback is stopped there."""
+    addresses: list[str] = []
+    open_socket = Exchange._open_socket
+
+    def guarded(self: Exchange, purpose: int, address: Any) -> Any:
+        opened = open_socket(self, purpose, address)
+        if opened == pycurl.SOCKET_BAD:
+            return opened
+        addresses.append(address[3][0])
+        if ip_address(address[3][0]).is_loopback:
+            return opened
+        self._opened.pop().close()
+        return pycurl.SOCKET_BAD
+
+    monkeypatch.setattr(Exchange, "_open_socket", guarded)
+    return addresses
+
+
+@pytest.fixture
+def canary() -> Iterator[Canary]:
+    with Canary() as canary:
+        yield canary

@@ -1,0 +1,174 @@
+"""What ends a worker goes out alone, and is given up after three times (invariant 8)."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from django.utils import timezone
+
+from projects.models import User
+from tests.workers import running_worker, wait_for_heartbeats, wait_until
+from webhooks import service
+from webhooks.dispatch import life
+from webhooks.dispatch.claim import claim_due, claim_suspect, count_suspects, release
+from webhooks.dispatch.engine import run_until_idle
+from webhooks.http_receiver import Behaviour, HttpReceiver
+from webhooks.ids import new_id
+from webhooks.models import Delivery, Webhook, WorkerHeartbeat
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+DELETED = {
+    "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
+    "name": "Website",
+    "deletedAt": "2026-11-23T10:30:00.123Z",
+}
+
+
+@pytest.fixture
+def receiver() -> Iterator[HttpReceiver]:
+    with HttpReceiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def webhook(make_webhook: Callable[..., Webhook], receiver: HttpReceiver) -> Webhook:
+    return make_webhook(url=receiver.url, events=["project.deleted"])
+
+
+def trigger(user: User, count: int) -> None:
+    service.trigger_events([service.Trigger("project.deleted", user, DELETED)] * count)
+
+
+def die(worker_id: UUID) -> int:
+    """Let a worker's silence grow old, and the others notice it."""
+    WorkerHeartbeat.objects.filter(id=worker_id).update(
+        beat_at=timezone.now() - timedelta(seconds=11)
+    )
+    return life.reclaim_from_dead_workers()
+
+
+def test_suspect_is_left_to_who_sends_it_alone(user: User, webhook: Webhook) -> None:
+    trigger(user, 3)
+    doomed = new_id()
+    life.register_worker(doomed)
+    assert len(claim_due(doomed, limit=2, room_of=lambda _: 2).deliveries) == 2
+
+    assert die(doomed) == 2
+
+    assert count_suspects(10) == 2
+    assert len(claim_due(new_id(), limit=10, room_of=lambda _: 10).deliveries) == 1
+    alone = new_id()
+    assert len(claim_suspect(alone).deliveries) == 1
+    assert len(claim_suspect(alone).deliveries) == 1
+    assert claim_suspect(alone).deliveries == []
+    assert set(Delivery.objects.filter(is_suspect=True).values_list("crash_count", flat=True)) == {
+        1
+    }
+
+
+def test_only_crashes_while_alone_count_and_three_are_enough(user: User, webhook: Webhook) -> None:
+    trigger(user, 1)
+    together = new_id()
+    life.register_worker(together)
+    claim_due(together, limit=10, room_of=lambda _: 10)
+    die(together)
+    assert Delivery.objects.get().crash_count == 0
+
+    for crashes in (1, 2, 3):
+        alone = new_id()
+        life.register_worker(alone)
+        assert len(claim_suspect(alone).deliveries) == 1
+        die(alone)
+        delivery = Delivery.objects.get()
+        assert (delivery.crash_count, delivery.status) == (
+            crashes,
+            "FAILED" if crashes == 3 else "PENDING",
+        )
+
+    assert "died 3 times" in delivery.error
+    assert delivery.finished_at is not None
+    assert claim_suspect(new_id()).deliveries == []
+
+
+def test_giving_a_suspect_back_counts_no_crash(user: User, webhook: Webhook) -> None:
+    trigger(user, 1)
+    Delivery.objects.update(is_suspect=True)
+    alone = new_id()
+    (delivery,) = claim_suspect(alone).deliveries
+
+    release(alone, [delivery.id])
+
+    assert Delivery.objects.get().crash_count == 0
+
+
+def test_suspects_are_delivered_and_cleared(
+    user: User, webhook: Webhook, receiver: HttpReceiver
+) -> None:
+    trigger(user, 5)
+    Delivery.objects.update(is_suspect=True, crash_count=2)
+
+    run_until_idle()
+
+    assert len(receiver.requests) == 5
+    assert set(Delivery.objects.values_list("status", "is_suspect", "crash_count")) == {
+        ("SUCCESS", False, 0)
+    }
+
+
+def test_suspect_head_of_an_ordered_webhook_holds_the_others_back(
+    user: User, make_webhook: Callable[..., Webhook], receiver: HttpReceiver
+) -> None:
+    make_webhook(url=receiver.url, events=["project.deleted"], ordered=True)
+    trigger(user, 3)
+    first, second, _ = Delivery.objects.order_by("order_key")
+    Delivery.objects.filter(id__in=[first.id, second.id]).update(is_suspect=True)
+
+    assert claim_due(new_id(), limit=10, room_of=lambda _: 10).deliveries == []
+    alone = new_id()
+    assert [d.id for d in claim_suspect(alone).deliveries] == [first.id]
+    assert claim_suspect(alone).deliveries == []
+
+
+def test_killed_worker_s_deliveries_go_out_apart_beside_normal_traffic(
+    user: User, webhook: Webhook, receiver: HttpReceiver
+) -> None:
+    receiver.behaviour = Behaviour(delay_seconds=0.5)
+    with running_worker() as doomed:
+        wait_for_heartbeats(1)
+        trigger(user, 40)
+        receiver.wait_for(8)
+        doomed.send_signal(signal.SIGKILL)
+        doomed.wait()
+    with running_worker():
+        wait_until(lambda: not Delivery.objects.exclude(status="SUCCESS").exists(), 25)
+
+    assert not Delivery.objects.filter(is_suspect=True).exists()
+    assert {r.delivery_id for r in receiver.requests} == {
+        delivery.public_id for delivery in Delivery.objects.all()
+    }
+
+
+def test_quarantine_ends_with_its_worker(
+    user: User, webhook: Webhook, receiver: HttpReceiver
+) -> None:
+    receiver.behaviour = Behaviour(mode="hang")
+    trigger(user, 1)
+    Delivery.objects.update(is_suspect=True)
+    with running_worker():
+        receiver.wait_for(1, timeout_seconds=20)
+        hosts = list(WorkerHeartbeat.objects.values_list("pid", flat=True))
+        assert len(hosts) == 2
+    # The worker is killed here; its quarantine notices, finishes its request and goes.
+    wait_until(lambda: not any(_lives(pid) for pid in hosts), 30)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,116 @@
+"""What several worker processes keep together: order, rate limits, fairness."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from projects.models import User
+from tests.workers import running_worker, wait_for_heartbeats, wait_until
+from webhooks import service, wakeup
+from webhooks.http_receiver import Behaviour, HttpReceiver
+from webhooks.models import Delivery, Pause, Webhook
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+DELETED = {
+    "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
+    "name": "Website",
+    "deletedAt": "2026-11-23T10:30:00.123Z",
+}
+
+
+@pytest.fixture
+def receiver() -> Iterator[HttpReceiver]:
+    with HttpReceiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(autouse=True)
+def empty_valkey() -> None:
+    wakeup.connect(2).flushdb()
+
+
+def trigger(user: User, count: int) -> None:
+    service.trigger_events([service.Trigger("project.deleted", user, DELETED)] * count)
+
+
+def running_workers(count: int) -> ExitStack:
+    stack = ExitStack()
+    for _ in range(count):
+        stack.enter_context(running_worker())
+    wait_for_heartbeats(count)
+    return stack
+
+
+def test_ordered_webhook_stays_in_order_under_failures_and_a_kill(
+    user: User, make_webhook: Callable[..., Webhook], receiver: HttpReceiver
+) -> None:
+    receiver.behaviour = Behaviour(fail_rate=0.3)
+    webhook = make_webhook(
+        url=receiver.url, events=["project.deleted"], ordered=True, retry_schedule=[1] * 20
+    )
+    with running_workers(2), running_worker() as doomed:
+        wait_for_heartbeats(3)
+        for _ in range(5):
+            trigger(user, 6)
+        receiver.wait_for(10)
+        doomed.kill()
+        wait_until(lambda: not Delivery.objects.exclude(status="SUCCESS").exists(), seconds=90)
+
+    order = list(
+        Delivery.objects.filter(webhook=webhook).order_by("order_key").values_list("id", flat=True)
+    )
+    place = {f"del_{delivery_id.hex}": number for number, delivery_id in enumerate(order)}
+    seen = [place[received.delivery_id] for received in receiver.requests]
+    assert seen == sorted(seen)
+    assert set(seen) == set(range(30))
+
+
+@pytest.mark.parametrize(
+    ("workers", "seconds", "tolerance"),
+    [(2, 4, 0.1), pytest.param(4, 20, 0.05, marks=pytest.mark.full)],
+)
+def test_rate_limit_holds_over_all_workers(
+    user: User,
+    make_webhook: Callable[..., Webhook],
+    receiver: HttpReceiver,
+    workers: int,
+    seconds: int,
+    tolerance: float,
+) -> None:
+    make_webhook(url=receiver.url, events=["project.deleted"], rate_limit=50)
+    pause = Pause.objects.create()
+    trigger(user, 50 * (seconds + 4))
+    with running_workers(workers):
+        pause.delete()
+        (first, *_) = receiver.wait_for(1)
+        # From the second second on: the first one also spends the burst.
+        start, end = first.received_at + 1, first.received_at + 1 + seconds
+        wait_until(lambda: time.time() > end + 0.2, seconds + 10)
+
+    count = sum(start <= received.received_at < end for received in receiver.requests)
+    assert count == pytest.approx(50 * seconds, rel=tolerance)
+
+
+def test_new_event_of_a_quiet_webhook_overtakes_a_flood(
+    user: User,
+    other_user: User,
+    make_webhook: Callable[..., Webhook],
+    receiver: HttpReceiver,
+) -> None:
+    with HttpReceiver(behaviour=Behaviour(delay_seconds=0.05)) as flooded:
+        for _ in range(10):
+            make_webhook(url=flooded.url, events=["project.deleted"])
+        make_webhook(owner=other_user, url=receiver.url, events=["project.deleted"])
+        trigger(user, 1000)
+        with running_workers(1):
+            flooded.wait_for(100)
+            saved_at = time.time()
+            trigger(other_user, 1)
+            received = receiver.wait_for(1)[0]
+            left = Delivery.objects.filter(finished_at=None).count()
+
+    assert left > 5000
+    assert received.received_at - saved_at < 1.0

@@ -1,0 +1,48 @@
+"""Run real workers on the test database."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from django.db import connection
+
+from config.services import BASE_DIR
+from webhooks.models import WorkerHeartbeat
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The test database under its own name: the worker must not deliver from another one."""
+    settings = connection.settings_dict
+    host = settings["HOST"] or settings["OPTIONS"]["host"]
+    user = settings["USER"] or settings["OPTIONS"]["user"]
+    url = f"postgres:///{settings['NAME']}?host={host}&user={user}"
+    return os.environ | {"DATABASE_URL": url} | changes
+
+
+@contextmanager
+def running_worker(*arguments: str, **changes: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "rqworker", *arguments],
+        cwd=BASE_DIR,
+        env=environment(**changes),
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for_heartbeats(count: int) -> None:
+    wait_until(lambda: WorkerHeartbeat.objects.count() == count)

@@ -1,0 +1,68 @@
+"""Which custom headers a webhook may have.
+
+Values often are credentials: no text made here ever holds one.
+"""
+
+import re
+from collections.abc import Mapping
+
+MAX_HEADERS = 20
+MAX_NAME_LENGTH = 64
+MAX_VALUE_LENGTH = 4096
+
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""RFC 9110 section 5.6.2."""
+VALUE = re.compile(r"([!-~]([\t -~]*[!-~])?)?")
+"""RFC 9110 section 5.5, without the bytes beyond ASCII that every receiver reads differently."""
+
+FORBIDDEN = {
+    "accept-encoding", "connection", "cookie", "cookie2", "date", "expect", "forwarded", "host",
+    "http2-settings", "keep-alive", "set-cookie", "set-cookie2", "te", "trailer",
+    "transfer-encoding", "upgrade", "user-agent", "via", "x-real-ip",
+}  # fmt: skip
+FORBIDDEN_PREFIXES = ("content-", "proxy-", "sec-", "webhook-", "x-forwarded-", "x-webhook-")
+"""What we or libcurl send ourselves, and what steers connections, caches and proxies."""
+
+
+def header_problems(headers: Mapping[str, str]) -> list[str]:
+    """Return why a webhook may not have these headers, one sentence each; empty when it may."""
+    problems = [
+        problem for name, value in headers.items() if (problem := header_problem(name, value))
+    ]
+    if len(headers) > MAX_HEADERS:
+        problems.append(f"A webhook has at most {MAX_HEADERS} custom headers.")
+    if len({_spelled_alike(str(name)) for name in headers}) < len(headers):
+        problems.append("Two custom headers have the same name.")
+    return problems
+
+
+def header_problem(name: object, value: object) -> str | None:
+    """Return why one header is refused, or None."""
+    if not isinstance(name, str) or len(name) > MAX_NAME_LENGTH or not TOKEN.fullmatch(name):
+        return (
+            f"{_shown(name)} is not a header name: use up to {MAX_NAME_LENGTH} letters, digits "
+            "and hyphens."
+        )
+    if is_forbidden(name):
+        return f"{name} cannot be a custom header: it is set by us or steers the connection."
+    if not isinstance(value, str) or len(value) > MAX_VALUE_LENGTH or not VALUE.fullmatch(value):
+        return (
+            f"The value of {name} is refused: use up to {MAX_VALUE_LENGTH:,} visible ASCII "
+            "characters, without a space at either end."
+        )
+    return None
+
+
+def is_forbidden(name: str) -> bool:
+    """Say whether a name is taken, in any case and with any character in place of its hyphens."""
+    alike = _spelled_alike(name)
+    return alike in FORBIDDEN or alike.startswith(FORBIDDEN_PREFIXES)
+
+
+def _spelled_alike(name: str) -> str:
+    """CGI and WSGI tell neither case nor `-` from `_`; some servers no punctuation at all."""
+    return re.sub(r"[^a-z0-9]", "-", name.lower())
+
+
+def _shown(name: object) -> str:
+    return repr(name)[: MAX_NAME_LENGTH + 2]

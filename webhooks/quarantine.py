@@ -1,0 +1,87 @@
+"""Send suspects apart from everything else (invariant 8).
+
+A delivery that was in flight when its worker died may be what killed it. It goes out alone, in a
+process of its own that sends nothing else at the time, so that it cannot take others with it.
+Such a process lives only while there are suspects. A crash here is what it is for: the delivery's
+crash was counted before it was sent, and once the silence is noticed another process tries.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from webhooks.dispatch import claim as claims
+from webhooks.dispatch.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+MOST_PROCESSES = 8
+"""Each sends one suspect at a time; slow receivers must not make the others wait for long."""
+WORKER_CHECK_SECONDS = 1.0
+
+
+class Quarantine:
+    """A worker's side: starts the process when there are suspects, ends it with the worker."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def tend(self) -> None:
+        """Look after it once; to be called again and again."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        count = claims.count_suspects(MOST_PROCESSES)
+        if count:
+            logger.info("Sending %d or more suspects apart.", count)
+            command = [sys.executable, "-c", START, str(os.getpid()), str(count)]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+
+    def stop(self) -> None:
+        """Have it finish what it is sending; it ends by itself when the worker does."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+
+START = "import django, sys; django.setup(); from webhooks import quarantine as q; q.main(*sys.argv[1:])"
+
+
+def main(worker: str, count: str) -> None:
+    """Send suspects in `count` processes until there are none, or the process `worker` is gone."""
+    # Forked while there is one thread and no connection.
+    children: list[int] = []
+    for _ in range(int(count) - 1):
+        child = os.fork()
+        if child == 0:
+            children = []
+            break
+        children.append(child)
+    _send_alone(int(worker))
+    for child in children:
+        os.waitpid(child, 0)
+
+
+def _send_alone(worker: int) -> None:
+    engine = Engine(alone=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: engine.stop())
+    threading.Thread(target=_follow, args=(worker, engine), daemon=True).start()
+    engine.run(until_idle=True)
+
+
+def _follow(worker: int, engine: Engine) -> None:
+    """Stop when the worker is gone, however it ended."""
+    while _lives(worker):
+        time.sleep(WORKER_CHECK_SECONDS)
+    engine.stop()
+
+
+def _lives(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True
