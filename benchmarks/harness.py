@@ -4,6 +4,7 @@ Nothing here asserts a speed. Every figure is printed beside its yardstick, meas
 run and in turn (A B A B), because these ratios hold where absolute times do not.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -282,12 +283,14 @@ class ProcessorTime:
     def _read(self) -> dict[int, float]:
         server = psutil.Process(self._own_backend).parent()
         assert server is not None
-        processes = [*self._workers, server, *server.children()]
-        return {
-            process.pid: sum(process.cpu_times()[:2])
-            for process in processes
-            if process.pid != self._own_backend
-        }
+        used = {}
+        for process in [*self._workers, *server.children()]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                used[process.pid] = sum(process.cpu_times()[:2])
+        used.pop(self._own_backend, None)
+        # Of itself, and of its children that have ended meanwhile.
+        used[server.pid] = sum(server.cpu_times()[:4])
+        return used
 
 
 def run_python(module: str, *arguments: str) -> float:
