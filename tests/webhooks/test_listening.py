@@ -186,6 +186,14 @@ def test_forwarded_event_is_signed_and_untouched() -> None:
     assert (received.event_id, received.event_type) == (f"evt_{1:032x}", "project.created")
 
 
+def test_any_port_of_this_machine_is_allowed(settings: Any) -> None:
+    settings.WEBHOOKS_ALLOWED_PORTS = [range(443, 444)]
+    settings.WEBHOOKS_ALLOWED_NETWORKS = []
+
+    with HttpReceiver() as receiver:
+        assert Forwarder(receiver.url, signing_secret("key")).send(forwarded_event()).succeeded
+
+
 def test_failing_receiver_is_told_apart() -> None:
     secret = signing_secret("key")
     with HttpReceiver(behaviour=Behaviour(status=500)) as receiver:
