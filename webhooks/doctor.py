@@ -61,9 +61,14 @@ Check = Callable[[], Iterator[Finding]]
 
 
 def examine(checks: Sequence[Check] | None = None) -> Iterator[Finding]:
-    """Run the checks in order and yield what each finds as soon as it is known."""
+    """Run the checks in order and yield what each finds as soon as it is known.
+
+    Without a database only those that need none.
+    """
     for check in CHECKS if checks is None else checks:
         name = check.__name__.removeprefix("check_")
+        if connection.connection is None and check not in WITHOUT_DATABASE:
+            continue
         try:
             yield from check()
         except DatabaseError as problem:
@@ -392,6 +397,7 @@ CHECKS: tuple[Check, ...] = (
     check_settings,
     check_audit,
 )
+WITHOUT_DATABASE = (check_database, check_valkey, check_settings)
 QUICK_CHECKS = tuple(check for check in CHECKS if check is not check_audit)
 
 

@@ -23,6 +23,7 @@ from django.core.management.base import (
     CommandParser,
     DjangoHelpFormatter,
 )
+from django.db import InterfaceError, OperationalError
 from django.db.models import Q
 from django.utils.dateparse import parse_date, parse_datetime
 
@@ -53,6 +54,14 @@ class Command(BaseCommand):
     def create_parser(self, prog_name: str, subcommand: str, **options: Any) -> CommandParser:
         options.setdefault("formatter_class", HelpFormatter)
         return super().create_parser(prog_name, subcommand, epilog=self.epilog, **options)
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        try:
+            return super().execute(*args, **options)
+        except (OperationalError, InterfaceError) as problem:
+            raise CommandError(
+                f"Postgres does not answer; see manage.py doctor. {str(problem).strip()}"
+            ) from None
 
     def handle(self, *args: Any, **options: Any) -> str | None:
         self.verbosity = options["verbosity"]

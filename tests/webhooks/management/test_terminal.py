@@ -1,14 +1,19 @@
 """Arguments and output that all commands share."""
 
+import os
+import subprocess
+import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from typing import Any
 from uuid import UUID
 
 import pytest
 from django.core.management.base import CommandError
 
+from config.services import BASE_DIR
 from projects.models import User
 from webhooks.management import terminal
 
@@ -104,3 +109,49 @@ def test_words_are_counted() -> None:
 def test_bar() -> None:
     assert terminal.bar(5, 20, width=4) == "[#---] 5/20"
     assert terminal.bar(0, 0, width=4) == "[####] 0/0"
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_goes_to_a_terminal_only() -> None:
+    screen, file = Terminal(), StringIO()
+    for err in (screen, file):
+        command = terminal.Command(stderr=err, no_color=True)
+        command.verbosity = 1
+        command.progress("[#---] 5/20")
+        command.end_progress()
+
+    assert screen.getvalue() == "\r[#---] 5/20\x1b[K\r\x1b[K"
+    assert file.getvalue() == ""
+
+
+def test_without_a_database_commands_say_so_in_a_line() -> None:
+    ran = subprocess.run(
+        [sys.executable, "manage.py", "stats"],
+        cwd=BASE_DIR,
+        env=os.environ | {"DATABASE_URL": "postgres://nobody@127.0.0.1:1/none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ran.stderr.startswith("CommandError: Postgres does not answer; see manage.py doctor. ")
+    assert (ran.returncode, ran.stdout) == (1, "")
+
+
+def test_without_a_database_the_doctor_looks_at_the_rest() -> None:
+    ran = subprocess.run(
+        [sys.executable, "manage.py", "doctor", "--no-color"],
+        cwd=BASE_DIR,
+        env=os.environ | {"DATABASE_URL": "postgres://nobody@127.0.0.1:1/none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    lines = [line.split()[:2] for line in ran.stdout.splitlines() if not line.startswith(" ")]
+    assert lines == [["failure", "database"], ["ok", "valkey"], ["ok", "settings"]]
+    assert (ran.returncode, ran.stderr) == (1, "CommandError: 1 failure, 0 warnings.\n")
