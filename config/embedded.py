@@ -29,8 +29,9 @@ import psycopg
 
 START_SECONDS = 60
 STOP_SECONDS = 30
-MAX_STARTS = 5
-"""How often one supervisor starts a server that dies while it has users."""
+MAX_QUICK_DEATHS = 5
+"""How often in a row one supervisor starts a server that dies at once while it has users."""
+QUICK_SECONDS = 5
 MAX_SOCKET_PATH = 100
 """Unix sockets have about 107 bytes for their path; Postgres adds its file name."""
 DATABASE = "remotedevai"
@@ -228,13 +229,14 @@ def supervise(service: str, home: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     start = _start_postgres if service == "postgres" else _start_valkey
     users = _open_lock(home, f"{service}.users")
-    for _ in range(MAX_STARTS):
-        if _is_unused(users):
-            return
+    quick_deaths = 0
+    while quick_deaths < MAX_QUICK_DEATHS and not _is_unused(users):
+        started_at = time.monotonic()
         server = start(home)
         with _stopping(server, service):
             if _last_user_went(users, server):
                 return
+        quick_deaths = quick_deaths + 1 if time.monotonic() - started_at < QUICK_SECONDS else 0
 
 
 @contextmanager

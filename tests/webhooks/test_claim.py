@@ -13,6 +13,7 @@ from django.db import connection
 from projects.models import User
 from webhooks import service
 from webhooks.dispatch import claim as claims
+from webhooks.dispatch import life
 from webhooks.dispatch.claim import Waiting, allot, claim_due
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Webhook
@@ -67,7 +68,9 @@ def trigger(owner: User, count: int) -> None:
 def claim(
     limit: int, room: int = 8, after: claims.Position = claims.START_OF_ROTATION
 ) -> claims.Claim:
-    return claim_due(new_id(), limit=limit, room_of=lambda _: room, after=after)
+    worker = new_id()
+    life.register_worker(worker)
+    return claim_due(worker, limit=limit, room_of=lambda _: room, after=after)
 
 
 @pytest.fixture
@@ -129,6 +132,15 @@ def test_more_webhooks_than_one_claim_visits(
 
     assert sizes == [4, 4, 2]
     assert position == claims.START_OF_ROTATION
+
+
+def test_worker_declared_dead_claims_nothing(user: User, webhook: Webhook) -> None:
+    trigger(user, 3)
+
+    taken = claim_due(new_id(), limit=10, room_of=lambda _: 8)
+
+    assert taken.deliveries == []
+    assert set(Delivery.objects.values_list("status", flat=True)) == {"PENDING"}
 
 
 def test_knows_when_the_next_row_is_due(user: User, webhook: Webhook) -> None:

@@ -43,6 +43,12 @@ def trigger(user: User, count: int) -> None:
     service.trigger_events([service.Trigger("project.deleted", user, DELETED)] * count)
 
 
+def new_worker() -> UUID:
+    worker_id = new_id()
+    life.register_worker(worker_id)
+    return worker_id
+
+
 def die(worker_id: UUID) -> int:
     """Let a worker's silence grow old, and the others notice it."""
     WorkerHeartbeat.objects.filter(id=worker_id).update(
@@ -53,15 +59,14 @@ def die(worker_id: UUID) -> int:
 
 def test_suspect_is_left_to_who_sends_it_alone(user: User, webhook: Webhook) -> None:
     trigger(user, 3)
-    doomed = new_id()
-    life.register_worker(doomed)
+    doomed = new_worker()
     assert len(claim_due(doomed, limit=2, room_of=lambda _: 2).deliveries) == 2
 
     assert die(doomed) == 2
 
     assert count_suspects(10) == 2
-    assert len(claim_due(new_id(), limit=10, room_of=lambda _: 10).deliveries) == 1
-    alone = new_id()
+    assert len(claim_due(new_worker(), limit=10, room_of=lambda _: 10).deliveries) == 1
+    alone = new_worker()
     assert len(claim_suspect(alone).deliveries) == 1
     assert len(claim_suspect(alone).deliveries) == 1
     assert claim_suspect(alone).deliveries == []
@@ -72,15 +77,13 @@ def test_suspect_is_left_to_who_sends_it_alone(user: User, webhook: Webhook) -> 
 
 def test_only_crashes_while_alone_count_and_three_are_enough(user: User, webhook: Webhook) -> None:
     trigger(user, 1)
-    together = new_id()
-    life.register_worker(together)
+    together = new_worker()
     claim_due(together, limit=10, room_of=lambda _: 10)
     die(together)
     assert Delivery.objects.get().crash_count == 0
 
     for crashes in (1, 2, 3):
-        alone = new_id()
-        life.register_worker(alone)
+        alone = new_worker()
         assert len(claim_suspect(alone).deliveries) == 1
         die(alone)
         delivery = Delivery.objects.get()
@@ -91,13 +94,13 @@ def test_only_crashes_while_alone_count_and_three_are_enough(user: User, webhook
 
     assert "died 3 times" in delivery.error
     assert delivery.finished_at is not None
-    assert claim_suspect(new_id()).deliveries == []
+    assert claim_suspect(new_worker()).deliveries == []
 
 
 def test_giving_a_suspect_back_counts_no_crash(user: User, webhook: Webhook) -> None:
     trigger(user, 1)
     Delivery.objects.update(is_suspect=True)
-    alone = new_id()
+    alone = new_worker()
     (delivery,) = claim_suspect(alone).deliveries
 
     release(alone, [delivery.id])
@@ -127,8 +130,8 @@ def test_suspect_head_of_an_ordered_webhook_holds_the_others_back(
     first, second, _ = Delivery.objects.order_by("order_key")
     Delivery.objects.filter(id__in=[first.id, second.id]).update(is_suspect=True)
 
-    assert claim_due(new_id(), limit=10, room_of=lambda _: 10).deliveries == []
-    alone = new_id()
+    assert claim_due(new_worker(), limit=10, room_of=lambda _: 10).deliveries == []
+    alone = new_worker()
     assert [d.id for d in claim_suspect(alone).deliveries] == [first.id]
     assert claim_suspect(alone).deliveries == []
 

@@ -162,11 +162,15 @@ WITH due AS (
        FOR UPDATE SKIP LOCKED
 )"""
 
-TAKE_SQL = """, claimed AS (
+# The lock on the worker's heartbeat keeps its death and its claims apart: a worker that is being
+# declared dead claims nothing, and what it claimed before is seen by those who take it back.
+TAKE_SQL = """, alive AS (
+    SELECT FROM webhooks_workerheartbeat WHERE id = %(worker)s FOR KEY SHARE
+), claimed AS (
     UPDATE webhooks_delivery d
        SET status = 'SENDING', claimed_by = %(worker)s,
            crash_count = d.crash_count + d.is_suspect::int
-     WHERE d.id = ANY(ARRAY(SELECT id FROM due))
+     WHERE d.id = ANY(ARRAY(SELECT id FROM due)) AND EXISTS (SELECT FROM alive)
     RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round
 )
 SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type, e.payload

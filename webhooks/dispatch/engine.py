@@ -167,7 +167,7 @@ class Engine:
             del self._unsettled[:SETTLE_ROWS]
             self._oldest_unsettled_at = now
             self._is_settle_urgent = False
-            self._settling = self._in_database(self._settle, self._settling_now)
+            self._settling = self._in_database(self._settle, self.worker_id, self._settling_now)
         if self._claiming is None and self._is_claim_due(now):
             self._order_claim(now)
 
@@ -195,21 +195,22 @@ class Engine:
         self._wants_claim = self._has_backlog = False
         is_out = self._outage.is_out
         self._next_poll_at = now + (PROBE_SECONDS if is_out else POLL_SECONDS)
-        self._claiming = self._in_database(self._claim, 1 if is_out else self._flight.room)
+        limit = 1 if is_out else self._flight.room
+        self._claiming = self._in_database(self._claim, self.worker_id, limit)
 
-    # What runs on the database thread.
+    # What runs on the database thread; for the life in which it was ordered.
 
     def _in_database(self, work: Callable[..., Any], *args: Any) -> Future[Any]:
         future = self._database.submit(_with_fresh_connection, work, *args)
         future.add_done_callback(lambda _: self._sender.wake())
         return future
 
-    def _claim(self, limit: int) -> Claim:
+    def _claim(self, worker_id: UUID, limit: int) -> Claim:
         if self._is_alone:
-            claim = claims.claim_suspect(self.worker_id)
+            claim = claims.claim_suspect(worker_id)
         else:
             claim = claims.claim_due(
-                self.worker_id, limit=limit, room_of=self._flight.windows.room, after=self._position
+                worker_id, limit=limit, room_of=self._flight.windows.room, after=self._position
             )
         if claim.deliveries:
             self._endpoints.load({delivery.webhook_id for delivery in claim.deliveries})
@@ -217,8 +218,8 @@ class Engine:
             claims.cancel_deleted(claim.deleted)
         return claim
 
-    def _settle(self, settled: list[Settled]) -> None:
-        written = self._write([result for result, *_ in settled])
+    def _settle(self, worker_id: UUID, settled: list[Settled]) -> None:
+        written = self._write(worker_id, [result for result, *_ in settled])
         attempted: defaultdict[UUID, Attempted] = defaultdict(Attempted)
         for result, verdict, webhook_id, _ in settled:
             if result["is_free"] or result["id"] not in written:
@@ -229,18 +230,19 @@ class Engine:
                 attempted[webhook_id].add_failure(verdict.hold_seconds, verdict.is_gone)
         health.record(attempted)
 
-    def _write(self, results: list[Result]) -> set[str]:
+    def _write(self, worker_id: UUID, results: list[Result]) -> set[str]:
         try:
-            return settle(self.worker_id, results)
+            return settle(worker_id, results)
         except (OperationalError, InterfaceError):
             raise
         except DatabaseError:
             # One row that Postgres refuses must not hold back its batch-mates (fault P9).
             if len(results) > 1:
                 middle = len(results) // 2
-                return self._write(results[:middle]) | self._write(results[middle:])
+                first = self._write(worker_id, results[:middle])
+                return first | self._write(worker_id, results[middle:])
             logger.exception("The result of delivery %s is refused.", results[0]["id"])
-            return settle(self.worker_id, [without_answer(results[0])])
+            return settle(worker_id, [without_answer(results[0])])
 
     def _beat(self) -> bool:
         is_alive = life.beat(self.worker_id, self._flight.count)
@@ -343,8 +345,9 @@ class Engine:
 
     def _give_back(self, delivery_ids: list[UUID], delay_seconds: float) -> None:
         if delivery_ids:
+            worker_id = self.worker_id
             self._in_database(
-                lambda: claims.release(self.worker_id, delivery_ids, delay_seconds=delay_seconds)
+                lambda: claims.release(worker_id, delivery_ids, delay_seconds=delay_seconds)
             )
 
     def _take_outcome(self, outcome: Outcome) -> None:
@@ -391,7 +394,8 @@ class Engine:
         self._sender.close()
         self._sender = _new_sender()
         self._flight = Flight()
-        self._unsettled = []
+        self._claiming = self._settling = None
+        self._unsettled, self._settling_now = [], []
         self._full = set()
         self.worker_id = new_id()
         self._in_database(life.register_worker, self.worker_id)
