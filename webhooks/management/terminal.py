@@ -251,6 +251,14 @@ def find_owner(text: str) -> Any:
     return found[0]
 
 
+def find_owner_id(text: str) -> UUID:
+    """Return the id of a user, also of one who was deleted and whose id is given."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return UUID(str(find_owner(text).pk))
+
+
 def find_webhook(webhook_id: UUID, *, even_deleted: bool = False) -> Webhook:
     """Return a webhook; raises CommandError when there is none, or it was deleted."""
     webhook = Webhook.objects.filter(id=webhook_id).first()

@@ -30,6 +30,9 @@ Nothing is stored and no webhook is needed. The signing secret is the same every
 After Ctrl-C, --after CURSOR goes on without a gap.
 
 exit codes: 0 stopped, 1 refused, 2 wrong usage"""
+    # With --server it needs no database.
+    requires_system_checks: list[str] = []
+    requires_migrations_checks = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(

@@ -44,7 +44,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 130 interrupted"""
         )
         parser.add_argument(
             "--owner", metavar="USER",
-            help="Erase the payloads of this user's events, however young.",
+            help="Erase the payloads of this user's events, however young; of a deleted user: the id.",
         )  # fmt: skip
         parser.add_argument(
             "--batch-size", type=terminal.at_least(1), default=LARGEST_BATCH, metavar="N",
@@ -86,7 +86,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 130 interrupted"""
             before=datetime.now(UTC) - (age or timedelta(0)),
             statuses=tuple(map(str, statuses)),
             payloads_only=options["payloads_only"],
-            owner_id=terminal.find_owner(owner).pk if owner else None,
+            owner_id=terminal.find_owner_id(owner) if owner else None,
         )
 
     def _purge(self, policy: Policy, counts: Purged, batch_size: int) -> tuple[Purged, bool]:
