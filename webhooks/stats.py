@@ -169,7 +169,7 @@ class WorkerLife:
 
 # Folded away by the planner where the parameter is null: Django binds parameters on the client.
 CHOSEN_SQL = """
-WITH chosen AS MATERIALIZED (
+WITH chosen AS (
     SELECT d.id, d.webhook_id, d.event_type, d.status, d.attempt_count, d.round, d.crash_count,
            d.created_at, d.delivered_at, d.finished_at
       FROM webhooks_delivery d
