@@ -45,6 +45,8 @@ bench: .venv/.bench
 
 docs: setup
 	@mkdir -p var docs
+	$(BIN)/python manage.py event_reference > var/events.md
+	@mv var/events.md docs/events.md
 	$(BIN)/python manage.py command_reference > var/commands.md
 	@mv var/commands.md docs/commands.md
 

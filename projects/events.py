@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from django.db.models import Model
 from django.utils import timezone
 
 from projects.models import Project, User
@@ -14,9 +15,10 @@ from webhooks.catalog import (
     EventType,
     object_schema,
     register,
+    wire_text,
     wire_time,
 )
-from webhooks.models.tracking import Change, State, describe_changes_of
+from webhooks.models.tracking import Change, State, Tracking, track
 
 _ID = "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71"
 _TIME = "2026-11-23T10:30:00.123Z"
@@ -28,7 +30,13 @@ _SUBSCRIPTION = {
     "id": TEXT,
     "plan": TEXT,
     "status": {"enum": ["trialing", "active", "past_due", "cancelled"]},
+    "amount": {**COUNT, "description": "Per interval, in minor units of the currency."},
+    "currency": CURRENCY,
+    "interval": {"enum": ["month", "year"]},
+    "currentPeriodEnd": TIME_TEXT,
 }
+_PRICE = ("amount", "currency", "interval", "currentPeriodEnd")
+"""What a plan without a price does not have."""
 _PAYMENT = {
     "id": TEXT,
     "subscriptionId": OPTIONAL_TEXT,
@@ -37,7 +45,15 @@ _PAYMENT = {
 }
 _PROJECT_EXAMPLE = {"id": _ID, "name": "Website", "description": "The public site"}
 _USER_EXAMPLE = {"id": _ID, "email": "ada@example.com", "name": "Ada Lovelace"}
-_SUBSCRIPTION_EXAMPLE = {"id": "sub_8sHq2", "plan": "team", "status": "active"}
+_SUBSCRIPTION_EXAMPLE = {
+    "id": "sub_8sHq2",
+    "plan": "team",
+    "status": "active",
+    "amount": 2900,
+    "currency": "EUR",
+    "interval": "month",
+    "currentPeriodEnd": "2026-12-23T10:30:00.000Z",
+}
 _PAYMENT_EXAMPLE = {
     "id": "pay_4Jx9t",
     "subscriptionId": "sub_8sHq2",
@@ -85,13 +101,13 @@ register(
     EventType(
         name="subscription.created",
         description="A subscription started.",
-        schema=object_schema({**_SUBSCRIPTION, "createdAt": TIME_TEXT}),
+        schema=object_schema({**_SUBSCRIPTION, "createdAt": TIME_TEXT}, optional=_PRICE),
         example={**_SUBSCRIPTION_EXAMPLE, "createdAt": _TIME},
     ),
     EventType(
         name="subscription.updated",
         description="A subscription's plan or status changed.",
-        schema=object_schema({**_SUBSCRIPTION, "updatedAt": TIME_TEXT}),
+        schema=object_schema({**_SUBSCRIPTION, "updatedAt": TIME_TEXT}, optional=_PRICE),
         example={**_SUBSCRIPTION_EXAMPLE, "updatedAt": _TIME},
     ),
     EventType(
@@ -117,43 +133,78 @@ register(
 )
 
 
-def project_changes(project: Project, before: State | None, deleted: bool) -> Iterator[Change]:
-    def change(event_type: str, data: dict[str, object]) -> Change:
-        return Change(event_type, project.owner_id, data, f"project:{project.id}")
-
-    public = {
+def _project(project: Project) -> dict[str, object]:
+    return {
         "id": str(project.id),
         "name": project.name,
-        "description": project.description,
+        "description": wire_text(project.description),
     }
-    if deleted:
-        gone = {"id": str(project.id), "name": project.name}
-        yield change("project.deleted", {**gone, "deletedAt": wire_time(timezone.now())})
-    elif before is None:
-        yield change("project.created", {**public, "createdAt": wire_time(project.created_at)})
-    elif any(
-        name in before and before[name] != getattr(project, name)
-        for name in ("name", "description", "archived")
-    ):
-        yield change(
-            "project.updated",
-            {**public, "archived": project.archived, "updatedAt": wire_time(project.updated_at)},
-        )
 
 
-def user_changes(user: User, before: State | None, deleted: bool) -> Iterator[Change]:
-    def change(event_type: str, data: dict[str, object]) -> Change:
-        return Change(event_type, user.id, data, f"user:{user.id}")
-
-    public = {"id": str(user.id), "email": user.email, "name": user.name}
-    now = wire_time(timezone.now())
-    if deleted:
-        yield change("user.deleted", {"id": str(user.id), "email": user.email, "deletedAt": now})
-    elif before is None:
-        yield change("user.created", {**public, "createdAt": wire_time(user.date_joined)})
-    elif any(name in before and before[name] != getattr(user, name) for name in ("email", "name")):
-        yield change("user.updated", {**public, "updatedAt": now})
+def project_created(project: Project) -> Iterator[Change]:
+    data = {**_project(project), "createdAt": wire_time(project.created_at)}
+    yield Change("project.created", project.owner_id, data)
 
 
-describe_changes_of(Project, project_changes)
-describe_changes_of(User, user_changes)
+def project_updated(project: Project, before: State) -> Iterator[Change]:
+    if not _differs(project, before, "name", "description", "archived"):
+        return
+    # QuerySet.update() and update_fields leave updated_at as it was.
+    is_stamped = _differs(project, before, "updated_at")
+    data = {
+        **_project(project),
+        "archived": project.archived,
+        "updatedAt": wire_time(project.updated_at if is_stamped else timezone.now()),
+    }
+    yield Change("project.updated", project.owner_id, data)
+
+
+def project_deleted(project: Project) -> Iterator[Change]:
+    data: dict[str, object] = {"id": str(project.id), "name": project.name}
+    data["deletedAt"] = wire_time(timezone.now())
+    yield Change("project.deleted", project.owner_id, data)
+
+
+def _user(user: User) -> dict[str, object]:
+    return {"id": str(user.id), "email": user.email, "name": user.name}
+
+
+def user_created(user: User) -> Iterator[Change]:
+    yield Change("user.created", user.id, {**_user(user), "createdAt": wire_time(user.date_joined)})
+
+
+def user_updated(user: User, before: State) -> Iterator[Change]:
+    if _differs(user, before, "email", "name"):
+        data = {**_user(user), "updatedAt": wire_time(timezone.now())}
+        yield Change("user.updated", user.id, data)
+
+
+def user_deleted(user: User) -> Iterator[Change]:
+    data: dict[str, object] = {"id": str(user.id), "email": user.email}
+    yield Change("user.deleted", user.id, {**data, "deletedAt": wire_time(timezone.now())})
+
+
+def _differs(row: Model, before: State, *names: str) -> bool:
+    return any(getattr(row, name) != before[name] for name in names)
+
+
+track(
+    Project,
+    Tracking(
+        name="project",
+        fields=("owner_id", "name", "description", "archived", "created_at", "updated_at"),
+        created=project_created,
+        updated=project_updated,
+        deleted=project_deleted,
+    ),
+)
+track(
+    User,
+    Tracking(
+        name="user",
+        fields=("email", "name", "date_joined", "storage_quota_bytes"),
+        created=user_created,
+        updated=user_updated,
+        deleted=user_deleted,
+    ),
+)

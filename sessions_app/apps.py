@@ -6,4 +6,5 @@ class SessionsConfig(AppConfig):
     verbose_name = "Sessions"
 
     def ready(self) -> None:
-        from sessions_app import events  # noqa: F401  (declares the event types)
+        # Declares the event types; watches the quota.
+        from sessions_app import events, storage  # noqa: F401

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from django.utils import timezone
 
-from sessions_app.models import Agent, Recording, Session, SessionMessage
+from sessions_app.models import Agent, Recording, Session, SessionMessage, StorageLevel
 from webhooks.catalog import (
     COUNT,
     OPTIONAL_TEXT,
@@ -14,9 +14,10 @@ from webhooks.catalog import (
     EventType,
     object_schema,
     register,
+    wire_text,
     wire_time,
 )
-from webhooks.models.tracking import Change, State, describe_changes_of
+from webhooks.models.tracking import Change, State, Tracking, track
 
 _ID = "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71"
 _SESSION_ID = "01935710-7b11-7a90-8c22-5d1e7f3a9b04"
@@ -181,86 +182,77 @@ register(
 )
 
 
-def session_changes(session: Session, before: State | None, deleted: bool) -> Iterator[Change]:
-    if deleted:
-        return
-    status, was = Session.Status(session.status), (before or {}).get("status")
-    if before is not None and was in (None, status):
-        return
+def _session_change(session: Session, event_type: str, data: dict[str, object]) -> Change:
+    belongs = {
+        "id": str(session.id),
+        "projectId": str(session.project_id),
+        "projectName": session.project.name,
+    }
+    return Change(event_type, session.owner_id, {**belongs, **data})
 
-    def change(event_type: str, data: dict[str, object]) -> Change:
-        belongs = {
-            "id": str(session.id),
-            "projectId": str(session.project_id),
-            "projectName": session.project.name,
-        }
-        return Change(event_type, session.owner_id, {**belongs, **data}, f"session:{session.id}")
 
-    now = wire_time(timezone.now())
-    if before is None:
-        yield change(
-            "session.started",
-            {"title": session.title, "startedAt": wire_time(session.started_at)},
-        )
+def session_created(session: Session) -> Iterator[Change]:
+    data: dict[str, object] = {"title": session.title, "startedAt": wire_time(session.started_at)}
+    yield _session_change(session, "session.started", data)
+
+
+def session_steps(session: Session, before: State | None) -> Iterator[Change]:
+    status = session.status
+    was = Session.Status.ACTIVE if before is None else before["status"]
+    if status == was:
+        return
+    now = timezone.now()
     if status == Session.Status.PAUSED:
-        yield change("session.paused", {"pausedAt": now})
-    elif status == Session.Status.COMPLETED:
-        ended_at = wire_time(session.ended_at or timezone.now())
-        yield change("session.ended", {"duration": session.duration_seconds, "endedAt": ended_at})
-    elif before is not None:
-        yield change("session.resumed", {"resumedAt": now})
+        yield _session_change(session, "session.paused", {"pausedAt": wire_time(now)})
+    elif status == Session.Status.ACTIVE:
+        yield _session_change(session, "session.resumed", {"resumedAt": wire_time(now)})
+    else:
+        # QuerySet.update() may leave ended_at empty, or as it was before it went on.
+        ended_at = session.ended_at or now
+        duration = max(0, int((ended_at - session.started_at).total_seconds()))
+        data: dict[str, object] = {"duration": duration, "endedAt": wire_time(ended_at)}
+        yield _session_change(session, "session.ended", data)
 
 
-def message_changes(
-    message: SessionMessage, before: State | None, deleted: bool
-) -> Iterator[Change]:
-    if deleted or before is not None:
-        return
+def message_created(message: SessionMessage) -> Iterator[Change]:
     session = message.session
-    data = {
+    data: dict[str, object] = {
         "id": str(message.id),
         "sessionId": str(session.id),
         "projectId": str(session.project_id),
         "sender": message.sender,
-        "content": message.content,
+        "content": wire_text(message.content),
         "createdAt": wire_time(message.created_at),
     }
-    yield Change("session.message", session.owner_id, data, f"message:{message.id}")
+    yield Change("session.message", session.owner_id, data)
 
 
-def recording_changes(
-    recording: Recording, before: State | None, deleted: bool
-) -> Iterator[Change]:
-    status, was = recording.status, (before or {}).get("status")
-    if deleted or (before is not None and was in (None, status)):
+def recording_steps(recording: Recording, before: State | None) -> Iterator[Change]:
+    if before is not None and before["status"] == recording.status:
         return
-    data: dict[str, object]
-    if status == Recording.Status.READY:
-        event_type = "recording.completed"
-        data = {
+    session = recording.session
+    data: dict[str, object] = {
+        "id": str(recording.id),
+        "sessionId": str(session.id),
+        "projectId": str(session.project_id),
+    }
+    if recording.status == Recording.Status.READY:
+        data |= {
             "url": recording.url,
             "thumbnailUrl": recording.thumbnail_url or None,
             "duration": recording.duration_seconds,
             "fileSize": recording.file_size_bytes,
         }
-    elif status == Recording.Status.FAILED:
-        event_type = "recording.failed"
-        data = {"error": recording.error, "failedAt": wire_time(timezone.now())}
-    else:
-        return
-    session = recording.session
-    belongs = {
-        "id": str(recording.id),
-        "sessionId": str(session.id),
-        "projectId": str(session.project_id),
-    }
-    yield Change(event_type, session.owner_id, {**belongs, **data}, f"recording:{recording.id}")
+        yield Change("recording.completed", session.owner_id, data)
+    elif recording.status == Recording.Status.FAILED:
+        data |= {"error": wire_text(recording.error), "failedAt": wire_time(timezone.now())}
+        yield Change("recording.failed", session.owner_id, data)
 
 
-def agent_changes(agent: Agent, before: State | None, deleted: bool) -> Iterator[Change]:
+def agent_steps(agent: Agent, before: State | None) -> Iterator[Change]:
     status = str(agent.status)
-    was = Agent.Status.OFFLINE if before is None else before.get("status", status)
-    if deleted or status == was:
+    was = Agent.Status.OFFLINE.value if before is None else str(before["status"])
+    if status == was:
         return
     now = wire_time(timezone.now())
     data: dict[str, object] = {"id": str(agent.id), "name": agent.name}
@@ -269,14 +261,70 @@ def agent_changes(agent: Agent, before: State | None, deleted: bool) -> Iterator
         data |= {"platform": agent.platform, "version": agent.version, "connectedAt": now}
     elif status == Agent.Status.OFFLINE:
         event_type = "agent.disconnected"
-        data |= {"reason": agent.disconnect_reason, "disconnectedAt": now}
+        data |= {"reason": agent.disconnect_reason or None, "disconnectedAt": now}
     else:
         event_type = "agent.status_changed"
-        data |= {"previousStatus": str(was), "status": status, "changedAt": now}
-    yield Change(event_type, agent.owner_id, data, f"agent:{agent.id}")
+        data |= {"previousStatus": was, "status": status, "changedAt": now}
+    yield Change(event_type, agent.owner_id, data)
 
 
-describe_changes_of(Session, session_changes)
-describe_changes_of(SessionMessage, message_changes)
-describe_changes_of(Recording, recording_changes)
-describe_changes_of(Agent, agent_changes)
+def storage_crossings(storage: StorageLevel, before: State) -> Iterator[Change]:
+    """The thresholds that lie between the level before and the level now, lowest first."""
+    was, now = StorageLevel.Level(before["level"]), StorageLevel.Level(storage.level)
+    for level, event_type in (
+        (StorageLevel.Level.WARNING, "storage.quota_warning"),
+        (StorageLevel.Level.EXCEEDED, "storage.quota_exceeded"),
+    ):
+        if was.rank < level.rank <= now.rank:
+            quota_bytes = storage.owner.storage_quota_bytes
+            data: dict[str, object] = {
+                "usedBytes": storage.used_bytes,
+                "quotaBytes": quota_bytes,
+                "percent": round(100 * storage.used_bytes / quota_bytes, 1)
+                if quota_bytes
+                else 100.0,
+                "occurredAt": wire_time(storage.updated_at),
+            }
+            yield Change(event_type, storage.owner_id, data)
+
+
+track(
+    Session,
+    Tracking(
+        name="session",
+        fields=("project_id", "owner_id", "title", "status", "started_at", "ended_at"),
+        related=("project",),
+        created=session_created,
+        steps=session_steps,
+    ),
+)
+track(
+    SessionMessage,
+    Tracking(
+        name="message",
+        fields=("session_id", "sender", "content", "created_at"),
+        related=("session",),
+        created=message_created,
+    ),
+)
+track(
+    Recording,
+    Tracking(
+        name="recording",
+        fields=(
+            "session_id", "status", "url", "thumbnail_url", "duration_seconds",
+            "file_size_bytes", "error",
+        ),
+        related=("session",),
+        steps=recording_steps,
+    ),
+)  # fmt: skip
+track(
+    Agent,
+    Tracking(
+        name="agent",
+        fields=("owner_id", "name", "platform", "version", "status", "disconnect_reason"),
+        steps=agent_steps,
+    ),
+)
+track(StorageLevel, Tracking(name="storage", fields=("level",), updated=storage_crossings))

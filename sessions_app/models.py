@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from django.db import models
+from django.db import models, transaction
 from django.utils import timezone
 
 from projects.models import Project, User
@@ -12,14 +12,35 @@ from webhooks.ids import new_id
 from webhooks.models.tracking import TrackedModel
 
 
-def _require(current: str, allowed: tuple[str, ...], action: str) -> None:
-    if current not in allowed:
-        raise TransitionNotAllowedError(
-            f"Cannot {action} from {current}; possible from {' or '.join(allowed)}."
-        )
+class StatusModel(TrackedModel):
+    """A tracked model whose status changes along known ways."""
+
+    status = models.CharField(max_length=10)
+
+    class Meta(TrackedModel.Meta):
+        abstract = True
+
+    def change_status(
+        self, action: str, to: str, *, allowed_from: tuple[str, ...], **fields: Any
+    ) -> None:
+        """Save a new status and some fields; raises TransitionNotAllowedError and saves nothing
+        where the row, locked for this, has any other status than those allowed.
+        """
+        with transaction.atomic(savepoint=False):
+            row: Any = type(self).objects.select_for_update(no_key=True).filter(pk=self.pk)
+            current = row.values_list("status", flat=True).first()
+            if is_allowed := current in allowed_from:
+                for name, value in {"status": to, **fields}.items():
+                    setattr(self, name, value)
+                self.save(update_fields=["status", *fields])
+        # Outside the block: a refusal must not undo what the caller's transaction did before.
+        if not is_allowed:
+            raise TransitionNotAllowedError(
+                f"Cannot {action} from {current}; possible from {' or '.join(allowed_from)}."
+            )
 
 
-class Session(TrackedModel):
+class Session(StatusModel):
     class Status(models.TextChoices):
         ACTIVE = "ACTIVE", "Active"
         PAUSED = "PAUSED", "Paused"
@@ -37,8 +58,9 @@ class Session(TrackedModel):
         return self.title
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        if self.status == self.Status.COMPLETED and self.ended_at is None:
-            self.ended_at = timezone.now()
+        is_over = self.status == self.Status.COMPLETED
+        if is_over != (self.ended_at is not None):
+            self.ended_at = timezone.now() if is_over else None
             if kwargs.get("update_fields") is not None:
                 kwargs["update_fields"] = {*kwargs["update_fields"], "ended_at"}
         super().save(*args, **kwargs)
@@ -50,20 +72,22 @@ class Session(TrackedModel):
         return max(0, int((end - self.started_at).total_seconds()))
 
     def pause(self) -> None:
-        _require(self.status, (self.Status.ACTIVE,), "pause a session")
-        self.status = self.Status.PAUSED
-        self.save(update_fields=["status"])
+        self.change_status(
+            "pause a session", self.Status.PAUSED, allowed_from=(self.Status.ACTIVE,)
+        )
 
     def resume(self) -> None:
-        _require(self.status, (self.Status.PAUSED,), "resume a session")
-        self.status = self.Status.ACTIVE
-        self.save(update_fields=["status"])
+        self.change_status(
+            "resume a session", self.Status.ACTIVE, allowed_from=(self.Status.PAUSED,)
+        )
 
     def end(self) -> None:
-        _require(self.status, (self.Status.ACTIVE, self.Status.PAUSED), "end a session")
-        self.status = self.Status.COMPLETED
-        self.ended_at = timezone.now()
-        self.save(update_fields=["status", "ended_at"])
+        self.change_status(
+            "end a session",
+            self.Status.COMPLETED,
+            allowed_from=(self.Status.ACTIVE, self.Status.PAUSED),
+            ended_at=timezone.now(),
+        )
 
 
 class SessionMessage(TrackedModel):
@@ -77,7 +101,7 @@ class SessionMessage(TrackedModel):
         return f"{self.sender}: {self.content[:40]}"
 
 
-class Recording(TrackedModel):
+class Recording(StatusModel):
     class Status(models.TextChoices):
         UPLOADING = "UPLOADING", "Uploading"
         PROCESSING = "PROCESSING", "Processing"
@@ -102,24 +126,26 @@ class Recording(TrackedModel):
     def complete(
         self, *, url: str, duration_seconds: int, file_size_bytes: int, thumbnail_url: str = ""
     ) -> None:
-        _require(
-            self.status, (self.Status.UPLOADING, self.Status.PROCESSING), "complete a recording"
-        )
-        self.status = self.Status.READY
-        self.url, self.thumbnail_url = url, thumbnail_url
-        self.duration_seconds, self.file_size_bytes = duration_seconds, file_size_bytes
-        self.save(
-            update_fields=["status", "url", "thumbnail_url", "duration_seconds", "file_size_bytes"]
+        self.change_status(
+            "complete a recording",
+            self.Status.READY,
+            allowed_from=(self.Status.UPLOADING, self.Status.PROCESSING),
+            url=url,
+            thumbnail_url=thumbnail_url,
+            duration_seconds=duration_seconds,
+            file_size_bytes=file_size_bytes,
         )
 
     def fail(self, error: str) -> None:
-        _require(self.status, (self.Status.UPLOADING, self.Status.PROCESSING), "fail a recording")
-        self.status = self.Status.FAILED
-        self.error = error
-        self.save(update_fields=["status", "error"])
+        self.change_status(
+            "fail a recording",
+            self.Status.FAILED,
+            allowed_from=(self.Status.UPLOADING, self.Status.PROCESSING),
+            error=error,
+        )
 
 
-class Agent(TrackedModel):
+class Agent(StatusModel):
     class Status(models.TextChoices):
         ONLINE = "ONLINE", "Online"
         OFFLINE = "OFFLINE", "Offline"
@@ -133,33 +159,45 @@ class Agent(TrackedModel):
     status = models.CharField(max_length=7, choices=Status, default=Status.OFFLINE)
     last_seen_at = models.DateTimeField(null=True, blank=True)
 
-    disconnect_reason: str | None = None
-    """Told to the receivers by the next save that goes offline; not stored."""
+    disconnect_reason = models.CharField(
+        max_length=200,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Why it last went offline; empty where unknown.",
+    )
 
     def __str__(self) -> str:
         return self.name
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if self.status != self.Status.OFFLINE and self.disconnect_reason:
+            self.disconnect_reason = ""
+            if kwargs.get("update_fields") is not None:
+                kwargs["update_fields"] = {*kwargs["update_fields"], "disconnect_reason"}
+        super().save(*args, **kwargs)
+
     def connect(self) -> None:
-        _require(self.status, (self.Status.OFFLINE,), "connect an agent")
-        self._change_status(self.Status.ONLINE)
+        self._move("connect an agent", self.Status.ONLINE, self.Status.OFFLINE)
 
     def set_busy(self) -> None:
-        _require(self.status, (self.Status.ONLINE,), "make an agent busy")
-        self._change_status(self.Status.BUSY)
+        self._move("make an agent busy", self.Status.BUSY, self.Status.ONLINE)
 
     def set_idle(self) -> None:
-        _require(self.status, (self.Status.BUSY,), "make an agent idle")
-        self._change_status(self.Status.ONLINE)
+        self._move("make an agent idle", self.Status.ONLINE, self.Status.BUSY)
 
     def disconnect(self, reason: str | None = None) -> None:
-        _require(self.status, (self.Status.ONLINE, self.Status.BUSY), "disconnect an agent")
-        self.disconnect_reason = reason
-        self._change_status(self.Status.OFFLINE)
+        self._move(
+            "disconnect an agent",
+            self.Status.OFFLINE,
+            self.Status.ONLINE,
+            self.Status.BUSY,
+            disconnect_reason=reason or "",
+        )
 
-    def _change_status(self, status: Status) -> None:
-        self.status = status
-        self.last_seen_at = timezone.now()
-        self.save(update_fields=["status", "last_seen_at"])
+    def _move(self, action: str, to: str, *allowed_from: str, **fields: Any) -> None:
+        now = timezone.now()
+        self.change_status(action, to, allowed_from=allowed_from, last_seen_at=now, **fields)
 
 
 class StorageLevel(models.Model):
@@ -169,6 +207,10 @@ class StorageLevel(models.Model):
         OK = "ok", "Below the warning"
         WARNING = "warning", "Warning sent"
         EXCEEDED = "exceeded", "Quota exceeded"
+
+        @property
+        def rank(self) -> int:
+            return list(type(self)).index(self)
 
     owner = models.OneToOneField(User, on_delete=models.CASCADE, primary_key=True, related_name="+")
     level = models.CharField(max_length=8, choices=Level, default=Level.OK)

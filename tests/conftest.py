@@ -1,13 +1,42 @@
 """Fixtures that most tests share."""
 
-from collections.abc import Callable
+import json
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from projects.models import Project, User
-from webhooks import service
+from webhooks import catalog, service
+from webhooks.http_receiver import HttpReceiver
 from webhooks.models import Webhook
+
+
+@pytest.fixture(autouse=True)
+def _own_data_fits(
+    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> Iterator[None]:
+    """Data of our own receivers that does not fit its schema is only logged; here it fails."""
+    yield
+    if "unfit_data" not in request.keywords:
+        logged = [*caplog.get_records("setup"), *caplog.get_records("call")]
+        errors = [r for r in logged if r.name == "webhooks.outbox" and r.levelno >= logging.ERROR]
+        assert [record.getMessage() for record in errors] == []
+
+
+@pytest.fixture(autouse=True)
+def _received_payloads_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever any receiver of the test run got is an event that fits its schema."""
+    close = HttpReceiver.close
+
+    def close_and_look(receiver: HttpReceiver) -> None:
+        close(receiver)
+        for received in receiver.requests:
+            if received.event_type in catalog.WEBHOOK_EVENTS:
+                catalog.validate_data(received.event_type, json.loads(received.body)["data"])
+
+    monkeypatch.setattr(HttpReceiver, "close", close_and_look)
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ APPS = ("webhooks", "projects", "sessions_app")
 
 LEAVES = {
     "webhooks.addresses", "webhooks.catalog", "webhooks.choices", "webhooks.encryption",
-    "webhooks.errors", "webhooks.header_rules", "webhooks.ids", "webhooks.retry",
-    "webhooks.signing", "webhooks.url_rules", "webhooks.breaker", "webhooks.rate",
+    "webhooks.errors", "webhooks.event_reference", "webhooks.header_rules", "webhooks.ids",
+    "webhooks.retry", "webhooks.signing", "webhooks.url_rules", "webhooks.breaker", "webhooks.rate",
 }  # fmt: skip
 """Pure: no ORM beyond TextChoices, no I/O, and nothing of ours but one another."""
 
@@ -20,7 +20,15 @@ LAYERS = [
     LEAVES,
     {"webhooks.transport", "webhooks.http_receiver", "webhooks.recorded"},
     {"webhooks.models"},
-    {"webhooks.outbox", "webhooks.wakeup", "webhooks.testing"},
+    {
+        "webhooks.coalescing",
+        "webhooks.journal",
+        "webhooks.outbox",
+        "webhooks.retirement",
+        "webhooks.routing",
+        "webhooks.testing",
+        "webhooks.wakeup",
+    },
     {"webhooks.lifecycle", "webhooks.redelivery", "webhooks.notices"},
     {"webhooks.dispatch"},
     {

@@ -6,4 +6,5 @@ class WebhooksConfig(AppConfig):
     verbose_name = "Webhooks"
 
     def ready(self) -> None:
-        from webhooks import checks, receivers  # noqa: F401  (registers checks, connects signals)
+        # Connects the signals; registers the system checks.
+        from webhooks import checks, receivers  # noqa: F401

@@ -10,13 +10,16 @@ from typing import Any
 
 import jsonschema_rs
 
-from webhooks.errors import EventDataInvalidError, EventTypeClashError, EventTypeUnknownError
+from webhooks.errors import EventDataInvalidError, EventTypeUnknownError
 
 UUID_TEXT = {"type": "string", "format": "uuid"}
 TIME_TEXT = {"type": "string", "format": "date-time"}
 TEXT = {"type": "string"}
 OPTIONAL_TEXT = {"type": ["string", "null"]}
 COUNT = {"type": "integer", "minimum": 0}
+
+MAX_TEXT_CHARACTERS = 40_000
+"""Six bytes each at worst (`\\u0001`), which leaves room for the rest of an event."""
 
 
 def object_schema(
@@ -35,6 +38,11 @@ def object_schema(
 def wire_time(moment: datetime) -> str:
     """Return an aware time as the wire shows it: UTC, milliseconds, `Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def wire_text(text: str) -> str:
+    """Return free text as the wire shows it: cut where it would burst the 256 KB of an event."""
+    return text if len(text) <= MAX_TEXT_CHARACTERS else text[: MAX_TEXT_CHARACTERS - 1] + "…"
 
 
 @dataclass(frozen=True)
@@ -59,18 +67,28 @@ class EventType:
 
 _types: dict[str, EventType] = {}
 _validators: dict[str, Any] = {}
+_clashes: list[EventType] = []
 
 
 def register(*event_types: EventType) -> None:
-    """Add event types; raises EventTypeClashError when a name is taken by a different declaration."""
+    """Add event types, from an AppConfig.ready().
+
+    The first declaration of a name stands; a different one is a system check error, as are
+    schemas and examples that are not valid (webhooks/checks/declarations.py).
+    """
     for event_type in event_types:
-        known = _types.get(event_type.name)
-        if known is not None and known != event_type:
-            raise EventTypeClashError(f"The event type {event_type.name!r} is declared twice.")
-        _types[event_type.name] = event_type
-        _validators[event_type.name] = jsonschema_rs.Draft202012Validator(
-            dict(event_type.schema), validate_formats=True
-        )
+        if _types.setdefault(event_type.name, event_type) != event_type:
+            _clashes.append(event_type)
+
+
+def clashes() -> list[EventType]:
+    """Return the declarations whose name was taken by a different one."""
+    return list(_clashes)
+
+
+def compile_schema(event_type: EventType) -> Any:
+    """Return the validator of a type's data; raises ValueError where the schema is not valid."""
+    return jsonschema_rs.Draft202012Validator(dict(event_type.schema), validate_formats=True)
 
 
 def all_types() -> list[EventType]:
@@ -90,8 +108,9 @@ def get_type(name: str) -> EventType:
 
 def validate_data(name: str, data: Mapping[str, Any]) -> None:
     """Raise EventTypeUnknownError or EventDataInvalidError, naming every problem at once."""
-    get_type(name)
-    validator = _validators[name]
+    validator = _validators.get(name)
+    if validator is None:
+        validator = _validators[name] = compile_schema(get_type(name))
     if validator.is_valid(data):
         return
     problems = [

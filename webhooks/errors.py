@@ -20,10 +20,6 @@ class EventTypeUnknownError(WebhooksError):
     """There is no such event type in the catalogue."""
 
 
-class EventTypeClashError(WebhooksError):
-    """Two different event types were declared under one name."""
-
-
 class EventDataInvalidError(WebhooksError):
     """The data does not fit the schema of its event type."""
 

@@ -18,14 +18,22 @@ from django.db import connection, transaction
 from webhooks import catalog, wakeup
 from webhooks.errors import EventDataInvalidError, IdempotencyConflictError
 from webhooks.ids import EVENT_PREFIX, new_id
-from webhooks.models import Delivery, Event, Webhook
+from webhooks.journal import StoredEvent
+from webhooks.models import Event
 from webhooks.models.delivery import NO_OWNER
-from webhooks.models.tracking import Change
+from webhooks.models.writes import Change
+from webhooks.routing import Target, fan_out
 
 logger = logging.getLogger(__name__)
 
 MAX_DATA_BYTES = 256 * 1024
 MAX_NESTING = 32
+
+EVENT_FIELDS = (
+    "id", "type", "owner_id", "payload", "idempotency_key", "body_hash", "fanout_count",
+    "object_reference", "created_at",
+)  # fmt: skip
+"""In the order of the model's columns."""
 
 Owner = Any
 """A user, or the id of one; None for an event that belongs to nobody."""
@@ -56,57 +64,82 @@ def trigger_event(
 
 def trigger_events(triggers: Iterable[Trigger]) -> list[Event]:
     """Store many events in one look-up and one insert; all or none. See trigger_event()."""
-    triggers = list(triggers)
-    for trigger in triggers:
-        catalog.validate_data(trigger.event_type, trigger.data)
-    return _store([_build_event(trigger) for trigger in triggers])
+    events = [_build_trigger(trigger) for trigger in triggers]
+    if all(event.idempotency_key is None for event in events):
+        store_events(events)
+        return events
+    with transaction.atomic():
+        stored_ids = store_events(events)
+        return [
+            event if event.id in stored_ids else _event_of_first_call(event) for event in events
+        ]
 
 
-def store_changes(changes: Sequence[Change]) -> list[Event]:
-    """Store the events of our own receivers, which must never abort the user's save.
+def _build_trigger(trigger: Trigger) -> Event:
+    catalog.validate_data(trigger.event_type, trigger.data)
+    event = _build_event(trigger.event_type, owner_id_of(trigger.owner), trigger.data)
+    event.object_reference = trigger.object_reference
+    if trigger.idempotency_key is not None:
+        event.idempotency_key = trigger.idempotency_key
+        data = encode_data(trigger.data)
+        event.body_hash = hashlib.sha256(trigger.event_type.encode() + b"\0" + data).digest()
+    return event
+
+
+def owner_id_of(owner: Owner) -> uuid.UUID | None:
+    """Return the id behind a user, an id or its text; None for nobody."""
+    owner_id = getattr(owner, "pk", owner)
+    if owner_id is None or isinstance(owner_id, uuid.UUID):
+        return owner_id
+    return uuid.UUID(str(owner_id))
+
+
+def build_events(
+    changes: Iterable[Change], object_reference: str, *, instead_of: StoredEvent | None = None
+) -> list[Event]:
+    """Build the events of our own receivers, which must never abort the user's save.
 
     Data that does not fit its schema is sent all the same and logged as an error (the test suite
-    fails on it); only data that is not JSON at all is left out.
+    fails on it); only data that is not JSON at all is left out. `instead_of` gives an event of
+    this transaction its new data.
     """
     events = []
     for change in changes:
-        trigger = Trigger(
-            change.event_type,
-            change.owner_id,
-            change.data,
-            object_reference=change.object_reference,
-        )
         try:
             catalog.validate_data(change.event_type, change.data)
         except EventDataInvalidError as problem:
-            logger.error("%s for %s: %s", change.event_type, change.object_reference, problem)
+            logger.error("%s for %s: %s", change.event_type, object_reference, problem)
         try:
-            events.append(_build_event(trigger))
+            event = _build_event(change.event_type, change.owner_id, change.data, instead_of)
         except EventDataInvalidError as problem:
-            logger.error("%s is lost: %s", change.object_reference, problem)
-    return _store(events)
+            logger.error("%s is lost: %s", object_reference, problem)
+            continue
+        event.object_reference = object_reference
+        events.append(event)
+    return events
 
 
-def _build_event(trigger: Trigger) -> Event:
-    created_at = datetime.now(UTC)
-    event = Event(
-        id=new_id(),
-        type=trigger.event_type,
-        owner_id=getattr(trigger.owner, "pk", trigger.owner),
-        idempotency_key=trigger.idempotency_key,
-        object_reference=trigger.object_reference,
-        created_at=created_at,
-    )
-    data = encode_data(trigger.data)
-    event.payload = b'{"id":"%s%s","type":"%s","created":"%s","data":%s}' % (
+def _build_event(
+    event_type: str,
+    owner_id: uuid.UUID | None,
+    data: Mapping[str, Any],
+    instead_of: StoredEvent | None = None,
+) -> Event:
+    event_id = instead_of.id if instead_of else new_id()
+    created_at = instead_of.created_at if instead_of else datetime.now(UTC)
+    encoded = encode_data(data)
+    payload = b'{"id":"%s%s","type":"%s","created":"%s","data":%s}' % (
         EVENT_PREFIX.encode(),
-        event.id.hex.encode(),
-        trigger.event_type.encode(),
+        event_id.hex.encode(),
+        event_type.encode(),
         catalog.wire_time(created_at).encode(),
-        data,
+        encoded,
     )
-    if trigger.idempotency_key is not None:
-        event.body_hash = hashlib.sha256(trigger.event_type.encode() + b"\0" + data).digest()
+    # What the database fills in is read when somebody asks for it.
+    event = Event.from_db(
+        None, EVENT_FIELDS, (event_id, event_type, owner_id, payload, None, None, 0, "", created_at)
+    )
+    event.data_digest = hash(encoded)
     return event
 
 
@@ -127,7 +160,8 @@ def encode_data(data: Mapping[str, Any]) -> bytes:
         raise EventDataInvalidError(
             f"The data takes {len(encoded):,} bytes; the limit is {MAX_DATA_BYTES:,}."
         )
-    if _nesting(data) > MAX_NESTING:
+    brackets = text.count("{") + text.count("[")
+    if brackets > MAX_NESTING and _nesting(data) > MAX_NESTING:
         raise EventDataInvalidError(f"The data is nested deeper than {MAX_NESTING} levels.")
     return encoded
 
@@ -151,92 +185,82 @@ def _nesting(value: Any) -> int:
 INSERT_SQL = """
 WITH new_event AS (
     INSERT INTO webhooks_event
-        (id, type, owner_id, payload, idempotency_key, body_hash, fanout_count, object_reference, created_at)
-    SELECT * FROM unnest(
-        %(ids)s::uuid[], %(types)s::text[], %(owner_ids)s::uuid[], %(payloads)s::bytea[],
-        %(keys)s::text[], %(hashes)s::bytea[], %(fanouts)s::int[], %(references)s::text[],
-        %(times)s::timestamptz[])
+        (id, type, owner_id, payload, idempotency_key, body_hash, fanout_count, object_reference,
+         created_at)
+    SELECT id, type, owner_id, convert_to(payload, 'UTF8'), idempotency_key,
+           decode(body_hash, 'hex'), fanout_count, object_reference, created_at
+      FROM json_to_recordset(%(events)s) AS e (
+        id uuid, type text, owner_id uuid, payload text, idempotency_key text, body_hash text,
+        fanout_count int, object_reference text, created_at timestamptz)
     ON CONFLICT (owner_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id, sequence
 ), new_delivery AS (
     INSERT INTO webhooks_delivery
         (id, event_id, webhook_id, owner_id, event_type, status, attempt_count, round,
          attempts_before_round, is_suspect, crash_count, failure_kind, error, order_key)
-    SELECT d.id, d.event_id, d.webhook_id, d.owner_id, d.event_type, 'PENDING', 0, 1, 0, false, 0,
-           '', '', CASE WHEN d.ordered THEN new_event.sequence END
-    FROM unnest(%(delivery_ids)s::uuid[], %(event_ids)s::uuid[], %(webhook_ids)s::uuid[],
-                %(webhook_owner_ids)s::uuid[], %(event_types)s::text[], %(ordered)s::bool[])
-         AS d (id, event_id, webhook_id, owner_id, event_type, ordered)
-    JOIN new_event ON new_event.id = d.event_id
+    SELECT d.id, d.event_id, d.webhook_id, d.owner_id, d.type, 'PENDING', 0, 1, 0, false, 0, '', '',
+           CASE WHEN d.ordered THEN new_event.sequence END
+      FROM json_to_recordset(%(deliveries)s) AS d (
+        id uuid, event_id uuid, webhook_id uuid, owner_id uuid, type text, ordered bool)
+      JOIN new_event ON new_event.id = d.event_id
 )
 SELECT id FROM new_event
 """
 
 
-def _store(events: list[Event]) -> list[Event]:
-    """Insert events and their deliveries: one look-up of webhooks, one insert of both tables."""
+def store_events(events: Sequence[Event]) -> set[uuid.UUID]:
+    """Insert events and their deliveries: one look-up of webhooks, one insert of both tables.
+
+    Returns the ids of the stored events: all but those whose idempotency key was known.
+    """
     if not events:
-        return []
-    deliveries = _fan_out(events)
-    with transaction.atomic():
-        stored_ids = _insert(events, deliveries)
-        stored = [
-            event if event.id in stored_ids else _event_of_first_call(event) for event in events
-        ]
-        if deliveries:
-            transaction.on_commit(wakeup.nudge, robust=True)
-    return stored
+        return set()
+    targets = list(fan_out(events))
+    stored_ids = _insert(events, targets)
+    if targets:
+        transaction.on_commit(wakeup.nudge, robust=True)
+    return stored_ids
 
 
-def _fan_out(events: list[Event]) -> list[Delivery]:
-    owner_ids = list({event.owner_id for event in events if event.owner_id is not None})
-    webhooks = list(
-        Webhook.objects.receiving(owner_ids).only(
-            "id", "owner_id", "is_platform", "events", "ordered"
-        )
-    )
-    deliveries = []
-    for event in events:
-        for webhook in webhooks:
-            if (webhook.is_platform or webhook.owner_id == event.owner_id) and webhook.receives(
-                event.type
-            ):
-                event.fanout_count += 1
-                deliveries.append(
-                    Delivery(
-                        event_id=event.id,
-                        webhook_id=webhook.id,
-                        owner_id=webhook.owner_id or NO_OWNER,
-                        event_type=event.type,
-                        order_key=0 if webhook.ordered else None,
-                    )
-                )
-    return deliveries
-
-
-def _insert(events: list[Event], deliveries: list[Delivery]) -> set[uuid.UUID]:
+def _insert(events: Sequence[Event], targets: Iterable[Target]) -> set[uuid.UUID]:
+    # Two parameters: binding an array for each column takes longer than the statement itself.
+    deliveries = [
+        {
+            "id": new_id().hex,
+            "event_id": event.id.hex,
+            "webhook_id": receiver.id.hex,
+            "owner_id": (receiver.owner_id or NO_OWNER).hex,
+            "type": event.type,
+            "ordered": receiver.is_ordered,
+        }
+        for event, receiver in targets
+    ]
+    rows = [
+        {
+            "id": event.id.hex,
+            "type": event.type,
+            "owner_id": _hex(event.owner_id),
+            "payload": bytes(event.payload).decode(),
+            "idempotency_key": event.idempotency_key,
+            "body_hash": event.body_hash and bytes(event.body_hash).hex(),
+            "fanout_count": event.fanout_count,
+            "object_reference": event.object_reference,
+            "created_at": event.created_at.isoformat(),
+        }
+        for event in events
+    ]
+    parameters = {"events": _json(rows), "deliveries": _json(deliveries)}
     with connection.cursor() as cursor:
-        cursor.execute(
-            INSERT_SQL,
-            {
-                "ids": [event.id for event in events],
-                "types": [event.type for event in events],
-                "owner_ids": [event.owner_id for event in events],
-                "payloads": [event.payload for event in events],
-                "keys": [event.idempotency_key for event in events],
-                "hashes": [event.body_hash for event in events],
-                "fanouts": [event.fanout_count for event in events],
-                "references": [event.object_reference for event in events],
-                "times": [event.created_at for event in events],
-                "delivery_ids": [delivery.id for delivery in deliveries],
-                "event_ids": [delivery.event_id for delivery in deliveries],
-                "webhook_ids": [delivery.webhook_id for delivery in deliveries],
-                "webhook_owner_ids": [delivery.owner_id for delivery in deliveries],
-                "event_types": [delivery.event_type for delivery in deliveries],
-                "ordered": [delivery.order_key is not None for delivery in deliveries],
-            },
-        )
+        cursor.execute(INSERT_SQL, parameters)
         return {row[0] for row in cursor.fetchall()}
+
+
+def _hex(value: uuid.UUID | None) -> str | None:
+    return None if value is None else value.hex
+
+
+def _json(rows: list[dict[str, Any]]) -> str:
+    return json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
 
 
 def _event_of_first_call(event: Event) -> Event:

@@ -1,40 +1,29 @@
 """Signals, one-line adapters to the outbox and the wake-up."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.db import transaction
-from django.db.models import Model
-from django.db.models.signals import post_delete, post_save, pre_delete
+from django.db.models import Model, QuerySet
+from django.db.models.signals import post_save
 from django.dispatch import receiver
-from django.utils import timezone
 
-from webhooks import outbox, wakeup
+from webhooks import coalescing, retirement, wakeup
 from webhooks.models import Delivery, Webhook
-from webhooks.models.tracking import TrackedModel
+from webhooks.models.writes import Write, rows_deleting, rows_written
 
 
-@receiver(post_save, dispatch_uid="webhooks.tracked_saved")
-def tracked_saved(sender: type[Model], instance: Model, created: bool, raw: bool, **_: Any) -> None:
-    """Emit the events of a save; fixtures (`raw`) emit none."""
-    if isinstance(instance, TrackedModel):
-        if not raw:
-            outbox.store_changes(instance.changes(created=created))
-        instance.remember_state()
+@receiver(rows_written, dispatch_uid="webhooks.rows_written")
+def tracked_rows_written(sender: type[Model], writes: Sequence[Write], **_: Any) -> None:
+    coalescing.store_writes(sender, writes)
 
 
-@receiver(post_delete, dispatch_uid="webhooks.tracked_deleted")
-def tracked_deleted(sender: type[Model], instance: Model, **_: Any) -> None:
-    if isinstance(instance, TrackedModel):
-        outbox.store_changes(instance.changes(deleted=True))
-
-
-@receiver(pre_delete, sender=settings.AUTH_USER_MODEL, dispatch_uid="webhooks.owner_deleted")
-def owner_deleted(sender: type[Model], instance: Model, **_: Any) -> None:
-    """Soft-delete the owner's webhooks first: they must not hear of what the cascade deletes."""
-    Webhook.objects.filter(owner_id=instance.pk, deleted_at=None).update(
-        active=False, deleted_at=timezone.now()
-    )
+@receiver(rows_deleting, dispatch_uid="webhooks.rows_deleting")
+def tracked_rows_deleting(sender: type[Model], queryset: QuerySet[Any], **_: Any) -> None:
+    if sender is get_user_model():
+        retirement.retire_webhooks_of(queryset)
+    coalescing.withdraw_created(queryset)
 
 
 @receiver(post_save, sender=Delivery, dispatch_uid="webhooks.delivery_saved")

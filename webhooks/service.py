@@ -22,8 +22,11 @@ from webhooks.models.delivery import DeliveryQuerySet
 from webhooks.models.webhook import MAX_LIVE_SECRETS
 from webhooks.outbox import Owner, Trigger, trigger_event, trigger_events
 from webhooks.redelivery import Scope, redeliver, redeliver_one, replay
+from webhooks.routing import Considered, Explanation, explain
 
 __all__ = [
+    "Considered",
+    "Explanation",
     "Scope",
     "Trigger",
     "cancel",
@@ -31,6 +34,7 @@ __all__ = [
     "delete_webhook",
     "disable",
     "enable",
+    "explain",
     "get_deliveries",
     "get_webhooks",
     "redeliver",

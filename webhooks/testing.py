@@ -8,6 +8,7 @@ from typing import Any
 
 from django.db.models import Max
 
+from webhooks import journal
 from webhooks.models import Event
 
 
@@ -21,13 +22,14 @@ class CapturedEvents:
     def types(self) -> list[str]:
         return [event.type for event in self.events]
 
+    @property
+    def told(self) -> list[tuple[str, dict[str, Any]]]:
+        """Type and `data` of every captured event."""
+        return [(event.type, json.loads(bytes(event.payload))["data"]) for event in self.events]
+
     def data_of(self, event_type: str) -> list[dict[str, Any]]:
         """Return the `data` of every captured event of one type."""
-        return [
-            json.loads(bytes(event.payload))["data"]
-            for event in self.events
-            if event.type == event_type
-        ]
+        return [data for told_type, data in self.told if told_type == event_type]
 
 
 @contextmanager
@@ -39,8 +41,12 @@ def captured_events() -> Iterator[CapturedEvents]:
     >>> assert captured.types == ["project.updated"]
     """
     captured = CapturedEvents()
+    # In a test that never commits, what came before must look committed, or writes in the block
+    # would rewrite its events.
+    journal.seal()
     last = Event.objects.aggregate(last=Max("sequence"))["last"] or 0
     try:
         yield captured
     finally:
+        journal.seal()
         captured.events = list(Event.objects.filter(sequence__gt=last).order_by("sequence"))

@@ -229,7 +229,7 @@ def _delivery() -> ClaimedDelivery:
         event_id=new_id(),
         attempt_count=0,
         attempts_before_round=0,
-        event_type="project.created",
+        event_type="not.in_the_catalogue",
         payload=b"{}",
     )
 

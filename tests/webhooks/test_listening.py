@@ -79,9 +79,9 @@ def event(number: int) -> dict[str, str]:
     id_ = f"evt_{number:032x}"
     return {
         "id": id_,
-        "type": "project.created",
+        "type": "webhook.test",
         "created": "2026-11-23T10:30:00.123Z",
-        "payload": f'{{"id":"{id_}","name":"Zoë"}}',
+        "payload": f'{{"id":"{id_}","data":{{"webhookId":"whk_1","message":"Zoë"}}}}',
     }
 
 
@@ -183,7 +183,7 @@ def test_forwarded_event_is_signed_and_untouched() -> None:
     assert (answer.status, answer.error, answer.succeeded) == (200, "", True)
     assert (received.standard_ok, received.hex_ok) == (True, True)
     assert received.body == forwarded_event().payload
-    assert (received.event_id, received.event_type) == (f"evt_{1:032x}", "project.created")
+    assert (received.event_id, received.event_type) == (f"evt_{1:032x}", "webhook.test")
 
 
 def test_any_port_of_this_machine_is_allowed(settings: Any) -> None:

@@ -21,7 +21,8 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from projects.models import Project, User
-from webhooks import checks, encryption, reencryption, service, signing
+from webhooks import encryption, reencryption, service, signing
+from webhooks.checks import security as checks
 from webhooks.dispatch.engine import run_until_idle
 from webhooks.errors import EncryptionKeyError, SecretRefusedError
 from webhooks.http_receiver import Behaviour, HttpReceiver, Received

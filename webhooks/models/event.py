@@ -31,6 +31,9 @@ class Event(models.Model):
 
     objects = EventQuerySet.as_manager()
 
+    data_digest: int = 0
+    """Of the data it was built from, in this process; not stored."""
+
     class Meta:
         constraints = [
             models.UniqueConstraint(

@@ -18,12 +18,13 @@ from webhooks.http_receiver import HttpReceiver
 from webhooks.listening import Forwarder, signing_secret
 
 SECRET = signing_secret("receiver")
+TEXT = '{"data":{"webhookId":"whk_1","message":"ä"}}'
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """A request that was signed with SECRET, as it was saved."""
-    event = FeedEvent(f"evt_{7:032x}", "project.created", datetime.now(UTC), '{"ä": 1}'.encode())
+    event = FeedEvent(f"evt_{7:032x}", "webhook.test", datetime.now(UTC), TEXT.encode())
     with HttpReceiver() as receiver:
         Forwarder(receiver.url + "hook", SECRET).send(event)
     return recorded.save(receiver.requests[0], tmp_path, 1)
@@ -35,8 +36,8 @@ def test_saved_request_can_be_read_and_verified(run: Run, saved: Path) -> None:
     ran = run("receiver", "--replay", saved, "--secret", SECRET)
 
     assert saved.name == f"000001-evt_{7:032x}.json"
-    assert (stored["path"], stored["status"], stored["text"]) == ("/hook", 200, '{"ä": 1}')
-    assert ran.out[8:] == (f"  project.created  evt_{7:032x}  attempt 1  200  v1 ok, hex ok\n")
+    assert (stored["path"], stored["status"], stored["text"]) == ("/hook", 200, TEXT)
+    assert ran.out[8:] == (f"  webhook.test  evt_{7:032x}  attempt 1  200  v1 ok, hex ok\n")
     assert (ran.code, ran.err) == (0, "")
 
 

@@ -1,4 +1,4 @@
-"""System checks: what hurts later is said when a command or a worker starts."""
+"""Security: keys that do not fit, and settings that open doors."""
 
 from typing import Any
 
@@ -8,8 +8,6 @@ from django.db import DatabaseError, InterfaceError, connection
 
 from webhooks import reencryption
 from webhooks.addresses import is_public_network
-
-# Security.
 
 
 @register("webhooks")

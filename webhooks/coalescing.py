@@ -1,0 +1,160 @@
+"""Turn writes into events, told as if each object had been written once in its transaction.
+
+The rule. Created, updated and deleted tell what the transaction did as a whole: created and then
+updated is one `created` with the final values, several updates are one `updated` (none where the
+values end as they began), updated and then deleted is only `deleted`, created and then deleted is
+nothing at all. A rewritten event keeps its id and its place in the order: that of the first write
+that told it. Changes of status stay separate events, in the order in which they were made, except
+where the object itself comes to nothing. A deletion closes the story: an object created again
+under the same key has a new one, so that the events are `deleted`, `created`. Only events of this
+same transaction are ever changed; a committed one is immutable.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+from django.db import connection
+from django.db.models import Model, QuerySet
+
+from webhooks import journal, outbox
+from webhooks.journal import Key, Life, StoredEvent
+from webhooks.models import Event
+from webhooks.models.writes import Change, Tracking, Write, concrete, tracking_of
+
+WITHDRAW_SQL = """
+WITH withdrawn AS (
+    DELETE FROM webhooks_event
+     WHERE id = ANY(%(ids)s::uuid[]) AND transaction_id = pg_current_xact_id()
+    RETURNING id
+)
+DELETE FROM webhooks_delivery d USING withdrawn WHERE d.event_id = withdrawn.id
+"""
+
+REWRITE_SQL = """
+UPDATE webhooks_event e SET payload = r.payload
+  FROM unnest(%(ids)s::uuid[], %(payloads)s::bytea[]) AS r (id, payload)
+ WHERE e.id = r.id AND e.transaction_id = pg_current_xact_id()
+RETURNING e.id
+"""
+
+
+def store_writes(model: type[Model], writes: Sequence[Write]) -> None:
+    """Store the events of writes of one model, in the transaction that made them."""
+    tracking = tracking_of(model)
+    if tracking is None:
+        return
+    story = _Story(model, tracking)
+    for write in writes:
+        story.tell(write)
+    story.store()
+
+
+def withdraw_created(rows: QuerySet[Any]) -> None:
+    """Withdraw what this transaction told of objects that it created, and that now go untold.
+
+    For models without a `deleted` event, whose rows are deleted without being read.
+    """
+    tracking = tracking_of(rows.model)
+    if tracking is None or tracking.deleted is not None:
+        return
+    story = _Story(rows.model, tracking)
+    known = [key for (model, key), life in story.lives.items() if model is story.model and life]
+    if known:
+        for key in rows.filter(pk__in=known).values_list("pk", flat=True):
+            story.end((story.model, key))
+        story.store()
+
+
+class _Story:
+    """The events of one batch of writes: what to insert, to rewrite, to withdraw."""
+
+    def __init__(self, model: type[Model], tracking: Tracking) -> None:
+        self.model = concrete(model)
+        self.tracking = tracking
+        self.lives = journal.lives()
+        self.changed: dict[Key, Life | None] = {}
+        self.fresh: list[Event] = []
+        self.rewritten: list[Event] = []
+        self.withdrawn: list[UUID] = []
+
+    def tell(self, write: Write) -> None:
+        key = (self.model, write.row.pk)
+        if write.is_deleted:
+            if not self.end(key) and self.tracking.deleted is not None:
+                self._add(key, self.tracking.deleted(write.row))
+            return
+        life = self.lives.get(key)
+        if write.before is None or life is None:
+            life = Life(is_born=write.before is None, before=write.before)
+        told = self._retell(key, life, self._net_changes(write, life))
+        steps = self._add(key, self.tracking.steps(write.row, write.before))
+        self.changed[key] = Life(
+            life.is_born, life.before, told, (*life.steps, *(event.id for event in steps))
+        )
+
+    def _net_changes(self, write: Write, life: Life) -> Iterable[Change]:
+        if life.before is None:
+            return self.tracking.created(write.row)
+        return self.tracking.updated(write.row, life.before)
+
+    def end(self, key: Key) -> bool:
+        """Withdraw what a deleted object takes with it; True where it had been created here."""
+        life = self.lives.get(key)
+        self.changed[key] = None
+        if life is None:
+            return False
+        self.withdrawn += [event.id for event in life.told]
+        if life.is_born:
+            self.withdrawn += life.steps
+        return life.is_born
+
+    def _retell(self, key: Key, life: Life, changes: Iterable[Change]) -> tuple[StoredEvent, ...]:
+        known = {(event.event_type, event.owner_id): event for event in life.told}
+        told = []
+        for change in changes:
+            event = known.pop((change.event_type, change.owner_id), None)
+            if event is None:
+                told += [_stored(fresh) for fresh in self._add(key, [change])]
+            else:
+                told.append(self._rewrite(key, event, change))
+        self.withdrawn += [event.id for event in known.values()]
+        return tuple(told)
+
+    def _add(self, key: Key, changes: Iterable[Change]) -> list[Event]:
+        events = outbox.build_events(changes, self._reference(key))
+        self.fresh += events
+        return events
+
+    def _rewrite(self, key: Key, event: StoredEvent, change: Change) -> StoredEvent:
+        for again in outbox.build_events([change], self._reference(key), instead_of=event):
+            if again.data_digest != event.digest:
+                self.rewritten.append(again)
+                return _stored(again)
+        return event
+
+    def _reference(self, key: Key) -> str:
+        return f"{self.tracking.name}:{key[1]}"
+
+    def store(self) -> None:
+        """Write it all to the database: the row counts decide, the journal is only a hint."""
+        if self.withdrawn:
+            _run(WITHDRAW_SQL, {"ids": self.withdrawn})
+        if self.rewritten:
+            ids = [event.id for event in self.rewritten]
+            payloads = [event.payload for event in self.rewritten]
+            found = set(_run(REWRITE_SQL, {"ids": ids, "payloads": payloads}))
+            self.fresh += [event for event in self.rewritten if event.id not in found]
+        outbox.store_events(self.fresh)
+        if self.changed:
+            journal.write_down(self.changed)
+
+
+def _stored(event: Event) -> StoredEvent:
+    return StoredEvent(event.id, event.type, event.owner_id, event.created_at, event.data_digest)
+
+
+def _run(sql: str, parameters: dict[str, Any]) -> list[UUID]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return [row[0] for row in cursor.fetchall()] if cursor.description else []
