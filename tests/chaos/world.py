@@ -18,6 +18,7 @@ from django.conf import settings
 from django.db import Error, connection
 
 from config.services import BASE_DIR
+from tests.workers import wait_for_heartbeats
 from webhooks import service
 from webhooks.models import Delivery, Webhook, WorkerHeartbeat
 
@@ -73,6 +74,7 @@ class World:
 
     def stop(self) -> list[int]:
         """End the workers in order and return their exit codes."""
+        wait_for_heartbeats(self.worker_count)
         self._is_keeping = False
         assert self._keeper is not None
         self._keeper.join()
