@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export DEBUG ?= 1
 
-.PHONY: setup demo test test-full check e2e screenshots fmt docs bench
+.PHONY: setup demo test test-full check e2e screenshots fmt docs bench chaos
 
 setup: $(STAMP)
 
@@ -60,12 +60,15 @@ bench: .venv/.bench
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	@touch $@
 
+chaos: setup
+	$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),1) $(ARGS)
+
 docs: setup
 	@mkdir -p var docs
-	$(BIN)/python manage.py command_reference > var/commands.md
-	@mv var/commands.md docs/commands.md
 	$(BIN)/python manage.py event_reference > var/events.md
 	@mv var/events.md docs/events.md
+	$(BIN)/python manage.py command_reference > var/commands.md
+	@mv var/commands.md docs/commands.md
 
 fmt: setup
 	$(BIN)/ruff format .

@@ -32,11 +32,14 @@ LAYERS = [
     {"webhooks.audit_log", "webhooks.lifecycle", "webhooks.redelivery", "webhooks.notices"},
     {"webhooks.dispatch"},
     {
-        "webhooks.audit", "webhooks.doctor", "webhooks.feed", "webhooks.listening",
+        "webhooks.audit", "webhooks.feed", "webhooks.listening",
         "webhooks.retention", "webhooks.stats", "webhooks.trial",
     },
-    {"webhooks.service", "webhooks.housekeeping", "webhooks.quarantine", "webhooks.reencryption"},
-    {"webhooks.checks", "webhooks.jobs", "webhooks.receivers", "webhooks.worker"},
+    {
+        "webhooks.doctor", "webhooks.housekeeping", "webhooks.quarantine",
+        "webhooks.reencryption", "webhooks.service",
+    },
+    {"webhooks.checks", "webhooks.jobs", "webhooks.worker", "webhooks.receivers"},
     {"webhooks.api", "webhooks.admin", "webhooks.management", "webhooks.apps"},
 ]  # fmt: skip
 """Lowest first; a module imports from its own layer or a lower one."""

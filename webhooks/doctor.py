@@ -17,10 +17,10 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from redis.exceptions import RedisError
 
-from webhooks import audit, encryption, stats, wakeup
+from webhooks import audit, reencryption, stats, wakeup
 from webhooks.audit import Question
-from webhooks.errors import EncryptionKeyError
-from webhooks.models import Pause, SigningSecret, Webhook
+from webhooks.encryption import headers_of_known_keys
+from webhooks.models import Pause
 
 OLDEST_POSTGRES = 150_000
 SLOW_DATABASE_MS = 20
@@ -61,9 +61,14 @@ Check = Callable[[], Iterator[Finding]]
 
 
 def examine(checks: Sequence[Check] | None = None) -> Iterator[Finding]:
-    """Run the checks in order and yield what each finds as soon as it is known."""
+    """Run the checks in order and yield what each finds as soon as it is known.
+
+    Without a database only those that need none.
+    """
     for check in CHECKS if checks is None else checks:
         name = check.__name__.removeprefix("check_")
+        if connection.connection is None and check not in WITHOUT_DATABASE:
+            continue
         try:
             yield from check()
         except DatabaseError as problem:
@@ -265,52 +270,33 @@ def check_backlog() -> Iterator[Finding]:
 # Keys and settings.
 
 
-KEY_IDS_SQL = """
-SELECT substring(value_encrypted FROM 2 FOR 4), count(*), (array_agg(id ORDER BY id))[1:{shown}]
-  FROM webhooks_signingsecret GROUP BY 1
-"""
-HEADER_KEY_IDS_SQL = """
-SELECT substring(headers_encrypted FROM 2 FOR 4), count(*), (array_agg(id ORDER BY id))[1:{shown}]
-  FROM webhooks_webhook WHERE headers_encrypted IS NOT NULL AND deleted_at IS NULL GROUP BY 1
-"""
-
-
 def check_encryption() -> Iterator[Finding]:
-    """Every stored secret and header can be read with a key that is set."""
-    has_problem = False
-    for row in _unreadable():
-        has_problem = True
-        yield failure(
-            "encryption",
-            f"{row[0]} that cannot be decrypted, as their key is not in "
-            f"WEBHOOKS_ENCRYPTION_KEYS: {row[1]:,}.",
-            "Add the key that encrypted them to WEBHOOKS_ENCRYPTION_KEYS and restart, or "
-            "rotate the secrets",
-            count=row[1],
-            ids=row[2],
-        )
-    if not has_problem:
-        yield ok("encryption", "Secrets and headers can be decrypted.")
-
-
-def _unreadable() -> Iterator[tuple[str, int, list[str]]]:
-    for what, sql, model, column in (
-        ("Signing secrets", KEY_IDS_SQL, SigningSecret, "value_encrypted"),
-        ("Custom headers", HEADER_KEY_IDS_SQL, Webhook, "headers_encrypted"),
-    ):
-        for _, count, ids in _query(sql.format(shown=IDS_SHOWN)):
-            values = model.objects.filter(id__in=ids).values_list("id", column)
-            bad = [str(id_) for id_, value in values if not _is_readable(value, id_)]
-            if bad:
-                yield what, count if len(bad) == len(ids) else len(bad), bad
-
-
-def _is_readable(value: Any, row_id: Any) -> bool:
-    try:
-        encryption.decrypt(bytes(value), row_id)
-    except EncryptionKeyError:
-        return False
-    return True
+    """Every stored value can be read with a key that is set, and none needs a former key."""
+    is_good = True
+    for column in reencryption.COLUMNS:
+        unreadable = column.with_header().exclude(header__in=headers_of_known_keys())
+        if count := unreadable.count():
+            is_good = False
+            yield failure(
+                "encryption",
+                f"{column.noun.capitalize()} that no key in WEBHOOKS_ENCRYPTION_KEYS decrypts: "
+                f"{count:,}.",
+                "Put their key behind the first one and restart, then manage.py reencrypt",
+                count=count,
+                ids=list(
+                    map(str, unreadable.order_by("id").values_list("id", flat=True)[:IDS_SHOWN])
+                ),
+            )
+        elif count := column.outdated().count():
+            is_good = False
+            yield warning(
+                "encryption",
+                f"{column.noun.capitalize()} that still need a former key: {count:,}.",
+                "manage.py reencrypt",
+                count=count,
+            )
+    if is_good:
+        yield ok("encryption", "All stored values can be decrypted with the first key.")
 
 
 def check_settings() -> Iterator[Finding]:
@@ -411,6 +397,7 @@ CHECKS: tuple[Check, ...] = (
     check_settings,
     check_audit,
 )
+WITHOUT_DATABASE = (check_database, check_valkey, check_settings)
 QUICK_CHECKS = tuple(check for check in CHECKS if check is not check_audit)
 
 

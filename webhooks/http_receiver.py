@@ -184,7 +184,7 @@ class HttpReceiver:
     def _is_early(self) -> bool:
         return (self._script[0] if self._script else self.behaviour).is_early
 
-    def _next_behaviour(self, headers: dict[str, str]) -> Behaviour:
+    def _next_behaviour(self, path: str, headers: dict[str, str]) -> Behaviour:
         with contextlib.suppress(IndexError):
             return self._script.popleft()
         return self.behaviour
@@ -193,7 +193,7 @@ class HttpReceiver:
         self, connection: int, path: str, pairs: list[tuple[str, str]], body: bytes
     ) -> tuple[Behaviour, int]:
         headers = {name.lower(): value for name, value in pairs}
-        behaviour = self._next_behaviour(headers)
+        behaviour = self._next_behaviour(path, headers)
         status = behaviour.status if behaviour.mode in ("answer", "drip") else 0
         if status and self._random.random() < behaviour.fail_rate:
             status = 500

@@ -204,23 +204,33 @@ class Forwarded:
         return self.status is not None and 200 <= self.status < 300
 
 
+class LocalPolicy(AddressPolicy):
+    """What is public, and this machine; a developer's server listens on any port."""
+
+    def __init__(self) -> None:
+        super().__init__([*THIS_MACHINE, *settings.WEBHOOKS_ALLOWED_NETWORKS])
+
+    def is_port_allowed(self, port: int) -> bool:
+        return True
+
+
 class Forwarder:
     """Sends events to one URL as a worker would: the same bytes, the same headers, signed."""
 
     def __init__(self, url: str, secret: str) -> None:
+        key = SigningKey.from_secret(secret)
         self._endpoint = Endpoint(
             owner_id=None,
             url=url,
             header_lines=(),
             hidden_lines=(),
-            keys=(SigningKey.from_secret(secret),),
+            key=key,
+            keys=(key,),
             policy=NO_RETRIES,
             timeout_seconds=FORWARD_TIMEOUT_SECONDS,
             ordered=True,
         )
-        self._adapter = CurlAdapter(
-            AddressPolicy([*THIS_MACHINE, *settings.WEBHOOKS_ALLOWED_NETWORKS])
-        )
+        self._adapter = CurlAdapter(LocalPolicy())
 
     def send(self, event: FeedEvent) -> Forwarded:
         """Send one event and wait for the answer; never raises because of the receiver."""

@@ -20,7 +20,7 @@ from uuid import UUID
 from django.db import connection
 
 from webhooks.choices import DeliveryStatus
-from webhooks.dispatch.life import SILENCE_BEFORE_DEATH_SECONDS
+from webhooks.dispatch.life import MOST_CRASHES, SILENCE_BEFORE_DEATH_SECONDS
 from webhooks.ids import WEBHOOK_PREFIX, first_id_of
 
 LAST_ID = UUID(int=2**128 - 1)
@@ -46,6 +46,7 @@ class Selection:
             "last": LAST_ID if self.until is None else first_id_of(self.until),
             "owner": self.owner_id,
             "webhooks": None if self.webhook_ids is None else list(self.webhook_ids),
+            "most_crashes": MOST_CRASHES,
         }
 
 
@@ -174,7 +175,7 @@ class WorkerLife:
 
 # Folded away by the planner where the parameter is null: Django binds parameters on the client.
 CHOSEN_SQL = """
-WITH chosen AS MATERIALIZED (
+WITH chosen AS (
     SELECT d.id, d.webhook_id, d.event_type, d.status, d.attempt_count, d.round, d.crash_count,
            d.created_at, d.delivered_at, d.finished_at
       FROM webhooks_delivery d
@@ -194,7 +195,7 @@ COUNTED_SQL = """, counted AS (
            count(*) FILTER (WHERE status = 'FAILED') AS failed,
            count(*) FILTER (WHERE status = 'CANCELLED') AS cancelled,
            count(*) FILTER (WHERE attempt_count > 0) AS sent,
-           count(*) FILTER (WHERE status = 'FAILED' AND crash_count > 0) AS parked,
+           count(*) FILTER (WHERE status = 'FAILED' AND crash_count >= %(most_crashes)s) AS parked,
            percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (
                ORDER BY (1000 * extract(epoch FROM delivered_at - created_at))::int8)
                FILTER (WHERE round = 1 AND delivered_at IS NOT NULL) AS waits,

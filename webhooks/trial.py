@@ -40,8 +40,7 @@ def trigger_by_hand(
 def _address(events: Sequence[Event], webhook: Webhook) -> None:
     """Replace the deliveries, which nobody has seen yet, by one to this webhook."""
     ids = [event.id for event in events]
-    # One statement: Django would look for attempts first.
-    Delivery.objects.filter(event__in=ids)._raw_delete("default")
+    Delivery.objects.filter(event__in=ids).delete()
     Delivery.objects.bulk_create(
         Delivery(
             event=event,

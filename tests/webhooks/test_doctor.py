@@ -126,9 +126,22 @@ def test_wrong_key_is_found_in_secrets_and_headers(
 
     secrets, headers = problems()
 
-    assert secrets.message.startswith("Signing secrets that cannot be decrypted")
+    assert secrets.message == (
+        "Signing secrets that no key in WEBHOOKS_ENCRYPTION_KEYS decrypts: 1."
+    )
     assert (headers.message[:14], headers.ids) == ("Custom headers", [str(healthy.id)])
-    assert "WEBHOOKS_ENCRYPTION_KEYS" in secrets.mend
+    assert secrets.mend.startswith("Put their key behind the first one")
+
+
+def test_former_key_that_is_still_needed_is_a_warning(user: User, settings: Settings) -> None:
+    settings.WEBHOOKS_ENCRYPTION_KEYS = [b"0" * 32, *settings.WEBHOOKS_ENCRYPTION_KEYS]
+
+    found = problems()
+
+    assert [(one.level, one.mend, one.count) for one in found] == [
+        (Level.WARNING, "manage.py reencrypt", 1)
+    ] * 2
+    assert found[0].message == "Signing secrets that still need a former key: 1."
 
 
 def test_evicting_valkey_is_found(evicting_valkey: None) -> None:

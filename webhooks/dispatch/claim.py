@@ -475,6 +475,23 @@ def release(worker_id: UUID, delivery_ids: list[UUID], *, delay_seconds: float =
     run(RELEASE_SQL, {"delay": delay_seconds, "ids": delivery_ids, "worker": worker_id})
 
 
+RELEASE_OTHERS_SQL = """
+UPDATE webhooks_delivery
+   SET status = CASE WHEN attempt_count > attempts_before_round THEN 'RETRYING' ELSE 'PENDING' END,
+       claimed_by = NULL, crash_count = crash_count - is_suspect::int
+ WHERE finished_at IS NULL AND claimed_by = %(worker)s AND NOT id = ANY(%(held)s)
+"""
+
+
+def release_others(worker_id: UUID, held: list[UUID]) -> int:
+    """Give back what is marked as this worker's and is not among what it holds; returns how many.
+
+    When the connection breaks, a claim may have been committed without its worker ever knowing.
+    No index leads to a worker's rows, so this is for such moments only.
+    """
+    return run(RELEASE_OTHERS_SQL, {"worker": worker_id, "held": held}).rowcount
+
+
 CANCEL_SQL = """
 UPDATE webhooks_delivery
    SET status = 'CANCELLED', finished_at = clock_timestamp(), next_attempt_at = NULL,

@@ -32,7 +32,7 @@ from webhooks.dispatch.request import build_request, read_outcome
 from webhooks.dispatch.settle import Result, settle, without_answer
 from webhooks.ids import new_id
 from webhooks.retry import Verdict
-from webhooks.transport import MultiSender, Outcome
+from webhooks.transport import MultiSender, Outcome, SuspendedError
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,9 @@ class Engine:
         self._claiming: Future[Claim] | None = None
         self._settling: Future[None] | None = None
         self._beating: Future[bool] | None = None
+        self._releasing: list[Future[None]] = []
+        # Whether a claim or a release failed, and may have been committed all the same.
+        self._has_lost_track = False
         self._settling_now: list[Settled] = []
         self._unsettled: list[Settled] = []
         self._oldest_unsettled_at = 0.0
@@ -84,6 +87,7 @@ class Engine:
         self._clock_offset = 0.0
         self._next_poll_at = 0.0
         self._next_beat_at = 0.0
+        self._beaten_at = time.monotonic()
         self._backoff_seconds = 0.0
         self._database_back_at = 0.0
         self._is_stopping = False
@@ -125,10 +129,19 @@ class Engine:
                     self._wants_claim = True
                 self._flight.find_slow()
                 self._order()
-                for outcome in self._sender.poll(self._seconds_to_wait()):
-                    self._take_outcome(outcome)
+                self._send_and_receive()
         finally:
             self._end()
+
+    def _send_and_receive(self) -> None:
+        try:
+            outcomes = self._sender.poll(self._seconds_to_wait())
+        except SuspendedError:
+            # By now others may have taken over what this worker holds; it must not send it, too.
+            self._start_a_new_life()
+            return
+        for outcome in outcomes:
+            self._take_outcome(outcome)
 
     def _is_finished(self, until_idle: bool) -> bool:
         if self._is_abandoned:
@@ -138,6 +151,8 @@ class Engine:
             or self._unsettled
             or self._settling is not None
             or self._claiming is not None
+            or self._releasing
+            or self._has_lost_track
         )
         if is_busy:
             return False
@@ -168,6 +183,8 @@ class Engine:
             self._oldest_unsettled_at = now
             self._is_settle_urgent = False
             self._settling = self._in_database(self._settle, self.worker_id, self._settling_now)
+        if self._has_lost_track and self._claiming is None:
+            self._release_others()
         if self._claiming is None and self._is_claim_due(now):
             self._order_claim(now)
 
@@ -246,7 +263,11 @@ class Engine:
 
     def _beat(self) -> bool:
         is_alive = life.beat(self.worker_id, self._flight.count)
-        if reclaimed := life.reclaim_from_dead_workers():
+        now = time.monotonic()
+        # After a gap of its own it is Postgres that was away, and the others may be as alive as it.
+        is_steady = now - self._beaten_at < life.SILENCE_BEFORE_DEATH_SECONDS / 2
+        self._beaten_at = now
+        if is_steady and (reclaimed := life.reclaim_from_dead_workers()):
             logger.warning("Took back %d deliveries from dead workers.", reclaimed)
             self._look_again()
         return is_alive
@@ -276,7 +297,10 @@ class Engine:
             if self._succeeded(claim):
                 self._take_claim(claim.result())
             else:
-                self._wants_claim = True
+                self._has_lost_track = self._wants_claim = True
+        while self._releasing and self._releasing[0].done():
+            if not self._succeeded(self._releasing.pop(0)):
+                self._has_lost_track = True
 
     def _succeeded(self, future: Future[Any]) -> bool:
         """Log a failure and leave the database alone for a while; it may be restarting."""
@@ -346,9 +370,18 @@ class Engine:
     def _give_back(self, delivery_ids: list[UUID], delay_seconds: float) -> None:
         if delivery_ids:
             worker_id = self.worker_id
-            self._in_database(
-                lambda: claims.release(worker_id, delivery_ids, delay_seconds=delay_seconds)
+            self._releasing.append(
+                self._in_database(
+                    lambda: claims.release(worker_id, delivery_ids, delay_seconds=delay_seconds)
+                )
             )
+
+    def _release_others(self) -> None:
+        """Give back what is marked as ours in the database and is not with us."""
+        self._has_lost_track = False
+        unsettled = [*self._settling_now, *self._unsettled]
+        held = [*self._flight.ids, *(UUID(hex=result["id"]) for result, *_ in unsettled)]
+        self._releasing.append(self._in_database(claims.release_others, self.worker_id, held))
 
     def _take_outcome(self, outcome: Outcome) -> None:
         sent: Sent = outcome.context
@@ -389,12 +422,13 @@ class Engine:
     # The end.
 
     def _start_a_new_life(self) -> None:
-        """Drop everything: this worker was declared dead and its rows belong to others now."""
-        logger.warning("This worker was silent too long and was declared dead; starting anew.")
+        """Drop everything: this worker counts as dead, and its rows belong to others now."""
+        logger.warning("This worker was silent for too long to go on; starting anew.")
         self._sender.close()
         self._sender = _new_sender()
         self._flight = Flight()
         self._claiming = self._settling = None
+        self._releasing, self._has_lost_track = [], False
         self._unsettled, self._settling_now = [], []
         self._full = set()
         self.worker_id = new_id()

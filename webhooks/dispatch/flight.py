@@ -46,6 +46,8 @@ class Flight:
     count: int = 0
     slow: int = 0
     bytes: int = 0
+    ids: set[UUID] = field(default_factory=set)
+    """Of the deliveries in flight."""
     _recent: deque[Sent] = field(default_factory=deque)
     _typical_bytes: float = 1024.0
 
@@ -65,12 +67,14 @@ class Flight:
 
     def begin(self, sent: Sent) -> None:
         self.count += 1
+        self.ids.add(sent.delivery.id)
         self.bytes += len(sent.delivery.payload)
         self.windows.take(sent.delivery.webhook_id)
         self._recent.append(sent)
 
     def end(self, sent: Sent, *, succeeded: bool, duration_ms: int) -> None:
         self.count -= 1
+        self.ids.discard(sent.delivery.id)
         self.slow -= sent.is_slow
         self.bytes -= len(sent.delivery.payload)
         sent.is_over = True

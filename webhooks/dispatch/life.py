@@ -11,12 +11,13 @@ from uuid import UUID
 
 from django.db import transaction
 
+from webhooks.dispatch.claim import release_others
 from webhooks.dispatch.database import run
 from webhooks.models import WorkerHeartbeat
 
 logger = logging.getLogger(__name__)
 
-SILENCE_BEFORE_DEATH_SECONDS = 10
+SILENCE_BEFORE_DEATH_SECONDS = 10.0
 MOST_CRASHES = 3
 """How often a delivery may end its worker while it is alone there."""
 
@@ -27,8 +28,10 @@ def register_worker(worker_id: UUID) -> None:
 
 
 def unregister_worker(worker_id: UUID) -> None:
-    """End this worker's life in order; whatever it still holds is reclaimed at once."""
-    WorkerHeartbeat.objects.filter(id=worker_id).delete()
+    """End this worker's life in order: what is still marked as its own is given back."""
+    with transaction.atomic():
+        WorkerHeartbeat.objects.filter(id=worker_id).delete()
+        release_others(worker_id, [])
 
 
 BEAT_SQL = """

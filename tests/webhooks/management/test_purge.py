@@ -1,14 +1,19 @@
 """`manage.py purge`: asks first, says exactly what it did."""
 
 import json
+import signal
+from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from projects.models import User
 from tests.webhooks.history import finish, make_older, trigger
 from tests.webhooks.management.conftest import Run
+from webhooks import retention
 from webhooks.models import AuditEntry, Delivery, Event, Webhook
+from webhooks.retention import Policy, Purged
 
 
 @pytest.fixture
@@ -68,6 +73,36 @@ def test_owner_is_erased(run: Run, history: None, user: User) -> None:
     assert first.startswith("Erase the payloads of 3 events of ada and of 3 attempts, ended before")
     assert second == "1 payload kept: still to be sent."
     assert Event.objects.exclude(payload=b"").count() == 1
+
+
+def test_deleted_owner_is_erased_by_id(run: Run, history: None, user: User) -> None:
+    user_id = user.id
+    user.delete()
+    finish("CANCELLED")
+
+    ran = run("purge", "--owner", user_id, "--no-input")
+
+    assert ran.code == 0
+    assert not Event.objects.filter(owner_id=user_id).exclude(payload=b"").exists()
+
+
+def test_interrupted_purge_says_what_it_did(
+    run: Run, history: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purge = retention.purge
+
+    def interrupted(policy: Policy, **options: Any) -> Iterator[Purged]:
+        for step in purge(policy, **options):
+            signal.raise_signal(signal.SIGINT)
+            yield step
+
+    monkeypatch.setattr(retention, "purge", interrupted)
+
+    ran = run("purge", "--older-than", "30d", "--batch-size", 1, "--no-input")
+
+    assert ran.out.startswith("Delete 1 delivery, 1 attempt and 1 event, ended before ")
+    assert ran.err.splitlines()[-1] == "Interrupted; run it again to go on."
+    assert (ran.code, Delivery.objects.count()) == (130, 3)
 
 
 @pytest.mark.parametrize(

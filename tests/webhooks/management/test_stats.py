@@ -1,6 +1,9 @@
 """`manage.py stats`: exact output in table and JSON."""
 
 import json
+import os
+import signal
+import threading
 from typing import Any
 
 import pytest
@@ -120,3 +123,15 @@ def test_unknown_webhook_is_refused(run: Run, db: None) -> None:
 
     assert (ran.code, ran.out) == (1, "")
     assert ran.err == f"There is no webhook whk_{webhook_id.hex}.\n"
+
+
+def test_watch_repeats_until_interrupted(run: Run, history: None) -> None:
+    timer = threading.Timer(1.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+
+    ran = run("stats", "--watch", 1, "--by", "status", "--format", "json")
+
+    timer.join()
+    assert ran.code == 0
+    assert len({line.partition('"groups"')[2] for line in ran.out.splitlines()}) == 1
+    assert len(ran.out.splitlines()) == 2

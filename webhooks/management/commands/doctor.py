@@ -6,7 +6,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from webhooks import audit, doctor
 from webhooks.doctor import CHECKS, QUICK_CHECKS, Finding, Level
-from webhooks.management import terminal
+from webhooks.management import arguments, terminal
 from webhooks.management.terminal import counted
 
 LABELS = {Level.OK: "ok", Level.WARNING: "warning", Level.FAILURE: "failure"}
@@ -44,7 +44,7 @@ exit codes: 0 nothing found, 1 found something of the --fail-level, 2 wrong usag
         parser.add_argument(
             "--mend", action="store_true", help="First mend the rows that need no decision."
         )
-        terminal.add_format(parser)
+        arguments.add_format(parser)
 
     def run(self, **options: Any) -> None:
         if options["faults"]:

@@ -10,7 +10,7 @@ from django.utils import timezone
 from webhooks import listening
 from webhooks.feed import FeedEvent
 from webhooks.listening import Away, DatabaseSource, Forwarded, Forwarder, ServerSource, Source
-from webhooks.management import terminal
+from webhooks.management import arguments, terminal
 from webhooks.management.terminal import stopping
 
 
@@ -30,13 +30,16 @@ Nothing is stored and no webhook is needed. The signing secret is the same every
 After Ctrl-C, --after CURSOR goes on without a gap.
 
 exit codes: 0 stopped, 1 refused, 2 wrong usage"""
+    # With --server it needs no database.
+    requires_system_checks: list[str] = []
+    requires_migrations_checks = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--forward-to", type=_url, metavar="URL", help="Where to; this machine is allowed."
         )
         parser.add_argument(
-            "--events", type=terminal.patterns, default=["*"], metavar="PATTERN",
+            "--events", type=arguments.patterns, default=["*"], metavar="PATTERN",
             help="Which: types or patterns, comma-separated (*).",
         )  # fmt: skip
         parser.add_argument(
@@ -70,7 +73,7 @@ exit codes: 0 stopped, 1 refused, 2 wrong usage"""
             raise CommandError("Give either --owner, or --server and --token.", returncode=2)
         if server:
             return ServerSource(server, token, options["events"]), token
-        owner_id = terminal.find_owner(owner).pk
+        owner_id = arguments.find_owner(owner).pk
         return DatabaseSource(owner_id, options["events"]), str(owner_id)
 
     def _listen(

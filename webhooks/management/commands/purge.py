@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from webhooks import catalog, retention
-from webhooks.management import terminal
+from webhooks.management import arguments, terminal
 from webhooks.management.terminal import counted, document, stopping
 from webhooks.retention import LARGEST_BATCH, TERMINAL, Policy, Purged
 
@@ -31,11 +31,11 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 130 interrupted"""
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--older-than", type=terminal.duration, metavar="AGE",
+            "--older-than", type=arguments.duration, metavar="AGE",
             help="How long ago it must have ended: 90d, 4w. Needed without --owner.",
         )  # fmt: skip
         parser.add_argument(
-            "--status", type=terminal.statuses, metavar="STATUS",
+            "--status", type=arguments.statuses, metavar="STATUS",
             help="Only with these statuses: success, failed, cancelled (all three).",
         )  # fmt: skip
         parser.add_argument("--keep-failed", action="store_true", help="All but the failed ones.")
@@ -44,15 +44,15 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 130 interrupted"""
         )
         parser.add_argument(
             "--owner", metavar="USER",
-            help="Erase the payloads of this user's events, however young.",
+            help="Erase the payloads of this user's events, however young; of a deleted user: the id.",
         )  # fmt: skip
         parser.add_argument(
-            "--batch-size", type=terminal.at_least(1), default=LARGEST_BATCH, metavar="N",
+            "--batch-size", type=arguments.at_least(1), default=LARGEST_BATCH, metavar="N",
             help=f"Rows in one transaction at most ({LARGEST_BATCH}); slow batches shrink.",
         )  # fmt: skip
         parser.add_argument("--dry-run", action="store_true", help="Only say how many.")
-        terminal.add_no_input(parser)
-        terminal.add_format(parser)
+        arguments.add_no_input(parser)
+        arguments.add_format(parser)
 
     def run(self, **options: Any) -> None:
         policy = self._policy(options)
@@ -86,7 +86,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 130 interrupted"""
             before=datetime.now(UTC) - (age or timedelta(0)),
             statuses=tuple(map(str, statuses)),
             payloads_only=options["payloads_only"],
-            owner_id=terminal.find_owner(owner).pk if owner else None,
+            owner_id=arguments.find_owner_id(owner) if owner else None,
         )
 
     def _purge(self, policy: Policy, counts: Purged, batch_size: int) -> tuple[Purged, bool]:

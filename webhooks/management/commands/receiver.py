@@ -94,10 +94,10 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 a replayed signature does not fi
             ) from None
 
     def _take(self, received: Received) -> None:
-        self._print(received)
         if self._folder is not None:
             self._saved += 1
             recorded.save(received, self._folder, self._saved)
+        self._print(received)
 
     def _print(self, received: Received) -> None:
         words = (

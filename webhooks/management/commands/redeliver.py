@@ -13,8 +13,9 @@ from webhooks.ids import (
     REDELIVERY_PREFIX,
     WEBHOOK_PREFIX,
 )
-from webhooks.management import terminal
-from webhooks.management.terminal import PARTIAL, bar, counted, public_id, stopping, table
+from webhooks.management import arguments, terminal
+from webhooks.management.arguments import public_id
+from webhooks.management.terminal import PARTIAL, bar, counted, stopping, table
 from webhooks.models import Delivery, Event, Redelivery
 from webhooks.redelivery import REPEATABLE, Progress, Scope
 
@@ -55,12 +56,12 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
         parser.add_argument("--owner", metavar="USER", help="Those of a user's webhooks.")
         parser.add_argument("--type", metavar="TYPE", help="Only of this event type.")
         parser.add_argument(
-            "--status", type=terminal.statuses, metavar="STATUS",
+            "--status", type=arguments.statuses, metavar="STATUS",
             help="Only with these statuses, comma-separated (failed).",
         )  # fmt: skip
         for name, what in (("--since", "Created from"), ("--until", "Created before")):
             parser.add_argument(
-                name, type=terminal.moment, metavar="TIME",
+                name, type=arguments.moment, metavar="TIME",
                 help=f"{what} then: 2h, 7d, 2026-11-23 or 2026-11-23T10:30:00Z.",
             )  # fmt: skip
         parser.add_argument(
@@ -68,10 +69,10 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
             help="Create deliveries that never existed, of a --webhook --since, or of an --event.",
         )  # fmt: skip
         parser.add_argument(
-            "--limit", type=terminal.at_least(1), metavar="N", help="At most N, the oldest first."
+            "--limit", type=arguments.at_least(1), metavar="N", help="At most N, the oldest first."
         )
         parser.add_argument(
-            "--rate", type=terminal.rate, metavar="RATE", help="Spread them: 50/s or 30/m."
+            "--rate", type=arguments.rate, metavar="RATE", help="Spread them: 50/s or 30/m."
         )
         parser.add_argument(
             "--force", action="store_true", help="Also what succeeded; only in flight stays."
@@ -82,15 +83,17 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
         )  # fmt: skip
         parser.add_argument("--wait", action="store_true", help="Wait for the answers.")
         parser.add_argument("--dry-run", action="store_true", help="Only say how many.")
-        terminal.add_no_input(parser)
-        terminal.add_format(parser)
+        arguments.add_no_input(parser)
+        arguments.add_format(parser)
 
     def run(self, **options: Any) -> None:
         self._started: list[Redelivery] = []
         if options["resume"]:
             started = Redelivery.objects.filter(id=options["resume"]).first()
             if started is None:
-                raise CommandError(f"There is no redelivery {options['resume']}.")
+                raise CommandError(
+                    f"There is no redelivery {REDELIVERY_PREFIX}{options['resume'].hex}."
+                )
             self._carry_out([started], options)
         elif options["missing"]:
             self._run_missing(options)
@@ -126,7 +129,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
             webhook_id=options["webhook"],
             event_id=options["event"],
             event_type=options["type"],
-            owner_id=terminal.find_owner(options["owner"]).pk if options["owner"] else None,
+            owner_id=arguments.find_owner(options["owner"]).pk if options["owner"] else None,
             statuses=tuple(statuses),
             since=options["since"],
             until=options["until"],
@@ -146,8 +149,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
     def _run_missing(self, options: dict[str, Any]) -> None:
         wanted = self._replays(options)
         scopes = [
-            (webhook, redelivery.replay_scope(webhook, **arguments))
-            for webhook, arguments in wanted
+            (webhook, redelivery.replay_scope(webhook, **limits)) for webhook, limits in wanted
         ]
         count = sum(
             redelivery.missing(webhook, scope)[: scope.limit].count() for webhook, scope in scopes
@@ -161,8 +163,8 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
         )
         self._carry_out(
             [
-                redelivery.replay(webhook, rate_limit=options["rate"], **arguments)
-                for webhook, arguments in wanted
+                redelivery.replay(webhook, rate_limit=options["rate"], **limits)
+                for webhook, limits in wanted
             ],
             options,
         )
@@ -176,7 +178,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
             )
         webhooks = []
         if options["webhook"]:
-            webhooks = [terminal.find_webhook(options["webhook"])]
+            webhooks = [arguments.find_webhook(options["webhook"])]
         elif options["event"]:
             event = Event.objects.filter(id=options["event"]).first()
             if event is None:
@@ -184,14 +186,14 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
             webhooks = redelivery.webhooks_missing(event)
         else:
             raise CommandError("Say which: --missing --webhook or --event.", returncode=2)
-        arguments = {
+        limits = {
             "since": options["since"],
             "until": options["until"],
             "event_id": options["event"],
             "event_type": options["type"],
             "limit": options["limit"],
         }
-        return [(webhook, arguments) for webhook in webhooks]
+        return [(webhook, limits) for webhook in webhooks]
 
     def _say_matched(self, count: int, options: dict[str, Any], what: str) -> None:
         if options["format"] == "json":

@@ -8,8 +8,9 @@ from django.core.management.base import CommandParser
 from webhooks import catalog, stats
 from webhooks.choices import FailureKind
 from webhooks.ids import WEBHOOK_PREFIX
-from webhooks.management import terminal
-from webhooks.management.terminal import counted, document, public_id, table
+from webhooks.management import arguments, terminal
+from webhooks.management.arguments import public_id
+from webhooks.management.terminal import counted, document, table
 from webhooks.stats import Figures, Selection
 
 FIGURES = ["SENT", "OK%", "P50", "P95", "RETRYING", "FAILED", "LAST"]
@@ -33,7 +34,7 @@ time one attempt took, LAST success (UTC)."""
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--since", type=terminal.moment, metavar="TIME",
+            "--since", type=arguments.moment, metavar="TIME",
             help="From when on: 2h, 7d, 2026-11-23 or 2026-11-23T10:30:00Z (24h).",
         )  # fmt: skip
         parser.add_argument(
@@ -45,14 +46,14 @@ time one attempt took, LAST success (UTC)."""
             help="How to group (webhook).",
         )  # fmt: skip
         parser.add_argument(
-            "--limit", type=terminal.at_least(1), default=100, metavar="N",
+            "--limit", type=arguments.at_least(1), default=100, metavar="N",
             help="At most so many webhooks, the busiest first (100).",
         )  # fmt: skip
         parser.add_argument(
-            "--watch", type=terminal.at_least(1), metavar="SECONDS",
+            "--watch", type=arguments.at_least(1), metavar="SECONDS",
             help="Show it again and again until Ctrl-C.",
         )  # fmt: skip
-        terminal.add_format(parser)
+        arguments.add_format(parser)
 
     def run(self, **options: Any) -> None:
         show = self._show_json if options["format"] == "json" else self._show_table
@@ -69,10 +70,10 @@ time one attempt took, LAST success (UTC)."""
     def _selection(self, options: dict[str, Any]) -> Selection:
         owner, webhook_id = options["owner"], options["webhook"]
         if webhook_id:
-            terminal.find_webhook(webhook_id, even_deleted=True)
+            arguments.find_webhook(webhook_id, even_deleted=True)
         return Selection(
             since=options["since"] or datetime.now(UTC) - timedelta(days=1),
-            owner_id=terminal.find_owner(owner).pk if owner else None,
+            owner_id=arguments.find_owner(owner).pk if owner else None,
             webhook_ids=(webhook_id,) if webhook_id else None,
         )
 

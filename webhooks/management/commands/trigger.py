@@ -11,8 +11,9 @@ from django.core.management.base import CommandError, CommandParser
 
 from webhooks import catalog, trial
 from webhooks.ids import DELIVERY_PREFIX, WEBHOOK_PREFIX
-from webhooks.management import terminal
-from webhooks.management.terminal import PARTIAL, counted, printable, public_id, stopping, table
+from webhooks.management import arguments, terminal
+from webhooks.management.arguments import public_id
+from webhooks.management.terminal import PARTIAL, counted, printable, stopping, table
 from webhooks.models import Event
 from webhooks.trial import Outcome
 
@@ -49,7 +50,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
             help="Send it to this webhook alone, whatever its filter; the owner is the webhook's.",
         )  # fmt: skip
         parser.add_argument(
-            "--count", type=terminal.at_least(1), default=1, metavar="N", help="How many (1)."
+            "--count", type=arguments.at_least(1), default=1, metavar="N", help="How many (1)."
         )
         parser.add_argument(
             "--example", action="store_true", help="Print the type's example and trigger nothing."
@@ -58,7 +59,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
         parser.add_argument(
             "--wait", action="store_true", help="Wait for the answers; a worker must be running."
         )
-        terminal.add_format(parser)
+        arguments.add_format(parser)
 
     def run(self, **options: Any) -> None:
         if options["list"]:
@@ -90,10 +91,10 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
         webhook_id, owner = options["webhook"], options["owner"]
         if not (webhook_id or owner):
             raise CommandError("Say whose event it is: --owner or --webhook.", returncode=2)
-        webhook = terminal.find_webhook(webhook_id) if webhook_id else None
+        webhook = arguments.find_webhook(webhook_id) if webhook_id else None
         return trial.trigger_by_hand(
             event_type.name,
-            terminal.find_owner(owner) if owner else webhook and webhook.owner_id,
+            arguments.find_owner(owner) if owner else webhook and webhook.owner_id,
             event_type.example if options["data"] is None else options["data"],
             only_to=webhook,
             count=options["count"],

@@ -1,0 +1,114 @@
+"""A worker, or a save, that dies at a chosen point: `python -m tests.chaos.faulty_worker POINT …`.
+
+Wraps functions of this process only; what runs in production has no hooks. Deaths are noticed sooner
+than usual, so that tests need not wait.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+SILENCE_SECONDS = 1.5
+BEAT_SECONDS = 0.3
+
+
+def die(*_: Any, **__: Any) -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def after_claim() -> None:
+    from webhooks.dispatch import claim
+
+    real = claim.claim_due
+
+    def claim_due(*args: Any, **kwargs: Any) -> claim.Claim:
+        claimed = real(*args, **kwargs)
+        if claimed.deliveries:
+            die()
+        return claimed
+
+    claim.claim_due = claim_due
+
+
+def before_send() -> None:
+    from webhooks.transport import MultiSender
+
+    MultiSender.start = die  # type: ignore[method-assign]
+
+
+def after_answer() -> None:
+    from webhooks.dispatch.engine import Engine
+
+    Engine._take_outcome = die  # type: ignore[method-assign]
+
+
+def in_settle() -> None:
+    """The statement has run, the transaction is not committed."""
+    from django.db import transaction
+
+    from webhooks.dispatch import engine
+
+    real = engine.settle  # type: ignore[attr-defined]
+
+    def settle(*args: Any) -> set[str]:
+        with transaction.atomic():
+            real(*args)
+            die()
+
+    engine.settle = settle  # type: ignore[assignment, attr-defined]
+
+
+def after_settle() -> None:
+    from webhooks.dispatch import health
+
+    health.record = die
+
+
+def before_wakeup() -> None:
+    from webhooks import wakeup
+
+    wakeup.nudge = die
+
+
+def nowhere() -> None:
+    """Not at all: the one who takes over."""
+
+
+POINTS: dict[str, Callable[[], None]] = {
+    point.__name__: point
+    for point in (
+        after_claim, before_send, after_answer, in_settle, after_settle, before_wakeup, nowhere,
+    )
+}  # fmt: skip
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    import django
+
+    django.setup()
+    from webhooks.dispatch import engine, life
+
+    life.SILENCE_BEFORE_DEATH_SECONDS = SILENCE_SECONDS
+    engine.BEAT_SECONDS = BEAT_SECONDS
+    point = sys.argv.pop(1)
+    POINTS[point]()
+    if sys.argv[1:] == ["save"]:
+        _save()
+        return
+    from django.core.management import execute_from_command_line
+
+    execute_from_command_line(sys.argv)
+
+
+def _save() -> None:
+    from projects.models import Project, User
+
+    Project.objects.create(owner=User.objects.get(username="ada"), name="P")
+
+
+if __name__ == "__main__":
+    main()
