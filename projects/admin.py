@@ -45,7 +45,9 @@ class UserAdmin(DjangoUserAdmin, OperatorAdmin):
             "Permissions",
             {
                 "fields": (
-                    ("is_active", "is_staff", "is_superuser"),
+                    "is_active",
+                    "is_staff",
+                    "is_superuser",
                     "groups",
                     "user_permissions",
                 )

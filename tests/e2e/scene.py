@@ -39,7 +39,7 @@ CAST = (
     Character("Session archive", "https://archive.globex.example/in", ["session.*", "recording.*"], 40),
     Character(
         "CI trigger", "https://ci.initech.example/hooks/rd", ["session.ended"], 22,
-        failing_share=0.9, fails_since_hours=3,
+        failing_share=0.9, fails_since_hours=8,
     ),
     Character(
         "Slack relay", "https://relay.umbrella.example/slack", ["agent.*", "storage.*"], 9,
@@ -88,7 +88,7 @@ def build_day(now: datetime | None = None) -> dict[str, Webhook]:
 def _set_states(webhooks: dict[str, Webhook], now: datetime) -> None:
     broken, slow, old = (webhooks[name] for name in ("CI trigger", "Slack relay", "Old staging"))
     Webhook.objects.filter(pk=broken.pk).update(
-        failing_since=now - timedelta(hours=3), breaker_state=BreakerState.OPEN,
+        failing_since=now - timedelta(hours=8), breaker_state=BreakerState.OPEN,
         breaker_failures=48, breaker_probes=9, breaker_probe_at=now + timedelta(minutes=4),
     )  # fmt: skip
     Webhook.objects.filter(pk=slow.pk).update(failing_since=now - timedelta(minutes=11))
@@ -148,7 +148,7 @@ def _build_delivery(
     values["finished_at"] = values["delivered_at"]
     if fails:
         code, kind, error = character.error
-        is_over = hours_ago >= 2 and chance.random() < 0.7
+        is_over = hours_ago >= 1 and chance.random() < 0.7
         values = {
             "status": DeliveryStatus.FAILED if is_over else DeliveryStatus.RETRYING,
             "attempt_count": 11 if is_over else chance.randint(2, 6),

@@ -17,22 +17,22 @@ FOLDER = settings.BASE_DIR / "docs" / "screenshots"
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_take_screenshots(screen: Page, live_server: Any, operator: Any, theme: Any) -> None:
-    webhooks = build_day()
-    redelivery = half_done(webhooks["CI trigger"], operator)
-    failed = Delivery.objects.filter(webhook=webhooks["CI trigger"], status=DeliveryStatus.RETRYING)
-    pages = {
-        "home": "/admin/",
-        "webhooks": "/admin/webhooks/webhook/",
-        "webhook": f"/admin/webhooks/webhook/{webhooks['CI trigger'].pk}/change/",
-        "delivery": f"/admin/webhooks/delivery/{failed.order_by('-id')[0].pk}/change/",
-        "redelivery": f"/admin/webhooks/redelivery/{redelivery.pk}/change/",
-    }
+    webhook = build_day()["CI trigger"]
+    retried = Delivery.objects.filter(webhook=webhook, status=DeliveryStatus.RETRYING)
     screen.emulate_media(color_scheme=theme, reduced_motion="reduce")
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name, path in pages.items():
-        screen.goto(live_server.url + path)
+
+    def take(name: str, path: str) -> None:
+        screen.goto(f"{live_server.url}/admin/{path}")
         screen.wait_for_load_state("networkidle")
         screen.screenshot(path=FOLDER / f"{name}-{theme}.png", full_page=name == "home")
+
+    take("webhooks", "webhooks/webhook/")
+    take("webhook", f"webhooks/webhook/{webhook.pk}/change/")
+    take("delivery", f"webhooks/delivery/{retried.order_by('-id')[0].pk}/change/")
+    redelivery = half_done(webhook, operator)
+    take("redelivery", f"webhooks/redelivery/{redelivery.pk}/change/")
+    take("home", "")
 
 
 def half_done(webhook: Webhook, operator: Any) -> Redelivery:

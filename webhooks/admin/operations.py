@@ -3,11 +3,13 @@
 Unfold's own actions are links, so that a crafted link would act; these are forms with a CSRF token.
 """
 
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import transaction
 from django.db.models import Model
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
@@ -28,6 +30,8 @@ class Operation(View):
     text: ClassVar[str] = ""
     button: ClassVar[str] = ""
     is_dangerous: ClassVar[bool] = False
+    is_atomic: ClassVar[bool] = True
+    """Whether it is undone where its audit entry cannot be written."""
     form_class: ClassVar[type[forms.Form]] = forms.Form
     template: ClassVar[str] = "admin/webhooks/operation.html"
     url_path: ClassVar[str]
@@ -58,7 +62,8 @@ class Operation(View):
         if not form.is_valid():
             return self.ask(form, status=422)
         try:
-            return self.act(form)
+            with transaction.atomic() if self.is_atomic else nullcontext():
+                return self.act(form)
         except ValidationError as problem:
             _add_problems(form, problem)
         except WebhooksError as problem:

@@ -369,7 +369,7 @@ def describe(row: Redelivery, names: Mapping[str, str]) -> str:
     if scope.delivery_ids:
         words.append(f"{len(scope.delivery_ids):,} chosen deliveries")
     else:
-        words.append("events never sent" if row.is_replay else f"deliveries {_any(scope.statuses)}")
+        words.append("events never sent" if row.is_replay else f"{_any(scope.statuses)} deliveries")
     for name, value in (
         ("of type", scope.event_type),
         ("of webhook", names.get(str(scope.webhook_id), scope.webhook_id)),
@@ -388,4 +388,5 @@ def describe(row: Redelivery, names: Mapping[str, str]) -> str:
 
 
 def _any(statuses: Iterable[str]) -> str:
-    return " or ".join(DeliveryStatus(status).label.lower() for status in statuses)
+    labels = [DeliveryStatus(status).label.lower() for status in statuses]
+    return " or ".join("successful" if label == "success" else label for label in labels)

@@ -36,6 +36,8 @@ class TestWebhook(Operation):
     title = "Send a test request"
     text = "One signed webhook.test request goes out at once. Nothing is stored, nothing retried."
     button = "Send now"
+    # It waits for somebody else's server.
+    is_atomic = False
 
     def act(self, form: forms.Form) -> Any:
         if send_test is None:

@@ -235,6 +235,21 @@ def test_a_reveal_that_cannot_be_written_down_shows_nothing(
         )
 
 
+def test_what_cannot_be_written_down_is_not_done(
+    operator: Client, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("no log")
+
+    monkeypatch.setattr("webhooks.audit_log.record", fails)
+
+    with pytest.raises(RuntimeError):
+        operator.post(page_of(webhook, "disable"), {"reason": "x"})
+
+    webhook.refresh_from_db()
+    assert webhook.active
+
+
 class Told:
     succeeded, response_code, duration_ms, error = False, 503, 12, "The receiver answered 503."
     response_excerpt = "<b>busy</b>"

@@ -129,7 +129,7 @@ def test_a_redelivery_says_what_was_asked_for(webhook: Webhook, failed: list[Del
     text = describe(row, webhook_names([row]))
 
     assert text == (
-        f"deliveries failed or cancelled, of webhook Orders, since {since:%Y-%m-%d %H:%M} UTC, "
+        f"failed or cancelled deliveries, of webhook Orders, since {since:%Y-%m-%d %H:%M} UTC, "
         "at most 3"
     )
 
