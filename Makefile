@@ -50,6 +50,8 @@ docs: setup
 	@mkdir -p var docs
 	$(BIN)/python manage.py event_reference > var/events.md
 	@mv var/events.md docs/events.md
+	$(BIN)/python manage.py command_reference > var/commands.md
+	@mv var/commands.md docs/commands.md
 
 fmt: setup
 	$(BIN)/ruff format .

@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 
-SCENARIOS = ["drain", "latency", "fairness"]
+SCENARIOS = ["drain", "latency", "fairness", "purge"]
 
 
 def main() -> None:

@@ -156,6 +156,7 @@ RQ_SHOW_ADMIN_LINK = False
 
 WEBHOOKS_ENCRYPTION_KEYS = _encryption_keys()
 WEBHOOKS_DISABLE_AFTER_DAYS = env.float("WEBHOOKS_DISABLE_AFTER_DAYS", default=5.0)
+WEBHOOKS_RETENTION_DAYS = env.int("WEBHOOKS_RETENTION_DAYS", default=0)  # 0 keeps everything
 
 # Where webhooks may point and how they get there (docs/security.md).
 WEBHOOKS_REQUIRE_HTTPS = env.bool("WEBHOOKS_REQUIRE_HTTPS", default=not DEBUG)

@@ -38,3 +38,11 @@ class PublicIdInvalidError(WebhooksError):
 
 class RedeliveryScopeError(WebhooksError):
     """Say which deliveries: name some, or choose a webhook, an event or an owner."""
+
+
+class CursorInvalidError(WebhooksError):
+    """This is not a cursor of the feed; start again without one."""
+
+
+class FeedRefusedError(WebhooksError):
+    """The server does not give its events to us."""

@@ -1,4 +1,4 @@
-"""What workers do beside delivering: go on with redeliveries, send owed mails.
+"""What workers do beside delivering: go on with redeliveries, send owed mails, purge daily.
 
 Runs on a thread of its own, since a mail server or a large batch must not hold up the dispatcher.
 Every worker does it; each task takes care that two at once do no harm.
@@ -11,17 +11,20 @@ from collections.abc import Callable, Sequence
 from django.db import DatabaseError, InterfaceError, connection
 
 from webhooks import notices, redelivery
+from webhooks.retention import DailyPurge
 
 logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 1.0
+
+_daily_purge = DailyPurge()
 
 
 def keep_house() -> bool:
     """Do one round; returns whether more is to be done at once."""
     has_more = redelivery.advance_all()
     notices.send_due()
-    return has_more
+    return _daily_purge.advance() or has_more
 
 
 class Housekeeper:

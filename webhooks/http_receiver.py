@@ -198,6 +198,7 @@ class HttpReceiver:
         if status and self._random.random() < behaviour.fail_rate:
             status = 500
         now = time.time()
+        standard_ok, hex_ok = verdicts(self.secrets, headers, body, now)
         received = Received(
             received_at=now,
             connection=connection,
@@ -206,8 +207,8 @@ class HttpReceiver:
             headers=headers,
             body=body,
             status=status,
-            standard_ok=self._verdict(verify_standard, headers, body, now),
-            hex_ok=self._verdict(verify_hex, headers, body, now),
+            standard_ok=standard_ok,
+            hex_ok=hex_ok,
         )
         with self._arrived:
             self._requests.append(received)
@@ -216,12 +217,18 @@ class HttpReceiver:
             self._on_request(received)
         return behaviour, status
 
-    def _verdict(
-        self, verify: Callable[..., bool], headers: dict[str, str], body: bytes, now: float
-    ) -> bool | None:
-        if not self.secrets:
-            return None
-        return any(verify(secret, headers, body, now=now) for secret in self.secrets)
+
+def verdicts(
+    secrets: Sequence[str], headers: dict[str, str], body: bytes, now: float
+) -> tuple[bool | None, bool | None]:
+    """Return whether each of the two signatures fits any secret; None when none is known."""
+    if not secrets:
+        return None, None
+    standard, hexadecimal = (
+        any(verify(secret, headers, body, now=now) for secret in secrets)
+        for verify in (verify_standard, verify_hex)
+    )
+    return standard, hexadecimal
 
 
 class _Connection(asyncio.Protocol):

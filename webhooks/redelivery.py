@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from webhooks import catalog, wakeup
@@ -20,9 +20,10 @@ from webhooks.choices import DeliveryStatus
 from webhooks.errors import RedeliveryScopeError
 from webhooks.ids import first_id_of, new_id
 from webhooks.models import Delivery, Event, Redelivery, Webhook
-from webhooks.models.delivery import NO_OWNER, DeliveryQuerySet
+from webhooks.models.delivery import NO_OWNER, WAITING, DeliveryQuerySet
 
-BATCH = 2000
+BATCH = 5000
+"""Deliveries in one transaction: about a fifth of a second, in which they are locked."""
 
 REPEATABLE = frozenset(DeliveryStatus.values) - {DeliveryStatus.SENDING}
 """What is in flight is left alone; everything else may go (again) now."""
@@ -40,6 +41,8 @@ class Scope:
     statuses: tuple[str, ...] = (DeliveryStatus.FAILED,)
     since: datetime | None = None
     until: datetime | None = None
+    limit: int | None = None
+    """At most so many, the oldest first."""
 
     def check(self) -> None:
         """Raise RedeliveryScopeError for a scope that means everything, or nothing possible."""
@@ -70,6 +73,8 @@ class Scope:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, int):
+        return value
     if isinstance(value, tuple):
         return [_plain(part) for part in value]
     if isinstance(value, datetime):
@@ -106,7 +111,7 @@ def redeliver(
     scope = replace(scope, until=min(scope.until or timezone.now(), timezone.now()))
     return Redelivery.objects.create(
         scope=scope.to_json(),
-        matched_count=matching(scope).count(),
+        matched_count=matching(scope)[: scope.limit].count(),
         requested_by=requested_by,
         rate_limit=rate_limit,
     )
@@ -128,28 +133,64 @@ def redeliver_one(delivery: Delivery, *, requested_by: Any = None) -> Redelivery
 
 def replay(
     webhook: Webhook,
-    since: datetime,
+    since: datetime | None,
     until: datetime | None = None,
     *,
+    event_id: UUID | None = None,
+    event_type: str | None = None,
+    limit: int | None = None,
     requested_by: Any = None,
     rate_limit: float | None = None,
 ) -> Redelivery:
-    """Ask for the deliveries of a time range that never existed: the webhook was new or disabled."""
-    scope = Scope(webhook_id=webhook.id, since=since, until=until or timezone.now(), statuses=())
-    scope.check()
+    """Ask for the deliveries of a time range that never existed: the webhook was new or disabled.
+
+    `since` may be None where `event_id` names a single event. Raises RedeliveryScopeError.
+    """
+    scope = replay_scope(
+        webhook, since, until, event_id=event_id, event_type=event_type, limit=limit
+    )
     return Redelivery.objects.create(
         scope=scope.to_json(),
         is_replay=True,
-        matched_count=missing(webhook, scope).count(),
+        matched_count=missing(webhook, scope)[: scope.limit].count(),
         requested_by=requested_by,
         rate_limit=rate_limit,
     )
 
 
+def replay_scope(
+    webhook: Webhook,
+    since: datetime | None,
+    until: datetime | None = None,
+    *,
+    event_id: UUID | None = None,
+    event_type: str | None = None,
+    limit: int | None = None,
+) -> Scope:
+    """Return the scope of a replay, for missing(); raises RedeliveryScopeError."""
+    if since is None and event_id is None:
+        raise RedeliveryScopeError("Say from when on events are to be looked at, or name one.")
+    scope = Scope(
+        webhook_id=webhook.id,
+        event_id=event_id,
+        event_type=event_type,
+        since=since,
+        until=min(until or timezone.now(), timezone.now()),
+        limit=limit,
+        statuses=(),
+    )
+    scope.check()
+    return scope
+
+
 def missing(webhook: Webhook, scope: Scope) -> QuerySet[Event]:
     """Return the events of a time range that this webhook selects and has no delivery of."""
     types = [one.name for one in catalog.all_types() if webhook.receives(one.name)]
+    if scope.event_type:
+        types = [name for name in types if name == scope.event_type]
     found = Event.objects.filter(type__in=types).exclude(payload=b"")
+    if scope.event_id:
+        found = found.filter(id=scope.event_id)
     if not webhook.is_platform:
         found = found.filter(owner_id=webhook.owner_id)
     if scope.since:
@@ -158,6 +199,14 @@ def missing(webhook: Webhook, scope: Scope) -> QuerySet[Event]:
         found = found.filter(created_at__lt=scope.until)
     exists = Exists(Delivery.objects.filter(webhook=webhook, event_id=OuterRef("id")))
     return found.exclude(exists)
+
+
+def webhooks_missing(event: Event) -> list[Webhook]:
+    """Return the webhooks that select an event now and have no delivery of it."""
+    found = Webhook.objects.receiving([event.owner_id] if event.owner_id else []).exclude(
+        Exists(Delivery.objects.filter(webhook=OuterRef("id"), event_id=event.id))
+    )
+    return [webhook for webhook in found.order_by("id") if webhook.receives(event.type)]
 
 
 def run(redelivery_id: UUID) -> None:
@@ -187,7 +236,12 @@ def advance(redelivery_id: UUID) -> bool:
         )
         if redelivery is None:
             return False
-        ids = _create_missing(redelivery) if redelivery.is_replay else _repeat(redelivery)
+        scope = Scope.from_json(redelivery.scope)
+        count = BATCH
+        if scope.limit is not None:
+            count = min(BATCH, max(scope.limit - redelivery.queued_count, 0))
+        work = _create_missing if redelivery.is_replay else _repeat
+        ids = work(redelivery, scope, count)
         if len(ids) < BATCH:
             redelivery.status = Redelivery.Status.DONE
             redelivery.finished_at = timezone.now()
@@ -198,7 +252,14 @@ def advance(redelivery_id: UUID) -> bool:
         return redelivery.status == Redelivery.Status.RUNNING
 
 
+# The events are locked against an erasure (webhooks/retention.py): nothing goes out empty.
 REPEAT_SQL = """
+WITH kept AS MATERIALIZED (
+    SELECT e.id FROM webhooks_event e
+     WHERE e.id = ANY(ARRAY(SELECT event_id FROM webhooks_delivery WHERE id = ANY(%(ids)s)))
+       AND e.payload <> ''
+       FOR SHARE
+)
 UPDATE webhooks_delivery d
    SET status = 'PENDING', round = d.round + 1, attempts_before_round = d.attempt_count,
        next_attempt_at = clock_timestamp()
@@ -207,15 +268,15 @@ UPDATE webhooks_delivery d
        redelivery_id = %(redelivery)s
   FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS picked (id, position)
  WHERE d.id = picked.id AND d.status = ANY(%(statuses)s) AND d.claimed_by IS NULL
+   AND d.event_id IN (SELECT id FROM kept)
 """
 
 
-def _repeat(redelivery: Redelivery) -> list[UUID]:
-    scope = Scope.from_json(redelivery.scope)
+def _repeat(redelivery: Redelivery, scope: Scope, count: int) -> list[UUID]:
     found = matching(scope).exclude(redelivery_id=redelivery.id)
     if redelivery.cursor:
         found = found.filter(id__gt=redelivery.cursor)
-    ids = list(found.values_list("id", flat=True)[:BATCH])
+    ids = list(found.values_list("id", flat=True)[:count])
     with connection.cursor() as cursor:
         cursor.execute(
             REPEAT_SQL,
@@ -231,15 +292,25 @@ def _repeat(redelivery: Redelivery) -> list[UUID]:
     return ids
 
 
-def _create_missing(redelivery: Redelivery) -> list[UUID]:
-    scope = Scope.from_json(redelivery.scope)
+# Kept true: the audit holds it against the deliveries that exist (webhooks/audit.py).
+RECOUNT_SQL = """
+UPDATE webhooks_event e
+   SET fanout_count = greatest(e.fanout_count,
+           (SELECT count(*) FROM webhooks_delivery d WHERE d.event_id = e.id))
+ WHERE e.id = ANY(%(ids)s)
+"""
+
+
+def _create_missing(redelivery: Redelivery, scope: Scope, count: int) -> list[UUID]:
     webhook = Webhook.objects.filter(id=str(scope.webhook_id), deleted_at=None).first()
     if webhook is None:
         return []
     found = missing(webhook, scope).order_by("id")
     if redelivery.cursor:
         found = found.filter(id__gt=redelivery.cursor)
-    events = list(found.values_list("id", "type")[:BATCH])
+    # Locked, so that a purge does not take an event away from under its new delivery.
+    events = list(found.select_for_update(no_key=True).values_list("id", "type")[:count])
+    ids = [event_id for event_id, _ in events]
     created = Delivery.objects.bulk_create(
         [
             Delivery(
@@ -254,8 +325,10 @@ def _create_missing(redelivery: Redelivery) -> list[UUID]:
         ],
         ignore_conflicts=True,
     )
+    with connection.cursor() as cursor:
+        cursor.execute(RECOUNT_SQL, {"ids": ids})
     redelivery.queued_count += len(created)
-    return [event_id for event_id, _ in events]
+    return ids
 
 
 def cancel(redelivery: Redelivery) -> bool:
@@ -275,16 +348,74 @@ class Progress:
     queued: int
     succeeded: int
     failed: int
+    retrying: int = 0
+    """Failed once more and will be tried again."""
+    held: int = 0
+    """Wait for a webhook that is switched off."""
 
     @property
     def is_over(self) -> bool:
         return self.succeeded + self.failed >= self.queued
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether nothing is left whose answer is still to come soon."""
+        return self.succeeded + self.failed + self.retrying + self.held >= self.queued
+
+
+IS_HELD = Q(status__in=WAITING) & ~Q(webhook__active=True, webhook__deleted_at=None)
+SUCCEEDED = Count("id", filter=Q(status=DeliveryStatus.SUCCESS))
+FAILED = Count("id", filter=Q(status__in=(DeliveryStatus.FAILED, DeliveryStatus.CANCELLED)))
+RETRYING = Count("id", filter=Q(status=DeliveryStatus.RETRYING) & ~IS_HELD)
+
 
 def progress(redelivery: Redelivery) -> Progress:
     """Return the present counts of a redelivery."""
     counts = Delivery.objects.filter(redelivery=redelivery).aggregate(
-        succeeded=Count("id", filter=Q(status=DeliveryStatus.SUCCESS)),
-        failed=Count("id", filter=Q(status__in=(DeliveryStatus.FAILED, DeliveryStatus.CANCELLED))),
+        succeeded=SUCCEEDED, failed=FAILED, retrying=RETRYING, held=Count("id", filter=IS_HELD)
     )
     return Progress(redelivery.matched_count, redelivery.queued_count, **counts)
+
+
+@dataclass(frozen=True)
+class WebhookOutcome:
+    """What became of one webhook's part of a redelivery."""
+
+    webhook_id: UUID
+    name: str
+    queued: int
+    succeeded: int
+    failed: int
+    retrying: int
+    last_error: str
+    """Of any that failed or is retried, or empty."""
+
+
+def outcomes(redelivery: Redelivery) -> list[WebhookOutcome]:
+    """Return what became of a redelivery by webhook, the largest part first. One statement."""
+    rows = (
+        Delivery.objects.filter(redelivery=redelivery)
+        .values("webhook_id", "webhook__name")
+        .annotate(
+            queued=Count("id"),
+            succeeded=SUCCEEDED,
+            failed=FAILED,
+            retrying=RETRYING,
+            last_error=Max(
+                "error", filter=~Q(status__in=(DeliveryStatus.SUCCESS, DeliveryStatus.PENDING))
+            ),
+        )
+        .order_by("-queued", "webhook_id")
+    )
+    return [
+        WebhookOutcome(
+            row["webhook_id"],
+            row["webhook__name"],
+            row["queued"],
+            row["succeeded"],
+            row["failed"],
+            row["retrying"],
+            row["last_error"] or "",
+        )
+        for row in rows
+    ]

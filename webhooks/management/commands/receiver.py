@@ -1,23 +1,33 @@
 """`manage.py receiver`: a server that receives webhooks, verifies them and prints a line for each."""
 
 import argparse
-import signal
-import threading
 import time
+from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from webhooks import recorded
 from webhooks.http_receiver import Behaviour, HttpReceiver, Received
+from webhooks.management import terminal
 from webhooks.signing import SigningKey
 
 
-class Command(BaseCommand):
+class Command(terminal.Command):
     help = (
         "Receive webhooks on this machine, verify their signatures and print one line for each. "
-        "For development only; stop it with Ctrl-C."
+        "For development only; stop it with Ctrl-C. With --replay print and verify saved requests "
+        "instead, as of the time they came."
     )
+    epilog = """examples:
+  manage.py receiver --secret whsec_…
+  manage.py receiver --status 503 --delay 2
+  manage.py receiver --save requests/
+  manage.py receiver --replay requests/000001-evt_0193570e2c7a7bcd8f0a1b2c3d4e5f60.json --secret …
+
+exit codes: 0 done, 1 refused, 2 wrong usage, 3 a replayed signature does not fit"""
     requires_system_checks: list[str] = []
+    requires_migrations_checks = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--port", type=_port, default=9000, help="Port to listen on (9000).")
@@ -31,11 +41,36 @@ class Command(BaseCommand):
             "--secret", type=_secret, action="append", default=[], dest="secrets",
             help="Signing secret to verify with (whsec_…); may be given more than once.",
         )  # fmt: skip
+        parser.add_argument(
+            "--save", type=Path, metavar="DIR", help="Write each request to a file in this folder."
+        )
+        parser.add_argument(
+            "--replay", type=Path, metavar="FILE", action="append", default=[],
+            help="Verify a saved request; may be given more than once.",
+        )  # fmt: skip
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        stop = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
+    def run(self, **options: Any) -> None:
+        self._folder: Path | None = options["save"]
+        self._saved = 0
+        if options["replay"]:
+            self._replay(options["replay"], options["secrets"])
+            return
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._saved = len(list(self._folder.glob("*.json")))
+        self._receive(options)
+
+    def _replay(self, paths: list[Path], secrets: list[str]) -> None:
+        try:
+            replayed = [recorded.load(path, secrets) for path in paths]
+        except (OSError, ValueError) as problem:
+            raise CommandError(str(problem)) from None
+        for received in replayed:
+            self._print(received)
+        if any(False in (one.standard_ok, one.hex_ok) for one in replayed):
+            raise SystemExit(terminal.PARTIAL)
+
+    def _receive(self, options: dict[str, Any]) -> None:
         receiver = HttpReceiver(
             host=options["host"],
             port=options["port"],
@@ -45,10 +80,10 @@ class Command(BaseCommand):
                 delay_seconds=options["delay"],
                 fail_rate=options["fail_rate"],
             ),
-            on_request=self._print,
+            on_request=self._take,
         )
         try:
-            with receiver:
+            with terminal.stopping() as stop, receiver:
                 self.stdout.write(f"Listening on {receiver.url} (Ctrl-C to stop)")
                 self.stdout.flush()
                 stop.wait()
@@ -57,6 +92,12 @@ class Command(BaseCommand):
                 f"Cannot listen on {options['host']}:{options['port']}: {problem.strerror}. "
                 "Choose another --port."
             ) from None
+
+    def _take(self, received: Received) -> None:
+        if self._folder is not None:
+            self._saved += 1
+            recorded.save(received, self._folder, self._saved)
+        self._print(received)
 
     def _print(self, received: Received) -> None:
         words = (

@@ -1,0 +1,50 @@
+"""Run a command as a person would, without starting a process."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+
+from webhooks.models import Webhook
+
+
+@dataclass
+class Ran:
+    """What a command printed, and its exit code."""
+
+    out: str
+    err: str
+    code: int
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    def run(*arguments: Any, stdin: str | None = None, answers: str | None = None) -> Ran:
+        out, err = StringIO(), StringIO()
+        given = StringIO(answers if answers is not None else stdin or "")
+        given.isatty = lambda: answers is not None  # type: ignore[method-assign]
+        monkeypatch.setattr(sys, "stdin", given)
+        code = 0
+        try:
+            call_command(*map(str, arguments), "--no-color", stdout=out, stderr=err)
+        except CommandError as problem:
+            err.write(f"{problem}\n")
+            code = problem.returncode
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Ran(out.getvalue(), err.getvalue(), code)
+
+    return run
+
+
+@pytest.fixture
+def webhook(make_webhook: Callable[..., Webhook]) -> Webhook:
+    return make_webhook(events=["project.*"])

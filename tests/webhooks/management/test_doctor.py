@@ -1,0 +1,113 @@
+"""`manage.py doctor`: what it prints and how it exits."""
+
+import json
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+from pytest_django import Settings
+
+from projects.models import User
+from tests.webhooks.history import finish, trigger
+from tests.webhooks.management.conftest import Run
+from webhooks import wakeup
+from webhooks.doctor import CHECKS
+from webhooks.ids import new_id
+from webhooks.models import Delivery, Webhook, WorkerHeartbeat
+
+
+@pytest.fixture(autouse=True)
+def healthy(user: User, webhook: Webhook, settings: Settings) -> None:
+    settings.DEBUG = True
+    wakeup.connect(2).flushdb()
+    WorkerHeartbeat.objects.create(host="a", pid=1)
+    trigger(user, 2)
+    finish()
+
+
+def test_healthy_system_prints_a_line_for_each_check(run: Run) -> None:
+    ran = run("doctor")
+
+    assert (ran.code, ran.err) == (0, "")
+    lines = ran.out.splitlines()
+    assert [line.split()[0] for line in lines] == ["ok"] * len(CHECKS)
+    assert lines[4:] == [
+        "ok       workers     1 worker is alive.",
+        "ok       backlog     Nothing is due.",
+        "ok       order       Events are in order with the transactions of this server.",
+        "ok       encryption  All stored values can be decrypted with the first key.",
+        "ok       settings    No setting hurts.",
+        "ok       audit       Every event has its deliveries, and every delivery is where it says.",
+    ]
+
+
+def stuck(user: User) -> Delivery:
+    trigger(user, 1)
+    delivery = Delivery.objects.get(finished_at=None)
+    Delivery.objects.filter(id=delivery.id).update(status="SENDING", claimed_by=new_id())
+    return delivery
+
+
+def test_finding_comes_with_ids_and_what_mends_it(run: Run, user: User) -> None:
+    delivery = stuck(user)
+
+    ran = run("doctor")
+    mended = run("doctor", "--mend")
+
+    assert ran.out.splitlines()[-3:] == [
+        "failure  audit       Deliveries in flight at a worker that no longer lives: 1.",
+        f"                     {delivery.public_id}",
+        "                     → manage.py doctor --mend",
+    ]
+    assert (ran.code, ran.err) == (1, "1 failure, 0 warnings.\n")
+    assert (mended.code, mended.err) == (0, "Mended 1 row.\n")
+    delivery.refresh_from_db()
+    assert (delivery.status, delivery.claimed_by, delivery.is_suspect) == ("PENDING", None, True)
+
+
+def test_json(run: Run, user: User) -> None:
+    delivery = stuck(user)
+
+    ran = run("doctor", "--format", "json")
+
+    document = json.loads(ran.out)
+    assert document["level"] == "failure"
+    assert document["findings"][-1] == {
+        "check": "audit",
+        "level": "failure",
+        "message": "Deliveries in flight at a worker that no longer lives: 1.",
+        "mend": "manage.py doctor --mend",
+        "count": 1,
+        "ids": [delivery.public_id],
+    }
+
+
+def test_every_fault_is_printed_on_request(run: Run, user: User) -> None:
+    delivery = stuck(user)
+    Delivery.objects.filter(id=delivery.id).update(claimed_by=user.id)
+
+    ran = run("doctor", "--faults")
+
+    assert ran.out == (
+        f"stuck\t{delivery.public_id}\tSENDING, 0 attempts counted, 0 recorded, "
+        f"claimed by {user.id}\n"
+    )
+    assert (ran.code, ran.err) == (1, "1 fault.\n")
+
+
+def test_quick_leaves_the_audit_out(run: Run, user: User) -> None:
+    stuck(user)
+
+    ran = run("doctor", "--quick")
+
+    assert (ran.code, len(ran.out.splitlines())) == (0, len(CHECKS) - 1)
+
+
+@pytest.mark.parametrize(("level", "code"), [("warning", 1), ("failure", 0), ("never", 0)])
+def test_fail_level_decides_the_exit_code(run: Run, user: User, level: str, code: int) -> None:
+    trigger(user, 1)
+    Delivery.objects.filter(finished_at=None).update(
+        next_attempt_at=timezone.now() - timedelta(seconds=90)
+    )
+
+    assert run("doctor", "--fail-level", level).code == code

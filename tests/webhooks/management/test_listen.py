@@ -1,0 +1,116 @@
+"""`manage.py listen`, as a process of its own."""
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from config.services import BASE_DIR
+from projects.models import User
+from tests.webhooks.history import trigger
+from tests.webhooks.management.conftest import Run
+from tests.workers import environment
+from webhooks import feed
+from webhooks.http_receiver import Behaviour, HttpReceiver
+from webhooks.listening import signing_secret
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@contextmanager
+def listening(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "listen", "--no-color", *arguments],
+        cwd=BASE_DIR,
+        env=environment(WEBHOOKS_ALLOWED_NETWORKS=""),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def lines(process: subprocess.Popen[str], count: int) -> list[str]:
+    assert process.stdout is not None
+    return [process.stdout.readline() for _ in range(count)]
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stderr is not None
+    return process.stderr.readline()
+
+
+def test_forwards_and_goes_on_by_cursor(user: User, other_user: User) -> None:
+    secret = signing_secret(str(user.id))
+    # From here on, so that nothing depends on when the process is ready.
+    start = feed.read(None).next
+    with HttpReceiver(secrets=[secret]) as receiver:
+        url = receiver.url + "hook"
+        to = ("--owner", "ada", "--forward-to", url, "--events", "project.*")
+        with listening(*to, "--after", start) as process:
+            assert said(process) == f"Ready! Your signing secret is {secret} (Ctrl-C to stop)\n"
+            receiver.script(Behaviour(status=500))
+            trigger(other_user)
+            (first,) = trigger(user)
+            sent, answered = lines(process, 2)
+            process.send_signal(signal.SIGTERM)
+            cursor = said(process).removeprefix("Stopped. Go on with --after ").strip()
+            assert process.wait(10) == 0
+        missed = trigger(user, 3)
+        with listening(*to, "--after", cursor) as process:
+            receiver.wait_for(4)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 0
+
+    assert sent[8:] == f"  --> project.deleted [{first.public_id}]\n"
+    assert re.sub(r"\d+ ms", "? ms", answered[8:]) == (
+        f"  <-- [500] POST {url} (? ms) [{first.public_id}]\n"
+    )
+    assert [received.event_id for received in receiver.requests] == [
+        first.public_id, *[event.public_id for event in missed]
+    ]  # fmt: skip
+    assert all(received.standard_ok and received.hex_ok for received in receiver.requests)
+
+
+def test_without_a_target_prints_bodies(user: User) -> None:
+    start = feed.read(None).next
+    with listening("--owner", str(user.id), "--after", start) as process:
+        said(process)
+        (event,) = trigger(user)
+        (body,) = lines(process, 1)
+
+    assert body == bytes(event.payload).decode() + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [
+        ([], "Give either --owner, or --server and --token.", 2),
+        (["--server", "https://x"], "--server and --token belong together.", 2),
+        (["--owner", "eve"], "The owner 'eve' is not known: give an e-mail address or an id.", 1),
+        (["--owner", "ada", "--after", "x!"], "This is not a cursor of the feed", 1),
+        (["--server", "http://x", "--token", "t"], "The token only goes to https://", 1),
+        (["--owner", "ada", "--events", "nothing"], "'nothing' selects no event type", 1),
+        (["--owner", "ada", "--forward-to", "ftp://x"], "'ftp://x' is not a URL such as", 1),
+    ],
+)
+def test_wrong_usage(run: Run, user: User, arguments: list[str], message: str, code: int) -> None:
+    ran = run("listen", *arguments)
+
+    assert message in ran.err
+    assert (ran.code, ran.out) == (code, "")
+
+
+def test_print_secret(run: Run, user: User) -> None:
+    ran = run("listen", "--owner", "ada", "--print-secret")
+
+    assert (ran.out, ran.code) == (f"{signing_secret(str(user.id))}\n", 0)

@@ -1,0 +1,102 @@
+"""`manage.py receiver --save` and `--replay`."""
+
+import json
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import requests
+
+from config.services import BASE_DIR
+from tests.webhooks.management.conftest import Run
+from webhooks import recorded
+from webhooks.feed import FeedEvent
+from webhooks.http_receiver import HttpReceiver
+from webhooks.listening import Forwarder, signing_secret
+
+SECRET = signing_secret("receiver")
+TEXT = '{"data":{"webhookId":"whk_1","message":"ä"}}'
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A request that was signed with SECRET, as it was saved."""
+    event = FeedEvent(f"evt_{7:032x}", "webhook.test", datetime.now(UTC), TEXT.encode())
+    with HttpReceiver() as receiver:
+        Forwarder(receiver.url + "hook", SECRET).send(event)
+    return recorded.save(receiver.requests[0], tmp_path, 1)
+
+
+def test_saved_request_can_be_read_and_verified(run: Run, saved: Path) -> None:
+    stored = json.loads(saved.read_text())
+
+    ran = run("receiver", "--replay", saved, "--secret", SECRET)
+
+    assert saved.name == f"000001-evt_{7:032x}.json"
+    assert (stored["path"], stored["status"], stored["text"]) == ("/hook", 200, TEXT)
+    assert ran.out[8:] == (f"  webhook.test  evt_{7:032x}  attempt 1  200  v1 ok, hex ok\n")
+    assert (ran.code, ran.err) == (0, "")
+
+
+def test_other_secret_does_not_fit(run: Run, saved: Path) -> None:
+    ran = run("receiver", "--replay", saved, "--secret", signing_secret("other"))
+
+    assert ran.out.endswith("v1 BAD, hex BAD\n")
+    assert ran.code == 3
+
+
+def test_without_a_secret_nothing_is_verified(run: Run, saved: Path) -> None:
+    ran = run("receiver", "--replay", saved)
+
+    assert ran.out.endswith("not verified (no --secret)\n")
+    assert ran.code == 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"headers": 1}'])
+def test_other_file_is_refused(run: Run, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(text)
+
+    ran = run("receiver", "--replay", path)
+
+    assert ran.err == f"{path} is not a request saved by manage.py receiver --save.\n"
+    assert ran.code == 1
+
+
+def test_missing_file_is_refused(run: Run, tmp_path: Path) -> None:
+    ran = run("receiver", "--replay", tmp_path / "none")
+
+    assert "No such file" in ran.err
+    assert ran.code == 1
+
+
+def test_name_of_a_saved_request_is_harmless(tmp_path: Path) -> None:
+    with HttpReceiver() as receiver:
+        requests.post(receiver.url, headers={"webhook-id": "../../etc/x"}, timeout=5)
+
+    assert recorded.save(receiver.requests[0], tmp_path, 2).name == "000002-etcx.json"
+
+
+def test_saves_what_comes_in_and_goes_on_numbering(saved: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "receiver", "--port", "0", "--save", str(saved.parent)],
+        cwd=BASE_DIR,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        url = process.stdout.readline().split()[2]
+        requests.post(url, data=b"{}", timeout=5)
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+    names = sorted(path.name for path in saved.parent.glob("*.json"))
+    assert names == [saved.name, "000002-unknown.json"]

@@ -1,0 +1,293 @@
+"""`manage.py redeliver`: what goes again, what is said of it, and nothing twice."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import psutil
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from config.services import BASE_DIR
+from projects.models import User
+from tests.webhooks.history import finish, make_older, trigger
+from tests.webhooks.management.conftest import Run
+from tests.workers import environment, running_worker, wait_for_heartbeats
+from webhooks import redelivery, service
+from webhooks.http_receiver import Behaviour, HttpReceiver
+from webhooks.ids import new_id
+from webhooks.models import Delivery, Redelivery, Webhook
+
+
+@pytest.fixture
+def failed(user: User, webhook: Webhook) -> list[Delivery]:
+    trigger(user, 3)
+    finish("FAILED")
+    return list(Delivery.objects.order_by("id"))
+
+
+def test_named_deliveries_go_again_without_a_question(run: Run, failed: list[Delivery]) -> None:
+    ran = run("redeliver", failed[0].public_id, failed[1].id)
+
+    asked = Redelivery.objects.get()
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == (
+        f"{asked.public_id}: 2 deliveries queued. "
+        f"See manage.py redeliver --resume {asked.public_id} --wait\n"
+    )
+    assert list(Delivery.objects.order_by("id").values_list("round", flat=True)) == [2, 2, 1]
+
+
+def test_scope_asks_and_json_tells(run: Run, failed: list[Delivery], webhook: Webhook) -> None:
+    arguments = ("redeliver", "--webhook", webhook.public_id, "--format", "json")
+
+    refused = run(*arguments)
+    declined = run(*arguments, answers="no\n")
+    assert not Redelivery.objects.exists()
+    ran = run(*arguments, answers="y\n")
+
+    assert refused.err == "Redeliver 3 deliveries? Nobody is there to ask: add --no-input.\n"
+    assert declined.err == "Redeliver 3 deliveries? [y/N] Nothing was done.\n"
+    assert (refused.code, declined.code, ran.code) == (1, 1, 0)
+    assert json.loads(ran.out) == {
+        "id": Redelivery.objects.get().public_id,
+        "status": "done",
+        "matched": 3,
+        "queued": 3,
+        "succeeded": 0,
+        "failed": 0,
+        "retrying": 0,
+        "held": 0,
+    }
+
+
+def test_dry_run_only_counts(run: Run, failed: list[Delivery]) -> None:
+    table = run("redeliver", "--owner", "ada", "--limit", 2, "--dry-run")
+    document = run("redeliver", "--owner", "ada", "--dry-run", "--format", "json")
+    nothing = run("redeliver", "--owner", "ada", "--type", "session.ended", "--dry-run")
+
+    assert table.out == "Would redeliver 2 deliveries. Nothing was sent.\n"
+    assert json.loads(document.out) == {"matched": 3, "dryRun": True}
+    assert nothing.out == "Nothing matches.\n"
+    assert not Redelivery.objects.exists()
+
+
+def test_limit_takes_the_oldest(run: Run, failed: list[Delivery]) -> None:
+    run("redeliver", "--owner", "ada", "--limit", 2, "--no-input")
+
+    assert set(Delivery.objects.filter(round=2)) == set(failed[:2])
+
+
+def test_what_stays_is_named(run: Run, failed: list[Delivery], user: User) -> None:
+    trigger(user, 1)
+    finish("SUCCESS")
+    good = Delivery.objects.get(status="SUCCESS")
+    unknown = new_id()
+
+    ran = run("redeliver", failed[0].public_id, good.public_id, unknown)
+    forced = run("redeliver", good.public_id, "--force")
+
+    assert sorted(ran.err.splitlines()) == sorted(
+        [
+            f"{good.public_id} has succeeded; --force sends it again all the same.",
+            f"del_{unknown.hex} does not exist.",
+        ]
+    )
+    assert ": 1 delivery queued." in ran.out
+    assert (ran.code, forced.code, forced.err) == (0, 0, "")
+    good.refresh_from_db()
+    assert good.status == "PENDING"
+
+
+def test_time_range_and_status(run: Run, failed: list[Delivery], user: User) -> None:
+    make_older(timedelta(days=2))
+    trigger(user, 1)
+    finish("CANCELLED")
+
+    recent = run("redeliver", "--owner", "ada", "--since", "1d", "--dry-run")
+    cancelled = run("redeliver", "--owner", "ada", "--status", "cancelled,failed", "--dry-run")
+    old = run("redeliver", "--owner", "ada", "--until", "1d", "--dry-run")
+
+    assert recent.out == "Nothing matches.\n"
+    assert cancelled.out == "Would redeliver 4 deliveries. Nothing was sent.\n"
+    assert old.out == "Would redeliver 3 deliveries. Nothing was sent.\n"
+
+
+def test_missing_are_created_for_a_new_webhook(
+    run: Run, failed: list[Delivery], make_webhook: Callable[..., Webhook]
+) -> None:
+    late = make_webhook(events=["project.*"])
+    arguments = ("redeliver", "--missing", "--webhook", late.public_id, "--since", "1h")
+
+    dry = run(*arguments, "--dry-run")
+    ran = run(*arguments, "--no-input")
+    again = run(*arguments, "--no-input")
+
+    assert dry.out == "Would create 3 missing deliveries. Nothing was sent.\n"
+    assert ": 3 deliveries queued." in ran.out
+    assert again.out == "Nothing matches.\n"
+    assert Delivery.objects.filter(webhook=late, status="PENDING").count() == 3
+
+
+def test_missing_of_one_event_go_to_every_webhook_that_selects_it(
+    run: Run, failed: list[Delivery], make_webhook: Callable[..., Webhook]
+) -> None:
+    late = [make_webhook(events=["project.*"]) for _ in range(2)]
+    make_webhook(events=["session.*"])
+
+    ran = run("redeliver", "--missing", "--event", f"evt_{failed[0].event_id.hex}", "--no-input")
+
+    assert len(ran.out.splitlines()) == 2
+    found = Delivery.objects.filter(event=failed[0].event_id, round=1, status="PENDING")
+    assert {delivery.webhook for delivery in found} == set(late)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [
+        ([], "Say which deliveries: name some, or choose a webhook, an event or an owner.", 1),
+        (["--status", "failed"], "Say which deliveries", 1),
+        (
+            ["--owner", "ada", "--status", "sending"],
+            "Not a status that can be redelivered: SENDING.",
+            1,
+        ),
+        (["del_1"], "'del_1' is not an id of the form del_<32 hex digits>", 1),
+        (["--owner", "ada", "--since", "1h", "--until", "2h"], "ends before it starts", 1),
+        (["--owner", "ada", "--since", "soon"], "'soon' is not a time such as 2h", 1),
+        (["--resume", f"red_{7:032x}"], f"There is no redelivery red_{7:032x}.", 1),
+        (["--missing"], "Say which: --missing --webhook or --event.", 2),
+        (["--missing", "--owner", "ada"], "--missing goes with", 2),
+        (["--missing", "--event", f"evt_{7:032x}"], f"There is no event evt_{7:032x}.", 1),
+    ],
+)
+def test_wrong_usage_changes_nothing(
+    run: Run, failed: list[Delivery], arguments: list[str], message: str, code: int
+) -> None:
+    ran = run("redeliver", *arguments)
+
+    assert message in ran.err
+    assert (ran.code, ran.out) == (code, "")
+    assert not Redelivery.objects.exists()
+
+
+def test_missing_needs_a_beginning(run: Run, webhook: Webhook) -> None:
+    ran = run("redeliver", "--missing", "--webhook", webhook.public_id)
+
+    assert ran.err == "Say from when on events are to be looked at, or name one.\n"
+    assert ran.code == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_wait_shows_a_table_and_partial_failure_is_3(
+    run: Run, user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    with HttpReceiver() as good, HttpReceiver(behaviour=Behaviour(status=410)) as gone:
+        first = make_webhook(name="Good", url=good.url, events=["project.*"])
+        second = make_webhook(name="Gone", url=gone.url)
+        trigger(user, 3)
+        finish("FAILED")
+        keep_one = Delivery.objects.filter(webhook=second).order_by("id")[1:]
+        Delivery.objects.filter(id__in=[one.id for one in keep_one]).update(status="CANCELLED")
+        with running_worker():
+            wait_for_heartbeats(1)
+            ran = run("redeliver", "--owner", "ada", "--no-input", "--wait")
+            named = Delivery.objects.filter(webhook=first).first()
+            assert named is not None
+            alone = run("redeliver", named.public_id, "--force", "--wait")
+
+    asked, _ = Redelivery.objects.order_by("id")
+    width = len(first.public_id)
+    assert ran.out.splitlines() == [
+        f"{'WEBHOOK':<{width}}  NAME  QUEUED  SUCCEEDED  FAILED  RETRYING  ERROR",
+        f"{first.public_id}  Good       3          3       0         0",
+        f"{second.public_id}  Gone       1          0       1         0"
+        "  The receiver answered 410: it is gone for good, so the webhook was disabled.",
+        f"{asked.public_id}: 4 queued, 3 succeeded, 1 failed, 0 to be retried.",
+    ]
+    assert (ran.code, alone.code) == (3, 0)
+    assert len({request.event_id for request in good.requests}) == 3
+    assert len(good.requests) == 4
+
+
+@pytest.mark.django_db(transaction=True)
+def test_wait_does_not_wait_for_a_webhook_that_is_off(
+    run: Run, failed: list[Delivery], webhook: Webhook
+) -> None:
+    service.disable(webhook)
+
+    ran = run("redeliver", "--owner", "ada", "--no-input", "--wait")
+
+    assert ran.err == "No worker runs; start one: manage.py rqworker\n"
+    assert ran.out.endswith(", 3 held by a switched-off webhook.\n")
+    assert ran.code == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_interrupted_and_resumed_each_goes_once(
+    run: Run, user: User, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redelivery, "BATCH", 10)
+    trigger(user, 35)
+    finish("FAILED")
+    advance = redelivery.advance
+
+    def interrupted_after_first(redelivery_id: Any) -> bool:
+        has_more = advance(redelivery_id)
+        signal.raise_signal(signal.SIGINT)
+        return has_more
+
+    monkeypatch.setattr(redelivery, "advance", interrupted_after_first)
+    first = run("redeliver", "--owner", "ada", "--no-input")
+    monkeypatch.setattr(redelivery, "advance", advance)
+    asked = Redelivery.objects.get()
+    half = Delivery.objects.filter(round=2).count()
+    second = run("redeliver", "--resume", asked.public_id)
+
+    assert (first.code, half) == (130, 10)
+    assert first.err.splitlines()[-1] == (
+        "Interrupted; workers go on with it. "
+        f"See manage.py redeliver --resume {asked.public_id} --wait"
+    )
+    assert second.code == 0
+    assert set(Delivery.objects.values_list("round", flat=True)) == {2}
+    asked.refresh_from_db()
+    assert (asked.status, asked.queued_count) == ("done", 35)
+
+
+@pytest.mark.full
+@pytest.mark.django_db(transaction=True)
+def test_fifty_thousand_killed_half_way_and_resumed(run: Run, user: User, webhook: Webhook) -> None:
+    for _ in range(50):
+        trigger(user, 1000)
+    finish("FAILED")
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "redeliver", "--owner", "ada", "--no-input"],
+        cwd=BASE_DIR,
+        env=environment(),
+    )
+    deadline = time.monotonic() + 60
+    while Delivery.objects.filter(round=2).count() < 10_000:
+        assert time.monotonic() < deadline
+    process.kill()
+    process.wait()
+    half = Delivery.objects.filter(round=2).count()
+    asked = Redelivery.objects.get()
+    memory = psutil.Process().memory_info().rss
+
+    with CaptureQueriesContext(connection) as captured:
+        ran = run("redeliver", "--resume", asked.public_id)
+
+    assert 10_000 <= half < 50_000
+    assert ran.code == 0
+    assert set(Delivery.objects.values_list("round", flat=True)) == {2}
+    asked.refresh_from_db()
+    assert (asked.status, asked.queued_count) == ("done", 50_000)
+    assert len(captured) < 72
+    assert psutil.Process().memory_info().rss - memory < 20 * 2**20

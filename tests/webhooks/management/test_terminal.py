@@ -1,0 +1,157 @@
+"""Arguments and output that all commands share."""
+
+import os
+import subprocess
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.core.management.base import CommandError
+
+from config.services import BASE_DIR
+from projects.models import User
+from webhooks.management import arguments, terminal
+
+ID = UUID("0193570e-2c7a-7bcd-8f0a-1b2c3d4e5f60")
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "value"),
+    [
+        (arguments.public_id("whk_"), f"whk_{ID.hex}", ID),
+        (arguments.public_id("whk_"), str(ID), ID),
+        (arguments.duration, "90s", timedelta(seconds=90)),
+        (arguments.duration, "15m", timedelta(minutes=15)),
+        (arguments.duration, "4w", timedelta(weeks=4)),
+        (arguments.moment, "2026-11-23", datetime(2026, 11, 23, tzinfo=UTC)),
+        (arguments.moment, "2026-11-23T10:30:00Z", datetime(2026, 11, 23, 10, 30, tzinfo=UTC)),
+        (arguments.moment, "2026-11-23T10:30", datetime(2026, 11, 23, 10, 30, tzinfo=UTC)),
+        (arguments.patterns, "project.*, session.ended", ["project.*", "session.ended"]),
+        (arguments.statuses, "failed,Cancelled", ["FAILED", "CANCELLED"]),
+        (arguments.at_least(1), "12", 12),
+        (arguments.rate, "50/s", 50.0),
+        (arguments.rate, "30/m", 0.5),
+        (arguments.rate, "0.5", 0.5),
+    ],
+)
+def test_argument_is_read(db: None, read: Callable[[str], Any], text: str, value: Any) -> None:
+    assert read(text) == value
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "message"),
+    [
+        (
+            arguments.public_id("whk_"),
+            "whk_1",
+            "'whk_1' is not an id of the form whk_<32 hex digits>",
+        ),
+        (arguments.public_id("whk_"), f"evt_{ID.hex}", "not an id of the form whk_"),
+        (arguments.public_id("whk_"), "no-uuid", "not an id"),
+        (arguments.duration, "90", "'90' is not a duration such as"),
+        (arguments.duration, "-1d", "not a duration"),
+        (arguments.duration, "d", "not a duration"),
+        (arguments.duration, "9999999d", "not a duration"),
+        (arguments.moment, "yesterday", "'yesterday' is not a time such as 2h"),
+        (arguments.moment, "2026-13-01", "not a time"),
+        (arguments.pattern, "project", "'project' selects no event type"),
+        (arguments.statuses, "failed,broken", "'broken' is not a status; choose from pending"),
+        (arguments.at_least(1), "0", "'0' is not a whole number from 1 on"),
+        (arguments.at_least(1), "²", "not a whole number"),
+        (arguments.rate, "0/s", "'0/s' is not a rate such as 50/s or 30/m"),
+        (arguments.rate, "5/x", "not a rate"),
+        (arguments.rate, "nan", "not a rate"),
+    ],
+)
+def test_bad_argument_is_refused_in_words(
+    read: Callable[[str], Any], text: str, message: str
+) -> None:
+    with pytest.raises(ArgumentTypeError) as refused:
+        read(text)
+
+    assert message in str(refused.value)
+
+
+def test_duration_means_before_now() -> None:
+    late_by = arguments.moment("2h") + timedelta(hours=2) - datetime.now(UTC)
+
+    assert abs(late_by) < timedelta(seconds=5)
+
+
+@pytest.mark.parametrize("attribute", ["email", "username", "id"])
+def test_owner_is_found(user: User, other_user: User, attribute: str) -> None:
+    assert arguments.find_owner(str(getattr(user, attribute))) == user
+
+
+def test_unknown_owner_is_refused(user: User) -> None:
+    with pytest.raises(CommandError, match=r"The owner 'eve' is not known: give an e-mail"):
+        arguments.find_owner("eve")
+
+
+def test_table_aligns_and_disarms() -> None:
+    assert terminal.table(["NAME", "N"], [["a\x1b[31m", 1], ["bb", 1000]], right="N") == [
+        "NAME          N",
+        "a\\x1b[31m     1",
+        "bb         1000",
+    ]
+
+
+def test_words_are_counted() -> None:
+    assert terminal.counted(1, "event") == "1 event"
+    assert terminal.counted(1204, "delivery", "deliveries") == "1,204 deliveries"
+
+
+def test_bar() -> None:
+    assert terminal.bar(5, 20, width=4) == "[#---] 5/20"
+    assert terminal.bar(0, 0, width=4) == "[####] 0/0"
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_goes_to_a_terminal_only() -> None:
+    screen, file = Terminal(), StringIO()
+    for err in (screen, file):
+        command = terminal.Command(stderr=err, no_color=True)
+        command.verbosity = 1
+        command.progress("[#---] 5/20")
+        command.end_progress()
+
+    assert screen.getvalue() == "\r[#---] 5/20\x1b[K\r\x1b[K"
+    assert file.getvalue() == ""
+
+
+def test_without_a_database_commands_say_so_in_a_line() -> None:
+    ran = subprocess.run(
+        [sys.executable, "manage.py", "stats"],
+        cwd=BASE_DIR,
+        env=os.environ | {"DATABASE_URL": "postgres://nobody@127.0.0.1:1/none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ran.stderr.startswith("CommandError: Postgres does not answer; see manage.py doctor. ")
+    assert (ran.returncode, ran.stdout) == (1, "")
+
+
+def test_without_a_database_the_doctor_looks_at_the_rest() -> None:
+    ran = subprocess.run(
+        [sys.executable, "manage.py", "doctor", "--no-color"],
+        cwd=BASE_DIR,
+        env=os.environ | {"DATABASE_URL": "postgres://nobody@127.0.0.1:1/none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    lines = [line.split()[:2] for line in ran.stdout.splitlines() if not line.startswith(" ")]
+    assert lines == [["failure", "database"], ["ok", "valkey"], ["ok", "settings"]]
+    assert (ran.returncode, ran.stderr) == (1, "CommandError: 1 failure, 0 warnings.\n")

@@ -1,0 +1,260 @@
+"""The doctor finds each planted fault, names what mends it, and finds nothing on a healthy system."""
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from io import StringIO
+from ipaddress import ip_network
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+from django.db.migrations.recorder import MigrationRecorder
+from django.utils import timezone
+from pytest_django import Settings
+
+from projects.models import User
+from tests.webhooks.history import finish, trigger
+from webhooks import doctor, wakeup
+from webhooks.doctor import Finding, Level
+from webhooks.ids import new_id
+from webhooks.models import Attempt, Delivery, Pause, Webhook, WorkerHeartbeat
+
+
+@pytest.fixture(autouse=True)
+def healthy(user: User, make_webhook: Callable[..., Webhook], settings: Settings) -> Webhook:
+    """A worker that lives, a webhook with a history, and nothing due."""
+    settings.DEBUG = True
+    wakeup.connect(2).flushdb()
+    WorkerHeartbeat.objects.create(host="a", pid=1)
+    webhook = make_webhook(events=["project.*"])
+    webhook.headers = {"X-Team": "billing"}
+    webhook.save()
+    trigger(user, 4)
+    finish()
+    return webhook
+
+
+def problems(*checks: doctor.Check) -> list[Finding]:
+    return [found for found in doctor.examine(checks or None) if found.level > Level.OK]
+
+
+def test_healthy_system_has_no_finding() -> None:
+    assert [finding.message for finding in problems()] == []
+    assert len(list(doctor.examine())) == len(doctor.CHECKS)
+
+
+def lost_row(user: User) -> None:
+    trigger(user)
+    Delivery.objects.filter(finished_at=None).update(next_attempt_at=None)
+
+
+def stuck_lease(user: User) -> None:
+    trigger(user)
+    Delivery.objects.filter(finished_at=None).update(status="SENDING", claimed_by=new_id())
+
+
+def missing_delivery(user: User) -> None:
+    (event,) = trigger(user)
+    Delivery.objects.filter(event=event).delete()
+
+
+def orphan_attempt(user: User) -> None:
+    Attempt.objects.create(delivery_id=new_id(), number=1, started_at=timezone.now(), duration_ms=1)
+
+
+def wrong_key(user: User, settings: Settings) -> None:
+    settings.WEBHOOKS_ENCRYPTION_KEYS = [b"0" * 32]
+
+
+def dead_worker(user: User) -> None:
+    WorkerHeartbeat.objects.update(beat_at=timezone.now() - timedelta(seconds=93))
+
+
+def unapplied_migration(user: User) -> None:
+    MigrationRecorder.Migration.objects.filter(app="webhooks").order_by("-id")[:1].get().delete()
+
+
+def old_backlog(user: User) -> None:
+    trigger(user)
+    Delivery.objects.filter(finished_at=None).update(
+        next_attempt_at=timezone.now() - timedelta(hours=1)
+    )
+
+
+def clock_skew(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = time.time
+    monkeypatch.setattr("webhooks.doctor.time.time", lambda: real() + 30)
+
+
+@pytest.fixture
+def evicting_valkey() -> Iterator[None]:
+    client = wakeup.connect(2)
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    yield
+    client.config_set("maxmemory-policy", "noeviction")
+
+
+PLANTED: list[tuple[Callable[..., None], str, str, str]] = [
+    (lost_row, "audit", "Deliveries in a state in which no worker will ever find them: 1.", "manage.py doctor --mend"),
+    (stuck_lease, "audit", "Deliveries in flight at a worker that no longer lives: 1.", "manage.py doctor --mend"),
+    (missing_delivery, "audit", "Events with fewer deliveries than webhooks matched: 1.", "manage.py redeliver --missing --event evt_"),
+    (orphan_attempt, "audit", "Attempts without a delivery: 1.", "manage.py doctor --mend"),
+    (dead_worker, "workers", "Worker a:1 has been silent for 93 s.", "manage.py rqworker"),
+    (unapplied_migration, "migrations", "Not applied: webhooks.", "manage.py migrate"),
+    (old_backlog, "backlog", "Deliveries due: 1, the oldest for 3600 s.", "manage.py rqworker-pool"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("plant", "check", "message", "mend"), PLANTED)
+def test_planted_fault_is_the_only_finding(
+    user: User, plant: Callable[..., None], check: str, message: str, mend: str
+) -> None:
+    plant(user)
+
+    (found,) = problems()
+
+    assert (found.check, found.level) == (check, Level.FAILURE)
+    assert found.message.startswith(message)
+    assert found.mend.startswith(mend)
+
+
+def test_wrong_key_is_found_in_secrets_and_headers(
+    user: User, settings: Settings, healthy: Webhook
+) -> None:
+    wrong_key(user, settings)
+
+    secrets, headers = problems()
+
+    assert secrets.message == (
+        "Signing secrets that no key in WEBHOOKS_ENCRYPTION_KEYS decrypts: 1."
+    )
+    assert (headers.message[:14], headers.ids) == ("Custom headers", [str(healthy.id)])
+    assert secrets.mend.startswith("Put their key behind the first one")
+
+
+def test_former_key_that_is_still_needed_is_a_warning(user: User, settings: Settings) -> None:
+    settings.WEBHOOKS_ENCRYPTION_KEYS = [b"0" * 32, *settings.WEBHOOKS_ENCRYPTION_KEYS]
+
+    found = problems()
+
+    assert [(one.level, one.mend, one.count) for one in found] == [
+        (Level.WARNING, "manage.py reencrypt", 1)
+    ] * 2
+    assert found[0].message == "Signing secrets that still need a former key: 1."
+
+
+def test_evicting_valkey_is_found(evicting_valkey: None) -> None:
+    (found,) = problems()
+
+    assert (found.check, found.level) == ("valkey", Level.FAILURE)
+    assert "(allkeys-lru)" in found.message
+    assert found.mend.startswith("valkey-cli CONFIG SET maxmemory-policy noeviction")
+
+
+def test_clock_skew_is_found(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock_skew(user, monkeypatch)
+
+    (found,) = problems(doctor.check_clock)
+
+    assert found.message == "This machine's clock is 30.0 s ahead of the database's."
+    assert found.mend.startswith("timedatectl set-ntp true")
+
+
+def test_no_worker_at_all_is_found() -> None:
+    WorkerHeartbeat.objects.all().delete()
+
+    (found,) = problems()
+
+    assert (found.message, found.mend) == (
+        "No worker runs: nothing is delivered.",
+        "manage.py rqworker",
+    )
+
+
+def test_unreachable_valkey_is_a_warning(settings: Settings) -> None:
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+
+    (found,) = problems()
+
+    assert (found.check, found.level) == ("valkey", Level.WARNING)
+    assert "events go out up to a second later" in found.message
+
+
+def test_full_queue_means_nobody_listens() -> None:
+    client = wakeup.connect(2)
+    client.rpush("rq:queue:default", *[str(number) for number in range(150)])
+
+    (found,) = problems()
+
+    assert found.message == "150 jobs wait in the queue 'default': nobody takes them."
+    client.flushdb()
+
+
+def test_pause_is_a_warning() -> None:
+    Pause.objects.create(reason="Maintenance")
+
+    (found,) = problems()
+
+    assert (found.check, found.level) == ("backlog", Level.WARNING)
+    assert found.message.endswith("UTC: Maintenance")
+
+
+def test_events_of_a_restored_dump_are_found() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE webhooks_event SET transaction_id = '123456789012'")
+
+    (found,) = problems()
+
+    assert (found.check, found.level) == ("order", Level.FAILURE)
+
+
+def test_settings_that_hurt_are_found_outside_development(settings: Settings) -> None:
+    settings.DEBUG = False
+    settings.WEBHOOKS_ALLOWED_NETWORKS = [ip_network("127.0.0.0/8")]
+    settings.WEBHOOKS_REQUIRE_HTTPS = False
+    settings.WEBHOOKS_RETENTION_DAYS = 0
+    settings.EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"
+
+    messages = [finding.message for finding in problems(doctor.check_settings)]
+
+    assert messages == [
+        "Webhooks may reach 127.0.0.0/8: this machine, or everything.",
+        "Webhooks may have http:// URLs: payloads travel in the clear.",
+        "Nothing is ever purged: the tables grow for ever.",
+        "Mails to owners of disabled webhooks go nowhere.",
+        "Postgres and Valkey of the development environment in production.",
+    ]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_check_that_cannot_look_does_not_hide_the_others() -> None:
+    def check_nothing() -> Iterator[Finding]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 / 0")
+        yield doctor.ok("nothing", "")
+
+    first, second = doctor.examine([check_nothing, doctor.check_settings])
+
+    assert (first.check, first.level) == ("nothing", Level.FAILURE)
+    assert first.message == "Could not look: division by zero"
+    assert second.check == "settings"
+
+
+def test_ids_are_bounded_and_counted(user: User) -> None:
+    events = trigger(user, 30)
+    Delivery.objects.filter(event__in=events).delete()
+
+    (found,) = problems()
+
+    assert (found.count, len(found.ids)) == (30, doctor.IDS_SHOWN)
+    assert set(found.ids) <= {event.public_id for event in events}
+
+
+def test_missing_deliveries_are_mended_by_the_named_command(user: User) -> None:
+    missing_delivery(user)
+    (found,) = problems()
+
+    call_command(*found.mend.split()[1:], "--no-input", stdout=StringIO())
+
+    assert problems(doctor.check_audit) == []

@@ -1,0 +1,115 @@
+"""`manage.py listen`: stream new events to a URL on this machine, signed."""
+
+from argparse import ArgumentTypeError
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.core.management.base import CommandError, CommandParser
+from django.utils import timezone
+
+from webhooks import listening
+from webhooks.feed import FeedEvent
+from webhooks.listening import Away, DatabaseSource, Forwarded, Forwarder, ServerSource, Source
+from webhooks.management import arguments, terminal
+from webhooks.management.terminal import stopping
+
+
+class Command(terminal.Command):
+    help = (
+        "Forward an owner's new events to a URL on this machine with valid signatures and print "
+        "each request and its answer, until Ctrl-C. Without --forward-to print their bodies. "
+        "Events come from the database, or from a server through its API."
+    )
+    epilog = """examples:
+  manage.py listen --owner ada@example.com --forward-to http://localhost:3000/hooks
+  manage.py listen --owner ada@example.com --events 'session.*,project.created' --forward-to …
+  manage.py listen --server https://api.example.com --token "$TOKEN" --forward-to …
+  manage.py listen --owner ada@example.com --print-secret
+
+Nothing is stored and no webhook is needed. The signing secret is the same every time.
+After Ctrl-C, --after CURSOR goes on without a gap.
+
+exit codes: 0 stopped, 1 refused, 2 wrong usage"""
+    # With --server it needs no database.
+    requires_system_checks: list[str] = []
+    requires_migrations_checks = False
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--forward-to", type=_url, metavar="URL", help="Where to; this machine is allowed."
+        )
+        parser.add_argument(
+            "--events", type=arguments.patterns, default=["*"], metavar="PATTERN",
+            help="Which: types or patterns, comma-separated (*).",
+        )  # fmt: skip
+        parser.add_argument(
+            "--owner", metavar="USER", help="Whose: e-mail address, user name or id."
+        )
+        parser.add_argument("--server", metavar="URL", help="Listen to this server instead.")
+        parser.add_argument("--token", help="The API token for --server.")
+        parser.add_argument(
+            "--after", metavar="CURSOR", help="Go on from here; a stopped listener prints it."
+        )
+        parser.add_argument(
+            "--print-secret", action="store_true", help="Print the signing secret and stop."
+        )
+
+    def run(self, **options: Any) -> None:
+        source, key = self._source(options)
+        secret = listening.signing_secret(key)
+        if options["print_secret"]:
+            self.show(secret)
+            return
+        url = options["forward_to"]
+        self.say(f"Ready! Your signing secret is {secret} (Ctrl-C to stop)")
+        self._listen(source, options["after"], Forwarder(url, secret) if url else None, url)
+
+    def _source(self, options: dict[str, Any]) -> tuple[Source, str]:
+        """Return where events come from, and what the signing secret is derived from."""
+        server, token, owner = options["server"], options["token"], options["owner"]
+        if bool(server) != bool(token):
+            raise CommandError("--server and --token belong together.", returncode=2)
+        if bool(server) == bool(owner):
+            raise CommandError("Give either --owner, or --server and --token.", returncode=2)
+        if server:
+            return ServerSource(server, token, options["events"]), token
+        owner_id = arguments.find_owner(owner).pk
+        return DatabaseSource(owner_id, options["events"]), str(owner_id)
+
+    def _listen(
+        self, source: Source, after: str | None, forwarder: Forwarder | None, url: str | None
+    ) -> None:
+        cursor = after
+
+        def move(to: str) -> None:
+            nonlocal cursor
+            cursor = to
+
+        with stopping() as stop:
+            for one in listening.follow(source, after, stop=stop, moved=move):
+                if isinstance(one, Away):
+                    self.say(f"{one.message} Trying again in {one.retry_seconds:g} s.")
+                elif forwarder is None:
+                    self.show(one.payload.decode())
+                else:
+                    self.show(f"{_now()}  --> {one.type} [{one.id}]")
+                    self.show(_answer(one, forwarder.send(one), url))
+        self.say(f"Stopped. Go on with --after {cursor}" if cursor else "Stopped.")
+
+
+def _answer(event: FeedEvent, forwarded: Forwarded, url: str | None) -> str:
+    what = forwarded.error or f"[{forwarded.status}]"
+    return f"{_now()}  <-- {what} POST {url} ({forwarded.duration_ms} ms) [{event.id}]"
+
+
+def _now() -> str:
+    return f"{timezone.localtime():%H:%M:%S}"
+
+
+def _url(text: str) -> str:
+    if "://" not in text:
+        text = f"http://{text}"
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not text.isprintable():
+        raise ArgumentTypeError(f"{text!r} is not a URL such as http://localhost:3000/hooks")
+    return text

@@ -1,0 +1,70 @@
+"""The page about every command, written from what --help shows."""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from django.core.management import get_commands, load_command_class
+from django.core.management.base import BaseCommand, CommandParser
+
+APPS = ("webhooks", "sessions_app")
+INTRODUCTION = """\
+# Commands
+
+All are started as `manage.py <command>`; `manage.py <command> --help` shows the same. Data goes to
+stdout and everything else to stderr, with a progress line only in a terminal. `--verbosity 0` keeps
+all but data and errors silent, `--no-color` leaves colours out. Ids are public ids (`whk_…`,
+`evt_…`, `del_…`, `red_…`) or UUIDs; times are UTC where no zone is given.
+
+This page is made by `make docs`."""
+
+
+def render() -> str:
+    """Return the page in Markdown."""
+    names = sorted(
+        name
+        for name, app in get_commands().items()
+        if app in APPS and not name.endswith("_reference")
+    )
+    contents = "\n".join(f"- [{name}](#{name}): {_first_sentence(_load(name))}" for name in names)
+    return "\n\n".join([INTRODUCTION, contents, *map(_render_command, names)]) + "\n"
+
+
+def _load(name: str) -> BaseCommand:
+    return load_command_class(get_commands()[name], name)
+
+
+def _first_sentence(command: BaseCommand) -> str:
+    return command.help.split(": ")[0].split(". ")[0].rstrip(".") + "."
+
+
+def _render_command(name: str) -> str:
+    command = _load(name)
+    parser = command.create_parser("manage.py", name)
+    parts = [f"## {name}", command.help, *_tables(parser)]
+    if parser.epilog:
+        parts.append(f"```text\n{parser.epilog}\n```")
+    return "\n\n".join(parts)
+
+
+def _tables(parser: CommandParser) -> Iterator[str]:
+    shared = {action.dest for action in BaseCommand().create_parser("manage.py", "x")._actions}
+    # Options shared by all of Django's commands are left out.
+    actions = [action for action in parser._actions if action.dest not in shared]
+    if actions:
+        rows = [f"| {_spelling(action)} | {_cell(action)} |" for action in actions]
+        yield "\n".join(["| option | meaning |", "| --- | --- |", *rows])
+
+
+def _spelling(action: argparse.Action) -> str:
+    value: Any = action.metavar or (
+        "{" + ",".join(map(str, action.choices)) + "}" if action.choices else action.dest.upper()
+    )
+    if not action.option_strings:
+        return f"`{value}{' …' if action.nargs == '*' else ''}`"
+    name = action.option_strings[-1]
+    return f"`{name}`" if action.nargs == 0 else f"`{name} {value}`"
+
+
+def _cell(action: argparse.Action) -> str:
+    return (action.help or "").replace("|", "\\|")

@@ -1,0 +1,181 @@
+"""What our commands share: the habits of DESIGN.md and how they talk.
+
+Data goes to stdout, everything else to stderr; progress only to a terminal. Exit codes: 0 done,
+1 refused or failed, 2 wrong usage, 3 done in part, 130 interrupted.
+"""
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.core.management.base import (
+    BaseCommand,
+    CommandError,
+    CommandParser,
+    DjangoHelpFormatter,
+)
+from django.db import InterfaceError, OperationalError
+
+from webhooks import catalog
+from webhooks.errors import WebhooksError
+from webhooks.models import WorkerHeartbeat
+
+PARTIAL = 3
+INTERRUPTED = 130
+
+
+class HelpFormatter(DjangoHelpFormatter):
+    """Django's order of options, and our examples line by line."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+class Command(BaseCommand):
+    """The base of our commands: `epilog` is shown below the options."""
+
+    epilog = ""
+    requires_migrations_checks = True
+
+    def create_parser(self, prog_name: str, subcommand: str, **options: Any) -> CommandParser:
+        options.setdefault("formatter_class", HelpFormatter)
+        return super().create_parser(prog_name, subcommand, epilog=self.epilog, **options)
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        try:
+            return super().execute(*args, **options)
+        except (OperationalError, InterfaceError) as problem:
+            raise CommandError(
+                f"Postgres does not answer; see manage.py doctor. {str(problem).strip()}"
+            ) from None
+
+    def handle(self, *args: Any, **options: Any) -> str | None:
+        self.verbosity = options["verbosity"]
+        try:
+            return self.run(**options)
+        except WebhooksError as problem:
+            raise CommandError(str(problem)) from None
+        except KeyboardInterrupt:
+            self.say("")
+            raise CommandError(self.interrupted(), returncode=INTERRUPTED) from None
+
+    def run(self, **options: Any) -> str | None:
+        raise NotImplementedError
+
+    def interrupted(self) -> str:
+        """Return what to say after Ctrl-C."""
+        return "Interrupted."
+
+    def say(self, line: str) -> None:
+        """Tell the person something that is not data."""
+        if self.verbosity > 0:
+            self.stderr.write(line, self.style.NOTICE)
+            self.stderr.flush()
+
+    def show(self, line: str = "") -> None:
+        """Print a line of data at once, so that a pipe gets it too."""
+        self.stdout.write(line)
+        self.stdout.flush()
+
+    def show_json(self, document: Any) -> None:
+        self.show(json.dumps(document, ensure_ascii=False))
+
+    def progress(self, line: str) -> None:
+        """Replace the line of progress; nothing where nobody watches."""
+        if self.verbosity > 0 and self.stderr.isatty():
+            self.stderr.write(f"\r{line}\x1b[K", ending="")
+            self.stderr.flush()
+
+    def end_progress(self) -> None:
+        self.progress("")
+
+    def confirm(self, question: str, *, is_interactive: bool) -> None:
+        """Go on only after a yes; without a terminal only with --no-input."""
+        if not is_interactive:
+            return
+        if not sys.stdin.isatty():
+            raise CommandError(f"{question} Nobody is there to ask: add --no-input.")
+        self.stderr.write(f"{question} [y/N] ", ending="")
+        self.stderr.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise CommandError("Nothing was done.")
+
+    def warn_without_worker(self) -> None:
+        if not WorkerHeartbeat.objects.exists():
+            self.say("No worker runs; start one: manage.py rqworker")
+
+
+@contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """Yield an event that the first Ctrl-C or SIGTERM sets; a second one interrupts."""
+    stop = threading.Event()
+
+    def on_signal(*_: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in STOP_SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+# Output.
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], right: str = "") -> list[str]:
+    """Return the lines of a table; `right` names the columns that hold numbers."""
+    cells = [[printable(str(cell)) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    aligned = [
+        [
+            cell.rjust(width) if name in right.split() else cell.ljust(width)
+            for cell, width, name in zip(row, widths, header, strict=True)
+        ]
+        for row in cells
+    ]
+    return ["  ".join(row).rstrip() for row in aligned]
+
+
+def printable(text: str) -> str:
+    """Return text that cannot control the terminal; names and errors come from strangers."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def document(value: Any) -> dict[str, Any]:
+    """Return a dataclass as what goes into JSON: camelCase names, times as on the wire."""
+    return {_camel(name): _plain(part) for name, part in asdict(value).items()}
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.title() for part in rest)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return catalog.wire_time(value)
+    return str(value) if isinstance(value, UUID) else value
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return `1 delivery`, `1,204 deliveries`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def bar(done: int, of: int, width: int = 20) -> str:
+    filled = width * done // of if of else width
+    return f"[{'#' * filled}{'-' * (width - filled)}] {done:,}/{of:,}"
