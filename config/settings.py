@@ -236,6 +236,8 @@ if not DEBUG:
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
 
+WEBHOOKS_MAX_PER_OWNER = env.int("WEBHOOKS_MAX_PER_OWNER", default=100)
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
