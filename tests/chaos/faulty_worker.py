@@ -51,14 +51,14 @@ def in_settle() -> None:
 
     from webhooks.dispatch import engine
 
-    real = engine.settle
+    real = engine.settle  # type: ignore[attr-defined]
 
     def settle(*args: Any) -> set[str]:
         with transaction.atomic():
             real(*args)
             die()
 
-    engine.settle = settle  # type: ignore[assignment]
+    engine.settle = settle  # type: ignore[assignment, attr-defined]
 
 
 def after_settle() -> None:
@@ -92,7 +92,7 @@ def main() -> None:
     django.setup()
     from webhooks.dispatch import engine, life
 
-    life.SILENCE_BEFORE_DEATH_SECONDS = SILENCE_SECONDS  # type: ignore[assignment]
+    life.SILENCE_BEFORE_DEATH_SECONDS = SILENCE_SECONDS
     engine.BEAT_SECONDS = BEAT_SECONDS
     point = sys.argv.pop(1)
     POINTS[point]()

@@ -13,7 +13,7 @@ from typing import Any
 
 import django
 
-MOST_PER_SECOND = 60
+MOST_PER_SECOND = 25
 ROLLED_BACK = "rolled back"
 """In the content of every message whose transaction is rolled back on purpose."""
 
@@ -64,10 +64,13 @@ class Product:
         self._dice.choices(actions, weights)[0]()
 
     def _session(self) -> Any:
+        """Return a session of an owner at random, so that all have about the same to do."""
+        from projects.models import User
         from sessions_app.models import Session
 
-        sessions = list(Session.objects.select_related("project", "owner").order_by("-id")[:50])
-        return self._dice.choice(sessions)
+        owner = self._dice.choice(list(User.objects.filter(username__startswith="u")))
+        sessions = Session.objects.filter(owner=owner).select_related("project", "owner")
+        return self._dice.choice(list(sessions.order_by("-id")[:5]))
 
     def _post(self) -> None:
         from sessions_app.models import SessionMessage
@@ -82,7 +85,7 @@ class Product:
         session = self._session()
         SessionMessage.objects.bulk_create(
             SessionMessage(session=session, sender="bulk", content="Zoë 🚀")
-            for _ in range(self._dice.randint(2, 30))
+            for _ in range(self._dice.randint(2, 10))
         )
 
     def _roll_back(self) -> None:

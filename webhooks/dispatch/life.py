@@ -17,7 +17,7 @@ from webhooks.models import WorkerHeartbeat
 
 logger = logging.getLogger(__name__)
 
-SILENCE_BEFORE_DEATH_SECONDS = 10
+SILENCE_BEFORE_DEATH_SECONDS = 10.0
 MOST_CRASHES = 3
 """How often a delivery may end its worker while it is alone there."""
 
