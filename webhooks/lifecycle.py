@@ -5,7 +5,7 @@ Disabled keeps: deliveries of a disabled webhook wait until it is enabled again 
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from django.db import transaction
@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from webhooks import catalog, outbox, wakeup
 from webhooks.breaker import Breaker
-from webhooks.models import Delivery, Webhook
+from webhooks.models import Delivery, Pause, Webhook
 
 RECENT = timedelta(days=3)
 
@@ -89,3 +89,19 @@ def disable_automatically(webhook_ids: Sequence[UUID], reason: str, now: datetim
 def cancel(delivery: Delivery, reason: str = "Cancelled by hand.") -> bool:
     """Cancel a delivery that waits; False when it does not wait (any more)."""
     return bool(Delivery.objects.filter(id=delivery.id).waiting().cancel(reason))
+
+
+def pause_sending(reason: str = "", *, paused_by: Any = None) -> Pause:
+    """Stop all sending within a second; everything waits. The first pause stands, with its reason."""
+    pause, _ = Pause.objects.get_or_create(
+        id=True, defaults={"reason": reason, "paused_by": paused_by}
+    )
+    return pause
+
+
+def resume_sending() -> bool:
+    """Send again; False where nothing was paused."""
+    with transaction.atomic():
+        deleted, _ = Pause.objects.all().delete()
+        transaction.on_commit(wakeup.nudge, robust=True)
+    return bool(deleted)
