@@ -69,6 +69,7 @@ docs: setup
 	@mv var/events.md docs/events.md
 	$(BIN)/python manage.py command_reference > var/commands.md
 	@mv var/commands.md docs/commands.md
+	$(BIN)/python manage.py spectacular --validate --fail-on-warn --file docs/openapi.yaml
 
 fmt: setup
 	$(BIN)/ruff format .

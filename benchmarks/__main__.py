@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 
-SCENARIOS = ["drain", "latency", "fairness", "purge"]
+SCENARIOS = ["drain", "latency", "fairness", "purge", "api", "lists"]
 
 
 def main() -> None:
@@ -44,6 +44,7 @@ def _set_up() -> None:
     os.environ |= {
         "DEBUG": "1",
         "WEBHOOKS_ALLOWED_NETWORKS": "127.0.0.0/8",
+        "WEBHOOKS_API_REQUESTS_PER_MINUTE": "1000000000",
         "DJANGO_SETTINGS_MODULE": "config.settings",
     }
     provide_services(BASE_DIR / "var" / "bench-services")

@@ -187,12 +187,20 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "rest_framework",
+    "django_filters",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "knox",
     "django_rq",
     "webhooks",
     "projects",
     "sessions_app",
 ]
+# knox's own token model is replaced by ours and needs no table.
+MIGRATION_MODULES = {"knox": None}
 MIDDLEWARE = [
+    "webhooks.api.middleware.RequestIdMiddleware",
+    "webhooks.api.middleware.ApiMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -220,6 +228,7 @@ TEMPLATES = [
     }
 ]
 AUTH_USER_MODEL = "projects.User"
+KNOX_TOKEN_MODEL = "webhooks.ApiToken"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in (
@@ -245,6 +254,73 @@ if not DEBUG:
     SECURE_HSTS_PRELOAD = True
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
+
+# The HTTP API (docs/api.md).
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
+WEBHOOKS_MAX_PER_OWNER = env.int("WEBHOOKS_MAX_PER_OWNER", default=100)
+WEBHOOKS_API_REQUESTS_PER_MINUTE = {
+    "token": env.int("WEBHOOKS_API_REQUESTS_PER_MINUTE", default=1200),
+    "test": 20,
+    "secret": 20,
+    "login": 10,
+    # Requests without a valid token, per address.
+    "refused": 60,
+}
+REST_KNOX = {"AUTH_HEADER_PREFIX": "Bearer", "TOKEN_PREFIX": "rdai_"}
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["webhooks.api.authentication.BearerAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["webhooks.api.permissions.HasScope"],
+    "DEFAULT_PARSER_CLASSES": ["webhooks.api.parsers.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PAGINATION_CLASS": "webhooks.api.pagination.KeysetPages",
+    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_METADATA_CLASS": None,
+    "DEFAULT_SCHEMA_CLASS": "webhooks.api.schema.ApiSchema",
+    "EXCEPTION_HANDLER": "webhooks.api.problems.answer_exception",
+    "URL_FORMAT_OVERRIDE": None,
+    # How many proxies stand before us; DRF would believe all of X-Forwarded-For without it.
+    "NUM_PROXIES": env.int("NUM_PROXIES", default=0),
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+if DEBUG:
+    # The browsable API, for people who are logged in to the admin.
+    REST_FRAMEWORK["DEFAULT_AUTHENTICATION_CLASSES"] += [
+        "rest_framework.authentication.SessionAuthentication"
+    ]
+    REST_FRAMEWORK["DEFAULT_RENDERER_CLASSES"] += ["rest_framework.renderers.BrowsableAPIRenderer"]
+SPECTACULAR_SETTINGS = {
+    "TITLE": "RemoteDevAI Webhooks",
+    "DESCRIPTION": "Register webhooks, trigger events, follow deliveries. See docs/api.md.",
+    "VERSION": "1.0",
+    "OAS_VERSION": "3.1.0",
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    "ENUM_NAME_OVERRIDES": {
+        "DeliveryStatus": "webhooks.choices.DeliveryStatus",
+        "BreakerState": "webhooks.choices.BreakerState",
+        "TokenScope": "webhooks.models.ApiToken.Scope",
+        "RedeliveryStatus": "webhooks.models.Redelivery.Status",
+        "SessionStatus": "sessions_app.models.Session.Status",
+        "RecordingStatus": "sessions_app.models.Recording.Status",
+        "AgentStatus": "sessions_app.models.Agent.Status",
+    },
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_AUTHENTICATION": [],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    # The same description with and without DEBUG.
+    "AUTHENTICATION_WHITELIST": [
+        "webhooks.api.authentication.BearerAuthentication",
+        "webhooks.api.authentication.PasswordAuthentication",
+    ],
+    "RENDERER_WHITELIST": ["rest_framework.renderers.JSONRenderer"],
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "webhooks.api.schema.describe_conventions",
+        "webhooks.api.schema.describe_webhooks",
+    ],
+}
 
 LOGGING = {
     "version": 1,

@@ -91,6 +91,7 @@ UNFOLD: dict[str, Any] = {
                 "items": [
                     _entry("Users", "person", "projects.user"),
                     _entry("Groups", "group", "auth.group"),
+                    _entry("API tokens", "key", "webhooks.apitoken"),
                 ],
             },
         ],

@@ -29,12 +29,20 @@ class User(TrackedModel, AbstractUser):
 
 class Project(TrackedModel):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    owner = models.ForeignKey(User, on_delete=models.CASCADE, related_name="projects")
+    owner = models.ForeignKey(
+        User, on_delete=models.CASCADE, related_name="projects", db_index=False
+    )
     name = models.CharField(max_length=200)
     description = models.TextField(blank=True)
     archived = models.BooleanField(default=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta(TrackedModel.Meta):
+        indexes = [
+            # The owner's list, newest first.
+            models.Index(fields=["owner", "id"], name="project_owner")
+        ]
 
     def __str__(self) -> str:
         return self.name

@@ -47,12 +47,23 @@ class Session(StatusModel):
         COMPLETED = "COMPLETED", "Completed"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="sessions")
-    owner = models.ForeignKey(User, on_delete=models.CASCADE, related_name="sessions")
+    project = models.ForeignKey(
+        Project, on_delete=models.CASCADE, related_name="sessions", db_index=False
+    )
+    owner = models.ForeignKey(
+        User, on_delete=models.CASCADE, related_name="sessions", db_index=False
+    )
     title = models.CharField(max_length=200)
     status = models.CharField(max_length=9, choices=Status, default=Status.ACTIVE)
     started_at = models.DateTimeField(default=timezone.now)
     ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta(TrackedModel.Meta):
+        indexes = [
+            # Lists, newest first: of an owner and of a project.
+            models.Index(fields=["owner", "id"], name="session_owner"),
+            models.Index(fields=["project", "id"], name="session_project"),
+        ]
 
     def __str__(self) -> str:
         return self.title
@@ -92,10 +103,18 @@ class Session(StatusModel):
 
 class SessionMessage(TrackedModel):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="messages")
+    session = models.ForeignKey(
+        Session, on_delete=models.CASCADE, related_name="messages", db_index=False
+    )
     sender = models.CharField(max_length=200)
     content = models.TextField()
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta(TrackedModel.Meta):
+        indexes = [
+            # The session's list, newest first.
+            models.Index(fields=["session", "id"], name="message_session")
+        ]
 
     def __str__(self) -> str:
         return f"{self.sender}: {self.content[:40]}"
@@ -109,7 +128,9 @@ class Recording(StatusModel):
         FAILED = "FAILED", "Failed"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="recordings")
+    session = models.ForeignKey(
+        Session, on_delete=models.CASCADE, related_name="recordings", db_index=False
+    )
     title = models.CharField(max_length=200)
     url = models.URLField(max_length=2048, blank=True)
     thumbnail_url = models.URLField(max_length=2048, blank=True)
@@ -119,6 +140,12 @@ class Recording(StatusModel):
     status = models.CharField(max_length=10, choices=Status, default=Status.UPLOADING)
     error = models.TextField(blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta(TrackedModel.Meta):
+        indexes = [
+            # The session's list, newest first; the owner's is put together from its sessions'.
+            models.Index(fields=["session", "id"], name="recording_session")
+        ]
 
     def __str__(self) -> str:
         return self.title
@@ -152,7 +179,7 @@ class Agent(StatusModel):
         BUSY = "BUSY", "Busy"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    owner = models.ForeignKey(User, on_delete=models.CASCADE, related_name="agents")
+    owner = models.ForeignKey(User, on_delete=models.CASCADE, related_name="agents", db_index=False)
     name = models.CharField(max_length=200)
     platform = models.CharField(max_length=50)
     version = models.CharField(max_length=50)
@@ -166,6 +193,12 @@ class Agent(StatusModel):
         db_default="",
         help_text="Why it last went offline; empty where unknown.",
     )
+
+    class Meta(TrackedModel.Meta):
+        indexes = [
+            # The owner's list, newest first.
+            models.Index(fields=["owner", "id"], name="agent_owner")
+        ]
 
     def __str__(self) -> str:
         return self.name

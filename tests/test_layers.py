@@ -29,11 +29,14 @@ LAYERS = [
         "webhooks.testing",
         "webhooks.wakeup",
     },
-    {"webhooks.audit_log", "webhooks.lifecycle", "webhooks.redelivery", "webhooks.notices"},
+    {
+        "webhooks.audit_log", "webhooks.batch", "webhooks.lifecycle", "webhooks.redelivery",
+        "webhooks.notices",
+    },
     {"webhooks.dispatch"},
     {
         "webhooks.audit", "webhooks.feed", "webhooks.listening",
-        "webhooks.retention", "webhooks.stats", "webhooks.trial",
+        "webhooks.retention", "webhooks.stats", "webhooks.trial", "webhooks.tryout",
     },
     {
         "webhooks.doctor", "webhooks.housekeeping", "webhooks.quarantine",

@@ -46,3 +46,11 @@ class CursorInvalidError(WebhooksError):
 
 class FeedRefusedError(WebhooksError):
     """The server does not give its events to us."""
+
+
+class WebhookLimitError(WebhooksError):
+    """An owner has as many webhooks as there may be."""
+
+
+class WebhookNotSendingError(WebhooksError):
+    """Nothing is sent to this webhook: it is disabled, or all sending is paused; enable it first."""

@@ -12,6 +12,7 @@ EVENT_PREFIX = "evt_"
 DELIVERY_PREFIX = "del_"
 ATTEMPT_PREFIX = "att_"
 REDELIVERY_PREFIX = "red_"
+TOKEN_PREFIX = "tok_"
 
 
 def new_id() -> uuid.UUID:

@@ -64,7 +64,7 @@ def trigger_event(
 
 def trigger_events(triggers: Iterable[Trigger]) -> list[Event]:
     """Store many events in one look-up and one insert; all or none. See trigger_event()."""
-    events = [_build_trigger(trigger) for trigger in triggers]
+    events = [build_trigger(trigger) for trigger in triggers]
     if all(event.idempotency_key is None for event in events):
         store_events(events)
         return events
@@ -75,7 +75,8 @@ def trigger_events(triggers: Iterable[Trigger]) -> list[Event]:
         ]
 
 
-def _build_trigger(trigger: Trigger) -> Event:
+def build_trigger(trigger: Trigger) -> Event:
+    """Return the event of a trigger, not stored yet; raises like trigger_event()."""
     catalog.validate_data(trigger.event_type, trigger.data)
     event = _build_event(trigger.event_type, owner_id_of(trigger.owner), trigger.data)
     event.object_reference = trigger.object_reference

@@ -8,6 +8,8 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings as django_settings
+from django.contrib.auth import get_user_model
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import transaction
 from django.db.models import F
@@ -15,7 +17,8 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from webhooks.errors import SecretRefusedError
+from webhooks.batch import trigger_each
+from webhooks.errors import SecretRefusedError, WebhookLimitError
 from webhooks.lifecycle import cancel, disable, enable, pause_sending, resume_sending
 from webhooks.models import Delivery, SigningSecret, Webhook
 from webhooks.models.delivery import DeliveryQuerySet
@@ -23,12 +26,15 @@ from webhooks.models.webhook import MAX_LIVE_SECRETS
 from webhooks.outbox import Owner, Trigger, trigger_event, trigger_events
 from webhooks.redelivery import Scope, redeliver, redeliver_one, replay
 from webhooks.routing import Considered, Explanation, explain
+from webhooks.tryout import Tryout
+from webhooks.tryout import send_test as test_webhook
 
 __all__ = [
     "Considered",
     "Explanation",
     "Scope",
     "Trigger",
+    "Tryout",
     "cancel",
     "create_webhook",
     "delete_webhook",
@@ -44,6 +50,8 @@ __all__ = [
     "resume_sending",
     "revoke_secret",
     "rotate_secret",
+    "test_webhook",
+    "trigger_each",
     "trigger_event",
     "trigger_events",
     "update_webhook",
@@ -73,7 +81,7 @@ def create_webhook(
 
     With `ed25519` requests are signed `v1a` as well; receivers verify with `webhook.public_keys`.
     `owner=None` with `is_platform=True` makes a platform webhook. Raises ValidationError, naming
-    every field that is wrong, and stores nothing then.
+    every field that is wrong, or WebhookLimitError, and stores nothing then.
     """
     webhook = Webhook(
         owner_id=getattr(owner, "pk", owner), name=name, url=url, events=list(events), **settings
@@ -87,11 +95,25 @@ def create_webhook(
     if ed25519:
         secrets.append(SigningSecret.build(webhook, scheme=SigningSecret.Scheme.ED25519))
     with transaction.atomic():
+        _make_room(webhook)
         webhook.save(force_insert=True)
         for one in secrets:
             one.save(force_insert=True)
     webhook._secret = secrets[0].value
     return webhook
+
+
+def _make_room(webhook: Webhook) -> None:
+    """Raise WebhookLimitError where the owner has as many webhooks as there may be."""
+    if webhook.owner_id is None:
+        return
+    # Creations of one owner take turns; producers' inserts are not in the way of this lock.
+    get_user_model().objects.select_for_update(no_key=True).get(pk=webhook.owner_id)
+    limit = django_settings.WEBHOOKS_MAX_PER_OWNER
+    if Webhook.objects.for_owner(webhook.owner_id).count() >= limit:
+        raise WebhookLimitError(
+            f"You have {limit} webhooks, as many as there may be; delete one that is not needed."
+        )
 
 
 @sensitive_variables()

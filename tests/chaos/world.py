@@ -17,6 +17,7 @@ import redis
 from django.conf import settings
 from django.db import Error, connection
 
+from config.embedded import die_with_parent
 from config.services import BASE_DIR
 from tests.workers import wait_for_heartbeats
 from webhooks import service
@@ -97,6 +98,8 @@ class World:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
+            # Nothing of a run outlives it, however it ends.
+            preexec_fn=lambda: die_with_parent(signal.SIGKILL),
         )
 
     # Faults.

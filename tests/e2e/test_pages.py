@@ -6,11 +6,12 @@ from urllib.parse import quote
 import pytest
 from django.contrib.auth.models import Group
 from django.db.models import Model
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from projects.models import Project, User
 from sessions_app.models import Agent, Recording, Session, SessionMessage
 from tests.e2e.conftest import Watch, sign_in
+from tests.webhooks.admin.conftest import issue_token
 from tests.webhooks.admin.every_url import every_url, fingerprint
 from webhooks import audit_log, service
 from webhooks.models import Attempt, Delivery, Event, Redelivery, Webhook, WorkerHeartbeat
@@ -65,6 +66,7 @@ def samples(transactional_db: None) -> dict[str, Model]:
         Agent.objects.create(owner=user, name=poison[:200], platform="<b>", version="<b>"),
         Group.objects.create(name=CORPUS[0]),
         WorkerHeartbeat.objects.create(host=poison[:255], pid=7),
+        issue_token(user, poison[:100]),
         audit_log.record("webhook.disable", webhook, changes={CORPUS[0]: [poison, CORPUS[1]]}),
     ]  # fmt: skip
     return {f"{one._meta.app_label}_{one._meta.model_name}": one for one in objects}
@@ -116,3 +118,9 @@ def test_javascript_off_leaves_log_and_detail_readable(
     page.goto(f"{live_server.url}/admin/webhooks/delivery/{delivery.pk}/change/")
     assert "As a curl command" in page.content()
     context.close()
+
+
+def test_the_api_documentation_opens_under_the_same_policy(screen: Page, live_server: Any) -> None:
+    screen.goto(f"{live_server.url}/api/v1/docs")
+
+    expect(screen.get_by_role("heading", name="RemoteDevAI Webhooks")).to_be_visible()

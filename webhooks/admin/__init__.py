@@ -4,6 +4,22 @@ No domain logic lives here: screens read rows and webhooks.stats, and act throug
 and webhooks.redelivery. Looking changes nothing, every write leaves an audit entry.
 """
 
-from webhooks.admin import audit_entries, deliveries, events, queue, redeliveries, webhooks
+from webhooks.admin import (
+    api_tokens,
+    audit_entries,
+    deliveries,
+    events,
+    queue,
+    redeliveries,
+    webhooks,
+)
 
-__all__ = ["audit_entries", "deliveries", "events", "queue", "redeliveries", "webhooks"]
+__all__ = [
+    "api_tokens",
+    "audit_entries",
+    "deliveries",
+    "events",
+    "queue",
+    "redeliveries",
+    "webhooks",
+]

@@ -78,7 +78,7 @@ class OperatorAdmin(ModelAdmin):
             actor=request.user,
             changes=changes,
             source_address=request.META.get("REMOTE_ADDR") or None,
-            request_id=request.headers.get("X-Request-Id", "")[:64],
+            request_id=getattr(request, "request_id", ""),
         )
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from django import forms
+from django.db.models import Model
 from django.http import HttpResponse
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
@@ -15,7 +16,7 @@ from webhooks import service
 from webhooks.admin.access import CHANGE_WEBHOOK, REVEAL
 from webhooks.admin.operations import Operation
 from webhooks.errors import SecretRefusedError
-from webhooks.models import SigningSecret, Webhook
+from webhooks.models import SigningSecret
 
 OVERLAPS = [
     ("0", "At once: receivers that know only the old secret fail from now on"),
@@ -39,18 +40,13 @@ class SecretOperation(Operation):
         return self.url_of(self.subject, "secrets")
 
     @sensitive_variables()
-    def show(self, webhook: Webhook, title: str, values: list[tuple[str, str]]) -> HttpResponse:
-        """Answer with secrets in clear: once, uncached."""
-        context = {
-            "title": title,
-            "original": webhook,
-            "webhook": webhook,
-            "tab": "secrets",
-            "values": values,
-            "back_url": self.url_of(webhook, "secrets"),
-        }
+    def show(
+        self, owner: Model, title: str, values: list[tuple[str, str]], back_url: str
+    ) -> HttpResponse:
+        """Answer with secrets of an object in clear: once, uncached."""
+        context = {"title": title, "original": owner, "values": values, "back_url": back_url}
         answer: HttpResponse = self.model_admin.render(
-            self.request, "admin/webhooks/webhook/shown_secret.html", context
+            self.request, "admin/webhooks/shown_secret.html", context
         )
         answer["Cache-Control"] = "no-store"
         return answer
@@ -72,7 +68,8 @@ class RotateSecret(SecretOperation):
         overlap = timedelta(seconds=int(form.cleaned_data["overlap"]))
         webhook = service.rotate_secret(self.subject, overlap=overlap)
         self.note("secret.rotate", overlap_seconds=overlap.total_seconds())
-        return self.show(webhook, "The new signing secret", [("New secret", webhook.secret)])
+        values = [("New secret", webhook.secret)]
+        return self.show(webhook, "The new signing secret", values, self.back_url())
 
 
 class RevokeSecret(SecretOperation):
@@ -130,7 +127,7 @@ class RevealSecret(SecretOperation):
         live = self.subject.secrets.live(timezone.now()).filter(scheme=SigningSecret.Scheme.HMAC)
         self.note("secret.reveal", reason=form.cleaned_data["reason"], count=live.count())
         values = [(_name(secret), secret.value) for secret in live]
-        return self.show(self.subject, "Signing secrets", values)
+        return self.show(self.subject, "Signing secrets", values, self.back_url())
 
 
 def _name(secret: SigningSecret) -> str:

@@ -1,6 +1,5 @@
 """What an operator can do with a webhook besides editing it."""
 
-from collections.abc import Callable
 from typing import Any
 
 from django import forms
@@ -17,17 +16,14 @@ from webhooks.admin.access import (
     DELETE_WEBHOOK,
     REDELIVER,
     REVEAL,
+    VIEW_PAYLOAD,
 )
 from webhooks.admin.operations import Operation
 from webhooks.admin.secrets import SecretOperation
 from webhooks.admin.webhook_form import PatternsField
 from webhooks.admin.webhook_pages import COUNTED_AT_MOST, count_failed
 from webhooks.errors import RedeliveryScopeError
-from webhooks.models import Webhook
 from webhooks.redelivery import Scope, matching
-
-send_test: Callable[[Webhook], Any] | None = getattr(service, "test_webhook", None)
-"""Sends one signed request at once and says what came back."""
 
 
 class TestWebhook(Operation):
@@ -40,17 +36,15 @@ class TestWebhook(Operation):
     is_atomic = False
 
     def act(self, form: forms.Form) -> Any:
-        if send_test is None:
-            return self.done("Test requests are not available.", level=messages.ERROR)
-        trial = send_test(self.subject)
-        self.note("webhook.test", response_code=trial.response_code, error=trial.error)
-        if trial.succeeded:
-            return self.done(
-                f"The receiver answered {trial.response_code} in {trial.duration_ms} ms."
-            )
-        answer = Truncator(trial.response_excerpt).chars(200)
-        told = f"{trial.error} It said: {answer}" if answer else trial.error
-        return self.done(f"The test failed: {told}", level=messages.ERROR)
+        tryout = service.test_webhook(self.subject)
+        self.note("webhook.test", response_code=tryout.response_code, error=tryout.error)
+        if tryout.succeeded:
+            told = f"The receiver answered {tryout.response_code} in {tryout.duration_ms} ms."
+            return self.done(told)
+        told = f"The test failed: {tryout.error}"
+        if tryout.response_excerpt and self.request.user.has_perm(VIEW_PAYLOAD):
+            told += f" It said: {Truncator(tryout.response_excerpt).chars(200)}"
+        return self.done(told, level=messages.ERROR)
 
 
 class ReasonForm(forms.Form):
@@ -192,4 +186,6 @@ class AddWebhook(SecretOperation):
         self.note(
             "webhook.create", webhook, name=data["name"], url=data["url"], events=data["events"]
         )
-        return self.show(webhook, "The webhook's signing secret", [("Secret", webhook.secret)])
+        values = [("Secret", webhook.secret)]
+        back_url = self.url_of(webhook, "secrets")
+        return self.show(webhook, "The webhook's signing secret", values, back_url)

@@ -39,7 +39,6 @@ from webhooks.admin.webhook_operations import (
     EnableWebhook,
     RedeliverFailed,
     TestWebhook,
-    send_test,
 )
 from webhooks.choices import BreakerState
 from webhooks.errors import PublicIdInvalidError
@@ -263,7 +262,6 @@ class WebhookAdmin(OperatorAdmin):
             "webhook": webhook,
             "tab": "settings",
             "title": webhook.name,
-            "can_test": send_test is not None,
             "show_save_and_continue": False,
         }
         response: HttpResponse = self.changeform_view(request, str(webhook.pk), "", context)
@@ -296,7 +294,6 @@ class WebhookAdmin(OperatorAdmin):
             "tab": tab,
             "title": webhook.name,
             "original": webhook,
-            "can_test": send_test is not None,
         }
         return self.render(request, f"admin/webhooks/webhook/{tab}.html", frame | context)
 

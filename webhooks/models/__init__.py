@@ -1,10 +1,12 @@
 from webhooks.models.delivery import Attempt, Delivery
 from webhooks.models.event import Event
 from webhooks.models.operations import AuditEntry, IdempotentAnswer, Pause, Redelivery
+from webhooks.models.token import ApiToken
 from webhooks.models.webhook import SigningSecret, Webhook
 from webhooks.models.worker import WorkerHeartbeat
 
 __all__ = [
+    "ApiToken",
     "Attempt",
     "AuditEntry",
     "Delivery",

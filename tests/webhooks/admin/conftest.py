@@ -15,7 +15,7 @@ from projects.models import Project, User
 from sessions_app.models import Agent, Recording, Session, SessionMessage
 from webhooks import audit_log, service
 from webhooks.choices import DeliveryStatus
-from webhooks.models import Attempt, Delivery, Event, Redelivery, Webhook, WorkerHeartbeat
+from webhooks.models import ApiToken, Attempt, Delivery, Event, Redelivery, Webhook, WorkerHeartbeat
 
 PAYMENT = {
     "id": "pay_1", "subscriptionId": "sub_1", "amount": 2900, "currency": "EUR",
@@ -72,6 +72,11 @@ def delivery(event: Event) -> Delivery:
     return fail(delivery)
 
 
+def issue_token(user: User, name: str = "CI") -> ApiToken:
+    token, _ = ApiToken.objects.issue(user, name=name, scopes=["read"], lifetime=timedelta(days=30))
+    return token
+
+
 def fail(delivery: Delivery) -> Delivery:
     now = timezone.now()
     Delivery.objects.filter(pk=delivery.pk).update(
@@ -103,6 +108,7 @@ def samples(user: User, project: Project, webhook: Webhook, delivery: Delivery) 
         Agent.objects.create(owner=user, name="desk", platform="linux", version="1.2"),
         Group.objects.create(name="Support"),
         WorkerHeartbeat.objects.create(host="worker-1", pid=7),
+        issue_token(user),
         audit_log.record("webhook.disable", webhook, actor=user, changes={"active": [True, False]}),
     ]  # fmt: skip
     return {f"{one._meta.app_label}_{one._meta.model_name}": one for one in objects}

@@ -12,9 +12,9 @@ from django.utils import timezone
 from projects.models import Project, User
 from tests.webhooks.admin.conftest import PAYMENT, fail
 from webhooks import service
-from webhooks.admin import webhook_operations
 from webhooks.choices import BreakerState, DeliveryStatus
-from webhooks.models import AuditEntry, Delivery, Event, Pause, Redelivery, Webhook
+from webhooks.http_receiver import Behaviour, HttpReceiver
+from webhooks.models import ApiToken, AuditEntry, Delivery, Event, Pause, Redelivery, Webhook
 
 pytestmark = pytest.mark.django_db
 
@@ -250,22 +250,46 @@ def test_what_cannot_be_written_down_is_not_done(
     assert webhook.active
 
 
-class Told:
-    succeeded, response_code, duration_ms, error = False, 503, 12, "The receiver answered 503."
-    response_excerpt = "<b>busy</b>"
-
-
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (200, "The receiver answered 200 in "),
+        (503, "It said: <b>busy</b>"),
+    ],
+)
 def test_test_now_says_what_came_back(
-    operator: Client, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+    operator: Client, make_webhook: Callable[..., Webhook], status: int, told: str
 ) -> None:
-    monkeypatch.setattr(webhook_operations, "send_test", lambda webhook: Told)
+    with HttpReceiver() as receiver:
+        receiver.script(Behaviour(status=status, body=b"<b>busy</b>"))
+        webhook = make_webhook(url=receiver.url)
 
-    answer = operator.post(page_of(webhook, "test"))
+        answer = operator.post(page_of(webhook, "test"))
 
-    assert said(answer) == ("The test failed: The receiver answered 503. It said: <b>busy</b>")
-    assert entries() == [
-        ("webhook.test", {"response_code": 503, "error": "The receiver answered 503."})
-    ]
+        assert len(receiver.requests) == 1
+    assert told in said(answer)
+    ((action, changes),) = entries()
+    assert (action, changes["response_code"]) == ("webhook.test", status)
+
+
+def test_test_now_shows_no_answer_to_those_who_may_not_read_it(
+    staff: Callable[..., Client], make_webhook: Callable[..., Webhook]
+) -> None:
+    with HttpReceiver() as receiver:
+        receiver.script(Behaviour(status=503, body=b"<b>busy</b>"))
+        webhook = make_webhook(url=receiver.url)
+
+        answer = staff("webhooks.change_webhook").post(page_of(webhook, "test"))
+
+    assert "The test failed" in said(answer)
+    assert "busy" not in said(answer)
+
+
+def test_a_disabled_webhook_is_not_tested(operator: Client, webhook: Webhook) -> None:
+    service.disable(webhook, "x")
+
+    assert operator.post(page_of(webhook, "test")).status_code == 422
+    assert entries() == []
 
 
 def test_redeliver_failed_counts_first_and_then_acts(
@@ -422,3 +446,45 @@ def test_a_password_is_set_without_a_trace_of_it(operator: Client, user: User) -
     user.refresh_from_db()
     assert user.check_password("correct horse")
     assert entries() == [("user.password", {"password": "•••"})]
+
+
+TOKEN_FORM = {"user": "ada@example.com", "name": "CI", "scopes": ["read"], "days": 30}
+
+
+def test_an_api_token_is_shown_once_and_revoked(operator: Client, user: User) -> None:
+    answer = operator.post("/admin/webhooks/apitoken/new/", TOKEN_FORM)
+
+    token = ApiToken.objects.get()
+    shown = answer.context["values"][0][1]
+    assert shown.encode() in answer.content
+    assert "no-store" in answer["Cache-Control"]
+    assert (token.user, token.scopes, token.is_service) == (user, ["read"], False)
+    assert shown not in operator.get("/admin/webhooks/apitoken/").content.decode()
+    assert shown not in operator.get(page_of(token)).content.decode()
+    headers = {"Authorization": f"Bearer {shown}"}
+    assert Client(headers=headers).get("/api/v1/webhooks").status_code == 200
+
+    operator.post(page_of(token, "delete"), {"post": "yes"})
+
+    assert not ApiToken.objects.exists()
+    assert [action for action, _ in entries()] == ["apitoken.create", "apitoken.delete"]
+    assert shown not in str(entries())
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"user": "nobody@example.com"}, "Nobody has this address."),
+        ({"is_service": "on"}, "Only staff may have service tokens."),
+        ({"scopes": ["everything"]}, "not one of the available choices"),
+        ({"days": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_api_token_is_refused(
+    operator: Client, user: User, change: dict[str, Any], problem: str
+) -> None:
+    answer = operator.post("/admin/webhooks/apitoken/new/", TOKEN_FORM | change)
+
+    assert answer.status_code == 422
+    assert problem in answer.content.decode()
+    assert not ApiToken.objects.exists()

@@ -1,0 +1,286 @@
+"""`/sessions`, `/recordings`, `/agents`: what happens in them becomes events."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.db.models import QuerySet
+from django_filters import ChoiceFilter, UUIDFilter
+from drf_spectacular.utils import extend_schema, extend_schema_view
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.routers import SimpleRouter
+
+from projects.models import Project
+from sessions_app.errors import TransitionNotAllowedError
+from sessions_app.models import Agent, Recording, Session, SessionMessage
+from webhooks.api.base import (
+    ApiFilters,
+    ApiModelSerializer,
+    ApiSerializer,
+    ApiViewSet,
+    ConflictError,
+    CreateAction,
+    DeleteAction,
+    ListAction,
+    NoInput,
+    OwnedField,
+    RetrieveAction,
+    UpdateAction,
+)
+
+MAX_CONTENT = 40_000
+"""Characters of a message: an event with it still fits its 256 KB."""
+
+
+def change(move: Callable[..., None], **values: Any) -> None:
+    """Call a state change; one that is not possible now is a conflict."""
+    try:
+        move(**values)
+    except TransitionNotAllowedError as problem:
+        raise ConflictError(str(problem)) from None
+
+
+class SessionSerializer(ApiModelSerializer):
+    project_id = OwnedField(Project.objects, source="project")
+
+    class Meta:
+        model = Session
+        fields = ["id", "project_id", "title", "status", "started_at", "ended_at"]
+        read_only_fields = ["status", "started_at", "ended_at"]
+
+
+class MessageSerializer(ApiModelSerializer):
+    content = serializers.CharField(max_length=MAX_CONTENT)
+
+    class Meta:
+        model = SessionMessage
+        fields = ["id", "sender", "content", "created_at"]
+        read_only_fields = ["created_at"]
+
+
+class SessionFilters(ApiFilters):
+    project = UUIDFilter(field_name="project_id")
+    status = ChoiceFilter(choices=Session.Status.choices)
+
+    by_index = frozenset({"project"})
+
+
+@extend_schema_view(
+    list=extend_schema(summary="List sessions"),
+    create=extend_schema(summary="Start a session", responses={201: SessionSerializer}),
+    retrieve=extend_schema(summary="Show a session"),
+)
+class SessionViewSet(ListAction, RetrieveAction, CreateAction, ApiViewSet[Session]):
+    serializer_class = SessionSerializer
+    filterset_class = SessionFilters
+    action_parameters = {"messages": frozenset({"limit", "cursor"})}
+
+    def get_queryset(self) -> QuerySet[Session]:
+        # The project is shown by its id alone, and named in the events of a change.
+        rows = Session.objects.filter(owner_id=self.user_id)
+        return rows.select_related("project")
+
+    def perform_create(self, values: dict[str, Any]) -> Session:
+        return Session.objects.create(owner_id=self.user_id, **values)
+
+    @extend_schema(summary="Pause a session", request=NoInput, responses=SessionSerializer)
+    @action(detail=True, methods=["post"])
+    def pause(self, request: Request, pk: str) -> Response:
+        return self._move("pause")
+
+    @extend_schema(summary="Go on with a session", request=NoInput, responses=SessionSerializer)
+    @action(detail=True, methods=["post"])
+    def resume(self, request: Request, pk: str) -> Response:
+        return self._move("resume")
+
+    @extend_schema(summary="End a session", request=NoInput, responses=SessionSerializer)
+    @action(detail=True, methods=["post"])
+    def end(self, request: Request, pk: str) -> Response:
+        return self._move("end")
+
+    def _move(self, name: str) -> Response:
+        session = self.get_object()
+        self.read()
+        change(getattr(session, name))
+        return self.show(SessionSerializer, session)
+
+    @extend_schema(
+        summary="List a session's messages", responses=MessageSerializer(many=True), filters=False
+    )
+    @action(detail=True)
+    def messages(self, request: Request, pk: str) -> Response:
+        return self.page(self.get_object().messages.all(), MessageSerializer)
+
+    @extend_schema(
+        summary="Post a message", request=MessageSerializer, responses={201: MessageSerializer}
+    )
+    @messages.mapping.post
+    def post_message(self, request: Request, pk: str) -> Response:
+        session = self.get_object()
+        message = SessionMessage.objects.create(session=session, **self.read(MessageSerializer))
+        return self.show(MessageSerializer, message, 201)
+
+
+class RecordingSerializer(ApiModelSerializer):
+    session_id = OwnedField(Session.objects, source="session")
+    # Empty until it is complete, which is no URL.
+    url = serializers.CharField(read_only=True)
+    thumbnail_url = serializers.CharField(read_only=True)
+
+    class Meta:
+        model = Recording
+        fields = [
+            "id", "session_id", "title", "url", "thumbnail_url", "duration_seconds",
+            "file_size_bytes", "mime_type", "status", "error", "created_at",
+        ]  # fmt: skip
+        read_only_fields = [
+            "url", "thumbnail_url", "duration_seconds", "file_size_bytes", "status", "error",
+            "created_at",
+        ]  # fmt: skip
+
+
+class CompletionSerializer(ApiModelSerializer):
+    class Meta:
+        model = Recording
+        fields = ["url", "thumbnail_url", "duration_seconds", "file_size_bytes"]
+        extra_kwargs = {
+            "url": {"required": True, "allow_blank": False},
+            "thumbnail_url": {"required": False},
+            "duration_seconds": {"required": True},
+            "file_size_bytes": {"required": True},
+        }
+
+
+class FailureSerializer(ApiSerializer):
+    error = serializers.CharField(max_length=10_000)
+
+
+class RecordingFilters(ApiFilters):
+    session = UUIDFilter(field_name="session_id")
+    status = ChoiceFilter(choices=Recording.Status.choices)
+
+    by_index = frozenset({"session"})
+
+
+@extend_schema_view(
+    list=extend_schema(summary="List recordings"),
+    create=extend_schema(summary="Create a recording", responses={201: RecordingSerializer}),
+    retrieve=extend_schema(summary="Show a recording"),
+)
+class RecordingViewSet(ListAction, RetrieveAction, CreateAction, ApiViewSet[Recording]):
+    serializer_class = RecordingSerializer
+    filterset_class = RecordingFilters
+
+    def get_queryset(self) -> QuerySet[Recording]:
+        rows = Recording.objects.filter(session__owner_id=self.user_id)
+        return rows.select_related("session")
+
+    def perform_create(self, values: dict[str, Any]) -> Recording:
+        return Recording.objects.create(**values)
+
+    @extend_schema(
+        summary="Make a recording ready to watch",
+        request=CompletionSerializer,
+        responses=RecordingSerializer,
+    )
+    @action(detail=True, methods=["post"])
+    def complete(self, request: Request, pk: str) -> Response:
+        recording = self.get_object()
+        change(recording.complete, **self.read(CompletionSerializer))
+        return self.show(RecordingSerializer, recording)
+
+    @extend_schema(
+        summary="Give a recording up", request=FailureSerializer, responses=RecordingSerializer
+    )
+    @action(detail=True, methods=["post"])
+    def fail(self, request: Request, pk: str) -> Response:
+        recording = self.get_object()
+        change(recording.fail, error=self.read(FailureSerializer)["error"])
+        return self.show(RecordingSerializer, recording)
+
+
+class AgentSerializer(ApiModelSerializer):
+    class Meta:
+        model = Agent
+        fields = ["id", "name", "platform", "version", "status", "last_seen_at"]
+        read_only_fields = ["status", "last_seen_at"]
+
+
+class AgentStatusSerializer(ApiSerializer):
+    status = serializers.ChoiceField(
+        choices=["ONLINE", "BUSY"], help_text="Of a connected agent: idle or at work."
+    )
+
+
+class DisconnectSerializer(ApiSerializer):
+    reason = serializers.CharField(max_length=200, allow_null=True, default=None)
+
+
+class AgentFilters(ApiFilters):
+    status = ChoiceFilter(choices=Agent.Status.choices)
+
+
+@extend_schema_view(
+    list=extend_schema(summary="List agents"),
+    create=extend_schema(summary="Register an agent", responses={201: AgentSerializer}),
+    retrieve=extend_schema(summary="Show an agent"),
+    partial_update=extend_schema(summary="Change an agent's name, platform or version"),
+    destroy=extend_schema(summary="Remove an agent"),
+)
+class AgentViewSet(
+    ListAction, RetrieveAction, CreateAction, UpdateAction, DeleteAction, ApiViewSet[Agent]
+):
+    serializer_class = AgentSerializer
+    filterset_class = AgentFilters
+
+    def get_queryset(self) -> QuerySet[Agent]:
+        return Agent.objects.filter(owner_id=self.user_id)
+
+    def perform_create(self, values: dict[str, Any]) -> Agent:
+        return Agent.objects.create(owner_id=self.user_id, **values)
+
+    def perform_update(self, agent: Agent, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            setattr(agent, name, value)
+        agent.save(update_fields=list(values))
+
+    def perform_destroy(self, agent: Agent) -> None:
+        agent.delete()
+
+    @extend_schema(summary="An agent came online", request=NoInput, responses=AgentSerializer)
+    @action(detail=True, methods=["post"])
+    def connect(self, request: Request, pk: str) -> Response:
+        agent = self.get_object()
+        self.read()
+        change(agent.connect)
+        return self.show(AgentSerializer, agent)
+
+    @extend_schema(
+        summary="An agent went offline", request=DisconnectSerializer, responses=AgentSerializer
+    )
+    @action(detail=True, methods=["post"])
+    def disconnect(self, request: Request, pk: str) -> Response:
+        agent = self.get_object()
+        change(agent.disconnect, reason=self.read(DisconnectSerializer)["reason"])
+        return self.show(AgentSerializer, agent)
+
+    @extend_schema(
+        summary="An agent became busy or idle",
+        request=AgentStatusSerializer,
+        responses=AgentSerializer,
+    )
+    @action(detail=True, methods=["post"])
+    def status(self, request: Request, pk: str) -> Response:
+        agent = self.get_object()
+        is_busy = self.read(AgentStatusSerializer)["status"] == Agent.Status.BUSY
+        change(agent.set_busy if is_busy else agent.set_idle)
+        return self.show(AgentSerializer, agent)
+
+
+def register(router: SimpleRouter) -> None:
+    """Add this app's resources to the router of the whole API."""
+    router.register("sessions", SessionViewSet, "session")
+    router.register("recordings", RecordingViewSet, "recording")
+    router.register("agents", AgentViewSet, "agent")

@@ -1,0 +1,254 @@
+"""`/deliveries` and `/redeliveries`: find them, look into them, send them once more."""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from projects.models import User
+from webhooks import redelivery, service
+from webhooks.models import Delivery, Redelivery, Webhook
+
+DATA = {
+    "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
+    "name": "Website",
+    "deletedAt": "2026-11-23T10:30:00.123Z",
+}
+
+
+@pytest.fixture
+def webhook(make_webhook: Callable[..., Webhook]) -> Webhook:
+    return make_webhook(events=["project.deleted", "webhook.test"])
+
+
+@pytest.fixture
+def make_delivery(user: User, webhook: Webhook) -> Callable[..., Delivery]:
+    def make(**fields: Any) -> Delivery:
+        event = service.trigger_event("project.deleted", user, DATA)
+        deliveries = Delivery.objects.filter(event=event, webhook=webhook)
+        if fields:
+            deliveries.update(finished_at=timezone.now(), **fields)
+        return deliveries.get()
+
+    return make
+
+
+def listed(client: APIClient, query: str, path: str = "deliveries") -> list[str]:
+    response = client.get(f"/api/v1/{path}?{query}")
+    assert response.status_code == 200, response.content
+    return [row["id"] for row in response.json()["results"]]
+
+
+def test_filters(
+    client: APIClient, webhook: Webhook, make_delivery: Callable[..., Delivery]
+) -> None:
+    waiting = make_delivery()
+    failed = make_delivery(status="FAILED", response_code=503, attempt_count=1)
+    silent = make_delivery(status="FAILED", response_code=None, attempt_count=2)
+    done = make_delivery(status="SUCCESS", response_code=204, attempt_count=1)
+    everything = [one.public_id for one in (done, silent, failed, waiting)]
+
+    for path in ("deliveries", f"webhooks/{webhook.public_id}/deliveries"):
+        assert listed(client, "", path) == everything
+        assert listed(client, "status=FAILED", path) == everything[1:3]
+        assert listed(client, "responseClass=5xx", path) == [failed.public_id]
+        assert listed(client, "responseClass=none", path) == [silent.public_id]
+        assert listed(client, "status=FAILED&responseClass=2xx", path) == []
+        assert listed(client, "eventType=project.deleted", path) == everything
+        assert listed(client, "eventType=project", path) == []
+        assert listed(client, f"event={failed.event.public_id}", path) == [failed.public_id]
+        assert listed(client, f"search={failed.public_id}", path) == [failed.public_id]
+        assert listed(client, f"search={failed.event.public_id}", path) == [failed.public_id]
+        assert listed(client, f"search={webhook.public_id}", path) == everything
+        assert listed(client, "since=2020-01-01T00:00:00Z", path) == everything
+        assert listed(client, "until=2020-01-01T00:00:00%2B02:00", path) == []
+    assert listed(client, f"webhook={webhook.public_id}") == everything
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "status=failed",
+        "status=SENDING%00",
+        "status=",
+        "status=FAILED&status=SUCCESS",
+        "webhook=1",
+        "webhook=evt_" + "0" * 32,
+        "event=%25",
+        "search=project",
+        "search=_%25",
+        "search=" + "x" * 10_000,
+        "search=del_" + "g" * 32,
+        "responseClass=5..",
+        "eventType=" + "x" * 10_000,
+        "eventType=(a%2B)%2B%24",
+        "since=yesterday",
+        "since=0000-00-00T00:00:00Z",
+        "since=0001-01-01T00:00:00%2B14:00",
+        "since=9999-12-31T23:59:59-14:00",
+        "since=" + "9" * 5000,
+        "ordering=webhook__owner__password",
+        "webhook__owner__password__startswith=a",
+        "webhook_id=1",
+        "status__in=FAILED",
+        "offset=1000000000000",
+        "format=api",
+    ],
+)
+def test_filter_that_makes_no_sense_is_refused_and_fast(client: APIClient, query: str) -> None:
+    started_at = time.perf_counter()
+
+    response = client.get(f"/api/v1/deliveries?{query}")
+
+    # A pattern is a text like any other.
+    assert response.status_code == (200 if "%2B)" in query else 400)
+    assert time.perf_counter() - started_at < 0.3
+
+
+def test_detail_shows_attempts_the_latest_first(
+    client: APIClient, make_delivery: Callable[..., Delivery]
+) -> None:
+    delivery = make_delivery(status="FAILED")
+    for number in (1, 2):
+        delivery.attempts.create(
+            number=number,
+            started_at=timezone.now(),
+            duration_ms=12,
+            url="https://example.com/",
+            request_head="webhook-id: evt_1\nX-Team: (hidden)",
+            response_code=500,
+            response_head=b"HTTP/1.1 500 Oops\r\nServer: x\r\nServer: y\r\n\r\n",
+            response_body=b"<script>alert(1)</script>\xff",
+            failure_kind="http_status",
+            error="The receiver answered 500.",
+        )
+
+    attempts = client.get(f"/api/v1/deliveries/{delivery.public_id}").json()["attempts"]
+
+    assert [one["number"] for one in attempts] == [2, 1]
+    assert attempts[0]["requestHeaders"] == [["webhook-id", "evt_1"], ["X-Team", "(hidden)"]]
+    assert attempts[0]["responseHeaders"] == [["Server", "x"], ["Server", "y"]]
+    assert attempts[0]["responseBody"] == "<script>alert(1)</script>�"
+    assert attempts[0]["id"].startswith("att_")
+
+
+def test_redeliver_one(client: APIClient, make_delivery: Callable[..., Delivery]) -> None:
+    delivery = make_delivery(status="SUCCESS", attempt_count=1)
+
+    response = client.post(f"/api/v1/deliveries/{delivery.public_id}/redeliver")
+
+    assert response.status_code == 202
+    assert response.json()["queuedCount"] == 1
+    delivery.refresh_from_db()
+    assert (delivery.status, delivery.round) == ("PENDING", 2)
+
+
+def test_what_is_in_flight_is_not_redelivered(
+    client: APIClient, make_delivery: Callable[..., Delivery]
+) -> None:
+    delivery = make_delivery(status="SENDING")
+
+    response = client.post(f"/api/v1/deliveries/{delivery.public_id}/redeliver")
+
+    assert response.status_code == 400
+    assert "in flight" in response.json()["detail"]
+
+
+def test_redelivery_by_filter_is_counted_run_and_watched(
+    client: APIClient, webhook: Webhook, make_delivery: Callable[..., Delivery]
+) -> None:
+    for status in ("FAILED", "FAILED", "SUCCESS"):
+        make_delivery(status=status)
+    wish = {"webhookId": webhook.public_id}
+
+    counted = client.post("/api/v1/redeliveries", wish | {"dryRun": True})
+    assert (counted.status_code, counted.json()) == (200, {"matchedCount": 2})
+    assert not Redelivery.objects.exists()
+
+    asked = client.post("/api/v1/redeliveries", wish)
+    assert asked.status_code == 202
+    assert asked.json()["matchedCount"] == 2
+    redelivery.run(Redelivery.objects.get().id)
+    path = f"/api/v1/redeliveries/{asked.json()['id']}"
+    shown = client.get(path).json()
+    assert (shown["status"], shown["queuedCount"], shown["isOver"]) == ("done", 2, False)
+    Delivery.objects.filter(status="PENDING").update(status="SUCCESS")
+    shown = client.get(path).json()
+    assert (shown["succeededCount"], shown["failedCount"], shown["isOver"]) == (2, 0, True)
+
+
+def test_named_deliveries_are_sent_whatever_became_of_them(
+    client: APIClient, make_delivery: Callable[..., Delivery]
+) -> None:
+    done, failed = make_delivery(status="SUCCESS"), make_delivery(status="FAILED")
+
+    asked = client.post("/api/v1/redeliveries", {"deliveryIds": [done.public_id, failed.public_id]})
+
+    assert asked.json()["matchedCount"] == 2
+
+
+def test_redelivery_of_everything_stays_with_its_owner(
+    client: APIClient, other_user: User, make_delivery: Callable[..., Delivery]
+) -> None:
+    make_delivery(status="FAILED")
+    service.create_webhook(other_user, name="a", url="http://127.0.0.1:9/", events=["*"])
+    service.trigger_event("project.deleted", other_user, DATA)
+    Delivery.objects.update(status="FAILED", finished_at=timezone.now())
+
+    asked = client.post("/api/v1/redeliveries", {"since": "2020-01-01T00:00:00Z"})
+
+    assert asked.json()["matchedCount"] == 1
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"statuses": ["SENDING"]},
+        {"statuses": ["nothing"]},
+        {"deliveryIds": ["evt_" + "0" * 32]},
+        {"deliveryIds": ["del_" + "0" * 32]},
+        {"deliveryIds": [{}]},
+        {"deliveryIds": ["del_" + "0" * 32] * 1001},
+        {"webhookId": "whk_" + "0" * 32},
+        {"rateLimit": 0},
+        {"since": "2026-11-02T00:00:00Z", "until": "2026-11-01T00:00:00Z"},
+        {"replay": True},
+        {"replay": True, "webhookId": "whk_" + "0" * 32, "since": "2026-11-02T00:00:00Z"},
+        {"owner": 1},
+        {"requestedBy": 1},
+    ],
+)
+def test_redelivery_that_makes_no_sense_is_refused(client: APIClient, wish: dict[str, Any]) -> None:
+    response = client.post("/api/v1/redeliveries", wish)
+
+    assert response.status_code == 400, response.content
+    assert not Redelivery.objects.exists()
+
+
+def test_replay_sends_what_never_was_sent(
+    client: APIClient, user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    since = timezone.now() - timedelta(minutes=1)
+    service.trigger_event("project.deleted", user, DATA)
+    webhook = make_webhook(events=["project.deleted"])
+    wish = {"replay": True, "webhookId": webhook.public_id, "since": since.isoformat()}
+
+    counted = client.post("/api/v1/redeliveries", wish | {"dryRun": True}).json()
+    asked = client.post("/api/v1/redeliveries", wish).json()
+    redelivery.run(Redelivery.objects.get().id)
+
+    assert counted == {"matchedCount": 1}
+    assert (asked["isReplay"], asked["matchedCount"]) == (True, 1)
+    assert Delivery.objects.filter(webhook=webhook).count() == 1
+
+
+def test_redelivery_is_cancelled_once(client: APIClient, webhook: Webhook, user: User) -> None:
+    asked = service.redeliver(service.Scope(webhook_id=webhook.id), requested_by=user)
+    path = f"/api/v1/redeliveries/{asked.public_id}/cancel"
+
+    assert client.post(path).json()["status"] == "cancelled"
+    assert client.post(path).status_code == 409

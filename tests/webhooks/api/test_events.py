@@ -1,0 +1,276 @@
+"""`/events` and `/event-types`: trigger, batch, look, explain, follow."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from rest_framework.test import APIClient
+
+from projects.models import User
+from tests.webhooks.api.conftest import MakeClient
+from webhooks import catalog, service
+from webhooks.models import Delivery, Event, Webhook
+
+DATA = {
+    "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
+    "name": "Website",
+    "deletedAt": "2026-11-23T10:30:00.123Z",
+}
+NEW = {"type": "project.deleted", "data": DATA}
+
+
+def stored(**filters: Any) -> list[Event]:
+    return list(Event.objects.filter(type="project.deleted", **filters).order_by("id"))
+
+
+def test_event_is_stored_with_its_data_untouched(client: APIClient, user: User) -> None:
+    data = DATA | {"name": "snake_case Ünïcode 😀 </script> camelCase"}
+
+    response = client.post("/api/v1/events", NEW | {"data": data})
+
+    assert response.status_code == 201
+    (event,) = stored(owner_id=user.id)
+    assert response.json()["id"] == event.public_id
+    assert json.loads(bytes(event.payload))["data"] == data
+    assert list(json.loads(bytes(event.payload))["data"]) == list(data)
+    assert client.get(f"/api/v1/events/{event.public_id}").json()["data"] == data
+
+
+@pytest.mark.parametrize(
+    ("wish", "code"),
+    [
+        ({"type": "project.exploded", "data": {}}, "event-type-unknown"),
+        ({"type": "project.deleted", "data": {"id": 1}}, "event-data-invalid"),
+        ({"type": "project.deleted", "data": DATA | {"more": 1}}, "event-data-invalid"),
+        ({"type": "project.deleted", "data": DATA | {"name": "x" * 262_144}}, "event-data-invalid"),
+        ({"type": "project.deleted", "data": []}, "invalid"),
+        ({"type": "project.deleted"}, "invalid"),
+        ({"type": 1.5, "data": DATA, "owner": 1}, "invalid"),
+        ({"type": "project.deleted", "data": DATA, "idempotencyKey": ""}, "invalid"),
+        ({"type": "project.deleted", "data": DATA, "userId": "nobody"}, "invalid"),
+    ],
+)
+def test_wrong_event_is_refused(client: APIClient, wish: dict[str, Any], code: str) -> None:
+    response = client.post("/api/v1/events", wish)
+
+    assert response.status_code == 400
+    assert response.json()["type"].endswith(f":{code}")
+    assert not stored()
+
+
+def test_idempotency_key_of_an_event(client: APIClient) -> None:
+    first = client.post("/api/v1/events", NEW | {"idempotencyKey": "k"}).json()
+    again = client.post("/api/v1/events", NEW | {"idempotencyKey": "k"}).json()
+    other = client.post(
+        "/api/v1/events", NEW | {"idempotencyKey": "k", "data": DATA | {"name": "b"}}
+    )
+
+    assert again["id"] == first["id"]
+    assert other.status_code == 409
+    assert len(stored()) == 1
+
+
+def test_only_service_tokens_trigger_for_others(
+    client: APIClient, staff: User, other_user: User, make_client: MakeClient
+) -> None:
+    wish = NEW | {"userId": str(other_user.id)}
+    service_client = make_client(staff, "trigger", is_service=True)
+
+    refused = client.post("/api/v1/events", wish)
+    refused_batch = client.post("/api/v1/events/batch", {"events": [NEW, wish]})
+    assert (refused.status_code, refused_batch.status_code) == (403, 403)
+    assert not stored()
+
+    assert service_client.post("/api/v1/events", wish).status_code == 201
+    batch = service_client.post("/api/v1/events/batch", {"events": [wish]}).json()
+    assert batch["accepted"] == 1
+    assert len(stored(owner_id=other_user.id)) == 2
+
+
+def test_event_of_an_unknown_user_is_refused(staff: User, make_client: MakeClient) -> None:
+    client = make_client(staff, is_service=True)
+    wish = NEW | {"userId": DATA["id"]}
+
+    assert client.post("/api/v1/events", wish).status_code == 400
+    batch = client.post("/api/v1/events/batch", {"events": [wish]}).json()
+    assert "no user" in batch["results"][0]["error"]["message"]
+    assert not stored()
+
+
+# Batches.
+
+
+def test_batch_has_a_result_for_each(
+    client: APIClient, make_webhook: Callable[..., Webhook]
+) -> None:
+    make_webhook(events=["project.deleted"])
+    events = [
+        NEW,
+        {"type": "project.exploded", "data": {}},
+        {"type": "project.deleted", "data": {}},
+        {"type": "project.deleted"},
+        "text",
+        None,
+        {"type": "project.deleted", "data": DATA, "evil": 1},
+        {"type": "project.deleted", "data": DATA, "userId": 7},
+        NEW,
+    ]
+
+    response = client.post("/api/v1/events/batch", {"events": events})
+
+    assert response.status_code == 200
+    batch = response.json()
+    assert (batch["accepted"], batch["refused"]) == (2, 7)
+    first, last = stored()
+    assert [one["id"] for one in batch["results"]] == [
+        first.public_id, None, None, None, None, None, None, None, last.public_id,
+    ]  # fmt: skip
+    codes = [one["error"] and one["error"]["code"] for one in batch["results"]]
+    assert codes == [None, "event_type_unknown", *["event_data_invalid"] * 6, None]
+    assert Delivery.objects.count() == 2
+
+
+def test_batch_with_keys_that_are_known(client: APIClient) -> None:
+    def keyed(key: str, **changes: Any) -> dict[str, Any]:
+        return NEW | {"idempotencyKey": key, "data": DATA | changes}
+
+    before = client.post("/api/v1/events", keyed("old")).json()["id"]
+    events = [
+        keyed("new"),
+        keyed("old"),
+        keyed("new"),
+        keyed("new", name="b"),
+        keyed("old", name="b"),
+    ]
+
+    results = client.post("/api/v1/events/batch", {"events": events}).json()["results"]
+
+    assert results[1]["id"] == before
+    assert results[0]["id"] == results[2]["id"] != before
+    assert [one["error"] and one["error"]["code"] for one in results] == [
+        None, None, None, "idempotency_conflict", "idempotency_conflict",
+    ]  # fmt: skip
+    assert len(stored()) == 2
+
+
+def test_batch_takes_as_many_statements_as_one_event(
+    client: APIClient, make_webhook: Callable[..., Webhook]
+) -> None:
+    make_webhook()
+    client.get("/api/v1/event-types")
+    keyed = [NEW | {"idempotencyKey": str(number)} for number in range(1000)]
+
+    def statements(events: list[dict[str, Any]]) -> int:
+        with CaptureQueriesContext(connection) as queries:
+            batch = client.post("/api/v1/events/batch", {"events": events}).json()
+        assert batch["accepted"] == len(events)
+        return len(queries)
+
+    one = statements([NEW])
+
+    assert statements([NEW] * 1000) == one
+    assert statements(keyed) == one
+    assert statements(keyed) == one + 1
+    assert len(stored()) == 2001
+
+
+@pytest.mark.parametrize("events", [[], [NEW] * 1001, {}, "x", None])
+def test_batch_of_an_impossible_size_is_refused(client: APIClient, events: Any) -> None:
+    assert client.post("/api/v1/events/batch", {"events": events}).status_code == 400
+    assert not stored()
+
+
+def test_batch_is_repeated_by_its_key(client: APIClient) -> None:
+    for _ in range(2):
+        client.post("/api/v1/events/batch", {"events": [NEW] * 3}, headers={"Idempotency-Key": "k"})
+
+    assert len(stored()) == 3
+
+
+# Reading.
+
+
+def test_filters_of_the_list(client: APIClient, user: User) -> None:
+    first = service.trigger_event("project.deleted", user, DATA)
+    service.trigger_event("webhook.test", user, {"webhookId": "x", "message": "y"})
+
+    def listed(query: str) -> list[str]:
+        return [one["id"] for one in client.get(f"/api/v1/events?{query}").json()["results"]]
+
+    assert listed("type=project.deleted") == [first.public_id]
+    assert listed("type=project.%25") == []
+    assert listed("since=2020-01-01T00:00:00Z&type=project.deleted") == [first.public_id]
+    assert listed("until=2020-01-01T00:00:00Z") == []
+
+
+def test_explanation_says_who_got_it_and_why(
+    client: APIClient, user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    near, far = make_webhook(), make_webhook(events=["user.created"])
+    service.create_webhook(
+        None, is_platform=True, name="All", url="http://127.0.0.1:9/", events=["*"]
+    )
+    event = service.trigger_event("project.deleted", user, DATA)
+
+    shown = client.get(f"/api/v1/events/{event.public_id}?explain=true").json()
+
+    got = {one["webhookId"]: one for one in shown["explanation"]}
+    assert got.keys() == {near.public_id, far.public_id}
+    assert got[near.public_id]["deliveryId"].startswith("del_")
+    assert got[far.public_id]["matches"] is False
+    assert "does not select" in got[far.public_id]["reason"]
+    assert client.get(f"/api/v1/events/{event.public_id}").json()["explanation"] is None
+    assert client.get(f"/api/v1/events/{event.public_id}?explain=1").status_code == 400
+
+
+def test_erased_event_has_no_data(client: APIClient, user: User) -> None:
+    event = service.trigger_event("project.deleted", user, DATA)
+    Event.objects.filter(id=event.id).update(payload=b"")
+
+    assert client.get(f"/api/v1/events/{event.public_id}").json()["data"] is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_feed_follows_the_owners_events(
+    user: User, other_user: User, make_client: MakeClient
+) -> None:
+    client = make_client(user)
+    start = client.get("/api/v1/events/feed").json()
+    assert start["events"] == []
+    event = service.trigger_event("project.deleted", user, DATA)
+    service.trigger_event("project.deleted", other_user, DATA)
+    service.trigger_event("webhook.test", user, {"webhookId": "x", "message": "y"})
+
+    page = client.get(f"/api/v1/events/feed?after={start['next']}&types=project.*,agent.*").json()
+
+    assert [one["id"] for one in page["events"]] == [event.public_id]
+    assert page["events"][0]["type"] == "project.deleted"
+    assert page["events"][0]["payload"] == bytes(event.payload).decode()
+    rest = client.get(f"/api/v1/events/feed?after={page['next']}").json()
+    assert rest["events"] == []
+    both = client.get(f"/api/v1/events/feed?after={start['next']}&limit=1").json()
+    assert (len(both["events"]), both["hasMore"]) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "query", ["after=x", "after=" + "A" * 5000, "types=nothing.*", "types=,", "limit=0", "owner=1"]
+)
+def test_feed_refuses_nonsense(client: APIClient, query: str) -> None:
+    if "types" in query:
+        query += "&after=" + client.get("/api/v1/events/feed").json()["next"]
+
+    assert client.get(f"/api/v1/events/feed?{query}").status_code == 400
+
+
+def test_catalogue_is_shown_with_schemas_and_examples(client: APIClient) -> None:
+    listed = client.get("/api/v1/event-types").json()
+
+    assert [one["name"] for one in listed] == [one.name for one in catalog.all_types()]
+    one = client.get("/api/v1/event-types/session.ended").json()
+    assert one["schema"]["required"] == [
+        "id", "projectId", "projectName", "duration", "endedAt",
+    ]  # fmt: skip
+    catalog.validate_data("session.ended", one["example"])

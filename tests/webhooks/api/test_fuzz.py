@@ -1,0 +1,140 @@
+"""A fuzzer that reads the description attacks the running server: no 5xx, nothing undescribed."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from django.core.signals import request_finished
+
+from projects.models import Project, User
+from sessions_app.models import Agent, Recording, Session
+from webhooks import service
+
+CHECKS = (
+    "not_a_server_error,status_code_conformance,content_type_conformance,"
+    "response_headers_conformance,response_schema_conformance,negative_data_rejection,"
+    "unsupported_method,ignored_auth,use_after_free"
+)
+SHORT_SECONDS = 20
+SEEDS = 20
+FULL_SECONDS = 80
+"""Of one seed; together they send twenty thousand requests."""
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def requests_answered() -> Iterator[list[int]]:
+    """Counts what the server in this process has answered."""
+    count = [0]
+
+    def note(**_: Any) -> None:
+        count[0] += 1
+
+    request_finished.connect(note)
+    yield count
+    request_finished.disconnect(note)
+
+
+@pytest.fixture
+def target(
+    live_server: Any,
+    staff: User,
+    make_token: Any,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[str, str]:
+    """The server's URL and a token of a user who has one of everything."""
+    # A line for each refused request, kept by pytest, would take longer than the request.
+    monkeypatch.setattr(logging.getLogger("django.request"), "disabled", True)
+    limits = dict.fromkeys(django_settings.WEBHOOKS_API_REQUESTS_PER_MINUTE, 10**9)
+    settings.WEBHOOKS_API_REQUESTS_PER_MINUTE = limits
+    # Invented webhooks are tested too: nothing is looked up and nothing leaves this machine.
+    monkeypatch.setattr(socket, "getaddrinfo", _only_loopback)
+    project = Project.objects.create(owner=staff, name="Website")
+    session = Session.objects.create(owner=staff, project=project, title="Fix")
+    Recording.objects.create(session=session, title="Screen")
+    Agent.objects.create(owner=staff, name="Desktop", platform="linux", version="1")
+    service.create_webhook(
+        staff, name="Orders", url="http://127.0.0.1:9/", events=["*"], timeout_seconds=1
+    )
+    data = {"id": str(project.id), "name": "a", "deletedAt": "2026-11-23T10:30:00.123Z"}
+    service.trigger_event("project.deleted", staff, data)
+    return live_server.url, make_token(staff, is_service=True)
+
+
+real_getaddrinfo = socket.getaddrinfo
+
+
+def _only_loopback(host: Any, *args: Any, **options: Any) -> Any:
+    if host not in ("localhost", "127.0.0.1", None):
+        raise socket.gaierror("no such host in a test")
+    return real_getaddrinfo(host, *args, **options)
+
+
+def fuzz(target: tuple[str, str], *options: str, with_keys: bool = False) -> None:
+    """Run the fuzzer; `with_keys` lets it invent Idempotency-Keys, which it then uses for all."""
+    url, token = target
+    root = Path(django_settings.BASE_DIR)
+    description = root / "var" / "fuzzed.yaml"
+    text = (root / "docs" / "openapi.yaml").read_text()
+    key = "      - $ref: '#/components/parameters/IdempotencyKey'\n"
+    assert key in text
+    if not with_keys:
+        text = text.replace(f"      parameters:\n{key}", "").replace(key, "")
+    description.write_text(text)
+    finished = subprocess.run(
+        [
+            Path(sys.executable).with_name("schemathesis"),
+            "run",
+            description,
+            f"--url={url}",
+            f"--header=Authorization: Bearer {token}",
+            f"--checks={CHECKS}",
+            # It would revoke the token that it uses.
+            "--exclude-operation-id=tokens_destroy",
+            "--continue-on-failure",
+            "--warnings=off",
+            "--no-color",
+            *options,
+        ],
+        cwd=root / "var",
+        env=os.environ | {"HYPOTHESIS_STORAGE_DIRECTORY": str(root / "var" / "hypothesis")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout[-20_000:] + finished.stderr[-5_000:]
+
+
+def test_fuzzer_finds_nothing_in_a_short_time(
+    target: tuple[str, str], requests_answered: list[int]
+) -> None:
+    fuzz(
+        target,
+        "--phases=examples,coverage,stateful",
+        "--max-examples=2",
+        "--no-shrink",
+        f"--max-time={SHORT_SECONDS}",
+    )
+
+    assert requests_answered[0] > 300
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(1, SEEDS + 1))
+def test_fuzzer_finds_nothing_in_twenty_thousand_requests(
+    target: tuple[str, str], requests_answered: list[int], seed: int
+) -> None:
+    options = f"--seed={seed}", f"--max-time={FULL_SECONDS}", "--max-examples=20"
+
+    fuzz(target, *options, with_keys=seed % 3 == 0)
+
+    assert requests_answered[0] >= 20_000 // SEEDS

@@ -1,0 +1,369 @@
+"""`/webhooks`: create, change, try, rotate, switch off and on."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from projects.models import User
+from tests.webhooks.api.conftest import MakeClient
+from webhooks import service
+from webhooks.http_receiver import Behaviour, HttpReceiver
+from webhooks.models import Delivery, Event, SigningSecret, Webhook
+
+CANARY = "canary-3f9a1c"
+NEW = {"name": "Orders", "url": "http://127.0.0.1:9/hook", "events": ["project.*"]}
+
+
+@pytest.fixture
+def receiver() -> Iterator[HttpReceiver]:
+    with HttpReceiver() as receiver:
+        yield receiver
+
+
+def path_of(webhook: Webhook, action: str = "") -> str:
+    return f"/api/v1/webhooks/{webhook.public_id}{action}"
+
+
+def test_create_shows_the_secret_and_all_settings(client: APIClient, user: User) -> None:
+    wish = NEW | {
+        "description": "Tells the shop",
+        "headers": {"X-Team": CANARY},
+        "maxRetries": 3,
+        "retryDelay": 5,
+        "timeout": 7,
+        "rateLimit": 2.5,
+        "ordered": True,
+    }
+
+    response = client.post("/api/v1/webhooks", wish)
+
+    assert response.status_code == 201
+    shown = response.json()
+    webhook = Webhook.objects.get()
+    assert shown["id"] == webhook.public_id
+    assert shown["secret"] == SigningSecret.objects.get().value
+    assert shown["headerNames"] == ["X-Team"]
+    assert {name: shown[name] for name in wish if name != "headers"} == {
+        name: value for name, value in wish.items() if name != "headers"
+    }
+    assert webhook.owner_id == user.id
+    assert webhook.headers == {"X-Team": CANARY}
+    assert (webhook.retry_delay_seconds, webhook.timeout_seconds) == (5, 7)
+
+
+def test_secret_and_header_values_are_never_shown_again(
+    client: APIClient, make_webhook: Callable[..., Webhook]
+) -> None:
+    webhook = make_webhook(headers={"X-Team": CANARY})
+
+    bodies = [
+        client.get(path).content.decode()
+        for path in ("/api/v1/webhooks", path_of(webhook), path_of(webhook, "/stats"))
+    ]
+    bodies.append(client.patch(path_of(webhook), {"name": "Shop"}).content.decode())
+    bodies.append(client.post(path_of(webhook, "/disable")).content.decode())
+
+    for body in bodies:
+        assert webhook.secret not in body
+        assert CANARY not in body
+
+
+def test_change_touches_only_what_is_named(
+    client: APIClient, make_webhook: Callable[..., Webhook]
+) -> None:
+    webhook = make_webhook(timeout_seconds=7, headers={"X-Team": CANARY})
+
+    response = client.patch(path_of(webhook), {"name": "Shop", "retryDelay": 9})
+
+    assert response.status_code == 200
+    webhook = Webhook.objects.get()
+    assert (webhook.name, webhook.retry_delay_seconds) == ("Shop", 9)
+    assert (webhook.timeout_seconds, webhook.headers) == (7, {"X-Team": CANARY})
+
+
+def test_change_with_a_wrong_value_changes_nothing(
+    client: APIClient, make_webhook: Callable[..., Webhook]
+) -> None:
+    webhook = make_webhook()
+
+    response = client.patch(path_of(webhook), {"name": "Shop", "url": "ftp://x/"})
+
+    assert response.status_code == 400
+    assert [one["pointer"] for one in response.json()["errors"]] == ["/url"]
+    assert Webhook.objects.get().name == "Orders"
+
+
+GUARDED = [
+    "id", "owner", "ownerId", "userId", "secret", "active", "isPlatform", "is_platform",
+    "createdAt", "updatedAt", "disabledAt", "disabledReason", "failingSince", "breakerState",
+    "breakerFailures", "verified", "deletedAt", "revision", "headersEncrypted", "headers_encrypted",
+    "payloadOptions", "max_retries", "__class__", "constructor", "", "name ",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("field", GUARDED)
+def test_what_is_not_to_be_set_is_refused(
+    client: APIClient, make_webhook: Callable[..., Webhook], field: str
+) -> None:
+    webhook = make_webhook()
+
+    created = client.post("/api/v1/webhooks", NEW | {field: 1})
+    changed = client.patch(path_of(webhook), {"name": "Shop", field: 1})
+
+    for response in (created, changed):
+        assert response.status_code == 400
+        assert [one["pointer"] for one in response.json()["errors"]] == [f"/{field}"]
+        assert response.json()["errors"][0]["code"] in ("unknown_field", "read_only")
+    assert Webhook.objects.get().name == "Orders"
+
+
+def test_hundred_are_the_limit(
+    client: APIClient, make_webhook: Callable[..., Webhook], settings: Any
+) -> None:
+    settings.WEBHOOKS_MAX_PER_OWNER = 2
+    first, _ = make_webhook(), make_webhook()
+
+    refused = client.post("/api/v1/webhooks", NEW)
+
+    assert refused.status_code == 400
+    assert "delete one" in refused.json()["detail"]
+    client.delete(path_of(first))
+    assert client.post("/api/v1/webhooks", NEW).status_code == 201
+
+
+def test_deleted_one_is_gone_and_keeps_its_name_for_nobody(
+    client: APIClient, make_webhook: Callable[..., Webhook]
+) -> None:
+    webhook = make_webhook()
+
+    assert client.delete(path_of(webhook)).status_code == 204
+    assert client.get(path_of(webhook)).status_code == 404
+    assert client.get("/api/v1/webhooks").json()["results"] == []
+    assert Webhook.objects.get().deleted_at is not None
+
+
+def test_filter_by_active(client: APIClient, make_webhook: Callable[..., Webhook]) -> None:
+    on, off = make_webhook(), make_webhook()
+    service.disable(off)
+
+    def listed(value: str) -> list[str]:
+        page = client.get(f"/api/v1/webhooks?active={value}").json()
+        return [one["id"] for one in page["results"]]
+
+    assert listed("true") == [on.public_id]
+    assert listed("false") == [off.public_id]
+    assert client.get("/api/v1/webhooks?active=maybe").status_code == 400
+
+
+def test_disable_and_enable(
+    client: APIClient, user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    webhook = make_webhook(events=["webhook.test"])
+    disabled = client.post(path_of(webhook, "/disable"), {"reason": "Moving house"}).json()
+    assert (disabled["active"], disabled["disabledReason"]) == (False, "Moving house")
+    webhook.refresh_from_db()
+    Delivery.objects.create(
+        event=Event.objects.create(type="webhook.test", owner_id=user.id, payload=b"{}"),
+        webhook=webhook,
+        owner_id=user.id,
+        event_type="webhook.test",
+    )
+
+    enabled = client.post(path_of(webhook, "/enable"), {"send": "all"})
+
+    assert enabled.json() == {"waiting": 1}
+    assert Webhook.objects.get().active
+    assert client.post(path_of(webhook, "/enable"), {"send": "some"}).status_code == 400
+
+
+def test_rotate_shows_a_new_secret_and_keeps_the_old_one_for_a_while(
+    client: APIClient, make_webhook: Callable[..., Webhook]
+) -> None:
+    webhook = make_webhook()
+
+    rotated = client.post(path_of(webhook, "/rotate-secret"), {"overlapHours": 1}).json()
+
+    assert rotated["secret"].startswith("whsec_")
+    assert rotated["secret"] != webhook.secret
+    live = list(webhook.secrets.live(timezone.now()))
+    assert [one.value for one in live] == [rotated["secret"], webhook.secret]
+    assert live[1].expires_at is not None
+    assert abs(live[1].expires_at - timezone.now() - timedelta(hours=1)) < timedelta(minutes=1)
+    assert client.post(path_of(webhook, "/revoke-secrets")).json() == {"revoked": 1}
+    assert webhook.secrets.count() == 1
+
+
+def test_eleven_secrets_are_too_many(
+    client: APIClient, make_webhook: Callable[..., Webhook]
+) -> None:
+    webhook = make_webhook()
+    statuses = [client.post(path_of(webhook, "/rotate-secret")).status_code for _ in range(10)]
+
+    assert statuses == [200] * 9 + [409]
+
+
+# The test request.
+
+
+def test_one_real_request_is_sent_and_told(
+    client: APIClient, receiver: HttpReceiver, make_webhook: Callable[..., Webhook]
+) -> None:
+    webhook = make_webhook(url=receiver.url, headers={"X-Team": CANARY})
+    receiver.secrets = [webhook.secret]
+    receiver.script(Behaviour(status=202, body=b"thanks \xff\x00"))
+
+    response = client.post(path_of(webhook, "/test"))
+
+    assert response.status_code == 200
+    tryout = response.json()
+    (received,) = receiver.requests
+    assert received.standard_ok
+    assert received.hex_ok
+    assert received.headers["x-team"] == CANARY
+    assert received.headers["x-webhook-test"] == "true"
+    assert json.loads(received.body)["type"] == "webhook.test"
+    assert json.loads(received.body)["id"] == tryout["eventId"] == received.event_id
+    assert (tryout["succeeded"], tryout["responseCode"], tryout["error"]) == (True, 202, "")
+    assert tryout["responseExcerpt"] == "thanks ��"
+    assert 0 <= tryout["durationMs"] < 5000
+    assert tryout["signatureHeaders"]["webhook-signature"] == received.headers["webhook-signature"]
+    assert CANARY not in response.content.decode()
+    assert not Event.objects.filter(type="webhook.test").exists()
+    assert not Delivery.objects.exists()
+
+
+def test_example_of_any_type_can_be_sent(
+    client: APIClient, receiver: HttpReceiver, make_webhook: Callable[..., Webhook]
+) -> None:
+    webhook = make_webhook(url=receiver.url)
+
+    client.post(path_of(webhook, "/test"), {"eventType": "session.ended"})
+    unknown = client.post(path_of(webhook, "/test"), {"eventType": "session.exploded"})
+
+    (received,) = receiver.requests
+    assert json.loads(received.body)["data"]["duration"] == 3600
+    assert received.headers["x-webhook-event"] == "session.ended"
+    assert unknown.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [
+        (Behaviour(status=500), "The receiver answered 500."),
+        (Behaviour(status=302, headers=(("Location", "http://10.0.0.1/"),)), "not followed"),
+        (Behaviour(status=410), "gone for good"),
+        (Behaviour(mode="close"), "No complete HTTP answer"),
+        (Behaviour(mode="garbage"), "No complete HTTP answer"),
+        (Behaviour(mode="hang"), "No complete HTTP answer"),
+    ],
+)
+def test_what_the_receiver_does_is_told_and_has_no_consequence(
+    client: APIClient,
+    receiver: HttpReceiver,
+    make_webhook: Callable[..., Webhook],
+    behaviour: Behaviour,
+    error: str,
+) -> None:
+    webhook = make_webhook(url=receiver.url, timeout_seconds=1)
+    receiver.script(behaviour)
+
+    tryout = client.post(path_of(webhook, "/test")).json()
+
+    assert tryout["succeeded"] is False
+    assert error in tryout["error"]
+    webhook.refresh_from_db()
+    assert webhook.active
+    assert webhook.failing_since is None
+
+
+def test_closed_port_and_forbidden_address_say_nothing_about_a_network(
+    client: APIClient, make_webhook: Callable[..., Webhook], settings: Any
+) -> None:
+    closed = client.post(path_of(make_webhook(), "/test")).json()
+    settings.WEBHOOKS_ALLOWED_NETWORKS = []
+    forbidden_webhook = Webhook.objects.get()
+    forbidden = client.post(path_of(forbidden_webhook, "/test")).json()
+
+    assert closed["error"].startswith("No complete HTTP answer came in time.")
+    assert "does not lead to a public address" in forbidden["error"]
+    for tryout in (closed, forbidden):
+        assert "127.0.0.1" not in json.dumps(tryout)
+
+
+def test_nothing_is_sent_where_nothing_may_be_sent(
+    client: APIClient, receiver: HttpReceiver, make_webhook: Callable[..., Webhook]
+) -> None:
+    webhook = make_webhook(url=receiver.url)
+    service.pause_sending()
+    paused = client.post(path_of(webhook, "/test"))
+    service.resume_sending()
+    service.disable(webhook)
+    disabled = client.post(path_of(webhook, "/test"))
+
+    assert (paused.status_code, disabled.status_code) == (409, 409)
+    assert "enable it first" in disabled.json()["detail"]
+    assert receiver.requests == []
+
+
+# Figures.
+
+
+def test_stats(client: APIClient, user: User, make_webhook: Callable[..., Webhook]) -> None:
+    webhook = make_webhook(events=["project.deleted"])
+    for status in ("SUCCESS", "SUCCESS", "FAILED", "PENDING"):
+        event = Event.objects.create(type="project.deleted", owner_id=user.id, payload=b"{}")
+        delivery = Delivery.objects.create(
+            event=event, webhook=webhook, owner_id=user.id, event_type=event.type, status=status
+        )
+        if status == "SUCCESS":
+            now = timezone.now()
+            Delivery.objects.filter(id=delivery.id).update(delivered_at=now, finished_at=now)
+        delivery.attempts.create(
+            number=1, started_at=timezone.now(), duration_ms=20, url="x", request_head=""
+        )
+
+    stats = client.get(path_of(webhook, "/stats?bucket=day")).json()
+
+    assert stats["deliveries"] == 4
+    assert stats["byStatus"]["SUCCESS"] == 2
+    assert stats["successRate"] == pytest.approx(2 / 3)
+    assert stats["durationP95Ms"] == 20
+    assert stats["lastSuccessAt"] is not None
+    assert len(stats["series"]) == 8
+    assert stats["series"][-1] | {"startsAt": ""} == {
+        "startsAt": "", "deliveries": 4, "succeeded": 2, "failed": 1, "cancelled": 0, "open": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "bucket=minute",
+        "since=yesterday",
+        "since=0001-01-01T00:00:00Z",
+        "since=9999-12-31T23:59:59Z",
+        "since=2026-11-02T00:00:00Z&until=2026-11-01T00:00:00Z",
+        "since=2020-01-01T00:00:00Z&bucket=hour",
+        "since=2020-01-01T00:00:00Z&bucket=day",
+        "limit=5",
+    ],
+)
+def test_impossible_ranges_are_refused(
+    client: APIClient, make_webhook: Callable[..., Webhook], query: str
+) -> None:
+    assert client.get(path_of(make_webhook(), f"/stats?{query}")).status_code == 400
+
+
+def test_platform_webhooks_are_not_in_reach(staff: User, make_client: MakeClient) -> None:
+    webhook = service.create_webhook(
+        None, is_platform=True, name="All", url="http://127.0.0.1:9/", events=["*"]
+    )
+    client = make_client(staff)
+
+    assert client.get(path_of(webhook)).status_code == 404
+    assert client.get("/api/v1/webhooks").json()["results"] == []

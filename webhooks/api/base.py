@@ -1,0 +1,254 @@
+"""What the API of every app is built from; other apps import this module and nothing else of it.
+
+A viewset gives its owner-scoped queryset, serializers and actions. It gets: scopes of tokens,
+throttles, ids with prefixes, keyset pages, strict query parameters, Idempotency-Key, and problems.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, ClassVar, TypeVar, cast
+from uuid import UUID
+
+from django.core.exceptions import ObjectDoesNotExist
+from django.db.models import Model, QuerySet
+from django_filters import TypedChoiceFilter
+from django_filters.rest_framework import FilterSet
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import exceptions
+from rest_framework.permissions import SAFE_METHODS
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.serializers import Serializer
+from rest_framework.viewsets import GenericViewSet
+
+from webhooks.api import idempotency, pagination, throttles
+from webhooks.api.errors import ConflictError, ParametersInvalidError
+from webhooks.api.serializers import (
+    ApiModelSerializer,
+    ApiSerializer,
+    NoInput,
+    OwnedField,
+    PublicIdField,
+)
+from webhooks.errors import PublicIdInvalidError
+from webhooks.ids import parse_public_id
+
+__all__ = [
+    "ApiFilters",
+    "ApiModelSerializer",
+    "ApiSerializer",
+    "ApiViewSet",
+    "BooleanFilter",
+    "ConflictError",
+    "CreateAction",
+    "DeleteAction",
+    "ListAction",
+    "NoInput",
+    "OwnedField",
+    "ParametersInvalidError",
+    "PublicIdField",
+    "RetrieveAction",
+    "UpdateAction",
+]
+
+M = TypeVar("M", bound=Model)
+
+
+@extend_schema_field({"type": "boolean"})
+class BooleanFilter(TypedChoiceFilter):  # type: ignore[misc]
+    """`true` or `false`; django-filter's own takes anything else for neither."""
+
+    def __init__(self, **options: Any) -> None:
+        options |= {"choices": [("true", "true"), ("false", "false")], "empty_value": None}
+        super().__init__(coerce=lambda text: text == "true", **options)
+
+
+class ApiFilters(FilterSet):  # type: ignore[misc]  # django-filter is untyped
+    """Query filters of a list."""
+
+    by_index: ClassVar[frozenset[str]] = frozenset()
+    """Filters that an index answers; with any other a page looks at a bounded number of rows."""
+
+    def without_scanning(self) -> QuerySet[Any] | None:
+        """Return the rows by the indexed filters alone; None where no other is in use."""
+        used = {name for name, value in self.form.cleaned_data.items() if value not in (None, "")}
+        if used <= self.by_index:
+            return None
+        rows = self.queryset.all()
+        for name in used & self.by_index:
+            rows = self.filters[name].filter(rows, self.form.cleaned_data[name])
+        return rows  # type: ignore[no-any-return]
+
+
+class ApiViewSet(GenericViewSet[M]):
+    """The base of every resource."""
+
+    id_prefix: ClassVar[str | None] = None
+    """Of the ids in paths; None where they are plain UUIDs."""
+    action_scopes: ClassVar[Mapping[str, str]] = {}
+    """Where not `read` for safe methods and `write` for others."""
+    action_limits: ClassVar[Mapping[str, str]] = {}
+    """Actions with a limit of their own in WEBHOOKS_API_REQUESTS_PER_MINUTE."""
+    action_parameters: ClassVar[Mapping[str, frozenset[str]]] = {}
+    """Query parameters of actions, beside filters and pages of lists."""
+    non_atomic_actions: ClassVar[frozenset[str]] = frozenset()
+    """Actions that must not run in one transaction with their Idempotency-Key."""
+
+    filterset_class: type[ApiFilters] | None = None
+    http_method_names = ["get", "post", "patch", "delete", "head"]
+    throttle_classes = []
+    lookup_value_regex = "[^/]+"
+
+    # Before an action runs.
+
+    def required_scope(self) -> str:
+        """Return the scope that a token needs for this request."""
+        default = "read" if self.request.method in SAFE_METHODS else "write"
+        return self.action_scopes.get(self.action or "", default)
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        self.allowances: list[throttles.Allowance] = []
+        super().initial(request, *args, **kwargs)
+        if self.action is None:  # 405 comes next
+            return
+        self._check_parameters(request)
+        key = request.headers.get(idempotency.HEADER)
+        handler = getattr(self, "post", None)
+        if request.method == "POST" and key is not None and handler is not None:
+            is_atomic = self.action not in self.non_atomic_actions
+            self.post = partial(idempotency.answer_once, key, handler, is_atomic=is_atomic)
+
+    def get_throttles(self) -> list[Any]:
+        names = ["token"]
+        if self.action in self.action_limits:
+            names.append(self.action_limits[self.action])
+        return [throttles.RateThrottle(name) for name in names]
+
+    def _check_parameters(self, request: Request) -> None:
+        known = self.action_parameters.get(self.action or "", frozenset())
+        if self._is_list():
+            filters = self.filterset_class.base_filters if self.filterset_class else {}
+            known = known | pagination.PARAMETERS | filters.keys()
+        problems = {}
+        for name, values in request.query_params.lists():
+            if name not in known:
+                names = f"known are {', '.join(sorted(known))}" if known else "there are none here"
+                problems[name] = [f"There is no such parameter; {names}."]
+            elif len(values) > 1:
+                problems[name] = ["This parameter is given more than once."]
+            elif not values[0] or "\0" in values[0]:
+                problems[name] = ["This parameter is empty or holds a NUL character."]
+        if problems:
+            raise ParametersInvalidError(problems)
+
+    def _is_list(self) -> bool:
+        return self.action == "list"
+
+    # After it.
+
+    def handle_exception(self, exc: Exception) -> Response:
+        if isinstance(exc, (exceptions.NotAuthenticated, exceptions.AuthenticationFailed)):
+            refused = throttles.RateThrottle("refused", by_address=True)
+            if not refused.allow_request(self.request, self):
+                exc = exceptions.Throttled(refused.wait())
+        return super().handle_exception(exc)
+
+    def finalize_response(self, request: Any, response: Any, *args: Any, **kwargs: Any) -> Any:
+        response = super().finalize_response(request, response, *args, **kwargs)
+        for name, value in throttles.headers_of(getattr(self, "allowances", [])).items():
+            response[name] = value
+        return response
+
+    # For actions.
+
+    @property
+    def user_id(self) -> UUID:
+        """Of whoever asks."""
+        return cast(UUID, self.request.user.pk)
+
+    def get_object(self) -> M:
+        """Return the object of the path, 404 where it is not in the owner-scoped queryset."""
+        text = self.kwargs["pk"]
+        try:
+            row_id = UUID(text) if self.id_prefix is None else parse_public_id(text, self.id_prefix)
+            found: M = self.get_queryset().get(pk=row_id)
+        except (ValueError, PublicIdInvalidError, ObjectDoesNotExist):
+            name = self.get_queryset().model._meta.verbose_name
+            raise exceptions.NotFound(f"You have no {name} with this id.") from None
+        return found
+
+    def read(self, serializer_class: type[Serializer[Any]] = NoInput) -> dict[str, Any]:
+        """Return the validated body."""
+        serializer = serializer_class(data=self.request.data, context=self.get_serializer_context())
+        serializer.is_valid(raise_exception=True)
+        return dict(serializer.validated_data)
+
+    def show(
+        self, serializer_class: Any, value: Any, status: int = 200, **options: Any
+    ) -> Response:
+        """Answer with a value, or with many of them (`many=True`)."""
+        context = self.get_serializer_context()
+        return Response(serializer_class(value, context=context, **options).data, status=status)
+
+    def page(
+        self,
+        queryset: QuerySet[Any],
+        serializer_class: Any,
+        filterset_class: type[ApiFilters] | None = None,
+    ) -> Response:
+        """Answer with one page of rows, filtered by the query string."""
+        paginator = pagination.KeysetPages()
+        scanned = None
+        if filterset_class is not None:
+            filters = filterset_class(self.request.query_params, queryset, request=self.request)
+            if not filters.is_valid():
+                raise ParametersInvalidError(_error_lists(filters.errors))
+            queryset, scanned = filters.qs, filters.without_scanning()
+        rows = paginator.paginate_queryset(queryset, self.request, self, scanned=scanned)
+        context = self.get_serializer_context()
+        return paginator.get_paginated_response(
+            serializer_class(rows, many=True, context=context).data
+        )
+
+
+def _error_lists(errors: Mapping[str, Iterable[Any]]) -> dict[str, list[str]]:
+    return {name: [str(message) for message in messages] for name, messages in errors.items()}
+
+
+class ListAction:
+    def list(self: Any, request: Request) -> Response:
+        return self.page(self.get_queryset(), self.serializer_class, self.filterset_class)  # type: ignore[no-any-return]
+
+
+class RetrieveAction:
+    def retrieve(self: Any, request: Request, pk: str) -> Response:
+        return self.show(self.serializer_class, self.get_object())  # type: ignore[no-any-return]
+
+
+class CreateAction:
+    """Needs perform_create(values), which returns the new object."""
+
+    def create(self: Any, request: Request) -> Response:
+        created = self.perform_create(self.read(self.serializer_class))
+        return self.show(self.serializer_class, created, 201)  # type: ignore[no-any-return]
+
+
+class UpdateAction:
+    """Needs perform_update(object, values)."""
+
+    def partial_update(self: Any, request: Request, pk: str) -> Response:
+        changed = self.get_object()
+        serializer = self.serializer_class(
+            changed, data=request.data, partial=True, context=self.get_serializer_context()
+        )
+        serializer.is_valid(raise_exception=True)
+        self.perform_update(changed, serializer.validated_data)
+        return self.show(self.serializer_class, changed)  # type: ignore[no-any-return]
+
+
+class DeleteAction:
+    """Needs perform_destroy(object)."""
+
+    def destroy(self: Any, request: Request, pk: str) -> Response:
+        self.perform_destroy(self.get_object())
+        return Response(status=204)

@@ -1,0 +1,203 @@
+"""`/deliveries`: what is owed to webhooks, with every attempt."""
+
+from datetime import datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+from django.db.models import Q, QuerySet
+from django_filters import CharFilter, ChoiceFilter, IsoDateTimeFilter
+from drf_spectacular.utils import extend_schema, extend_schema_view
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from webhooks import service
+from webhooks.api.base import (
+    ApiFilters,
+    ApiModelSerializer,
+    ApiViewSet,
+    ListAction,
+    NoInput,
+    ParametersInvalidError,
+    PublicIdField,
+    RetrieveAction,
+)
+from webhooks.api.pagination import PARAMETERS
+from webhooks.api.redeliveries import RedeliverySerializer
+from webhooks.choices import DeliveryStatus
+from webhooks.errors import PublicIdInvalidError
+from webhooks.ids import (
+    ATTEMPT_PREFIX,
+    DELIVERY_PREFIX,
+    EVENT_PREFIX,
+    WEBHOOK_PREFIX,
+    first_id_of,
+    parse_public_id,
+)
+from webhooks.models import Attempt, Delivery
+
+MAX_ATTEMPTS_SHOWN = 100
+"""The latest ones; redelivering can add to them without end."""
+
+
+class DeliverySerializer(ApiModelSerializer):
+    id = PublicIdField(DELIVERY_PREFIX, read_only=True)
+    event_id = PublicIdField(EVENT_PREFIX, read_only=True)
+    webhook_id = PublicIdField(WEBHOOK_PREFIX, read_only=True)
+    failure_kind = serializers.CharField(
+        read_only=True, help_text="Why the last attempt failed; empty where it did not."
+    )
+
+    class Meta:
+        model = Delivery
+        fields = [
+            "id", "event_id", "webhook_id", "event_type", "status", "attempt_count", "round",
+            "next_attempt_at", "response_code", "failure_kind", "error", "created_at",
+            "delivered_at", "finished_at",
+        ]  # fmt: skip
+        read_only_fields = fields
+
+
+class AttemptSerializer(ApiModelSerializer):
+    id = PublicIdField(ATTEMPT_PREFIX, read_only=True)
+    request_headers = serializers.SerializerMethodField(method_name="get_request_headers")
+    response_headers = serializers.SerializerMethodField(method_name="get_response_headers")
+    response_body = serializers.SerializerMethodField(
+        method_name="get_response_body", help_text="What is not text is replaced."
+    )
+    failure_kind = serializers.CharField(read_only=True, help_text="Empty after a success.")
+
+    class Meta:
+        model = Attempt
+        fields = [
+            "id", "number", "started_at", "duration_ms", "url", "request_headers",
+            "response_code", "response_headers", "response_body", "is_truncated", "failure_kind",
+            "error",
+        ]  # fmt: skip
+        read_only_fields = fields
+
+    def get_request_headers(self, attempt: Attempt) -> list[list[str]]:
+        return [list(pair) for pair in attempt.request_headers]
+
+    def get_response_headers(self, attempt: Attempt) -> list[list[str]]:
+        return [list(pair) for pair in attempt.response_headers]
+
+    def get_response_body(self, attempt: Attempt) -> str:
+        return bytes(attempt.response_body or b"").decode("utf-8", "replace")
+
+
+class DeliveryDetailSerializer(DeliverySerializer):
+    attempts = AttemptSerializer(
+        many=True, read_only=True, source="latest_attempts", help_text="The latest one first."
+    )
+
+    class Meta(DeliverySerializer.Meta):
+        fields = [*DeliverySerializer.Meta.fields, "attempts"]
+        read_only_fields = fields
+
+
+RESPONSE_CLASSES: dict[str, Q] = {
+    **{
+        f"{first}xx": Q(response_code__range=(first * 100, first * 100 + 99))
+        for first in range(1, 6)
+    },
+    "none": Q(response_code=None, attempt_count__gt=0),
+}
+
+
+class DeliveryFilters(ApiFilters):
+    status = ChoiceFilter(choices=DeliveryStatus.choices)
+    webhook = CharFilter(method="by_id", label="`whk_…`")
+    event = CharFilter(method="by_id", label="`evt_…`")
+    eventType = CharFilter(field_name="event_type", max_length=100)
+    responseClass = ChoiceFilter(
+        choices=[(name, name) for name in RESPONSE_CLASSES],
+        method="by_response_class",
+        label="Of the last attempt; `none` where no answer came.",
+    )
+    since = IsoDateTimeFilter(method="by_time", label="Created at this time or later.")
+    until = IsoDateTimeFilter(method="by_time", label="Created before this time.")
+    search = CharFilter(
+        method="by_any_id", max_length=40, label="The id of a delivery, an event or a webhook."
+    )
+
+    by_index = frozenset({"webhook", "event", "since", "until", "search"})
+    parameters: ClassVar[frozenset[str]] = frozenset()
+
+    def by_id(self, rows: QuerySet[Delivery], name: str, value: str) -> QuerySet[Delivery]:
+        prefix = {"webhook": WEBHOOK_PREFIX, "event": EVENT_PREFIX}[name]
+        return rows.filter(**{f"{name}_id": parse_parameter(name, value, prefix)})
+
+    def by_any_id(self, rows: QuerySet[Delivery], name: str, value: str) -> QuerySet[Delivery]:
+        fields = {DELIVERY_PREFIX: "id", EVENT_PREFIX: "event_id", WEBHOOK_PREFIX: "webhook_id"}
+        for prefix, field in fields.items():
+            if value.startswith(prefix):
+                return rows.filter(**{field: parse_parameter(name, value, prefix)})
+        raise ParametersInvalidError(
+            {name: ["Search for the id of a delivery, an event or a webhook (del_, evt_, whk_)."]}
+        )
+
+    def by_response_class(
+        self, rows: QuerySet[Delivery], name: str, value: str
+    ) -> QuerySet[Delivery]:
+        return rows.filter(RESPONSE_CLASSES[value])
+
+    def by_time(self, rows: QuerySet[Any], name: str, value: datetime) -> QuerySet[Any]:
+        return created(rows, name, value)
+
+
+DeliveryFilters.parameters = PARAMETERS | DeliveryFilters.base_filters.keys()
+
+
+def parse_parameter(name: str, value: str, prefix: str) -> UUID:
+    """Return the id in a query parameter; raises ParametersInvalidError."""
+    try:
+        return parse_public_id(value, prefix)
+    except PublicIdInvalidError as problem:
+        raise ParametersInvalidError({name: [str(problem)]}) from None
+
+
+def created(rows: QuerySet[Any], name: str, moment: datetime) -> QuerySet[Any]:
+    """Filter by `since` or `until`: ids are time-ordered, so the primary key answers it."""
+    if moment.year < 1971 or moment.year > 9000:
+        raise ParametersInvalidError({name: ["Choose a time between 1971 and 9000."]})
+    return rows.filter(**{"id__gte" if name == "since" else "id__lt": first_id_of(moment)})
+
+
+@extend_schema_view(
+    list=extend_schema(summary="List deliveries"),
+    retrieve=extend_schema(
+        summary="Show a delivery with its attempts", responses=DeliveryDetailSerializer
+    ),
+)
+class DeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Delivery]):
+    id_prefix = DELIVERY_PREFIX
+    serializer_class = DeliverySerializer
+    filterset_class = DeliveryFilters
+
+    def get_queryset(self) -> QuerySet[Delivery]:
+        asked = self.request.query_params
+        if "webhook" in asked or asked.get("search", "").startswith(WEBHOOK_PREFIX):
+            # The same rows. With the owner's own column in the query Postgres may walk all of the
+            # owner's deliveries instead of the webhook's.
+            return Delivery.objects.filter(webhook__owner_id=self.user_id)
+        return Delivery.objects.for_owner(self.user_id)
+
+    def retrieve(self, request: Request, pk: str) -> Response:
+        delivery = self.get_object()
+        latest = delivery.attempts.order_by("-number")[:MAX_ATTEMPTS_SHOWN]
+        delivery.latest_attempts = latest  # type: ignore[attr-defined]
+        return self.show(DeliveryDetailSerializer, delivery)
+
+    @extend_schema(
+        summary="Send a delivery once more",
+        request=NoInput,
+        responses={202: RedeliverySerializer},
+    )
+    @action(detail=True, methods=["post"])
+    def redeliver(self, request: Request, pk: str) -> Response:
+        delivery = self.get_object()
+        self.read()
+        asked = service.redeliver_one(delivery, requested_by=request.user)
+        return self.show(RedeliverySerializer, asked, 202)

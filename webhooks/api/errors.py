@@ -1,0 +1,32 @@
+"""What only the API refuses; webhooks/api/problems.py says how that looks."""
+
+from http import HTTPStatus
+
+from rest_framework import exceptions
+
+
+class ConflictError(exceptions.APIException):
+    """The request is valid but the object's present state does not allow it."""
+
+    status_code = HTTPStatus.CONFLICT
+    default_code = "conflict"
+
+
+class IdempotencyKeyError(ConflictError):
+    default_code = "idempotency_conflict"
+
+
+class BodyTooLargeError(exceptions.APIException):
+    status_code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    default_code = "too_large"
+    default_detail = "The body may take 1,048,576 bytes; send less, or in several requests."
+
+
+class LengthRequiredError(exceptions.APIException):
+    status_code = HTTPStatus.LENGTH_REQUIRED
+    default_code = "length_required"
+    default_detail = "Send Content-Length and the body in one piece, not in chunks."
+
+
+class ParametersInvalidError(exceptions.ValidationError):
+    """Like ValidationError, but about the query string instead of the body."""

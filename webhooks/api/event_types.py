@@ -1,0 +1,42 @@
+"""`/event-types`: the catalogue."""
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.exceptions import NotFound
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from webhooks import catalog
+from webhooks.api.base import ApiSerializer, ApiViewSet
+from webhooks.errors import EventTypeUnknownError
+from webhooks.models import Event
+
+
+class EventTypeSerializer(ApiSerializer):
+    name = serializers.CharField()
+    group = serializers.CharField(help_text="`project` for `project.created`.")
+    description = serializers.CharField()
+    since = serializers.CharField(help_text="The version that brought it.")
+    schema = serializers.JSONField(help_text="JSON Schema 2020-12 of `data`.")
+    example = serializers.JSONField(help_text="Of `data`.")
+
+
+class EventTypeViewSet(ApiViewSet[Event]):
+    lookup_field = "name"
+    pagination_class = None
+
+    def get_queryset(self) -> QuerySet[Event]:
+        return Event.objects.none()
+
+    @extend_schema(summary="List all event types", responses=EventTypeSerializer(many=True))
+    def list(self, request: Request) -> Response:
+        return self.show(EventTypeSerializer, catalog.all_types(), many=True)
+
+    @extend_schema(summary="Show an event type", responses=EventTypeSerializer)
+    def retrieve(self, request: Request, name: str) -> Response:
+        try:
+            found = catalog.get_type(name)
+        except EventTypeUnknownError as problem:
+            raise NotFound(str(problem)) from None
+        return self.show(EventTypeSerializer, found)

@@ -1,0 +1,98 @@
+"""The figures of a webhook, and of the queue, as the API shows them (webhooks/stats.py)."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.utils import timezone
+from django_filters import ChoiceFilter, IsoDateTimeFilter
+from rest_framework import serializers
+from rest_framework.request import Request
+
+from webhooks import stats
+from webhooks.api.base import ApiFilters, ApiSerializer, ParametersInvalidError
+from webhooks.models import Webhook
+
+DEFAULT_RANGE = timedelta(days=7)
+MAX_HOURS = timedelta(days=31)
+MAX_DAYS = timedelta(days=400)
+
+
+class StatsQuery(ApiFilters):
+    """Not filters of rows: which deliveries are counted."""
+
+    since = IsoDateTimeFilter(label="Created at this time or later; by default seven days ago.")
+    until = IsoDateTimeFilter(label="Created before this time; by default now.")
+    bucket = ChoiceFilter(choices=[("hour", "hour"), ("day", "day")], label="By default `hour`.")
+
+    @property
+    def qs(self) -> Any:
+        return self.queryset
+
+
+class BucketSerializer(ApiSerializer):
+    starts_at = serializers.DateTimeField()
+    deliveries = serializers.IntegerField()
+    succeeded = serializers.IntegerField()
+    failed = serializers.IntegerField()
+    cancelled = serializers.IntegerField()
+    open = serializers.IntegerField(help_text="Not ended.")
+
+
+class StatsSerializer(ApiSerializer):
+    since = serializers.DateTimeField()
+    until = serializers.DateTimeField()
+    deliveries = serializers.IntegerField()
+    by_status = serializers.DictField(child=serializers.IntegerField())
+    attempts = serializers.IntegerField()
+    success_rate = serializers.FloatField(
+        allow_null=True, help_text="0 to 1, of those that ended by themselves."
+    )
+    duration_p50_ms = serializers.IntegerField(allow_null=True, help_text="Of one attempt.")
+    duration_p95_ms = serializers.IntegerField(allow_null=True)
+    delivery_p50_ms = serializers.IntegerField(
+        allow_null=True, help_text="From the creation of a delivery to its success."
+    )
+    delivery_p95_ms = serializers.IntegerField(allow_null=True)
+    last_success_at = serializers.DateTimeField(allow_null=True)
+    last_failure_at = serializers.DateTimeField(allow_null=True)
+    series = BucketSerializer(many=True)
+
+
+def stats_of(webhook: Webhook, request: Request) -> dict[str, Any]:
+    """Return the figures that a request asks for: totals and a time series."""
+    query = StatsQuery(request.query_params, Webhook.objects.none(), request=request)
+    if not query.is_valid():
+        raise ParametersInvalidError(
+            {name: [str(one) for one in problems] for name, problems in query.errors.items()}
+        )
+    chosen = query.form.cleaned_data
+    until: datetime = chosen["until"] or timezone.now()
+    since: datetime = chosen["since"] or until - DEFAULT_RANGE
+    size: stats.BucketSize = chosen["bucket"] or "hour"
+    _check_range(since, until, size)
+    selection = stats.Selection(since=since, until=until, webhook_ids=(webhook.id,))
+    totals = stats.totals(selection)
+    names = [
+        "deliveries", "by_status", "attempts", "success_rate", "duration_p50_ms",
+        "duration_p95_ms", "delivery_p50_ms", "delivery_p95_ms", "last_success_at",
+        "last_failure_at",
+    ]  # fmt: skip
+    figures = {name: getattr(totals, name) for name in names}
+    return {
+        "since": since,
+        "until": until,
+        **figures,
+        "series": stats.series(selection, size),
+    }
+
+
+def _check_range(since: datetime, until: datetime, size: str) -> None:
+    if not 1971 <= since.year <= 9000 or not 1971 <= until.year <= 9000:
+        raise ParametersInvalidError({"since": ["Choose times between 1971 and 9000."]})
+    if since >= until:
+        raise ParametersInvalidError({"since": ["The range ends before it starts."]})
+    longest = MAX_HOURS if size == "hour" else MAX_DAYS
+    if until - since > longest:
+        raise ParametersInvalidError(
+            {"since": [f"With buckets of one {size} the range is at most {longest.days} days."]}
+        )

@@ -1,0 +1,109 @@
+"""`Idempotency-Key` on every POST: the same request twice has one effect and one answer.
+
+The key is stored in the transaction of the effect itself, with the answer, which is encrypted, as
+it may hold a secret. So both are there or neither, and a second request that comes meanwhile waits
+for the first. Only an action that sends a request of its own (`non_atomic_actions`) must not hold a
+transaction: its key is stored first, and a crash leaves it behind for STALE_AFTER.
+
+An answer that is not a success frees its key: nothing has happened.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Q
+from django.http import HttpResponse
+from django.utils import timezone
+from rest_framework.exceptions import ErrorDetail, ValidationError
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from webhooks.api.errors import IdempotencyKeyError
+from webhooks.encryption import decrypt, encrypt
+from webhooks.models import IdempotentAnswer
+
+HEADER = "Idempotency-Key"
+REPLAYED_HEADER = "Idempotency-Replayed"
+KEPT_FOR = timedelta(hours=24)
+STALE_AFTER = timedelta(minutes=2)
+"""An action that has not answered after this long has died."""
+ACCEPTABLE_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+Handler = Callable[..., Any]
+
+
+def answer_once(
+    key: str, handler: Handler, request: Request, *args: Any, is_atomic: bool, **kwargs: Any
+) -> Any:
+    """Call the handler, or return the answer that it gave to the same request before.
+
+    Raises IdempotencyKeyError for another request with this key, or while the first is under way.
+    """
+    if not ACCEPTABLE_KEY.fullmatch(key):
+        message = f"{HEADER} is 1 to 255 visible ASCII characters; a UUID will do."
+        raise ValidationError({HEADER: [ErrorDetail(message, "invalid")]})
+    owner_id, request_hash = UUID(str(request.user.pk)), _hash(request)
+    with transaction.atomic() if is_atomic else nullcontext():
+        answer_id = _take(owner_id, key, request_hash)
+        if answer_id is None:
+            return _first_answer(owner_id, key, request_hash)
+        try:
+            response = handler(request, *args, **kwargs)
+        except Exception:
+            # Where there is a transaction it is rolled back with everything else.
+            if not is_atomic:
+                IdempotentAnswer.objects.filter(id=answer_id).delete()
+            raise
+        _store(answer_id, response)
+    return response
+
+
+def _hash(request: Request) -> bytes:
+    target = f"{request.method} {request.get_full_path()}\0".encode()
+    return hashlib.sha256(target + request._request.body).digest()
+
+
+def _take(owner_id: UUID, key: str, request_hash: bytes) -> UUID | None:
+    """Store the key; None where it is taken. Waits for a transaction that is just taking it."""
+    now = timezone.now()
+    expired = Q(created_at__lte=now - KEPT_FOR) | Q(
+        status_code=None, created_at__lte=now - STALE_AFTER
+    )
+    IdempotentAnswer.objects.filter(expired, owner_id=owner_id, key=key).delete()
+    answer = IdempotentAnswer(owner_id=owner_id, key=key, request_hash=request_hash)
+    IdempotentAnswer.objects.bulk_create([answer], ignore_conflicts=True)
+    return answer.id if IdempotentAnswer.objects.filter(id=answer.id).exists() else None
+
+
+def _first_answer(owner_id: UUID, key: str, request_hash: bytes) -> HttpResponse:
+    first = IdempotentAnswer.objects.filter(owner_id=owner_id, key=key).first()
+    if first is None or (first.status_code is None and bytes(first.request_hash) == request_hash):
+        raise IdempotencyKeyError("The first request with this key is still at work; ask again.")
+    if bytes(first.request_hash) != request_hash:
+        raise IdempotencyKeyError(
+            "This key was used for another request within 24 hours; choose a new one."
+        )
+    stored = json.loads(decrypt(bytes(first.answer_encrypted or b""), first.id))
+    response = HttpResponse(
+        stored["body"], status=first.status_code, content_type="application/json"
+    )
+    if stored["location"]:
+        response["Location"] = stored["location"]
+    response[REPLAYED_HEADER] = "true"
+    return response
+
+
+def _store(answer_id: UUID, response: Response) -> None:
+    body = JSONRenderer().render(response.data).decode()
+    kept = json.dumps({"body": body, "location": response.get("Location", "")}).encode()
+    IdempotentAnswer.objects.filter(id=answer_id).update(
+        status_code=response.status_code, answer_encrypted=encrypt(kept, answer_id)
+    )

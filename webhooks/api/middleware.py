@@ -1,0 +1,84 @@
+"""What holds for every request before any view runs: an id, a bounded body, problems for crashes."""
+
+import logging
+import re
+from collections.abc import Callable
+
+from django.conf import settings
+from django.core.signals import got_request_exception
+from django.http import HttpRequest, HttpResponse
+from rest_framework.exceptions import APIException, UnsupportedMediaType
+
+from webhooks.api.errors import BodyTooLargeError, LengthRequiredError
+from webhooks.api.problems import (
+    API_PREFIX,
+    answer_our_mistake,
+    answer_outside_views,
+)
+from webhooks.ids import new_id
+
+logger = logging.getLogger(__name__)
+
+ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+GetResponse = Callable[[HttpRequest], HttpResponse]
+
+
+class RequestIdMiddleware:
+    """Gives every request an id, or keeps the one that a proxy gave it; the answer carries it."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        given = request.headers.get("X-Request-ID", "")
+        request_id = given if ACCEPTABLE_ID.fullmatch(given) else new_id().hex
+        request.request_id = request_id  # type: ignore[attr-defined]
+        response = self.get_response(request)
+        response["X-Request-ID"] = request_id
+        return response
+
+
+class ApiMiddleware:
+    """Refuses bodies that no view should read, and answers crashes with a problem."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if not request.path.startswith(API_PREFIX):
+            return self.get_response(request)
+        refusal = _refusal(request)
+        if refusal is not None:
+            return answer_outside_views(request, refusal)
+        response = self.get_response(request)
+        # Answers hold what only their owner may see, some of them a secret.
+        response.setdefault("Cache-Control", "no-store")
+        return response
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        if not request.path.startswith(API_PREFIX):
+            return None
+        logger.exception(
+            "%s %s failed (request %s).",
+            request.method,
+            request.path,
+            getattr(request, "request_id", ""),
+            exc_info=exception,
+        )
+        got_request_exception.send(sender=type(self), request=request)
+        return answer_our_mistake(request)
+
+
+def _refusal(request: HttpRequest) -> APIException | None:
+    # A body in chunks has no length that could be limited, and WSGI servers differ in what they
+    # make of it.
+    if request.META.get("HTTP_TRANSFER_ENCODING"):
+        return LengthRequiredError()
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        return UnsupportedMediaType(encoding)
+    length = request.META.get("CONTENT_LENGTH") or "0"
+    if length.isdecimal() and int(length[:20]) > (settings.DATA_UPLOAD_MAX_MEMORY_SIZE or 0):
+        return BodyTooLargeError()
+    return None

@@ -1,0 +1,160 @@
+"""Pages by keyset: newest first, each page as cheap as the first, however deep.
+
+Ids are time-ordered, so a cursor is an id and a direction. It says nothing that its reader does not
+know, and moves nobody past their own rows: every query is scoped to its owner beside it.
+"""
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.db.models import QuerySet
+from rest_framework.pagination import BasePagination
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.utils.urls import remove_query_param, replace_query_param
+
+from webhooks.api.errors import ParametersInvalidError
+
+DEFAULT_LIMIT = 25
+MAX_LIMIT = 100
+MAX_SCANNED = 10_000
+"""Rows that one page looks at for a filter without an index; it may then be short, or empty."""
+
+PARAMETERS = frozenset({"limit", "cursor"})
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The row before a page; `is_backward` pages towards newer rows."""
+
+    row_id: UUID
+    is_backward: bool = False
+
+    def encode(self) -> str:
+        mark = b"p" if self.is_backward else b"n"
+        return base64.urlsafe_b64encode(mark + self.row_id.bytes).decode().rstrip("=")
+
+    @classmethod
+    def decode(cls, text: str) -> "Cursor":
+        try:
+            data = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), b"-_", True)
+        except (binascii.Error, UnicodeEncodeError):
+            data = b""
+        if len(data) != 17 or data[:1] not in (b"p", b"n"):
+            raise ParametersInvalidError(
+                {"cursor": ["This is not a cursor of ours; start again without one."]}
+            )
+        return cls(UUID(bytes=data[1:]), data[:1] == b"p")
+
+
+class KeysetPages(BasePagination):
+    """`{"results": […], "next": URL or null, "previous": URL or null}`."""
+
+    def paginate_queryset(  # type: ignore[override]  # of querysets only
+        self,
+        queryset: QuerySet[Any],
+        request: Request,
+        view: Any = None,
+        *,
+        scanned: QuerySet[Any] | None = None,
+    ) -> list[Any]:
+        """Return the rows of the page that the request asks for.
+
+        `scanned` is given where `queryset` is filtered by more than an index can: the same without
+        these filters. The page then looks at MAX_SCANNED of its rows and no more.
+        """
+        self._url = request.build_absolute_uri()
+        limit = _limit(request)
+        text = request.query_params.get("cursor")
+        cursor = None if text is None else Cursor.decode(text)
+        is_backward = cursor is not None and cursor.is_backward
+        edge = None if scanned is None else _edge(_from(scanned, cursor))
+        rows = _from(queryset, cursor)
+        if edge is not None:
+            rows = rows.filter(**{"id__lte" if is_backward else "id__gte": edge})
+        found = list(rows[: limit + 1])
+        goes_on = found[limit - 1].id if len(found) > limit else edge
+        page = found[:limit]
+        if is_backward:
+            page.reverse()
+        self._set_links(page, cursor, goes_on)
+        return page
+
+    def _set_links(self, page: list[Any], cursor: Cursor | None, goes_on: UUID | None) -> None:
+        ahead = self._link(goes_on, cursor is not None and cursor.is_backward)
+        if cursor is None:
+            self.next, self.previous = ahead, None
+        elif cursor.is_backward:
+            # Nothing newer: what comes next is the first page again.
+            first = remove_query_param(self._url, "cursor")
+            self.next, self.previous = self._link(page[-1].id, False) if page else first, ahead
+        else:
+            behind = page[0].id if page else cursor.row_id
+            self.next, self.previous = ahead, self._link(behind, True)
+
+    def _link(self, row_id: UUID | None, is_backward: bool) -> str | None:
+        if row_id is None:
+            return None
+        return replace_query_param(self._url, "cursor", Cursor(row_id, is_backward).encode())
+
+    def get_paginated_response(self, data: Any) -> Response:
+        return Response({"results": data, "next": self.next, "previous": self.previous})
+
+    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        link = {"type": ["string", "null"], "format": "uri"}
+        return {
+            "type": "object",
+            "required": ["results", "next", "previous"],
+            "properties": {
+                "results": schema,
+                "next": {**link, "description": "The next page, with older rows; null at the end."},
+                "previous": {**link, "description": "The page before, with newer rows."},
+            },
+        }
+
+    def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": "limit",
+                "in": "query",
+                "required": False,
+                "description": "Rows per page.",
+                "schema": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": MAX_LIMIT,
+                    "default": DEFAULT_LIMIT,
+                },
+            },
+            {
+                "name": "cursor",
+                "in": "query",
+                "required": False,
+                "description": "Where the page starts; taken from `next` or `previous`.",
+                "schema": {"type": "string"},
+            },
+        ]
+
+
+def _limit(request: Request) -> int:
+    text = request.query_params.get("limit", str(DEFAULT_LIMIT))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT):
+        raise ParametersInvalidError({"limit": [f"The limit is a number from 1 to {MAX_LIMIT}."]})
+    return int(text)
+
+
+def _from(queryset: QuerySet[Any], cursor: Cursor | None) -> QuerySet[Any]:
+    if cursor is None:
+        return queryset.order_by("-id")
+    if cursor.is_backward:
+        return queryset.filter(id__gt=cursor.row_id).order_by("id")
+    return queryset.filter(id__lt=cursor.row_id).order_by("-id")
+
+
+def _edge(rows: QuerySet[Any]) -> UUID | None:
+    """Return the last row that is looked at; None where the end comes earlier."""
+    found = list(rows.values_list("id", flat=True)[MAX_SCANNED - 1 : MAX_SCANNED])
+    return found[0] if found else None

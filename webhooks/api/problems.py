@@ -1,0 +1,237 @@
+"""Every error of the API as RFC 9457 `application/problem+json`, whoever raised it."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
+from django.core.exceptions import ValidationError as DjangoValidationError
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.utils.cache import add_never_cache_headers
+from django.views.decorators.csrf import csrf_exempt
+from django.views.defaults import bad_request as default_bad_request
+from django.views.defaults import page_not_found as default_not_found
+from django.views.defaults import server_error as default_server_error
+from rest_framework import exceptions
+from rest_framework.response import Response
+from rest_framework.settings import api_settings
+from rest_framework.views import set_rollback
+
+from webhooks import errors
+from webhooks.api.errors import ParametersInvalidError
+from webhooks.api.names import camel_case
+
+logger = logging.getLogger(__name__)
+
+CONTENT_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:remotedevai:problem:"
+API_PREFIX = "/api/"
+
+TITLES = {
+    "authentication_failed": "The credentials are not valid",
+    "conflict": "The present state does not allow this",
+    "error": "Something went wrong on our side",
+    "event_data_invalid": "The data does not fit the event type",
+    "event_type_unknown": "There is no such event type",
+    "idempotency_conflict": "The idempotency key was used for another request",
+    "invalid": "The request is not valid",
+    "length_required": "The length of the body is not known",
+    "limit_reached": "There are as many as there may be",
+    "method_not_allowed": "This resource has no such method",
+    "not_acceptable": "The answer is JSON only",
+    "not_authenticated": "Credentials are needed",
+    "not_found": "There is no such resource",
+    "parse_error": "The body is not JSON that we accept",
+    "permission_denied": "These credentials do not allow this",
+    "scope_invalid": "The selection is not valid",
+    "throttled": "Too many requests",
+    "too_large": "The body is too large",
+    "unsupported_media_type": "The body is not JSON",
+}
+"""By code, the last part of a problem's `type`; docs/api.md lists them."""
+
+HINTS = {
+    exceptions.NotAuthenticated: "Send a token: `Authorization: Bearer rdai_…`; POST /api/v1/tokens"
+    " makes one.",
+    exceptions.UnsupportedMediaType: "Send the body as application/json, not compressed.",
+    exceptions.NotAcceptable: "Answers are application/json; accept that.",
+    exceptions.MethodNotAllowed: "The header Allow lists the methods there are.",
+}
+"""What to do, behind or instead of what the framework says."""
+
+
+DOMAIN_ERRORS: dict[type[errors.WebhooksError], tuple[int, str]] = {
+    errors.EventTypeUnknownError: (400, "event_type_unknown"),
+    errors.EventDataInvalidError: (400, "event_data_invalid"),
+    errors.IdempotencyConflictError: (409, "idempotency_conflict"),
+    errors.PublicIdInvalidError: (400, "invalid"),
+    errors.RedeliveryScopeError: (400, "scope_invalid"),
+    errors.SecretRefusedError: (409, "conflict"),
+    errors.WebhookLimitError: (400, "limit_reached"),
+    errors.WebhookNotSendingError: (409, "conflict"),
+}
+"""A caller's mistakes; an error that is not listed is a mistake of ours."""
+
+
+def answer_exception(exception: Exception, context: Mapping[str, Any]) -> Response | None:
+    """Turn an exception of a view into a problem; None leaves it to ApiMiddleware (500)."""
+    known = translate(exception)
+    if known is None:
+        return None
+    headers = {}
+    if getattr(known, "auth_header", None):
+        headers["WWW-Authenticate"] = known.auth_header  # type: ignore[attr-defined]
+    if isinstance(known, exceptions.Throttled):
+        headers["Retry-After"] = str(max(1, int(getattr(known, "wait", None) or 1)))
+    set_rollback()
+    return Response(
+        problem_of(known, context["request"]),
+        status=known.status_code,
+        headers=headers,
+        content_type=CONTENT_TYPE,
+    )
+
+
+def translate(exception: Exception) -> exceptions.APIException | None:
+    """Return the API's word for an exception, or None for one that nobody should see."""
+    if isinstance(exception, exceptions.APIException):
+        return exception
+    if isinstance(exception, Http404):
+        return exceptions.NotFound()
+    if isinstance(exception, DjangoPermissionDenied):
+        return exceptions.PermissionDenied()
+    if isinstance(exception, DjangoValidationError):
+        return exceptions.ValidationError(_field_errors(exception))
+    for kind, (status, code) in DOMAIN_ERRORS.items():
+        if isinstance(exception, kind):
+            answer = exceptions.APIException(str(exception), code)
+            answer.status_code, answer.default_code = status, code
+            return answer
+    return None
+
+
+def _field_errors(problem: DjangoValidationError) -> dict[str, list[exceptions.ErrorDetail]]:
+    """Name the fields of a model's ValidationError as the API does."""
+    if not hasattr(problem, "error_dict"):
+        return {api_settings.NON_FIELD_ERRORS_KEY: _details(problem.error_list)}
+    return {
+        _wire_name(name): _details(list(problems)) for name, problems in problem.error_dict.items()
+    }
+
+
+WIRE_NAMES = {
+    "__all__": "nonFieldErrors",
+    "retry_delay_seconds": "retryDelay",
+    "timeout_seconds": "timeout",
+}
+
+
+def _wire_name(name: str) -> str:
+    return WIRE_NAMES.get(name) or camel_case(name)
+
+
+def _details(problems: Iterable[DjangoValidationError]) -> list[exceptions.ErrorDetail]:
+    return [
+        exceptions.ErrorDetail(message, code=problem.code or "invalid")
+        for problem in problems
+        for message in problem.messages
+    ]
+
+
+def problem_of(exception: exceptions.APIException, request: Any) -> dict[str, Any]:
+    """Return an API exception as the members of a problem."""
+    code = exception.default_code
+    extra: dict[str, Any] = {}
+    if isinstance(exception, exceptions.ValidationError):
+        key = "parameter" if isinstance(exception, ParametersInvalidError) else "pointer"
+        extra["errors"] = list(flatten(exception.detail, key))
+        detail = _summary(extra["errors"], key)
+    else:
+        detail = str(exception.detail)
+        for kind, hint in HINTS.items():
+            if isinstance(exception, kind):
+                detail = f"{detail} {hint}"
+    return problem(request, exception.status_code, code, detail, **extra)
+
+
+def _summary(found: list[dict[str, str]], key: str) -> str:
+    first = found[0]
+    place = first[key].lstrip("/")
+    rest = f" ({len(found) - 1} more in errors.)" if len(found) > 1 else ""
+    return f"{place}: {first['message']}{rest}" if place else f"{first['message']}{rest}"
+
+
+def flatten(detail: Any, key: str, place: str = "") -> Iterator[dict[str, str]]:
+    """Yield the nested errors of serializers one by one, each with a JSON pointer or a name."""
+    if isinstance(detail, Mapping):
+        for name, part in detail.items():
+            is_whole = name == api_settings.NON_FIELD_ERRORS_KEY
+            yield from flatten(part, key, place if is_whole else _step(place, str(name), key))
+    elif isinstance(detail, list):
+        for index, part in enumerate(detail):
+            is_leaf = isinstance(part, str)
+            yield from flatten(part, key, place if is_leaf else _step(place, str(index), key))
+    else:
+        code = getattr(detail, "code", None) or "invalid"
+        yield {key: place, "code": code, "message": str(detail)}
+
+
+def _step(place: str, name: str, key: str) -> str:
+    if key == "parameter":
+        return place or name
+    return f"{place}/{name.replace('~', '~0').replace('/', '~1')}"
+
+
+def problem(request: Any, status: int, code: str, detail: str, **extra: Any) -> dict[str, Any]:
+    """Return the members of a problem; `code` is a key of TITLES."""
+    return {
+        "type": TYPE_PREFIX + code.replace("_", "-"),
+        "title": TITLES[code],
+        "status": int(status),
+        "detail": detail,
+        "instance": request.path,
+        "requestId": getattr(request, "request_id", ""),
+        **extra,
+    }
+
+
+def answer_outside_views(request: HttpRequest, exception: exceptions.APIException) -> HttpResponse:
+    """Answer with a problem where no view of the framework is at work."""
+    return JsonResponse(
+        problem_of(exception, request), status=exception.status_code, content_type=CONTENT_TYPE
+    )
+
+
+def answer_our_mistake(request: HttpRequest) -> HttpResponse:
+    """Answer 500 without a word about what happened; the log knows more under the request id."""
+    detail = "Try again; if it stays, tell the support the request id."
+    return JsonResponse(
+        problem(request, 500, "error", detail), status=500, content_type=CONTENT_TYPE
+    )
+
+
+@csrf_exempt
+def no_such_route(request: HttpRequest) -> HttpResponse:
+    """Everything under /api/ that has no route, in DEBUG too."""
+    missing = exceptions.NotFound("There is no such path; GET /api/v1/schema lists them all.")
+    response = answer_outside_views(request, missing)
+    add_never_cache_headers(response)
+    return response
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if not request.path.startswith(API_PREFIX):
+        return default_bad_request(request, exception)
+    return answer_outside_views(request, exceptions.ParseError("The request is not acceptable."))
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if not request.path.startswith(API_PREFIX):
+        return default_not_found(request, exception)
+    return no_such_route(request)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    if not request.path.startswith(API_PREFIX):
+        return default_server_error(request)
+    return answer_our_mistake(request)

@@ -1,0 +1,119 @@
+"""`/queue`: what waits and who works, of all owners together; for staff."""
+
+from typing import Any
+
+from django.db.models import QuerySet
+from drf_spectacular.helpers import forced_singular_serializer
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from webhooks import service, stats
+from webhooks.api.base import ApiSerializer, ApiViewSet, NoInput, PublicIdField
+from webhooks.api.permissions import HasScope, IsStaff
+from webhooks.api.redeliveries import RedeliverySerializer
+from webhooks.ids import WEBHOOK_PREFIX
+from webhooks.models import Delivery, Pause
+
+
+class WorkerSerializer(ApiSerializer):
+    id = serializers.UUIDField()
+    host = serializers.CharField()
+    pid = serializers.IntegerField()
+    started_at = serializers.DateTimeField()
+    in_flight = serializers.IntegerField()
+    silent_seconds = serializers.FloatField()
+    is_alive = serializers.BooleanField()
+
+
+class PauseSerializer(ApiSerializer):
+    reason = serializers.CharField(max_length=500, allow_blank=True, default="")
+
+
+class QueueSerializer(ApiSerializer):
+    due = serializers.IntegerField(help_text="Could be sent at once.")
+    oldest_due_seconds = serializers.FloatField(allow_null=True)
+    held = serializers.IntegerField(help_text="Due, but their webhooks are not sent to now.")
+    scheduled = serializers.IntegerField(help_text="Not due yet.")
+    retrying = serializers.IntegerField()
+    sending = serializers.IntegerField()
+    unfinished = serializers.IntegerField()
+    is_paused = serializers.BooleanField()
+    pause_reason = serializers.CharField(allow_null=True)
+    workers = WorkerSerializer(many=True)
+
+
+class RetryFailedSerializer(ApiSerializer):
+    """Which failed deliveries: a webhook's or a user's, in a time range or all."""
+
+    webhook_id = PublicIdField(WEBHOOK_PREFIX, required=False)
+    user_id = serializers.UUIDField(required=False)
+    since = serializers.DateTimeField(required=False)
+    until = serializers.DateTimeField(required=False)
+    rate_limit = serializers.FloatField(min_value=0.001, max_value=10_000, required=False)
+
+
+class QueueViewSet(ApiViewSet[Delivery]):
+    permission_classes = [HasScope, IsStaff]
+    pagination_class = None
+    serializer_class = QueueSerializer
+
+    def get_queryset(self) -> QuerySet[Delivery]:
+        return Delivery.objects.none()
+
+    @extend_schema(
+        summary="Show what waits and who works",
+        responses=forced_singular_serializer(QueueSerializer),  # type: ignore[no-untyped-call]
+    )
+    def list(self, request: Request) -> Response:
+        return self._show_queue()
+
+    @extend_schema(
+        summary="Stop all sending; everything waits",
+        request=PauseSerializer,
+        responses=QueueSerializer,
+    )
+    @action(detail=False, methods=["post"])
+    def pause(self, request: Request) -> Response:
+        reason = self.read(PauseSerializer)["reason"]
+        service.pause_sending(reason, paused_by=request.user)
+        return self._show_queue()
+
+    @extend_schema(summary="Send again", request=NoInput, responses=QueueSerializer)
+    @action(detail=False, methods=["post"])
+    def resume(self, request: Request) -> Response:
+        self.read()
+        service.resume_sending()
+        return self._show_queue()
+
+    @extend_schema(
+        summary="Send failed deliveries once more",
+        request=RetryFailedSerializer,
+        responses={202: RedeliverySerializer},
+    )
+    @action(detail=False, methods=["post"], url_path="retry-failed")
+    def retry_failed(self, request: Request) -> Response:
+        wish = self.read(RetryFailedSerializer)
+        scope: dict[str, Any] = {
+            "webhook_id": wish.get("webhook_id"),
+            "owner_id": wish.get("user_id"),
+            "since": wish.get("since"),
+            "until": wish.get("until"),
+        }
+        asked = service.redeliver(
+            service.Scope(**scope), requested_by=request.user, rate_limit=wish.get("rate_limit")
+        )
+        return self.show(RedeliverySerializer, asked, 202)
+
+    def _show_queue(self) -> Response:
+        backlog = stats.backlog()
+        names = [
+            "due", "oldest_due_seconds", "held", "scheduled", "retrying", "sending", "unfinished",
+            "is_paused",
+        ]  # fmt: skip
+        shown = {name: getattr(backlog, name) for name in names}
+        reason = Pause.objects.values_list("reason", flat=True).first()
+        workers = stats.workers()
+        return self.show(QueueSerializer, {**shown, "pause_reason": reason, "workers": workers})

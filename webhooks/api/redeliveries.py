@@ -1,0 +1,197 @@
+"""`/redeliveries`: many deliveries sent once more, or events that a webhook never got."""
+
+from typing import Any
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema, extend_schema_view
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from webhooks import redelivery, service
+from webhooks.api.base import (
+    ApiModelSerializer,
+    ApiSerializer,
+    ApiViewSet,
+    ConflictError,
+    ListAction,
+    NoInput,
+    PublicIdField,
+    RetrieveAction,
+)
+from webhooks.ids import (
+    DELIVERY_PREFIX,
+    EVENT_PREFIX,
+    REDELIVERY_PREFIX,
+    WEBHOOK_PREFIX,
+)
+from webhooks.models import Delivery, Redelivery
+from webhooks.redelivery import REPEATABLE
+
+MAX_IDS = 1000
+
+
+class RedeliverySerializer(ApiModelSerializer):
+    id = PublicIdField(REDELIVERY_PREFIX, read_only=True)
+
+    class Meta:
+        model = Redelivery
+        fields = [
+            "id", "status", "is_replay", "rate_limit", "matched_count", "queued_count",
+            "created_at", "finished_at",
+        ]  # fmt: skip
+        read_only_fields = fields
+
+
+class RedeliveryDetailSerializer(RedeliverySerializer):
+    succeeded_count = serializers.IntegerField(read_only=True, help_text="Delivered since.")
+    failed_count = serializers.IntegerField(read_only=True, help_text="Failed again, or cancelled.")
+    is_over = serializers.BooleanField(read_only=True, help_text="Whether all have ended.")
+
+    class Meta(RedeliverySerializer.Meta):
+        fields = [*RedeliverySerializer.Meta.fields, "succeeded_count", "failed_count", "is_over"]
+        read_only_fields = fields
+
+
+class NewRedeliverySerializer(ApiSerializer):
+    """All conditions together; `deliveryIds` names deliveries, the others select some."""
+
+    delivery_ids = serializers.ListField(
+        child=PublicIdField(DELIVERY_PREFIX), max_length=MAX_IDS, required=False
+    )
+    webhook_id = PublicIdField(WEBHOOK_PREFIX, required=False)
+    event_id = PublicIdField(EVENT_PREFIX, required=False)
+    event_type = serializers.CharField(max_length=100, required=False)
+    statuses = serializers.ListField(
+        child=serializers.ChoiceField(choices=sorted(REPEATABLE)),
+        max_length=len(REPEATABLE),
+        required=False,
+        help_text="By default FAILED, or any where `deliveryIds` is given.",
+    )
+    since = serializers.DateTimeField(required=False, help_text="Created at this time or later.")
+    until = serializers.DateTimeField(required=False, help_text="Created before this time.")
+    rate_limit = serializers.FloatField(
+        min_value=0.001, max_value=10_000, required=False, help_text="Deliveries per second."
+    )
+    replay = serializers.BooleanField(
+        default=False,
+        help_text="Send the events since `since` that `webhookId` selects and never got.",
+    )
+    dry_run = serializers.BooleanField(default=False, help_text="Only count.")
+
+
+class CountSerializer(ApiSerializer):
+    matched_count = serializers.IntegerField()
+
+
+@extend_schema_view(
+    list=extend_schema(summary="List redeliveries"),
+    retrieve=extend_schema(
+        summary="Show how far a redelivery has come", responses=RedeliveryDetailSerializer
+    ),
+)
+class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
+    id_prefix = REDELIVERY_PREFIX
+    serializer_class = RedeliverySerializer
+
+    def get_queryset(self) -> QuerySet[Redelivery]:
+        return Redelivery.objects.filter(requested_by_id=self.user_id)
+
+    def retrieve(self, request: Request, pk: str) -> Response:
+        found = self.get_object()
+        progress = redelivery.progress(found)
+        found.succeeded_count = progress.succeeded  # type: ignore[attr-defined]
+        found.failed_count = progress.failed  # type: ignore[attr-defined]
+        found.is_over = found.status != Redelivery.Status.RUNNING and progress.is_over  # type: ignore[attr-defined]
+        return self.show(RedeliveryDetailSerializer, found)
+
+    @extend_schema(
+        summary="Send deliveries once more, or count those that would be",
+        request=NewRedeliverySerializer,
+        responses={200: CountSerializer, 202: RedeliverySerializer},
+    )
+    def create(self, request: Request) -> Response:
+        wish = self.read(NewRedeliverySerializer)
+        asked = self._replay(wish) if wish["replay"] else self._redeliver(wish)
+        if isinstance(asked, int):
+            return self.show(CountSerializer, {"matched_count": asked})
+        return self.show(RedeliverySerializer, asked, 202)
+
+    def _redeliver(self, wish: dict[str, Any]) -> Redelivery | int:
+        owner = self.request.user
+        ids = tuple(wish.get("delivery_ids", ()))
+        self._check_ids(ids)
+        self._own_webhook(wish)
+        statuses = wish.get("statuses") or (sorted(REPEATABLE) if ids else ("FAILED",))
+        scope = service.Scope(
+            delivery_ids=ids,
+            owner_id=self.user_id,
+            statuses=tuple(statuses),
+            **{
+                name: wish[name]
+                for name in ("webhook_id", "event_id", "event_type", "since", "until")
+                if name in wish
+            },
+        )
+        if wish["dry_run"]:
+            return redelivery.matching(scope).count()
+        return service.redeliver(scope, requested_by=owner, rate_limit=wish.get("rate_limit"))
+
+    def _replay(self, wish: dict[str, Any]) -> Redelivery | int:
+        refused = {"delivery_ids", "event_id", "event_type", "statuses"} & wish.keys()
+        missing = {"webhook_id", "since"} - wish.keys()
+        if refused or missing:
+            message = (
+                "A replay takes webhookId and since, perhaps until and rateLimit, and no more."
+            )
+            raise serializers.ValidationError({"replay": [message]})
+        webhook = self._own_webhook(wish)
+        if wish["dry_run"]:
+            scope = service.Scope(
+                webhook_id=webhook.id, since=wish["since"], until=wish.get("until"), statuses=()
+            )
+            scope.check()
+            return redelivery.missing(webhook, scope).count()
+        return service.replay(
+            webhook,
+            wish["since"],
+            wish.get("until"),
+            requested_by=self.request.user,
+            rate_limit=wish.get("rate_limit"),
+        )
+
+    def _check_ids(self, ids: tuple[Any, ...]) -> None:
+        """Others' deliveries do not exist here, nor are they passed over in silence."""
+        owned = set(
+            Delivery.objects.for_owner(self.user_id).filter(id__in=ids).values_list("id", flat=True)
+        )
+        problems = {
+            str(index): [f"You have no delivery {DELIVERY_PREFIX}{row_id.hex}."]
+            for index, row_id in enumerate(ids)
+            if row_id not in owned
+        }
+        if problems:
+            raise serializers.ValidationError({"deliveryIds": problems})
+
+    def _own_webhook(self, wish: dict[str, Any]) -> Any:
+        if "webhook_id" not in wish:
+            return None
+        webhook = service.get_webhooks(self.request.user).filter(id=wish["webhook_id"]).first()
+        if webhook is None:
+            raise serializers.ValidationError({"webhookId": ["You have no webhook with this id."]})
+        return webhook
+
+    @extend_schema(
+        summary="Stop a redelivery; what it has queued is still sent",
+        request=NoInput,
+        responses=RedeliverySerializer,
+    )
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, pk: str) -> Response:
+        found = self.get_object()
+        self.read()
+        if not redelivery.cancel(found):
+            raise ConflictError("This redelivery has ended already; there is nothing to cancel.")
+        found.refresh_from_db()
+        return self.show(RedeliverySerializer, found)

@@ -1,0 +1,224 @@
+"""The OpenAPI description: what all operations have in common, and what we send to receivers."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+from drf_spectacular.extensions import OpenApiSerializerFieldExtension
+from drf_spectacular.openapi import AutoSchema
+
+from webhooks import catalog
+from webhooks.api.problems import CONTENT_TYPE, TITLES, TYPE_PREFIX
+from webhooks.catalog import EventType
+
+METHODS = ("get", "post", "patch", "delete")
+
+PROBLEM = {
+    "type": "object",
+    "description": "RFC 9457; `errors` says what is wrong where.",
+    "required": ["type", "title", "status", "detail", "instance", "requestId"],
+    "properties": {
+        "type": {
+            "type": "string",
+            "enum": [TYPE_PREFIX + code.replace("_", "-") for code in TITLES],
+        },
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What is wrong and what to do."},
+        "instance": {"type": "string"},
+        "requestId": {"type": "string", "description": "Name it when you ask for help."},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["code", "message"],
+                "properties": {
+                    "pointer": {"type": "string", "description": "JSON pointer into the body."},
+                    "parameter": {"type": "string", "description": "Of the query string."},
+                    "code": {"type": "string"},
+                    "message": {"type": "string"},
+                },
+                "additionalProperties": False,
+            },
+        },
+    },
+    "additionalProperties": False,
+}
+
+HEADERS = {
+    "X-Request-ID": ("Of this request; a valid one that you send is kept.", {"type": "string"}),
+    "RateLimit": ('What is left: `"token";r=1199;t=42`.', {"type": "string"}),
+    "RateLimit-Policy": ('What is allowed: `"token";q=1200;w=60`.', {"type": "string"}),
+}
+"""Of every answer to a valid token."""
+
+REFUSALS = {
+    "400": "The request is not valid.",
+    "401": "A valid token is needed.",
+    "403": "The token does not allow this.",
+    "404": "There is no such object, or it belongs to somebody else.",
+    "406": "The answer is JSON only.",
+    "409": "The present state does not allow this, or the idempotency key is taken.",
+    "411": "The body has no Content-Length.",
+    "413": "The body takes more than 1 MB.",
+    "415": "The body is not JSON.",
+    "429": "Too many requests; wait as long as Retry-After says.",
+    "500": "Our mistake.",
+}
+WITH_BODY = frozenset({"409", "411", "413", "415"})
+
+SENT_HEADERS = {
+    "webhook-id": "The event's id, the same on every try; what to deduplicate by.",
+    "webhook-timestamp": "Time of this attempt in Unix seconds.",
+    "webhook-signature": "Standard Webhooks: `v1,<base64>` for each live secret, space-separated.",
+    "X-Webhook-Signature": "Hex HMAC-SHA256 of `timestamp.body` with the text of the newest secret.",
+    "X-Webhook-Timestamp": "The same as webhook-timestamp.",
+    "X-Webhook-ID": "The same as webhook-id.",
+    "X-Webhook-Event": "The event's type.",
+    "X-Webhook-Delivery": "The delivery's id.",
+    "X-Webhook-Attempt": "The number of this attempt, from 1.",
+    "User-Agent": "`RemoteDevAI-Webhooks/1.0`",
+}
+
+
+class ApiSchema(AutoSchema):
+    """Adds to each operation the scope that it needs, and to paths the form of their ids."""
+
+    def get_description(self) -> str:  # type: ignore[override]  # as drf-spectacular has it
+        description: str = super().get_description() or ""
+        if (self.path, self.method) == ("/api/v1/tokens", "POST"):
+            needs = "Takes a user name and a password instead of a token."
+        else:
+            needs = f"Needs the scope `{cast(Any, self.view).required_scope()}`."
+        return f"{description} {needs}".strip()
+
+    def _resolve_path_parameters(self, variables: Any) -> list[dict[str, Any]]:
+        parameters: list[dict[str, Any]] = super()._resolve_path_parameters(variables)  # type: ignore[no-untyped-call]
+        prefix = getattr(self.view, "id_prefix", None)
+        for parameter in parameters:
+            if parameter["name"] == "id":
+                form = {"format": "uuid"} if prefix is None else {"pattern": id_pattern(prefix)}
+                parameter["schema"] = {"type": "string", **form}
+                parameter.pop("description", None)
+        return parameters
+
+
+class PublicIdExtension(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]
+    target_class = "webhooks.api.serializers.PublicIdField"
+
+    def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        return {"type": "string", "pattern": id_pattern(self.target.prefix)}
+
+
+def id_pattern(prefix: str) -> str:
+    return f"^{prefix}[0-9a-fA-F]{{32}}$"
+
+
+def describe_conventions(
+    result: dict[str, Any], generator: Any, request: Any, public: bool
+) -> dict[str, Any]:
+    """Add what every operation has: problems, headers, Idempotency-Key, no unknown fields."""
+    components = result["components"]
+    components["schemas"]["Problem"] = PROBLEM
+    components["headers"] = {
+        name: {"description": text, "schema": schema} for name, (text, schema) in HEADERS.items()
+    }
+    components["responses"] = {
+        f"Problem{status}": _refusal(text) for status, text in REFUSALS.items()
+    }
+    components["parameters"] = {"IdempotencyKey": IDEMPOTENCY_KEY}
+    for name, schema in components["schemas"].items():
+        if name.endswith("Request"):
+            schema.setdefault("additionalProperties", False)
+    for path, method, operation in _operations(result):
+        _describe_operation(path, method, operation)
+    return result
+
+
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "The same key and request again within 24 hours gives the first answer, marked"
+    " `Idempotency-Replayed: true`, and has no further effect.",
+    "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"},
+}
+
+
+def _operations(result: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in result["paths"].items():
+        for method in METHODS:
+            if method in item:
+                yield path, method, item[method]
+
+
+def _describe_operation(path: str, method: str, operation: dict[str, Any]) -> None:
+    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in HEADERS}
+    for answer in operation["responses"].values():
+        answer["headers"] = headers
+    if method == "post":
+        reference = {"$ref": "#/components/parameters/IdempotencyKey"}
+        operation["parameters"] = [*operation.get("parameters", []), reference]
+    for status in REFUSALS:
+        if status in WITH_BODY and method not in ("post", "patch"):
+            continue
+        if status == "404" and "{" not in path:
+            continue
+        operation["responses"][status] = {"$ref": f"#/components/responses/Problem{status}"}
+
+
+def _refusal(text: str) -> dict[str, Any]:
+    return {
+        "description": text,
+        "headers": {"X-Request-ID": {"$ref": "#/components/headers/X-Request-ID"}},
+        "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+
+
+def describe_webhooks(
+    result: dict[str, Any], generator: Any, request: Any, public: bool
+) -> dict[str, Any]:
+    """Add the requests that we send, one for each event type of the catalogue."""
+    result["webhooks"] = {one.name: {"post": _sent(one)} for one in catalog.all_types()}
+    return result
+
+
+def _sent(event_type: EventType) -> dict[str, Any]:
+    data = {key: value for key, value in event_type.schema.items() if key != "$schema"}
+    schema = {
+        "type": "object",
+        "required": ["id", "type", "created", "data"],
+        "properties": {
+            "id": {"type": "string", "pattern": id_pattern("evt_")},
+            "type": {"const": event_type.name},
+            "created": {"type": "string", "format": "date-time"},
+            "data": data,
+        },
+    }
+    example = {
+        "id": "evt_0193570e2c7a7bcd8f0a1b2c3d4e5f60",
+        "type": event_type.name,
+        "created": "2026-11-23T10:30:00.123Z",
+        "data": dict(event_type.example),
+    }
+    content = {"application/json": {"schema": schema, "example": example}}
+    return {
+        "operationId": "on_" + event_type.name.replace(".", "_"),
+        "summary": event_type.description,
+        "tags": ["sent to receivers"],
+        "parameters": [
+            {
+                "name": name,
+                "in": "header",
+                "required": True,
+                "description": text,
+                "schema": {"type": "string"},
+            }
+            for name, text in SENT_HEADERS.items()
+        ],
+        "requestBody": {"required": True, "content": content},
+        "responses": {
+            "2XX": {"description": "Received; anything else is tried again."},
+            "410": {"description": "Gone: the webhook is disabled."},
+        },
+        "security": [],
+    }

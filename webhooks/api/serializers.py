@@ -1,0 +1,147 @@
+"""Serializers that spell names in camelCase and refuse what they do not know."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Manager, Model
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail
+
+from webhooks.api.names import camel_case
+from webhooks.errors import PublicIdInvalidError
+from webhooks.ids import parse_public_id
+
+
+class StrictFields:
+    """Spells declared fields in camelCase on the wire; refuses fields that are not declared.
+
+    Only names that are declared are touched: event data, which is a value, never is.
+    """
+
+    def get_fields(self) -> dict[str, Any]:
+        fields: dict[str, Any] = super().get_fields()  # type: ignore[misc]
+        renamed = {}
+        for name, field in fields.items():
+            wire_name = camel_case(name)
+            if wire_name != name and field.source is None:
+                field.source = name
+            renamed[wire_name] = field
+        return renamed
+
+    def to_internal_value(self, data: Any) -> Any:
+        problems: dict[str, Any] = {}
+        if isinstance(data, Mapping):
+            for name in data:
+                field = self.fields.get(name)  # type: ignore[attr-defined]
+                if field is None:
+                    problems[name] = [ErrorDetail(self._unknown(), "unknown_field")]
+                elif field.read_only:
+                    problems[name] = [ErrorDetail("This cannot be set; leave it out.", "read_only")]
+                elif wrong := _wrong_type(field, data[name]):
+                    problems[name] = wrong
+        try:
+            value = super().to_internal_value(data)  # type: ignore[misc]
+        except serializers.ValidationError as refusal:
+            if isinstance(refusal.detail, Mapping):
+                raise serializers.ValidationError({**refusal.detail, **problems}) from None
+            raise
+        if problems:
+            raise serializers.ValidationError(problems)
+        return value
+
+    def _unknown(self) -> str:
+        names = [name for name, field in self.fields.items() if not field.read_only]  # type: ignore[attr-defined]
+        known = f"known are {', '.join(names)}" if names else "there are none"
+        return f"There is no such field; {known}."
+
+
+JSON_TYPES: list[tuple[tuple[type[Any], ...], tuple[type[Any], ...], str]] = [
+    ((serializers.BooleanField,), (bool,), "true or false"),
+    ((serializers.IntegerField, serializers.FloatField), (int, float), "a number"),
+    (
+        (
+            serializers.CharField,
+            serializers.ChoiceField,
+            serializers.UUIDField,
+            serializers.DateTimeField,
+        ),
+        (str,),
+        "a text",
+    ),
+]
+"""What a field takes; the framework would take `0` for a text and `"yes"` for true as well."""
+
+
+def _wrong_type(field: Any, value: Any) -> Any:
+    """Return the problem with a value's type, nested as the value is; None where there is none."""
+    if value is None:
+        return None
+    if isinstance(field, serializers.ListField) and isinstance(value, list):
+        found = {str(index): _wrong_type(field.child, one) for index, one in enumerate(value)}
+        return {index: wrong for index, wrong in found.items() if wrong}
+    if isinstance(field, serializers.DictField) and isinstance(value, Mapping):
+        found = {name: _wrong_type(field.child, one) for name, one in value.items()}
+        return {name: wrong for name, wrong in found.items() if wrong}
+    longest = getattr(field, "max_length", None)
+    # As it was sent: the framework counts what is left without the spaces around it.
+    if isinstance(field, serializers.CharField) and longest and len(str(value)) > longest:
+        return [ErrorDetail(f"This has more than {longest:,} characters.", "max_length")]
+    for fields, types, words in JSON_TYPES:
+        if isinstance(field, fields):
+            is_right = isinstance(value, types) and (bool in types or not isinstance(value, bool))
+            return None if is_right else [ErrorDetail(f"This is {words}.", "invalid")]
+    return None
+
+
+class ApiSerializer(StrictFields, serializers.Serializer[Any]):
+    pass
+
+
+class ApiModelSerializer(StrictFields, serializers.ModelSerializer[Any]):
+    pass
+
+
+class NoInput(ApiSerializer):
+    """The body of an action that takes none: nothing at all, or `{}`."""
+
+
+class PublicIdField(serializers.Field):  # type: ignore[type-arg]
+    """An id with its prefix, `whk_…`; a UUID inside."""
+
+    def __init__(self, prefix: str, **options: Any) -> None:
+        self.prefix = prefix
+        super().__init__(**options)
+
+    def to_representation(self, value: UUID) -> str:
+        return self.prefix + value.hex
+
+    def to_internal_value(self, data: Any) -> UUID:
+        try:
+            return parse_public_id(data, self.prefix)
+        except (PublicIdInvalidError, AttributeError, TypeError):
+            raise serializers.ValidationError(
+                f"This is not an id of the form {self.prefix}<32 hex digits>."
+            ) from None
+
+
+@extend_schema_field({"type": "string", "format": "uuid"})
+class OwnedField(serializers.Field):  # type: ignore[type-arg]
+    """The id of an object that belongs to whoever asks; others' objects do not exist here."""
+
+    def __init__(self, objects: Manager[Any], *, owner: str = "owner", **options: Any) -> None:
+        self._objects, self._owner = objects, owner
+        super().__init__(**options)
+
+    def to_representation(self, value: Model) -> str:
+        return str(value.pk)
+
+    def to_internal_value(self, data: Any) -> Model:
+        user = self.context["request"].user
+        try:
+            found: Model = self._objects.get(**{"pk": UUID(data), self._owner: user})
+        except (ValueError, AttributeError, TypeError, self._objects.model.DoesNotExist):
+            name = self._objects.model._meta.verbose_name
+            raise serializers.ValidationError(f"You have no {name} with this id.") from None
+        return found

@@ -1,0 +1,119 @@
+"""How often somebody may ask, counted per minute in Valkey for all processes together.
+
+While Valkey does not answer each process counts for itself: a limit must not take the API down.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import redis
+from django.conf import settings
+from rest_framework.request import Request
+from rest_framework.throttling import BaseThrottle
+
+from webhooks import wakeup
+from webhooks.models import ApiToken
+
+WINDOW_SECONDS = 60
+TIMEOUT_SECONDS = 0.1
+SILENCE_SECONDS = 10
+"""How long Valkey is left alone after it failed to answer."""
+MAX_KNOWN = 10_000
+
+
+class Counter:
+    """Counts hits of a key within a window of time."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] = {}
+        self._silent_until = 0.0
+
+    @cached_property
+    def _client(self) -> redis.Redis:
+        return wakeup.connect(TIMEOUT_SECONDS)
+
+    def hit(self, key: str) -> int:
+        """Count one more and return how many there are."""
+        if time.monotonic() >= self._silent_until:
+            try:
+                count = int(self._client.incr(key))
+                if count == 1:
+                    # A pipeline for both would take twice as long, for each request.
+                    self._client.expire(key, WINDOW_SECONDS)
+                return count
+            except redis.RedisError:
+                self._silent_until = time.monotonic() + SILENCE_SECONDS
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known[key] = count = self._known.get(key, 0) + 1
+        return count
+
+
+counter = Counter()
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What one limit leaves at this moment."""
+
+    name: str
+    limit: int
+    remaining: int
+    reset_seconds: int
+
+    @property
+    def is_exceeded(self) -> bool:
+        return self.remaining < 0
+
+
+def take(name: str, who: str) -> Allowance:
+    """Count one request of somebody under a limit of WEBHOOKS_API_REQUESTS_PER_MINUTE."""
+    limit = settings.WEBHOOKS_API_REQUESTS_PER_MINUTE[name]
+    window, elapsed = divmod(time.time(), WINDOW_SECONDS)
+    count = counter.hit(f"webhooks:requests:{name}:{who}:{int(window)}")
+    return Allowance(name, limit, limit - count, max(1, round(WINDOW_SECONDS - elapsed)))
+
+
+class RateThrottle(BaseThrottle):
+    """Limits requests per token, those of a special kind per user, others per address."""
+
+    def __init__(self, name: str, *, by_address: bool = False) -> None:
+        self._name = name
+        self._by_address = by_address
+        self._reset_seconds = 0
+
+    def allow_request(self, request: Request, view: Any) -> bool:
+        allowance = take(self._name, self._who(request))
+        view.allowances.append(allowance)
+        self._reset_seconds = allowance.reset_seconds
+        return not allowance.is_exceeded
+
+    def wait(self) -> float:
+        return self._reset_seconds
+
+    def address(self, request: Request) -> str:
+        """Return the client's address; NUM_PROXIES says how much of X-Forwarded-For is believed."""
+        return self.get_ident(request)
+
+    def _who(self, request: Request) -> str:
+        if self._by_address or not request.user.is_authenticated:
+            return self.address(request)
+        if self._name == "token" and isinstance(request.auth, ApiToken):
+            return request.auth.id.hex
+        return f"user-{request.user.pk}"
+
+
+def headers_of(allowances: list[Allowance]) -> dict[str, str]:
+    """Return the fields RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers)."""
+    if not allowances:
+        return {}
+    return {
+        "RateLimit-Policy": ", ".join(
+            f'"{one.name}";q={one.limit};w={WINDOW_SECONDS}' for one in allowances
+        ),
+        "RateLimit": ", ".join(
+            f'"{one.name}";r={max(0, one.remaining)};t={one.reset_seconds}' for one in allowances
+        ),
+    }

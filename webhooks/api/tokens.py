@@ -1,0 +1,103 @@
+"""`/tokens`: how programs get credentials; made with a user name and a password, shown once."""
+
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema, extend_schema_view
+from rest_framework import serializers
+from rest_framework.exceptions import PermissionDenied
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from webhooks.api import throttles
+from webhooks.api.authentication import PasswordAuthentication, tokens
+from webhooks.api.base import (
+    ApiModelSerializer,
+    ApiViewSet,
+    ConflictError,
+    DeleteAction,
+    ListAction,
+)
+from webhooks.api.serializers import PublicIdField
+from webhooks.ids import TOKEN_PREFIX
+from webhooks.models import ApiToken
+
+MAX_TOKENS = 50
+MAX_DAYS = 365
+DEFAULT_DAYS = 90
+
+
+class TokenSerializer(ApiModelSerializer):
+    id = PublicIdField(TOKEN_PREFIX, read_only=True)
+    scopes = serializers.ListField(
+        child=serializers.ChoiceField(choices=ApiToken.Scope.choices), min_length=1, max_length=3
+    )
+    is_service = serializers.BooleanField(
+        default=False, help_text="May trigger events for every user; made by staff."
+    )
+    created_at = serializers.DateTimeField(source="created", read_only=True)
+    expires_at = serializers.DateTimeField(source="expiry", read_only=True)
+
+    class Meta:
+        model = ApiToken
+        fields = ["id", "name", "scopes", "is_service", "created_at", "expires_at", "last_used_at"]
+        read_only_fields = ["last_used_at"]
+
+
+class NewTokenSerializer(TokenSerializer):
+    expires_in_days = serializers.IntegerField(
+        min_value=1, max_value=MAX_DAYS, default=DEFAULT_DAYS, write_only=True
+    )
+    token = serializers.CharField(read_only=True, help_text="Shown this once.")
+
+    class Meta(TokenSerializer.Meta):
+        fields = [*TokenSerializer.Meta.fields, "expires_in_days", "token"]
+
+
+@extend_schema_view(
+    list=extend_schema(summary="List tokens"),
+    destroy=extend_schema(summary="Revoke a token; takes effect within a second"),
+)
+class TokenViewSet(ListAction, DeleteAction, ApiViewSet[ApiToken]):
+    id_prefix = TOKEN_PREFIX
+    serializer_class = TokenSerializer
+
+    def get_queryset(self) -> QuerySet[ApiToken]:
+        return ApiToken.objects.filter(user_id=self.user_id)
+
+    def get_authenticators(self) -> list[Any]:
+        # Called before the action is known; without a request by the description's generator.
+        method = self.request.method if self.request else ""
+        if self.action_map.get(str(method).lower()) == "create":
+            return [PasswordAuthentication()]
+        return super().get_authenticators()
+
+    def perform_authentication(self, request: Request) -> None:
+        if self.action == "create":
+            # Before the password is looked at: guessing is what this limits.
+            login = throttles.RateThrottle("login", by_address=True)
+            if not login.allow_request(request, self):
+                self.throttled(request, login.wait())
+        super().perform_authentication(request)
+
+    @extend_schema(
+        summary="Make a token",
+        auth=[{"password": []}],  # type: ignore[list-item]
+        request=NewTokenSerializer,
+        responses={201: NewTokenSerializer},
+    )
+    def create(self, request: Request) -> Response:
+        wish = self.read(NewTokenSerializer)
+        if wish["is_service"] and not request.user.is_staff:
+            raise PermissionDenied("Only staff may make service tokens; leave isService out.")
+        if self.get_queryset().count() >= MAX_TOKENS:
+            raise ConflictError(f"You have {MAX_TOKENS} tokens; revoke one that is not needed.")
+        lifetime = timedelta(days=wish.pop("expires_in_days"))
+        token, text = ApiToken.objects.issue(request.user, lifetime=lifetime, **wish)
+        token.token = text
+        return self.show(NewTokenSerializer, token, 201)
+
+    def perform_destroy(self, token: ApiToken) -> None:
+        tokens.forget(token.digest)
+        token.delete()

@@ -1,0 +1,248 @@
+"""`/webhooks`: what is sent where, and what can be done with it."""
+
+from datetime import timedelta
+from typing import Any, cast
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema, extend_schema_view
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from webhooks import service
+from webhooks.api.base import (
+    ApiFilters,
+    ApiModelSerializer,
+    ApiSerializer,
+    ApiViewSet,
+    BooleanFilter,
+    CreateAction,
+    DeleteAction,
+    ListAction,
+    NoInput,
+    PublicIdField,
+    RetrieveAction,
+    UpdateAction,
+)
+from webhooks.api.deliveries import DeliveryFilters, DeliverySerializer
+from webhooks.api.figures import StatsQuery, StatsSerializer, stats_of
+from webhooks.ids import WEBHOOK_PREFIX
+from webhooks.models import Webhook
+
+MAX_HEADERS = 50
+
+
+class WebhookSerializer(ApiModelSerializer):
+    id = PublicIdField(WEBHOOK_PREFIX, read_only=True)
+    events = serializers.ListField(
+        child=serializers.CharField(max_length=100),
+        max_length=100,
+        help_text="Event types or patterns: `project.created`, `project.*`, `*`.",
+    )
+    headers = serializers.DictField(
+        child=serializers.CharField(max_length=4096, allow_blank=True, trim_whitespace=False),
+        write_only=True,
+        required=False,
+        help_text="Sent with every request. Replaces all earlier ones; values are never shown.",
+    )
+    header_names = serializers.SerializerMethodField(method_name="get_header_names")
+    retry_delay = serializers.IntegerField(
+        source="retry_delay_seconds",
+        min_value=1,
+        max_value=3600,
+        default=60,
+        help_text="Seconds before the first retry; doubled for each further one.",
+    )
+    timeout = serializers.IntegerField(
+        source="timeout_seconds",
+        min_value=1,
+        max_value=30,
+        default=15,
+        help_text="Seconds that one attempt may take.",
+    )
+    description = serializers.CharField(
+        max_length=10_000, allow_blank=True, required=False, default=""
+    )
+
+    class Meta:
+        model = Webhook
+        fields = [
+            "id", "name", "url", "description", "events", "active", "headers", "header_names",
+            "max_retries", "retry_delay", "retry_schedule", "timeout", "rate_limit", "ordered",
+            "disabled_reason", "disabled_at", "failing_since", "breaker_state", "verified",
+            "created_at", "updated_at",
+        ]  # fmt: skip
+        read_only_fields = [
+            "active", "disabled_reason", "disabled_at", "failing_since", "breaker_state",
+            "verified", "created_at", "updated_at",
+        ]  # fmt: skip
+
+    def get_header_names(self, webhook: Webhook) -> list[str]:
+        return list(webhook.headers)
+
+
+class NewWebhookSerializer(WebhookSerializer):
+    secret = serializers.CharField(
+        read_only=True, help_text="What receivers check signatures with; shown this once."
+    )
+
+    class Meta(WebhookSerializer.Meta):
+        fields = [*WebhookSerializer.Meta.fields, "secret"]
+
+
+class RotationSerializer(ApiSerializer):
+    overlap_hours = serializers.FloatField(
+        min_value=0,
+        max_value=168,
+        default=24,
+        help_text="How long the old secret signs beside the new one; with 0 not at all.",
+    )
+
+
+class EnableSerializer(ApiSerializer):
+    send = serializers.ChoiceField(
+        choices=["recent", "all", "none"],
+        default="recent",
+        help_text="What is sent of that which waited; `recent` is less than three days old.",
+    )
+
+
+class EnabledSerializer(ApiSerializer):
+    waiting = serializers.IntegerField(help_text="How many deliveries go out now.")
+
+
+class DisableSerializer(ApiSerializer):
+    reason = serializers.CharField(max_length=500, allow_blank=True, default="")
+
+
+class RevokedSerializer(ApiSerializer):
+    revoked = serializers.IntegerField(help_text="How many older secrets no longer sign.")
+
+
+class TestSerializer(ApiSerializer):
+    event_type = serializers.CharField(
+        max_length=100, default="webhook.test", help_text="Its example is sent."
+    )
+
+
+class TryoutSerializer(ApiSerializer):
+    event_id = serializers.CharField(help_text="Seen by the receiver only; nothing is stored.")
+    succeeded = serializers.BooleanField()
+    response_code = serializers.IntegerField(allow_null=True)
+    duration_ms = serializers.IntegerField()
+    failure_kind = serializers.CharField(allow_blank=True)
+    error = serializers.CharField(allow_blank=True)
+    response_excerpt = serializers.CharField(allow_blank=True)
+    is_truncated = serializers.BooleanField()
+    signature_headers = serializers.DictField(child=serializers.CharField())
+
+
+class WebhookFilters(ApiFilters):
+    active = BooleanFilter()
+
+    by_index = frozenset({"active"})  # there are at most a hundred per owner
+
+
+@extend_schema_view(
+    list=extend_schema(summary="List webhooks"),
+    retrieve=extend_schema(summary="Show a webhook"),
+    partial_update=extend_schema(summary="Change a webhook"),
+    destroy=extend_schema(summary="Delete a webhook; what waits for it is cancelled"),
+)
+class WebhookViewSet(
+    ListAction, RetrieveAction, CreateAction, UpdateAction, DeleteAction, ApiViewSet[Webhook]
+):
+    id_prefix = WEBHOOK_PREFIX
+    serializer_class = WebhookSerializer
+    filterset_class = WebhookFilters
+    action_limits = {"test": "test", "rotate_secret": "secret", "create": "secret"}
+    action_parameters = {
+        "deliveries": DeliveryFilters.parameters - {"webhook"},
+        "stats": frozenset(StatsQuery.base_filters),
+    }
+    non_atomic_actions = frozenset({"test"})
+
+    def get_queryset(self) -> QuerySet[Webhook]:
+        return cast(QuerySet[Webhook], service.get_webhooks(self.request.user))
+
+    @extend_schema(
+        summary="Create a webhook", request=WebhookSerializer, responses={201: NewWebhookSerializer}
+    )
+    def create(self, request: Request) -> Response:
+        values = self.read(WebhookSerializer)
+        webhook = service.create_webhook(request.user, **values)
+        webhook.refresh_from_db(fields=["created_at"])
+        return self.show(NewWebhookSerializer, webhook, 201)
+
+    def perform_update(self, webhook: Webhook, values: dict[str, Any]) -> None:
+        service.update_webhook(webhook, **values)
+
+    def perform_destroy(self, webhook: Webhook) -> None:
+        service.delete_webhook(webhook)
+
+    @extend_schema(
+        summary="Send one real request now", request=TestSerializer, responses=TryoutSerializer
+    )
+    @action(detail=True, methods=["post"])
+    def test(self, request: Request, pk: str) -> Response:
+        webhook = self.get_object()
+        event_type = self.read(TestSerializer)["event_type"]
+        return self.show(TryoutSerializer, service.test_webhook(webhook, event_type))
+
+    @extend_schema(
+        summary="Replace the signing secret",
+        request=RotationSerializer,
+        responses=NewWebhookSerializer,
+    )
+    @action(detail=True, methods=["post"], url_path="rotate-secret")
+    def rotate_secret(self, request: Request, pk: str) -> Response:
+        webhook = self.get_object()
+        overlap = timedelta(hours=self.read(RotationSerializer)["overlap_hours"])
+        service.rotate_secret(webhook, overlap=overlap)
+        return self.show(NewWebhookSerializer, webhook)
+
+    @extend_schema(
+        summary="Take all older secrets out of use", request=NoInput, responses=RevokedSerializer
+    )
+    @action(detail=True, methods=["post"], url_path="revoke-secrets")
+    def revoke_secrets(self, request: Request, pk: str) -> Response:
+        webhook = self.get_object()
+        self.read()
+        return self.show(RevokedSerializer, {"revoked": service.revoke_secret(webhook)})
+
+    @extend_schema(
+        summary="Send to it again", request=EnableSerializer, responses=EnabledSerializer
+    )
+    @action(detail=True, methods=["post"])
+    def enable(self, request: Request, pk: str) -> Response:
+        webhook = self.get_object()
+        waiting = service.enable(webhook, send=self.read(EnableSerializer)["send"])
+        return self.show(EnabledSerializer, {"waiting": waiting})
+
+    @extend_schema(
+        summary="Stop sending to it; its deliveries wait",
+        request=DisableSerializer,
+        responses=WebhookSerializer,
+    )
+    @action(detail=True, methods=["post"])
+    def disable(self, request: Request, pk: str) -> Response:
+        webhook = self.get_object()
+        service.disable(webhook, self.read(DisableSerializer)["reason"])
+        return self.show(WebhookSerializer, webhook)
+
+    @extend_schema(summary="List a webhook's deliveries", responses=DeliverySerializer(many=True))
+    @action(detail=True, filterset_class=DeliveryFilters)
+    def deliveries(self, request: Request, pk: str) -> Response:
+        found = service.get_deliveries(self.get_object(), request.user)
+        return self.page(found, DeliverySerializer, DeliveryFilters)
+
+    @extend_schema(
+        summary="What became of a webhook's deliveries",
+        responses=StatsSerializer,
+        filters=True,
+    )
+    @action(detail=True, filterset_class=StatsQuery, pagination_class=None)
+    def stats(self, request: Request, pk: str) -> Response:
+        webhook = self.get_object()
+        return self.show(StatsSerializer, stats_of(webhook, request))
