@@ -87,10 +87,6 @@ class DeliveryAdmin(BigTableAdmin):
         )
         return [answer, *super().get_urls()]
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Delivery]:
-        found: QuerySet[Delivery] = super().get_queryset(request)
-        return found
-
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Delivery], search_term: str
     ) -> tuple[QuerySet[Delivery], bool]:

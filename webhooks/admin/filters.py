@@ -1,7 +1,6 @@
 """Filters of the big lists. Their names in the query string are also those of a redelivery's form."""
 
 import re
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
@@ -163,7 +162,3 @@ class KindFilter(DropdownFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return queryset.filter(failure_kind=self.value()) if self.value() else queryset
-
-
-def first(query: Mapping[str, Any], name: str) -> str:
-    return str(query.get(name, "")).strip()

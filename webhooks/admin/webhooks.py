@@ -1,19 +1,18 @@
 """Webhooks: the list with its health strips, and the pages of one webhook."""
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.loader import render_to_string
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 from unfold.views import ChangeList
 
@@ -31,6 +30,7 @@ from webhooks.admin.display import (
 )
 from webhooks.admin.secrets import RevealSecret, RevokeSecret, RotateSecret
 from webhooks.admin.template_tags import ago, chip
+from webhooks.admin.webhook_filters import KindFilter, StateFilter
 from webhooks.admin.webhook_form import WebhookForm
 from webhooks.admin.webhook_operations import (
     AddWebhook,
@@ -40,56 +40,11 @@ from webhooks.admin.webhook_operations import (
     RedeliverFailed,
     TestWebhook,
 )
-from webhooks.choices import BreakerState
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import WEBHOOK_PREFIX, parse_public_id
 from webhooks.models import Webhook
 
 DAY = timedelta(hours=24)
-
-
-class StateFilter(DropdownFilter):
-    title = "state"
-    parameter_name = "state"
-    conditions: ClassVar[dict[str, Q]] = {
-        "active": Q(active=True, failing_since=None, breaker_state=BreakerState.CLOSED),
-        "failing": Q(active=True, failing_since__isnull=False),
-        "open": Q(active=True) & ~Q(breaker_state=BreakerState.CLOSED),
-        "disabled": Q(active=False),
-    }
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [
-            ("active", "Active and healthy"),
-            ("failing", "Failing"),
-            ("open", "Breaker open or probing"),
-            ("disabled", "Disabled"),
-            ("deleted", "Deleted"),
-        ]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Webhook]) -> QuerySet[Webhook]:
-        if self.value() == "deleted":
-            return queryset.exclude(deleted_at=None)
-        queryset = queryset.filter(deleted_at=None)
-        condition = self.conditions.get(self.value() or "")
-        return queryset if condition is None else queryset.filter(condition)
-
-
-class KindFilter(DropdownFilter):
-    title = "kind"
-    parameter_name = "kind"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("platform", "Platform webhooks"), ("ordered", "Ordered"), ("limited", "Limited")]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Webhook]) -> QuerySet[Webhook]:
-        conditions = {
-            "platform": Q(is_platform=True),
-            "ordered": Q(ordered=True),
-            "limited": Q(rate_limit__isnull=False),
-        }
-        condition = conditions.get(self.value() or "")
-        return queryset if condition is None else queryset.filter(condition)
 
 
 class WebhookList(ChangeList):
@@ -254,7 +209,9 @@ class WebhookAdmin(OperatorAdmin):
     ) -> HttpResponse:
         """The overview; its form stands under the tab Settings."""
         webhook = self.find(request, object_id)
-        return self.show(request, webhook, "overview", webhook_pages.overview(webhook, self.now()))
+        return self.show(
+            request, webhook, "overview", webhook_pages.overview(webhook, timezone.now())
+        )
 
     def settings_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         webhook = self.find(request, object_id)
@@ -274,7 +231,9 @@ class WebhookAdmin(OperatorAdmin):
 
     def secrets_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         webhook = self.find(request, object_id)
-        return self.show(request, webhook, "secrets", webhook_pages.secrets(webhook, self.now()))
+        return self.show(
+            request, webhook, "secrets", webhook_pages.secrets(webhook, timezone.now())
+        )
 
     def verify_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         webhook = self.find(request, object_id)
@@ -304,9 +263,6 @@ class WebhookAdmin(OperatorAdmin):
         if not isinstance(webhook, Webhook):
             raise Http404
         return webhook
-
-    def now(self) -> datetime:
-        return timezone.now()
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         service.update_webhook(obj, **form.changes())

@@ -1,0 +1,54 @@
+"""Filters of the list of webhooks."""
+
+from typing import Any, ClassVar
+
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from unfold.contrib.filters.admin import DropdownFilter
+
+from webhooks.choices import BreakerState
+from webhooks.models import Webhook
+
+
+class StateFilter(DropdownFilter):
+    title = "state"
+    parameter_name = "state"
+    conditions: ClassVar[dict[str, Q]] = {
+        "active": Q(active=True, failing_since=None, breaker_state=BreakerState.CLOSED),
+        "failing": Q(active=True, failing_since__isnull=False),
+        "open": Q(active=True) & ~Q(breaker_state=BreakerState.CLOSED),
+        "disabled": Q(active=False),
+    }
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [
+            ("active", "Active and healthy"),
+            ("failing", "Failing"),
+            ("open", "Breaker open or probing"),
+            ("disabled", "Disabled"),
+            ("deleted", "Deleted"),
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Webhook]) -> QuerySet[Webhook]:
+        if self.value() == "deleted":
+            return queryset.exclude(deleted_at=None)
+        queryset = queryset.filter(deleted_at=None)
+        condition = self.conditions.get(self.value() or "")
+        return queryset if condition is None else queryset.filter(condition)
+
+
+class KindFilter(DropdownFilter):
+    title = "kind"
+    parameter_name = "kind"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("platform", "Platform webhooks"), ("ordered", "Ordered"), ("limited", "Limited")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Webhook]) -> QuerySet[Webhook]:
+        conditions = {
+            "platform": Q(is_platform=True),
+            "ordered": Q(ordered=True),
+            "limited": Q(rate_limit__isnull=False),
+        }
+        condition = conditions.get(self.value() or "")
+        return queryset if condition is None else queryset.filter(condition)
