@@ -30,9 +30,15 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 @contextmanager
-def running_worker(*arguments: str, **changes: str) -> Iterator[subprocess.Popen[bytes]]:
+def running_worker(
+    *arguments: str, notices_deaths_early: bool = False, **changes: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker until the block ends, which kills it; `changes` go to its environment."""
+    program = ["manage.py"]
+    if notices_deaths_early:
+        program = ["-m", "tests.chaos.faulty_worker", "nowhere"]
     process = subprocess.Popen(
-        [sys.executable, "manage.py", "rqworker", *arguments],
+        [sys.executable, *program, "rqworker", *arguments],
         cwd=BASE_DIR,
         env=environment(**changes),
         stdout=subprocess.DEVNULL,

@@ -49,6 +49,12 @@ UNRESOLVED_SECONDS = 5.0
 STALE_SECONDS = 300.0
 """An old answer is still used while a new one is fetched."""
 MAX_LOOKUPS = 64
+SUSPENDED_SECONDS = 7.0
+"""A wait that takes so much longer than asked for: the process was stopped, or its machine slept."""
+
+
+class SuspendedError(Exception):
+    """The process stood still for so long that what it was about to send may not be its own now."""
 
 
 class TransportError(requests.RequestException):
@@ -654,7 +660,10 @@ class MultiSender:
             self._waiting.append(waiting)
 
     def poll(self, timeout_seconds: float) -> list[Outcome]:
-        """Wait for sockets, at most `timeout_seconds`, and return the requests that ended."""
+        """Wait for sockets, at most `timeout_seconds`, and return the requests that ended.
+
+        Raises SuspendedError, before anything else is sent, when the process was stopped meanwhile.
+        """
         now = time.monotonic()
         wait = timeout_seconds
         if self._ended:
@@ -664,7 +673,10 @@ class MultiSender:
         if self._waiting:
             wait = min(wait, min(waiting.deadline for waiting in self._waiting) - now)
         act = self._multi.socket_action
-        for fd, events in self._epoll.poll(max(0.0, wait)):
+        ready = self._epoll.poll(max(0.0, wait))
+        if time.monotonic() - now > max(0.0, wait) + SUSPENDED_SECONDS:
+            raise SuspendedError
+        for fd, events in ready:
             if fd == self._wake_fd:
                 self._calm()
             else:

@@ -17,7 +17,9 @@ import redis
 from django.conf import settings
 from django.db import Error, connection
 
+from config.embedded import die_with_parent
 from config.services import BASE_DIR
+from tests.workers import wait_for_heartbeats
 from webhooks import service
 from webhooks.models import Delivery, Webhook, WorkerHeartbeat
 
@@ -73,6 +75,7 @@ class World:
 
     def stop(self) -> list[int]:
         """End the workers in order and return their exit codes."""
+        wait_for_heartbeats(self.worker_count)
         self._is_keeping = False
         assert self._keeper is not None
         self._keeper.join()
@@ -95,6 +98,8 @@ class World:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
+            # Nothing of a run outlives it, however it ends.
+            preexec_fn=lambda: die_with_parent(signal.SIGKILL),
         )
 
     # Faults.

@@ -16,10 +16,11 @@ from tests.workers import running_worker, wait_for_heartbeats, wait_until
 from webhooks import service
 from webhooks.dispatch import life
 from webhooks.dispatch.claim import Claim, claim_due, claim_suspect, count_suspects, release
-from webhooks.dispatch.engine import run_until_idle
+from webhooks.dispatch.engine import Engine, run_until_idle
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Webhook, WorkerHeartbeat
+from webhooks.transport import Outcome, SuspendedError
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -148,7 +149,7 @@ def test_killed_worker_s_deliveries_go_out_apart_beside_normal_traffic(
         receiver.wait_for(8)
         doomed.send_signal(signal.SIGKILL)
         doomed.wait()
-    with running_worker():
+    with running_worker(notices_deaths_early=True):
         wait_until(lambda: not Delivery.objects.exclude(status="SUCCESS").exists(), 25)
 
     assert not Delivery.objects.filter(is_suspect=True).exists()
@@ -161,6 +162,7 @@ def test_quarantine_ends_with_its_worker(
     user: User, webhook: Webhook, receiver: HttpReceiver
 ) -> None:
     receiver.behaviour = Behaviour(mode="hang")
+    Webhook.objects.update(timeout_seconds=2)
     trigger(user, 1)
     Delivery.objects.update(is_suspect=True)
     with running_worker():
@@ -210,3 +212,28 @@ def test_worker_that_ends_in_order_leaves_nothing_marked(user: User, webhook: We
     assert set(Delivery.objects.values_list("status", "claimed_by", "is_suspect")) == {
         ("PENDING", None, False)
     }
+
+
+def test_worker_that_was_stopped_too_long_sends_nothing_it_held(
+    user: User, webhook: Webhook, receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trigger(user, 3)
+    engine = Engine()
+    lives = [engine.worker_id]
+    real = engine._sender.poll
+
+    def wake_up_late(timeout_seconds: float) -> list[Outcome]:
+        if engine._flight.count:
+            engine._sender.poll = real  # type: ignore[method-assign]
+            raise SuspendedError
+        return real(timeout_seconds)
+
+    engine._sender.poll = wake_up_late  # type: ignore[method-assign]
+    engine.run(until_idle=True)
+    lives.append(engine.worker_id)
+
+    assert receiver.requests == []
+    assert lives[0] != lives[1]
+    # The first life ends like any other death: its silence is noticed, its rows are taken back.
+    assert set(Delivery.objects.values_list("claimed_by", flat=True)) == {lives[0]}
+    assert die(lives[0]) == 3

@@ -36,10 +36,10 @@ def trigger(user: User, count: int) -> None:
     service.trigger_events([service.Trigger("project.deleted", user, DELETED)] * count)
 
 
-def running_workers(count: int) -> ExitStack:
+def running_workers(count: int, *, notices_deaths_early: bool = False) -> ExitStack:
     stack = ExitStack()
     for _ in range(count):
-        stack.enter_context(running_worker())
+        stack.enter_context(running_worker(notices_deaths_early=notices_deaths_early))
     wait_for_heartbeats(count)
     return stack
 
@@ -51,7 +51,7 @@ def test_ordered_webhook_stays_in_order_under_failures_and_a_kill(
     webhook = make_webhook(
         url=receiver.url, events=["project.deleted"], ordered=True, retry_schedule=[1] * 20
     )
-    with running_workers(2), running_worker() as doomed:
+    with running_workers(2, notices_deaths_early=True), running_worker() as doomed:
         wait_for_heartbeats(3)
         for _ in range(5):
             trigger(user, 6)

@@ -32,7 +32,7 @@ from webhooks.dispatch.request import build_request, read_outcome
 from webhooks.dispatch.settle import Result, settle, without_answer
 from webhooks.ids import new_id
 from webhooks.retry import Verdict
-from webhooks.transport import MultiSender, Outcome
+from webhooks.transport import MultiSender, Outcome, SuspendedError
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,7 @@ class Engine:
         self._clock_offset = 0.0
         self._next_poll_at = 0.0
         self._next_beat_at = 0.0
+        self._beaten_at = time.monotonic()
         self._backoff_seconds = 0.0
         self._database_back_at = 0.0
         self._is_stopping = False
@@ -128,10 +129,19 @@ class Engine:
                     self._wants_claim = True
                 self._flight.find_slow()
                 self._order()
-                for outcome in self._sender.poll(self._seconds_to_wait()):
-                    self._take_outcome(outcome)
+                self._send_and_receive()
         finally:
             self._end()
+
+    def _send_and_receive(self) -> None:
+        try:
+            outcomes = self._sender.poll(self._seconds_to_wait())
+        except SuspendedError:
+            # By now others may have taken over what this worker holds; it must not send it, too.
+            self._start_a_new_life()
+            return
+        for outcome in outcomes:
+            self._take_outcome(outcome)
 
     def _is_finished(self, until_idle: bool) -> bool:
         if self._is_abandoned:
@@ -253,7 +263,11 @@ class Engine:
 
     def _beat(self) -> bool:
         is_alive = life.beat(self.worker_id, self._flight.count)
-        if reclaimed := life.reclaim_from_dead_workers():
+        now = time.monotonic()
+        # After a gap of its own it is Postgres that was away, and the others may be as alive as it.
+        is_steady = now - self._beaten_at < life.SILENCE_BEFORE_DEATH_SECONDS / 2
+        self._beaten_at = now
+        if is_steady and (reclaimed := life.reclaim_from_dead_workers()):
             logger.warning("Took back %d deliveries from dead workers.", reclaimed)
             self._look_again()
         return is_alive
@@ -408,8 +422,8 @@ class Engine:
     # The end.
 
     def _start_a_new_life(self) -> None:
-        """Drop everything: this worker was declared dead and its rows belong to others now."""
-        logger.warning("This worker was silent too long and was declared dead; starting anew.")
+        """Drop everything: this worker counts as dead, and its rows belong to others now."""
+        logger.warning("This worker was silent for too long to go on; starting anew.")
         self._sender.close()
         self._sender = _new_sender()
         self._flight = Flight()
