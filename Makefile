@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export DEBUG ?= 1
 
-.PHONY: setup demo test test-full check fmt docs bench chaos
+.PHONY: setup demo test test-full check e2e screenshots fmt docs bench chaos
 
 setup: $(STAMP)
 
@@ -24,7 +24,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 test-full: setup
-	$(BIN)/python -m pytest -m "full or not full" -rs
+	$(BIN)/python -m pytest -m "not e2e" -rs
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -35,6 +35,23 @@ check: setup
 	 WEBHOOKS_ENCRYPTION_KEYS=$$($(BIN)/python -c 'import base64, os; print(base64.b64encode(os.urandom(32)).decode())') \
 	 ALLOWED_HOSTS=example.com DATABASE_URL=postgres://nobody@127.0.0.1:1/none REDIS_URL=redis://127.0.0.1:1/0 \
 	 $(BIN)/python manage.py check --deploy --fail-level WARNING
+
+# A real browser: Debian's Chromium, or the one that CHROMIUM names.
+e2e: .venv/.e2e browser
+	$(BIN)/python -m pytest -m e2e tests/e2e --tracing retain-on-failure --output var/e2e $(ARGS)
+
+screenshots: .venv/.e2e browser
+	$(BIN)/python -m pytest -m e2e tests/e2e/screenshots.py -p no:randomly
+
+.PHONY: browser
+browser:
+	@test -x "$${CHROMIUM:-/usr/bin/chromium}" \
+	 || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get install -y --no-install-recommends chromium >/dev/null; } \
+	 || { echo "Chromium is missing: install it (Debian: apt-get install chromium) or set CHROMIUM to its path."; exit 1; }
+
+.venv/.e2e: $(STAMP) requirements-e2e.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-e2e.txt
+	@touch $@
 
 bench: .venv/.bench
 	$(BIN)/python -m benchmarks $(ARGS)

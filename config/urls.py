@@ -5,7 +5,9 @@ from pathlib import Path
 from django.conf import settings
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
+from django.templatetags.static import static
 from django.urls import URLPattern, URLResolver, include, path, re_path
+from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularSwaggerSplitView
 from rest_framework.routers import SimpleRouter
 
@@ -29,6 +31,8 @@ def schema(request: HttpRequest) -> HttpResponse:
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("admin/", admin.site.urls),
+    # Browsers ask for it wherever a page names no icon.
+    path("favicon.ico", RedirectView.as_view(url=static("webhooks/icon.svg"))),
     path("api/v1/", include(router.urls)),
     path("api/v1/schema", schema, name="schema"),
     path("api/v1/docs", SpectacularSwaggerSplitView.as_view(), name="docs"),

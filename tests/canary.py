@@ -1,7 +1,7 @@
 """A pytest plugin: every signing secret made in a test run is marked, and looked for everywhere.
 
 After each test the database, the log and all HTTP answers are searched, at the end Valkey too. Only
-the answers that create a webhook or rotate its secret may show one.
+the answers that create a webhook, rotate its secret or reveal it may show one.
 """
 
 import logging
@@ -17,7 +17,7 @@ import pytest
 MARK = "Y2FuYXJ5Y2FuYXJ5"
 """How base64 of every secret of the run begins: the bytes `canarycanary`."""
 SIGNS = (MARK, MARK.encode().hex(), "canarycanary", b"canarycanary".hex())
-SHOWS_A_SECRET = re.compile(r"(/webhooks|/rotate-secret)/?")
+SHOWS_A_SECRET = re.compile(r"(/webhooks|/webhook/new|/rotate-secret|/reveal-secrets)/?$")
 
 leaks: list[str] = []
 

@@ -29,7 +29,10 @@ LAYERS = [
         "webhooks.testing",
         "webhooks.wakeup",
     },
-    {"webhooks.batch", "webhooks.lifecycle", "webhooks.redelivery", "webhooks.notices"},
+    {
+        "webhooks.audit_log", "webhooks.batch", "webhooks.lifecycle", "webhooks.redelivery",
+        "webhooks.notices",
+    },
     {"webhooks.dispatch"},
     {
         "webhooks.audit", "webhooks.feed", "webhooks.listening",
@@ -53,7 +56,7 @@ MAY_IMPORT_EACH_OTHER = {
 
 PUBLIC = {
     "webhooks.service", "webhooks.catalog", "webhooks.models.tracking", "webhooks.api.base",
-    "webhooks.testing", "webhooks.ids",
+    "webhooks.testing", "webhooks.ids", "webhooks.admin.base",
 }  # fmt: skip
 """All that other apps may import of this one."""
 

@@ -83,6 +83,12 @@ class Figures:
         return self.succeeded / ended if ended else None
 
     @property
+    def delivered_rate(self) -> float | None:
+        """The share, 0 to 1, of those tried: what is still retried counts as not delivered."""
+        tried = self.succeeded + self.failed + self.retrying
+        return self.succeeded / tried if tried else None
+
+    @property
     def by_status(self) -> dict[str, int]:
         return {
             DeliveryStatus.PENDING.value: self.pending,
@@ -296,6 +302,139 @@ def series(selection: Selection, size: BucketSize = "hour") -> list[Bucket]:
         "until": selection.until,
     }
     return [Bucket(*row) for row in _query(SERIES_SQL, parameters)]
+
+
+HOURS_BY_WEBHOOK_SQL = """
+SELECT webhook_id, date_trunc('hour', created_at, 'UTC'), count(*),
+       count(*) FILTER (WHERE status = 'SUCCESS'),
+       count(*) FILTER (WHERE status = 'FAILED'),
+       count(*) FILTER (WHERE status = 'CANCELLED'),
+       count(*) FILTER (WHERE status NOT IN ('SUCCESS', 'FAILED', 'CANCELLED'))
+  FROM chosen GROUP BY 1, 2 ORDER BY 1, 2
+"""
+SERIES_BY_WEBHOOK_SQL = CHOSEN_SQL + HOURS_BY_WEBHOOK_SQL
+
+
+def series_by_webhook(selection: Selection) -> dict[UUID, list[Bucket]]:
+    """Return series() by the hour for each webhook with deliveries, without the empty hours."""
+    buckets: dict[UUID, list[Bucket]] = {}
+    for webhook_id, *columns in _query(SERIES_BY_WEBHOOK_SQL, selection.parameters()):
+        buckets.setdefault(webhook_id, []).append(Bucket(*columns))
+    return buckets
+
+
+LAST_ERRORS_SQL = """
+SELECT chosen.id, last.failure_kind, last.response_code, last.error
+  FROM unnest(%(webhooks)s::uuid[]) AS chosen (id),
+       LATERAL (SELECT failure_kind, response_code, error FROM webhooks_delivery
+                 WHERE webhook_id = chosen.id AND id >= %(first)s AND failure_kind <> ''
+                 ORDER BY id DESC LIMIT 1) AS last
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LastError:
+    """What the latest delivery that failed, for good or for now, ran into."""
+
+    kind: str
+    response_code: int | None
+    error: str
+
+
+def last_errors(since: datetime, webhook_ids: tuple[UUID, ...]) -> dict[UUID, LastError]:
+    """Return the last error of each of some webhooks that had one since then. One statement."""
+    parameters = {"first": first_id_of(since), "webhooks": list(webhook_ids)}
+    return {
+        webhook_id: LastError(*columns)
+        for webhook_id, *columns in _query(LAST_ERRORS_SQL, parameters)
+    }
+
+
+WORST_OF_THEM_SQL = """
+SELECT webhook_id, count(*),
+       count(*) FILTER (WHERE status = 'SUCCESS'),
+       count(*) FILTER (WHERE status = 'FAILED') AS failed,
+       count(*) FILTER (WHERE status = 'RETRYING') AS retrying
+  FROM chosen GROUP BY 1
+HAVING count(*) FILTER (WHERE status IN ('FAILED', 'RETRYING')) > 0
+ ORDER BY count(*) FILTER (WHERE status IN ('FAILED', 'RETRYING')) DESC, 1
+ LIMIT %(limit)s
+"""
+WORST_SQL = CHOSEN_SQL + WORST_OF_THEM_SQL
+
+
+def worst(selection: Selection, *, limit: int) -> dict[UUID, Figures]:
+    """Return the webhooks with the most deliveries failed or retried, the worst first.
+
+    Only the counts of the figures are there: what they leave out costs as much again. One statement.
+    """
+    return {
+        webhook_id: Figures(
+            deliveries=deliveries, succeeded=succeeded, failed=failed, retrying=retrying
+        )
+        for webhook_id, deliveries, succeeded, failed, retrying in _query(
+            WORST_SQL, {**selection.parameters(), "limit": limit}
+        )
+    }
+
+
+TIMED_SQL = """, counted AS (
+    SELECT date_trunc('hour', created_at, 'UTC') AS starts_at, count(*) AS deliveries,
+           count(*) FILTER (WHERE status = 'SUCCESS') AS succeeded,
+           count(*) FILTER (WHERE status = 'FAILED') AS failed,
+           count(*) FILTER (WHERE status = 'CANCELLED') AS cancelled,
+           count(*) FILTER (WHERE status = 'RETRYING') AS retrying,
+           percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (
+               ORDER BY (1000 * extract(epoch FROM delivered_at - created_at))::int8)
+               FILTER (WHERE round = 1 AND delivered_at IS NOT NULL) AS waits
+      FROM chosen GROUP BY 1
+)
+SELECT starts_at, coalesce(deliveries, 0), coalesce(succeeded, 0), coalesce(failed, 0),
+       coalesce(cancelled, 0), coalesce(deliveries - succeeded - failed - cancelled, 0),
+       coalesce(retrying, 0), waits[1], waits[2]
+  FROM generate_series(date_trunc('hour', %(since)s, 'UTC'),
+                       coalesce(%(until)s::timestamptz - interval '1 microsecond',
+                                clock_timestamp()),
+                       interval '1 hour') AS starts_at
+  LEFT JOIN counted USING (starts_at)
+ ORDER BY 1
+"""
+HOURS_SQL = CHOSEN_SQL + TIMED_SQL
+
+
+@dataclass(frozen=True, slots=True)
+class Hour:
+    """A Bucket of one hour, and how long its deliveries took until their success."""
+
+    bucket: Bucket
+    retrying: int
+    delivery_p50_ms: int | None
+    """None without any. What people sent again is left out, here and below."""
+    delivery_p95_ms: int | None
+
+
+def hours(selection: Selection) -> list[Hour]:
+    """Return series() by the hour with the times to delivery. One statement."""
+    parameters = selection.parameters() | {"since": selection.since, "until": selection.until}
+    return [Hour(Bucket(*row[:6]), *row[6:]) for row in _query(HOURS_SQL, parameters)]
+
+
+def events_since(since: datetime) -> int:
+    """Return how many events were triggered since a time. One statement."""
+    sql = "SELECT count(*) FROM webhooks_event WHERE id >= %(first)s"
+    return int(_query(sql, {"first": first_id_of(since)})[0][0])
+
+
+PARKED_SQL = """
+SELECT count(*) FROM webhooks_delivery
+ WHERE id >= %(first)s AND status = 'FAILED' AND crash_count > 0
+"""
+
+
+def parked_since(since: datetime) -> int:
+    """Return how many deliveries created since then were given up because workers died while
+    sending them. One statement."""
+    return int(_query(PARKED_SQL, {"first": first_id_of(since)})[0][0])
 
 
 # A webhook that is limited, or slow, has due rows too; they count as due, since they may go.

@@ -271,3 +271,85 @@ def test_number_of_statements_does_not_depend_on_the_rows(
         stats.series(selection, "day")
         stats.backlog()
         stats.workers()
+
+
+def test_hours_of_each_webhook_leave_empty_ones_out(
+    add: Add, webhook: Webhook, make_webhook: Callable[..., Webhook]
+) -> None:
+    other = make_webhook(name="Other")
+    add(NOON, "SUCCESS")
+    add(NOON + timedelta(minutes=59), "RETRYING")
+    add(NOON + timedelta(hours=2), "FAILED")
+    add(NOON, "CANCELLED", webhook=other)
+
+    found = stats.series_by_webhook(Selection(NOON, NOON + timedelta(hours=3)))
+
+    assert found == {
+        webhook.pk: [
+            Bucket(NOON, 2, succeeded=1, failed=0, cancelled=0, open=1),
+            Bucket(NOON + timedelta(hours=2), 1, succeeded=0, failed=1, cancelled=0, open=0),
+        ],
+        other.pk: [Bucket(NOON, 1, succeeded=0, failed=0, cancelled=1, open=0)],
+    }
+
+
+def test_hours_have_their_latencies_and_leave_out_what_was_sent_again(add: Add) -> None:
+    add(NOON, delivered_after=timedelta(milliseconds=30))
+    add(NOON, delivered_after=timedelta(milliseconds=50))
+    add(NOON, delivered_after=timedelta(hours=5), round=2)
+    add(NOON + timedelta(hours=1), "FAILED")
+    add(NOON + timedelta(hours=1), "RETRYING")
+
+    found = stats.hours(Selection(NOON, NOON + timedelta(hours=2)))
+
+    assert [(one.delivery_p50_ms, one.delivery_p95_ms) for one in found] == [(30, 50), (None, None)]
+    assert [one.bucket for one in found] == stats.series(Selection(NOON, NOON + timedelta(hours=2)))
+    assert [one.retrying for one in found] == [0, 1]
+
+
+def test_the_worst_webhooks_come_first(
+    add: Add, webhook: Webhook, make_webhook: Callable[..., Webhook]
+) -> None:
+    bad = make_webhook(name="Bad")
+    for _ in range(3):
+        add(NOON)
+    add(NOON, "FAILED", webhook=bad)
+    add(NOON, "RETRYING", webhook=bad)
+    add(NOON, "FAILED")
+    day = Selection(NOON)
+
+    assert [one.id for one in stats.by_webhook(day)] == [webhook.pk, bad.pk]
+    assert stats.worst(day, limit=1) == {bad.pk: Figures(deliveries=2, failed=1, retrying=1)}
+    assert list(stats.worst(day, limit=5)) == [bad.pk, webhook.pk]
+
+
+def test_the_last_error_is_of_the_latest_that_failed(
+    add: Add, webhook: Webhook, make_webhook: Callable[..., Webhook]
+) -> None:
+    well = make_webhook(name="Well")
+    add(NOON, "FAILED", failure_kind="dns", error="No such host.")
+    add(
+        NOON + timedelta(seconds=1), "RETRYING",
+        failure_kind="http_status", response_code=503, error="It answered 503.",
+    )  # fmt: skip
+    add(NOON + timedelta(seconds=2))
+    add(NOON, webhook=well)
+
+    found = stats.last_errors(NOON, (webhook.pk, well.pk))
+
+    assert found == {webhook.pk: stats.LastError("http_status", 503, "It answered 503.")}
+    assert stats.last_errors(NOON + timedelta(hours=1), (webhook.pk,)) == {}
+
+
+def test_events_since_counts_by_their_ids(add: Add, user: User) -> None:
+    before = stats.events_since(timezone.now() - timedelta(minutes=1))
+    add(timezone.now())
+
+    assert stats.events_since(timezone.now() - timedelta(minutes=1)) == before + 1
+    assert stats.events_since(timezone.now() + timedelta(minutes=1)) == 0
+
+
+def test_the_delivered_rate_counts_retries_as_not_delivered() -> None:
+    assert Figures(succeeded=9, retrying=1).delivered_rate == 0.9
+    assert Figures(succeeded=9, retrying=1).success_rate == 1.0
+    assert Figures(pending=4).delivered_rate is None

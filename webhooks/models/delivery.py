@@ -88,6 +88,7 @@ class Delivery(models.Model):
 
     class Meta:
         verbose_name_plural = "deliveries"
+        permissions = [("redeliver_delivery", "Can send deliveries again, and cancel them")]
         constraints = [
             models.UniqueConstraint(fields=["event", "webhook"], name="delivery_once_per_webhook")
         ]

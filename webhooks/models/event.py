@@ -35,6 +35,7 @@ class Event(models.Model):
     """Of the data it was built from, in this process; not stored."""
 
     class Meta:
+        permissions = [("view_payload", "Can read what is sent and what is answered")]
         constraints = [
             models.UniqueConstraint(
                 fields=["owner_id", "idempotency_key"],

@@ -60,6 +60,7 @@ class Pause(models.Model):
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
+        permissions = [("pause_sending", "Can stop all sending and start it again")]
         constraints = [models.CheckConstraint(condition=Q(id=True), name="only_one_pause")]
 
     def __str__(self) -> str:

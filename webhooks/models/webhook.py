@@ -243,6 +243,7 @@ class SigningSecret(models.Model):
     objects = SigningSecretQuerySet.as_manager()
 
     class Meta:
+        permissions = [("reveal_signingsecret", "Can see signing secrets in clear")]
         constraints = [
             models.UniqueConstraint(
                 fields=["webhook", "scheme"],

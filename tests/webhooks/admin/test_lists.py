@@ -1,0 +1,182 @@
+"""Lists: what their filters and searches find, and how many statements a page takes."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from projects.models import User
+from tests.webhooks.admin.conftest import PAYMENT, fail
+from webhooks import audit_log, service
+from webhooks.choices import BreakerState, DeliveryStatus
+from webhooks.ids import first_id_of
+from webhooks.models import Delivery, Event, Redelivery, Webhook
+from webhooks.models.delivery import NO_OWNER
+
+pytestmark = pytest.mark.django_db
+
+
+def found(client: Client, url: str) -> list[Any]:
+    answer = client.get(url)
+    assert answer.status_code == 200, url
+    return [one.pk for one in answer.context["cl"].result_list]
+
+
+@pytest.fixture
+def three(
+    user: User, other_user: User, make_webhook: Callable[..., Webhook]
+) -> dict[str, Delivery]:
+    """One that failed, one that waits, and one of long ago at another owner's webhook."""
+    make_webhook()
+    theirs = make_webhook(owner=other_user, name="Theirs", events=["payment.succeeded"])
+    first, second = service.trigger_events(
+        [service.Trigger("payment.failed", user, PAYMENT) for _ in range(2)]
+    )
+    old_id = first_id_of(timezone.now() - timedelta(days=3))
+    Event.objects.create(id=old_id, type="payment.succeeded", owner_id=other_user.pk, payload=b"{}")
+    old = Delivery.objects.create(
+        id=old_id, event_id=old_id, webhook=theirs, owner_id=other_user.pk,
+        event_type="payment.succeeded", status=DeliveryStatus.SUCCESS, response_code=204,
+    )  # fmt: skip
+    return {
+        "failed": fail(first.deliveries.get()),
+        "waiting": second.deliveries.get(),
+        "old": old,
+    }
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("", ["waiting", "failed", "old"]),
+        ("status=FAILED", ["failed"]),
+        ("status=FAILED&status=SUCCESS", ["failed", "old"]),
+        ("status=nonsense", ["waiting", "failed", "old"]),
+        ("since=1h", ["waiting", "failed"]),
+        ("since=7d", ["waiting", "failed", "old"]),
+        ("webhook=Theirs", ["old"]),
+        ("webhook=nobody", []),
+        ("owner=bob@example.com", ["old"]),
+        ("owner=nobody@example.com", []),
+        ("type=payment.succeeded", ["old"]),
+        ("code=500", ["failed"]),
+        ("code=2xx", ["old"]),
+        ("code=abc", []),
+        ("kind=http_status", ["failed"]),
+        ("kind=http_status&code=204", []),
+        ("q=del_nonsense", []),
+    ],
+)
+def test_filters_of_deliveries(
+    operator: Client, three: dict[str, Delivery], query: str, names: list[str]
+) -> None:
+    assert found(operator, f"/admin/webhooks/delivery/?{query}") == [three[n].pk for n in names]
+
+
+def test_deliveries_are_found_by_ids(operator: Client, three: dict[str, Delivery]) -> None:
+    failed = three["failed"]
+    event_id = Event.objects.get(pk=failed.event_id).public_id
+
+    for term in (failed.public_id, str(failed.pk), event_id):
+        assert found(operator, f"/admin/webhooks/delivery/?q={term}") == [failed.pk]
+    term = failed.webhook.public_id
+    assert len(found(operator, f"/admin/webhooks/delivery/?webhook={term}")) == 2
+
+
+def test_an_unknown_filter_is_refused(operator: Client, three: dict[str, Delivery]) -> None:
+    """Nobody asks the database about what a list does not offer."""
+    answer = operator.get("/admin/webhooks/delivery/?webhook__owner__password__startswith=p")
+
+    assert answer.status_code in (302, 400)
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("", ["off", "open", "failing", "well"]),
+        ("state=active", ["well"]),
+        ("state=failing", ["open", "failing"]),
+        ("state=open", ["open"]),
+        ("state=disabled", ["off"]),
+        ("state=deleted", ["gone"]),
+        ("kind=platform", ["failing"]),
+        ("q=well.example", ["well"]),
+        ("q=ada@example.com", ["off", "open", "well"]),
+        ("q=whk_nonsense", []),
+    ],
+)
+def test_filters_of_webhooks(
+    operator: Client, make_webhook: Callable[..., Webhook], query: str, names: list[str]
+) -> None:
+    now = timezone.now()
+    ids = {}
+    for name, owner, fields in (
+        ("well", None, {}),
+        ("failing", "platform", {"failing_since": now}),
+        ("open", None, {"failing_since": now, "breaker_state": BreakerState.OPEN}),
+        ("off", None, {"active": False}),
+        ("gone", None, {"active": False, "deleted_at": now}),
+    ):
+        more = {"owner": None, "is_platform": True} if owner else {}
+        webhook = make_webhook(name=name, url=f"https://{name}.example/", **more)
+        Webhook.objects.filter(pk=webhook.pk).update(**fields)
+        ids[name] = webhook.pk
+
+    assert found(operator, f"/admin/webhooks/webhook/?{query}") == [ids[name] for name in names]
+
+
+def test_a_webhook_is_found_by_its_id(operator: Client, webhook: Webhook) -> None:
+    assert found(operator, f"/admin/webhooks/webhook/?q={webhook.public_id}") == [webhook.pk]
+
+
+def test_audit_entries_name_who_and_what(operator: Client, user: User, webhook: Webhook) -> None:
+    audit_log.record("webhook.update", webhook, actor=user, changes={"name": ["A", "B"]})
+    audit_log.record("webhook.disable", webhook, changes={"reason": "5 days"})
+
+    page = operator.get("/admin/webhooks/auditentry/").content.decode()
+
+    assert "ada@example.com" in page
+    assert "the system" in page
+    assert "<s>A</s> → B" in page
+    assert len(found(operator, "/admin/webhooks/auditentry/?actor=ada@example.com")) == 1
+    assert len(found(operator, "/admin/webhooks/auditentry/?action=webhook.disable")) == 1
+    assert len(found(operator, f"/admin/webhooks/auditentry/?q=webhook:{webhook.pk}")) == 2
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    ("path", "statements"),
+    [
+        ("/admin/webhooks/webhook/", 8),
+        ("/admin/webhooks/delivery/", 7),
+        ("/admin/webhooks/event/", 7),
+        ("/admin/webhooks/redelivery/", 6),
+        ("/admin/webhooks/auditentry/", 8),
+        ("/admin/webhooks/workerheartbeat/", 6),
+        ("/admin/", 15),
+    ],
+)
+def test_a_list_takes_the_same_number_of_statements_whatever_it_shows(
+    operator: Client, user: User, make_webhook: Callable[..., Webhook],
+    django_assert_num_queries: Any, path: str, statements: int, count: int,
+) -> None:  # fmt: skip
+    for number in range(count):
+        webhook = make_webhook(name=f"W{number}")
+        Webhook.objects.filter(pk=webhook.pk).update(failing_since=timezone.now())
+        event = service.trigger_event("payment.failed", user, PAYMENT)
+        for delivery in event.deliveries.all():
+            fail(delivery)
+        service.redeliver(service.Scope(webhook_id=webhook.pk), requested_by=user)
+        audit_log.record("webhook.disable", webhook, actor=user)
+    # The home page asks once more for each that is not dismissed, three at most.
+    Redelivery.objects.update(dismissed_at=timezone.now())
+
+    with django_assert_num_queries(statements):
+        operator.get(path)
+
+
+def test_platform_deliveries_are_found_by_no_owner(operator: Client) -> None:
+    assert found(operator, f"/admin/webhooks/delivery/?owner={NO_OWNER}") == []

@@ -1,0 +1,162 @@
+"""Bulk redelivery: the choice, its count, and the bar."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from projects.models import User
+from tests.webhooks.admin.conftest import PAYMENT, fail
+from webhooks import service
+from webhooks.admin.redeliveries import describe, progress_context, webhook_names
+from webhooks.choices import DeliveryStatus
+from webhooks.models import Delivery, Redelivery, Webhook
+from webhooks.redelivery import Scope, run
+
+pytestmark = pytest.mark.django_db
+
+NEW = "/admin/webhooks/redelivery/new/"
+
+
+@pytest.fixture
+def failed(user: User, webhook: Webhook) -> list[Delivery]:
+    events = service.trigger_events(
+        [service.Trigger("payment.failed", user, PAYMENT) for _ in range(4)]
+    )
+    return [fail(event.deliveries.get()) for event in events]
+
+
+def count(client: Client, query: str) -> Any:
+    answer = client.get(f"{NEW}?{query}")
+    assert answer.status_code == 200
+    return answer.context["count"]
+
+
+def test_a_choice_is_counted_before_anything_happens(
+    operator: Client, webhook: Webhook, failed: list[Delivery], user: User
+) -> None:
+    assert count(operator, f"webhook={webhook.public_id}") == 4
+    assert count(operator, "webhook=Orders&limit=3") == 3
+    assert count(operator, "owner=ada@example.com&type=payment.failed&since=1h") == 4
+    assert count(operator, f"webhook={webhook.pk}&status=SUCCESS") == 0
+    assert count(operator, f"webhook={webhook.pk}&status=SUCCESS&status=FAILED") == 4
+    assert count(operator, f"event={failed[0].event.public_id}") == 1
+    assert count(operator, f"webhook={webhook.pk}&until=2020-01-01T00:00Z") == 0
+    assert not Redelivery.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        ("status=FAILED", "Say which deliveries"),
+        ("webhook=nobody", "There is no such webhook."),
+        ("owner=nobody@example.com", "Nobody has this address or id."),
+        ("event=evt_1", "is not an id of the form"),
+        ("webhook=Orders&since=yesterday", "This is not a time."),
+        ("webhook=Orders&since=2026-13-01", "This is not a time."),
+        ("webhook=Orders&limit=0", "greater than or equal to 1"),
+        ("webhook=Orders&since=2026-02-01T00:00Z&until=2026-01-01T00:00Z", "ends before it starts"),
+    ],
+)
+def test_a_wrong_choice_says_what_is_wrong(
+    operator: Client, webhook: Webhook, query: str, problem: str
+) -> None:
+    answer = operator.get(f"{NEW}?{query}")
+
+    assert answer.context["count"] is None
+    assert problem in answer.content.decode()
+
+
+def test_a_list_filter_goes_over_into_the_form(
+    operator: Client, webhook: Webhook, failed: list[Delivery]
+) -> None:
+    query = f"webhook={webhook.public_id}&status=SENDING&status=FAILED&code=500&since=24h"
+
+    page = operator.get(f"/admin/webhooks/delivery/?{query}").content.decode()
+
+    assert "/admin/webhooks/redelivery/new/?webhook=" in page
+    assert count(operator, query) == 4
+
+
+def test_the_confirmed_choice_becomes_a_redelivery(
+    operator: Client, webhook: Webhook, failed: list[Delivery]
+) -> None:
+    operator.post(NEW, {"webhook": webhook.public_id, "limit": 2, "rate_limit": "0.5"})
+
+    row = Redelivery.objects.get()
+    assert (row.matched_count, row.rate_limit, row.status) == (2, 0.5, "running")
+    run(row.pk)
+    assert Delivery.objects.filter(redelivery=row).count() == 2
+
+
+def test_the_bar_follows_and_comes_to_its_end(
+    operator: Client, webhook: Webhook, failed: list[Delivery]
+) -> None:
+    row = service.redeliver(Scope(webhook_id=webhook.pk))
+    assert progress_context(row)["percent"] == 0
+    run(row.pk)
+    row.refresh_from_db()
+
+    def after(**counts: int) -> dict[str, Any]:
+        rest = list(Delivery.objects.filter(redelivery=row).order_by("id"))
+        for status, number in counts.items():
+            for delivery in rest[:number]:
+                Delivery.objects.filter(pk=delivery.pk).update(status=status)
+            rest = rest[number:]
+        return progress_context(row)
+
+    one = after(SUCCESS=1, FAILED=1)
+    assert (one["percent"], one["is_over"], one["is_settled"]) == (50, False, False)
+    assert one["parts"][:2] == [("good", 0.0, 25.0), ("bad", 25.0, 25.0)]
+    settled = after(SUCCESS=3, RETRYING=1)
+    assert (settled["percent"], settled["is_over"], settled["is_settled"]) == (75, False, True)
+    done = after(SUCCESS=4)
+    assert (done["percent"], done["is_over"]) == (100, True)
+    page = operator.get(f"/admin/webhooks/redelivery/{row.pk}/progress/").content.decode()
+    assert 'data-test="percent">100 %' in page
+    assert "data-done" in page
+
+
+def test_a_redelivery_says_what_was_asked_for(webhook: Webhook, failed: list[Delivery]) -> None:
+    since = timezone.now() - timedelta(days=1)
+    row = service.redeliver(
+        Scope(webhook_id=webhook.pk, since=since, limit=3, statuses=("FAILED", "CANCELLED"))
+    )
+
+    text = describe(row, webhook_names([row]))
+
+    assert text == (
+        f"failed or cancelled deliveries, of webhook Orders, since {since:%Y-%m-%d %H:%M} UTC, "
+        "at most 3"
+    )
+
+
+def test_too_many_selected_are_refused(operator: Client, failed: list[Delivery]) -> None:
+    ids = ",".join([failed[0].public_id] * 1001)
+
+    answer = operator.post(NEW, {"deliveries": ids})
+
+    assert answer.status_code == 422
+    assert not Redelivery.objects.exists()
+
+
+def test_a_selection_may_hold_what_succeeded(operator: Client, failed: list[Delivery]) -> None:
+    Delivery.objects.filter(pk=failed[0].pk).update(status=DeliveryStatus.SUCCESS)
+
+    operator.post(NEW, {"deliveries": f"{failed[0].public_id},{failed[1].public_id}"})
+
+    assert Redelivery.objects.get().matched_count == 2
+
+
+def test_an_event_explains_where_it_went_and_why_not_elsewhere(
+    operator: Client, make_webhook: Callable[..., Webhook], failed: list[Delivery]
+) -> None:
+    make_webhook(name="Other", events=["user.*"])
+
+    page = operator.get(f"/admin/webhooks/event/{failed[0].event_id}/change/").content.decode()
+
+    assert "does not select payment.failed" in page
+    assert "its filter selects payment.failed" in page

@@ -1,0 +1,115 @@
+"""One attempt as a person reads it: what was asked, what was answered, and how to ask again."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from webhooks.models import Attempt, Event
+
+SHOWN_BYTES = 64 * 1024
+"""More of a payload is downloaded, not shown."""
+PER_PAGE = 25
+TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
+"""A string, a mark, or a number or word of JSON."""
+CURL_LEFT_OUT = frozenset({"content-length", "host"})
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptView:
+    """An attempt with what an operator may see of it."""
+
+    attempt: Attempt
+    status_line: str
+    response_text: str
+    curl: str
+    retried_after_seconds: float | None
+    """Since the attempt before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A payload, exactly and readably."""
+
+    raw: str
+    pretty: str
+    """Indented, in its own order; empty where it is not JSON."""
+    size: int
+    is_cut: bool
+
+
+def view_attempts(attempts: Sequence[Attempt], payload: bytes) -> list[AttemptView]:
+    """Return the attempts, newest first, as they are shown."""
+    views = []
+    for index, attempt in enumerate(attempts):
+        older = attempts[index + 1] if index + 1 < len(attempts) else None
+        gap = None if older is None else (attempt.started_at - older.started_at).total_seconds()
+        views.append(
+            AttemptView(
+                attempt,
+                _status_line(attempt),
+                readable(bytes(attempt.response_body or b"")),
+                curl_command(attempt, payload),
+                gap,
+            )
+        )
+    return views
+
+
+def _status_line(attempt: Attempt) -> str:
+    head = bytes(attempt.response_head or b"").decode("latin-1")
+    return head.splitlines()[0] if head else ""
+
+
+def readable(body: bytes) -> str:
+    """Return bytes as text; what is not UTF-8 shows as replacement characters."""
+    return body.decode("utf-8", "replace").replace("\0", "\ufffd")
+
+
+def show_payload(event: Event) -> Body:
+    payload = bytes(event.payload)
+    is_cut = len(payload) > SHOWN_BYTES
+    return Body(
+        readable(payload[:SHOWN_BYTES]), "" if is_cut else _indented(payload), len(payload), is_cut
+    )
+
+
+def _indented(payload: bytes) -> str:
+    """Return JSON with line breaks and nothing else changed: no key sorted, no digit lost."""
+    try:
+        text = payload.decode()
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    return "".join(_with_breaks(TOKEN.findall(text)))
+
+
+def _with_breaks(tokens: Sequence[str]) -> Iterator[str]:
+    depth, before = 0, ""
+    for token in tokens:
+        if token in "}]":
+            depth -= 1
+        is_empty = before + token in ("{}", "[]")
+        if before and not is_empty and (token in "}]" or before in "{[,"):
+            yield "\n" + "  " * depth
+        yield f"{token} " if token == ":" else token
+        if token in "{[":
+            depth += 1
+        before = token
+
+
+def curl_command(attempt: Attempt, payload: bytes) -> str:
+    """Return a command that sends the same request again.
+
+    The signature is the recorded one, so its timestamp is stale; the values of custom headers are
+    not recorded and have to be filled in.
+    """
+    lines = [f"curl --request POST {shlex.quote(attempt.url)}"]
+    lines += [
+        f"--header {shlex.quote(f'{name}: {value}')}"
+        for name, value in attempt.request_headers
+        if name.lower() not in CURL_LEFT_OUT
+    ]
+    lines.append(f"--data-binary {shlex.quote(readable(payload))}")
+    return " \\\n  ".join(lines)

@@ -1,0 +1,176 @@
+"""The ground all screens stand on: unfold's look, audited writes, ids as the wire shows them.
+
+Other apps derive their model admins from OperatorAdmin, and from nothing else of this package.
+"""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from django.contrib.admin.options import IS_POPUP_VAR
+from django.db import OperationalError, transaction
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
+from unfold.admin import ModelAdmin
+from unfold.paginator import InfinitePaginator
+
+from webhooks import audit_log
+from webhooks.admin.access import permissions_of
+from webhooks.admin.operations import Operation
+from webhooks.errors import PublicIdInvalidError
+from webhooks.ids import parse_public_id
+
+
+class OperatorAdmin(ModelAdmin):
+    """A model admin whose every write leaves an audit entry.
+
+    `operations` are the things to do besides editing; each gets a URL of its own.
+    """
+
+    operations: ClassVar[Iterable[type[Operation]]] = ()
+    id_prefix: ClassVar[str] = ""
+    list_fullwidth = True
+    list_filter_submit = True
+    compressed_fields = True
+    warn_unsaved_form = True
+
+    def get_urls(self) -> list[URLPattern]:
+        own = [
+            path(
+                operation.url_path,
+                self.admin_site.admin_view(operation.as_view(model_admin=self)),
+                name=self.url_name(operation.name),
+            )
+            for operation in self.operations
+        ]
+        return own + list(super().get_urls())
+
+    def url_name(self, name: str) -> str:
+        return f"{self.opts.app_label}_{self.opts.model_name}_{name}"
+
+    def get_object(
+        self, request: HttpRequest, object_id: str, from_field: str | None = None
+    ) -> Model | None:
+        """Also understands the id that receivers see, such as `whk_0190…`."""
+        if self.id_prefix and object_id.startswith(self.id_prefix):
+            try:
+                object_id = str(parse_public_id(object_id, self.id_prefix))
+            except PublicIdInvalidError:
+                return None
+        found: Model | None = super().get_object(request, object_id, from_field)
+        return found
+
+    def render(
+        self, request: HttpRequest, template: str, context: dict[str, Any], status: int = 200
+    ) -> TemplateResponse:
+        """Return a page of our own inside the admin's frame."""
+        request.current_app = self.admin_site.name
+        frame = self.admin_site.each_context(request)
+        own = {"opts": self.opts, "model_admin": self} | permissions_of(request.user) | context
+        return TemplateResponse(request, template, frame | own, status=status)
+
+    def note(self, request: HttpRequest, action: str, subject: Model | str, **changes: Any) -> None:
+        """Write the audit entry of what this request did."""
+        audit_log.record(
+            action,
+            subject,
+            actor=request.user,
+            changes=changes,
+            source_address=request.META.get("REMOTE_ADDR") or None,
+            request_id=request.headers.get("X-Request-Id", "")[:64],
+        )
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        changes: dict[str, Any] = {
+            name: [_shown(form.initial.get(name)), _shown(form.cleaned_data.get(name))]
+            for name in form.changed_data
+        }
+        for formset in formsets:
+            touched = formset.new_objects, formset.changed_objects, formset.deleted_objects
+            if any(touched):
+                name = str(formset.model._meta.verbose_name_plural)
+                counts = zip(("added", "changed", "deleted"), map(len, touched), strict=True)
+                changes[name] = dict(counts)
+        verb = "change" if change else "create"
+        self.note(request, f"{self.opts.model_name}.{verb}", form.instance, **changes)
+
+    def delete_model(self, request: HttpRequest, obj: Model) -> None:
+        self.note(request, f"{self.opts.model_name}.delete", obj, name=str(obj))
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        for obj in queryset:
+            self.note(request, f"{self.opts.model_name}.delete", obj, name=str(obj))
+        super().delete_queryset(request, queryset)
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, Model):
+        return str(value.pk)
+    if isinstance(value, QuerySet):
+        return [str(one) for one in value]
+    if isinstance(value, list) and value and isinstance(value[0], Model):
+        return [str(one) for one in value]
+    return value
+
+
+class ReadOnlyAdmin(OperatorAdmin):
+    """Facts: nobody adds, edits or deletes them by hand."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+LIST_SECONDS = 3
+"""After this a list gives up and asks for a narrower choice."""
+
+
+class BigTableAdmin(ReadOnlyAdmin):
+    """A list over millions of rows: never counted, newest first, and stopped where it takes long."""
+
+    show_full_result_count = False
+    paginator = InfinitePaginator
+    list_per_page = 50
+    list_max_show_all = 50
+    list_disable_select_all = True
+    sortable_by = ()
+    ordering = ("-id",)
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        if request.GET.get(IS_POPUP_VAR):
+            return HttpResponse(status=400)
+        try:
+            with transaction.atomic():
+                limit_statements(LIST_SECONDS)
+                response: HttpResponse = super().changelist_view(request, extra_context)
+                if isinstance(response, TemplateResponse):
+                    response.render()
+                limit_statements(0)
+                return response
+        except OperationalError as problem:
+            if "statement timeout" not in str(problem):
+                raise
+            return self.render(
+                request,
+                "admin/webhooks/too_broad.html",
+                {"title": str(self.opts.verbose_name_plural).capitalize()},
+                status=503,
+            )
+
+
+def limit_statements(seconds: int) -> None:
+    """Let no statement of this transaction run longer; 0 takes the limit away."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [f"{seconds}s"])

@@ -1,0 +1,223 @@
+"""Deliveries: the log of everything sent, and one delivery with all its attempts."""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.decorators import display
+
+from webhooks import service
+from webhooks.admin.access import REDELIVER, VIEW_PAYLOAD
+from webhooks.admin.attempts import PER_PAGE, show_payload, view_attempts
+from webhooks.admin.base import BigTableAdmin
+from webhooks.admin.filters import (
+    CodeFilter,
+    KindFilter,
+    OwnerFilter,
+    StatusFilter,
+    TimeFilter,
+    TypeFilter,
+    WebhookFilter,
+)
+from webhooks.admin.operations import Operation
+from webhooks.admin.template_tags import ago, status_chip
+from webhooks.errors import PublicIdInvalidError, RedeliveryScopeError
+from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX, parse_public_id
+from webhooks.models import Attempt, Delivery, Event
+from webhooks.models.delivery import WAITING
+from webhooks.redelivery import REPEATABLE
+
+
+class RedeliverDelivery(Operation):
+    name = "redeliver"
+    permissions = (REDELIVER,)
+    title = "Send this delivery again"
+    text = "It is sent at once, and its retries start anew. Receivers see the same event id."
+    button = "Redeliver"
+
+    def act(self, form: forms.Form) -> Any:
+        redelivery = service.redeliver_one(self.subject, requested_by=self.request.user)
+        self.note("delivery.redeliver", redelivery=redelivery.public_id)
+        return self.done("It is sent again.")
+
+
+class CancelDelivery(Operation):
+    name = "cancel"
+    permissions = (REDELIVER,)
+    title = "Cancel this delivery"
+    text = "It is not tried again. It can be redelivered later."
+    button = "Cancel the delivery"
+    is_dangerous = True
+
+    def act(self, form: forms.Form) -> Any:
+        if not service.cancel(self.subject):
+            raise RedeliveryScopeError("It does not wait any more, so nothing was cancelled.")
+        self.note("delivery.cancel", status=[self.subject.status, "CANCELLED"])
+        return self.done("It is cancelled.")
+
+
+@admin.register(Delivery)
+class DeliveryAdmin(BigTableAdmin):
+    id_prefix = DELIVERY_PREFIX
+    list_display = ("named", "receiver", "state", "attempts", "answer", "next_attempt", "created")
+    list_display_links = ("named",)
+    list_select_related = ("webhook",)
+    list_filter = (
+        StatusFilter, TimeFilter, WebhookFilter, OwnerFilter, TypeFilter, CodeFilter, KindFilter,
+    )  # fmt: skip
+    list_filter_sheet = True
+    search_fields = ("id",)
+    search_help_text = "Id of a delivery (del_…) or of an event (evt_…)"
+    actions = ("redeliver_selected",)
+    list_before_template = "admin/webhooks/delivery/above_list.html"
+    operations: ClassVar[Iterable[Any]] = (RedeliverDelivery, CancelDelivery)
+
+    def get_urls(self) -> list[URLPattern]:
+        answer = path(
+            "<path:object_id>/answer/<int:number>/",
+            self.admin_site.admin_view(self.answer_view),
+            name=self.url_name("answer"),
+        )
+        return [answer, *super().get_urls()]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Delivery]:
+        found: QuerySet[Delivery] = super().get_queryset(request)
+        return found
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Delivery], search_term: str
+    ) -> tuple[QuerySet[Delivery], bool]:
+        term = search_term.strip()
+        try:
+            if term.startswith(EVENT_PREFIX):
+                return queryset.filter(event=parse_public_id(term, EVENT_PREFIX)), False
+            if term:
+                prefix = DELIVERY_PREFIX if term.startswith(DELIVERY_PREFIX) else ""
+                return queryset.filter(id=parse_public_id(term.replace("-", ""), prefix)), False
+        except PublicIdInvalidError:
+            return queryset.none(), False
+        return queryset, False
+
+    @admin.action(description="Redeliver…", permissions=["redeliver"])
+    def redeliver_selected(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> Any:
+        """Go on to the page that counts, asks and then acts."""
+        ids = list(queryset.values_list("id", flat=True))
+        return self.render(
+            request,
+            "admin/webhooks/redelivery/selected.html",
+            {
+                "title": "Redeliver",
+                "ids": ids,
+                "count": queryset.filter(status__in=REPEATABLE).count(),
+                "back_url": reverse("admin:webhooks_delivery_changelist"),
+                "form_url": reverse("admin:webhooks_redelivery_new"),
+            },
+        )
+
+    def has_redeliver_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.has_perm(REDELIVER))
+
+    @display(description="Event")
+    def named(self, delivery: Delivery) -> SafeString:
+        return format_html(
+            '<span class="op-two"><b>{}</b><small class="op-mono">{}</small></span>',
+            delivery.event_type,
+            delivery.public_id,
+        )
+
+    @display(description="Webhook")
+    def receiver(self, delivery: Delivery) -> SafeString:
+        return format_html(
+            '<a class="op-link" href="{}">{}</a>',
+            reverse("admin:webhooks_webhook_change", args=[delivery.webhook_id]),
+            delivery.webhook.name,
+        )
+
+    @display(description="Status")
+    def state(self, delivery: Delivery) -> SafeString:
+        return status_chip(delivery.status)
+
+    @display(description="Attempts")
+    def attempts(self, delivery: Delivery) -> int:
+        return delivery.attempt_count
+
+    @display(description="Last answer")
+    def answer(self, delivery: Delivery) -> SafeString:
+        told = delivery.error or ("answered" if delivery.response_code else "")
+        return format_html(
+            '<span class="op-two"><b>{}</b><small class="op-clip" title="{}">{}</small></span>',
+            delivery.response_code or "–",
+            told,
+            told,
+        )
+
+    @display(description="Next attempt")
+    def next_attempt(self, delivery: Delivery) -> SafeString | str:
+        return ago(delivery.next_attempt_at) if delivery.status in WAITING else "–"
+
+    @display(description="Created")
+    def created(self, delivery: Delivery) -> SafeString | str:
+        return ago(delivery.created_at)
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        delivery = self.find(request, object_id)
+        event = Event.objects.filter(pk=delivery.event_id).first()
+        attempts = list(delivery.attempts.order_by("-number")[: PER_PAGE + 1])
+        payload = b"" if event is None else bytes(event.payload)
+        context = {
+            "title": str(delivery),
+            "original": delivery,
+            "delivery": delivery,
+            "webhook": delivery.webhook,
+            "event": event,
+            "attempts": view_attempts(attempts, payload)[:PER_PAGE],
+            "has_more_attempts": len(attempts) > PER_PAGE,
+            "payload": None if event is None else show_payload(event),
+            "is_waiting": delivery.status in WAITING,
+            "is_repeatable": delivery.status in REPEATABLE and payload != b"",
+            "redelivery": delivery.redelivery,
+        }
+        return self.render(request, "admin/webhooks/delivery/detail.html", context)
+
+    def answer_view(self, request: HttpRequest, object_id: str, number: int) -> HttpResponse:
+        """The body of an answer as a file of plain text, whatever it claims to be."""
+        delivery = self.find(request, object_id)
+        if not request.user.has_perm(VIEW_PAYLOAD):
+            raise PermissionDenied
+        attempt = Attempt.objects.filter(delivery=delivery, number=number).first()
+        if attempt is None:
+            raise Http404
+        return as_file(bytes(attempt.response_body or b""), f"{attempt.public_id}.txt")
+
+    def find(self, request: HttpRequest, object_id: str) -> Delivery:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        delivery = self.get_object(request, object_id)
+        if not isinstance(delivery, Delivery):
+            raise Http404
+        return delivery
+
+
+def as_file(content: bytes, name: str) -> HttpResponse:
+    """Return bytes as a download that no browser takes for a page."""
+    return HttpResponse(
+        content,
+        content_type="text/plain; charset=utf-8",
+        headers={
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "X-Content-Type-Options": "nosniff",
+        },
+    )

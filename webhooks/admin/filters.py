@@ -1,0 +1,169 @@
+"""Filters of the big lists. Their names in the query string are also those of a redelivery's form."""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+from uuid import UUID
+
+from django.contrib.auth import get_user_model
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+from unfold.contrib.filters.admin import DropdownFilter, MultipleDropdownFilter, TextFilter
+
+from webhooks import catalog
+from webhooks.choices import DeliveryStatus, FailureKind
+from webhooks.errors import PublicIdInvalidError
+from webhooks.ids import WEBHOOK_PREFIX, first_id_of, parse_public_id
+from webhooks.models import Webhook
+
+SPANS = {
+    "1h": ("Last hour", timedelta(hours=1)),
+    "24h": ("Last 24 hours", timedelta(hours=24)),
+    "7d": ("Last 7 days", timedelta(days=7)),
+    "30d": ("Last 30 days", timedelta(days=30)),
+}
+NOTHING = UUID(int=0)
+"""An id that no row has."""
+
+
+def since_of(value: str, now: datetime) -> datetime | None:
+    """Return the time that `24h`, or an ISO time, stands for; None for anything else."""
+    if value in SPANS:
+        return now - SPANS[value][1]
+    try:
+        moment = parse_datetime(value)
+    except ValueError:
+        return None
+    return moment if moment is None or timezone.is_aware(moment) else timezone.make_aware(moment)
+
+
+def webhook_of(value: str) -> UUID | None:
+    """Return the id of a webhook given by its id in either form, or by a name that is unique."""
+    found = _id_of(value, WEBHOOK_PREFIX)
+    if found is None:
+        named = Webhook.objects.filter(name__iexact=value).values_list("pk", flat=True)[:2]
+        found = named[0] if len(named) == 1 else None
+    return found
+
+
+def owner_of(value: str) -> UUID | None:
+    """Return the id of a user given by id or e-mail address."""
+    found = _id_of(value, "")
+    if found is None:
+        found = (
+            get_user_model()
+            .objects.filter(email__iexact=value)
+            .values_list("pk", flat=True)
+            .first()
+        )
+    return found
+
+
+def _id_of(value: str, prefix: str) -> UUID | None:
+    try:
+        if prefix and value.startswith(prefix):
+            return parse_public_id(value, prefix)
+        return UUID(value)
+    except (ValueError, PublicIdInvalidError):
+        return None
+
+
+class TimeFilter(DropdownFilter):
+    """By the time-ordered primary key, so that no index on a time is needed."""
+
+    title = "time"
+    parameter_name = "since"
+    all_option: ClassVar[Any] = ["", "Any time"]
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        choices = [(value, label) for value, (label, _) in SPANS.items()]
+        given = request.GET.get("since", "")
+        return choices if given in SPANS or not given else [*choices, (given, f"Since {given}")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        since = since_of(self.value() or "", timezone.now())
+        return queryset if since is None else queryset.filter(id__gte=first_id_of(since))
+
+
+class StatusFilter(MultipleDropdownFilter):
+    title = "status"
+    parameter_name = "status"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return list(DeliveryStatus.choices)
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        chosen = [value for value in self.value() or [] if value in DeliveryStatus.values]
+        return queryset.filter(status__in=chosen) if chosen else queryset
+
+
+class WebhookFilter(TextFilter):
+    title = "webhook (id or name)"
+    parameter_name = "webhook"
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        value = (self.value() or "").strip()
+        return queryset.filter(webhook=webhook_of(value) or NOTHING) if value else queryset
+
+
+class OwnerFilter(TextFilter):
+    title = "owner (id or e-mail)"
+    parameter_name = "owner"
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        value = (self.value() or "").strip()
+        # NO_OWNER is stored for platform webhooks, so an unknown owner needs a filter of its own.
+        if not value:
+            return queryset
+        owner_id = owner_of(value)
+        return queryset.none() if owner_id is None else queryset.filter(owner_id=owner_id)
+
+
+class TypeFilter(DropdownFilter):
+    title = "event type"
+    parameter_name = "type"
+    field: ClassVar[str] = "event_type"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(one.name, one.name) for one in catalog.all_types()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(**{self.field: self.value()}) if self.value() else queryset
+
+
+class EventTypeFilter(TypeFilter):
+    field = "type"
+
+
+class CodeFilter(TextFilter):
+    """One status code, or a class of them such as `5xx`."""
+
+    title = "response code (503 or 5xx)"
+    parameter_name = "code"
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        value = (self.value() or "").strip().lower()
+        if re.fullmatch(r"[1-5]xx", value):
+            first = int(value[0]) * 100
+            return queryset.filter(response_code__range=(first, first + 99))
+        if re.fullmatch(r"[0-9]{3}", value):
+            return queryset.filter(response_code=int(value))
+        return queryset.none() if value else queryset
+
+
+class KindFilter(DropdownFilter):
+    title = "failure"
+    parameter_name = "kind"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return list(FailureKind.choices)
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(failure_kind=self.value()) if self.value() else queryset
+
+
+def first(query: Mapping[str, Any], name: str) -> str:
+    return str(query.get(name, "")).strip()

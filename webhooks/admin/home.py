@@ -1,0 +1,134 @@
+"""The home page: in one look what is wrong, and the way to it.
+
+A bounded number of statements, shared by everybody for a few seconds, however often it is loaded.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.core.cache import cache
+from django.db.models import Count, Q
+from django.http import HttpRequest
+from django.utils import timezone
+
+from webhooks import stats
+from webhooks.admin import charts
+from webhooks.admin.access import VIEW_DELIVERY, may_view, permissions_of
+from webhooks.admin.display import Cell, State, health_strip, state_of
+from webhooks.admin.redeliveries import describe, progress_context, webhook_names
+from webhooks.choices import BreakerState
+from webhooks.models import Pause, Redelivery, Webhook
+
+CACHE_KEY = "webhooks.admin.home"
+CACHE_SECONDS = 5
+DAY = timedelta(hours=24)
+HOUR = timedelta(hours=1)
+RATE_WINDOW = timedelta(minutes=5)
+SHOWN_WEBHOOKS = 8
+SHOWN_REDELIVERIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Troubled:
+    """A webhook that needs somebody."""
+
+    webhook: Webhook
+    state: State
+    figures: stats.Figures
+    strip: list[Cell]
+    last_error: stats.LastError | None
+
+
+def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+    """Add the figures to the context of the admin's index, for those who may see deliveries."""
+    context |= permissions_of(request.user) | {"title": "Home"}
+    if not may_view(request.user, VIEW_DELIVERY):
+        return context
+    figures: dict[str, Any] | None = cache.get(CACHE_KEY)
+    if figures is None:
+        figures = collect(timezone.now())
+        cache.set(CACHE_KEY, figures, CACHE_SECONDS)
+    return context | figures | {"redeliveries": _running()}
+
+
+def collect(now: datetime) -> dict[str, Any]:
+    """Return everything the page shows of the system."""
+    day = stats.Selection(since=now - DAY)
+    hours = stats.hours(day)
+    return {
+        "now": now,
+        "day": _sum_up(hours),
+        "hour": stats.totals(stats.Selection(since=now - HOUR)),
+        "events_per_minute": stats.events_since(now - RATE_WINDOW)
+        / (RATE_WINDOW.total_seconds() / 60),
+        "backlog": stats.backlog(),
+        "workers": stats.workers(),
+        "failures": stats.failures(day)[:8],
+        "outcomes_chart": charts.outcomes([hour.bucket for hour in hours]),
+        "outcomes_legend": charts.OUTCOMES_LEGEND,
+        "latency_legend": charts.LATENCY_LEGEND,
+        "latency_chart": charts.latency(hours),
+        "states": _count_states(),
+        "troubled": _troubled(day, now),
+        "pause": Pause.objects.select_related("paused_by").first(),
+    }
+
+
+def _sum_up(hours: Sequence[stats.Hour]) -> stats.Figures:
+    return stats.Figures(
+        deliveries=sum(hour.bucket.deliveries for hour in hours),
+        succeeded=sum(hour.bucket.succeeded for hour in hours),
+        failed=sum(hour.bucket.failed for hour in hours),
+        retrying=sum(hour.retrying for hour in hours),
+    )
+
+
+def _count_states() -> dict[str, int]:
+    alive = Q(deleted_at=None, active=True)
+    counts: dict[str, int] = Webhook.objects.aggregate(
+        sending=Count("pk", filter=alive),
+        failing=Count("pk", filter=alive & Q(failing_since__isnull=False)),
+        open=Count("pk", filter=alive & ~Q(breaker_state=BreakerState.CLOSED)),
+        disabled=Count("pk", filter=Q(deleted_at=None, active=False)),
+    )
+    return counts
+
+
+def _troubled(day: stats.Selection, now: datetime) -> list[Troubled]:
+    """The webhooks with the most failures of the day, and those that fail right now."""
+    worst = stats.worst(day, limit=SHOWN_WEBHOOKS)
+    failing = Webhook.objects.filter(failing_since__isnull=False, deleted_at=None, active=True)
+    found = {
+        webhook.pk: webhook
+        for webhook in Webhook.objects.filter(
+            Q(pk__in=list(worst))
+            | Q(pk__in=failing.order_by("failing_since").values("pk")[:SHOWN_WEBHOOKS])
+        ).select_related("owner")
+    }
+    ids = [pk for pk in worst if pk in found] + [pk for pk in found if pk not in worst]
+    ids = ids[:SHOWN_WEBHOOKS]
+    errors = stats.last_errors(day.since, tuple(ids))
+    strips = stats.series_by_webhook(stats.Selection(since=day.since, webhook_ids=tuple(ids)))
+    return [
+        Troubled(
+            found[pk],
+            state_of(found[pk], now),
+            worst.get(pk, stats.Figures()),
+            health_strip(strips.get(pk, []), now),
+            errors.get(pk),
+        )
+        for pk in ids
+    ]
+
+
+def _running() -> list[dict[str, Any]]:
+    """The redeliveries that nobody has dismissed, each with its progress."""
+    rows = Redelivery.objects.filter(
+        dismissed_at=None, created_at__gte=timezone.now() - DAY
+    ).order_by("-id")[:SHOWN_REDELIVERIES]
+    names = webhook_names(rows)
+    return [
+        {"redelivery": row, "what": describe(row, names)} | progress_context(row) for row in rows
+    ]

@@ -1,0 +1,114 @@
+"""The queue page: what waits, who works, what RQ and Valkey say, and the switch for all sending."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import redis
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils import timezone
+from rq.suspension import is_suspended
+
+from webhooks import service, stats, wakeup
+from webhooks.admin.access import PAUSE
+from webhooks.admin.base import ReadOnlyAdmin
+from webhooks.admin.operations import Operation
+from webhooks.errors import WebhooksError
+from webhooks.models import Pause, WorkerHeartbeat
+
+DAY = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class RqState:
+    """What Valkey says about RQ's queue, or that it says nothing."""
+
+    answers: bool
+    waiting: int = 0
+    is_suspended: bool = False
+
+
+def rq_state() -> RqState:
+    """Ask Valkey, briefly: deliveries go on without it (invariant 2)."""
+    client = wakeup.connect(wakeup.TIMEOUT_SECONDS)
+    try:
+        waiting = wakeup.make_queue(client).count
+        return RqState(True, waiting, bool(is_suspended(client)))
+    except redis.RedisError:
+        return RqState(False)
+    finally:
+        client.close()
+
+
+class QueueOperation(Operation):
+    def find(self, object_id: str | None) -> None:
+        return None
+
+    def back_url(self) -> str:
+        return reverse("admin:webhooks_workerheartbeat_changelist")
+
+
+class PauseForm(forms.Form):
+    reason = forms.CharField(max_length=500, help_text="Everybody who looks here sees it.")
+
+
+class PauseSending(QueueOperation):
+    name = "pause"
+    url_path = "pause/"
+    permissions = (PAUSE,)
+    title = "Pause all sending"
+    text = "Within a second no webhook of anybody is sent. Events are stored and wait."
+    button = "Pause sending"
+    is_dangerous = True
+    form_class = PauseForm
+
+    def act(self, form: forms.Form) -> Any:
+        reason = form.cleaned_data["reason"]
+        pause = service.pause_sending(reason, paused_by=self.request.user)
+        if pause.reason != reason:
+            raise WebhooksError("Sending is paused already.")
+        self.note("sending.pause", "sending", paused=[False, True], reason=reason)
+        return self.done("Sending is paused.")
+
+
+class ResumeSending(QueueOperation):
+    name = "resume"
+    url_path = "resume/"
+    permissions = (PAUSE,)
+    title = "Resume sending"
+    text = "Everything that waits is sent, as fast as the receivers take it."
+    button = "Resume sending"
+
+    def act(self, form: forms.Form) -> Any:
+        if not service.resume_sending():
+            raise WebhooksError("Sending is not paused.")
+        self.note("sending.resume", "sending", paused=[True, False])
+        return self.done("Sending goes on.")
+
+
+@admin.register(WorkerHeartbeat)
+class QueueAdmin(ReadOnlyAdmin):
+    """The list of workers, with everything around it."""
+
+    operations: ClassVar[Iterable[Any]] = (PauseSending, ResumeSending)
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        context = {
+            "title": "Queue",
+            "opts": None,
+            "backlog": stats.backlog(),
+            "parked": stats.parked_since(timezone.now() - DAY),
+            "workers": stats.workers(),
+            "rq": rq_state(),
+            "pause": Pause.objects.select_related("paused_by").first(),
+        }
+        return self.render(request, "admin/webhooks/queue.html", context)

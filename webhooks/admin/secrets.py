@@ -1,0 +1,139 @@
+"""A webhook's signing secrets: rotate, revoke, and a reveal that is written down.
+
+A secret is in an answer only after a POST by someone who may see it, and never stored by a browser.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from django import forms
+from django.http import HttpResponse
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
+
+from webhooks import service
+from webhooks.admin.access import CHANGE_WEBHOOK, REVEAL
+from webhooks.admin.operations import Operation
+from webhooks.errors import SecretRefusedError
+from webhooks.models import SigningSecret, Webhook
+
+OVERLAPS = [
+    ("0", "At once: receivers that know only the old secret fail from now on"),
+    ("3600", "After 1 hour"),
+    ("86400", "After 24 hours"),
+    ("604800", "After 7 days"),
+]
+
+
+class RotationForm(forms.Form):
+    overlap = forms.ChoiceField(
+        choices=OVERLAPS,
+        initial="86400",
+        widget=forms.RadioSelect,
+        label="When does the old secret stop signing?",
+    )
+
+
+class SecretOperation(Operation):
+    def back_url(self) -> str:
+        return self.url_of(self.subject, "secrets")
+
+    @sensitive_variables()
+    def show(self, webhook: Webhook, title: str, values: list[tuple[str, str]]) -> HttpResponse:
+        """Answer with secrets in clear: once, uncached."""
+        context = {
+            "title": title,
+            "original": webhook,
+            "webhook": webhook,
+            "tab": "secrets",
+            "values": values,
+            "back_url": self.url_of(webhook, "secrets"),
+        }
+        answer: HttpResponse = self.model_admin.render(
+            self.request, "admin/webhooks/webhook/shown_secret.html", context
+        )
+        answer["Cache-Control"] = "no-store"
+        return answer
+
+
+class RotateSecret(SecretOperation):
+    name = "rotate-secret"
+    # Whoever rotates sees the new secret.
+    permissions = (CHANGE_WEBHOOK, REVEAL)
+    title = "Rotate the signing secret"
+    text = (
+        "A new secret is made and signs from now on. The old one signs too until the time you "
+        "choose, so that receivers can change over without losing anything."
+    )
+    button = "Rotate"
+    form_class = RotationForm
+
+    def act(self, form: forms.Form) -> Any:
+        overlap = timedelta(seconds=int(form.cleaned_data["overlap"]))
+        webhook = service.rotate_secret(self.subject, overlap=overlap)
+        self.note("secret.rotate", overlap_seconds=overlap.total_seconds())
+        return self.show(webhook, "The new signing secret", [("New secret", webhook.secret)])
+
+
+class RevokeSecret(SecretOperation):
+    name = "revoke-secrets"
+    permissions = (CHANGE_WEBHOOK,)
+    title = "Revoke the older secrets"
+    text = (
+        "Requests are no longer signed with them, within a second. The current secret stays; to "
+        "put it out of use, rotate it “at once”."
+    )
+    button = "Revoke"
+    is_dangerous = True
+
+    def act(self, form: forms.Form) -> Any:
+        count = service.revoke_secret(self.subject)
+        if not count:
+            raise SecretRefusedError("There is no older secret to revoke.")
+        self.note("secret.revoke", count=count)
+        return self.done(f"{count} older secret{'s' if count > 1 else ''} revoked.")
+
+
+class RevealForm(forms.Form):
+    """Whoever finds a screen unlocked does not know the password."""
+
+    reason = forms.CharField(max_length=200, help_text="Stands in the audit log with your name.")
+    password = forms.CharField(
+        label="Your password",
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
+    )
+
+    def __init__(self, data: Any, user: Any) -> None:
+        super().__init__(data)
+        self._user = user
+
+    @sensitive_variables()
+    def clean_password(self) -> str:
+        if not self._user.check_password(self.cleaned_data["password"]):
+            raise forms.ValidationError("This is not your password.")
+        return ""
+
+
+class RevealSecret(SecretOperation):
+    name = "reveal-secrets"
+    permissions = (REVEAL,)
+    title = "Reveal the signing secrets"
+    text = "Whoever knows a signing secret can forge requests. That you looked is written down."
+    button = "Reveal"
+    is_dangerous = True
+
+    def build_form(self, data: Any = None) -> forms.Form:
+        return RevealForm(data, self.request.user)
+
+    @sensitive_variables()
+    def act(self, form: forms.Form) -> Any:
+        live = self.subject.secrets.live(timezone.now()).filter(scheme=SigningSecret.Scheme.HMAC)
+        self.note("secret.reveal", reason=form.cleaned_data["reason"], count=live.count())
+        values = [(_name(secret), secret.value) for secret in live]
+        return self.show(self.subject, "Signing secrets", values)
+
+
+def _name(secret: SigningSecret) -> str:
+    if secret.expires_at is None:
+        return "Current secret"
+    return f"Older secret, signs until {secret.expires_at:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,100 @@
+"""The settings of a webhook as a form."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django import forms
+from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
+
+from webhooks import catalog
+from webhooks.header_rules import header_problems
+from webhooks.models import Webhook
+
+
+class PatternsField(forms.CharField):
+    """Event types and patterns, one a line or separated by commas."""
+
+    widget = UnfoldAdminTextareaWidget
+
+    def prepare_value(self, value: Any) -> Any:
+        return value if isinstance(value, str) else "\n".join(value or ())
+
+    def to_python(self, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return list(value)
+        return (super().to_python(value) or "").replace(",", " ").split()
+
+    def validate(self, value: Sequence[str]) -> None:
+        super().validate(" ".join(value))
+
+    def run_validators(self, value: Any) -> None:
+        """None: the length of a list says nothing; the model knows the catalogue."""
+
+
+class HeadersField(forms.CharField):
+    """Request headers, one `Name: value` a line."""
+
+    widget = UnfoldAdminTextareaWidget
+
+    def to_python(self, value: Any) -> Any:
+        headers = {}
+        for line in (super().to_python(value) or "").splitlines():
+            name, colon, content = line.partition(":")
+            if line.strip() and not colon:
+                raise forms.ValidationError(f"“{line[:40]}” is not of the form Name: value.")
+            if line.strip():
+                headers[name.strip()] = content.strip()
+        return headers
+
+    def validate(self, value: Any) -> None:
+        if problems := header_problems(value):
+            raise forms.ValidationError(problems)
+
+    def run_validators(self, value: Any) -> None:
+        """None beyond validate()."""
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return bool(data)
+
+
+class WebhookForm(forms.ModelForm):
+    """Custom headers are written, never shown; empty leaves them as they are."""
+
+    events = PatternsField(
+        help_text="Event types or patterns, one a line: project.created, project.*, *"
+    )
+    custom_headers = HeadersField(required=False)
+    remove_headers = forms.BooleanField(required=False, label="Remove all custom headers")
+
+    class Meta:
+        model = Webhook
+        fields = (
+            "name", "url", "description", "events", "timeout_seconds", "rate_limit", "ordered",
+            "max_retries", "retry_delay_seconds", "retry_schedule",
+        )  # fmt: skip
+        widgets = {"retry_schedule": UnfoldAdminTextInputWidget}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in ("description", "events", "custom_headers"):
+            if name in self.fields:
+                self.fields[name].widget.attrs["rows"] = 3
+        if "custom_headers" not in self.fields:
+            return
+        names = ", ".join(self.instance.headers) or "none"
+        self.fields["custom_headers"].help_text = (
+            f"One “Name: value” a line; replaces those there are. Now sent: {names}. "
+            "Values are not shown. Leave empty to change nothing."
+        )
+        known = ", ".join(one.name for one in catalog.all_types())
+        self.fields["events"].help_text += f". Known: {known}."
+
+    def changes(self) -> dict[str, Any]:
+        """Return what is to be changed, as service.update_webhook() takes it."""
+        names = set(self.changed_data) - {"custom_headers", "remove_headers"}
+        changes = {name: self.cleaned_data[name] for name in names}
+        if self.cleaned_data.get("remove_headers"):
+            changes["headers"] = {}
+        elif self.cleaned_data.get("custom_headers"):
+            changes["headers"] = self.cleaned_data["custom_headers"]
+        return changes

@@ -1,0 +1,195 @@
+"""What an operator can do with a webhook besides editing it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.contrib.auth import get_user_model
+from django.http import HttpResponse
+from django.urls import reverse
+from django.utils.text import Truncator
+
+from webhooks import service
+from webhooks.admin.access import (
+    ADD_WEBHOOK,
+    CHANGE_WEBHOOK,
+    DELETE_WEBHOOK,
+    REDELIVER,
+    REVEAL,
+)
+from webhooks.admin.operations import Operation
+from webhooks.admin.secrets import SecretOperation
+from webhooks.admin.webhook_form import PatternsField
+from webhooks.admin.webhook_pages import COUNTED_AT_MOST, count_failed
+from webhooks.errors import RedeliveryScopeError
+from webhooks.models import Webhook
+from webhooks.redelivery import Scope, matching
+
+send_test: Callable[[Webhook], Any] | None = getattr(service, "test_webhook", None)
+"""Sends one signed request at once and says what came back."""
+
+
+class TestWebhook(Operation):
+    name = "test"
+    permissions = (CHANGE_WEBHOOK,)
+    title = "Send a test request"
+    text = "One signed webhook.test request goes out at once. Nothing is stored, nothing retried."
+    button = "Send now"
+    # It waits for somebody else's server.
+    is_atomic = False
+
+    def act(self, form: forms.Form) -> Any:
+        if send_test is None:
+            return self.done("Test requests are not available.", level=messages.ERROR)
+        trial = send_test(self.subject)
+        self.note("webhook.test", response_code=trial.response_code, error=trial.error)
+        if trial.succeeded:
+            return self.done(
+                f"The receiver answered {trial.response_code} in {trial.duration_ms} ms."
+            )
+        answer = Truncator(trial.response_excerpt).chars(200)
+        told = f"{trial.error} It said: {answer}" if answer else trial.error
+        return self.done(f"The test failed: {told}", level=messages.ERROR)
+
+
+class ReasonForm(forms.Form):
+    reason = forms.CharField(
+        max_length=500, help_text="The owner sees it, and whoever looks here next."
+    )
+
+
+class DisableWebhook(Operation):
+    name = "disable"
+    permissions = (CHANGE_WEBHOOK,)
+    title = "Disable the webhook"
+    text = "Nothing more is sent to it, within a second. What is due waits until it is enabled."
+    button = "Disable"
+    is_dangerous = True
+    form_class = ReasonForm
+
+    def act(self, form: forms.Form) -> Any:
+        reason = form.cleaned_data["reason"]
+        service.disable(self.subject, reason)
+        self.note("webhook.disable", active=[True, False], reason=reason)
+        return self.done(f"{self.subject.name} is disabled.")
+
+
+class EnableForm(forms.Form):
+    send = forms.ChoiceField(
+        label="What becomes of that which waited?",
+        widget=forms.RadioSelect,
+        initial="recent",
+        choices=[
+            ("recent", "Send what is younger than three days, cancel the rest"),
+            ("all", "Send everything"),
+            ("none", "Cancel everything"),
+        ],
+    )
+
+
+class EnableWebhook(Operation):
+    name = "enable"
+    permissions = (CHANGE_WEBHOOK,)
+    title = "Enable the webhook"
+    text = "It starts as if it had never failed, with one request at a time."
+    button = "Enable"
+    form_class = EnableForm
+
+    def act(self, form: forms.Form) -> Any:
+        was, reason = self.subject.active, self.subject.disabled_reason
+        count = service.enable(self.subject, send=form.cleaned_data["send"])
+        self.note(
+            "webhook.enable",
+            active=[was, True],
+            disabled_reason=[reason, ""],
+            waiting=form.cleaned_data["send"],
+        )
+        return self.done(f"{self.subject.name} is enabled; {count:,} deliveries wait to be sent.")
+
+
+class DeleteWebhook(Operation):
+    name = "remove"
+    permissions = (DELETE_WEBHOOK,)
+    title = "Delete the webhook"
+    text = "Nothing more is sent to it and what waits is cancelled. Its history stays."
+    button = "Delete"
+    is_dangerous = True
+
+    def act(self, form: forms.Form) -> Any:
+        service.delete_webhook(self.subject)
+        self.note("webhook.delete", name=self.subject.name, url=self.subject.url)
+        return self.done(f"{self.subject.name} is deleted.")
+
+
+class RedeliverFailed(Operation):
+    name = "redeliver-failed"
+    permissions = (REDELIVER,)
+    title = "Redeliver what failed"
+    button = "Redeliver"
+    template = "admin/webhooks/webhook/redeliver_failed.html"
+
+    def context(self) -> dict[str, Any]:
+        return {"count": count_failed(self.subject), "counted_at_most": COUNTED_AT_MOST}
+
+    def act(self, form: forms.Form) -> Any:
+        scope = Scope(webhook_id=self.subject.pk)
+        if not matching(scope).exists():
+            raise RedeliveryScopeError("Nothing has failed that could be sent again.")
+        redelivery = service.redeliver(scope, requested_by=self.request.user)
+        self.note("webhook.redeliver_failed", matched=redelivery.matched_count)
+        self.note("redelivery.create", redelivery, **redelivery.scope)
+        return self.done(
+            f"{redelivery.matched_count:,} deliveries are sent again.", self.url_of(redelivery)
+        )
+
+
+class NewWebhookForm(forms.Form):
+    is_platform = forms.BooleanField(
+        required=False,
+        label="Platform webhook",
+        help_text="Receives every owner's events and belongs to nobody.",
+    )
+    owner = forms.EmailField(required=False, help_text="The owner's e-mail address.")
+    name = forms.CharField(max_length=200)
+    url = forms.CharField(label="URL", max_length=2048)
+    events = PatternsField(
+        widget=forms.Textarea(attrs={"rows": 3}),
+        help_text="Event types or patterns, one a line: project.created, project.*, *",
+    )
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or {}
+        if data.get("is_platform"):
+            data["owner"] = None
+        elif email := data.get("owner"):
+            data["owner"] = get_user_model().objects.filter(email__iexact=email).first()
+            if data["owner"] is None:
+                self.add_error("owner", "Nobody has this address.")
+        elif "owner" not in self.errors:
+            self.add_error("owner", "Name the owner, or make it a platform webhook.")
+        return data
+
+
+class AddWebhook(SecretOperation):
+    name = "new"
+    url_path = "new/"
+    # Whoever makes one sees its secret.
+    permissions = (ADD_WEBHOOK, REVEAL)
+    title = "Add a webhook"
+    button = "Add"
+    form_class = NewWebhookForm
+
+    def find(self, object_id: str | None) -> None:
+        return None
+
+    def back_url(self) -> str:
+        return reverse("admin:webhooks_webhook_changelist")
+
+    def act(self, form: forms.Form) -> HttpResponse:
+        data = form.cleaned_data
+        webhook = service.create_webhook(**data)
+        self.note(
+            "webhook.create", webhook, name=data["name"], url=data["url"], events=data["events"]
+        )
+        return self.show(webhook, "The webhook's signing secret", [("Secret", webhook.secret)])

@@ -1,0 +1,137 @@
+"""What the pages of one webhook show."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+
+from webhooks import audit_log, stats
+from webhooks.admin import charts
+from webhooks.admin.display import health_strip, state_of
+from webhooks.choices import DeliveryStatus
+from webhooks.models import Delivery, SigningSecret, Webhook
+from webhooks.redelivery import Scope, matching
+
+DAY = timedelta(hours=24)
+PAGE = 50
+COUNTED_AT_MOST = 10_000
+"""Beyond this a page says "more than" instead of counting on."""
+LANGUAGES = {
+    "Python": "python/verify.py",
+    "Node.js": "node/verify.mjs",
+    "Go": "go/verify.go",
+    "PHP": "php/verify.php",
+    "Ruby": "ruby/verify.rb",
+    "Bash": "bash/verify.sh",
+}
+
+
+def overview(webhook: Webhook, now: datetime) -> dict[str, Any]:
+    """How it is, what went wrong last, and what the last 24 hours looked like."""
+    selection = stats.Selection(since=now - DAY, webhook_ids=(webhook.pk,))
+    buckets = stats.series(selection)
+    failures = stats.failures(selection)
+    return {
+        "state": state_of(webhook, now),
+        "figures": stats.totals(selection),
+        "backlog": stats.backlog(webhook_ids=(webhook.pk,)),
+        "strip": health_strip(buckets, now),
+        "chart": charts.outcomes(buckets),
+        "outcomes_legend": charts.OUTCOMES_LEGEND,
+        "failures": failures,
+        "last_failed": _last_failed(webhook),
+        "failed_count": count_failed(webhook),
+        "counted_at_most": COUNTED_AT_MOST,
+        "recent": Delivery.objects.filter(webhook=webhook).order_by("-id")[:8],
+        "header_names": sorted(webhook.headers),
+    }
+
+
+def _last_failed(webhook: Webhook) -> Delivery | None:
+    """The latest delivery whose last attempt failed, among those of late."""
+    recent = Delivery.objects.filter(webhook=webhook).order_by("-id")[:200]
+    return next((one for one in recent if one.failure_kind), None)
+
+
+def count_failed(webhook: Webhook) -> int:
+    """Return how many deliveries could be redelivered; at most COUNTED_AT_MOST + 1."""
+    if webhook.deleted_at is not None:
+        return 0
+    return matching(Scope(webhook_id=webhook.pk))[: COUNTED_AT_MOST + 1].count()
+
+
+def deliveries(webhook: Webhook, query: Mapping[str, str]) -> dict[str, Any]:
+    """A page of its deliveries, newest first, from before a delivery's id on."""
+    found = Delivery.objects.filter(webhook=webhook).order_by("-id")
+    status = query.get("status", "")
+    if status in DeliveryStatus.values:
+        found = found.filter(status=status)
+    before = _uuid(query.get("before", ""))
+    if before is not None:
+        found = found.filter(id__lt=before)
+    page = list(found[: PAGE + 1])
+    return {
+        "deliveries": page[:PAGE],
+        "older": page[PAGE - 1].id if len(page) > PAGE else None,
+        "is_first": before is None,
+        "status": status,
+        "statuses": DeliveryStatus.choices,
+    }
+
+
+def secrets(webhook: Webhook, now: datetime) -> dict[str, Any]:
+    """Its live secrets, masked, and the public keys, which are no secrets."""
+    live: list[dict[str, Any]] = [
+        {"secret": secret, "mask": mask(secret)}
+        for secret in webhook.secrets.live(now)
+        if secret.scheme == SigningSecret.Scheme.HMAC
+    ]
+    return {
+        "secrets": live,
+        "older_count": sum(one["secret"].expires_at is not None for one in live),
+        "public_keys": webhook.public_keys,
+    }
+
+
+def mask(secret: SigningSecret) -> str:
+    """Return the prefix and the last four characters: enough to tell secrets apart."""
+    return f"whsec_••••••••{secret.value.rstrip('=')[-4:]}"
+
+
+def verify(webhook: Webhook) -> dict[str, Any]:
+    """The snippets that verify a signature, as they stand in the documentation and are tested."""
+    folder = settings.BASE_DIR / "docs" / "snippets"
+    snippets = [
+        {"language": language, "slug": file.split("/")[0], "code": (folder / file).read_text()}
+        for language, file in LANGUAGES.items()
+        if (folder / file).exists()
+    ]
+    return {"snippets": snippets, "public_keys": webhook.public_keys}
+
+
+def history(webhook: Webhook) -> dict[str, Any]:
+    """What people did to it."""
+    entries = list(audit_log.history(webhook)[:200])
+    name_actors(entries)
+    return {"entries": entries}
+
+
+def name_actors(entries: Iterable[Any]) -> None:
+    """Set `who` on audit entries; one statement for all."""
+    ids = {entry.actor_id for entry in entries} - {None}
+    users: dict[Any, Any] = get_user_model().objects.in_bulk(list(ids))
+    for entry in entries:
+        user = users.get(entry.actor_id)
+        entry.who = (
+            "the system" if entry.actor_id is None else getattr(user, "email", entry.actor_id)
+        )
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
