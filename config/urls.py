@@ -31,11 +31,11 @@ def schema(request: HttpRequest) -> HttpResponse:
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("admin/", admin.site.urls),
+    # Browsers ask for it wherever a page names no icon.
+    path("favicon.ico", RedirectView.as_view(url=static("webhooks/icon.svg"))),
     path("api/v1/", include(router.urls)),
     path("api/v1/schema", schema, name="schema"),
     path("api/v1/docs", SpectacularSwaggerSplitView.as_view(), name="docs"),
-    # Browsers ask for it wherever a page names no icon.
-    path("favicon.ico", RedirectView.as_view(url=static("webhooks/icon.svg"))),
     # Last: a problem instead of a page, in DEBUG too.
     re_path("^api/", problems.no_such_route),
 ]

@@ -176,10 +176,13 @@ def in_own_process(program: str) -> str:
     name = settings["USER"] or settings["OPTIONS"]["user"]
     url = f"postgres:///{settings['NAME']}?host={host}&user={name}"
     prelude = (
-        "import django, resource; django.setup()\n"
+        "import django, re; django.setup()\n"
         "from projects.models import Project, User\n"
         "from sessions_app.models import Agent, Recording, Session, SessionMessage\n"
-        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        # Not ru_maxrss: that begins with the memory of the process that started this one.
+        "def peak():\n"
+        "    status = open('/proc/self/status').read()\n"
+        "    return int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) // 1024\n"
     )
     return subprocess.run(
         [sys.executable, "-c", prelude + program],

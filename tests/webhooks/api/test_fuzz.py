@@ -125,7 +125,7 @@ def test_fuzzer_finds_nothing_in_a_short_time(
         f"--max-time={SHORT_SECONDS}",
     )
 
-    assert requests_answered[0] > 300
+    assert requests_answered[0] > 100
 
 
 @pytest.mark.full

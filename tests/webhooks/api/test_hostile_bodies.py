@@ -70,11 +70,11 @@ def _only_own_garbage() -> Iterator[None]:
 @pytest.mark.parametrize("name", BOMBS)
 def test_bomb_is_refused(client: APIClient, name: str) -> None:
     client.get("/api/v1/projects")
-    peak, started_at = _peak(), time.perf_counter()
+    peak, started_at = _peak(), time.thread_time()
 
     response = client.post("/api/v1/projects", BOMBS[name], content_type="application/json")
 
-    assert time.perf_counter() - started_at <= MAX_SECONDS * PATIENCE
+    assert time.thread_time() - started_at <= MAX_SECONDS * PATIENCE
     assert _peak() - peak <= MAX_GROWTH_BYTES
     assert response.status_code == 400
     assert response["Content-Type"] == "application/problem+json"
@@ -99,11 +99,11 @@ def _peak() -> int:
 )
 def test_largest_body_is_read_in_bearable_time(bomb: bytes) -> None:
     assert len(bomb) <= MEGABYTE + 100
-    started_at = time.perf_counter()
+    started_at = time.thread_time()
 
     parse_strictly(bomb)
 
-    assert time.perf_counter() - started_at <= MAX_SECONDS * PATIENCE
+    assert time.thread_time() - started_at <= MAX_SECONDS * PATIENCE
 
 
 def test_what_only_looks_forbidden_is_read() -> None:
