@@ -51,6 +51,8 @@ class World:
     _workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _producers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _is_keeping: bool = True
+    _keeps_no_more: threading.Event = field(default_factory=threading.Event)
+    _is_over: threading.Event = field(default_factory=threading.Event)
     _keeper: threading.Thread | None = None
 
     def __post_init__(self) -> None:
@@ -77,11 +79,12 @@ class World:
         """End the workers in order and return their exit codes."""
         wait_for_heartbeats(self.worker_count)
         self._is_keeping = False
-        assert self._keeper is not None
-        self._keeper.join()
+        self._keeps_no_more.wait()
         for process in self._workers:
             process.terminate()
-        return [process.wait(60) for process in self._workers]
+        exits = [process.wait(60) for process in self._workers]
+        self._is_over.set()
+        return exits
 
     def _keep(self) -> None:
         """Start workers again, as whoever runs them in production would."""
@@ -90,6 +93,9 @@ class World:
                 if process.poll() is not None:
                     self._workers[number] = self._spawn("manage.py", "rqworker")
             time.sleep(0.5)
+        self._keeps_no_more.set()
+        # To the kernel a process dies with the thread that started it.
+        self._is_over.wait()
 
     def _spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
