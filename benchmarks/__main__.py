@@ -6,8 +6,10 @@ var/. Prints each figure beside its yardstick and writes var/bench.json.
 
 import argparse
 import importlib
-import os
 import sys
+
+from config.scratch import set_up_empty
+from config.services import BASE_DIR
 
 SCENARIOS = ["drain", "latency", "fairness", "purge", "api", "lists"]
 
@@ -19,7 +21,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.scenarios) - set(SCENARIOS):
         parser.error(f"unknown scenario: {', '.join(sorted(unknown))}")
-    _set_up()
+    set_up_empty(BASE_DIR / "var" / "bench-services", WEBHOOKS_API_REQUESTS_PER_MINUTE="1000000000")
     from benchmarks import harness
     from benchmarks.receiver import running_receiver
 
@@ -33,30 +35,6 @@ def main() -> None:
             sys.stdout.flush()
     harness.store(results)
     print("\nWritten to var/bench.json.")
-
-
-def _set_up() -> None:
-    from config.services import BASE_DIR, provide_services
-
-    # Never somebody's own database: everything in it is truncated.
-    for url in ("DATABASE_URL", "REDIS_URL"):
-        os.environ.pop(url, None)
-    os.environ |= {
-        "DEBUG": "1",
-        "WEBHOOKS_ALLOWED_NETWORKS": "127.0.0.0/8",
-        "WEBHOOKS_API_REQUESTS_PER_MINUTE": "1000000000",
-        "DJANGO_SETTINGS_MODULE": "config.settings",
-    }
-    provide_services(BASE_DIR / "var" / "bench-services")
-    import django
-    from django.core.management import call_command
-    from django.db import connection
-
-    django.setup()
-    with connection.cursor() as cursor:
-        # Whatever an older version left behind.
-        cursor.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    call_command("migrate", verbosity=0)
 
 
 if __name__ == "__main__":
