@@ -11,7 +11,7 @@ import sys
 from config.scratch import set_up_empty
 from config.services import BASE_DIR
 
-SCENARIOS = ["drain", "latency", "fairness", "purge", "api", "lists"]
+SCENARIOS = ["drain", "latency", "saving", "fairness", "purge", "api", "lists"]
 
 
 def main() -> None:

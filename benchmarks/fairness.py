@@ -10,7 +10,7 @@ from benchmarks.harness import Goal, Series, ratio
 from benchmarks.receiver import Receiver
 from projects.models import User
 
-HEALTHY_EACH = 200
+HEALTHY_EACH = 500
 RATE = 100
 SECONDS = 8
 

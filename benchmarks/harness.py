@@ -65,25 +65,27 @@ def ratio(one: Series, other: Series) -> float:
 
 @dataclass
 class Goal:
-    """A figure, its goal, and whether it is met; printed and stored, never asserted."""
+    """A figure, its goal where there is one, and whether it is met; never asserted."""
 
     what: str
     figure: float
-    goal: float
+    goal: float | None = None
     at_most: bool = False
     form: str = "{:,.2f}"
 
     @property
-    def is_met(self) -> bool:
+    def is_met(self) -> bool | None:
+        if self.goal is None:
+            return None
         return self.figure <= self.goal if self.at_most else self.figure >= self.goal
 
     def line(self) -> str:
+        figure = f"{self.what:<58}{self.form.format(self.figure):>12}"
+        if self.goal is None:
+            return figure
         sign = "≤" if self.at_most else "≥"
         mark = "met" if self.is_met else "NOT MET"
-        return (
-            f"{self.what:<58}{self.form.format(self.figure):>12}"
-            f"   goal {sign} {self.form.format(self.goal):<10}{mark}"
-        )
+        return f"{figure}   goal {sign} {self.form.format(self.goal):<10}{mark}"
 
 
 def show(

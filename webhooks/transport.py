@@ -8,6 +8,7 @@ used is that of WEBHOOKS_PROXY_URL; it is given host names and guards the addres
 """
 
 import contextlib
+import math
 import os
 import select
 import socket
@@ -439,7 +440,7 @@ class Resolver:
 
     def __init__(
         self,
-        on_answer: Callable[[], None] = lambda: None,
+        on_answer: Callable[[str], None] = lambda host: None,
         lookup: Callable[[str], Answer] = _system_lookup,
     ) -> None:
         self._on_answer = on_answer
@@ -483,7 +484,7 @@ class Resolver:
             with self._lock:
                 self._known[host] = (time.monotonic(), answer)
                 self._under_way.discard(host)
-            self._on_answer()
+            self._on_answer(host)
 
 
 def _pins(host: str, port: int, addresses: Iterable[str]) -> list[str]:
@@ -509,7 +510,7 @@ class CurlAdapter(HTTPAdapter):
         super().__init__()
         self._policy = policy
         self._answered = threading.Event()
-        self._resolver = Resolver(self._answered.set, lookup)
+        self._resolver = Resolver(lambda host: self._answered.set(), lookup)
 
     def send(
         self,
@@ -624,7 +625,7 @@ class MultiSender:
     ) -> None:
         self._policy = policy
         self._has_proxy = bool(settings.WEBHOOKS_PROXY_URL)
-        self._resolver = Resolver(self.wake, lookup)
+        self._resolver = Resolver(self._answered, lookup)
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
@@ -636,13 +637,17 @@ class MultiSender:
         self._multi.setopt(pycurl.M_MAXCONNECTS, max_connections)
         self._idle: list[Exchange] = []
         self._active: set[Exchange] = set()
-        self._waiting: list[Waiting] = []
+        self._waiting: dict[str, list[Waiting]] = {}
+        """For the look-up of a host. Many may wait for dead ones: nothing here walks over all."""
+        self._first_deadline = math.inf
+        self._hosts_answered: deque[str] = deque()
         self._ended: list[Outcome] = []
 
     @property
     def in_flight(self) -> int:
         """How many requests were started and not yet returned by poll()."""
-        return len(self._active) + len(self._waiting) + len(self._ended)
+        waiting = sum(map(len, self._waiting.values()))
+        return len(self._active) + waiting + len(self._ended)
 
     def start(self, request: PreparedRequest, *, timeout_seconds: float, context: Any) -> None:
         """Send a POST; its outcome comes out of poll() within the timeout, with this context."""
@@ -657,7 +662,8 @@ class MultiSender:
             return
         waiting = Waiting(request, now + timeout_seconds, context, now, name)
         if not self._begin_if_resolved(waiting):
-            self._waiting.append(waiting)
+            self._waiting.setdefault(name[0], []).append(waiting)
+            self._first_deadline = min(self._first_deadline, waiting.deadline)
 
     def poll(self, timeout_seconds: float) -> list[Outcome]:
         """Wait for sockets, at most `timeout_seconds`, and return the requests that ended.
@@ -670,8 +676,7 @@ class MultiSender:
             wait = 0.0
         if self._timer_at is not None:
             wait = min(wait, self._timer_at - now)
-        if self._waiting:
-            wait = min(wait, min(waiting.deadline for waiting in self._waiting) - now)
+        wait = min(wait, self._first_deadline - now)
         act = self._multi.socket_action
         ready = self._epoll.poll(max(0.0, wait))
         if time.monotonic() - now > max(0.0, wait) + SUSPENDED_SECONDS:
@@ -686,8 +691,9 @@ class MultiSender:
         if self._timer_at is not None and self._timer_at <= time.monotonic():
             self._timer_at = None
             act(pycurl.SOCKET_TIMEOUT, 0)
-        if self._waiting:
-            self._look_at_waiting()
+        self._begin_answered()
+        if self._first_deadline <= time.monotonic():
+            self._end_overdue()
         self._read_ended()
         ended, self._ended = self._ended, []
         return ended
@@ -730,15 +736,30 @@ class MultiSender:
             self._end(waiting.context, problem, waiting.started_at)
         return True
 
-    def _look_at_waiting(self) -> None:
+    def _answered(self, host: str) -> None:
+        """A look-up ended; called on its thread."""
+        self._hosts_answered.append(host)
+        self.wake()
+
+    def _begin_answered(self) -> None:
+        while self._hosts_answered:
+            host = self._hosts_answered.popleft()
+            waiting = self._waiting.pop(host, [])
+            if still := [one for one in waiting if not self._begin_if_resolved(one)]:
+                self._waiting[host] = still
+
+    def _end_overdue(self) -> None:
         now = time.monotonic()
-        still = []
-        for waiting in self._waiting:
-            if waiting.deadline <= now:
-                self._end(waiting.context, failure(FailureKind.DNS), waiting.started_at)
-            elif not self._begin_if_resolved(waiting):
-                still.append(waiting)
-        self._waiting = still
+        for host, waiting in list(self._waiting.items()):
+            for one in waiting:
+                if one.deadline <= now:
+                    self._end(one.context, failure(FailureKind.DNS), one.started_at)
+            if still := [one for one in waiting if one.deadline > now]:
+                self._waiting[host] = still
+            else:
+                del self._waiting[host]
+        deadlines = (one.deadline for waiting in self._waiting.values() for one in waiting)
+        self._first_deadline = min(deadlines, default=math.inf)
 
     # libcurl.
 

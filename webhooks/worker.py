@@ -7,6 +7,7 @@ while the dispatcher goes on with Postgres alone (invariants 2 and 3).
 
 import gc
 import logging
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -38,6 +39,9 @@ SECOND_SIGNAL_SECONDS = 1.0
 STOP_RQ_SECONDS = 1.0
 GARBAGE_THRESHOLD = 50_000
 """New objects between two collections; Python's default is 700."""
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep the others from the interpreter; Python's default is ten times as
+much, which a claim would wait for several times over while requests go out."""
 
 
 class WebhookWorker(SimpleWorker):
@@ -80,6 +84,7 @@ class WebhookWorker(SimpleWorker):
         process with threads must not do.
         """
         _spare_the_collector()
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._engine = Engine()
         super()._install_signal_handlers()
         thread = threading.Thread(

@@ -85,7 +85,10 @@ class Endpoints:
     def forget_old(self) -> None:
         """Drop what has not been read for a while."""
         horizon = time.monotonic() - 60
-        self._known = {k: v for k, v in self._known.items() if v[0] > horizon}
+        # A copy: the claimer may be loading others meanwhile.
+        for webhook_id, (read_at, _) in list(self._known.items()):
+            if read_at < horizon:
+                del self._known[webhook_id]
         if len(self._keys) > 10_000:
             self._keys.clear()
 

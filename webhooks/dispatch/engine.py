@@ -1,7 +1,7 @@
 """The loop that delivers: claim → sign → send → settle, hundreds in flight.
 
-One thread runs libcurl and decides; a second one talks to Postgres, so that sending and recording
-overlap and the loop never waits for a query, Valkey, a name or a slow receiver. Hints, the poll
+One thread runs libcurl and decides; two others talk to Postgres, so that claiming, sending and
+recording overlap and the loop never waits for a query, Valkey, a name or a slow receiver. Hints, the poll
 and signals are inputs to the loop; it may be driven by the RQ worker or by anything else.
 
 A crash anywhere leaves rows marked with a worker that no longer beats; another worker takes them
@@ -25,7 +25,7 @@ from webhooks.dispatch import claim as claims
 from webhooks.dispatch import health, life
 from webhooks.dispatch.claim import Claim, ClaimedDelivery
 from webhooks.dispatch.endpoints import Endpoint, Endpoints
-from webhooks.dispatch.flight import MAX_IN_FLIGHT, Flight, Sent
+from webhooks.dispatch.flight import MAX_IN_FLIGHT, READY_AT_CLAIM, Flight, Sent
 from webhooks.dispatch.health import Attempted
 from webhooks.dispatch.outage import NETWORK_FAILURES, PROBE_SECONDS, OutageGuard
 from webhooks.dispatch.request import build_request, read_outcome
@@ -37,7 +37,9 @@ from webhooks.transport import MultiSender, Outcome, SuspendedError
 logger = logging.getLogger(__name__)
 
 SMALLEST_CLAIM = 64
-"""While much is in flight, a claim waits until it is worth a round trip to Postgres."""
+"""While much is held, a claim waits until it is worth a round trip to Postgres."""
+STARTS_AT_ONCE = 32
+"""Between two looks at the sockets, so that answers do not wait."""
 SETTLE_ROWS = 500
 SETTLE_SECONDS = 0.2
 MAX_UNSETTLED = 4 * SETTLE_ROWS
@@ -63,12 +65,13 @@ class Engine:
         self.worker_id = new_id()
         self._is_alone = alone
         self._sender = _new_sender()
-        self._database = ThreadPoolExecutor(1, thread_name_prefix="webhooks-database")
+        self._claimer = ThreadPoolExecutor(1, thread_name_prefix="webhooks-claimer")
+        self._recorder = ThreadPoolExecutor(1, thread_name_prefix="webhooks-recorder")
         self._endpoints = Endpoints()
         self._flight = Flight()
         self._outage = OutageGuard()
         self._claiming: Future[Claim] | None = None
-        self._settling: Future[None] | None = None
+        self._settling: Future[bool] | None = None
         self._beating: Future[bool] | None = None
         self._releasing: list[Future[None]] = []
         # Whether a claim or a release failed, and may have been committed all the same.
@@ -118,17 +121,18 @@ class Engine:
 
     def run(self, *, until_idle: bool = False) -> None:
         """Deliver until stop(), or with `until_idle` until nothing is due or in flight."""
-        self._in_database(life.register_worker, self.worker_id).result()
+        self._submit(self._recorder, life.register_worker, self.worker_id).result()
         self._next_beat_at = time.monotonic() + BEAT_SECONDS
         try:
             while True:
                 self._collect()
                 if self._is_finished(until_idle):
                     break
-                if until_idle and not self._sender.in_flight and not self._found_nothing:
+                if until_idle and not self._flight.ids and not self._found_nothing:
                     self._wants_claim = True
                 self._flight.find_slow()
                 self._order()
+                self._start_ready()
                 self._send_and_receive()
         finally:
             self._end()
@@ -147,7 +151,7 @@ class Engine:
         if self._is_abandoned:
             return True
         is_busy = (
-            self._sender.in_flight
+            self._flight.ids
             or self._unsettled
             or self._settling is not None
             or self._claiming is not None
@@ -161,6 +165,8 @@ class Engine:
         return self._is_stopping or (until_idle and (is_idle or self._outage.is_out))
 
     def _seconds_to_wait(self) -> float:
+        if self._flight.ready:
+            return 0.0
         now = time.monotonic()
         next_at = min(self._next_beat_at, self._next_poll_at)
         if self._unsettled and self._settling is None:
@@ -170,19 +176,21 @@ class Engine:
         return max(0.0, min(next_at - now, POLL_SECONDS))
 
     def _order(self) -> None:
-        """Give the database thread what is due to be done."""
+        """Give the database threads what is due to be done."""
         now = time.monotonic()
         if now < self._database_back_at:
             return
         if self._beating is None and now >= self._next_beat_at:
             self._next_beat_at = now + BEAT_SECONDS
-            self._beating = self._in_database(self._beat)
+            self._beating = self._submit(self._recorder, self._beat)
         if self._settling is None and self._is_settle_due(now):
             self._settling_now = self._unsettled[:SETTLE_ROWS]
             del self._unsettled[:SETTLE_ROWS]
             self._oldest_unsettled_at = now
             self._is_settle_urgent = False
-            self._settling = self._in_database(self._settle, self.worker_id, self._settling_now)
+            self._settling = self._submit(
+                self._recorder, self._settle, self.worker_id, self._settling_now
+            )
         if self._has_lost_track and self._claiming is None:
             self._release_others()
         if self._claiming is None and self._is_claim_due(now):
@@ -193,16 +201,18 @@ class Engine:
             len(self._unsettled) >= SETTLE_ROWS
             or now >= self._oldest_unsettled_at + SETTLE_SECONDS
             or self._is_settle_urgent
-            or not self._sender.in_flight
+            or not self._flight.ids
         )
 
     def _is_claim_due(self, now: float) -> bool:
         if self._is_stopping or len(self._unsettled) >= MAX_UNSETTLED:
             return False
-        if self._is_alone and (self._sender.in_flight or self._unsettled or self._settling):
+        if self._is_alone and (self._flight.ids or self._unsettled or self._settling):
             return False
         room = self._flight.room
-        if room == 0 or (room < SMALLEST_CLAIM and self._flight.count > SMALLEST_CLAIM):
+        if self._flight.ready > READY_AT_CLAIM or room == 0:
+            return False
+        if room < SMALLEST_CLAIM and len(self._flight.ids) > SMALLEST_CLAIM:
             return False
         if self._outage.is_out:
             return now >= self._next_poll_at
@@ -213,12 +223,15 @@ class Engine:
         is_out = self._outage.is_out
         self._next_poll_at = now + (PROBE_SECONDS if is_out else POLL_SECONDS)
         limit = 1 if is_out else self._flight.room
-        self._claiming = self._in_database(self._claim, self.worker_id, limit)
+        self._claiming = self._submit(self._claimer, self._claim, self.worker_id, limit)
 
-    # What runs on the database thread; for the life in which it was ordered.
+    # What runs on the database threads; for the life in which it was ordered. The claimer also
+    # gives back, so that it never claims meanwhile; the recorder also beats.
 
-    def _in_database(self, work: Callable[..., Any], *args: Any) -> Future[Any]:
-        future = self._database.submit(_with_fresh_connection, work, *args)
+    def _submit(
+        self, thread: ThreadPoolExecutor, work: Callable[..., Any], *args: Any
+    ) -> Future[Any]:
+        future = thread.submit(_with_fresh_connection, work, *args)
         future.add_done_callback(lambda _: self._sender.wake())
         return future
 
@@ -235,7 +248,8 @@ class Engine:
             claims.cancel_deleted(claim.deleted)
         return claim
 
-    def _settle(self, worker_id: UUID, settled: list[Settled]) -> None:
+    def _settle(self, worker_id: UUID, settled: list[Settled]) -> bool:
+        """Write results; True where something that waited for them may go now."""
         written = self._write(worker_id, [result for result, *_ in settled])
         attempted: defaultdict[UUID, Attempted] = defaultdict(Attempted)
         for result, verdict, webhook_id, _ in settled:
@@ -245,7 +259,8 @@ class Engine:
                 attempted[webhook_id].add_success()
             else:
                 attempted[webhook_id].add_failure(verdict.hold_seconds, verdict.is_gone)
-        health.record(attempted)
+        has_closed = health.record(attempted)
+        return has_closed or any(is_ordered for *_, is_ordered in settled)
 
     def _write(self, worker_id: UUID, results: list[Result]) -> set[str]:
         try:
@@ -275,13 +290,12 @@ class Engine:
     # What came back.
 
     def _collect(self) -> None:
-        """Take what the database thread has finished."""
+        """Take what the database threads have finished."""
         if self._settling is not None and self._settling.done():
             future, self._settling = self._settling, None
             if not self._succeeded(future):
                 self._unsettled[:0] = self._settling_now
-            elif any(is_ordered for *_, is_ordered in self._settling_now):
-                # The next in order may go now.
+            elif future.result():
                 self._wants_claim = True
             self._settling_now = []
         if self._beating is not None and self._beating.done():
@@ -316,7 +330,7 @@ class Engine:
         return False
 
     def _take_claim(self, claim: Claim) -> None:
-        self._clock_offset = claim.database_time - time.monotonic()
+        self._clock_offset = claim.clock_offset
         was_backlog = self._has_backlog
         self._position = claim.next_position
         self._has_backlog = not claim.is_complete
@@ -331,7 +345,7 @@ class Engine:
         if self._hinted:
             self._follow_hint()
         self._flight.took(claim.deliveries)
-        self._start_all(claim.deliveries)
+        self._line_up(claim.deliveries)
         for webhook_id in claim.full:
             # Some of what filled it may have come back while the claim was under way.
             if self._flight.windows.room(webhook_id):
@@ -350,15 +364,34 @@ class Engine:
         else:
             self._wants_claim = True
 
-    def _start_all(self, deliveries: list[ClaimedDelivery]) -> None:
+    def _line_up(self, deliveries: list[ClaimedDelivery]) -> None:
         switched_off = []
         for delivery in deliveries:
             endpoint = self._endpoints.get(delivery.webhook_id)
             if endpoint is None:
                 switched_off.append(delivery.id)
             else:
-                self._start(delivery, endpoint)
+                self._flight.line_up(delivery, endpoint.owner_id)
         self._give_back(switched_off, OFF_DELAY_SECONDS)
+
+    def _start_ready(self) -> None:
+        """Start some of what is ready; give it back where it must not start any more."""
+        if not self._flight.ready:
+            return
+        if self._is_stopping:
+            self._put_down(self._flight.next_ready(self._flight.ready), 0)
+            return
+        if self._outage.is_out and self._flight.ready > 1:
+            self._put_down(self._flight.next_ready(self._flight.ready - 1), PROBE_SECONDS)
+        switched_off = []
+        for delivery in self._flight.next_ready(STARTS_AT_ONCE):
+            # It may have been switched off, or its secret revoked, since the row was claimed.
+            endpoint = self._endpoints.get(delivery.webhook_id)
+            if endpoint is None:
+                switched_off.append(delivery)
+            else:
+                self._start(delivery, endpoint)
+        self._put_down(switched_off, OFF_DELAY_SECONDS)
 
     def _start(self, delivery: ClaimedDelivery, endpoint: Endpoint) -> None:
         now = time.monotonic()
@@ -367,12 +400,17 @@ class Engine:
         self._flight.begin(sent)
         self._sender.start(request, timeout_seconds=endpoint.timeout_seconds, context=sent)
 
+    def _put_down(self, deliveries: list[ClaimedDelivery], delay_seconds: float) -> None:
+        self._flight.put_down(deliveries)
+        self._give_back([delivery.id for delivery in deliveries], delay_seconds)
+
     def _give_back(self, delivery_ids: list[UUID], delay_seconds: float) -> None:
         if delivery_ids:
             worker_id = self.worker_id
             self._releasing.append(
-                self._in_database(
-                    lambda: claims.release(worker_id, delivery_ids, delay_seconds=delay_seconds)
+                self._submit(
+                    self._claimer,
+                    lambda: claims.release(worker_id, delivery_ids, delay_seconds=delay_seconds),
                 )
             )
 
@@ -381,7 +419,9 @@ class Engine:
         self._has_lost_track = False
         unsettled = [*self._settling_now, *self._unsettled]
         held = [*self._flight.ids, *(UUID(hex=result["id"]) for result, *_ in unsettled)]
-        self._releasing.append(self._in_database(claims.release_others, self.worker_id, held))
+        self._releasing.append(
+            self._submit(self._claimer, claims.release_others, self.worker_id, held)
+        )
 
     def _take_outcome(self, outcome: Outcome) -> None:
         sent: Sent = outcome.context
@@ -432,17 +472,18 @@ class Engine:
         self._unsettled, self._settling_now = [], []
         self._full = set()
         self.worker_id = new_id()
-        self._in_database(life.register_worker, self.worker_id)
+        self._submit(self._recorder, life.register_worker, self.worker_id)
         self._wants_claim = True
 
     def _end(self) -> None:
         self._sender.close()
         if not self._is_abandoned:
             # Otherwise it is left to be found dead, with what it holds.
-            self._in_database(life.unregister_worker, self.worker_id)
-        # Looked up there: each thread has a connection of its own.
-        self._in_database(lambda: connection.close())
-        self._database.shutdown(wait=not self._is_abandoned)
+            self._submit(self._recorder, life.unregister_worker, self.worker_id)
+        for thread in (self._claimer, self._recorder):
+            # Looked up there: each thread has a connection of its own.
+            self._submit(thread, lambda: connection.close())
+            thread.shutdown(wait=not self._is_abandoned)
 
 
 def _new_sender() -> MultiSender:

@@ -15,6 +15,7 @@ from django.db import transaction
 
 from webhooks import breaker, lifecycle
 from webhooks.breaker import Breaker, Outcomes
+from webhooks.choices import BreakerState
 from webhooks.dispatch.database import run
 
 
@@ -67,24 +68,29 @@ UPDATE webhooks_webhook w
 """
 
 
-def record(attempted: Mapping[UUID, Attempted]) -> None:
-    """Fold what a batch says into the rows of its webhooks."""
+def record(attempted: Mapping[UUID, Attempted]) -> bool:
+    """Fold what a batch says into the rows of its webhooks; True where a breaker has closed."""
     failing = {webhook_id for webhook_id, said in attempted.items() if said.failures}
     healthy = [webhook_id for webhook_id in attempted if webhook_id not in failing]
     recovering = (row[0] for row in run(AILING_SQL, {"webhooks": healthy})) if healthy else ()
-    if concerned := failing.union(recovering):
-        with transaction.atomic():
-            _write({webhook_id: attempted[webhook_id] for webhook_id in concerned})
+    concerned = failing.union(recovering)
+    if not concerned:
+        return False
+    with transaction.atomic():
+        return _write({webhook_id: attempted[webhook_id] for webhook_id in concerned})
 
 
-def _write(attempted: Mapping[UUID, Attempted]) -> None:
+def _write(attempted: Mapping[UUID, Attempted]) -> bool:
     states: dict[UUID, Breaker] = {}
+    has_closed = False
     held_until: list[float | None] = []
     now = 0.0
     for now, webhook_id, *columns in run(LOCK_SQL, {"webhooks": list(attempted)}).fetchall():
         said = attempted[webhook_id]
         outcomes = Outcomes(said.succeeded, said.failures)
-        states[webhook_id] = breaker.after(Breaker._make(columns), outcomes, now)
+        before = Breaker._make(columns)
+        states[webhook_id] = breaker.after(before, outcomes, now)
+        has_closed |= before.state != states[webhook_id].state == BreakerState.CLOSED
         held_until.append(now + said.hold_seconds if said.hold_seconds else None)
     run(
         WRITE_SQL,
@@ -112,6 +118,7 @@ def _write(attempted: Mapping[UUID, Attempted]) -> None:
         now,
         unless_outage=True,
     )
+    return has_closed
 
 
 def _disable(

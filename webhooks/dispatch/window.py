@@ -11,7 +11,7 @@ from uuid import UUID
 
 from webhooks import breaker
 
-START = 8
+START = 4
 LARGEST = 128
 FAST_MS = 250
 """Only receivers that answer within this time earn a wider window."""
@@ -61,6 +61,10 @@ class Windows:
 
     def take(self, webhook_id: UUID) -> None:
         self.by_webhook[webhook_id].held += 1
+
+    def put_down(self, webhook_id: UUID) -> None:
+        """A row that was held is given back unsent."""
+        self.by_webhook[webhook_id].held -= 1
 
     def succeeded(self, webhook_id: UUID, duration_ms: int) -> None:
         window = self.by_webhook[webhook_id]
