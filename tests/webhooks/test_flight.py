@@ -24,7 +24,7 @@ def test_owners_start_in_turn() -> None:
 
     assert flight.next_ready(3) == [crowd[0], late, crowd[1]]
     assert flight.next_ready(2) == crowd[2:4]
-    assert flight.ready == 97
+    assert flight.ready == 96
 
 
 def test_everything_ready_is_handed_out_once() -> None:
