@@ -194,13 +194,13 @@ WITH new_event AS (
         id uuid, type text, owner_id uuid, payload text, idempotency_key text, body_hash text,
         fanout_count int, object_reference text, created_at timestamptz)
     ON CONFLICT (owner_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
-    RETURNING id, sequence
+    RETURNING id
 ), new_delivery AS (
     INSERT INTO webhooks_delivery
         (id, event_id, webhook_id, owner_id, event_type, status, attempt_count, round,
          attempts_before_round, is_suspect, crash_count, failure_kind, error, order_key)
     SELECT d.id, d.event_id, d.webhook_id, d.owner_id, d.type, 'PENDING', 0, 1, 0, false, 0, '', '',
-           CASE WHEN d.ordered THEN new_event.sequence END
+           CASE WHEN d.ordered THEN pg_current_xact_id()::text::bigint END
       FROM json_to_recordset(%(deliveries)s) AS d (
         id uuid, event_id uuid, webhook_id uuid, owner_id uuid, type text, ordered bool)
       JOIN new_event ON new_event.id = d.event_id

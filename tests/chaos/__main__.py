@@ -1,8 +1,9 @@
 """Break everything under load and count: `python -m tests.chaos [--seed N] [--minutes M]`.
 
-Real Postgres, Valkey, workers and receivers; models saved, written in bulk and rolled back; all of
-it killed, stopped, restarted and emptied at random times, the same for the same seed. At the end
-everything is left to settle, and what the receiver wrote down is held against the database.
+Real Postgres, Valkey, workers, a web process and a receiver; models saved, written in bulk and
+rolled back, events triggered by HTTP; all of it killed, stopped, restarted and emptied at random
+times, the same for the same seed. At the end everything is left to settle, and what the receiver
+wrote down is held against the database.
 Exit status 1 on any broken promise.
 """
 
@@ -20,7 +21,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=3, help="Worker processes (3).")
     parser.add_argument("--json", help="File to write the figures to.")
     options = parser.parse_args()
-    set_up_empty(BASE_DIR / "var" / "chaos-services")
+    set_up_empty(BASE_DIR / "var" / "chaos-services", WEBHOOKS_API_REQUESTS_PER_MINUTE="1000000")
     from tests.chaos.run import run
 
     sys.exit(run(options.seed, options.minutes, options.workers, options.json))

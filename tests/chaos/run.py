@@ -16,7 +16,7 @@ from sessions_app.models import Session
 from tests.chaos.verdict import Verdict, judge
 from tests.chaos.world import Fault, World
 from webhooks import service
-from webhooks.models import Delivery, Webhook
+from webhooks.models import ApiToken, Delivery, Webhook
 
 OWNERS = 6
 STANDSTILL_SECONDS = 60
@@ -27,19 +27,23 @@ RETRIES = [1, 1, 1, *[2] * 17]
 def run(seed: int, minutes: float, workers: int, report: str | None) -> int:
     """Break things for `minutes`, print the verdict, return the exit status."""
     ledger = BASE_DIR / "var" / "chaos-ledger.jsonl"
-    ledger.unlink(missing_ok=True)
+    acknowledged = BASE_DIR / "var" / "chaos-acknowledged.jsonl"
+    for path in (ledger, acknowledged):
+        path.unlink(missing_ok=True)
     with running_receiver(seed, ledger) as url:
-        world = _build(seed, workers, url)
+        world = _build(seed, workers, url, acknowledged)
         world.start()
         try:
             _break_for(world, minutes * 60)
-            world.stop_producing()
+            producers = world.stop_producing()
             settled_after = _settle()
         finally:
             exits = world.stop()
-    verdict = judge(ledger, world.faults, world.secrets)
+    verdict = judge(ledger, acknowledged, world.faults, world.secrets)
     if any(exits):
         verdict.stuck.append(f"workers ended with {exits} after SIGTERM")
+    if any(producers):
+        verdict.stuck.append(f"producers ended with {producers}")
     _print(verdict, world.faults, seed, settled_after)
     if report:
         Path(report).write_text(json.dumps(_figures(verdict, world.faults, seed), indent=2))
@@ -63,7 +67,7 @@ def running_receiver(seed: int, ledger: Path) -> Iterator[str]:
         process.stdout.close()
 
 
-def _build(seed: int, workers: int, url: str) -> World:
+def _build(seed: int, workers: int, url: str, acknowledged: Path) -> World:
     webhooks: list[Webhook] = []
     secrets: defaultdict[str, list[str]] = defaultdict(list)
     for number in range(OWNERS):
@@ -82,7 +86,11 @@ def _build(seed: int, workers: int, url: str) -> World:
             )
             secrets[f"/{number}/{kind}"].append(webhook.secret)
             webhooks.append(webhook)
-    return World(seed, workers, url, webhooks, secrets)
+    service_user = User.objects.create(username="billing", email="billing@example.com")
+    _, token = ApiToken.objects.issue(
+        service_user, name="chaos", scopes=["trigger"], lifetime=None, is_service=True
+    )
+    return World(seed, workers, url, webhooks, secrets, token, acknowledged)
 
 
 def _break_for(world: World, seconds: float) -> None:
@@ -119,6 +127,7 @@ def _figures(verdict: Verdict, faults: list[Fault], seed: int) -> dict[str, obje
         "faults": len(faults),
         "byKind": dict(Counter(fault.kind for fault in faults)),
         "events": verdict.events,
+        "acknowledged": verdict.acknowledged,
         "deliveries": verdict.deliveries,
         "succeeded": verdict.succeeded,
         "cancelled": verdict.cancelled,
@@ -141,7 +150,7 @@ def _print(verdict: Verdict, faults: list[Fault], seed: int, settled_after: floa
     figures = _figures(verdict, faults, seed)
     print(f"\nSeed {seed}: {len(faults)} faults; settled {settled_after:.0f} s after the last one.")
     for name in (
-        "events", "deliveries", "succeeded", "cancelled", "requests", "lost",
+        "events", "acknowledged", "deliveries", "succeeded", "cancelled", "requests", "lost",
         "sentThoughRolledBack", "outOfOrder", "duplicates", "unexplainedDuplicates",
     ):  # fmt: skip
         print(f"  {name:<24}{figures[name]:>10,}")

@@ -24,6 +24,8 @@ class Verdict:
     """The counts of a run; whatever breaks a promise is listed in `broken`."""
 
     events: int = 0
+    acknowledged: int = 0
+    """Events that the client of the HTTP API was promised."""
     deliveries: int = 0
     succeeded: int = 0
     cancelled: int = 0
@@ -59,8 +61,13 @@ class Verdict:
         return {name: examples for name, examples in promises.items() if examples}
 
 
-def judge(ledger: Path, faults: Sequence[Fault], secrets: Mapping[str, Sequence[str]]) -> Verdict:
-    """Compare the ledger with the database."""
+def judge(
+    ledger: Path,
+    acknowledged: Path,
+    faults: Sequence[Fault],
+    secrets: Mapping[str, Sequence[str]],
+) -> Verdict:
+    """Compare the ledger, and what the HTTP API acknowledged, with the database."""
     verdict = Verdict()
     requests = [json.loads(line) for line in ledger.read_text().splitlines()]
     verdict.requests = len(requests)
@@ -71,6 +78,7 @@ def judge(ledger: Path, faults: Sequence[Fault], secrets: Mapping[str, Sequence[
     verdict.events = len(payloads)
     _check_requests(verdict, requests, payloads, secrets)
     _check_outbox(verdict)
+    _check_acknowledged(verdict, acknowledged)
     _check_deliveries(verdict, requests)
     _check_duplicates(verdict, requests, faults)
     _check_order(verdict, requests)
@@ -135,6 +143,21 @@ def _check_outbox(verdict: Verdict) -> None:
         verdict.missing_events.append(f"{verdict.deliveries} deliveries owed, {stored} stored")
 
 
+def _check_acknowledged(verdict: Verdict, acknowledged: Path) -> None:
+    """What the HTTP API said yes to is stored, and once, however often it was asked."""
+    stored: defaultdict[str | None, list[str]] = defaultdict(list)
+    for event in Event.objects.filter(type="payment.succeeded").only("id", "idempotency_key"):
+        stored[event.idempotency_key].append(event.public_id)
+    for line in acknowledged.read_text().splitlines():
+        promise = json.loads(line)
+        verdict.acknowledged += 1
+        if stored[promise["key"]] != [promise["event"]]:
+            verdict.missing_events.append(
+                f"{promise} acknowledged, {stored[promise['key']]} stored"
+            )
+    verdict.missing_events += [f"{ids} for one key" for ids in stored.values() if len(ids) > 1]
+
+
 def _check_deliveries(verdict: Verdict, requests: Iterable[Mapping[str, Any]]) -> None:
     received = {request["delivery"] for request in requests if request["good"]}
     deleted = set(Webhook.objects.exclude(deleted_at=None).values_list("id", flat=True))
@@ -174,7 +197,7 @@ def _check_duplicates(
 def _check_order(verdict: Verdict, requests: Iterable[Mapping[str, Any]]) -> None:
     place: dict[str, tuple[str, int]] = {}
     for webhook in Webhook.objects.filter(ordered=True):
-        ids = Delivery.objects.filter(webhook=webhook).order_by("order_key")
+        ids = Delivery.objects.filter(webhook=webhook).order_by("order_key", "id")
         for number, delivery_id in enumerate(ids.values_list("id", flat=True)):
             place[f"del_{delivery_id.hex}"] = (str(webhook.id), number)
     furthest: defaultdict[str, int] = defaultdict(int)

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -39,7 +40,8 @@ class Fault:
 
 @dataclass
 class World:
-    """Workers that are started again when they end, a producer, and the servers under them."""
+    """Workers and a web process that are started again when they end, producers, and the servers
+    under them all."""
 
     seed: int
     worker_count: int
@@ -47,8 +49,13 @@ class World:
     webhooks: list[Webhook]
     secrets: dict[str, list[str]]
     """Every signing secret that each webhook ever had, by its path at the receiver."""
+    token: str
+    """For the client of the HTTP API."""
+    acknowledged: Path
+    """Where that client writes down what it was promised."""
     faults: list[Fault] = field(default_factory=list)
     _workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _web: subprocess.Popen[bytes] | None = None
     _producers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _is_keeping: bool = True
     _keeps_no_more: threading.Event = field(default_factory=threading.Event)
@@ -57,23 +64,28 @@ class World:
 
     def __post_init__(self) -> None:
         self.dice = random.Random(self.seed)
+        self._port = str(_free_port())
         self._log = (BASE_DIR / "var" / "chaos.log").open("ab")
 
     # Processes.
 
     def start(self) -> None:
-        self._workers = [self._spawn("manage.py", "rqworker") for _ in range(self.worker_count)]
+        self._workers = [self._spawn_worker() for _ in range(self.worker_count)]
+        self._web = self._spawn_web()
+        client = (str(self.seed), f"http://127.0.0.1:{self._port}", self.token)
         self._producers = [
-            self._spawn("-m", "tests.chaos.producer", str(self.seed * 100 + number))
-            for number in range(2)
+            self._spawn("-m", "tests.chaos.producer", str(self.seed * 100)),
+            self._spawn("-m", "tests.chaos.producer", str(self.seed * 100 + 1)),
+            self._spawn("-m", "tests.chaos.client", *client, str(self.acknowledged)),
         ]
         self._keeper = threading.Thread(target=self._keep, daemon=True)
         self._keeper.start()
 
-    def stop_producing(self) -> None:
+    def stop_producing(self) -> list[int]:
+        """End the producers in order and return their exit codes."""
         for process in self._producers:
             process.terminate()
-            process.wait(30)
+        return [process.wait(30) for process in self._producers]
 
     def stop(self) -> list[int]:
         """End the workers in order and return their exit codes."""
@@ -91,11 +103,19 @@ class World:
         while self._is_keeping:
             for number, process in enumerate(self._workers):
                 if process.poll() is not None:
-                    self._workers[number] = self._spawn("manage.py", "rqworker")
+                    self._workers[number] = self._spawn_worker()
+            if self._web is not None and self._web.poll() is not None:
+                self._web = self._spawn_web()
             time.sleep(0.5)
         self._keeps_no_more.set()
         # To the kernel a process dies with the thread that started it.
         self._is_over.wait()
+
+    def _spawn_worker(self) -> subprocess.Popen[bytes]:
+        return self._spawn("manage.py", "rqworker")
+
+    def _spawn_web(self) -> subprocess.Popen[bytes]:
+        return self._spawn("manage.py", "runserver", "--noreload", f"127.0.0.1:{self._port}")
 
     def _spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -116,6 +136,7 @@ class World:
             (6, self._kill_worker),
             (3, self._terminate_worker),
             (2, self._stop_and_continue_worker),
+            (2, self._kill_web),
             (2, self._kill_valkey),
             (2, self._empty_valkey),
             (2, self._stop_valkey_for_a_while),
@@ -177,6 +198,10 @@ class World:
                 break
             time.sleep(0.1)
         return time.monotonic() - started_at
+
+    def _kill_web(self) -> None:
+        if self._web is not None:
+            self._web.kill()
 
     def _valkey(self) -> psutil.Process:
         return _process_named("valkey-server", "chaos-services")
@@ -244,6 +269,12 @@ class World:
 
 def _path(webhook: Webhook) -> str:
     return "/" + webhook.url.split("/", 3)[3].split("?")[0]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _process_named(name: str, directory: str) -> psutil.Process:

@@ -1,6 +1,7 @@
 """Who may have how many rows: fairness as arithmetic, then against the database."""
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -8,9 +9,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from projects.models import User
+from tests.concurrency import in_thread
 from webhooks import service
 from webhooks.dispatch import claim as claims
 from webhooks.dispatch import life
@@ -171,7 +173,7 @@ def test_ordered_webhook_gets_its_head_and_nothing_else(
 ) -> None:
     make_webhook(events=["project.deleted"], ordered=True)
     trigger(user, 3)
-    first, second, _ = Delivery.objects.order_by("order_key").values_list("id", flat=True)
+    first, second, _ = Delivery.objects.order_by("order_key", "id").values_list("id", flat=True)
 
     assert [d.id for d in claim(100).deliveries] == [first]
     assert claim(100).deliveries == []
@@ -187,12 +189,45 @@ def test_ordered_webhook_gets_its_head_and_nothing_else(
 
 
 @pytest.mark.django_db(transaction=True)
+def test_late_commit_never_comes_before_what_was_sent(
+    user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    """Of two transactions under way at once, the one with the smaller number of the sequence, but
+    the greater id, commits last."""
+    make_webhook(events=["project.deleted"], ordered=True)
+    stored, may_commit = threading.Event(), threading.Event()
+
+    def store_first_and_commit_last() -> None:
+        with transaction.atomic():
+            trigger(user, 1)
+            stored.set()
+            assert may_commit.wait(10)
+
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_current_xact_id()")
+        other = in_thread(store_first_and_commit_last)
+        assert stored.wait(10)
+        trigger(user, 1)
+
+    sent = [d.id for d in claim(100).deliveries]
+    Delivery.objects.filter(id__in=sent).update(status="SUCCESS", finished_at=NOW)
+    may_commit.set()
+    other.join()
+    sent += [d.id for d in claim(100).deliveries]
+
+    in_order = Delivery.objects.order_by("order_key", "id").values_list("id", flat=True)
+    assert sent == list(in_order)
+    assert len(sent) == 2
+
+
+@pytest.mark.django_db(transaction=True)
 def test_redelivery_is_exempt_from_the_order(
     user: User, make_webhook: Callable[..., Webhook]
 ) -> None:
     make_webhook(events=["project.deleted"], ordered=True)
     trigger(user, 3)
-    last = Delivery.objects.order_by("order_key")[2]
+    last = Delivery.objects.order_by("order_key", "id")[2]
 
     service.redeliver_one(last)
 

@@ -130,7 +130,7 @@ def test_suspect_head_of_an_ordered_webhook_holds_the_others_back(
 ) -> None:
     make_webhook(url=receiver.url, events=["project.deleted"], ordered=True)
     trigger(user, 3)
-    first, second, _ = Delivery.objects.order_by("order_key")
+    first, second, _ = Delivery.objects.order_by("order_key", "id")
     Delivery.objects.filter(id__in=[first.id, second.id]).update(is_suspect=True)
 
     assert claim_due(new_worker(), limit=10, room_of=lambda _: 10).deliveries == []

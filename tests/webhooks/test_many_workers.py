@@ -60,7 +60,9 @@ def test_ordered_webhook_stays_in_order_under_failures_and_a_kill(
         wait_until(lambda: not Delivery.objects.exclude(status="SUCCESS").exists(), seconds=90)
 
     order = list(
-        Delivery.objects.filter(webhook=webhook).order_by("order_key").values_list("id", flat=True)
+        Delivery.objects.filter(webhook=webhook)
+        .order_by("order_key", "id")
+        .values_list("id", flat=True)
     )
     place = {f"del_{delivery_id.hex}": number for number, delivery_id in enumerate(order)}
     seen = [place[received.delivery_id] for received in receiver.requests]

@@ -145,15 +145,14 @@ WITH due AS (
 # Of an ordered webhook only the head, the first that is not finished, may go.
 HEADS_SQL = """
 SELECT d.id, d.claimed_by IS NOT NULL OR d.is_suspect, extract(epoch FROM d.next_attempt_at)::float8,
-       e.transaction_id < pg_snapshot_xmin(pg_current_snapshot())
+       d.order_key < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
   FROM unnest(%(webhooks)s::uuid[]) AS wanted (webhook_id)
  CROSS JOIN LATERAL (
-    SELECT d.id, d.claimed_by, d.is_suspect, d.next_attempt_at, d.event_id
+    SELECT d.id, d.claimed_by, d.is_suspect, d.next_attempt_at, d.order_key
       FROM webhooks_delivery d
      WHERE d.webhook_id = wanted.webhook_id AND d.finished_at IS NULL AND d.order_key IS NOT NULL
-     ORDER BY d.order_key LIMIT 1
+     ORDER BY d.order_key, d.id LIMIT 1
  ) d
-  JOIN webhooks_event e ON e.id = d.event_id
 """
 
 # Never the next one in a head's place: who comes late finds the head taken and goes away.
@@ -309,7 +308,8 @@ def _find_heads(claim: Claim, webhook_ids: list[UUID]) -> list[UUID]:
     """Return the heads of ordered webhooks that may go now, and note when others may.
 
     An event may go when all older transactions have ended: what they still commit comes first
-    (invariant 13).
+    (invariant 13). Older is the smaller id, not the smaller number of the sequence: a transaction
+    may take its number before, and its id after another one.
     """
     if not webhook_ids:
         return []
@@ -456,7 +456,7 @@ SUSPECTS = """
        AND NOT (w.ordered AND d.order_key IS NOT NULL AND EXISTS (
             SELECT FROM webhooks_delivery o
              WHERE o.webhook_id = d.webhook_id AND o.finished_at IS NULL
-               AND o.order_key < d.order_key))
+               AND (o.order_key, o.id) < (d.order_key, d.id)))
      ORDER BY d.next_attempt_at
      LIMIT %(limit)s"""
 

@@ -69,7 +69,10 @@ class Delivery(models.Model):
     order_key = models.BigIntegerField(
         null=True,
         default=None,
-        help_text="The event's sequence where the webhook is ordered; null when exempt.",
+        help_text=(
+            "The transaction that stored it, where the webhook is ordered; null when exempt."
+            " Within one transaction the ids are in order."
+        ),
     )
     redelivery = models.ForeignKey(
         Redelivery,
@@ -103,7 +106,7 @@ class Delivery(models.Model):
             ),
             # The claim of ordered webhooks: the first that is not finished.
             models.Index(
-                fields=["webhook", "order_key"],
+                fields=["webhook", "order_key", "id"],
                 name="delivery_ordered",
                 condition=Q(finished_at=None, order_key__isnull=False),
             ),
