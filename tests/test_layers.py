@@ -42,6 +42,7 @@ LAYERS = [
         "webhooks.doctor", "webhooks.housekeeping", "webhooks.quarantine",
         "webhooks.reencryption", "webhooks.service",
     },
+    {"webhooks.startup"},
     {"webhooks.checks", "webhooks.jobs", "webhooks.worker", "webhooks.receivers"},
     {"webhooks.api", "webhooks.admin", "webhooks.management", "webhooks.apps"},
 ]  # fmt: skip

@@ -179,7 +179,8 @@ def check_order() -> Iterator[Finding]:
             "the feed wait for them.",
             'psql -c "UPDATE webhooks_event SET transaction_id = pg_snapshot_xmin('
             "pg_current_snapshot()) WHERE transaction_id > pg_snapshot_xmax(pg_current_snapshot())"
-            '"',
+            '" -c "UPDATE webhooks_delivery SET order_key = 0 WHERE order_key IS NOT NULL'
+            ' AND finished_at IS NULL"',
         )
     else:
         yield ok("order", "Events are in order with the transactions of this server.")

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from django.db import close_old_connections
+from django.db import close_old_connections, connection
 from redis import Redis, UnixDomainSocketConnection
 from redis.exceptions import RedisError
 from rq.exceptions import DeserializationError
@@ -24,7 +24,7 @@ from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
 from rq.worker import SimpleWorker
 
-from webhooks import wakeup
+from webhooks import startup, wakeup
 from webhooks.dispatch.engine import Engine, run_suspects
 from webhooks.housekeeping import Housekeeper, keep_house
 from webhooks.quarantine import Quarantine
@@ -80,9 +80,14 @@ class WebhookWorker(SimpleWorker):
     ) -> bool:
         """Run until a signal; with `burst` until the queue is empty and nothing is due.
 
+        Exits at once, with the reasons, where promises could not be kept (webhooks/startup.py).
         `with_scheduler` is ignored: retries live in Postgres, and RQ's scheduler forks, which a
         process with threads must not do.
         """
+        if refusals := startup.refusals():
+            sys.exit("The worker does not start.\n" + "\n".join(refusals))
+        # The dispatcher's threads have connections of their own.
+        connection.close()
         _spare_the_collector()
         sys.setswitchinterval(SWITCH_SECONDS)
         self._engine = Engine()
