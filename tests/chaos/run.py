@@ -14,7 +14,7 @@ from config.services import BASE_DIR
 from projects.models import Project, User
 from sessions_app.models import Session
 from tests.chaos.verdict import Verdict, judge
-from tests.chaos.world import Fault, World
+from tests.chaos.world import TIMEOUT_SECONDS, Fault, World
 from webhooks import service
 from webhooks.models import ApiToken, Delivery, Webhook
 
@@ -82,7 +82,7 @@ def _build(seed: int, workers: int, url: str, acknowledged: Path) -> World:
                 events=["session.*"] if kind == "messages" else ["*"],
                 ordered=kind == "ordered",
                 retry_schedule=RETRIES,
-                timeout_seconds=2,
+                timeout_seconds=TIMEOUT_SECONDS,
             )
             secrets[f"/{number}/{kind}"].append(webhook.secret)
             webhooks.append(webhook)

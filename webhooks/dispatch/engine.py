@@ -78,6 +78,9 @@ class Engine:
         self._has_lost_track = False
         self._settling_now: list[Settled] = []
         self._unsettled: list[Settled] = []
+        # Whether the last results could not be written: a full disk, say. What cannot be recorded
+        # is not sent.
+        self._cannot_settle = False
         self._oldest_unsettled_at = 0.0
         self._is_settle_urgent = False
         self._position = claims.START_OF_ROTATION
@@ -205,7 +208,7 @@ class Engine:
         )
 
     def _is_claim_due(self, now: float) -> bool:
-        if self._is_stopping or len(self._unsettled) >= MAX_UNSETTLED:
+        if self._is_stopping or self._cannot_settle or len(self._unsettled) >= MAX_UNSETTLED:
             return False
         if self._is_alone and (self._flight.ids or self._unsettled or self._settling):
             return False
@@ -293,7 +296,8 @@ class Engine:
         """Take what the database threads have finished."""
         if self._settling is not None and self._settling.done():
             future, self._settling = self._settling, None
-            if not self._succeeded(future):
+            self._cannot_settle = not self._succeeded(future)
+            if self._cannot_settle:
                 self._unsettled[:0] = self._settling_now
             elif future.result():
                 self._wants_claim = True
@@ -469,7 +473,7 @@ class Engine:
         self._flight = Flight()
         self._claiming = self._settling = None
         self._releasing, self._has_lost_track = [], False
-        self._unsettled, self._settling_now = [], []
+        self._unsettled, self._settling_now, self._cannot_settle = [], [], False
         self._full = set()
         self.worker_id = new_id()
         self._submit(self._recorder, life.register_worker, self.worker_id)
