@@ -21,7 +21,7 @@ demo: setup
 	@WEBHOOKS_ALLOWED_NETWORKS=127.0.0.0/8 $(BIN)/python manage.py demo $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 test-full: setup
 	$(BIN)/python -m pytest -m "not e2e" -rs

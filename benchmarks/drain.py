@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from benchmarks import harness
+from benchmarks import bare_rows, harness
 from benchmarks.harness import Goal, Series, ratio
 from benchmarks.receiver import Receiver
+from webhooks.dispatch.engine import SETTLE_ROWS
 from webhooks.models import Event
 
 DELIVERIES = 20_000
@@ -17,6 +18,7 @@ def run(receiver: Receiver, rounds: int) -> dict[str, Any]:
     bare = Series("bare CurlMulti loop, same bytes and signatures", "/s")
     one = Series("one worker", "/s")
     two = Series("two workers", "/s")
+    recorded = Series("bare UPDATE and COPY of the same results", "/s")
     per_job = Series("one RQ job per delivery with requests, SimpleWorker", "/s")
     cost = Series("worker and Postgres, one worker", "µs CPU")
     for _ in range(rounds):
@@ -24,13 +26,15 @@ def run(receiver: Receiver, rounds: int) -> dict[str, Any]:
         rate, microseconds = _drain(receiver, workers=1)
         one.values.append(rate)
         cost.values.append(microseconds)
+        recorded.values.append(bare_rows.record_attempts(SETTLE_ROWS))
         two.values.append(_drain(receiver, workers=2)[0])
         per_job.values.append(_per_job(receiver))
     return harness.show(
         f"Drain {DELIVERIES:,} due deliveries, receiver {receiver.server}",
-        [bare, one, two, per_job, cost],
+        [bare, recorded, one, two, per_job, cost],
         [
             Goal("one worker / bare loop", ratio(one, bare), 0.20),
+            Goal("one worker / bare UPDATE and COPY", ratio(one, recorded)),
             Goal("two workers / one worker", ratio(two, one), 1.8),
             Goal("one worker / one RQ job per delivery", ratio(one, per_job), 40, form="{:,.0f}"),
             Goal("CPU per delivery, µs", cost.median, 140, at_most=True, form="{:,.0f}"),

@@ -29,6 +29,7 @@ from config.embedded import die_with_parent
 from config.services import BASE_DIR
 from projects.models import User
 from webhooks import service, wakeup
+from webhooks.ids import first_id_of
 from webhooks.models import Delivery, Pause, Webhook, WorkerHeartbeat
 
 RESULTS = BASE_DIR / "var" / "bench.json"
@@ -191,9 +192,11 @@ def message(content: str = "The tests pass now. " * 10) -> dict[str, Any]:
     }
 
 
-def trigger_messages(owners: Sequence[User], count: int, *, batch: int = 1000) -> None:
+def trigger_messages(
+    owners: Sequence[User], count: int, *, batch: int = 1000, data: dict[str, Any] | None = None
+) -> None:
     """Store `count` events, dealt out to the owners in turn."""
-    data = message()
+    data = data or message()
     for start in range(0, count, batch):
         service.trigger_events(
             [
@@ -265,6 +268,27 @@ def wait_for_deliveries(seconds: float, owners: Sequence[User] | None = None) ->
     if outcome["all"] != outcome["good"]:
         sys.exit(f"Only {outcome['good']:,} of {outcome['all']:,} deliveries succeeded.")
     return float(outcome["last"].timestamp())
+
+
+def wait_until_succeeded(count: int, seconds: float) -> tuple[int, float]:
+    """Wait until at least `count` attempts made from now on have succeeded; return how many have,
+    and when by the database's clock."""
+    done = 0, 0.0
+    first_id = first_id_of(now())
+
+    def look() -> bool:
+        nonlocal done
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*), extract(epoch FROM clock_timestamp())::float8"
+                "  FROM webhooks_attempt WHERE id > %s AND response_code = 200",
+                [first_id],
+            )
+            done = cursor.fetchone()
+        return bool(done[0] >= count)
+
+    wait_until(look, seconds, "the drain")
+    return done
 
 
 class ProcessorTime:

@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from benchmarks.harness import Goal, Series, ratio
 from benchmarks.receiver import Receiver
 from config.embedded import die_with_parent
 from config.services import BASE_DIR
-from webhooks.models import Delivery
+from webhooks.models import Delivery, Webhook
 
 HISTORY = 1_000_000
 DELIVERIES = 30_000
@@ -80,19 +80,24 @@ def _fill(receiver: Receiver) -> list[Any]:
     harness.empty_tables()
     owners = harness.make_owners(OWNERS)
     webhooks = harness.make_webhooks(owners, receiver.url)
+    store_history(webhooks, HISTORY)
+    return owners
+
+
+def store_history(webhooks: Sequence[Webhook], count: int) -> None:
+    """Store `count` deliveries of these webhooks, each with its event and attempt, long ended."""
     with connection.cursor() as cursor:
-        for start in range(0, HISTORY, 100_000):
+        for start in range(0, count, 100_000):
             cursor.execute(
                 HISTORY_SQL,
                 {
                     "since": 1_700_000_000,
                     "from": start,
-                    "to": start + 99_999,
+                    "to": min(start + 100_000, count) - 1,
                     "webhooks": [webhook.id for webhook in webhooks],
-                    "owners": [owner.id for owner in owners],
+                    "owners": [webhook.owner_id for webhook in webhooks],
                 },
             )
-    return owners
 
 
 def _drain(owners: list[Any]) -> float:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness import free_port, wait_until
+from tests.webhooks.certificates import Authority
+
+NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 
 NGINX_CONF = """
 daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid;
@@ -21,6 +24,19 @@ http {{
     client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
     server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ return 200 "ok"; }} }}
+}}
+"""
+
+HTTPS_CONF = """
+daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid;
+error_log /dev/null;
+events {{ worker_connections 8192; }}
+http {{
+    access_log off; keepalive_requests {requests}; keepalive_timeout 300s; client_max_body_size 2m;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+    ssl_certificate {pem}; ssl_certificate_key {pem};
+    server {{ listen 127.0.0.1:{port} ssl {http2} backlog=4096; location / {{ return 200 "ok"; }} }}
 }}
 """
 
@@ -49,14 +65,13 @@ class Receiver:
 @contextmanager
 def running_receiver() -> Iterator[Receiver]:
     """Run the receiver on a free port of this machine until the block ends."""
-    nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
     caddy = Path(sys.executable).with_name("caddy")
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="receiver-") as folder:
         configuration = Path(folder) / "configuration"
-        if nginx:
+        if NGINX:
             configuration.write_text(NGINX_CONF.format(folder=folder, port=port))
-            command = [nginx, "-c", str(configuration), "-p", folder]
+            command = [NGINX, "-c", str(configuration), "-p", folder]
         elif caddy.exists():
             configuration.write_text(CADDYFILE.format(port=port))
             command = [
@@ -67,7 +82,47 @@ def running_receiver() -> Iterator[Receiver]:
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         try:
             wait_until(lambda: _listens(port), 10, "the receiver")
-            yield Receiver(f"http://127.0.0.1:{port}/", "nginx" if nginx else "Caddy")
+            yield Receiver(f"http://127.0.0.1:{port}/", "nginx" if NGINX else "Caddy")
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@dataclass(frozen=True)
+class HttpsReceiver:
+    """Where to send, and whom to trust for it."""
+
+    url: str
+    ca_bundle: str
+
+
+@contextmanager
+def running_https_receiver(*, keeps: bool = True, h2: bool = False) -> Iterator[HttpsReceiver]:
+    """Run nginx with a certificate of its own; `keeps` connections open, or closes each."""
+    if NGINX is None:
+        sys.exit("nginx is not installed (Debian: apt-get install nginx-light).")
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="receiver-") as folder:
+        authority = Authority.make(Path(folder) / "ca")
+        authority.context("127.0.0.1")
+        configuration = Path(folder) / "configuration"
+        configuration.write_text(
+            HTTPS_CONF.format(
+                folder=folder,
+                port=port,
+                pem=authority.folder / "127.0.0.1.pem",
+                requests=100_000_000 if keeps else 1,
+                http2="http2" if h2 else "",
+            )
+        )
+        process = subprocess.Popen(
+            [NGINX, "-c", str(configuration), "-p", folder],
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            wait_until(lambda: _listens(port), 10, "the receiver")
+            yield HttpsReceiver(f"https://127.0.0.1:{port}/", str(authority.bundle))
         finally:
             process.terminate()
             process.wait()

@@ -1,16 +1,17 @@
 """A receiver that notes when each event arrived: `python -m benchmarks.recording_receiver FILE`.
 
-Prints its URL, answers 200 to everything, and writes `event id, Unix seconds` lines to FILE when
-it is told to stop. It does as little as it can, so that what is measured is the sender.
+Prints its URL, answers after `--delay` seconds with `--status`, and writes `event id, Unix seconds`
+lines to FILE when it is told to stop. It does as little as it can, so that what is measured is the
+sender.
 """
 
+import argparse
 import asyncio
 import signal
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 LENGTH = b"\r\nContent-Length: "
 EVENT_ID = b"\r\nwebhook-id: "
 
@@ -18,8 +19,10 @@ EVENT_ID = b"\r\nwebhook-id: "
 class Recording(asyncio.Protocol):
     """One connection; `received` is shared by all."""
 
-    def __init__(self, received: list[tuple[bytes, float]]) -> None:
+    def __init__(self, received: list[tuple[bytes, float]], status: int, delay: float) -> None:
         self._received = received
+        self._answer = b"HTTP/1.1 %d Bench\r\nContent-Length: 0\r\n\r\n" % status
+        self._delay = delay
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -31,24 +34,40 @@ class Recording(asyncio.Protocol):
         if end and len(rest) >= int(_value(head, LENGTH)):
             self._received.append((_value(head, EVENT_ID), time.time()))
             self._buffer = b""
-            self._transport.write(ANSWER)  # type: ignore[attr-defined]
+            if self._delay:
+                asyncio.get_running_loop().call_later(self._delay, self._reply)
+            else:
+                self._reply()
+
+    def _reply(self) -> None:
+        self._transport.write(self._answer)  # type: ignore[attr-defined]
 
 
 def _value(head: bytes, name: bytes) -> bytes:
     return head.partition(name)[2].partition(b"\r\n")[0]
 
 
-async def record(path: Path) -> None:
+async def record(path: Path, status: int, delay: float) -> None:
     """Serve until SIGTERM, then write down what came."""
     received: list[tuple[bytes, float]] = []
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    server = await loop.create_server(lambda: Recording(received), "127.0.0.1", 0, backlog=1024)
+    connect = partial(Recording, received, status, delay)
+    server = await loop.create_server(connect, "127.0.0.1", 0, backlog=4096)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", flush=True)
     await stop.wait()
     path.write_text("\n".join(f"{event_id.decode()} {at}" for event_id, at in received))
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--status", type=int, default=200)
+    parser.add_argument("--delay", type=float, default=0.0)
+    options = parser.parse_args()
+    asyncio.run(record(options.file, options.status, options.delay))
+
+
 if __name__ == "__main__":
-    asyncio.run(record(Path(sys.argv[1])))
+    main()

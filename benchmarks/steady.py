@@ -34,12 +34,12 @@ class Recorder:
 
 
 @contextmanager
-def recording() -> Iterator[Recorder]:
-    """Run a recording receiver in a process of its own."""
+def recording(*options: str) -> Iterator[Recorder]:
+    """Run a recording receiver in a process of its own, with its command's options."""
     path = harness.path_of("bench-received")
     path.unlink(missing_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.recording_receiver", str(path)],
+        [sys.executable, "-m", "benchmarks.recording_receiver", str(path), *options],
         cwd=BASE_DIR,
         stdout=subprocess.PIPE,
         text=True,

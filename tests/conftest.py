@@ -17,6 +17,12 @@ from webhooks.models import Webhook
 collect_ignore = [] if importlib.util.find_spec("playwright") else ["e2e"]
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test comes first: of several processes none waits for it in the end."""
+    items.sort(key=lambda item: "test_chaos.py" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True)
 def _own_data_fits(
     request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture

@@ -2,8 +2,9 @@
 
 A delivery that was in flight when its worker died may be what killed it. It goes out alone, in a
 process of its own that sends nothing else at the time, so that it cannot take others with it.
-Such a process lives only while there are suspects. A crash here is what it is for: the delivery's
-crash was counted before it was sent, and once the silence is noticed another process tries.
+Such a process lives only while there are suspects, and there are at most MOST_PROCESSES of them,
+however many workers look after them. A crash here is what it is for: the delivery's crash was
+counted before it was sent, and once the silence is noticed another process tries.
 """
 
 import logging
@@ -15,12 +16,15 @@ import threading
 import time
 
 from webhooks.dispatch import claim as claims
+from webhooks.dispatch.database import run
 from webhooks.dispatch.engine import Engine
 
 logger = logging.getLogger(__name__)
 
 MOST_PROCESSES = 8
 """Each sends one suspect at a time; slow receivers must not make the others wait for long."""
+SLOTS = 7_733
+"""Each process holds an advisory lock of this class, which ends with it."""
 WORKER_CHECK_SECONDS = 1.0
 
 
@@ -34,8 +38,8 @@ class Quarantine:
         """Look after it once; to be called again and again."""
         if self._process is not None and self._process.poll() is None:
             return
-        count = claims.count_suspects(MOST_PROCESSES)
-        if count:
+        count = min(claims.count_suspects(MOST_PROCESSES), count_free_slots())
+        if count > 0:
             logger.info("Sending %d or more suspects apart.", count)
             command = [sys.executable, "-c", START, str(os.getpid()), str(count)]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
@@ -44,6 +48,29 @@ class Quarantine:
         """Have it finish what it is sending; it ends by itself when the worker does."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
+
+
+def count_free_slots() -> int:
+    """Return how many more processes may send suspects."""
+    row = run(TAKEN_SLOTS_SQL, {"slots": SLOTS}).fetchone()
+    return MOST_PROCESSES - (int(row[0]) if row else 0)
+
+
+TAKEN_SLOTS_SQL = """
+SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
+ WHERE locktype = 'advisory' AND classid::bigint = %(slots)s AND datname = current_database()
+"""
+
+
+def take_slot() -> bool:
+    """Take a slot until this thread's connection ends; False when all are taken."""
+    for slot in range(MOST_PROCESSES):
+        lock = run(
+            "SELECT pg_try_advisory_lock(%(slots)s, %(slot)s)", {"slots": SLOTS, "slot": slot}
+        )
+        if lock.fetchone() == (True,):
+            return True
+    return False
 
 
 START = "import django, sys; django.setup(); from webhooks import quarantine as q; q.main(*sys.argv[1:])"
@@ -65,6 +92,8 @@ def main(worker: str, count: str) -> None:
 
 
 def _send_alone(worker: int) -> None:
+    if not take_slot():
+        return
     engine = Engine(alone=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: engine.stop())

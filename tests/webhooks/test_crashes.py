@@ -8,10 +8,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.utils import timezone
 
 from projects.models import User
+from tests.concurrency import in_thread
 from tests.workers import running_worker, wait_for_heartbeats, wait_until
 from webhooks import service
 from webhooks.dispatch import life
@@ -20,6 +21,7 @@ from webhooks.dispatch.engine import Engine, run_until_idle
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Webhook, WorkerHeartbeat
+from webhooks.quarantine import MOST_PROCESSES, SLOTS, count_free_slots, take_slot
 from webhooks.transport import Outcome, SuspendedError
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -171,6 +173,27 @@ def test_quarantine_ends_with_its_worker(
         assert len(hosts) == 2
     # The worker is killed here; its quarantine notices, finishes its request and goes.
     wait_until(lambda: not any(_lives(pid) for pid in hosts), 30)
+
+
+def test_quarantines_of_all_workers_share_their_slots() -> None:
+    taken: list[bool] = []
+
+    def with_connection_of_its_own() -> None:
+        taken.append(take_slot())
+
+    with connection.cursor() as cursor:
+        for slot in range(MOST_PROCESSES):
+            cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", [SLOTS, slot])
+        try:
+            assert count_free_slots() == 0
+            in_thread(with_connection_of_its_own).join()
+            cursor.execute("SELECT pg_advisory_unlock(%s, %s)", [SLOTS, 3])
+            assert count_free_slots() == 1
+            in_thread(with_connection_of_its_own).join()
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock_all()")
+
+    assert taken == [False, True]
 
 
 def _lives(pid: int) -> bool:

@@ -1,16 +1,24 @@
 """What several worker processes keep together: order, rate limits, fairness."""
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
+from uuid import UUID
 
 import pytest
 
 from projects.models import User
+from tests.concurrency import in_thread
 from tests.workers import running_worker, wait_for_heartbeats, wait_until
 from webhooks import service, wakeup
+from webhooks.dispatch import life
+from webhooks.dispatch.claim import ClaimedDelivery, claim_due
+from webhooks.dispatch.settle import Result, settle
 from webhooks.http_receiver import Behaviour, HttpReceiver
-from webhooks.models import Delivery, Pause, Webhook
+from webhooks.ids import new_id
+from webhooks.models import Attempt, Delivery, Pause, Webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -116,3 +124,63 @@ def test_new_event_of_a_quiet_webhook_overtakes_a_flood(
 
     assert left > 5000
     assert received.received_at - saved_at < 1.0
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_fifty_workers_never_take_the_same_row(
+    user: User, make_webhook: Callable[..., Webhook], seed: int
+) -> None:
+    for _ in range(20):
+        make_webhook(events=["project.deleted"])
+    trigger(user, 500)
+    taken: list[UUID] = []
+
+    def work(dice: random.Random) -> None:
+        worker = new_id()
+        life.register_worker(worker)
+        while True:
+            limit, room_of = dice.randint(1, 100), RoomOf(dice.randint(1, 40))
+            claim = claim_due(worker, limit=limit, room_of=room_of)
+            taken.extend(delivery.id for delivery in claim.deliveries)
+            settle(worker, [succeeded(delivery) for delivery in claim.deliveries])
+            if not claim.deliveries and not Delivery.objects.filter(finished_at=None).exists():
+                return
+
+    threads = [in_thread(partial(work, random.Random(seed * 100 + number))) for number in range(50)]
+    for thread in threads:
+        thread.join()
+
+    assert len(taken) == len(set(taken)) == 10_000
+    assert Attempt.objects.count() == Delivery.objects.filter(status="SUCCESS").count() == 10_000
+
+
+class RoomOf:
+    """The same room for every webhook."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+
+    def __call__(self, webhook_id: UUID) -> int:
+        return self._room
+
+
+def succeeded(delivery: ClaimedDelivery) -> Result:
+    return {
+        "id": delivery.id.hex,
+        "attempt_id": new_id().hex,
+        "number": 1,
+        "status": "SUCCESS",
+        "delay_seconds": None,
+        "started_at": time.time(),
+        "duration_ms": 1,
+        "url": "http://127.0.0.1:9/",
+        "request_head": "",
+        "code": 200,
+        "response_head": "",
+        "body": "",
+        "is_truncated": False,
+        "kind": "",
+        "error": "",
+        "is_free": False,
+    }

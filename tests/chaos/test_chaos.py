@@ -1,0 +1,24 @@
+"""A short run of the chaos that `make chaos` brings for as long as one likes."""
+
+import subprocess
+import sys
+
+from config.services import BASE_DIR
+
+SEED = 1
+MINUTES = 0.7
+
+
+def test_nothing_is_lost_and_nothing_sent_that_was_rolled_back() -> None:
+    command = ["-m", "tests.chaos", "--seed", str(SEED), "--minutes", str(MINUTES)]
+    finished = subprocess.run(
+        [sys.executable, *command],
+        cwd=BASE_DIR,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+    assert finished.returncode == 0, finished.stdout + finished.stderr[-2000:]
+    assert "Nothing was lost" in finished.stdout
