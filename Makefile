@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export DEBUG ?= 1
 
-.PHONY: setup demo test test-full check e2e screenshots fmt docs bench chaos
+.PHONY: setup demo test test-full check e2e screenshots fmt docs bench bench-report chaos
 
 setup: $(STAMP)
 
@@ -55,6 +55,11 @@ browser:
 
 bench: .venv/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Everything, an hour or so; then docs/performance.md and its plots.
+bench-report: .venv/.bench
+	$(BIN)/python -m benchmarks $(or $(ARGS),all)
+	$(BIN)/python -m benchmarks.report
 
 .venv/.bench: $(STAMP) requirements-bench.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt

@@ -1,25 +1,28 @@
-"""Run benchmarks: `python -m benchmarks [--rounds N] [SCENARIO …]`, everything by default.
+"""Run benchmarks: `python -m benchmarks [--rounds N] [SCENARIO … | all]`.
 
-Real Postgres with production durability, real Valkey, real workers, on servers of their own under
-var/. Prints each figure beside its yardstick and writes var/bench.json.
+Without a name the ten minutes' worth that shows most. Real Postgres with production durability, real
+Valkey, real workers, on servers of their own under var/. Prints each figure beside its yardstick and
+writes var/bench.json.
 """
 
 import argparse
 import importlib
 import sys
 
+from benchmarks.results import store
 from config.scratch import set_up_empty
 from config.services import BASE_DIR
 
-SCENARIOS = ["drain", "latency", "saving", "fairness", "purge", "api", "lists"]
+USUAL = ["drain", "latency", "saving", "fairness", "receivers", "memory", "api"]
+SCENARIOS = [*USUAL, "growth", "purge", "lists"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
-    parser.add_argument("--rounds", type=int, default=3, help="How often each is measured (3).")
+    parser.add_argument("--rounds", type=int, default=2, help="How often each is measured (2).")
     options = parser.parse_args()
-    if unknown := set(options.scenarios) - set(SCENARIOS):
+    if unknown := set(options.scenarios) - {*SCENARIOS, "all"}:
         parser.error(f"unknown scenario: {', '.join(sorted(unknown))}")
     set_up_empty(BASE_DIR / "var" / "bench-services", WEBHOOKS_API_REQUESTS_PER_MINUTE="1000000000")
     from benchmarks import harness
@@ -29,11 +32,11 @@ def main() -> None:
     with running_receiver() as receiver:
         facts = harness.machine_facts()
         print(", ".join(f"{name} {value}" for name, value in facts.items()))
-        for name in options.scenarios or SCENARIOS:
+        for name in SCENARIOS if "all" in options.scenarios else options.scenarios or USUAL:
             scenario = importlib.import_module(f"benchmarks.{name}")
             results[name] = scenario.run(receiver, options.rounds)
             sys.stdout.flush()
-    harness.store(results)
+            store(results, facts, f"{harness.now():%Y-%m-%d %H:%M} UTC")
     print("\nWritten to var/bench.json.")
 
 

@@ -5,7 +5,6 @@ run and in turn (A B A B), because these ratios hold where absolute times do not
 """
 
 import contextlib
-import json
 import os
 import platform
 import signal
@@ -31,8 +30,6 @@ from projects.models import User
 from webhooks import service, wakeup
 from webhooks.ids import first_id_of
 from webhooks.models import Delivery, Pause, Webhook, WorkerHeartbeat
-
-RESULTS = BASE_DIR / "var" / "bench.json"
 
 TABLES = (
     "webhooks_attempt, webhooks_delivery, webhooks_event, webhooks_webhook, "
@@ -114,12 +111,6 @@ def show(
             for g in goals
         ],
     }
-
-
-def store(results: dict[str, Any]) -> None:
-    """Write the results of a run, with what the machine was, to var/bench.json."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": machine_facts(), "scenarios": results}, indent=2))
 
 
 def machine_facts() -> dict[str, Any]:
