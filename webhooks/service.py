@@ -88,6 +88,7 @@ def create_webhook(
     )
     secrets: list[SigningSecret] = []
     _validate(
+        lambda: _check_policy(settings),
         lambda: setattr(webhook, "headers", dict(headers or {})),
         lambda: secrets.append(_build_secret(webhook, secret)),
         webhook.full_clean,
@@ -101,6 +102,17 @@ def create_webhook(
             one.save(force_insert=True)
     webhook._secret = secrets[0].value
     return webhook
+
+
+def _check_policy(named: Mapping[str, Any]) -> None:
+    """A schedule says how often, too: who names both means something that will not happen."""
+    if named.get("retry_schedule") is not None and named.get("max_retries") is not None:
+        raise ValidationError(
+            {
+                "retry_schedule": "Give either a schedule or max_retries: a schedule has one retry for "
+                "each of its entries."
+            }
+        )
 
 
 def _make_room(webhook: Webhook) -> None:
@@ -133,7 +145,8 @@ def update_webhook(
         raise TypeError(f"A webhook's {', '.join(unknown)} cannot be changed this way.")
     for name, value in changes.items():
         setattr(webhook, name, value)
-    steps: list[Callable[[], object]] = [webhook.full_clean]
+    named = dict(changes)
+    steps: list[Callable[[], object]] = [lambda: _check_policy(named), webhook.full_clean]
     if headers is not None:
         steps.append(lambda: setattr(webhook, "headers", dict(headers)))
         changes["headers_encrypted"] = webhook.headers_encrypted

@@ -1,18 +1,22 @@
 """What several worker processes keep together: order, rate limits, fairness."""
 
 import random
+import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from uuid import UUID
 
 import pytest
+from django.db.models.functions import Now
 
 from projects.models import User
 from tests.concurrency import in_thread
 from tests.workers import running_worker, wait_for_heartbeats, wait_until
 from webhooks import service, wakeup
+from webhooks.breaker import most_in_flight
 from webhooks.dispatch import life
 from webhooks.dispatch.claim import ClaimedDelivery, claim_due
 from webhooks.dispatch.settle import Result, settle
@@ -153,6 +157,48 @@ def test_fifty_workers_never_take_the_same_row(
 
     assert len(taken) == len(set(taken)) == 10_000
     assert Attempt.objects.count() == Delivery.objects.filter(status="SUCCESS").count() == 10_000
+
+
+@pytest.mark.full
+def test_receiver_that_comes_back_is_not_flooded(
+    user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    webhook = make_webhook(
+        url=f"http://127.0.0.1:{port}/", events=["project.deleted"], retry_schedule=[1] * 20
+    )
+    trigger(user, 20_000)
+    with running_workers(1):
+        wait_until(lambda: breaker_of(webhook) == "open")
+        spent = Attempt.objects.count()
+        with HttpReceiver(port=port, behaviour=Behaviour(delay_seconds=ANSWER_SECONDS)) as receiver:
+            # Sooner than its thirty seconds.
+            Webhook.objects.update(breaker_probe_at=Now())
+            wait_until(lambda: breaker_of(webhook) == "closed")
+            webhook.refresh_from_db()
+            assert webhook.breaker_changed_at is not None
+            closed_at = webhook.breaker_changed_at.timestamp()
+            wait_until(lambda: not Delivery.objects.exclude(status="SUCCESS").exists(), 120)
+            arrivals = sorted(received.received_at for received in receiver.requests)
+
+    # Its attempts were not spent on the closed port, and it was never driven down again.
+    assert spent < 100
+    assert breaker_of(webhook) == "closed"
+    assert len(arrivals) == 20_000
+    per_second = Counter(int(arrived_at - closed_at) for arrived_at in arrivals)
+    for second, count in per_second.items():
+        # By the end of that second; each of those in flight took its time to be answered.
+        most = most_in_flight(closed_at, closed_at + second + 1)
+        if most is not None:
+            assert count <= 1.25 * most / ANSWER_SECONDS
+
+
+ANSWER_SECONDS = 0.05
+
+
+def breaker_of(webhook: Webhook) -> str:
+    return Webhook.objects.values_list("breaker_state", flat=True).get(id=webhook.id)
 
 
 class RoomOf:

@@ -1,5 +1,6 @@
 """Retry and response policy as truth tables."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -54,6 +55,15 @@ def test_default_spread_is_random_within_bounds() -> None:
 
     assert len(delays) > 90
     assert all(delay is not None and 54 <= delay <= 66 for delay in delays)
+
+
+def test_twenty_thousand_that_failed_together_come_back_apart() -> None:
+    """The largest second has no more than twice the mean."""
+    delays = [delay_before_retry(POLICY, 1) for _ in range(20_000)]
+
+    per_second = Counter(int(delay) for delay in delays if delay is not None)
+
+    assert max(per_second.values()) <= 2 * 20_000 / 12
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 206, 299])

@@ -62,6 +62,12 @@ def test_secret_and_headers_are_encrypted_and_bound_to_their_row(
         ({"timeout_seconds": 0}, "timeout_seconds"),
         ({"timeout_seconds": 31}, "timeout_seconds"),
         ({"retry_delay_seconds": 0}, "retry_delay_seconds"),
+        ({"retry_schedule": [1] * 21}, "retry_schedule"),
+        ({"retry_schedule": [60, 0]}, "retry_schedule"),
+        ({"retry_schedule": [-5]}, "retry_schedule"),
+        ({"retry_schedule": [60], "max_retries": 3}, "retry_schedule"),
+        ({"rate_limit": 0}, "rate_limit"),
+        ({"rate_limit": -1}, "rate_limit"),
         ({"name": ""}, "name"),
     ],
 )
