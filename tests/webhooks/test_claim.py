@@ -72,7 +72,7 @@ def claim(
 ) -> claims.Claim:
     worker = new_id()
     life.register_worker(worker)
-    return claim_due(worker, limit=limit, room_of=lambda _: room, after=after)
+    return claim_due(worker, limit=limit, room_of=lambda *_: room, after=after)
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_more_webhooks_than_one_claim_visits(
 def test_worker_declared_dead_claims_nothing(user: User, webhook: Webhook) -> None:
     trigger(user, 3)
 
-    taken = claim_due(new_id(), limit=10, room_of=lambda _: 8)
+    taken = claim_due(new_id(), limit=10, room_of=lambda *_: 8)
 
     assert taken.deliveries == []
     assert set(Delivery.objects.values_list("status", flat=True)) == {"PENDING"}

@@ -65,12 +65,12 @@ def die(worker_id: UUID) -> int:
 def test_suspect_is_left_to_who_sends_it_alone(user: User, webhook: Webhook) -> None:
     trigger(user, 3)
     doomed = new_worker()
-    assert len(claim_due(doomed, limit=2, room_of=lambda _: 2).deliveries) == 2
+    assert len(claim_due(doomed, limit=2, room_of=lambda *_: 2).deliveries) == 2
 
     assert die(doomed) == 2
 
     assert count_suspects(10) == 2
-    assert len(claim_due(new_worker(), limit=10, room_of=lambda _: 10).deliveries) == 1
+    assert len(claim_due(new_worker(), limit=10, room_of=lambda *_: 10).deliveries) == 1
     alone = new_worker()
     assert len(claim_suspect(alone).deliveries) == 1
     assert len(claim_suspect(alone).deliveries) == 1
@@ -83,7 +83,7 @@ def test_suspect_is_left_to_who_sends_it_alone(user: User, webhook: Webhook) -> 
 def test_only_crashes_while_alone_count_and_three_are_enough(user: User, webhook: Webhook) -> None:
     trigger(user, 1)
     together = new_worker()
-    claim_due(together, limit=10, room_of=lambda _: 10)
+    claim_due(together, limit=10, room_of=lambda *_: 10)
     die(together)
     assert Delivery.objects.get().crash_count == 0
 
@@ -135,7 +135,7 @@ def test_suspect_head_of_an_ordered_webhook_holds_the_others_back(
     first, second, _ = Delivery.objects.order_by("order_key", "id")
     Delivery.objects.filter(id__in=[first.id, second.id]).update(is_suspect=True)
 
-    assert claim_due(new_worker(), limit=10, room_of=lambda _: 10).deliveries == []
+    assert claim_due(new_worker(), limit=10, room_of=lambda *_: 10).deliveries == []
     alone = new_worker()
     assert [d.id for d in claim_suspect(alone).deliveries] == [first.id]
     assert claim_suspect(alone).deliveries == []
@@ -228,7 +228,7 @@ def test_claim_that_was_committed_unheard_is_given_back(
 def test_worker_that_ends_in_order_leaves_nothing_marked(user: User, webhook: Webhook) -> None:
     trigger(user, 5)
     worker = new_worker()
-    assert len(claim_due(worker, limit=5, room_of=lambda _: 5).deliveries) == 5
+    assert len(claim_due(worker, limit=5, room_of=lambda *_: 5).deliveries) == 5
 
     life.unregister_worker(worker)
 

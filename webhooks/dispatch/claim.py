@@ -25,6 +25,7 @@ from webhooks import breaker, rate
 from webhooks.breaker import Breaker
 from webhooks.choices import BreakerState
 from webhooks.dispatch.database import run
+from webhooks.dispatch.window import LARGEST
 
 Position = tuple[UUID, UUID]
 """An owner and a webhook: how far a rotation has come."""
@@ -191,17 +192,17 @@ def claim_due(
     worker_id: UUID,
     *,
     limit: int,
-    room_of: Callable[[UUID], int],
+    room_of: Callable[[UUID, int], int],
     after: Position = START_OF_ROTATION,
 ) -> Claim:
     """Mark up to `limit` due deliveries as SENDING by this worker and return them.
 
-    `room_of` says how many more rows of a webhook this worker may hold; `after` is where the last
-    claim's rotation stopped.
+    `room_of` says how many more rows of a webhook this worker may hold, where no more than a number
+    may be in all; `after` is where the last claim's rotation stopped.
     """
     claim, waiting = _visit(after)
     due = [one for one in waiting if one.first_at.timestamp() <= claim.database_time]
-    rooms = {one.webhook_id: _room(one, room_of(one.webhook_id), claim) for one in due}
+    rooms = {one.webhook_id: room_of(one.webhook_id, _most(one, claim)) for one in due}
     wanted = allot(due, rooms, limit)
     due = in_turn(due)
     plain = [one for one in due if not one.is_guarded]
@@ -236,16 +237,16 @@ def _clock_offset(database_time: float, asked_at: float) -> float:
     return database_time - (asked_at + time.monotonic()) / 2
 
 
-def _room(one: Waiting, room: int, claim: Claim) -> int:
-    """Return how many rows this worker may take of a webhook, a recovering one's ramp included."""
+def _most(one: Waiting, claim: Claim) -> int:
+    """Return how many rows of a webhook a worker may hold: one as a probe, more and more while the
+    webhook recovers."""
     if one.breaker_state != BreakerState.CLOSED:
-        return min(room, 1)
+        return 1
     changed_at = one.breaker_changed_at
+    ramp = None
     if changed_at is not None:
-        most = breaker.most_in_flight(changed_at.timestamp(), claim.database_time)
-        if most is not None:
-            return min(room, most)
-    return room
+        ramp = breaker.most_in_flight(changed_at.timestamp(), claim.database_time)
+    return LARGEST if ramp is None else min(ramp, LARGEST)
 
 
 def allot(due: Sequence[Waiting], rooms: Mapping[UUID, int], limit: int) -> dict[UUID, int]:

@@ -29,11 +29,11 @@ class Window:
     closed_until: float = 0.0
     """By the monotonic clock; until then the database learns that the breaker has to open."""
 
-    @property
-    def room(self) -> int:
+    def room(self, most: int) -> int:
+        """Return how many more rows may be held, where no more than `most` may be in all."""
         if self.closed_until and time.monotonic() < self.closed_until:
             return 0
-        return max(0, self.size - self.held)
+        return max(0, min(self.size, most) - self.held)
 
     def succeeded(self, duration_ms: int) -> None:
         """A request succeeded: after a fast one, one more may be held (doubling per round trip)."""
@@ -84,10 +84,11 @@ class Windows:
         """Say whether so many failed in a row that the database should know at once."""
         return self.by_webhook[webhook_id].closed_until > 0
 
-    def room(self, webhook_id: UUID) -> int:
-        """Return how many more rows may be held; any thread may ask."""
+    def room(self, webhook_id: UUID, most: int = LARGEST) -> int:
+        """Return how many more rows may be held, where no more than `most` may be in all; any
+        thread may ask."""
         window = self.by_webhook.get(webhook_id)
-        return START if window is None else window.room
+        return min(START, most) if window is None else window.room(most)
 
     def forget_idle(self) -> None:
         """Drop windows that hold nothing and stand where they started."""
