@@ -438,7 +438,7 @@ def _look_ahead(
         if not one.ordered and taken[one.webhook_id] >= wanted[one.webhook_id]
     }
     claim.full = frozenset(
-        one.webhook_id for one in plain if taken[one.webhook_id] >= rooms[one.webhook_id]
+        webhook_id for webhook_id, room in rooms.items() if taken[webhook_id] >= room
     )
     claim.has_more |= not cut <= claim.full
 
