@@ -8,6 +8,7 @@ Exit status 1 on any broken promise.
 """
 
 import argparse
+import os
 import sys
 
 from config.scratch import set_up_empty
@@ -20,11 +21,27 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0, help="How long to break things (1).")
     parser.add_argument("--workers", type=int, default=3, help="Worker processes (3).")
     parser.add_argument("--json", help="File to write the figures to.")
+    parser.add_argument(
+        "--without-valkey",
+        action="store_true",
+        help="Break nothing but that there is no Valkey at all; no write may fail then.",
+    )
     options = parser.parse_args()
     set_up_empty(BASE_DIR / "var" / "chaos-services", WEBHOOKS_API_REQUESTS_PER_MINUTE="1000000")
     from tests.chaos.run import run
 
-    sys.exit(run(options.seed, options.minutes, options.workers, options.json))
+    if options.without_valkey:
+        # Read by the processes to be started; this one only looks at Postgres.
+        os.environ |= {"REDIS_URL": "redis://127.0.0.1:1/0", "CHAOS_WRITES_MUST_SUCCEED": "1"}
+    sys.exit(
+        run(
+            options.seed,
+            options.minutes,
+            options.workers,
+            options.json,
+            breaks_things=not options.without_valkey,
+        )
+    )
 
 
 if __name__ == "__main__":

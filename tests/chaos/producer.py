@@ -4,6 +4,7 @@ Writes models in every way until it is told to stop, some of it in transactions 
 Postgres may go away under it; it then starts the next thing. What is committed, Postgres knows.
 """
 
+import os
 import random
 import signal
 import sys
@@ -35,6 +36,8 @@ def main() -> None:
         try:
             product.do_something()
         except Error:
+            if "CHAOS_WRITES_MUST_SUCCEED" in os.environ:
+                raise
             connection.close()
         time.sleep(1 / MOST_PER_SECOND)
 

@@ -24,7 +24,9 @@ STANDSTILL_SECONDS = 60
 RETRIES = [1, 1, 1, *[2] * 17]
 
 
-def run(seed: int, minutes: float, workers: int, report: str | None) -> int:
+def run(
+    seed: int, minutes: float, workers: int, report: str | None, *, breaks_things: bool = True
+) -> int:
     """Break things for `minutes`, print the verdict, return the exit status."""
     ledger = BASE_DIR / "var" / "chaos-ledger.jsonl"
     acknowledged = BASE_DIR / "var" / "chaos-acknowledged.jsonl"
@@ -34,7 +36,10 @@ def run(seed: int, minutes: float, workers: int, report: str | None) -> int:
         world = _build(seed, workers, url, acknowledged)
         world.start()
         try:
-            _break_for(world, minutes * 60)
+            if breaks_things:
+                _break_for(world, minutes * 60)
+            else:
+                time.sleep(minutes * 60)
             producers = world.stop_producing()
             settled_after = _settle()
         finally:
