@@ -1,6 +1,7 @@
 """Run real workers on the test database."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 
 from django.db import connection
 
+from config.embedded import die_with_parent
 from config.services import BASE_DIR
 from webhooks.models import WorkerHeartbeat
 
@@ -42,6 +44,8 @@ def running_worker(
         cwd=BASE_DIR,
         env=environment(**changes),
         stdout=subprocess.DEVNULL,
+        # It would keep the test database from the next run.
+        preexec_fn=lambda: die_with_parent(signal.SIGKILL),
     )
     try:
         yield process

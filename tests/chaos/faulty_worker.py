@@ -1,4 +1,6 @@
-"""A worker, or a save, that dies at a chosen point: `python -m tests.chaos.faulty_worker POINT …`.
+"""A worker that dies at a chosen point: `python -m tests.chaos.faulty_worker POINT rqworker`.
+
+With `save N` instead, N processes one after the other that each save something.
 
 Wraps functions of this process only; what runs in production has no hooks. Deaths are noticed sooner
 than usual, so that tests need not wait.
@@ -96,18 +98,25 @@ def main() -> None:
     engine.BEAT_SECONDS = BEAT_SECONDS
     point = sys.argv.pop(1)
     POINTS[point]()
-    if sys.argv[1:] == ["save"]:
-        _save()
+    if sys.argv[1] == "save":
+        _save(int(sys.argv[2]))
         return
     from django.core.management import execute_from_command_line
 
     execute_from_command_line(sys.argv)
 
 
-def _save() -> None:
+def _save(times: int) -> None:
+    """Save so often, each time in a process of its own; fails unless each of them dies."""
     from projects.models import Project, User
 
-    Project.objects.create(owner=User.objects.get(username="ada"), name="P")
+    for _ in range(times):
+        child = os.fork()
+        if child == 0:
+            Project.objects.create(owner=User.objects.get(username="ada"), name="P")
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.WTERMSIG(status) == signal.SIGKILL, status
 
 
 if __name__ == "__main__":
