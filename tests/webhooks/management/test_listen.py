@@ -101,6 +101,8 @@ def test_without_a_target_prints_bodies(user: User) -> None:
         (["--server", "http://x", "--token", "t"], "The token only goes to https://", 1),
         (["--owner", "ada", "--events", "nothing"], "'nothing' selects no event type", 1),
         (["--owner", "ada", "--forward-to", "ftp://x"], "'ftp://x' is not a URL such as", 1),
+        (["--owner", "ada", "--forward-to", "x:99999"], "'http://x:99999' is not a URL such as", 1),
+        (["--owner", "ada", "--forward-to", "[::1"], "'http://[::1' is not a URL such as", 1),
     ],
 )
 def test_wrong_usage(run: Run, user: User, arguments: list[str], message: str, code: int) -> None:
