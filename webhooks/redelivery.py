@@ -396,6 +396,7 @@ class WebhookOutcome:
     succeeded: int
     failed: int
     retrying: int
+    held: int
     last_error: str
     """Of any that failed or is retried, or empty."""
 
@@ -410,6 +411,7 @@ def outcomes(redelivery: Redelivery) -> list[WebhookOutcome]:
             succeeded=SUCCEEDED,
             failed=FAILED,
             retrying=RETRYING,
+            held=HELD,
             last_error=Max(
                 "error", filter=~Q(status__in=(DeliveryStatus.SUCCESS, DeliveryStatus.PENDING))
             ),
@@ -424,6 +426,7 @@ def outcomes(redelivery: Redelivery) -> list[WebhookOutcome]:
             row["succeeded"],
             row["failed"],
             row["retrying"],
+            row["held"],
             row["last_error"] or "",
         )
         for row in rows

@@ -215,9 +215,9 @@ def test_wait_shows_a_table_and_partial_failure_is_3(
     asked, _ = Redelivery.objects.order_by("id")
     width = len(first.public_id)
     assert ran.out.splitlines() == [
-        f"{'WEBHOOK':<{width}}  NAME  QUEUED  SUCCEEDED  FAILED  RETRYING  ERROR",
-        f"{first.public_id}  Good       3          3       0         0",
-        f"{second.public_id}  Gone       1          0       1         0"
+        f"{'WEBHOOK':<{width}}  NAME  QUEUED  SUCCEEDED  FAILED  RETRYING  HELD  ERROR",
+        f"{first.public_id}  Good       3          3       0         0     0",
+        f"{second.public_id}  Gone       1          0       1         0     0"
         "  The receiver answered 410: it is gone for good, so the webhook was disabled.",
         f"{asked.public_id}: 4 queued, 3 succeeded, 1 failed, 0 to be retried.",
     ]
@@ -257,6 +257,7 @@ def test_wait_does_not_wait_for_what_is_held_back(
 
     paused = ["All sending is paused; start it again: manage.py pause --end"]
     assert ran.err.splitlines() == [*(paused if reason == "pause" else []), HELD_BACK]
+    assert ran.out.splitlines()[1].split() == [webhook.public_id, "Orders", *"30003"]
     assert ran.out.endswith(" 0 to be retried, 3 held back.\n")
     assert ran.code == 3
 

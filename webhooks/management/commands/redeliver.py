@@ -21,6 +21,8 @@ from webhooks.models import Delivery, Redelivery
 from webhooks.redelivery import REPEATABLE, Progress, Scope
 
 POLL_SECONDS = 0.2
+HEADER = ["WEBHOOK", "NAME", "QUEUED", "SUCCEEDED", "FAILED", "RETRYING", "HELD", "ERROR"]
+NUMBERS = "QUEUED SUCCEEDED FAILED RETRYING HELD"
 NAMED = ("CANCELLED", "FAILED", "PENDING", "RETRYING")
 """What goes again when it is named by its id; the rest only with --force."""
 
@@ -277,12 +279,12 @@ everything succeeded, 130 interrupted (the redelivery goes on)"""
         rows = [
             [
                 WEBHOOK_PREFIX + part.webhook_id.hex, part.name, f"{part.queued:,}",
-                f"{part.succeeded:,}", f"{part.failed:,}", f"{part.retrying:,}", part.last_error,
+                f"{part.succeeded:,}", f"{part.failed:,}", f"{part.retrying:,}", f"{part.held:,}",
+                part.last_error,
             ]
             for part in redelivery.outcomes(one)
         ]  # fmt: skip
-        header = ["WEBHOOK", "NAME", "QUEUED", "SUCCEEDED", "FAILED", "RETRYING", "ERROR"]
-        for line in table(header, rows, right="QUEUED SUCCEEDED FAILED RETRYING"):
+        for line in table(HEADER, rows, right=NUMBERS):
             self.show(line)
         held = f", {now.held:,} held back" if now.held else ""
         self.show(
