@@ -353,6 +353,8 @@ class Progress:
     """Failed once more and will be tried again."""
     held: int = 0
     """Wait for a webhook that is switched off, fails or asked for time, or for the end of a pause."""
+    held_for_now: int = 0
+    """Of these, all but those of a webhook that is switched off: they go on by themselves."""
 
     @property
     def is_over(self) -> bool:
@@ -376,12 +378,17 @@ SUCCEEDED = Count("id", filter=Q(status=DeliveryStatus.SUCCESS))
 FAILED = Count("id", filter=Q(status__in=(DeliveryStatus.FAILED, DeliveryStatus.CANCELLED)))
 RETRYING = Count("id", filter=Q(status=DeliveryStatus.RETRYING) & ~IS_OFF)
 HELD = Count("id", filter=IS_OFF | IS_STOPPED)
+HELD_FOR_NOW = Count("id", filter=IS_STOPPED & ~IS_OFF)
 
 
 def progress(redelivery: Redelivery) -> Progress:
     """Return the present counts of a redelivery."""
     counts = Delivery.objects.filter(redelivery=redelivery).aggregate(
-        succeeded=SUCCEEDED, failed=FAILED, retrying=RETRYING, held=HELD
+        succeeded=SUCCEEDED,
+        failed=FAILED,
+        retrying=RETRYING,
+        held=HELD,
+        held_for_now=HELD_FOR_NOW,
     )
     return Progress(redelivery.matched_count, redelivery.queued_count, **counts)
 

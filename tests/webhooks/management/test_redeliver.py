@@ -278,6 +278,21 @@ def test_progress_waits_for_a_probe_and_for_a_short_hold(
     assert (progress.queued, progress.held, progress.is_answered) == (3, 0, False)
 
 
+def test_progress_tells_what_goes_on_by_itself(failed: list[Delivery], webhook: Webhook) -> None:
+    asked = redelivery.redeliver(Scope(webhook_id=webhook.id))
+    redelivery.run(asked.id)
+    asked.refresh_from_db()
+    later = timezone.now() + timedelta(minutes=5)
+
+    Webhook.objects.update(breaker_state="open", breaker_probe_at=later)
+    failing = redelivery.progress(asked)
+    service.disable(webhook)
+    off = redelivery.progress(asked)
+
+    assert (failing.held, failing.held_for_now, failing.is_answered) == (3, 3, True)
+    assert (off.held, off.held_for_now, off.is_answered) == (3, 0, True)
+
+
 def test_named_delivery_that_does_not_exist_is_not_a_success(run: Run, webhook: Webhook) -> None:
     unknown = new_id()
 
