@@ -209,6 +209,11 @@ def test_events_of_a_restored_dump_are_found() -> None:
     (found,) = problems()
 
     assert (found.check, found.level) == ("order", Level.FAILURE)
+    program, sql, _ = found.mend.split('"')
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+    assert program == "manage.py dbshell -- -c "
+    assert problems() == []
 
 
 def test_settings_that_hurt_are_found_outside_development(settings: Settings) -> None:
