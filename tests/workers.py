@@ -4,14 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import IO
 
 from django.db import connection
 
 from config.embedded import die_with_parent
 from config.services import BASE_DIR
+from tests import canary
 from webhooks.models import WorkerHeartbeat
 
 
@@ -39,19 +42,33 @@ def running_worker(
     program = ["manage.py"]
     if notices_deaths_early:
         program = ["-m", "tests.chaos.faulty_worker", "nowhere"]
-    process = subprocess.Popen(
-        [sys.executable, *program, "rqworker", *arguments],
-        cwd=BASE_DIR,
-        env=environment(**changes),
-        stdout=subprocess.DEVNULL,
-        # It would keep the test database from the next run.
-        preexec_fn=lambda: die_with_parent(signal.SIGKILL),
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    with searched_log() as log:
+        process = subprocess.Popen(
+            [sys.executable, *program, "rqworker", *arguments],
+            cwd=BASE_DIR,
+            env=environment(**changes),
+            stdout=log,
+            stderr=log,
+            # It would keep the test database from the next run.
+            preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def searched_log() -> Iterator[IO[bytes]]:
+    """A file for the log of a process, searched for secrets when the block ends."""
+    with tempfile.TemporaryFile() as log:
+        yield log
+        log.seek(0)
+        for line in log.read().decode(errors="replace").splitlines():
+            canary.note("log of a worker", line)
+            # For whoever reads why the test failed.
+            print(line, file=sys.stderr)  # noqa: T201
 
 
 def wait_for_heartbeats(count: int) -> None:

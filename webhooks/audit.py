@@ -50,9 +50,14 @@ MISSING = Question(
 SURPLUS = Question(
     "surplus", "Events with more deliveries than were counted", "manage.py doctor --mend"
 )
+MISCOUNTED = Question(
+    "miscounted",
+    "Deliveries that count other attempts than are recorded",
+    "manage.py doctor --mend",
+)
 DISAGREEING = Question(
     "disagreeing",
-    "Deliveries that do not agree with their attempts",
+    "Deliveries whose status contradicts the rest of them",
     "manage.py redeliver {id} --force",
 )
 EVENTLESS = Question(
@@ -60,7 +65,7 @@ EVENTLESS = Question(
 )
 ORPHANED = Question("orphaned", "Attempts without a delivery", "manage.py doctor --mend")
 
-QUESTIONS = (LOST, STUCK, MISSING, SURPLUS, DISAGREEING, EVENTLESS, ORPHANED)
+QUESTIONS = (LOST, STUCK, MISSING, SURPLUS, MISCOUNTED, DISAGREEING, EVENTLESS, ORPHANED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +125,8 @@ SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1), wrong.*
              WHEN is_stuck THEN 'stuck'
              WHEN is_open AND (finished_at IS NOT NULL OR next_attempt_at IS NULL)
                OR status = 'SENDING' AND claimed_by IS NULL THEN 'lost'
-             WHEN tried <> attempt_count OR last <> attempt_count
-               OR NOT is_open AND finished_at IS NULL
+             WHEN tried <> attempt_count OR last <> attempt_count THEN 'miscounted'
+             WHEN NOT is_open AND finished_at IS NULL
                OR claimed_by IS NOT NULL AND status <> 'SENDING'
                OR status = 'SUCCESS' AND attempt_count = 0 THEN 'disagreeing'
            END AS question,
@@ -215,6 +220,35 @@ UPDATE webhooks_event e SET fanout_count = found.count
  WHERE e.id = found.event_id AND e.fanout_count < found.count
 """
 
+MISCOUNTED_SQL = """
+SELECT d.id
+  FROM webhooks_delivery d
+ CROSS JOIN LATERAL (
+    SELECT count(*), coalesce(max(a.number), 0) AS last
+      FROM webhooks_attempt a WHERE a.delivery_id = d.id
+ ) AS tried
+ WHERE d.claimed_by IS NULL
+   AND (tried.count <> d.attempt_count OR tried.last <> d.attempt_count)
+   FOR NO KEY UPDATE OF d
+"""
+
+# In two steps, because no two attempts may bear the same number on the way.
+RENUMBER_SQL = """
+UPDATE webhooks_attempt SET number = number + 1000000 WHERE delivery_id = ANY(%(ids)s);
+UPDATE webhooks_attempt a SET number = new.number
+  FROM (SELECT id, row_number() OVER (PARTITION BY delivery_id ORDER BY number) AS number
+          FROM webhooks_attempt WHERE delivery_id = ANY(%(ids)s)) AS new
+ WHERE a.id = new.id;
+UPDATE webhooks_delivery d
+   SET attempt_count = tried.count,
+       attempts_before_round = least(attempts_before_round, tried.count)
+  FROM (SELECT picked.id, count(a.id)
+          FROM unnest(%(ids)s::uuid[]) AS picked (id)
+          LEFT JOIN webhooks_attempt a ON a.delivery_id = picked.id
+         GROUP BY picked.id) AS tried
+ WHERE d.id = tried.id
+"""
+
 MENDING = (
     (STUCK, MEND_STUCK_SQL),
     (LOST, MEND_LOST_SQL),
@@ -228,7 +262,7 @@ def mend() -> dict[str, int]:
     """Mend what needs no decision, and return how many rows by question.
 
     Lost and stuck deliveries are due again (at least once: a stuck one may have arrived), what has
-    lost its event or delivery is removed.
+    lost its event or delivery is removed, attempts are counted and numbered as they are recorded.
     """
     mended = {}
     for question, sql in MENDING:
@@ -236,4 +270,15 @@ def mend() -> dict[str, int]:
             cursor.execute(sql, {"lease": LEASE_SECONDS})
             mended[question.name] = cursor.rowcount
             transaction.on_commit(wakeup.nudge, robust=True)
+    mended[MISCOUNTED.name] = _recount()
     return mended
+
+
+@transaction.atomic
+def _recount() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(MISCOUNTED_SQL)
+        ids = [row[0] for row in cursor.fetchall()]
+        for statement in RENUMBER_SQL.split(";") if ids else ():
+            cursor.execute(statement, {"ids": ids})
+    return len(ids)

@@ -120,7 +120,8 @@ def check_database() -> Iterator[Finding]:
             yield failure(
                 "database",
                 f"{name} is off: a crash of Postgres loses committed events.",
-                f'psql -c "ALTER SYSTEM SET {name} = on" -c "SELECT pg_reload_conf()"',
+                f'manage.py dbshell -- -c "ALTER SYSTEM SET {name} = on" '
+                '-c "SELECT pg_reload_conf()"',
             )
     answer = f"Postgres {facts['server_version']} answers in {milliseconds:.0f} ms."
     if milliseconds > SLOW_DATABASE_MS:
@@ -177,7 +178,7 @@ def check_order() -> Iterator[Finding]:
             "order",
             "Events carry transactions of another server (a restored dump): ordered webhooks and "
             "the feed wait for them.",
-            'psql -c "UPDATE webhooks_event SET transaction_id = pg_snapshot_xmin('
+            'manage.py dbshell -- -c "UPDATE webhooks_event SET transaction_id = pg_snapshot_xmin('
             "pg_current_snapshot()) WHERE transaction_id > pg_snapshot_xmax(pg_current_snapshot())"
             '" -c "UPDATE webhooks_delivery SET order_key = 0 WHERE order_key IS NOT NULL'
             ' AND finished_at IS NULL"',
@@ -257,7 +258,7 @@ def check_backlog() -> Iterator[Finding]:
             "backlog",
             f"All sending is paused since {pause.created_at:%Y-%m-%d %H:%M} UTC"
             + (f": {pause.reason}" if pause.reason else "."),
-            'manage.py shell -c "from webhooks.models import Pause; Pause.objects.all().delete()"',
+            "manage.py pause --end",
         )
     seconds = backlog.oldest_due_seconds or 0.0
     what = f"Deliveries due: {backlog.due:,}, the oldest for {seconds:.0f} s."

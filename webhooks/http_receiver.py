@@ -102,7 +102,9 @@ class HttpReceiver:
         behaviour: Behaviour | None = None,
         seed: int = 0,
         on_request: Callable[[Received], None] | None = None,
+        keep: int | None = None,
     ) -> None:
+        """`keep` bounds how many requests are kept, the latest; None keeps all."""
         self.secrets = list(secrets)
         self.behaviour = behaviour or Behaviour()
         self.connections = 0
@@ -110,7 +112,7 @@ class HttpReceiver:
         self._random = random.Random(seed)
         self._on_request = on_request
         self._script: deque[Behaviour] = deque()
-        self._requests: list[Received] = []
+        self._requests: deque[Received] = deque(maxlen=keep)
         self._arrived = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._transports: set[asyncio.Transport] = set()

@@ -7,19 +7,20 @@ Workers go on with every request that runs; a command may do so itself.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
 from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from webhooks import catalog, wakeup
-from webhooks.choices import DeliveryStatus
+from webhooks.choices import BreakerState, DeliveryStatus
 from webhooks.errors import RedeliveryScopeError
 from webhooks.ids import first_id_of, new_id
-from webhooks.models import Delivery, Event, Redelivery, Webhook
+from webhooks.models import Delivery, Event, Pause, Redelivery, Webhook
 from webhooks.models.delivery import NO_OWNER, WAITING, DeliveryQuerySet
 
 BATCH = 5000
@@ -351,7 +352,9 @@ class Progress:
     retrying: int = 0
     """Failed once more and will be tried again."""
     held: int = 0
-    """Wait for a webhook that is switched off."""
+    """Wait for a webhook that is switched off, fails or asked for time, or for the end of a pause."""
+    held_for_now: int = 0
+    """Of these, all but those of a webhook that is switched off: they go on by themselves."""
 
     @property
     def is_over(self) -> bool:
@@ -363,16 +366,29 @@ class Progress:
         return self.succeeded + self.failed + self.retrying + self.held >= self.queued
 
 
-IS_HELD = Q(status__in=WAITING) & ~Q(webhook__active=True, webhook__deleted_at=None)
+PATIENCE = timedelta(seconds=30)
+"""A webhook that asked for less time than this is waited for."""
+IS_OFF = Q(status__in=WAITING) & ~Q(webhook__active=True, webhook__deleted_at=None)
+IS_STOPPED = Q(status=DeliveryStatus.PENDING) & (
+    Q(Exists(Pause.objects.all()))
+    | (~Q(webhook__breaker_state=BreakerState.CLOSED) & Q(webhook__breaker_probe_at__gt=Now()))
+    | Q(webhook__held_until__gt=Now() + PATIENCE)
+)
 SUCCEEDED = Count("id", filter=Q(status=DeliveryStatus.SUCCESS))
 FAILED = Count("id", filter=Q(status__in=(DeliveryStatus.FAILED, DeliveryStatus.CANCELLED)))
-RETRYING = Count("id", filter=Q(status=DeliveryStatus.RETRYING) & ~IS_HELD)
+RETRYING = Count("id", filter=Q(status=DeliveryStatus.RETRYING) & ~IS_OFF)
+HELD = Count("id", filter=IS_OFF | IS_STOPPED)
+HELD_FOR_NOW = Count("id", filter=IS_STOPPED & ~IS_OFF)
 
 
 def progress(redelivery: Redelivery) -> Progress:
     """Return the present counts of a redelivery."""
     counts = Delivery.objects.filter(redelivery=redelivery).aggregate(
-        succeeded=SUCCEEDED, failed=FAILED, retrying=RETRYING, held=Count("id", filter=IS_HELD)
+        succeeded=SUCCEEDED,
+        failed=FAILED,
+        retrying=RETRYING,
+        held=HELD,
+        held_for_now=HELD_FOR_NOW,
     )
     return Progress(redelivery.matched_count, redelivery.queued_count, **counts)
 
@@ -387,6 +403,7 @@ class WebhookOutcome:
     succeeded: int
     failed: int
     retrying: int
+    held: int
     last_error: str
     """Of any that failed or is retried, or empty."""
 
@@ -401,6 +418,7 @@ def outcomes(redelivery: Redelivery) -> list[WebhookOutcome]:
             succeeded=SUCCEEDED,
             failed=FAILED,
             retrying=RETRYING,
+            held=HELD,
             last_error=Max(
                 "error", filter=~Q(status__in=(DeliveryStatus.SUCCESS, DeliveryStatus.PENDING))
             ),
@@ -415,6 +433,7 @@ def outcomes(redelivery: Redelivery) -> list[WebhookOutcome]:
             row["succeeded"],
             row["failed"],
             row["retrying"],
+            row["held"],
             row["last_error"] or "",
         )
         for row in rows

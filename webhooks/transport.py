@@ -42,6 +42,10 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_HEADER_LINES = 102
 """A status line, a hundred headers and the blank line."""
 MAX_INTERIM_ANSWERS = 8
+MAX_SENDS = 2
+"""Of one request in one attempt. libcurl sends it again where a kept connection breaks before a full
+line of an answer came (it does not say whether less came), each time on the next kept one, up to
+six times."""
 MAX_IDLE_SECONDS = 50
 """A kept connection older than this is not used again; many servers close after 60 s."""
 DEFAULT_TIMEOUT_SECONDS = 30.0
@@ -115,6 +119,8 @@ KINDS = {
     pycurl.E_RECV_ERROR: FailureKind.RESET,
     pycurl.E_SEND_ERROR: FailureKind.RESET,
     pycurl.E_PARTIAL_FILE: FailureKind.RESET,
+    # By us, in _may_send().
+    pycurl.E_ABORTED_BY_CALLBACK: FailureKind.RESET,
     E_TOO_LARGE: FailureKind.TOO_LARGE,
 }
 """All other codes mean that what came is not HTTP as we accept it."""
@@ -241,6 +247,7 @@ class Exchange:
         self._chunks: list[bytes] = []
         self._body_size = 0
         self._is_blocked = False
+        self._sends = 0
         self._opened: list[socket.socket] = []
         self._url: str | None = None
         self._timeout_ms: int | None = None
@@ -275,6 +282,7 @@ class Exchange:
             (pycurl.HEADERFUNCTION, self._lines.append),
             (pycurl.WRITEFUNCTION, self._write),
             (pycurl.OPENSOCKETFUNCTION, self._open_socket),
+            (pycurl.PREREQFUNCTION, self._may_send),
         ):
             handle.setopt(option, value)
 
@@ -309,6 +317,7 @@ class Exchange:
         self._lines.clear()
         self._chunks.clear()
         self._body_size = 0
+        self._sends = 0
         status = self.handle.getinfo(pycurl.RESPONSE_CODE)
         if lines and lines[-1] not in BLANK:
             lines = _without_trailers(lines)
@@ -347,6 +356,11 @@ class Exchange:
         self._body_size += len(chunk)
         # Anything but None or the full length makes libcurl give up the transfer.
         return None if len(chunk) <= room else 0
+
+    def _may_send(self, *_: object) -> int:
+        """A connection is there and the request about to go out on it."""
+        self._sends += 1
+        return pycurl.PREREQFUNC_OK if self._sends <= MAX_SENDS else pycurl.PREREQFUNC_ABORT
 
     def _open_socket(self, purpose: int, address: Any) -> Any:
         family, kind, protocol, target = address

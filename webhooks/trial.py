@@ -7,13 +7,15 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
+from django.utils import timezone
 
 from webhooks import wakeup
-from webhooks.choices import DeliveryStatus
+from webhooks.choices import BreakerState, DeliveryStatus
 from webhooks.ids import WEBHOOK_PREFIX
-from webhooks.models import Attempt, Delivery, Event, Webhook
-from webhooks.models.delivery import NO_OWNER
+from webhooks.models import Attempt, Delivery, Event, Pause, Webhook
+from webhooks.models.delivery import NO_OWNER, WAITING
 from webhooks.outbox import Owner, Trigger, trigger_events
+from webhooks.redelivery import PATIENCE
 
 AWAITED = (DeliveryStatus.PENDING, DeliveryStatus.SENDING)
 
@@ -68,13 +70,13 @@ class Outcome:
     """Of the last attempt."""
     error: str
     next_attempt_at: datetime | None
-    is_held: bool
-    """Whether the webhook is switched off, so that nothing is sent for now."""
+    held: str
+    """Why nothing is sent to the webhook for now, or empty."""
 
     @property
     def is_awaited(self) -> bool:
         """Whether its first answer is still to come."""
-        return self.status in AWAITED and not self.is_held
+        return self.status in AWAITED and not self.held
 
     @property
     def webhook_public_id(self) -> str:
@@ -82,7 +84,8 @@ class Outcome:
 
 
 def outcomes(event_ids: Sequence[UUID]) -> list[Outcome]:
-    """Return where the deliveries of some events stand, in order. Two statements."""
+    """Return where the deliveries of some events stand, in order. Three statements."""
+    is_paused, now = Pause.objects.exists(), timezone.now()
     deliveries = list(
         Delivery.objects.filter(event__in=event_ids)
         .select_related("webhook")
@@ -104,7 +107,26 @@ def outcomes(event_ids: Sequence[UUID]) -> list[Outcome]:
             duration_ms=durations.get(delivery.id),
             error=delivery.error,
             next_attempt_at=delivery.next_attempt_at,
-            is_held=not delivery.webhook.active,
+            held=_held(delivery, is_paused=is_paused, now=now),
         )
         for delivery in deliveries
     ]
+
+
+def _held(delivery: Delivery, *, is_paused: bool, now: datetime) -> str:
+    webhook = delivery.webhook
+    if delivery.status not in WAITING:
+        return ""
+    if not webhook.active:
+        return "switched off"
+    # What is retried has had its answer.
+    if delivery.status != DeliveryStatus.PENDING:
+        return ""
+    if is_paused:
+        return "all sending is paused"
+    is_open = webhook.breaker_state != BreakerState.CLOSED
+    if is_open and webhook.breaker_probe_at and webhook.breaker_probe_at > now:
+        return f"it keeps failing; next try at {webhook.breaker_probe_at:%H:%M:%S} UTC"
+    if webhook.held_until and webhook.held_until > now + PATIENCE:
+        return f"it asked for time until {webhook.held_until:%H:%M:%S} UTC"
+    return ""

@@ -58,6 +58,14 @@ def orphan_attempt(delivery: Delivery) -> str:
     return attempt.public_id
 
 
+def lose_first_attempt(delivery: Delivery) -> str:
+    Attempt.objects.filter(delivery=delivery).update(number=3)
+    Attempt.objects.create(
+        delivery_id=delivery.id, number=2, started_at=timezone.now(), duration_ms=1
+    )
+    return change(delivery, attempt_count=3, attempts_before_round=3)
+
+
 def claim_by_nobody(delivery: Delivery) -> str:
     return change(delivery, status="SENDING", claimed_by=new_id())
 
@@ -78,7 +86,8 @@ PLANTS: dict[str, tuple[str, int, Plant]] = {
     "claimed by nobody": ("stuck", PENDING, claim_by_nobody),
     "claimed by a silent worker": ("stuck", PENDING, claim_by_silent),
     "delivery gone": ("missing", FAILED, lose_delivery),
-    "attempt gone": ("disagreeing", FAILED, lambda d: change(d, attempt_count=2)),
+    "last attempt gone": ("miscounted", FAILED, lambda d: change(d, attempt_count=2)),
+    "first attempt gone": ("miscounted", FAILED, lose_first_attempt),
     "not finished": ("disagreeing", FAILED, lambda d: change(d, finished_at=None)),
     "event gone": ("eventless", FAILED, lose_event),
     "orphan attempt": ("orphaned", FAILED, orphan_attempt),
@@ -133,6 +142,19 @@ def test_what_needs_no_decision_is_mended(history: list[Delivery], plant: str) -
     else:
         assert mended[question] == 1
         assert list(audit.find_faults()) == []
+
+
+def test_attempts_are_renumbered_in_their_order(history: list[Delivery]) -> None:
+    lose_first_attempt(history[FAILED])
+    before = list(history[FAILED].attempts.order_by("number").values_list("id", flat=True))
+
+    audit.mend()
+
+    delivery = Delivery.objects.get(id=history[FAILED].id)
+    assert list(delivery.attempts.order_by("number").values_list("id", "number")) == [
+        (before[0], 1), (before[1], 2)
+    ]  # fmt: skip
+    assert (delivery.attempt_count, delivery.attempts_before_round) == (2, 2)
 
 
 def test_missing_delivery_is_mended_by_a_replay(

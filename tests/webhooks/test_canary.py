@@ -11,6 +11,7 @@ from django.urls import path
 
 from projects.models import Project, User
 from tests import canary
+from tests.workers import searched_log
 from webhooks import service
 from webhooks.dispatch.engine import run_until_idle
 from webhooks.http_receiver import Behaviour, HttpReceiver
@@ -43,6 +44,14 @@ def test_secret_in_a_logged_exception_is_found(leaks: list[str]) -> None:
         raise ValueError(canary.generate_marked_secret())
     except ValueError:
         logging.getLogger("anything").exception("failed")
+
+    assert len(leaks) == 1
+    leaks.clear()
+
+
+def test_secret_in_the_log_of_a_worker_is_found(leaks: list[str]) -> None:
+    with searched_log() as log:
+        log.write(f"made\n{canary.generate_marked_secret()}\n".encode())
 
     assert len(leaks) == 1
     leaks.clear()

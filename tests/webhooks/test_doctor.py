@@ -1,13 +1,15 @@
 """The doctor finds each planted fault, names what mends it, and finds nothing on a healthy system."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from io import StringIO
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
-from django.core.management import call_command
+from django.core.management import call_command, get_commands
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
@@ -15,10 +17,10 @@ from pytest_django import Settings
 
 from projects.models import User
 from tests.webhooks.history import finish, trigger
-from webhooks import doctor, wakeup
+from webhooks import audit, doctor, wakeup
 from webhooks.doctor import Finding, Level
 from webhooks.ids import new_id
-from webhooks.models import Attempt, Delivery, Pause, Webhook, WorkerHeartbeat
+from webhooks.models import Attempt, Delivery, Event, Pause, Webhook, WorkerHeartbeat
 
 
 @pytest.fixture(autouse=True)
@@ -207,6 +209,11 @@ def test_events_of_a_restored_dump_are_found() -> None:
     (found,) = problems()
 
     assert (found.check, found.level) == ("order", Level.FAILURE)
+    program, sql, _ = found.mend.split('"')
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+    assert program == "manage.py dbshell -- -c "
+    assert problems() == []
 
 
 def test_settings_that_hurt_are_found_outside_development(settings: Settings) -> None:
@@ -251,10 +258,49 @@ def test_ids_are_bounded_and_counted(user: User) -> None:
     assert set(found.ids) <= {event.public_id for event in events}
 
 
-def test_missing_deliveries_are_mended_by_the_named_command(user: User) -> None:
-    missing_delivery(user)
-    (found,) = problems()
+def contradiction(user: User) -> None:
+    Delivery.objects.filter(id=Delivery.objects.order_by("id")[0].id).update(finished_at=None)
 
-    call_command(*found.mend.split()[1:], "--no-input", stdout=StringIO())
 
-    assert problems(doctor.check_audit) == []
+def miscount(user: User) -> None:
+    Delivery.objects.filter(id=Delivery.objects.order_by("id")[0].id).update(attempt_count=5)
+
+
+def surplus(user: User) -> None:
+    Event.objects.filter(type="project.deleted").update(fanout_count=0)
+
+
+def eventless(user: User) -> None:
+    Event.objects.filter(id=Delivery.objects.order_by("id")[0].event_id)._raw_delete("default")
+
+
+def paused(user: User) -> None:
+    Pause.objects.create(reason="Maintenance")
+
+
+MENDED_BY_COMMAND = [
+    lost_row, stuck_lease, missing_delivery, orphan_attempt, contradiction, miscount, surplus,
+    eventless, paused,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("plant", MENDED_BY_COMMAND)
+def test_named_command_mends_what_was_found(user: User, plant: Callable[[User], None]) -> None:
+    plant(user)
+    found = problems()
+    program, name, *arguments = found[0].mend.split()
+    if "--missing" in arguments:
+        arguments.append("--no-input")
+
+    call_command(name, *arguments, stdout=StringIO(), stderr=StringIO())
+
+    assert program == "manage.py"
+    assert problems(doctor.check_audit, doctor.check_backlog) == []
+
+
+def test_commands_that_findings_name_exist() -> None:
+    text = Path(doctor.__file__).read_text() + Path(audit.__file__).read_text()
+    named = set(re.findall(r"manage\.py ([a-z-]+)", text))
+
+    assert named <= set(get_commands())
+    assert {"doctor", "migrate", "pause", "redeliver", "rqworker", "rqworker-pool"} <= named

@@ -331,7 +331,36 @@ def test_x17_connection_closed_while_idle_is_replayed_once(receiver: HttpReceive
     assert [received.connection for received in receiver.requests] == [1, 1, 2]
 
 
-def test_x17_request_is_not_replayed_once_an_answer_began(receiver: HttpReceiver) -> None:
+@pytest.mark.parametrize("answer", [b"", b"H", b"HTTP/1.1 200 O"])
+def test_x17_request_goes_out_twice_at_most(receiver: HttpReceiver, answer: bytes) -> None:
+    sender = MultiSender(policy("127.0.0.0/8"))
+    receiver.behaviour = Behaviour(delay_seconds=0.1)
+    send_all([request(receiver.url)] * 4, sender=sender)
+    receiver.behaviour = closing(answer)
+
+    (outcome,) = send_all([request(receiver.url)], sender=sender)
+    receiver.behaviour = Behaviour()
+    (next_one,) = send_all([request(receiver.url)], sender=sender)
+    sender.close()
+
+    assert (kind_of(outcome), kind_of(next_one)) == ("reset", "200")
+    assert len(receiver.requests) == 4 + 2 + 1
+
+
+def test_x17_less_than_a_line_of_an_answer_cannot_be_told_from_none(
+    receiver: HttpReceiver,
+) -> None:
+    sender = MultiSender(policy("127.0.0.0/8"))
+    receiver.script(Behaviour(), closing(b"HTTP/1.1 200 O"), Behaviour(status=202))
+
+    outcomes = [send_all([request(receiver.url)], sender=sender)[0] for _ in range(2)]
+    sender.close()
+
+    assert kind_of(outcomes[1]) == "202"
+    assert len(receiver.requests) == 3
+
+
+def test_x17_request_is_not_replayed_once_a_line_of_an_answer_came(receiver: HttpReceiver) -> None:
     sender = MultiSender(policy("127.0.0.0/8"))
     receiver.script(Behaviour(), closing(OK), Behaviour(status=202))
 

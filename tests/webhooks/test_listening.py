@@ -19,7 +19,7 @@ from webhooks.listening import Away, Forwarder, ServerSource, follow, signing_se
 TOKEN = "tok_canary"
 
 
-class StubServer:
+class FeedServer:
     """An API that has some events and answers the next requests as told."""
 
     def __init__(self) -> None:
@@ -39,20 +39,20 @@ class StubServer:
         return f"http://127.0.0.1:{self.port}"
 
     @contextmanager
-    def running(self) -> Iterator["StubServer"]:
-        stub = self
+    def running(self) -> Iterator["FeedServer"]:
+        feed = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 parts = urlsplit(self.path)
                 assert parts.path == "/api/v1/events/feed"
                 query = parse_qs(parts.query)
-                stub.requests.append((query, self.headers["Authorization"]))
+                feed.requests.append((query, self.headers["Authorization"]))
                 after = query.get("after", [None])[0]
                 status, body = (
-                    stub.answers.pop(0)
-                    if stub.answers
-                    else (200, json.dumps(stub.page(after)).encode())
+                    feed.answers.pop(0)
+                    if feed.answers
+                    else (200, json.dumps(feed.page(after)).encode())
                 )
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
@@ -86,9 +86,9 @@ def event(number: int) -> dict[str, str]:
 
 
 @pytest.fixture
-def stub() -> Iterator[StubServer]:
-    with StubServer().running() as stub:
-        yield stub
+def server() -> Iterator[FeedServer]:
+    with FeedServer().running() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -107,32 +107,32 @@ def take(source: ServerSource, count: int, after: str | None = "0") -> list[Feed
     return taken[:count]
 
 
-def test_server_gives_every_event_once_with_its_bytes(stub: StubServer) -> None:
-    source = ServerSource(stub.url, TOKEN, ["project.*", "session.ended"])
+def test_server_gives_every_event_once_with_its_bytes(server: FeedServer) -> None:
+    source = ServerSource(server.url, TOKEN, ["project.*", "session.ended"])
 
     taken = take(source, 5)
 
     assert [one.id for one in taken if isinstance(one, FeedEvent)] == [
-        one["id"] for one in stub.events
+        one["id"] for one in server.events
     ]
     assert isinstance(taken[0], FeedEvent)
-    assert taken[0].payload == stub.events[0]["payload"].encode()
-    query, authorization = stub.requests[0]
+    assert taken[0].payload == server.events[0]["payload"].encode()
+    query, authorization = server.requests[0]
     assert query == {"types": ["project.*", "session.ended"], "after": ["0"]}
     assert authorization == f"Bearer {TOKEN}"
 
 
-def test_outages_leave_neither_gap_nor_repeat(stub: StubServer) -> None:
-    stub.answers = [(503, b""), (429, b"")]
+def test_outages_leave_neither_gap_nor_repeat(server: FeedServer) -> None:
+    server.answers = [(503, b""), (429, b"")]
 
-    taken = take(ServerSource(stub.url, TOKEN, ["*"]), 7)
+    taken = take(ServerSource(server.url, TOKEN, ["*"]), 7)
 
     assert taken[:2] == [
         Away("The server answered 503.", 0.01),
         Away("The server answered 429.", 0.02),
     ]
     assert [one.id for one in taken if isinstance(one, FeedEvent)] == [
-        one["id"] for one in stub.events
+        one["id"] for one in server.events
     ]
 
 
@@ -153,11 +153,13 @@ def test_server_that_is_gone_is_waited_for() -> None:
         (200, b'{"events": [{}], "next": "x"}', "something else than a page"),
     ],
 )
-def test_refusal_ends_it_in_words(stub: StubServer, status: int, body: bytes, message: str) -> None:
-    stub.answers = [(status, body)]
+def test_refusal_ends_it_in_words(
+    server: FeedServer, status: int, body: bytes, message: str
+) -> None:
+    server.answers = [(status, body)]
 
     with pytest.raises(FeedRefusedError) as refused:
-        take(ServerSource(stub.url, TOKEN, ["*"]), 1)
+        take(ServerSource(server.url, TOKEN, ["*"]), 1)
 
     assert message in str(refused.value)
     assert TOKEN not in str(refused.value)

@@ -350,7 +350,8 @@ def progress_context(row: Redelivery) -> dict[str, Any]:
             ("mixed", succeeded + failed, retrying),
         ],
         "is_over": is_over,
-        "is_settled": not is_running and progress.is_answered,
+        # What goes on by itself is worth watching.
+        "is_settled": not is_running and progress.is_answered and not progress.held_for_now,
         "is_running": is_running,
     }
 

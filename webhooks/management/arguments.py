@@ -15,8 +15,8 @@ from django.utils.dateparse import parse_date, parse_datetime
 from webhooks import catalog
 from webhooks.choices import DeliveryStatus
 from webhooks.errors import PublicIdInvalidError
-from webhooks.ids import WEBHOOK_PREFIX, parse_public_id
-from webhooks.models import Webhook
+from webhooks.ids import EVENT_PREFIX, WEBHOOK_PREFIX, parse_public_id
+from webhooks.models import Event, Webhook
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -80,6 +80,14 @@ def pattern(text: str) -> str:
     return text
 
 
+def event_type(text: str) -> str:
+    if text not in (one.name for one in catalog.all_types()):
+        raise ArgumentTypeError(
+            f"{text!r} is not an event type; manage.py trigger --list shows them all"
+        )
+    return text
+
+
 def patterns(text: str) -> list[str]:
     return [pattern(part.strip()) for part in text.split(",")]
 
@@ -135,6 +143,14 @@ def find_owner_id(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         return UUID(str(find_owner(text).pk))
+
+
+def find_event(event_id: UUID) -> Event:
+    """Return an event; raises CommandError when there is none."""
+    event = Event.objects.filter(id=event_id).first()
+    if event is None:
+        raise CommandError(f"There is no event {EVENT_PREFIX}{event_id.hex}.")
+    return event
 
 
 def find_webhook(webhook_id: UUID, *, even_deleted: bool = False) -> Webhook:

@@ -25,10 +25,15 @@ from django.db import InterfaceError, OperationalError
 
 from webhooks import catalog
 from webhooks.errors import WebhooksError
-from webhooks.models import WorkerHeartbeat
+from webhooks.models import Pause, WorkerHeartbeat
 
 PARTIAL = 3
 INTERRUPTED = 130
+
+
+def plain(text: str) -> str:
+    """The style of what is no error: by itself, Django paints all of stderr red."""
+    return text
 
 
 class HelpFormatter(DjangoHelpFormatter):
@@ -76,7 +81,7 @@ class Command(BaseCommand):
     def say(self, line: str) -> None:
         """Tell the person something that is not data."""
         if self.verbosity > 0:
-            self.stderr.write(line, self.style.NOTICE)
+            self.stderr.write(line, plain)
             self.stderr.flush()
 
     def show(self, line: str = "") -> None:
@@ -90,7 +95,7 @@ class Command(BaseCommand):
     def progress(self, line: str) -> None:
         """Replace the line of progress; nothing where nobody watches."""
         if self.verbosity > 0 and self.stderr.isatty():
-            self.stderr.write(f"\r{line}\x1b[K", ending="")
+            self.stderr.write(f"\r{line}\x1b[K", plain, ending="")
             self.stderr.flush()
 
     def end_progress(self) -> None:
@@ -102,14 +107,16 @@ class Command(BaseCommand):
             return
         if not sys.stdin.isatty():
             raise CommandError(f"{question} Nobody is there to ask: add --no-input.")
-        self.stderr.write(f"{question} [y/N] ", ending="")
+        self.stderr.write(f"{question} [y/N] ", plain, ending="")
         self.stderr.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise CommandError("Nothing was done.")
 
-    def warn_without_worker(self) -> None:
+    def warn_if_nothing_is_sent(self) -> None:
         if not WorkerHeartbeat.objects.exists():
             self.say("No worker runs; start one: manage.py rqworker")
+        if Pause.objects.exists():
+            self.say("All sending is paused; start it again: manage.py pause --end")
 
 
 @contextmanager

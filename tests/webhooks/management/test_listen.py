@@ -6,8 +6,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
+from pytest_django.live_server_helper import LiveServer
 
 from config.services import BASE_DIR
 from projects.models import User
@@ -17,6 +19,7 @@ from tests.workers import environment
 from webhooks import feed
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.listening import signing_secret
+from webhooks.models import ApiToken
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -81,6 +84,30 @@ def test_forwards_and_goes_on_by_cursor(user: User, other_user: User) -> None:
     assert all(received.standard_ok and received.hex_ok for received in receiver.requests)
 
 
+def test_follows_a_server_through_its_api(
+    user: User, other_user: User, live_server: LiveServer
+) -> None:
+    _, token = ApiToken.objects.issue(user, name="t", scopes=["read"], lifetime=timedelta(days=1))
+    start = feed.read(None).next
+    with HttpReceiver(secrets=[signing_secret(token)]) as receiver:
+        to = ("--forward-to", receiver.url, "--events", "project.*", "--after", start)
+        with listening("--server", live_server.url, "--token", token, *to) as process:
+            said(process)
+            trigger(other_user)
+            events = trigger(user, 3)
+            receiver.wait_for(3)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 0
+
+    assert [received.event_id for received in receiver.requests] == [
+        event.public_id for event in events
+    ]
+    assert [received.body for received in receiver.requests] == [
+        bytes(event.payload) for event in events
+    ]
+    assert all(received.standard_ok and received.hex_ok for received in receiver.requests)
+
+
 def test_without_a_target_prints_bodies(user: User) -> None:
     start = feed.read(None).next
     with listening("--owner", str(user.id), "--after", start) as process:
@@ -101,6 +128,8 @@ def test_without_a_target_prints_bodies(user: User) -> None:
         (["--server", "http://x", "--token", "t"], "The token only goes to https://", 1),
         (["--owner", "ada", "--events", "nothing"], "'nothing' selects no event type", 1),
         (["--owner", "ada", "--forward-to", "ftp://x"], "'ftp://x' is not a URL such as", 1),
+        (["--owner", "ada", "--forward-to", "x:99999"], "'http://x:99999' is not a URL such as", 1),
+        (["--owner", "ada", "--forward-to", "[::1"], "'http://[::1' is not a URL such as", 1),
     ],
 )
 def test_wrong_usage(run: Run, user: User, arguments: list[str], message: str, code: int) -> None:

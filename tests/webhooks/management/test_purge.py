@@ -113,6 +113,10 @@ def test_interrupted_purge_says_what_it_did(
             ["--older-than", "1d", "--status", "failed,pending"],
             "What is pending is still to be sent and is never purged.",
         ),
+        (
+            ["--older-than", "1d", "--status", "failed", "--keep-failed"],
+            "Give either --status or --keep-failed.",
+        ),
         (["--older-than", "soon"], "'soon' is not a duration such as 90s, 15m, 2h, 7d or 4w"),
     ],
 )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 import pytest
 import requests
@@ -67,10 +68,42 @@ def test_other_file_is_refused(run: Run, tmp_path: Path, text: str) -> None:
 
 
 def test_missing_file_is_refused(run: Run, tmp_path: Path) -> None:
-    ran = run("receiver", "--replay", tmp_path / "none")
+    path = tmp_path / "none"
 
-    assert "No such file" in ran.err
+    ran = run("receiver", "--replay", path)
+
+    assert ran.err == f"{path} cannot be read: No such file or directory.\n"
     assert ran.code == 1
+
+
+def test_folder_that_cannot_be_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    ran = run("receiver", "--port", 0, "--save", tmp_path / "file")
+
+    assert ran.err == f"Cannot save to {tmp_path / 'file'}: File exists.\n"
+    assert (ran.code, ran.out) == (1, "")
+
+
+def test_request_is_shown_and_not_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+
+    class Watched(HttpReceiver):
+        def __enter__(self) -> Self:
+            server = super().__enter__()
+            for _ in range(3):
+                requests.post(self.url, data=b"{}", timeout=5)
+            kept.append(len(self.requests))
+            signal.raise_signal(signal.SIGTERM)
+            return server
+
+    monkeypatch.setattr("webhooks.management.commands.receiver.HttpReceiver", Watched)
+
+    ran = run("receiver", "--port", 0)
+
+    assert kept == [0]
+    assert len(ran.out.splitlines()) == 4
+    assert ran.code == 0
 
 
 def test_name_of_a_saved_request_is_harmless(tmp_path: Path) -> None:

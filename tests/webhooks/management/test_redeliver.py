@@ -13,6 +13,7 @@ import psutil
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from config.services import BASE_DIR
 from projects.models import User
@@ -22,7 +23,13 @@ from tests.workers import environment, running_worker, wait_for_heartbeats
 from webhooks import redelivery, service
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.ids import new_id
-from webhooks.models import Delivery, Redelivery, Webhook
+from webhooks.models import Delivery, Redelivery, Webhook, WorkerHeartbeat
+from webhooks.redelivery import Scope
+
+HELD_BACK = (
+    "Held back means: the webhook is switched off, keeps failing or asked for time, or all sending "
+    "is paused."
+)
 
 
 @pytest.fixture
@@ -100,7 +107,7 @@ def test_what_stays_is_named(run: Run, failed: list[Delivery], user: User) -> No
         ]
     )
     assert ": 1 delivery queued." in ran.out
-    assert (ran.code, forced.code, forced.err) == (0, 0, "")
+    assert (ran.code, forced.code, forced.err) == (3, 0, "")
     good.refresh_from_db()
     assert good.status == "PENDING"
 
@@ -165,6 +172,9 @@ def test_missing_of_one_event_go_to_every_webhook_that_selects_it(
         (["--missing"], "Say which: --missing --webhook or --event.", 2),
         (["--missing", "--owner", "ada"], "--missing goes with", 2),
         (["--missing", "--event", f"evt_{7:032x}"], f"There is no event evt_{7:032x}.", 1),
+        (["--event", f"evt_{7:032x}"], f"There is no event evt_{7:032x}.", 1),
+        (["--webhook", f"whk_{7:032x}"], f"There is no webhook whk_{7:032x}.", 1),
+        (["--owner", "ada", "--type", "sesion.ended"], "'sesion.ended' is not an event type", 1),
     ],
 )
 def test_wrong_usage_changes_nothing(
@@ -205,9 +215,9 @@ def test_wait_shows_a_table_and_partial_failure_is_3(
     asked, _ = Redelivery.objects.order_by("id")
     width = len(first.public_id)
     assert ran.out.splitlines() == [
-        f"{'WEBHOOK':<{width}}  NAME  QUEUED  SUCCEEDED  FAILED  RETRYING  ERROR",
-        f"{first.public_id}  Good       3          3       0         0",
-        f"{second.public_id}  Gone       1          0       1         0"
+        f"{'WEBHOOK':<{width}}  NAME  QUEUED  SUCCEEDED  FAILED  RETRYING  HELD  ERROR",
+        f"{first.public_id}  Good       3          3       0         0     0",
+        f"{second.public_id}  Gone       1          0       1         0     0"
         "  The receiver answered 410: it is gone for good, so the webhook was disabled.",
         f"{asked.public_id}: 4 queued, 3 succeeded, 1 failed, 0 to be retried.",
     ]
@@ -224,9 +234,99 @@ def test_wait_does_not_wait_for_a_webhook_that_is_off(
 
     ran = run("redeliver", "--owner", "ada", "--no-input", "--wait")
 
-    assert ran.err == "No worker runs; start one: manage.py rqworker\n"
-    assert ran.out.endswith(", 3 held by a switched-off webhook.\n")
+    assert ran.err.splitlines() == ["No worker runs; start one: manage.py rqworker", HELD_BACK]
+    assert ran.out.endswith(" 0 to be retried, 3 held back.\n")
     assert ran.code == 3
+
+
+@pytest.mark.parametrize("reason", ["breaker", "asked for time", "pause"])
+@pytest.mark.django_db(transaction=True)
+def test_wait_does_not_wait_for_what_is_held_back(
+    run: Run, failed: list[Delivery], webhook: Webhook, reason: str
+) -> None:
+    WorkerHeartbeat.objects.create(host="a", pid=1)
+    soon = timezone.now() + timedelta(minutes=5)
+    if reason == "breaker":
+        Webhook.objects.update(breaker_state="open", breaker_probe_at=soon)
+    elif reason == "asked for time":
+        Webhook.objects.update(held_until=soon)
+    else:
+        service.pause_sending()
+
+    ran = run("redeliver", "--owner", "ada", "--no-input", "--wait")
+
+    paused = ["All sending is paused; start it again: manage.py pause --end"]
+    assert ran.err.splitlines() == [*(paused if reason == "pause" else []), HELD_BACK]
+    assert ran.out.splitlines()[1].split() == [webhook.public_id, "Orders", *"30003"]
+    assert ran.out.endswith(" 0 to be retried, 3 held back.\n")
+    assert ran.code == 3
+
+
+def test_progress_waits_for_a_probe_and_for_a_short_hold(
+    failed: list[Delivery], webhook: Webhook
+) -> None:
+    asked = redelivery.redeliver(Scope(webhook_id=webhook.id))
+    redelivery.run(asked.id)
+    asked.refresh_from_db()
+    now = timezone.now()
+    Webhook.objects.update(
+        breaker_state="open", breaker_probe_at=now, held_until=now + timedelta(seconds=20)
+    )
+
+    progress = redelivery.progress(asked)
+
+    assert (progress.queued, progress.held, progress.is_answered) == (3, 0, False)
+
+
+def test_progress_tells_what_goes_on_by_itself(failed: list[Delivery], webhook: Webhook) -> None:
+    asked = redelivery.redeliver(Scope(webhook_id=webhook.id))
+    redelivery.run(asked.id)
+    asked.refresh_from_db()
+    later = timezone.now() + timedelta(minutes=5)
+
+    Webhook.objects.update(breaker_state="open", breaker_probe_at=later)
+    failing = redelivery.progress(asked)
+    service.disable(webhook)
+    off = redelivery.progress(asked)
+
+    assert (failing.held, failing.held_for_now, failing.is_answered) == (3, 3, True)
+    assert (off.held, off.held_for_now, off.is_answered) == (3, 0, True)
+
+
+def test_named_delivery_that_does_not_exist_is_not_a_success(run: Run, webhook: Webhook) -> None:
+    unknown = new_id()
+
+    ran = run("redeliver", unknown, "--wait")
+
+    assert (ran.out, ran.err) == ("Nothing matches.\n", f"del_{unknown.hex} does not exist.\n")
+    assert ran.code == 3
+
+
+def test_several_are_resumed_at_once(run: Run, failed: list[Delivery]) -> None:
+    first, second = (redelivery.redeliver(Scope(delivery_ids=(one.id,))) for one in failed[:2])
+
+    ran = run("redeliver", "--resume", first.public_id, second.public_id)
+
+    assert ran.code == 0
+    assert [line.split(":")[0] for line in ran.out.splitlines()] == [
+        first.public_id, second.public_id
+    ]  # fmt: skip
+    assert set(Delivery.objects.filter(round=2)) == set(failed[:2])
+
+
+def test_interrupted_at_the_question_nothing_was_done(
+    run: Run, failed: list[Delivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("webhooks.management.terminal.Command.confirm", interrupted)
+
+    ran = run("redeliver", "--owner", "ada")
+
+    assert ran.err.splitlines()[-1] == "Interrupted; nothing was done."
+    assert ran.code == 130
+    assert not Redelivery.objects.exists()
 
 
 @pytest.mark.django_db(transaction=True)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ def test_json_and_count(run: Run, user: User, webhook: Webhook) -> None:
             "responseCode": None,
             "durationMs": None,
             "error": "",
+            "held": "",
         }
     ]
 
@@ -145,5 +147,39 @@ def test_wait_does_not_wait_for_a_webhook_that_is_off(
     ran = run("trigger", "project.deleted", "--webhook", webhook.public_id, "--wait")
 
     assert ran.err == "No worker runs; start one: manage.py rqworker\n"
-    assert ran.out.splitlines()[1] == (f"  {webhook.public_id}  Orders  is switched off; it waits")
+    assert ran.out.splitlines()[1] == f"  {webhook.public_id}  Orders  waits: switched off"
     assert ran.code == 3
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("breaker", "it keeps failing; next try at 11:30:00 UTC"),
+        ("asked for time", "it asked for time until 11:30:00 UTC"),
+        ("pause", "all sending is paused"),
+    ],
+)
+@pytest.mark.django_db(transaction=True)
+def test_wait_does_not_wait_for_what_is_held_back(
+    run: Run, user: User, webhook: Webhook, reason: str, words: str
+) -> None:
+    later = datetime(2099, 1, 1, 11, 30, tzinfo=UTC)
+    if reason == "breaker":
+        Webhook.objects.update(breaker_state="open", breaker_probe_at=later)
+    elif reason == "asked for time":
+        Webhook.objects.update(held_until=later)
+    else:
+        service.pause_sending()
+
+    ran = run("trigger", "project.deleted", "--owner", "ada", "--wait")
+
+    assert ran.out.splitlines()[1] == f"  {webhook.public_id}  Orders  waits: {words}"
+    assert ran.code == 3
+
+
+def test_example_is_what_data_takes(run: Run, user: User, db: None) -> None:
+    example = run("trigger", "project.deleted", "--example")
+
+    ran = run("trigger", "project.deleted", "--owner", "ada", "--data", "-", stdin=example.out)
+
+    assert ran.out == f"{stored().public_id} project.deleted → 0 webhooks\n"

@@ -25,7 +25,8 @@ class Command(terminal.Command):
   manage.py doctor --faults > faults.txt
   manage.py doctor --mend
 
---mend makes lost and stuck deliveries due again and removes what belongs to nothing.
+--mend makes lost and stuck deliveries due again, recounts attempts and removes what belongs to
+nothing.
 
 exit codes: 0 nothing found, 1 found something of the --fail-level, 2 wrong usage"""
     requires_system_checks: list[str] = []

@@ -109,7 +109,11 @@ def _now() -> str:
 def _url(text: str) -> str:
     if "://" not in text:
         text = f"http://{text}"
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not text.isprintable():
+    try:
+        parts = urlsplit(text)
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not (is_good and text.isprintable()):
         raise ArgumentTypeError(f"{text!r} is not a URL such as http://localhost:3000/hooks")
     return text

@@ -80,6 +80,8 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 130 interrupted"""
                 f"What is {pending[0].lower()} is still to be sent and is never purged.",
                 returncode=2,
             )
+        if options["keep_failed"] and options["status"]:
+            raise CommandError("Give either --status or --keep-failed.", returncode=2)
         if options["keep_failed"]:
             statuses = [status for status in statuses if status != "FAILED"]
         return Policy(

@@ -1,6 +1,8 @@
 """`manage.py receiver`: a server that receives webhooks, verifies them and prints a line for each."""
 
 import argparse
+import errno
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -56,14 +58,24 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 a replayed signature does not fi
             self._replay(options["replay"], options["secrets"])
             return
         if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._saved = len(list(self._folder.glob("*.json")))
+            self._open(self._folder)
         self._receive(options)
+
+    def _open(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as problem:
+            raise CommandError(f"Cannot save to {folder}: {problem.strerror}.") from None
+        self._saved = len(list(folder.glob("*.json")))
 
     def _replay(self, paths: list[Path], secrets: list[str]) -> None:
         try:
             replayed = [recorded.load(path, secrets) for path in paths]
-        except (OSError, ValueError) as problem:
+        except OSError as problem:
+            raise CommandError(f"{problem.filename} cannot be read: {problem.strerror}.") from None
+        except ValueError as problem:
             raise CommandError(str(problem)) from None
         for received in replayed:
             self._print(received)
@@ -81,6 +93,8 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 a replayed signature does not fi
                 fail_rate=options["fail_rate"],
             ),
             on_request=self._take,
+            # It may run for days.
+            keep=0,
         )
         try:
             with terminal.stopping() as stop, receiver:

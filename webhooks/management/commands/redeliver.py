@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from django.core.management.base import CommandError, CommandParser
 
@@ -16,10 +17,12 @@ from webhooks.ids import (
 from webhooks.management import arguments, terminal
 from webhooks.management.arguments import public_id
 from webhooks.management.terminal import PARTIAL, bar, counted, stopping, table
-from webhooks.models import Delivery, Event, Redelivery
+from webhooks.models import Delivery, Redelivery
 from webhooks.redelivery import REPEATABLE, Progress, Scope
 
 POLL_SECONDS = 0.2
+HEADER = ["WEBHOOK", "NAME", "QUEUED", "SUCCEEDED", "FAILED", "RETRYING", "HELD", "ERROR"]
+NUMBERS = "QUEUED SUCCEEDED FAILED RETRYING HELD"
 NAMED = ("CANCELLED", "FAILED", "PENDING", "RETRYING")
 """What goes again when it is named by its id; the rest only with --force."""
 
@@ -39,8 +42,8 @@ class Command(terminal.Command):
 
 Killed half-way, workers go on with it, and so does --resume: each delivery goes once.
 
-exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait),
-130 interrupted (the redelivery goes on)"""
+exit codes: 0 done, 1 refused, 2 wrong usage, 3 a named delivery was left alone or (--wait) not
+everything succeeded, 130 interrupted (the redelivery goes on)"""
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -54,7 +57,9 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
             "--event", type=public_id(EVENT_PREFIX), metavar="ID", help="Those of an event."
         )
         parser.add_argument("--owner", metavar="USER", help="Those of a user's webhooks.")
-        parser.add_argument("--type", metavar="TYPE", help="Only of this event type.")
+        parser.add_argument(
+            "--type", type=arguments.event_type, metavar="TYPE", help="Only of this event type."
+        )
         parser.add_argument(
             "--status", type=arguments.statuses, metavar="STATUS",
             help="Only with these statuses, comma-separated (failed).",
@@ -78,8 +83,8 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
             "--force", action="store_true", help="Also what succeeded; only in flight stays."
         )
         parser.add_argument(
-            "--resume", type=public_id(REDELIVERY_PREFIX), metavar="ID",
-            help="Go on with a redelivery that was started before.",
+            "--resume", type=public_id(REDELIVERY_PREFIX), nargs="+", metavar="ID",
+            help="Go on with redeliveries that were started before.",
         )  # fmt: skip
         parser.add_argument("--wait", action="store_true", help="Wait for the answers.")
         parser.add_argument("--dry-run", action="store_true", help="Only say how many.")
@@ -89,16 +94,17 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
     def run(self, **options: Any) -> None:
         self._started: list[Redelivery] = []
         if options["resume"]:
-            started = Redelivery.objects.filter(id=options["resume"]).first()
-            if started is None:
-                raise CommandError(
-                    f"There is no redelivery {REDELIVERY_PREFIX}{options['resume'].hex}."
-                )
-            self._carry_out([started], options)
+            self._carry_out(self._find(options["resume"]), options)
         elif options["missing"]:
             self._run_missing(options)
         else:
             self._run_scope(options)
+
+    def _find(self, ids: Sequence[UUID]) -> list[Redelivery]:
+        found = Redelivery.objects.in_bulk(ids)
+        if unknown := [id_ for id_ in ids if id_ not in found]:
+            raise CommandError(f"There is no redelivery {REDELIVERY_PREFIX}{unknown[0].hex}.")
+        return [found[id_] for id_ in dict.fromkeys(ids)]
 
     # What.
 
@@ -106,19 +112,28 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
         scope = self._scope(options)
         found = redelivery.matching(scope)
         count = found[: scope.limit].count()
+        left_alone = self._left_alone(scope)
+        for line in left_alone:
+            self.say(line)
         if options["dry_run"] or not count:
             self._say_matched(count, options, "deliveries")
-            self._say_unmatched(scope)
+            if left_alone:
+                raise SystemExit(PARTIAL)
             return
         if not options["ids"]:
             self.confirm(
                 f"Redeliver {counted(count, 'delivery', 'deliveries')}?",
                 is_interactive=options["is_interactive"],
             )
-        self._say_unmatched(scope)
         self._carry_out([redelivery.redeliver(scope, rate_limit=options["rate"])], options)
+        if left_alone:
+            raise SystemExit(PARTIAL)
 
     def _scope(self, options: dict[str, Any]) -> Scope:
+        if options["webhook"]:
+            arguments.find_webhook(options["webhook"])
+        if options["event"]:
+            arguments.find_event(options["event"])
         statuses: Sequence[str] = options["status"] or ("FAILED",)
         if options["ids"] and not options["status"]:
             statuses = NAMED
@@ -136,15 +151,17 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
             limit=options["limit"],
         )
 
-    def _say_unmatched(self, scope: Scope) -> None:
-        """Tell which of the named deliveries stay where they are, and why."""
+    def _left_alone(self, scope: Scope) -> list[str]:
+        """Return a line for each named delivery that stays where it is: why it does."""
         if not scope.delivery_ids:
-            return
+            return []
         matched = set(redelivery.matching(scope).values_list("id", flat=True))
         stays = [id_ for id_ in scope.delivery_ids if id_ not in matched]
         found = dict(Delivery.objects.filter(id__in=stays).values_list("id", "status"))
-        for id_ in stays:
-            self.say(f"{DELIVERY_PREFIX}{id_.hex} {REASONS.get(found.get(id_), OTHER_REASON)}")
+        return [
+            f"{DELIVERY_PREFIX}{id_.hex} {REASONS.get(found.get(id_), OTHER_REASON)}"
+            for id_ in stays
+        ]
 
     def _run_missing(self, options: dict[str, Any]) -> None:
         wanted = self._replays(options)
@@ -180,10 +197,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
         if options["webhook"]:
             webhooks = [arguments.find_webhook(options["webhook"])]
         elif options["event"]:
-            event = Event.objects.filter(id=options["event"]).first()
-            if event is None:
-                raise CommandError(f"There is no event {EVENT_PREFIX}{options['event'].hex}.")
-            webhooks = redelivery.webhooks_missing(event)
+            webhooks = redelivery.webhooks_missing(arguments.find_event(options["event"]))
         else:
             raise CommandError("Say which: --missing --webhook or --event.", returncode=2)
         limits = {
@@ -229,7 +243,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
                 raise KeyboardInterrupt
 
     def _wait(self, started: list[Redelivery], pause: Callable[[float], bool]) -> None:
-        self.warn_without_worker()
+        self.warn_if_nothing_is_sent()
         for one in started:
             while not (now := redelivery.progress(one)).is_answered:
                 self.progress(_progress_line(one, now))
@@ -239,6 +253,8 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
         self.end_progress()
 
     def interrupted(self) -> str:
+        if not self._started:
+            return "Interrupted; nothing was done."
         ids = " ".join(one.public_id for one in self._started)
         return f"Interrupted; workers go on with it. See manage.py redeliver --resume {ids} --wait"
 
@@ -263,18 +279,23 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
         rows = [
             [
                 WEBHOOK_PREFIX + part.webhook_id.hex, part.name, f"{part.queued:,}",
-                f"{part.succeeded:,}", f"{part.failed:,}", f"{part.retrying:,}", part.last_error,
+                f"{part.succeeded:,}", f"{part.failed:,}", f"{part.retrying:,}", f"{part.held:,}",
+                part.last_error,
             ]
             for part in redelivery.outcomes(one)
         ]  # fmt: skip
-        header = ["WEBHOOK", "NAME", "QUEUED", "SUCCEEDED", "FAILED", "RETRYING", "ERROR"]
-        for line in table(header, rows, right="QUEUED SUCCEEDED FAILED RETRYING"):
+        for line in table(HEADER, rows, right=NUMBERS):
             self.show(line)
-        held = f", {now.held:,} held by a switched-off webhook" if now.held else ""
+        held = f", {now.held:,} held back" if now.held else ""
         self.show(
             f"{one.public_id}: {now.queued:,} queued, {now.succeeded:,} succeeded, "
             f"{now.failed:,} failed, {now.retrying:,} to be retried{held}."
         )
+        if now.held:
+            self.say(
+                "Held back means: the webhook is switched off, keeps failing or asked for time, or "
+                "all sending is paused."
+            )
 
 
 REASONS: dict[str | None, str] = {

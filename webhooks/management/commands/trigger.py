@@ -31,7 +31,7 @@ class Command(terminal.Command):
   manage.py trigger --list
   manage.py trigger session.ended --owner ada@example.com --wait
   manage.py trigger project.created --webhook whk_0193570e2c7a7bcd8f0a1b2c3d4e5f60 --data @body.json
-  echo '{"id": "p1", "name": "P", "deletedAt": "2026-11-23T10:30:00Z"}' |
+  manage.py trigger project.deleted --example |
     manage.py trigger project.deleted --owner ada@example.com --data -
 
 exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait)"""
@@ -101,7 +101,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
         )
 
     def _wait(self, ids: Sequence[Any]) -> list[Outcome]:
-        self.warn_without_worker()
+        self.warn_if_nothing_is_sent()
         with stopping() as stop:
             while True:
                 outcomes = trial.outcomes(ids)
@@ -133,10 +133,10 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
 
 def _line(one: Outcome, is_awaited: bool) -> str:
     words = [one.webhook_public_id, printable(one.webhook_name)]
-    if not is_awaited:
-        words.append("is switched off; it waits" if one.is_held else "is on its way")
-    elif one.is_held:
-        words.append("is switched off; it waits")
+    if one.held:
+        words.append(f"waits: {one.held}")
+    elif not is_awaited:
+        words.append("is on its way")
     else:
         words.append("-" if one.response_code is None else str(one.response_code))
         words.append("-" if one.duration_ms is None else f"{one.duration_ms} ms")
@@ -159,6 +159,7 @@ def _document(event: Event, outcomes: list[Outcome]) -> dict[str, Any]:
                 "responseCode": one.response_code,
                 "durationMs": one.duration_ms,
                 "error": one.error,
+                "held": one.held,
             }
             for one in outcomes
             if one.event_id == event.id

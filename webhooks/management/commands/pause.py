@@ -1,0 +1,58 @@
+"""`manage.py pause`: stop all sending, and start it again."""
+
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from webhooks import audit_log, service
+from webhooks.management import terminal
+from webhooks.models import Pause
+
+MAX_REASON_CHARACTERS = 500
+"""As many as the column holds."""
+
+
+class Command(terminal.Command):
+    help = (
+        "Stop all sending within a second, of everybody's webhooks, until --end starts it again. "
+        "Events are stored meanwhile and wait."
+    )
+    epilog = """examples:
+  manage.py pause --reason "Receivers complain of duplicates"
+  manage.py pause --end
+
+Neither workers nor anything else have to be restarted."""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--reason", default="", metavar="TEXT", help="Everybody who looks sees it."
+        )
+        parser.add_argument("--end", action="store_true", help="Send again.")
+
+    def run(self, **options: Any) -> None:
+        if options["end"]:
+            self._end()
+        else:
+            self._pause(options["reason"][:MAX_REASON_CHARACTERS])
+
+    def _pause(self, reason: str) -> None:
+        if (pause := Pause.objects.first()) is not None:
+            since = f"{pause.created_at:%Y-%m-%d %H:%M} UTC"
+            self.show(f"All sending is paused already, since {since}{_because(pause)}.")
+            return
+        pause = service.pause_sending(reason)
+        audit_log.record(
+            "sending.pause", "sending", changes={"paused": [False, True], "reason": reason}
+        )
+        self.show(f"All sending is paused{_because(pause)}. manage.py pause --end starts it again.")
+
+    def _end(self) -> None:
+        if not service.resume_sending():
+            self.show("Sending is not paused.")
+            return
+        audit_log.record("sending.resume", "sending", changes={"paused": [True, False]})
+        self.show("Sending goes on.")
+
+
+def _because(pause: Pause) -> str:
+    return f" ({terminal.printable(pause.reason)})" if pause.reason else ""
