@@ -4,8 +4,10 @@ While Valkey does not answer each process counts for itself: a limit must not ta
 """
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from ipaddress import ip_address
 from typing import Any
 
 import redis
@@ -93,16 +95,22 @@ class RateThrottle(BaseThrottle):
     def wait(self) -> float:
         return self._reset_seconds
 
-    def address(self, request: Request) -> str:
-        """Return the client's address; NUM_PROXIES says how much of X-Forwarded-For is believed."""
-        return self.get_ident(request)
-
     def _who(self, request: Request) -> str:
         if self._by_address or not request.user.is_authenticated:
-            return self.address(request)
+            return self.get_ident(request)
         if self._name == "token" and isinstance(request.auth, ApiToken):
             return request.auth.id.hex
         return f"user-{request.user.pk}"
+
+
+def address_of(request: Request) -> str | None:
+    """Return the client's address, None where there is none, as behind a Unix socket.
+
+    NUM_PROXIES says how much of X-Forwarded-For is believed.
+    """
+    with suppress(ValueError):
+        return str(ip_address(BaseThrottle().get_ident(request) or ""))
+    return None
 
 
 def headers_of(allowances: list[Allowance]) -> dict[str, str]:

@@ -8,14 +8,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.apps import apps
-from django.db import connection, transaction
+from django.db import transaction
 from django.urls import reverse
 from rest_framework.test import APIClient
 
 from projects.models import User
 from tests.webhooks.api.conftest import MakeClient
-from tests.webhooks.api.matrix import ROUTES, ROWS, Row, World, identifier, send
+from tests.webhooks.api.matrix import ROUTES, ROWS, Row, World, identifier, rows_of_all_tables, send
 from tests.webhooks.api.routes import Route
 
 PUBLIC = {"docs", "schema"}
@@ -87,19 +86,6 @@ class undone:
     def __exit__(self, *failure: Any) -> None:
         transaction.set_rollback(True)
         self._block.__exit__(*failure)
-
-
-def rows_of_all_tables() -> dict[str, str]:
-    """Return a digest of the rows of every table of ours."""
-    with connection.cursor() as cursor:
-        found = {}
-        for model in apps.get_models():
-            if model._meta.app_label in ("webhooks", "projects", "sessions_app"):
-                table = model._meta.db_table
-                digest = "SELECT md5(string_agg(t::text, '' ORDER BY t::text)) FROM {} t"
-                cursor.execute(digest.format(table))
-                found[table] = cursor.fetchone()[0]
-        return found
 
 
 def test_unknown_methods_are_405(world: World, callers: dict[str, APIClient]) -> None:
