@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.apps import apps
-from django.db import connection
+from django.db import connection, transaction
 from django.urls import reverse
 from rest_framework.test import APIClient
 
@@ -187,9 +187,15 @@ def identifier(route: Route, world: World) -> str:
     return world.ids.get(route.name) or world.ids[route.name.split("-")[0]]
 
 
-def send(client: APIClient, route: Route, row: Row, world: World) -> Any:
-    url = reverse(route.name, args=[identifier(route, world)] if route.needs_id else [])
-    return getattr(client, route.method)(url, row.body(world) if row.body else None)
+def url_of(route: Route, world: World) -> str:
+    return reverse(route.name, args=[identifier(route, world)] if route.needs_id else [])
+
+
+def send(
+    client: APIClient, route: Route, row: Row, world: World, *, query: str = "", **options: Any
+) -> Any:
+    url = f"{url_of(route, world)}?{query}".rstrip("?")
+    return getattr(client, route.method)(url, row.body(world) if row.body else None, **options)
 
 
 def rows_of_all_tables() -> dict[str, str]:
@@ -203,3 +209,15 @@ def rows_of_all_tables() -> dict[str, str]:
                 cursor.execute(digest.format(table))
                 found[table] = cursor.fetchone()[0]
         return found
+
+
+class undone:
+    """A block whose changes are undone at its end, so that callers do not see one another's."""
+
+    def __enter__(self) -> None:
+        self._block = transaction.atomic()
+        self._block.__enter__()
+
+    def __exit__(self, *failure: Any) -> None:
+        transaction.set_rollback(True)
+        self._block.__exit__(*failure)

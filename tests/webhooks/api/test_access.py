@@ -5,16 +5,23 @@ whatever is refused changes no row.
 """
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from django.db import transaction
 from django.urls import reverse
 from rest_framework.test import APIClient
 
 from projects.models import User
 from tests.webhooks.api.conftest import MakeClient
-from tests.webhooks.api.matrix import ROUTES, ROWS, Row, World, identifier, rows_of_all_tables, send
+from tests.webhooks.api.matrix import (
+    ROUTES,
+    ROWS,
+    Row,
+    World,
+    identifier,
+    rows_of_all_tables,
+    send,
+    undone,
+)
 from tests.webhooks.api.routes import Route
 
 PUBLIC = {"docs", "schema"}
@@ -74,18 +81,6 @@ def named_by(route: Route, world: World) -> list[str]:
         return [identifier(route, world)]
     named = {"redelivery-list.post": ["delivery"]}.get(f"{route.name}.{route.method}", [])
     return [world.ids[name] for name in named]
-
-
-class undone:
-    """A block whose changes are undone at its end, so that callers do not see one another's."""
-
-    def __enter__(self) -> None:
-        self._block = transaction.atomic()
-        self._block.__enter__()
-
-    def __exit__(self, *failure: Any) -> None:
-        transaction.set_rollback(True)
-        self._block.__exit__(*failure)
 
 
 def test_unknown_methods_are_405(world: World, callers: dict[str, APIClient]) -> None:
