@@ -26,7 +26,7 @@ POSTS = [key for key in BY_TOKEN if ROUTES[key].method == "post"]
 
 EVIL_PARAMETERS = ("evil=1", "webhook__owner__password=x", "ordering=secret", "offset=5")
 EVIL_FIELDS = ("id", "owner", "ownerId", "createdAt", "isStaff", "owner_id", "__class__", "evil")
-NOT_OBJECTS = ([], [{"name": "a"}], "name", 1, True)
+NOT_OBJECTS: tuple[Any, ...] = ([], [{"name": "a"}], "name", 1, True)
 STRICTER = {
     "webhook-list.post": "secret",
     "webhook-rotate-secret.post": "secret",
