@@ -59,6 +59,8 @@ def _storable(name: str, value: Any) -> Any:
     if isinstance(value, str):
         # NUL has no place in a jsonb column.
         return value.replace("\0", "\ufffd")[:MAX_VALUE_CHARACTERS]
+    if isinstance(value, Model):
+        return reference_to(value)
     if value is None or isinstance(value, (bool, int, float)):
         return value
     try:

@@ -1,4 +1,5 @@
-"""What workers do beside delivering: go on with redeliveries, send owed mails, purge daily.
+"""What workers do beside delivering: go on with redeliveries, send owed mails, purge daily, forget
+stored answers.
 
 Runs on a thread of its own, since a mail server or a large batch must not hold up the dispatcher.
 Every worker does it; each task takes care that two at once do no harm.
@@ -11,19 +12,21 @@ from collections.abc import Callable, Sequence
 from django.db import DatabaseError, InterfaceError, connection
 
 from webhooks import notices, redelivery
-from webhooks.retention import DailyPurge
+from webhooks.retention import AnswerExpiry, DailyPurge
 
 logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 1.0
 
 _daily_purge = DailyPurge()
+_answer_expiry = AnswerExpiry()
 
 
 def keep_house() -> bool:
     """Do one round; returns whether more is to be done at once."""
     has_more = redelivery.advance_all()
     notices.send_due()
+    has_more |= _answer_expiry.advance()
     return _daily_purge.advance() or has_more
 
 

@@ -37,6 +37,8 @@ SLICE_SECONDS = 1.0
 """How long the daily run may keep other housekeeping waiting."""
 LOOK_AGAIN_SECONDS = 60.0
 RUN_REFERENCE = "retention"
+ANSWERS_KEPT_FOR = timedelta(hours=24)
+"""How long a POST can be repeated with its Idempotency-Key (webhooks/api/idempotency.py)."""
 
 
 @dataclass(frozen=True)
@@ -344,6 +346,40 @@ def _take_the_day() -> bool:
             return False
         AuditEntry.objects.create(action="purge started", object_reference=RUN_REFERENCE)
         return True
+
+
+# Stored answers.
+
+FORGET_ANSWERS_SQL = """
+DELETE FROM webhooks_idempotentanswer
+ WHERE id IN (
+    SELECT id FROM webhooks_idempotentanswer
+     WHERE created_at <= clock_timestamp() - make_interval(secs => %(kept)s)
+     ORDER BY created_at LIMIT %(batch)s
+       FOR UPDATE SKIP LOCKED)
+"""
+
+
+class AnswerExpiry:
+    """Removes stored answers when their time is up, however long events are kept; for housekeeping.
+
+    Any number may do it at once.
+    """
+
+    def __init__(self) -> None:
+        self._look_again_at = 0.0
+
+    def advance(self) -> bool:
+        """Remove a batch once a minute; returns whether there may be more."""
+        if time.monotonic() < self._look_again_at:
+            return False
+        parameters = {"kept": ANSWERS_KEPT_FOR.total_seconds(), "batch": FIRST_BATCH}
+        with connection.cursor() as cursor:
+            cursor.execute(FORGET_ANSWERS_SQL, parameters)
+            has_more = bool(cursor.rowcount == FIRST_BATCH)
+        if not has_more:
+            self._look_again_at = time.monotonic() + LOOK_AGAIN_SECONDS
+        return has_more
 
 
 def _query(sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:

@@ -95,20 +95,19 @@ class Hinter:
             return
         try:
             client = self._connect()
-            with client.pipeline(transaction=False) as pipeline:
-                pipeline.set(TOKEN_KEY, os.getpid(), nx=not force, px=TOKEN_TTL_MS)
-                pipeline.llen(Queue.redis_queue_namespace_prefix + QUEUE_NAME)
-                is_ours, waiting = pipeline.execute()
-            if is_ours and int(waiting) < MAX_QUEUE_LENGTH:
+            # While events pour in a token stands nearly always, and this is all that is done.
+            if client.set(TOKEN_KEY, os.getpid(), nx=not force, px=TOKEN_TTL_MS):
                 self._enqueue(client)
         except redis.RedisError as problem:
             self._give_up(problem)
 
     def _enqueue(self, client: redis.Redis) -> None:
         try:
-            make_queue(client).enqueue_call(
-                JOB_FUNCTION, result_ttl=0, failure_ttl=60, ttl=60, description=JOB_DESCRIPTION
-            )
+            default = make_queue(client)
+            if default.count < MAX_QUEUE_LENGTH:
+                default.enqueue_call(
+                    JOB_FUNCTION, result_ttl=0, failure_ttl=60, ttl=60, description=JOB_DESCRIPTION
+                )
         except redis.RedisError:
             with contextlib.suppress(redis.RedisError):
                 client.delete(TOKEN_KEY)

@@ -20,12 +20,13 @@ from webhooks.models import (
     AuditEntry,
     Delivery,
     Event,
+    IdempotentAnswer,
     Redelivery,
     SigningSecret,
     Webhook,
 )
 from webhooks.redelivery import Scope
-from webhooks.retention import DailyPurge, Policy, Purged
+from webhooks.retention import AnswerExpiry, DailyPurge, Policy, Purged
 
 DAY = timedelta(days=1)
 
@@ -277,3 +278,66 @@ def test_daily_purge_goes_on_in_slices(
 
 def test_unknown_owner_has_nothing(db: None) -> None:
     assert run(Policy(timezone.now(), owner_id=new_id())) == Purged()
+
+
+# Stored answers.
+
+
+def make_answers(user: User, *ages: timedelta) -> None:
+    for number, age in enumerate(ages):
+        IdempotentAnswer.objects.create(
+            owner_id=user.id,
+            key=str(number),
+            request_hash=b"",
+            created_at=timezone.now() - age,
+        )
+
+
+def kept_keys() -> list[str]:
+    return list(IdempotentAnswer.objects.order_by("key").values_list("key", flat=True))
+
+
+def test_answers_go_after_a_day_however_long_events_are_kept(
+    user: User, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.WEBHOOKS_RETENTION_DAYS = 0
+    monkeypatch.setattr(housekeeping, "_answer_expiry", AnswerExpiry())
+    make_answers(user, DAY, DAY - timedelta(minutes=1), 100 * DAY)
+
+    assert not housekeeping.keep_house()
+
+    assert kept_keys() == ["1"]
+
+
+def test_answers_go_in_batches_the_oldest_first(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "FIRST_BATCH", 2)
+    make_answers(user, 2 * DAY, 3 * DAY, 4 * DAY)
+    expiry = AnswerExpiry()
+
+    assert expiry.advance()
+    assert kept_keys() == ["0"]
+    assert not expiry.advance()
+    assert kept_keys() == []
+
+
+def test_answers_are_looked_for_once_a_minute(user: User) -> None:
+    expiry = AnswerExpiry()
+    assert not expiry.advance()
+    make_answers(user, 2 * DAY)
+
+    assert not expiry.advance()
+
+    assert kept_keys() == ["0"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_answer_that_is_being_replaced_is_not_waited_for(user: User) -> None:
+    make_answers(user, 2 * DAY, 2 * DAY)
+    with another_connection() as other:
+        other.execute("SELECT FROM webhooks_idempotentanswer WHERE key = '0' FOR UPDATE")
+
+        AnswerExpiry().advance()
+
+        assert kept_keys() == ["0"]

@@ -1,7 +1,9 @@
 """What the API of every app is built from; other apps import this module and nothing else of it.
 
 A viewset gives its owner-scoped queryset, serializers and actions. It gets: scopes of tokens,
-throttles, ids with prefixes, keyset pages, strict query parameters, Idempotency-Key, and problems.
+throttles, ids with prefixes, keyset pages, strict query parameters, Idempotency-Key, problems, and
+an audit log. Triggered events, and what happens in sessions and to agents, leave no audit entries:
+the events themselves are their record.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,6 +12,7 @@ from typing import Any, ClassVar, TypeVar, cast
 from uuid import UUID
 
 from django.core.exceptions import ObjectDoesNotExist
+from django.db import transaction
 from django.db.models import Model, QuerySet
 from django_filters import TypedChoiceFilter
 from django_filters.rest_framework import FilterSet
@@ -21,6 +24,7 @@ from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 from rest_framework.viewsets import GenericViewSet
 
+from webhooks import audit_log
 from webhooks.api import idempotency, pagination, throttles
 from webhooks.api.errors import ConflictError, ParametersInvalidError
 from webhooks.api.serializers import (
@@ -177,6 +181,17 @@ class ApiViewSet(GenericViewSet[M]):
             raise exceptions.NotFound(f"You have no {name} with this id.") from None
         return found
 
+    def note(self, action: str, subject: Model | str, /, **changes: Any) -> None:
+        """Write the audit entry of what this request did; in one transaction with the deed."""
+        audit_log.record(
+            action,
+            subject,
+            actor=self.request.user,
+            changes=changes,
+            source_address=throttles.address_of(self.request),
+            request_id=getattr(self.request, "request_id", ""),
+        )
+
     def read(self, serializer_class: type[Serializer[Any]] = NoInput) -> dict[str, Any]:
         """Return the validated body."""
         serializer = serializer_class(data=self.request.data, context=self.get_serializer_context())
@@ -228,27 +243,44 @@ class RetrieveAction:
 class CreateAction:
     """Needs perform_create(values), which returns the new object."""
 
+    @transaction.atomic
     def create(self: Any, request: Request) -> Response:
-        created = self.perform_create(self.read(self.serializer_class))
+        values = self.read(self.serializer_class)
+        created = self.perform_create(values)
+        self.note(f"{_kind(created)}.create", created, **values)
         return self.show(self.serializer_class, created, 201)  # type: ignore[no-any-return]
 
 
 class UpdateAction:
     """Needs perform_update(object, values)."""
 
+    @transaction.atomic
     def partial_update(self: Any, request: Request, pk: str) -> Response:
         changed = self.get_object()
         serializer = self.serializer_class(
             changed, data=request.data, partial=True, context=self.get_serializer_context()
         )
         serializer.is_valid(raise_exception=True)
-        self.perform_update(changed, serializer.validated_data)
+        values = serializer.validated_data
+        before = {name: getattr(changed, name) for name in values}
+        self.perform_update(changed, values)
+        changes = {
+            name: [before[name], value] for name, value in values.items() if before[name] != value
+        }
+        self.note(f"{_kind(changed)}.change", changed, **changes)
         return self.show(self.serializer_class, changed)  # type: ignore[no-any-return]
 
 
 class DeleteAction:
     """Needs perform_destroy(object)."""
 
+    @transaction.atomic
     def destroy(self: Any, request: Request, pk: str) -> Response:
-        self.perform_destroy(self.get_object())
+        doomed = self.get_object()
+        self.note(f"{_kind(doomed)}.delete", doomed, name=str(doomed))
+        self.perform_destroy(doomed)
         return Response(status=204)
+
+
+def _kind(subject: Model) -> str:
+    return str(subject._meta.model_name)

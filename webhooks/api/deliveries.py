@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
+from django.db import transaction
 from django.db.models import Q, QuerySet
 from django_filters import CharFilter, ChoiceFilter, IsoDateTimeFilter
 from drf_spectacular.utils import extend_schema, extend_schema_view
@@ -196,8 +197,10 @@ class DeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Delivery]):
         responses={202: RedeliverySerializer},
     )
     @action(detail=True, methods=["post"])
+    @transaction.atomic
     def redeliver(self, request: Request, pk: str) -> Response:
         delivery = self.get_object()
         self.read()
         asked = service.redeliver_one(delivery, requested_by=request.user)
+        self.note("delivery.redeliver", delivery, redelivery=asked.public_id)
         return self.show(RedeliverySerializer, asked, 202)

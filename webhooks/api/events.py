@@ -33,6 +33,7 @@ from webhooks.api.base import (
 )
 from webhooks.api.deliveries import created
 from webhooks.api.problems import DOMAIN_ERRORS
+from webhooks.api.serializers import shared
 from webhooks.errors import (
     CursorInvalidError,
     EventDataInvalidError,
@@ -210,7 +211,7 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
         summary="Trigger an event", request=NewEventSerializer, responses={201: EventSerializer}
     )
     def create(self, request: Request) -> Response:
-        wish = self.read(NewEventSerializer)
+        wish = shared(NewEventSerializer).run_validation(request.data)
         owner_id = wish.get("user_id", self.user_id)
         if owner_id != self.user_id:
             self._check_service()
@@ -219,7 +220,7 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
         event = service.trigger_event(
             wish["type"], owner_id, wish["data"], wish.get("idempotency_key")
         )
-        return self.show(EventSerializer, event, 201)
+        return Response(shared(EventSerializer).to_representation(event), status=201)
 
     @extend_schema(
         summary="Trigger up to a thousand events",

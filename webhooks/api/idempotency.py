@@ -5,7 +5,8 @@ it may hold a secret. So both are there or neither, and a second request that co
 for the first. Only an action that sends a request of its own (`non_atomic_actions`) must not hold a
 transaction: its key is stored first, and a crash leaves it behind for STALE_AFTER.
 
-An answer that is not a success frees its key: nothing has happened.
+An answer that is not a success frees its key: nothing has happened. After 24 hours a key is free
+again, whether or not its answer was removed yet (webhooks/retention.py).
 """
 
 import hashlib
@@ -17,10 +18,8 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db import transaction
-from django.db.models import Q
+from django.db import connection, transaction
 from django.http import HttpResponse
-from django.utils import timezone
 from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -28,11 +27,12 @@ from rest_framework.response import Response
 
 from webhooks.api.errors import IdempotencyKeyError
 from webhooks.encryption import decrypt, encrypt
+from webhooks.ids import new_id
 from webhooks.models import IdempotentAnswer
+from webhooks.retention import ANSWERS_KEPT_FOR
 
 HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotency-Replayed"
-KEPT_FOR = timedelta(hours=24)
 STALE_AFTER = timedelta(minutes=2)
 """An action that has not answered after this long has died."""
 ACCEPTABLE_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -71,16 +71,31 @@ def _hash(request: Request) -> bytes:
     return hashlib.sha256(target + request._request.body).digest()
 
 
+TAKE_SQL = """
+INSERT INTO webhooks_idempotentanswer AS taken (id, owner_id, key, request_hash)
+VALUES (%(id)s, %(owner)s, %(key)s, %(hash)s)
+    ON CONFLICT (owner_id, key) DO UPDATE
+   SET id = excluded.id, request_hash = excluded.request_hash, status_code = NULL,
+       answer_encrypted = NULL, created_at = excluded.created_at
+ WHERE taken.created_at <= clock_timestamp() - make_interval(secs => %(kept)s)
+    OR taken.status_code IS NULL AND taken.created_at <= clock_timestamp() - make_interval(secs => %(stale)s)
+"""
+
+
 def _take(owner_id: UUID, key: str, request_hash: bytes) -> UUID | None:
     """Store the key; None where it is taken. Waits for a transaction that is just taking it."""
-    now = timezone.now()
-    expired = Q(created_at__lte=now - KEPT_FOR) | Q(
-        status_code=None, created_at__lte=now - STALE_AFTER
-    )
-    IdempotentAnswer.objects.filter(expired, owner_id=owner_id, key=key).delete()
-    answer = IdempotentAnswer(owner_id=owner_id, key=key, request_hash=request_hash)
-    IdempotentAnswer.objects.bulk_create([answer], ignore_conflicts=True)
-    return answer.id if IdempotentAnswer.objects.filter(id=answer.id).exists() else None
+    answer_id = new_id()
+    parameters: dict[str, Any] = {
+        "id": answer_id,
+        "owner": owner_id,
+        "key": key,
+        "hash": request_hash,
+        "kept": ANSWERS_KEPT_FOR.total_seconds(),
+        "stale": STALE_AFTER.total_seconds(),
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(TAKE_SQL, parameters)
+        return answer_id if cursor.rowcount else None
 
 
 def _first_answer(owner_id: UUID, key: str, request_hash: bytes) -> HttpResponse:

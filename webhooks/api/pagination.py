@@ -20,7 +20,7 @@ from webhooks.api.errors import ParametersInvalidError
 
 DEFAULT_LIMIT = 25
 MAX_LIMIT = 100
-MAX_SCANNED = 10_000
+MAX_SCANNED = 5_000
 """Rows that one page looks at for a filter without an index; it may then be short, or empty."""
 
 PARAMETERS = frozenset({"limit", "cursor"})

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.db import transaction
 from django.db.models import QuerySet
 from drf_spectacular.helpers import forced_singular_serializer
 from drf_spectacular.utils import extend_schema
@@ -13,7 +14,7 @@ from rest_framework.response import Response
 from webhooks import service, stats
 from webhooks.api.base import ApiSerializer, ApiViewSet, NoInput, PublicIdField
 from webhooks.api.permissions import HasScope, IsStaff
-from webhooks.api.redeliveries import RedeliverySerializer
+from webhooks.api.redeliveries import RedeliverySerializer, facts_of
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models import Delivery, Pause
 
@@ -76,16 +77,22 @@ class QueueViewSet(ApiViewSet[Delivery]):
         responses=QueueSerializer,
     )
     @action(detail=False, methods=["post"])
+    @transaction.atomic
     def pause(self, request: Request) -> Response:
         reason = self.read(PauseSerializer)["reason"]
+        was = Pause.objects.exists()
         service.pause_sending(reason, paused_by=request.user)
+        if not was:
+            self.note("sending.pause", "sending", paused=[False, True], reason=reason)
         return self._show_queue()
 
     @extend_schema(summary="Send again", request=NoInput, responses=QueueSerializer)
     @action(detail=False, methods=["post"])
+    @transaction.atomic
     def resume(self, request: Request) -> Response:
         self.read()
-        service.resume_sending()
+        if service.resume_sending():
+            self.note("sending.resume", "sending", paused=[True, False])
         return self._show_queue()
 
     @extend_schema(
@@ -94,6 +101,7 @@ class QueueViewSet(ApiViewSet[Delivery]):
         responses={202: RedeliverySerializer},
     )
     @action(detail=False, methods=["post"], url_path="retry-failed")
+    @transaction.atomic
     def retry_failed(self, request: Request) -> Response:
         wish = self.read(RetryFailedSerializer)
         scope: dict[str, Any] = {
@@ -105,6 +113,7 @@ class QueueViewSet(ApiViewSet[Delivery]):
         asked = service.redeliver(
             service.Scope(**scope), requested_by=request.user, rate_limit=wish.get("rate_limit")
         )
+        self.note("redelivery.create", asked, **facts_of(asked))
         return self.show(RedeliverySerializer, asked, 202)
 
     def _show_queue(self) -> Response:

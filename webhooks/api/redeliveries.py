@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.db import transaction
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import serializers
@@ -85,6 +86,17 @@ class CountSerializer(ApiSerializer):
     matched_count = serializers.IntegerField()
 
 
+def facts_of(asked: Redelivery) -> dict[str, Any]:
+    """Return what the audit log says of a new redelivery."""
+    facts: dict[str, Any] = asked.scope | {
+        "replay": asked.is_replay,
+        "matched": asked.matched_count,
+    }
+    if "delivery_ids" in facts:
+        facts["delivery_ids"] = len(facts["delivery_ids"])
+    return facts
+
+
 @extend_schema_view(
     list=extend_schema(summary="List redeliveries"),
     retrieve=extend_schema(
@@ -111,11 +123,13 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
         request=NewRedeliverySerializer,
         responses={200: CountSerializer, 202: RedeliverySerializer},
     )
+    @transaction.atomic
     def create(self, request: Request) -> Response:
         wish = self.read(NewRedeliverySerializer)
         asked = self._replay(wish) if wish["replay"] else self._redeliver(wish)
         if isinstance(asked, int):
             return self.show(CountSerializer, {"matched_count": asked})
+        self.note("redelivery.create", asked, **facts_of(asked))
         return self.show(RedeliverySerializer, asked, 202)
 
     def _redeliver(self, wish: dict[str, Any]) -> Redelivery | int:
@@ -188,10 +202,12 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
         responses=RedeliverySerializer,
     )
     @action(detail=True, methods=["post"])
+    @transaction.atomic
     def cancel(self, request: Request, pk: str) -> Response:
         found = self.get_object()
         self.read()
         if not redelivery.cancel(found):
             raise ConflictError("This redelivery has ended already; there is nothing to cancel.")
+        self.note("redelivery.cancel", found, status=["running", "cancelled"])
         found.refresh_from_db()
         return self.show(RedeliverySerializer, found)

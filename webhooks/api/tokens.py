@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+from django.db import transaction
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import serializers
@@ -87,14 +88,17 @@ class TokenViewSet(ListAction, DeleteAction, ApiViewSet[ApiToken]):
         request=NewTokenSerializer,
         responses={201: NewTokenSerializer},
     )
+    @transaction.atomic
     def create(self, request: Request) -> Response:
         wish = self.read(NewTokenSerializer)
         if wish["is_service"] and not request.user.is_staff:
             raise PermissionDenied("Only staff may make service tokens; leave isService out.")
         if self.get_queryset().count() >= MAX_TOKENS:
             raise ConflictError(f"You have {MAX_TOKENS} tokens; revoke one that is not needed.")
-        lifetime = timedelta(days=wish.pop("expires_in_days"))
+        days = wish.pop("expires_in_days")
+        lifetime = timedelta(days=days)
         token, text = ApiToken.objects.issue(request.user, lifetime=lifetime, **wish)
+        self.note("apitoken.create", token, days=days, **wish)
         token.token = text
         return self.show(NewTokenSerializer, token, 201)
 

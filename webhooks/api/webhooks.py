@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any, cast
 
+from django.db import transaction
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import serializers
@@ -169,9 +170,11 @@ class WebhookViewSet(
     @extend_schema(
         summary="Create a webhook", request=WebhookSerializer, responses={201: NewWebhookSerializer}
     )
+    @transaction.atomic
     def create(self, request: Request) -> Response:
         values = self.read(WebhookSerializer)
         webhook = service.create_webhook(request.user, **values)
+        self.note("webhook.create", webhook, **values)
         webhook.refresh_from_db(fields=["created_at"])
         return self.show(NewWebhookSerializer, webhook, 201)
 
@@ -188,7 +191,9 @@ class WebhookViewSet(
     def test(self, request: Request, pk: str) -> Response:
         webhook = self.get_object()
         event_type = self.read(TestSerializer)["event_type"]
-        return self.show(TryoutSerializer, service.test_webhook(webhook, event_type))
+        tryout = service.test_webhook(webhook, event_type)
+        self.note("webhook.test", webhook, response_code=tryout.response_code, error=tryout.error)
+        return self.show(TryoutSerializer, tryout)
 
     @extend_schema(
         summary="Replace the signing secret",
@@ -196,28 +201,43 @@ class WebhookViewSet(
         responses=NewWebhookSerializer,
     )
     @action(detail=True, methods=["post"], url_path="rotate-secret")
+    @transaction.atomic
     def rotate_secret(self, request: Request, pk: str) -> Response:
         webhook = self.get_object()
         overlap = timedelta(hours=self.read(RotationSerializer)["overlap_hours"])
         service.rotate_secret(webhook, overlap=overlap)
+        self.note("secret.rotate", webhook, overlap_seconds=overlap.total_seconds())
         return self.show(NewWebhookSerializer, webhook)
 
     @extend_schema(
         summary="Take all older secrets out of use", request=NoInput, responses=RevokedSerializer
     )
     @action(detail=True, methods=["post"], url_path="revoke-secrets")
+    @transaction.atomic
     def revoke_secrets(self, request: Request, pk: str) -> Response:
         webhook = self.get_object()
         self.read()
-        return self.show(RevokedSerializer, {"revoked": service.revoke_secret(webhook)})
+        count = service.revoke_secret(webhook)
+        self.note("secret.revoke", webhook, count=count)
+        return self.show(RevokedSerializer, {"revoked": count})
 
     @extend_schema(
         summary="Send to it again", request=EnableSerializer, responses=EnabledSerializer
     )
     @action(detail=True, methods=["post"])
+    @transaction.atomic
     def enable(self, request: Request, pk: str) -> Response:
         webhook = self.get_object()
-        waiting = service.enable(webhook, send=self.read(EnableSerializer)["send"])
+        was, reason = webhook.active, webhook.disabled_reason
+        send = self.read(EnableSerializer)["send"]
+        waiting = service.enable(webhook, send=send)
+        self.note(
+            "webhook.enable",
+            webhook,
+            active=[was, True],
+            disabled_reason=[reason, ""],
+            waiting=send,
+        )
         return self.show(EnabledSerializer, {"waiting": waiting})
 
     @extend_schema(
@@ -226,9 +246,12 @@ class WebhookViewSet(
         responses=WebhookSerializer,
     )
     @action(detail=True, methods=["post"])
+    @transaction.atomic
     def disable(self, request: Request, pk: str) -> Response:
         webhook = self.get_object()
-        service.disable(webhook, self.read(DisableSerializer)["reason"])
+        was, reason = webhook.active, self.read(DisableSerializer)["reason"]
+        service.disable(webhook, reason)
+        self.note("webhook.disable", webhook, active=[was, False], reason=reason)
         return self.show(WebhookSerializer, webhook)
 
     @extend_schema(summary="List a webhook's deliveries", responses=DeliverySerializer(many=True))

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from rest_framework.test import APIClient
 
-from projects.models import User
+from projects.models import Project, User
+from tests.webhooks.api.matrix import World, make_world
 from webhooks.api import authentication, throttles
-from webhooks.models import ApiToken
+from webhooks.models import ApiToken, Webhook
 
 ALL_SCOPES = ("read", "write", "trigger")
 
@@ -64,3 +65,8 @@ def client(user: User, make_client: MakeClient) -> APIClient:
 def staff(db: None) -> User:
     user: User = User.objects.create(username="root", email="root@example.com", is_staff=True)
     return user
+
+
+@pytest.fixture
+def world(user: User, project: Project, make_webhook: Callable[..., Webhook]) -> World:
+    return make_world(user, project, make_webhook(timeout_seconds=1))

@@ -1,5 +1,6 @@
 """A fuzzer that reads the description attacks the running server: no 5xx, nothing undescribed."""
 
+import itertools
 import logging
 import os
 import socket
@@ -25,7 +26,7 @@ CHECKS = (
 SHORT_SECONDS = 20
 SEEDS = 20
 FULL_SECONDS = 80
-"""Of one seed; together they send twenty thousand requests."""
+"""Of one round of a seed; all seeds together send twenty thousand requests."""
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -133,8 +134,9 @@ def test_fuzzer_finds_nothing_in_a_short_time(
 def test_fuzzer_finds_nothing_in_twenty_thousand_requests(
     target: tuple[str, str], requests_answered: list[int], seed: int
 ) -> None:
-    options = f"--seed={seed}", f"--max-time={FULL_SECONDS}", "--max-examples=20"
+    seeds = itertools.count(seed, SEEDS)
 
-    fuzz(target, *options, with_keys=seed % 3 == 0)
-
-    assert requests_answered[0] >= 20_000 // SEEDS
+    # A slow machine needs more than one round for its part of them.
+    while requests_answered[0] < 20_000 // SEEDS:
+        options = f"--seed={next(seeds)}", f"--max-time={FULL_SECONDS}", "--max-examples=20"
+        fuzz(target, *options, with_keys=seed % 3 == 0)

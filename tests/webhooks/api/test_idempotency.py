@@ -21,6 +21,10 @@ def post(client: APIClient, body: Any = NEW, key: str = "key-1", path: str = "we
     return client.post(f"/api/v1/{path}", body, headers={"Idempotency-Key": key})
 
 
+def make_older(age: timedelta) -> None:
+    IdempotentAnswer.objects.update(created_at=timezone.now() - age)
+
+
 def test_same_request_has_one_effect_and_one_answer(client: APIClient) -> None:
     first, second = post(client), post(client)
 
@@ -94,12 +98,26 @@ def test_crash_frees_the_key_and_undoes_the_effect(
     assert post(client).status_code == 201
 
 
-def test_key_is_forgotten_after_a_day(client: APIClient) -> None:
+@pytest.mark.parametrize("body", [NEW, NEW | {"name": "Other"}])
+def test_key_is_forgotten_after_a_day(client: APIClient, body: Any) -> None:
     post(client)
-    IdempotentAnswer.objects.update(created_at=timezone.now() - timedelta(hours=24))
+    make_older(timedelta(hours=24))
 
-    assert "Idempotency-Replayed" not in post(client)
+    fresh, again = post(client, body), post(client, body)
+
+    assert "Idempotency-Replayed" not in fresh
+    assert fresh.status_code == 201
+    assert again.content == fresh.content
     assert Webhook.objects.count() == 2
+    assert IdempotentAnswer.objects.get().created_at > timezone.now() - timedelta(minutes=1)
+
+
+def test_key_is_known_until_then(client: APIClient) -> None:
+    first = post(client)
+    make_older(timedelta(hours=23, minutes=59))
+
+    assert post(client).content == first.content
+    assert Webhook.objects.count() == 1
 
 
 @pytest.mark.parametrize("key", ["", " ", "a" * 256, "a b", "ä", "a\x7f"])

@@ -1,5 +1,6 @@
 """How often somebody may ask, and whom that is counted for (A8)."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -127,6 +128,39 @@ def test_each_process_counts_for_itself_while_valkey_is_away(settings: Any) -> N
     counter = throttles.Counter()
 
     assert [counter.hit("a"), counter.hit("a"), counter.hit("b")] == [1, 2, 1]
+
+
+def test_busy_keys_are_counted_in_advance_but_never_twice() -> None:
+    one, other = throttles.Counter(), throttles.Counter()
+    key = "webhooks:requests:test:busy"
+    one._client.delete(key)
+
+    numbers = [counter.hit(key) for _ in range(600) for counter in (one, other)]
+
+    assert len(set(numbers)) == 1200
+    assert max(numbers) <= 1200 * (1 + 2 / throttles.STEPS)
+    assert int(one._client.get(key)) >= max(numbers)  # type: ignore[arg-type]
+
+
+def test_threads_share_what_was_counted_in_advance() -> None:
+    counter = throttles.Counter()
+    counter._silent_until = float("inf")
+    for _ in range(10_000):
+        counter.hit("a")
+    numbers: list[int] = []
+    reserved = counter._known["a"][1] - 10_000
+    assert reserved > 40
+
+    threads = [
+        threading.Thread(target=lambda: numbers.extend(counter.hit("a") for _ in range(10)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(numbers) == list(range(10_001, 10_041))
 
 
 def test_local_counts_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
