@@ -17,6 +17,7 @@ import django
 MOST_PER_SECOND = 25
 ROLLED_BACK = "rolled back"
 """In the content of every message whose transaction is rolled back on purpose."""
+SHORT_LIVED = "Short-lived"
 
 
 def main() -> None:
@@ -72,7 +73,9 @@ class Product:
         from sessions_app.models import Session
 
         owner = self._dice.choice(list(User.objects.filter(username__startswith="u")))
-        sessions = Session.objects.filter(owner=owner).select_related("project", "owner")
+        # The other producer may be deleting a short-lived one, which would be nobody's fault.
+        sessions = Session.objects.filter(owner=owner).exclude(title=SHORT_LIVED)
+        sessions = sessions.select_related("project", "owner")
         return self._dice.choice(list(sessions.order_by("-id")[:5]))
 
     def _post(self) -> None:
@@ -142,8 +145,8 @@ class Product:
         from sessions_app.models import Session
 
         session = self._session()
-        project = Project.objects.create(owner=session.owner, name="Short-lived")
-        Session.objects.create(project=project, owner=session.owner, title="Short-lived")
+        project = Project.objects.create(owner=session.owner, name=SHORT_LIVED)
+        Session.objects.create(project=project, owner=session.owner, title=SHORT_LIVED)
         project.delete()
 
 
