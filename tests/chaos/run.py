@@ -31,7 +31,7 @@ def run(
     ledger = BASE_DIR / "var" / "chaos-ledger.jsonl"
     acknowledged = BASE_DIR / "var" / "chaos-acknowledged.jsonl"
     for path in (ledger, acknowledged):
-        path.unlink(missing_ok=True)
+        path.write_text("")
     with running_receiver(seed, ledger) as url:
         world = _build(seed, workers, url, acknowledged)
         world.start()

@@ -74,11 +74,17 @@ class World:
     def start(self) -> None:
         self._workers = [self._spawn_worker() for _ in range(self.worker_count)]
         self._web = self._spawn_web()
-        client = (str(self.seed), f"http://127.0.0.1:{self._port}", self.token)
+        client = [
+            str(self.seed),
+            f"http://127.0.0.1:{self._port}",
+            self.token,
+            str(self.acknowledged),
+            *map(str, sorted({webhook.owner_id for webhook in self.webhooks}, key=str)),
+        ]
         self._producers = [
             self._spawn("-m", "tests.chaos.producer", str(self.seed * 100)),
             self._spawn("-m", "tests.chaos.producer", str(self.seed * 100 + 1)),
-            self._spawn("-m", "tests.chaos.client", *client, str(self.acknowledged)),
+            self._spawn("-m", "tests.chaos.client", *client),
         ]
         self._keeper = threading.Thread(target=self._keep, daemon=True)
         self._keeper.start()

@@ -209,10 +209,12 @@ def test_events_of_a_restored_dump_are_found() -> None:
     (found,) = problems()
 
     assert (found.check, found.level) == ("order", Level.FAILURE)
-    program, sql, _ = found.mend.split('"')
+    program, *statements = found.mend.split('"')
     with connection.cursor() as cursor:
-        cursor.execute(sql)
+        for sql in statements[::2]:
+            cursor.execute(sql)
     assert program == "manage.py dbshell -- -c "
+    assert len(statements[::2]) == 2
     assert problems() == []
 
 
