@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from drf_spectacular.extensions import OpenApiSerializerFieldExtension
 from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.plumbing import get_doc
 
 from webhooks import catalog
 from webhooks.api.problems import CONTENT_TYPE, TITLES, TYPE_PREFIX
@@ -84,7 +85,9 @@ class ApiSchema(AutoSchema):
     """Adds to each operation the scope that it needs, and to paths the form of their ids."""
 
     def get_description(self) -> str:  # type: ignore[override]  # as drf-spectacular has it
-        description: str = super().get_description() or ""
+        # The action's own; its class is described to us, not to those who call it.
+        action = getattr(self.view, getattr(self.view, "action", None) or self.method.lower())
+        description: str = get_doc(action)
         if (self.path, self.method) == ("/api/v1/tokens", "POST"):
             needs = "Takes a user name and a password instead of a token."
         else:
