@@ -20,23 +20,11 @@ daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid;
 error_log /dev/null;
 events {{ worker_connections 8192; }}
 http {{
-    access_log off; keepalive_requests 100000000; keepalive_timeout 300s; client_max_body_size 2m;
-    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-    server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ return 200 "ok"; }} }}
-}}
-"""
-
-HTTPS_CONF = """
-daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid;
-error_log /dev/null;
-events {{ worker_connections 8192; }}
-http {{
     access_log off; keepalive_requests {requests}; keepalive_timeout 300s; client_max_body_size 2m;
     client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-    ssl_certificate {pem}; ssl_certificate_key {pem};
-    server {{ listen 127.0.0.1:{port} ssl {http2} backlog=4096; location / {{ return 200 "ok"; }} }}
+    {tls}
+    server {{ listen 127.0.0.1:{port} {options} backlog=4096; location / {{ return 200 "ok"; }} }}
 }}
 """
 
@@ -68,24 +56,18 @@ def running_receiver() -> Iterator[Receiver]:
     caddy = Path(sys.executable).with_name("caddy")
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="receiver-") as folder:
-        configuration = Path(folder) / "configuration"
         if NGINX:
-            configuration.write_text(NGINX_CONF.format(folder=folder, port=port))
-            command = [NGINX, "-c", str(configuration), "-p", folder]
+            command = _nginx(folder, port)
         elif caddy.exists():
+            configuration = Path(folder) / "configuration"
             configuration.write_text(CADDYFILE.format(port=port))
             command = [
                 str(caddy), "run", "--adapter", "caddyfile", "--config", str(configuration),
             ]  # fmt: skip
         else:
             sys.exit("Neither nginx nor Caddy is installed; run this as `make bench`.")
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        try:
-            wait_until(lambda: _listens(port), 10, "the receiver")
+        with _serving(command, port):
             yield Receiver(f"http://127.0.0.1:{port}/", "nginx" if NGINX else "Caddy")
-        finally:
-            process.terminate()
-            process.wait()
 
 
 @dataclass(frozen=True)
@@ -99,33 +81,44 @@ class HttpsReceiver:
 @contextmanager
 def running_https_receiver(*, keeps: bool = True, h2: bool = False) -> Iterator[HttpsReceiver]:
     """Run nginx with a certificate of its own; `keeps` connections open, or closes each."""
-    if NGINX is None:
-        sys.exit("nginx is not installed (Debian: apt-get install nginx-light).")
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="receiver-") as folder:
         authority = Authority.make(Path(folder) / "ca")
         authority.context("127.0.0.1")
-        configuration = Path(folder) / "configuration"
-        configuration.write_text(
-            HTTPS_CONF.format(
-                folder=folder,
-                port=port,
-                pem=authority.folder / "127.0.0.1.pem",
-                requests=100_000_000 if keeps else 1,
-                http2="http2" if h2 else "",
-            )
+        pem = authority.folder / "127.0.0.1.pem"
+        command = _nginx(
+            folder,
+            port,
+            requests=100_000_000 if keeps else 1,
+            tls=f"ssl_certificate {pem}; ssl_certificate_key {pem};",
+            options="ssl http2" if h2 else "ssl",
         )
-        process = subprocess.Popen(
-            [NGINX, "-c", str(configuration), "-p", folder],
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        try:
-            wait_until(lambda: _listens(port), 10, "the receiver")
+        with _serving(command, port):
             yield HttpsReceiver(f"https://127.0.0.1:{port}/", str(authority.bundle))
-        finally:
-            process.terminate()
-            process.wait()
+
+
+def _nginx(
+    folder: str, port: int, *, requests: int = 100_000_000, tls: str = "", options: str = ""
+) -> list[str]:
+    """Write nginx's configuration into a folder and return the command that runs it."""
+    if NGINX is None:
+        sys.exit("nginx is not installed (Debian: apt-get install nginx-light).")
+    configuration = Path(folder) / "configuration"
+    configuration.write_text(
+        NGINX_CONF.format(folder=folder, port=port, requests=requests, tls=tls, options=options)
+    )
+    return [NGINX, "-c", str(configuration), "-p", folder]
+
+
+@contextmanager
+def _serving(command: list[str], port: int) -> Iterator[None]:
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: _listens(port), 10, "the receiver")
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def _listens(port: int) -> bool:

@@ -46,20 +46,13 @@ class ProjectViewSet(
 ):
     serializer_class = ProjectSerializer
     filterset_class = ProjectFilters
+    also_saved = ("updated_at",)
 
     def get_queryset(self) -> QuerySet[Project]:
         return Project.objects.filter(owner_id=self.user_id)
 
     def perform_create(self, values: dict[str, Any]) -> Project:
         return Project.objects.create(owner_id=self.user_id, **values)
-
-    def perform_update(self, project: Project, values: dict[str, Any]) -> None:
-        for name, value in values.items():
-            setattr(project, name, value)
-        project.save(update_fields=[*values, "updated_at"])
-
-    def perform_destroy(self, project: Project) -> None:
-        project.delete()
 
 
 def register(router: SimpleRouter) -> None:

@@ -241,14 +241,6 @@ class AgentViewSet(
     def perform_create(self, values: dict[str, Any]) -> Agent:
         return Agent.objects.create(owner_id=self.user_id, **values)
 
-    def perform_update(self, agent: Agent, values: dict[str, Any]) -> None:
-        for name, value in values.items():
-            setattr(agent, name, value)
-        agent.save(update_fields=list(values))
-
-    def perform_destroy(self, agent: Agent) -> None:
-        agent.delete()
-
     @extend_schema(summary="An agent came online", request=NoInput, responses=AgentSerializer)
     @action(detail=True, methods=["post"])
     def connect(self, request: Request, pk: str) -> Response:

@@ -145,8 +145,7 @@ def update_webhook(
         raise TypeError(f"A webhook's {', '.join(unknown)} cannot be changed this way.")
     for name, value in changes.items():
         setattr(webhook, name, value)
-    named = dict(changes)
-    steps: list[Callable[[], object]] = [lambda: _check_policy(named), webhook.full_clean]
+    steps: list[Callable[[], object]] = [lambda: _check_policy(changes), webhook.full_clean]
     if headers is not None:
         steps.append(lambda: setattr(webhook, "headers", dict(headers)))
         changes["headers_encrypted"] = webhook.headers_encrypted

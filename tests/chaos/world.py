@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +19,7 @@ from django.db import Error, connection
 
 from config.embedded import die_with_parent
 from config.services import BASE_DIR
-from tests.workers import wait_for_heartbeats
+from tests.workers import free_port, wait_for_heartbeats
 from webhooks import service
 from webhooks.models import Delivery, Webhook, WorkerHeartbeat
 
@@ -66,7 +65,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.dice = random.Random(self.seed)
-        self._port = str(_free_port())
+        self._port = str(free_port())
         self._log = (BASE_DIR / "var" / "chaos.log").open("ab")
 
     # Processes.
@@ -278,12 +277,6 @@ class World:
 
 def _path(webhook: Webhook) -> str:
     return "/" + webhook.url.split("/", 3)[3].split("?")[0]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _process_named(name: str, directory: str) -> psutil.Process:

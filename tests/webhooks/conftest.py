@@ -8,6 +8,7 @@ import pycurl
 import pytest
 
 from tests.webhooks.sending import Canary
+from webhooks import wakeup
 from webhooks.transport import Exchange
 
 
@@ -35,3 +36,11 @@ def dialled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def canary() -> Iterator[Canary]:
     with Canary() as canary:
         yield canary
+
+
+@pytest.fixture
+def evicting_valkey() -> Iterator[None]:
+    client = wakeup.connect(2)
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    yield
+    client.config_set("maxmemory-policy", "noeviction")

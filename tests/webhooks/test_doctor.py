@@ -89,14 +89,6 @@ def clock_skew(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("webhooks.doctor.time.time", lambda: real() + 30)
 
 
-@pytest.fixture
-def evicting_valkey() -> Iterator[None]:
-    client = wakeup.connect(2)
-    client.config_set("maxmemory-policy", "allkeys-lru")
-    yield
-    client.config_set("maxmemory-policy", "noeviction")
-
-
 PLANTED: list[tuple[Callable[..., None], str, str, str]] = [
     (lost_row, "audit", "Deliveries in a state in which no worker will ever find them: 1.", "manage.py doctor --mend"),
     (stuck_lease, "audit", "Deliveries in flight at a worker that no longer lives: 1.", "manage.py doctor --mend"),

@@ -1,7 +1,6 @@
 """What several worker processes keep together: order, rate limits, fairness."""
 
 import random
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from django.db.models.functions import Now
 
 from projects.models import User
 from tests.concurrency import in_thread
-from tests.workers import running_worker, wait_for_heartbeats, wait_until
+from tests.workers import free_port, running_worker, wait_for_heartbeats, wait_until
 from webhooks import service, wakeup
 from webhooks.dispatch import life
 from webhooks.dispatch.claim import ClaimedDelivery, claim_due
@@ -162,8 +161,7 @@ def test_fifty_workers_never_take_the_same_row(
 def test_receiver_that_comes_back_is_not_flooded(
     user: User, make_webhook: Callable[..., Webhook]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     webhook = make_webhook(
         url=f"http://127.0.0.1:{port}/", events=["project.deleted"], retry_schedule=[1] * 20
     )

@@ -3,26 +3,17 @@
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from config.services import BASE_DIR
 from tests.workers import environment
-from webhooks import startup, wakeup
+from webhooks import startup
 from webhooks.dispatch import life
 from webhooks.dispatch.flight import MAX_IN_FLIGHT
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def evicting_valkey() -> Iterator[None]:
-    client = wakeup.connect(2)
-    client.config_set("maxmemory-policy", "allkeys-lru")
-    yield
-    client.config_set("maxmemory-policy", "noeviction")
 
 
 def start_worker(files: tuple[int, int] | None = None) -> subprocess.CompletedProcess[str]:

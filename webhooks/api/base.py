@@ -252,7 +252,15 @@ class CreateAction:
 
 
 class UpdateAction:
-    """Needs perform_update(object, values)."""
+    """Saves what was changed; a viewset may have a perform_update(object, values) of its own."""
+
+    also_saved: ClassVar[tuple[str, ...]] = ()
+    """Fields that the model sets by itself with every save."""
+
+    def perform_update(self, changed: Any, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            setattr(changed, name, value)
+        changed.save(update_fields=[*values, *self.also_saved])
 
     @transaction.atomic
     def partial_update(self: Any, request: Request, pk: str) -> Response:
@@ -272,7 +280,10 @@ class UpdateAction:
 
 
 class DeleteAction:
-    """Needs perform_destroy(object)."""
+    """Deletes; a viewset may have a perform_destroy(object) of its own."""
+
+    def perform_destroy(self, doomed: Any) -> None:
+        doomed.delete()
 
     @transaction.atomic
     def destroy(self: Any, request: Request, pk: str) -> Response:

@@ -431,11 +431,12 @@ def _look_ahead(
         if due_at > claim.database_time:
             claim.next_at = min(claim.next_at, due_at)
     taken = Counter(delivery.webhook_id for delivery in claim.deliveries)
-    plain = [one for one in waiting if one.webhook_id in rooms and not one.is_guarded]
     cut = {
         one.webhook_id
-        for one in plain
-        if not one.ordered and taken[one.webhook_id] >= wanted[one.webhook_id]
+        for one in waiting
+        if one.webhook_id in rooms
+        and not (one.is_guarded or one.ordered)
+        and taken[one.webhook_id] >= wanted[one.webhook_id]
     }
     claim.full = frozenset(
         webhook_id for webhook_id, room in rooms.items() if taken[webhook_id] >= room
