@@ -2,14 +2,11 @@
 
 import http.client
 import json
-import os
-import secrets
 import signal
 import subprocess
 import sys
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,14 +21,6 @@ from webhooks.models import ApiToken
 SECONDS = 4.0
 CLIENTS = 4
 BATCH = 1000
-PRODUCTION = {
-    "DEBUG": "0",
-    "SECRET_KEY": secrets.token_urlsafe(50),
-    "WEBHOOKS_ENCRYPTION_KEYS": b64encode(secrets.token_bytes(32)).decode(),
-    "ALLOWED_HOSTS": "127.0.0.1",
-    "SECURE_SSL_REDIRECT": "0",
-}
-"""With DEBUG Django keeps a record of every statement."""
 
 
 def run(receiver: Receiver, rounds: int) -> dict[str, Any]:
@@ -70,7 +59,6 @@ def web_process(application: str) -> Iterator[int]:
             "--workers=1", f"--threads={CLIENTS}", "--log-level=error", application,
         ],
         cwd=BASE_DIR,
-        env=os.environ | PRODUCTION,
         preexec_fn=lambda: die_with_parent(signal.SIGTERM),
     )  # fmt: skip
     try:

@@ -18,7 +18,7 @@ LEAVES = {
 
 LAYERS = [
     LEAVES,
-    {"webhooks.transport", "webhooks.http_receiver", "webhooks.recorded"},
+    {"webhooks.database", "webhooks.transport", "webhooks.http_receiver", "webhooks.recorded"},
     {"webhooks.models"},
     {
         "webhooks.coalescing",

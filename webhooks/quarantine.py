@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 
+from webhooks.database import run
 from webhooks.dispatch import claim as claims
-from webhooks.dispatch.database import run
 from webhooks.dispatch.engine import Engine
 
 logger = logging.getLogger(__name__)

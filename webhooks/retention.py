@@ -17,7 +17,9 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import DateTimeField, Exists, OuterRef, Value
+from django.db.models.expressions import RawSQL
+from django.db.models.functions import Least
 from django.utils import timezone
 
 from webhooks.choices import DeliveryStatus
@@ -271,8 +273,11 @@ def _parameters(policy: Policy) -> dict[str, Any]:
 
 
 def _unreferenced_webhooks(policy: Policy) -> Any:
+    # A transaction that runs since before the deletion may still add a delivery, unseen by us.
+    oldest = RawSQL("SELECT min(xact_start) FROM pg_stat_activity", [], DateTimeField())
     return Webhook.objects.filter(
-        ~Exists(Delivery.objects.filter(webhook=OuterRef("id"))), deleted_at__lt=policy.before
+        ~Exists(Delivery.objects.filter(webhook=OuterRef("id"))),
+        deleted_at__lt=Least(Value(policy.before), oldest),
     )
 
 

@@ -1,68 +1,12 @@
-"""Which webhooks an event reaches: the active ones of its owner and the platform's, by filter."""
+"""Why an event reached a webhook, or did not (the fan-out itself is webhooks/outbox.py)."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-from uuid import UUID
+from typing import Any
 
-from django.db import connection
 from django.db.models import Q
 
 from webhooks import catalog
 from webhooks.models import Delivery, Event, Webhook
-
-RECEIVING_SQL = """
-SELECT id, owner_id, events, ordered FROM webhooks_webhook
- WHERE (owner_id = ANY(%s::uuid[]) OR is_platform) AND active AND deleted_at IS NULL
-"""
-
-
-class Receiver(NamedTuple):
-    """A webhook as the fan-out needs it; a platform webhook has no owner."""
-
-    id: UUID
-    owner_id: UUID | None
-    patterns: list[str]
-    is_ordered: bool
-
-
-Target = tuple[Event, Receiver]
-
-
-def fan_out(events: Sequence[Event]) -> Iterator[Target]:
-    """Yield every webhook that is to receive each event, and count them on the event."""
-    owner_ids = list({event.owner_id for event in events if event.owner_id is not None})
-    receivers = _Receivers(owner_ids)
-    for event in events:
-        targets = receivers.of(event.type, event.owner_id)
-        event.fanout_count = len(targets)
-        for receiver in targets:
-            yield event, receiver
-
-
-class _Receivers:
-    """The webhooks of some owners and the platform's, in one query."""
-
-    def __init__(self, owner_ids: list[UUID]) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(RECEIVING_SQL, [owner_ids])
-            self._by_owner: dict[UUID | None, list[Receiver]] = {}
-            for row in cursor:
-                receiver = Receiver(*row)
-                self._by_owner.setdefault(receiver.owner_id, []).append(receiver)
-        self._targets: dict[tuple[str, UUID | None], list[Receiver]] = {}
-
-    def of(self, event_type: str, owner_id: UUID | None) -> list[Receiver]:
-        key = event_type, owner_id
-        if key not in self._targets:
-            patterns = catalog.patterns_matching(event_type)
-            near = self._by_owner.get(owner_id, ()) if owner_id is not None else ()
-            self._targets[key] = [
-                receiver
-                for receiver in (*near, *self._by_owner.get(None, ()))
-                if not patterns.isdisjoint(receiver.patterns)
-            ]
-        return self._targets[key]
 
 
 @dataclass(frozen=True, slots=True)

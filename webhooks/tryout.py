@@ -17,8 +17,8 @@ from requests import Response
 from webhooks import catalog
 from webhooks.addresses import AddressPolicy
 from webhooks.choices import FailureKind
+from webhooks.database import run
 from webhooks.dispatch.claim import ClaimedDelivery
-from webhooks.dispatch.database import run
 from webhooks.dispatch.endpoints import Endpoint, Endpoints
 from webhooks.dispatch.request import build_request
 from webhooks.errors import WebhookNotSendingError

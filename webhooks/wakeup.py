@@ -95,19 +95,29 @@ class Hinter:
             return
         try:
             client = self._connect()
+            pipeline = client.pipeline(transaction=False)
+            pipeline.set(TOKEN_KEY, os.getpid(), nx=not force, px=TOKEN_TTL_MS)
+            pipeline.llen(Queue.redis_queue_namespace_prefix + QUEUE_NAME)
             # While events pour in a token stands nearly always, and this is all that is done.
-            if client.set(TOKEN_KEY, os.getpid(), nx=not force, px=TOKEN_TTL_MS):
+            is_first, waiting = pipeline.execute()
+            if is_first and waiting < MAX_QUEUE_LENGTH:
                 self._enqueue(client)
         except redis.RedisError as problem:
             self._give_up(problem)
 
     def _enqueue(self, client: redis.Redis) -> None:
         try:
-            default = make_queue(client)
-            if default.count < MAX_QUEUE_LENGTH:
-                default.enqueue_call(
-                    JOB_FUNCTION, result_ttl=0, failure_ttl=60, ttl=60, description=JOB_DESCRIPTION
+            # In one exchange; RQ alone would make four, and the worker waits for the last of them.
+            with client.pipeline() as pipeline:
+                make_queue(client).enqueue_call(
+                    JOB_FUNCTION,
+                    result_ttl=0,
+                    failure_ttl=60,
+                    ttl=60,
+                    description=JOB_DESCRIPTION,
+                    pipeline=pipeline,
                 )
+                pipeline.execute()
         except redis.RedisError:
             with contextlib.suppress(redis.RedisError):
                 client.delete(TOKEN_KEY)

@@ -59,10 +59,28 @@ class WebhookWorker(SimpleWorker):
             kwargs.get("worker_ttl") or WORKER_TTL_SECONDS, WORKER_TTL_SECONDS
         )
         super().__init__(*args, **kwargs)
+        self.queue_class = self._listening_queue_class(self.queue_class)
         self.log.addFilter(_is_worth_a_line)
         # Made in work(): sockets and threads do not survive the fork of a worker pool.
         self._engine: Engine
         self._stopping_since: float | None = None
+
+    def _listening_queue_class(self, queue_class: type[Queue]) -> type[Queue]:
+        """Return RQ's queue as a class that pokes the dispatcher as soon as anything is popped.
+
+        Between that and the execution of the job lie four exchanges with Valkey.
+        """
+        worker = self
+
+        class ListeningQueue(queue_class):  # type: ignore[valid-type, misc]
+            @classmethod
+            def lmove(cls, *args: Any) -> Any:
+                popped = super().lmove(*args)
+                if popped is not None:
+                    worker._engine.hint()
+                return popped
+
+        return ListeningQueue
 
     def _set_connection(self, connection: Redis) -> Redis:
         connection = super()._set_connection(connection)

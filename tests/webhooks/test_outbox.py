@@ -123,17 +123,28 @@ def test_one_bad_trigger_refuses_the_whole_batch(user: User) -> None:
     assert Event.objects.count() == count
 
 
-def test_batch_takes_two_statements(
+def test_batch_takes_one_statement(
     user: User, make_webhook: Callable[..., Webhook], django_assert_num_queries: Any
 ) -> None:
     make_webhook()
     triggers = [service.Trigger("project.deleted", user, DELETED)] * 100
 
-    # The look-up and the insert.
-    with django_assert_num_queries(2):
+    with django_assert_num_queries(1):
         events = service.trigger_events(triggers)
 
     assert Delivery.objects.filter(event__in=events).count() == 100
+
+
+def test_ids_of_deliveries_are_in_the_order_of_their_events(
+    user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    for _ in range(20):
+        make_webhook()
+
+    events = service.trigger_events([service.Trigger("project.deleted", user, DELETED)] * 100)
+
+    of_delivery = list(Delivery.objects.order_by("id").values_list("event_id", flat=True))
+    assert of_delivery == [event.id for event in events for _ in range(20)]
 
 
 def test_same_idempotency_key_returns_first_event(

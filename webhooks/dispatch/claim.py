@@ -24,7 +24,7 @@ from django.db import transaction
 from webhooks import breaker, rate
 from webhooks.breaker import Breaker
 from webhooks.choices import BreakerState
-from webhooks.dispatch.database import run
+from webhooks.database import run
 from webhooks.dispatch.window import LARGEST
 
 Position = tuple[UUID, UUID]
@@ -512,7 +512,8 @@ def release_others(worker_id: UUID, held: list[UUID]) -> int:
     When the connection breaks, a claim may have been committed without its worker ever knowing.
     No index leads to a worker's rows, so this is for such moments only.
     """
-    return run(RELEASE_OTHERS_SQL, {"worker": worker_id, "held": held}).rowcount
+    released: int = run(RELEASE_OTHERS_SQL, {"worker": worker_id, "held": held}).rowcount
+    return released
 
 
 CANCEL_SQL = """

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from webhooks.dispatch.database import run
+from webhooks.database import run
 from webhooks.errors import EncryptionKeyError
 from webhooks.header_rules import header_problem
 from webhooks.models import Webhook

@@ -21,6 +21,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 
 from webhooks import wakeup
 from webhooks.addresses import AddressPolicy
+from webhooks.database import avoid_table_scans
 from webhooks.dispatch import claim as claims
 from webhooks.dispatch import health, life
 from webhooks.dispatch.claim import Claim, ClaimedDelivery
@@ -499,6 +500,8 @@ def _new_sender() -> MultiSender:
 def _with_fresh_connection(work: Callable[..., Any], *args: Any) -> Any:
     """Run `work`; after an error of the connection the next one starts with a new connection."""
     try:
+        if connection.connection is None:
+            avoid_table_scans()
         return work(*args)
     except (OperationalError, InterfaceError):
         connection.close()

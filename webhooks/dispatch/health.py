@@ -16,7 +16,7 @@ from django.db import transaction
 from webhooks import breaker, lifecycle
 from webhooks.breaker import Breaker, Outcomes
 from webhooks.choices import BreakerState
-from webhooks.dispatch.database import run
+from webhooks.database import run
 
 
 @dataclass(slots=True)

@@ -11,8 +11,8 @@ from uuid import UUID
 
 from django.db import transaction
 
+from webhooks.database import run
 from webhooks.dispatch.claim import release_others
-from webhooks.dispatch.database import run
 from webhooks.models import WorkerHeartbeat
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ UPDATE webhooks_workerheartbeat SET beat_at = clock_timestamp(), in_flight = %(i
 
 def beat(worker_id: UUID, in_flight: int) -> bool:
     """Say that this worker lives; False when it was declared dead and must drop what it holds."""
-    return run(BEAT_SQL, {"in_flight": in_flight, "worker": worker_id}).rowcount == 1
+    return bool(run(BEAT_SQL, {"in_flight": in_flight, "worker": worker_id}).rowcount)
 
 
 BURY_SQL = """

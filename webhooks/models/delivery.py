@@ -36,8 +36,9 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
 class Delivery(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    # Without a database constraint: they are only ever inserted in one statement, joined, and the
-    # check of each row would cost more than the insert. Likewise Attempt.delivery.
+    # Without database constraints: events and deliveries are only ever inserted in one statement,
+    # joined with their webhooks, and the checks would cost more than the insert. That of the webhook
+    # would also write a lock into its row with every event. Likewise Attempt.delivery.
     event = models.ForeignKey(
         Event,
         on_delete=models.CASCADE,
@@ -46,7 +47,11 @@ class Delivery(models.Model):
         db_constraint=False,
     )
     webhook = models.ForeignKey(
-        Webhook, on_delete=models.CASCADE, related_name="deliveries", db_index=False
+        Webhook,
+        on_delete=models.CASCADE,
+        related_name="deliveries",
+        db_index=False,
+        db_constraint=False,
     )
     # The webhook's owner and the event's type, repeated so that lists and claims need no join.
     owner_id = models.UUIDField(help_text="NO_OWNER for platform webhooks.")

@@ -1,0 +1,83 @@
+"""The statements that run all the time are planned once, and the plans stay good as tables grow."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.db import connection
+
+from projects.models import User
+from webhooks import service
+from webhooks.database import avoid_table_scans
+from webhooks.dispatch import life
+from webhooks.dispatch.claim import claim_due
+from webhooks.ids import new_id
+from webhooks.models import Webhook
+
+DELETED = {
+    "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
+    "name": "Website",
+    "deletedAt": "2026-11-23T10:30:00.123Z",
+}
+OFTEN = 20
+"""psycopg prepares after five executions, and Postgres settles on a plan after five more."""
+
+
+def ask(sql: str) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        return int(cursor.fetchone()[0])
+
+
+def trigger(owner: User, count: int) -> None:
+    service.trigger_events([service.Trigger("project.deleted", owner, DELETED)] * count)
+
+
+@pytest.mark.django_db
+def test_outbox_is_prepared_after_a_few_events(
+    user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    make_webhook()
+
+    for _ in range(OFTEN):
+        trigger(user, 1)
+
+    sql = "SELECT sum(generic_plans) FROM pg_prepared_statements WHERE statement LIKE '%new_delivery%'"
+    assert ask(sql) > 0
+
+
+@pytest.fixture
+def own_connection(transactional_db: None) -> Iterator[None]:
+    connection.close()
+    yield
+    connection.close()
+
+
+def test_claim_planned_for_an_empty_table_reads_few_rows_when_it_has_grown(
+    own_connection: None, user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    make_webhook(events=["project.deleted"])
+    worker = new_id()
+    life.register_worker(worker)
+    avoid_table_scans()
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE webhooks_delivery, webhooks_event")
+    for _ in range(OFTEN):
+        trigger(user, 1)
+        assert len(claim_due(worker, limit=9, room_of=lambda *_: 9).deliveries) == 1
+    trigger(user, 2000)
+    scans, rows = scans_and_rows()
+
+    claim = claim_due(worker, limit=9, room_of=lambda *_: 9)
+
+    assert len(claim.deliveries) == 9
+    scans_after, rows_after = scans_and_rows()
+    assert scans_after == scans
+    assert rows_after < rows + 100
+
+
+def scans_and_rows() -> tuple[int, int]:
+    """Return how often all of the table was read, and how many rows were read by an index."""
+    ask("SELECT 1 FROM pg_stat_force_next_flush()")
+    ask("SELECT 1 FROM pg_stat_clear_snapshot()")
+    table = "FROM pg_stat_user_tables WHERE relname = 'webhooks_delivery'"
+    return ask(f"SELECT seq_scan {table}"), ask(f"SELECT idx_tup_fetch {table}")
