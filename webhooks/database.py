@@ -16,7 +16,10 @@ def run(sql: str, parameters: Mapping[str, Any]) -> Any:
     """Run one statement and return its cursor; raises Django's database errors."""
     connection.ensure_connection()
     # Django's own wrapper: it translates errors, and logs and counts queries where that is asked.
-    cursor = connection._prepare_cursor(psycopg.Cursor(connection.connection))  # type: ignore[attr-defined]
+    prepared = psycopg.Cursor(connection.connection)
+    # Half the bytes of a payload on the way, and none of the work of writing it as hex.
+    prepared.format = psycopg.pq.Format.BINARY
+    cursor = connection._prepare_cursor(prepared)  # type: ignore[attr-defined]
     cursor.execute(sql, parameters)
     return cursor
 

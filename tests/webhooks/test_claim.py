@@ -93,6 +93,24 @@ def test_claims_in_order_of_being_due_up_to_the_room(user: User, webhook: Webhoo
     assert taken.full == {webhook.id}
 
 
+def test_no_more_payloads_than_fit_into_memory_are_claimed_at_once(
+    user: User, webhook: Webhook
+) -> None:
+    large = {**DELETED, "name": "x" * 250_000}
+    for _ in range(7):
+        service.trigger_events([service.Trigger("project.deleted", user, large)] * 10)
+
+    taken = claim(100, room=100)
+
+    most = claims.MAX_CLAIM_BYTES
+    size = len(taken.deliveries[0].payload)
+    assert sum(len(delivery.payload) for delivery in taken.deliveries) > most - size
+    assert len(taken.deliveries) == most // size
+    assert taken.has_more
+    statuses = Counter(Delivery.objects.values_list("status", flat=True))
+    assert statuses == {"SENDING": most // size, "PENDING": 70 - most // size}
+
+
 def test_quiet_owner_is_served_beside_a_flooded_one(
     user: User, other_user: User, webhook: Webhook, make_webhook: Callable[..., Webhook]
 ) -> None:
@@ -279,6 +297,7 @@ def test_claim_is_led_by_its_indexes(user: User, webhook: Webhook, count: int) -
         "counts": [64],
         "ordered": [False],
         "limit": 64,
+        "bytes": claims.MAX_CLAIM_BYTES,
         "worker": new_id(),
     }
     read_whole = explain(claims.CLAIM_SQL + claims.TAKE_SQL, wanted)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import zip_longest
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import transaction
@@ -33,6 +33,8 @@ Position = tuple[UUID, UUID]
 START_OF_ROTATION: Position = (UUID(int=0), UUID(int=0))
 WEBHOOKS_PER_CLAIM = 256
 """How many waiting webhooks one claim visits; the next claim goes on behind the last of them."""
+MAX_CLAIM_BYTES = 16 * 1024 * 1024
+"""Payloads of one claim, which is more than the largest."""
 RATE_POLL_SECONDS = 0.02
 """How soon to look again where a rate limit holds rows back; what it allows adds up meanwhile."""
 ORDER_POLL_SECONDS = 0.05
@@ -176,7 +178,9 @@ TAKE_SQL = """, alive AS (
      WHERE d.id = ANY(ARRAY(SELECT id FROM due)) AND EXISTS (SELECT FROM alive)
     RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round
 )
-SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type, e.payload
+SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
+       CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s
+            THEN e.payload END
   FROM claimed c JOIN webhooks_event e ON e.id = c.event_id
 """
 
@@ -287,22 +291,30 @@ def _take(
     if not webhooks:
         return
     if heads := _find_heads(claim, [one.webhook_id for one in webhooks if one.ordered]):
-        rows = run(CLAIM_HEADS_SQL + TAKE_SQL, {"ids": heads, "worker": worker_id}).fetchall()
-        claim.deliveries.extend(map(ClaimedDelivery._make, rows))
+        _hold(claim, worker_id, CLAIM_HEADS_SQL + TAKE_SQL, {"ids": heads})
     parameters = {
         "owners": [one.owner_id for one in webhooks],
         "webhooks": [one.webhook_id for one in webhooks],
         "counts": [counts[one.webhook_id] for one in webhooks],
         "ordered": [one.ordered for one in webhooks],
-        "worker": worker_id,
         "limit": limit,
     }
     sql = CLAIM_SQL + TAKE_SQL
     if not any(one.ordered for one in webhooks):
         sql += WITHOUT_WAITING_SQL
-    rows = run(sql, parameters).fetchall()
-    claim.deliveries.extend(map(ClaimedDelivery._make, rows))
-    claim.has_more |= len(rows) == limit
+    if _hold(claim, worker_id, sql, parameters) == limit:
+        claim.has_more = True
+
+
+def _hold(claim: Claim, worker_id: UUID, sql: str, parameters: Mapping[str, Any]) -> int:
+    """Take rows and return how many; those whose payloads are too much at once are given back."""
+    always = {"worker": worker_id, "bytes": MAX_CLAIM_BYTES}
+    rows = list(map(ClaimedDelivery._make, run(sql, {**parameters, **always})))
+    claim.deliveries.extend(row for row in rows if row.payload is not None)
+    if too_heavy := [row.id for row in rows if row.payload is None]:
+        release(worker_id, too_heavy)
+        claim.has_more = True
+    return len(rows)
 
 
 def _find_heads(claim: Claim, webhook_ids: list[UUID]) -> list[UUID]:
@@ -477,11 +489,11 @@ def claim_suspect(worker_id: UUID) -> Claim:
 
     That it may end this worker as well is counted before it is sent.
     """
-    rows = run(CLAIM_SUSPECT_SQL + TAKE_SQL, {"worker": worker_id, "limit": 1}).fetchall()
     asked_at = time.monotonic()
     (now,) = run("SELECT extract(epoch FROM clock_timestamp())::float8", {}).fetchone() or (0.0,)
-    claimed = list(map(ClaimedDelivery._make, rows))
-    return Claim(now, _clock_offset(now, asked_at), claimed)
+    claim = Claim(now, _clock_offset(now, asked_at))
+    _hold(claim, worker_id, CLAIM_SUSPECT_SQL + TAKE_SQL, {"limit": 1})
+    return claim
 
 
 RELEASE_SQL = """

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from webhooks.dispatch.claim import ClaimedDelivery
+from webhooks.dispatch.claim import MAX_CLAIM_BYTES, ClaimedDelivery
 from webhooks.dispatch.endpoints import Endpoint
 from webhooks.dispatch.window import Windows
 from webhooks.transport import Post
@@ -24,9 +24,8 @@ MAX_QUICK = 512
 """Requests in flight that are not slow. The more there are, the fewer rows are claimed ahead."""
 MAX_IN_FLIGHT = 1536
 """Requests in flight, slow ones included."""
-MAX_BYTES = 96 * 1024 * 1024
+MAX_BYTES = 64 * 1024 * 1024
 """Payloads in flight."""
-MAX_CLAIM_BYTES = 16 * 1024 * 1024
 SLOW_SECONDS = 1.0
 
 
