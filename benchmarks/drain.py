@@ -20,6 +20,7 @@ def run(receiver: Receiver, rounds: int) -> dict[str, Any]:
     two = Series("two workers", "/s")
     recorded = Series("bare UPDATE and COPY of the same results", "/s")
     per_job = Series("one RQ job per delivery with requests, SimpleWorker", "/s")
+    peer = Series("django-webhook, one Celery worker, solo pool", "/s")
     cost = Series("worker and Postgres, one worker", "µs CPU")
     for _ in range(rounds):
         bare.values.append(_bare(receiver))
@@ -29,14 +30,18 @@ def run(receiver: Receiver, rounds: int) -> dict[str, Any]:
         recorded.values.append(bare_rows.record_attempts(SETTLE_ROWS))
         two.values.append(_drain(receiver, workers=2)[0])
         per_job.values.append(_per_job(receiver))
+        peer.values.append(
+            harness.run_python("benchmarks.django_webhook_peer", receiver.url, str(JOBS))
+        )
     return harness.show(
         f"Drain {DELIVERIES:,} due deliveries, receiver {receiver.server}",
-        [bare, recorded, one, two, per_job, cost],
+        [bare, recorded, one, two, per_job, peer, cost],
         [
             Goal("one worker / bare loop", ratio(one, bare), 0.20),
             Goal("one worker / bare UPDATE and COPY", ratio(one, recorded)),
             Goal("two workers / one worker", ratio(two, one), 1.8),
             Goal("one worker / one RQ job per delivery", ratio(one, per_job), 40, form="{:,.0f}"),
+            Goal("one worker / django-webhook", ratio(one, peer), form="{:,.0f}"),
             Goal("CPU per delivery, µs", cost.median, 140, at_most=True, form="{:,.0f}"),
         ],
     )

@@ -26,7 +26,7 @@ THEMES = {
 }
 SERIES_COLOUR = "#2f81f7"
 YARDSTICK_COLOUR = "#8b949e"
-YARDSTICKS = ("bare", "one RQ job", "COPY", "alone", "nobody busy")
+YARDSTICKS = ("bare", "one RQ job", "django-webhook", "COPY", "alone", "nobody busy")
 """How the names of what we measure ourselves by begin or go on."""
 
 HEAD = """\
