@@ -13,6 +13,7 @@ from django.db import connection, transaction
 
 from projects.models import User
 from tests.concurrency import in_thread
+from tests.webhooks.history import DELETED, trigger
 from webhooks import service
 from webhooks.dispatch import claim as claims
 from webhooks.dispatch import life
@@ -20,11 +21,6 @@ from webhooks.dispatch.claim import Waiting, allot, claim_due
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Webhook
 
-DELETED = {
-    "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
-    "name": "Website",
-    "deletedAt": "2026-11-23T10:30:00.123Z",
-}
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
 
@@ -61,10 +57,6 @@ def test_everybody_gets_at_least_one() -> None:
 
 def test_nothing_due_is_nothing_dealt() -> None:
     assert allot([], {}, 64) == {}
-
-
-def trigger(owner: User, count: int) -> None:
-    service.trigger_events([service.Trigger("project.deleted", owner, DELETED)] * count)
 
 
 def claim(

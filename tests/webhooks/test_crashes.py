@@ -13,8 +13,9 @@ from django.utils import timezone
 
 from projects.models import User
 from tests.concurrency import in_thread
+from tests.webhooks.history import trigger
 from tests.workers import running_worker, wait_for_heartbeats, wait_until
-from webhooks import quarantine, service
+from webhooks import quarantine
 from webhooks.dispatch import life
 from webhooks.dispatch.claim import Claim, claim_due, claim_suspect, count_suspects, release
 from webhooks.dispatch.engine import Engine, run_until_idle
@@ -26,12 +27,6 @@ from webhooks.transport import Outcome, SuspendedError
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-DELETED = {
-    "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
-    "name": "Website",
-    "deletedAt": "2026-11-23T10:30:00.123Z",
-}
-
 
 @pytest.fixture
 def receiver() -> Iterator[HttpReceiver]:
@@ -42,10 +37,6 @@ def receiver() -> Iterator[HttpReceiver]:
 @pytest.fixture
 def webhook(make_webhook: Callable[..., Webhook], receiver: HttpReceiver) -> Webhook:
     return make_webhook(url=receiver.url, events=["project.deleted"])
-
-
-def trigger(user: User, count: int) -> None:
-    service.trigger_events([service.Trigger("project.deleted", user, DELETED)] * count)
 
 
 OTHER_SLOTS = 7_734

@@ -9,18 +9,13 @@ import pytest
 from django.db import connection, transaction
 
 from projects.models import User
+from tests.webhooks.history import DELETED
 from webhooks import feed, service
 from webhooks.errors import CursorInvalidError, EventTypeUnknownError
 from webhooks.feed import Cursor
 from webhooks.models import Event
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-DELETED = {
-    "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
-    "name": "Website",
-    "deletedAt": "2026-11-23T10:30:00.123Z",
-}
 
 
 def trigger(owner: User, count: int = 1) -> list[str]:

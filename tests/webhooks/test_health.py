@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from django.core import mail
 from django.utils import timezone
 
 from projects.models import User
-from webhooks import notices, service
+from tests.webhooks.history import trigger
+from webhooks import notices
 from webhooks.dispatch.engine import run_until_idle
 from webhooks.dispatch.outage import OutageGuard
 from webhooks.http_receiver import Behaviour, HttpReceiver
@@ -17,12 +17,6 @@ from webhooks.ids import new_id
 from webhooks.models import Attempt, Delivery, Event, Webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-DELETED = {
-    "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
-    "name": "Website",
-    "deletedAt": "2026-11-23T10:30:00.123Z",
-}
 
 
 @pytest.fixture
@@ -34,10 +28,6 @@ def receiver() -> Iterator[HttpReceiver]:
 @pytest.fixture
 def webhook(make_webhook: Callable[..., Webhook], receiver: HttpReceiver) -> Webhook:
     return make_webhook(url=receiver.url, events=["project.deleted"])
-
-
-def trigger(owner: Any, count: int) -> None:
-    service.trigger_events([service.Trigger("project.deleted", owner, DELETED)] * count)
 
 
 def states(webhook: Webhook) -> tuple[str, int, int]:

@@ -13,8 +13,9 @@ from django.db.models.functions import Now
 
 from projects.models import User
 from tests.concurrency import in_thread
+from tests.webhooks.history import trigger
 from tests.workers import free_port, running_worker, wait_for_heartbeats, wait_until
-from webhooks import service, wakeup
+from webhooks import wakeup
 from webhooks.dispatch import life
 from webhooks.dispatch.claim import ClaimedDelivery, claim_due
 from webhooks.dispatch.settle import Result, settle
@@ -23,12 +24,6 @@ from webhooks.ids import new_id
 from webhooks.models import Attempt, Delivery, Pause, Webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-DELETED = {
-    "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
-    "name": "Website",
-    "deletedAt": "2026-11-23T10:30:00.123Z",
-}
 
 
 @pytest.fixture
@@ -40,10 +35,6 @@ def receiver() -> Iterator[HttpReceiver]:
 @pytest.fixture(autouse=True)
 def empty_valkey() -> None:
     wakeup.connect(2).flushdb()
-
-
-def trigger(user: User, count: int) -> None:
-    service.trigger_events([service.Trigger("project.deleted", user, DELETED)] * count)
 
 
 def running_workers(count: int, *, notices_deaths_early: bool = False) -> ExitStack:

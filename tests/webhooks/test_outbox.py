@@ -10,18 +10,13 @@ import pytest
 from django.db import transaction
 
 from projects.models import Project, User
+from tests.webhooks.history import DELETED
 from webhooks import outbox, service
 from webhooks.errors import EventDataInvalidError, EventTypeUnknownError, IdempotencyConflictError
 from webhooks.models import Delivery, Event, Webhook
 from webhooks.models.delivery import NO_OWNER
 from webhooks.models.tracking import Change
 from webhooks.testing import captured_events
-
-DELETED = {
-    "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
-    "name": "Website",
-    "deletedAt": "2026-11-23T10:30:00.123Z",
-}
 
 
 def test_trigger_stores_event_and_one_delivery_per_matching_webhook(

@@ -9,18 +9,13 @@ import pytest
 from django.db import connection
 
 from projects.models import User
+from tests.webhooks.history import trigger
 from tests.workers import running_worker, wait_for_heartbeats, wait_until
-from webhooks import service, wakeup
+from webhooks import wakeup
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Attempt, Delivery, Webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-DELETED = {
-    "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
-    "name": "Website",
-    "deletedAt": "2026-11-23T10:30:00.123Z",
-}
 
 
 @pytest.fixture
@@ -33,10 +28,6 @@ def receiver() -> Iterator[HttpReceiver]:
 def webhook(make_webhook: Callable[..., Webhook], receiver: HttpReceiver) -> Webhook:
     wakeup.connect(2).flushdb()
     return make_webhook(url=receiver.url, events=["project.deleted"])
-
-
-def trigger(user: User, count: int) -> None:
-    service.trigger_events([service.Trigger("project.deleted", user, DELETED)] * count)
 
 
 def execute(sql: str) -> None:

@@ -6,18 +6,13 @@ import pytest
 from django.db import connection
 
 from projects.models import User
-from webhooks import service
+from tests.webhooks.history import trigger
 from webhooks.database import avoid_table_scans
 from webhooks.dispatch import life
 from webhooks.dispatch.claim import claim_due
 from webhooks.ids import new_id
 from webhooks.models import Webhook
 
-DELETED = {
-    "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
-    "name": "Website",
-    "deletedAt": "2026-11-23T10:30:00.123Z",
-}
 OFTEN = 20
 """psycopg prepares after five executions, and Postgres settles on a plan after five more."""
 
@@ -26,10 +21,6 @@ def ask(sql: str) -> int:
     with connection.cursor() as cursor:
         cursor.execute(sql)
         return int(cursor.fetchone()[0])
-
-
-def trigger(owner: User, count: int) -> None:
-    service.trigger_events([service.Trigger("project.deleted", owner, DELETED)] * count)
 
 
 @pytest.mark.django_db

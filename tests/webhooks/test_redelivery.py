@@ -9,26 +9,17 @@ import pytest
 from django.utils import timezone
 
 from projects.models import User
+from tests.webhooks.history import trigger
 from webhooks import lifecycle, redelivery, service
 from webhooks.errors import RedeliveryScopeError
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Event, Redelivery, Webhook
 from webhooks.redelivery import Scope
 
-DELETED = {
-    "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
-    "name": "Website",
-    "deletedAt": "2026-11-23T10:30:00.123Z",
-}
-
 
 @pytest.fixture
 def webhook(make_webhook: Callable[..., Webhook]) -> Webhook:
     return make_webhook(events=["project.*"])
-
-
-def trigger(user: User, count: int) -> list[Event]:
-    return service.trigger_events([service.Trigger("project.deleted", user, DELETED)] * count)
 
 
 def fail(**conditions: Any) -> None:

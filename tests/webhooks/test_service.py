@@ -8,14 +8,9 @@ import pytest
 from django.core.exceptions import ValidationError
 
 from projects.models import User
+from tests.webhooks.history import DELETED
 from webhooks import service
 from webhooks.models import SigningSecret, Webhook
-
-DELETED = {
-    "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
-    "name": "Website",
-    "deletedAt": "2026-11-23T10:30:00.123Z",
-}
 
 
 def test_secret_is_readable_on_the_created_instance_only(
