@@ -21,12 +21,15 @@ def run(receiver: Receiver, rounds: int) -> dict[str, Any]:
     recorded = Series("bare UPDATE and COPY of the same results", "/s")
     per_job = Series("one RQ job per delivery with requests, SimpleWorker", "/s")
     peer = Series("django-webhook, one Celery worker, solo pool", "/s")
-    cost = Series("worker and Postgres, one worker", "µs CPU")
+    cost = Series("one worker and Postgres", "µs CPU")
+    costs = [Series(f"one worker: {part}", "µs CPU") for part in harness.ProcessorTime.PARTS]
     for _ in range(rounds):
         bare.values.append(_bare(receiver))
         rate, microseconds = _drain(receiver, workers=1)
         one.values.append(rate)
-        cost.values.append(microseconds)
+        cost.values.append(sum(microseconds))
+        for series, value in zip(costs, microseconds, strict=True):
+            series.values.append(value)
         recorded.values.append(bare_rows.record_attempts(SETTLE_ROWS))
         two.values.append(_drain(receiver, workers=2)[0])
         per_job.values.append(_per_job(receiver))
@@ -35,7 +38,7 @@ def run(receiver: Receiver, rounds: int) -> dict[str, Any]:
         )
     return harness.show(
         f"Drain {DELIVERIES:,} due deliveries, receiver {receiver.server}",
-        [bare, recorded, one, two, per_job, peer, cost],
+        [bare, recorded, one, two, per_job, peer, cost, *costs],
         [
             Goal("one worker / bare loop", ratio(one, bare), 0.20),
             Goal("one worker / bare UPDATE and COPY", ratio(one, recorded)),
@@ -68,13 +71,13 @@ def _per_job(receiver: Receiver) -> float:
     return harness.run_python("benchmarks.rq_per_delivery", str(JOBS))
 
 
-def _drain(receiver: Receiver, *, workers: int) -> tuple[float, float]:
-    """Return deliveries per second, and microseconds of all processors per delivery."""
+def _drain(receiver: Receiver, *, workers: int) -> tuple[float, list[float]]:
+    """Return deliveries per second, and the processors' microseconds per delivery in each part."""
     _fill(receiver, DELIVERIES)
     harness.hold_back()
     with harness.running_workers(workers) as processes:
         used = harness.ProcessorTime(processes)
         started_at = harness.start()
         ended_at = harness.wait_for_deliveries(120)
-        microseconds = used.seconds() / DELIVERIES * 1e6
+        microseconds = [seconds / DELIVERIES * 1e6 for seconds in used.seconds().values()]
     return DELIVERIES / (ended_at - started_at), microseconds

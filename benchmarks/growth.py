@@ -87,6 +87,6 @@ def _drain(
         used = harness.ProcessorTime(processes)
         started_at = harness.start()
         count, ended_at = harness.wait_until_succeeded(MEASURED, 300)
-        microseconds = used.seconds() / count * 1e6
+        microseconds = sum(used.seconds().values()) / count * 1e6
         megabytes = max(process.memory_info().rss for process in processes) / 2**20
     return count / (ended_at - started_at), microseconds, megabytes

@@ -286,6 +286,8 @@ def wait_until_succeeded(count: int, seconds: float) -> tuple[int, float]:
 class ProcessorTime:
     """Processor seconds used by workers and Postgres since this was made, without our own part."""
 
+    PARTS = ("sending thread", "other threads", "Postgres")
+
     def __init__(self, workers: Sequence[psutil.Process]) -> None:
         self._workers = workers
         with connection.cursor() as cursor:
@@ -293,21 +295,28 @@ class ProcessorTime:
             self._own_backend = cursor.fetchone()[0]
         self._before = self._read()
 
-    def seconds(self) -> float:
-        return sum(
-            used - self._before.get(process_id, 0.0) for process_id, used in self._read().items()
-        )
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of each of PARTS."""
+        parts = dict.fromkeys(self.PARTS, 0.0)
+        for key, used in self._read().items():
+            parts[key[0]] += used - self._before.get(key, 0.0)
+        return parts
 
-    def _read(self) -> dict[int, float]:
+    def _read(self) -> dict[tuple[str, int], float]:
+        sending, others, postgres = self.PARTS
+        used = {}
+        for worker in self._workers:
+            for thread in worker.threads():
+                part = sending if thread.id == worker.pid else others
+                used[part, thread.id] = thread.user_time + thread.system_time
         server = psutil.Process(self._own_backend).parent()
         assert server is not None
-        used = {}
-        for process in [*self._workers, *server.children()]:
+        for process in server.children():
             with contextlib.suppress(psutil.NoSuchProcess):
-                used[process.pid] = sum(process.cpu_times()[:2])
-        used.pop(self._own_backend, None)
+                used[postgres, process.pid] = sum(process.cpu_times()[:2])
+        used.pop((postgres, self._own_backend), None)
         # Of itself, and of its children that have ended meanwhile.
-        used[server.pid] = sum(server.cpu_times()[:4])
+        used[postgres, server.pid] = sum(server.cpu_times()[:4])
         return used
 
 

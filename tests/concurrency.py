@@ -1,9 +1,11 @@
 """Two writers at once: one in the test, one in a thread of its own with its own connection."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 import pytest
 from django.db import connection
 
@@ -28,3 +30,12 @@ def wait_for_lock() -> None:
             if cursor.fetchone()[0]:
                 return
     pytest.fail("Nobody waits.")
+
+
+@contextmanager
+def another_connection() -> Iterator[psycopg.Connection[Any]]:
+    """Open a connection of psycopg's own to the tests' database; it commits at the end."""
+    parameters = connection.get_connection_params()
+    wanted = {name: parameters[name] for name in ("dbname", "user", "host") if name in parameters}
+    with psycopg.connect(**wanted) as other:
+        yield other

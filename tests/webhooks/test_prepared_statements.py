@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from django.db import connection
+from django.db import DatabaseError, connection
 
 from projects.models import User
+from tests.concurrency import another_connection
 from tests.webhooks.history import trigger
 from webhooks.database import avoid_table_scans
 from webhooks.dispatch import life
 from webhooks.dispatch.claim import claim_due
+from webhooks.dispatch.engine import with_fresh_connection
 from webhooks.ids import new_id
 from webhooks.models import Webhook
 
@@ -64,6 +66,34 @@ def test_claim_planned_for_an_empty_table_reads_few_rows_when_it_has_grown(
     scans_after, rows_after = scans_and_rows()
     assert scans_after == scans
     assert rows_after < rows + 100
+
+
+def test_table_altered_under_a_worker_costs_one_try(
+    own_connection: None, user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    make_webhook(events=["project.deleted"])
+    worker = new_id()
+    life.register_worker(worker)
+
+    def claim() -> int:
+        return len(claim_due(worker, limit=9, room_of=lambda *_: 9).deliveries)
+
+    for _ in range(OFTEN):
+        trigger(user, 1)
+        assert claim() == 1
+    alter("text")
+    try:
+        trigger(user, 1)
+        with pytest.raises(DatabaseError, match="cached plan"):
+            with_fresh_connection(claim)
+        assert with_fresh_connection(claim) == 1
+    finally:
+        alter("varchar(100)")
+
+
+def alter(kind: str) -> None:
+    with another_connection() as other:
+        other.execute(f"ALTER TABLE webhooks_event ALTER COLUMN type TYPE {kind}")
 
 
 def scans_and_rows() -> tuple[int, int]:

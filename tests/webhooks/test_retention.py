@@ -1,17 +1,15 @@
 """Retention: from the terminal time, whole deliveries, never what is pending."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-import psycopg
 import pytest
-from django.db import connection
 from django.utils import timezone
 from pytest_django import Settings
 
 from projects.models import User
+from tests.concurrency import another_connection
 from tests.webhooks.history import finish, make_older, trigger
 from webhooks import audit, housekeeping, redelivery, retention, service
 from webhooks.ids import new_id
@@ -191,14 +189,6 @@ def test_stopped_half_way_leaves_whole_deliveries_and_goes_on(user: User, webhoo
     assert left() == (6, 6, 6)
     assert list(audit.find_faults()) == []
     assert run(a_day_ago()).deliveries == 6
-
-
-@contextmanager
-def another_connection() -> Iterator[psycopg.Connection[Any]]:
-    parameters = connection.get_connection_params()
-    wanted = {name: parameters[name] for name in ("dbname", "user", "host") if name in parameters}
-    with psycopg.connect(**wanted) as other:
-        yield other
 
 
 @pytest.mark.django_db(transaction=True)

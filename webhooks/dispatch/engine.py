@@ -235,7 +235,7 @@ class Engine:
     def _submit(
         self, thread: ThreadPoolExecutor, work: Callable[..., Any], *args: Any
     ) -> Future[Any]:
-        future = thread.submit(_with_fresh_connection, work, *args)
+        future = thread.submit(with_fresh_connection, work, *args)
         future.add_done_callback(lambda _: self._sender.wake())
         return future
 
@@ -497,13 +497,16 @@ def _new_sender() -> MultiSender:
     )
 
 
-def _with_fresh_connection(work: Callable[..., Any], *args: Any) -> Any:
-    """Run `work`; after an error of the connection the next one starts with a new connection."""
+def with_fresh_connection(work: Callable[..., Any], *args: Any) -> Any:
+    """Run `work`; after an error of the database the next one starts with a new connection.
+
+    It may have been cut, or what is prepared on it may not fit a table that was altered since.
+    """
     try:
         if connection.connection is None:
             avoid_table_scans()
         return work(*args)
-    except (OperationalError, InterfaceError):
+    except (DatabaseError, InterfaceError):
         connection.close()
         raise
 
