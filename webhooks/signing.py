@@ -14,6 +14,7 @@ import hmac
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
@@ -48,19 +49,39 @@ class Key(Protocol):
         """Return one signature with its version, such as `v1,…`."""
 
 
-class SigningKey:
-    """One secret, ready to sign in both families.
+class Mac:
+    """HMAC-SHA256 (RFC 2104) with one key, whose two blocks are hashed once.
 
-    Holds keyed HMACs that are copied for each signature: half the cost of starting anew, and the
-    interpreter lock is kept, which hmac.digest() would hand to another thread each time.
+    A third of the time of a copied `hmac` object, or of hmac.digest(), which also hands the
+    interpreter to another thread each time.
     """
+
+    __slots__ = ("_inner", "_outer")
+    BLOCK_BYTES = 64
+
+    @sensitive_variables()
+    def __init__(self, key: bytes) -> None:
+        if len(key) > self.BLOCK_BYTES:
+            key = sha256(key).digest()
+        block = key.ljust(self.BLOCK_BYTES, b"\0")
+        self._inner = sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = sha256(bytes(byte ^ 0x5C for byte in block))
+
+    def digest(self, content: bytes) -> bytes:
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(content)
+        outer.update(inner.digest())
+        return outer.digest()
+
+
+class SigningKey:
+    """One secret, ready to sign in both families."""
 
     __slots__ = ("_decoded", "_text")
 
     @sensitive_variables()
     def __init__(self, decoded: bytes, text: bytes) -> None:
-        self._decoded = hmac.new(decoded, None, "sha256")
-        self._text = hmac.new(text, None, "sha256")
+        self._decoded, self._text = Mac(decoded), Mac(text)
 
     @classmethod
     @sensitive_variables()
@@ -76,15 +97,12 @@ class SigningKey:
 
     def sign_standard(self, content: bytes) -> str:
         """Return `v1,…` over the signed content of Standard Webhooks."""
-        mac = self._decoded.copy()
-        mac.update(content)
-        return "v1," + binascii.b2a_base64(mac.digest(), newline=False).decode()
+        digest = self._decoded.digest(content)
+        return "v1," + binascii.b2a_base64(digest, newline=False).decode()
 
     def sign_hex(self, content: bytes) -> str:
         """Return the lower-case hex of X-Webhook-Signature over its signed content."""
-        mac = self._text.copy()
-        mac.update(content)
-        return mac.hexdigest()
+        return self._text.digest(content).hex()
 
 
 class Ed25519Key:

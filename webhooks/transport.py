@@ -161,7 +161,7 @@ class Reply(Response):
         request: PreparedRequest,
         is_truncated: bool,
     ) -> None:
-        self.head = b"".join(_last_block(lines))
+        self.head = _last_block(b"".join(lines))
         """The raw header block of the final answer, status line first."""
         self._content = body
         self.status_code = status
@@ -230,10 +230,9 @@ def answer_pairs(head: bytes) -> list[tuple[str, str]]:
     return header_pairs(head.splitlines()[1:])
 
 
-def _last_block(lines: list[bytes]) -> list[bytes]:
+def _last_block(blocks: bytes) -> bytes:
     """Return the header block of the final answer; those before it belong to interim ones."""
-    starts = [index for index, line in enumerate(lines) if line.startswith(b"HTTP/")]
-    return lines[starts[-1] :] if len(starts) > 1 else lines
+    return blocks[blocks.rfind(b"\nHTTP/") + 1 :]
 
 
 class Exchange:

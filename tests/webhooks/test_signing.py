@@ -1,6 +1,7 @@
 """The published vectors, checked both ways, and what must not verify."""
 
 import base64
+import hmac
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from django.test import RequestFactory
 from tests.webhooks.signed_bodies import signed_bodies
 from webhooks.signing import (
     Ed25519Key,
+    Mac,
     SigningKey,
     generate_private_key,
     generate_secret,
@@ -68,6 +70,12 @@ def test_two_secrets_give_two_signatures_in_order() -> None:
         "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE= "
         "v1,78nXHjpFP0tVJQW5D0SBwmVyyW87BV/rL6MgfM/Bw44="
     )
+
+
+def test_mac_is_hmac_sha256_whatever_the_length_of_the_key() -> None:
+    for length in range(200):
+        key = bytes(range(length))
+        assert Mac(key).digest(b"content") == hmac.digest(key, b"content", "sha256")
 
 
 def test_hex_signature_uses_secret_text_as_key() -> None:
