@@ -20,13 +20,13 @@ CASES = (("2 KB", 2_000, 6_000, 150), ("256 KB", 255_000, 1_200, 250))
 def run(receiver: Receiver, rounds: int) -> dict[str, Any]:
     idle = Series("idle worker", "MB")
     peaks = [Series(f"payloads of {name}", "MB") for name, *_ in CASES]
-    flights = [Series(f"payloads of {name}, most in flight", "") for name, *_ in CASES]
+    flights = [Series(f"payloads of {name}, most rows held", "") for name, *_ in CASES]
     for _ in range(rounds):
         for number, (_, size, count, _) in enumerate(CASES):
-            before, peak, in_flight = _peak(size, count)
+            before, peak, held = _peak(size, count)
             idle.values.append(before)
             peaks[number].values.append(peak)
-            flights[number].values.append(in_flight)
+            flights[number].values.append(held)
     return harness.show(
         f"A worker's memory, receivers that answer after {SLOW_SECONDS} s",
         [idle, *peaks, *flights],
@@ -38,7 +38,7 @@ def run(receiver: Receiver, rounds: int) -> dict[str, Any]:
 
 
 def _peak(size: int, count: int) -> tuple[float, float, int]:
-    """Return the worker's MB before and at most, and the most rows it held in flight."""
+    """Return the worker's MB before and at most, and the most rows it held at once."""
     harness.empty_tables()
     owners = harness.make_owners(OWNERS)
     with steady.recording(f"--delay={SLOW_SECONDS}") as recorder:
@@ -47,13 +47,13 @@ def _peak(size: int, count: int) -> tuple[float, float, int]:
         harness.hold_back()
         with harness.running_workers(1) as (worker,):
             before = peak = _megabytes(worker)
-            in_flight = 0
+            held = 0
             harness.start()
             while Delivery.objects.filter(finished_at=None).exists():
                 peak = max(peak, _megabytes(worker))
-                in_flight = max(in_flight, Delivery.objects.filter(status="SENDING").count())
+                held = max(held, Delivery.objects.filter(status="SENDING").count())
                 time.sleep(0.1)
-    return before, peak, in_flight
+    return before, peak, held
 
 
 def _megabytes(process: psutil.Process) -> float:
