@@ -145,9 +145,7 @@ DATABASES["default"] |= {
     "CONN_MAX_AGE": 60,
     "CONN_HEALTH_CHECKS": True,
 }
-DATABASES["default"].setdefault("OPTIONS", {})["prepare_threshold"] = (
-    5 if env.bool("DATABASE_PREPARED_STATEMENTS", default=True) else None
-)
+DATABASE_PREPARED_STATEMENTS = env.bool("DATABASE_PREPARED_STATEMENTS", default=True)
 
 RQ_QUEUES = {
     "default": {

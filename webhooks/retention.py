@@ -17,9 +17,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import DateTimeField, Exists, OuterRef, Value
-from django.db.models.expressions import RawSQL
-from django.db.models.functions import Least
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from webhooks.choices import DeliveryStatus
@@ -35,6 +33,8 @@ SHARE = 0.2
 """Of the time, how much is spent purging; the rest is the workers'."""
 LONGEST_PAUSE_SECONDS = 1.0
 DAILY = timedelta(days=1)
+LONGEST_TRANSACTION = timedelta(days=1)
+"""One that began before a webhook was deleted may still add a delivery, unseen by others."""
 SLICE_SECONDS = 1.0
 """How long the daily run may keep other housekeeping waiting."""
 LOOK_AGAIN_SECONDS = 60.0
@@ -273,11 +273,9 @@ def _parameters(policy: Policy) -> dict[str, Any]:
 
 
 def _unreferenced_webhooks(policy: Policy) -> Any:
-    # A transaction that runs since before the deletion may still add a delivery, unseen by us.
-    oldest = RawSQL("SELECT min(xact_start) FROM pg_stat_activity", [], DateTimeField())
     return Webhook.objects.filter(
         ~Exists(Delivery.objects.filter(webhook=OuterRef("id"))),
-        deleted_at__lt=Least(Value(policy.before), oldest),
+        deleted_at__lt=min(policy.before, timezone.now() - LONGEST_TRANSACTION),
     )
 
 

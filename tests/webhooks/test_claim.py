@@ -103,6 +103,18 @@ def test_no_more_payloads_than_fit_into_memory_are_claimed_at_once(
     assert statuses == {"SENDING": most // size, "PENDING": 70 - most // size}
 
 
+def test_what_waits_for_a_webhook_that_is_gone_is_cancelled(user: User, webhook: Webhook) -> None:
+    trigger(user, 3)
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM webhooks_signingsecret; DELETE FROM webhooks_webhook")
+
+    taken = claim(100)
+
+    assert (taken.deliveries, taken.deleted) == ([], [webhook.id])
+    claims.cancel_deleted(taken.deleted)
+    assert set(Delivery.objects.values_list("status", flat=True)) == {"CANCELLED"}
+
+
 def test_quiet_owner_is_served_beside_a_flooded_one(
     user: User, other_user: User, webhook: Webhook, make_webhook: Callable[..., Webhook]
 ) -> None:

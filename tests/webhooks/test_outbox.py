@@ -140,6 +140,8 @@ def test_ids_of_deliveries_are_in_the_order_of_their_events(
 
     of_delivery = list(Delivery.objects.order_by("id").values_list("event_id", flat=True))
     assert of_delivery == [event.id for event in events for _ in range(20)]
+    stored = Event.objects.filter(type="project.deleted").order_by("sequence")
+    assert [event.id for event in stored] == [event.id for event in events]
 
 
 def test_same_idempotency_key_returns_first_event(

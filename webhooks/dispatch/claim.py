@@ -122,9 +122,9 @@ SELECT extract(epoch FROM clock_timestamp())::float8, v.position,
        w.ordered, w.rate_limit, w.breaker_state, w.breaker_changed_at,
        w.active AND w.deleted_at IS NULL AND NOT EXISTS (SELECT FROM webhooks_pause)
            AND coalesce(w.held_until <= clock_timestamp(), true),
-       w.deleted_at IS NOT NULL
+       w.deleted_at IS NOT NULL OR w.id IS NULL
   FROM (SELECT) AS always_one_row
-  LEFT JOIN (visited v JOIN webhooks_webhook w ON w.id = v.webhook_id) ON true
+  LEFT JOIN (visited v LEFT JOIN webhooks_webhook w ON w.id = v.webhook_id) ON true
 """
 
 CLAIM_SQL = """
@@ -308,7 +308,11 @@ def _take(
 
 def _hold(claim: Claim, worker_id: UUID, sql: str, parameters: Mapping[str, Any]) -> int:
     """Take rows and return how many; those whose payloads are too much at once are given back."""
-    always = {"worker": worker_id, "bytes": MAX_CLAIM_BYTES}
+    room = MAX_CLAIM_BYTES - sum(len(delivery.payload) for delivery in claim.deliveries)
+    if room <= 0:
+        claim.has_more = True
+        return 0
+    always = {"worker": worker_id, "bytes": room}
     rows = list(map(ClaimedDelivery._make, run(sql, {**parameters, **always})))
     claim.deliveries.extend(row for row in rows if row.payload is not None)
     if too_heavy := [row.id for row in rows if row.payload is None]:
