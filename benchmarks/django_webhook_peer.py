@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 
 import django
 import environ
@@ -29,6 +30,8 @@ settings.configure(
 )
 options = settings.DATABASES["default"].setdefault("OPTIONS", {})
 options["options"] = f"-c search_path={SCHEMA}"
+# It looks into the database while Django starts.
+warnings.filterwarnings("ignore", message="Accessing the database during app initialization")
 # Before django-webhook is imported, whose tasks belong to whatever application there is by then.
 app = Celery("peer", broker=os.environ["REDIS_URL"].replace("unix:", "redis+socket:"))
 app.conf.task_ignore_result = True
