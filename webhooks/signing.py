@@ -49,6 +49,10 @@ class Key(Protocol):
         """Return one signature with its version, such as `v1,…`."""
 
 
+INNER_PAD = bytes(byte ^ 0x36 for byte in range(256))
+OUTER_PAD = bytes(byte ^ 0x5C for byte in range(256))
+
+
 class Mac:
     """HMAC-SHA256 (RFC 2104) with one key, whose two blocks are hashed once.
 
@@ -64,8 +68,8 @@ class Mac:
         if len(key) > self.BLOCK_BYTES:
             key = sha256(key).digest()
         block = key.ljust(self.BLOCK_BYTES, b"\0")
-        self._inner = sha256(bytes(byte ^ 0x36 for byte in block))
-        self._outer = sha256(bytes(byte ^ 0x5C for byte in block))
+        self._inner = sha256(block.translate(INNER_PAD))
+        self._outer = sha256(block.translate(OUTER_PAD))
 
     def digest(self, content: bytes) -> bytes:
         inner, outer = self._inner.copy(), self._outer.copy()
