@@ -79,7 +79,7 @@ def _goals(tables: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
             if goal["goal"] is not None:
                 sign = "≤" if goal["atMost"] else "≥"
                 lines.append(
-                    f"| {table['title'].split(',')[0]}: {goal['what']} | {_number(goal['figure'])}"
+                    f"| {table['title'].partition(', ')[0]}: {goal['what']} | {_number(goal['figure'])}"
                     f" | {sign} {_number(goal['goal'])} | {'met' if goal['met'] else '**not met**'} |"
                 )
     return "## Goals\n\n" + "\n".join(lines) + "\n"
