@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from projects.models import Project, User
-from webhooks import catalog, service
+from webhooks import catalog, service, wakeup
 from webhooks.http_receiver import HttpReceiver
 from webhooks.models import Webhook
 
@@ -77,3 +77,15 @@ def make_webhook(user: User) -> Callable[..., Webhook]:
         return service.create_webhook(fields.pop("owner", user), **(values | fields))
 
     return make
+
+
+@pytest.fixture
+def receiver() -> Iterator[HttpReceiver]:
+    with HttpReceiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def empty_valkey() -> None:
+    """No wake-ups of other tests, and no token that would keep this one's back."""
+    wakeup.connect(2).flushdb()

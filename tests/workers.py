@@ -42,6 +42,27 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 @contextmanager
+def running(
+    *arguments: str, stdout: int | IO[bytes], stderr: IO[bytes] | None = None, **changes: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run Python until the block ends, which kills it; `changes` go to its environment."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=BASE_DIR,
+        env=environment(**changes),
+        stdout=stdout,
+        stderr=stderr,
+        # It would keep the test database from the next run.
+        preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
 def running_worker(
     *arguments: str, notices_deaths_early: bool = False, **changes: str
 ) -> Iterator[subprocess.Popen[bytes]]:
@@ -49,21 +70,9 @@ def running_worker(
     program = ["manage.py"]
     if notices_deaths_early:
         program = ["-m", "tests.chaos.faulty_worker", "nowhere"]
-    with searched_log() as log:
-        process = subprocess.Popen(
-            [sys.executable, *program, "rqworker", *arguments],
-            cwd=BASE_DIR,
-            env=environment(**changes),
-            stdout=log,
-            stderr=log,
-            # It would keep the test database from the next run.
-            preexec_fn=lambda: die_with_parent(signal.SIGKILL),
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
+    command = [*program, "rqworker", *arguments]
+    with searched_log() as log, running(*command, stdout=log, stderr=log, **changes) as process:
+        yield process
 
 
 @contextmanager

@@ -170,6 +170,7 @@ class WebhookWorker(SimpleWorker):
         if not _is_wakeup(job):
             super().execute_job(job, queue)
             return
+        # From several queues RQ pops with another command, which is not listened to.
         self._engine.hint()
         # The hint is all there is to it; no registries, no result, no log line.
         queue.intermediate_queue.remove(job.id)

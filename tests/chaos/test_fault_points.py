@@ -2,18 +2,14 @@
 
 import signal
 import subprocess
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
-from config.embedded import die_with_parent
-from config.services import BASE_DIR
 from projects.models import Project, User
-from tests.workers import environment, wait_for_heartbeats, wait_until
-from webhooks import wakeup
+from tests.workers import running, wait_for_heartbeats, wait_until
 from webhooks.http_receiver import HttpReceiver
 from webhooks.models import Attempt, Delivery, Event, Webhook
 
@@ -21,32 +17,14 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with HttpReceiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture
-def webhook(make_webhook: Callable[..., Webhook], receiver: HttpReceiver) -> Webhook:
-    wakeup.connect(2).flushdb()
+def webhook(
+    make_webhook: Callable[..., Webhook], receiver: HttpReceiver, empty_valkey: None
+) -> Webhook:
     return make_webhook(url=receiver.url, events=["project.created"])
 
 
-@contextmanager
-def process(point: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "tests.chaos.faulty_worker", point, *arguments]
-    running = subprocess.Popen(
-        command,
-        cwd=BASE_DIR,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        preexec_fn=lambda: die_with_parent(signal.SIGKILL),
-    )
-    try:
-        yield running
-    finally:
-        running.kill()
-        running.wait()
+def process(point: str, *arguments: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    return running("-m", "tests.chaos.faulty_worker", point, *arguments, stdout=subprocess.DEVNULL)
 
 
 def killed_at(point: str, *arguments: str) -> None:

@@ -1,5 +1,6 @@
 """Make events and deliveries that have a past, with everything that belongs to them."""
 
+import time
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -9,7 +10,8 @@ from django.utils import timezone
 
 from projects.models import User
 from webhooks import service
-from webhooks.ids import first_id_of
+from webhooks.dispatch.settle import Result
+from webhooks.ids import first_id_of, new_id
 from webhooks.models import Event
 
 DELETED = {
@@ -72,3 +74,25 @@ def make_older(age: timedelta) -> datetime:
         for statement in AGE_SQL.format(older=older).split(";"):
             cursor.execute(statement, parameters)
     return moment
+
+
+def succeeded(delivery_id: UUID) -> Result:
+    """Return what a worker would settle after a first attempt that was answered with 200."""
+    return {
+        "id": delivery_id.hex,
+        "attempt_id": new_id().hex,
+        "number": 1,
+        "status": "SUCCESS",
+        "delay_seconds": None,
+        "started_at": time.time(),
+        "duration_ms": 1,
+        "url": "http://127.0.0.1:9/",
+        "request_head": "",
+        "code": 200,
+        "response_head": "",
+        "body": "",
+        "is_truncated": False,
+        "kind": "",
+        "error": "",
+        "is_free": False,
+    }

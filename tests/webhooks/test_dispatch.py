@@ -1,7 +1,7 @@
 """Claim → send → settle against a real receiver."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -9,6 +9,7 @@ import standardwebhooks
 from django.utils import timezone
 
 from projects.models import Project, User
+from tests.webhooks.history import succeeded
 from webhooks import service
 from webhooks.catalog import WEBHOOK_EVENTS
 from webhooks.dispatch.engine import run_until_idle
@@ -16,12 +17,6 @@ from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Attempt, Delivery, Pause, Webhook, WorkerHeartbeat
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with HttpReceiver() as receiver:
-        yield receiver
 
 
 @pytest.fixture
@@ -274,31 +269,14 @@ def test_rows_of_a_dead_worker_are_taken_back_and_sent(
 
 
 def test_zombie_settles_nothing(user: User, webhook: Webhook, receiver: HttpReceiver) -> None:
-    from webhooks.dispatch.settle import Result, settle
+    from webhooks.dispatch.settle import settle
     from webhooks.ids import new_id
 
     Project.objects.create(owner=user, name="P")
     delivery = Delivery.objects.get()
     owner, zombie = new_id(), new_id()
     Delivery.objects.update(status="SENDING", claimed_by=owner)
-    result: Result = {
-        "id": delivery.id.hex,
-        "attempt_id": new_id().hex,
-        "number": 1,
-        "status": "SUCCESS",
-        "delay_seconds": None,
-        "started_at": 0.0,
-        "duration_ms": 5,
-        "url": "http://x/",
-        "request_head": "",
-        "code": 200,
-        "response_head": "",
-        "body": "",
-        "is_truncated": False,
-        "kind": "",
-        "error": "",
-        "is_free": False,
-    }
+    result = succeeded(delivery.id)
 
     assert settle(zombie, [result]) == set()
     assert not Attempt.objects.exists()

@@ -24,10 +24,11 @@ from webhooks.models import Attempt, Delivery, Event, Pause, Webhook, WorkerHear
 
 
 @pytest.fixture(autouse=True)
-def healthy(user: User, make_webhook: Callable[..., Webhook], settings: Settings) -> Webhook:
+def healthy(
+    user: User, make_webhook: Callable[..., Webhook], settings: Settings, empty_valkey: None
+) -> Webhook:
     """A worker that lives, a webhook with a history, and nothing due."""
     settings.DEBUG = True
-    wakeup.connect(2).flushdb()
     WorkerHeartbeat.objects.create(host="a", pid=1)
     webhook = make_webhook(events=["project.*"])
     webhook.headers = {"X-Team": "billing"}

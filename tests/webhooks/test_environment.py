@@ -1,7 +1,6 @@
 """E1 to E3 and E7: nothing of the environment reaches the wire, no text tells of our network."""
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +20,6 @@ PROXY_VARIABLES = [
     "HTTPS_PROXY",
     "ALL_PROXY",
 ]
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with HttpReceiver() as receiver:
-        yield receiver
 
 
 def test_e1_proxy_variables_are_ignored(

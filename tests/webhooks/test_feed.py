@@ -1,14 +1,13 @@
 """The feed: no gaps, no repeats, whatever transactions do (invariant 13)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 
 from projects.models import User
+from tests.concurrency import another_connection
 from tests.webhooks.history import DELETED
 from webhooks import feed, service
 from webhooks.errors import CursorInvalidError, EventTypeUnknownError
@@ -31,14 +30,6 @@ def read_all(after: str, **options: Any) -> tuple[list[str], str]:
         after = page.next
         if not page.has_more:
             return found, after
-
-
-@contextmanager
-def another_connection() -> Iterator[psycopg.Connection[Any]]:
-    parameters = connection.get_connection_params()
-    wanted = {name: parameters[name] for name in ("dbname", "user", "host") if name in parameters}
-    with psycopg.connect(**wanted) as other:
-        yield other
 
 
 def insert_event(other: psycopg.Connection[Any]) -> None:

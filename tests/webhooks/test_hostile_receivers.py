@@ -26,12 +26,6 @@ OK = b"HTTP/1.1 200 OK\r\n"
 EMPTY = b"Content-Length: 0\r\n\r\n"
 
 
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with HttpReceiver() as receiver:
-        yield receiver
-
-
 def raw(answer: bytes, **more: object) -> Behaviour:
     return Behaviour(mode="raw", body=answer, **more)  # type: ignore[arg-type]
 

@@ -3,7 +3,7 @@
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from uuid import UUID
@@ -13,28 +13,16 @@ from django.db.models.functions import Now
 
 from projects.models import User
 from tests.concurrency import in_thread
-from tests.webhooks.history import trigger
+from tests.webhooks.history import succeeded, trigger
 from tests.workers import free_port, running_worker, wait_for_heartbeats, wait_until
-from webhooks import wakeup
 from webhooks.dispatch import life
-from webhooks.dispatch.claim import ClaimedDelivery, claim_due
-from webhooks.dispatch.settle import Result, settle
+from webhooks.dispatch.claim import claim_due
+from webhooks.dispatch.settle import settle
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.ids import new_id
 from webhooks.models import Attempt, Delivery, Pause, Webhook
 
-pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with HttpReceiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture(autouse=True)
-def empty_valkey() -> None:
-    wakeup.connect(2).flushdb()
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_valkey")]
 
 
 def running_workers(count: int, *, notices_deaths_early: bool = False) -> ExitStack:
@@ -136,7 +124,7 @@ def test_fifty_workers_never_take_the_same_row(
             limit, room_of = dice.randint(1, 100), RoomOf(dice.randint(1, 40))
             claim = claim_due(worker, limit=limit, room_of=room_of)
             taken.extend(delivery.id for delivery in claim.deliveries)
-            settle(worker, [succeeded(delivery) for delivery in claim.deliveries])
+            settle(worker, [succeeded(delivery.id) for delivery in claim.deliveries])
             if not claim.deliveries and not Delivery.objects.filter(finished_at=None).exists():
                 return
 
@@ -195,24 +183,3 @@ class RoomOf:
 
     def __call__(self, webhook_id: UUID, most: int) -> int:
         return self._room
-
-
-def succeeded(delivery: ClaimedDelivery) -> Result:
-    return {
-        "id": delivery.id.hex,
-        "attempt_id": new_id().hex,
-        "number": 1,
-        "status": "SUCCESS",
-        "delay_seconds": None,
-        "started_at": time.time(),
-        "duration_ms": 1,
-        "url": "http://127.0.0.1:9/",
-        "request_head": "",
-        "code": 200,
-        "response_head": "",
-        "body": "",
-        "is_truncated": False,
-        "kind": "",
-        "error": "",
-        "is_free": False,
-    }

@@ -11,22 +11,16 @@ from django.db import connection
 from projects.models import User
 from tests.webhooks.history import trigger
 from tests.workers import running_worker, wait_for_heartbeats, wait_until
-from webhooks import wakeup
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Attempt, Delivery, Webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with HttpReceiver() as receiver:
-        yield receiver
-
-
 @pytest.fixture(autouse=True)
-def webhook(make_webhook: Callable[..., Webhook], receiver: HttpReceiver) -> Webhook:
-    wakeup.connect(2).flushdb()
+def webhook(
+    make_webhook: Callable[..., Webhook], receiver: HttpReceiver, empty_valkey: None
+) -> Webhook:
     return make_webhook(url=receiver.url, events=["project.deleted"])
 
 

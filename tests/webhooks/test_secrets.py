@@ -7,7 +7,7 @@ import os
 import pickle
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from io import StringIO
 from typing import Any
@@ -27,12 +27,6 @@ from webhooks.dispatch.engine import run_until_idle
 from webhooks.errors import EncryptionKeyError, SecretRefusedError
 from webhooks.http_receiver import Behaviour, HttpReceiver, Received
 from webhooks.models import Delivery, IdempotentAnswer, SigningSecret, Webhook
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with HttpReceiver() as receiver:
-        yield receiver
 
 
 def live_values(webhook: Webhook) -> list[str]:

@@ -19,13 +19,7 @@ from webhooks import service, wakeup
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Attempt, Delivery, Webhook, WorkerHeartbeat
 
-pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with HttpReceiver() as receiver:
-        yield receiver
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_valkey")]
 
 
 @pytest.fixture
@@ -33,11 +27,6 @@ def webhook(make_webhook: Callable[..., Webhook], receiver: HttpReceiver) -> Web
     webhook = make_webhook(url=receiver.url, events=["project.created"])
     receiver.secrets = [webhook.secret]
     return webhook
-
-
-@pytest.fixture(autouse=True)
-def empty_valkey() -> None:
-    wakeup.connect(2).flushdb()
 
 
 def test_burst_worker_delivers_everything_and_ends(

@@ -1,6 +1,5 @@
 """What a worker knows of a webhook when it sends: never older than half a second (invariant 12)."""
 
-import json
 import logging
 import time
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from webhooks.database import run
 from webhooks.encryption import decrypt
 from webhooks.errors import EncryptionKeyError
 from webhooks.header_rules import header_problem
+from webhooks.models.webhook import decrypt_headers
 from webhooks.retry import Policy
 from webhooks.signing import Ed25519Key, SigningKey, load_key
 from webhooks.transport import header_line
@@ -98,7 +98,7 @@ class Endpoints:
         signed, and the other webhooks' deliveries go out."""
         webhook_id, owner_id, url, headers, *policy, timeout, ordered, secret_ids, values = row
         try:
-            stored = {} if headers is None else json.loads(decrypt(bytes(headers), webhook_id))
+            stored = decrypt_headers(headers, webhook_id)
             keys = tuple(map(self._key, secret_ids, values))
         except EncryptionKeyError as problem:
             logger.error("Webhook %s waits: %s", webhook_id, problem)

@@ -81,7 +81,7 @@ def pattern(text: str) -> str:
 
 
 def event_type(text: str) -> str:
-    if text not in (one.name for one in catalog.all_types()):
+    if text not in catalog.WEBHOOK_EVENTS:
         raise ArgumentTypeError(
             f"{text!r} is not an event type; manage.py trigger --list shows them all"
         )

@@ -39,6 +39,12 @@ class WebhookQuerySet(models.QuerySet["Webhook"]):
         )
 
 
+@sensitive_variables()
+def decrypt_headers(stored: bytes | memoryview | None, webhook_id: uuid.UUID) -> dict[str, str]:
+    """Return custom headers from what is stored of them; raises EncryptionKeyError."""
+    return {} if stored is None else dict(json.loads(decrypt(bytes(stored), webhook_id)))
+
+
 class Webhook(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     owner = models.ForeignKey(
@@ -176,9 +182,7 @@ class Webhook(models.Model):
     @property
     def headers(self) -> dict[str, str]:
         """Custom request headers; stored encrypted."""
-        if self.headers_encrypted is None:
-            return {}
-        return dict(json.loads(decrypt(bytes(self.headers_encrypted), self.id)))
+        return decrypt_headers(self.headers_encrypted, self.id)
 
     @headers.setter
     @sensitive_variables()

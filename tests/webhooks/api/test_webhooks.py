@@ -1,7 +1,7 @@
 """`/webhooks`: create, change, try, rotate, switch off and on."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -17,12 +17,6 @@ from webhooks.models import Delivery, Event, SigningSecret, Webhook
 
 CANARY = "canary-3f9a1c"
 NEW = {"name": "Orders", "url": "http://127.0.0.1:9/hook", "events": ["project.*"]}
-
-
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver]:
-    with HttpReceiver() as receiver:
-        yield receiver
 
 
 def path_of(webhook: Webhook, action: str = "") -> str:

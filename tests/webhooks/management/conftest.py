@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from io import StringIO
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
+from webhooks import service
 from webhooks.models import Webhook
 
 
@@ -48,3 +50,13 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 @pytest.fixture
 def webhook(make_webhook: Callable[..., Webhook]) -> Webhook:
     return make_webhook(events=["project.*"])
+
+
+def hold_back(reason: str, until: datetime) -> None:
+    """Let nothing be sent for now: all receivers keep failing or asked for time, or a pause."""
+    if reason == "breaker":
+        Webhook.objects.update(breaker_state="open", breaker_probe_at=until)
+    elif reason == "asked for time":
+        Webhook.objects.update(held_until=until)
+    else:
+        service.pause_sending()

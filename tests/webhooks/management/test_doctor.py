@@ -10,16 +10,14 @@ from pytest_django import Settings
 from projects.models import User
 from tests.webhooks.history import finish, trigger
 from tests.webhooks.management.conftest import Run
-from webhooks import wakeup
 from webhooks.doctor import CHECKS
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Webhook, WorkerHeartbeat
 
 
 @pytest.fixture(autouse=True)
-def healthy(user: User, webhook: Webhook, settings: Settings) -> None:
+def healthy(user: User, webhook: Webhook, settings: Settings, empty_valkey: None) -> None:
     settings.DEBUG = True
-    wakeup.connect(2).flushdb()
     WorkerHeartbeat.objects.create(host="a", pid=1)
     trigger(user, 2)
     finish()

@@ -18,7 +18,7 @@ from django.utils import timezone
 from config.services import BASE_DIR
 from projects.models import User
 from tests.webhooks.history import finish, make_older, trigger
-from tests.webhooks.management.conftest import Run
+from tests.webhooks.management.conftest import Run, hold_back
 from tests.workers import environment, running_worker, wait_for_heartbeats
 from webhooks import redelivery, service
 from webhooks.http_receiver import Behaviour, HttpReceiver
@@ -245,13 +245,7 @@ def test_wait_does_not_wait_for_what_is_held_back(
     run: Run, failed: list[Delivery], webhook: Webhook, reason: str
 ) -> None:
     WorkerHeartbeat.objects.create(host="a", pid=1)
-    soon = timezone.now() + timedelta(minutes=5)
-    if reason == "breaker":
-        Webhook.objects.update(breaker_state="open", breaker_probe_at=soon)
-    elif reason == "asked for time":
-        Webhook.objects.update(held_until=soon)
-    else:
-        service.pause_sending()
+    hold_back(reason, timezone.now() + timedelta(minutes=5))
 
     ran = run("redeliver", "--owner", "ada", "--no-input", "--wait")
 

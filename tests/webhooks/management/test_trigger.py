@@ -10,7 +10,7 @@ import pytest
 
 from projects.models import User
 from tests.webhooks.history import DELETED
-from tests.webhooks.management.conftest import Run
+from tests.webhooks.management.conftest import Run, hold_back
 from tests.workers import running_worker, wait_for_heartbeats
 from webhooks import audit, catalog, service
 from webhooks.http_receiver import Behaviour, HttpReceiver
@@ -163,13 +163,7 @@ def test_wait_does_not_wait_for_a_webhook_that_is_off(
 def test_wait_does_not_wait_for_what_is_held_back(
     run: Run, user: User, webhook: Webhook, reason: str, words: str
 ) -> None:
-    later = datetime(2099, 1, 1, 11, 30, tzinfo=UTC)
-    if reason == "breaker":
-        Webhook.objects.update(breaker_state="open", breaker_probe_at=later)
-    elif reason == "asked for time":
-        Webhook.objects.update(held_until=later)
-    else:
-        service.pause_sending()
+    hold_back(reason, datetime(2099, 1, 1, 11, 30, tzinfo=UTC))
 
     ran = run("trigger", "project.deleted", "--owner", "ada", "--wait")
 
