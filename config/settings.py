@@ -144,6 +144,16 @@ DATABASES["default"] |= {
     "ENGINE": "django.db.backends.postgresql",
     "CONN_MAX_AGE": 60,
     "CONN_HEALTH_CHECKS": True,
+    # A server that vanished without a word, as in a failover, is given up after eleven seconds.
+    # (Seconds, but for the last, which is milliseconds; DATABASE_URL may say otherwise.)
+    "OPTIONS": {
+        "connect_timeout": 10,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+    }
+    | DATABASES["default"].get("OPTIONS", {}),
 }
 DATABASE_PREPARED_STATEMENTS = env.bool("DATABASE_PREPARED_STATEMENTS", default=True)
 

@@ -2,7 +2,7 @@
 
 Django binds parameters on the client, so that Postgres parses and plans every statement anew; for
 the outbox and for the claim that takes longer than the work. Without DATABASE_PREPARED_STATEMENTS
-they go the same way, unprepared.
+they go the same way, unprepared, and nothing is set up on a connection that others may use, too.
 """
 
 from collections.abc import Mapping
@@ -36,13 +36,34 @@ def run(sql: str, parameters: Mapping[str, Any]) -> Any:
     return cursor
 
 
-def avoid_table_scans() -> None:
-    """Let this thread's connection find rows by an index only.
+# Rows are found by an index only: a prepared plan lives on while its table grows, and one made for
+# an empty table would read the whole of it until Postgres next gathers statistics. (A table without
+# an index counts as so expensive then that its scan would be compiled.)
+# A worker that freezes in a transaction must not keep its locks, and one that finds a row locked
+# must not wait in silence until it counts as dead.
+SET_UP_SQL = """
+SET enable_seqscan = off;
+SET jit = off;
+SET idle_in_transaction_session_timeout = '5s';
+SET lock_timeout = '5s';
+SELECT set_config('application_name', %s, false)
+"""
 
-    A prepared plan lives on while its table grows. One that was made for an empty table would read
-    the whole of it again and again, until Postgres next gathers statistics.
-    """
+
+def set_up_connection(name: str) -> None:
+    """Give this thread's connection the limits of a worker's, and a name to end it by."""
     if settings.DATABASE_PREPARED_STATEMENTS:
         with connection.cursor() as cursor:
-            # A table without an index counts as so expensive then that its scan would be compiled.
-            cursor.execute("SET enable_seqscan = off; SET jit = off")
+            cursor.execute(SET_UP_SQL, [name])
+
+
+END_SQL = """
+SELECT pg_terminate_backend(pid, 1000)
+  FROM pg_stat_activity
+ WHERE datname = current_database() AND application_name = ANY(%(names)s)
+"""
+
+
+def end_connections(names: list[str]) -> None:
+    """End every connection of these names, with what it has locked and not committed."""
+    run(END_SQL, {"names": names})

@@ -1,4 +1,4 @@
-"""A worker that dies at a chosen point: `python -m tests.chaos.faulty_worker POINT rqworker`.
+"""A worker that dies or freezes at a chosen point: `python -m tests.chaos.faulty_worker POINT rqworker`.
 
 With `save N` instead, N processes one after the other that each save something.
 
@@ -7,9 +7,10 @@ than usual, so that tests need not wait.
 """
 
 import os
+import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, NoReturn
 
 SILENCE_SECONDS = 1.5
@@ -75,6 +76,59 @@ def before_wakeup() -> None:
     wakeup.nudge = die
 
 
+def freeze() -> None:
+    """Stop as a suspended machine would: nothing is closed, nothing is answered."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _freeze_before(module: Any, statement: str) -> None:
+    real = module.run
+
+    def run(sql: str, parameters: Any) -> Any:
+        if sql == statement:
+            freeze()
+        return real(sql, parameters)
+
+    module.run = run
+
+
+def frozen_in_burial() -> None:
+    """While it holds the lock on a dead worker's heartbeat."""
+    from webhooks.dispatch import life
+
+    _freeze_before(life, life.RECLAIM_SQL)
+
+
+def frozen_in_health() -> None:
+    """While it holds the lock on a webhook."""
+    from webhooks.dispatch import health
+
+    _freeze_before(health, health.WRITE_SQL)
+
+
+def frozen_in_claim() -> None:
+    """While Postgres writes what was claimed, before it commits: for answers that fill a socket."""
+    from django.db import connection
+
+    from webhooks.dispatch import claim
+
+    real = claim.run  # type: ignore[attr-defined]
+
+    def wait(exchange: Generator[int, int, Any], **_: Any) -> None:
+        # As far as the question is sent; the answer begins when there is something to read.
+        next(exchange)
+        select.select([connection.connection], [], [])
+        freeze()
+
+    def run(sql: str, parameters: Any) -> Any:
+        if claim.TAKE_SQL in sql:
+            connection.ensure_connection()
+            connection.connection.wait = wait
+        return real(sql, parameters)
+
+    claim.run = run  # type: ignore[attr-defined]
+
+
 def nowhere() -> None:
     """Not at all: the one who takes over."""
 
@@ -82,7 +136,8 @@ def nowhere() -> None:
 POINTS: dict[str, Callable[[], None]] = {
     point.__name__: point
     for point in (
-        after_claim, before_send, after_answer, in_settle, after_settle, before_wakeup, nowhere,
+        after_claim, before_send, after_answer, in_settle, after_settle, before_wakeup,
+        frozen_in_burial, frozen_in_health, frozen_in_claim, nowhere,
     )
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from django.db import DatabaseError, connection
 from projects.models import User
 from tests.concurrency import another_connection
 from tests.webhooks.history import trigger
-from webhooks.database import avoid_table_scans
+from webhooks.database import set_up_connection
 from webhooks.dispatch import life
 from webhooks.dispatch.claim import claim_due
 from webhooks.dispatch.engine import with_fresh_connection
@@ -53,7 +53,7 @@ def test_claim_planned_for_an_empty_table_reads_few_rows_when_it_has_grown(
     make_webhook(events=["project.deleted"])
     worker = new_id()
     life.register_worker(worker)
-    avoid_table_scans()
+    set_up_connection("worker")
     with connection.cursor() as cursor:
         cursor.execute("VACUUM ANALYZE webhooks_delivery, webhooks_event")
     for _ in range(OFTEN):
@@ -87,8 +87,8 @@ def test_table_altered_under_a_worker_costs_one_try(
     try:
         trigger(user, 1)
         with pytest.raises(DatabaseError, match="cached plan"):
-            with_fresh_connection(claim)
-        assert with_fresh_connection(claim) == 1
+            with_fresh_connection("worker", claim)
+        assert with_fresh_connection("worker", claim) == 1
     finally:
         alter("varchar(100)")
 

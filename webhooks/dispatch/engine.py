@@ -21,7 +21,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 
 from webhooks import wakeup
 from webhooks.addresses import AddressPolicy
-from webhooks.database import avoid_table_scans
+from webhooks.database import set_up_connection
 from webhooks.dispatch import claim as claims
 from webhooks.dispatch import health, life
 from webhooks.dispatch.claim import Claim, ClaimedDelivery
@@ -235,7 +235,8 @@ class Engine:
     def _submit(
         self, thread: ThreadPoolExecutor, work: Callable[..., Any], *args: Any
     ) -> Future[Any]:
-        future = thread.submit(with_fresh_connection, work, *args)
+        name = life.connection_name(self.worker_id)
+        future = thread.submit(with_fresh_connection, name, work, *args)
         future.add_done_callback(lambda _: self._sender.wake())
         return future
 
@@ -476,6 +477,7 @@ class Engine:
         self._releasing, self._has_lost_track = [], False
         self._unsettled, self._settling_now, self._cannot_settle = [], [], False
         self._full = set()
+        self._close_connections()
         self.worker_id = new_id()
         self._submit(self._recorder, life.register_worker, self.worker_id)
         self._wants_claim = True
@@ -485,10 +487,14 @@ class Engine:
         if not self._is_abandoned:
             # Otherwise it is left to be found dead, with what it holds.
             self._submit(self._recorder, life.unregister_worker, self.worker_id)
+        self._close_connections()
+        for thread in (self._claimer, self._recorder):
+            thread.shutdown(wait=not self._is_abandoned)
+
+    def _close_connections(self) -> None:
         for thread in (self._claimer, self._recorder):
             # Looked up there: each thread has a connection of its own.
             self._submit(thread, lambda: connection.close())
-            thread.shutdown(wait=not self._is_abandoned)
 
 
 def _new_sender() -> MultiSender:
@@ -497,14 +503,15 @@ def _new_sender() -> MultiSender:
     )
 
 
-def with_fresh_connection(work: Callable[..., Any], *args: Any) -> Any:
-    """Run `work`; after an error of the database the next one starts with a new connection.
+def with_fresh_connection(name: str, work: Callable[..., Any], *args: Any) -> Any:
+    """Run `work`; after an error of the database the next one starts with a new connection, which
+    then is called `name` in Postgres.
 
-    It may have been cut, or what is prepared on it may not fit a table that was altered since.
+    The old one may have been cut, or what is prepared on it may not fit a table that was altered since.
     """
     try:
         if connection.connection is None:
-            avoid_table_scans()
+            set_up_connection(name)
         return work(*args)
     except (DatabaseError, InterfaceError):
         connection.close()

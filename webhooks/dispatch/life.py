@@ -11,7 +11,7 @@ from uuid import UUID
 
 from django.db import transaction
 
-from webhooks.database import run
+from webhooks.database import end_connections, run
 from webhooks.dispatch.claim import release_others
 from webhooks.models import WorkerHeartbeat
 
@@ -20,6 +20,11 @@ logger = logging.getLogger(__name__)
 SILENCE_BEFORE_DEATH_SECONDS = 10.0
 MOST_CRASHES = 3
 """How often a delivery may end its worker while it is alone there."""
+
+
+def connection_name(worker_id: UUID) -> str:
+    """Return what the connections of a worker are called in Postgres, for this life."""
+    return f"webhooks-worker {worker_id.hex}"
 
 
 def register_worker(worker_id: UUID) -> None:
@@ -45,11 +50,9 @@ def beat(worker_id: UUID, in_flight: int) -> bool:
     return bool(run(BEAT_SQL, {"in_flight": in_flight, "worker": worker_id}).rowcount)
 
 
-BURY_SQL = """
-DELETE FROM webhooks_workerheartbeat
- WHERE beat_at < clock_timestamp() - make_interval(secs => %(silence)s)
-RETURNING id
-"""
+IS_DEAD = "beat_at < clock_timestamp() - make_interval(secs => %(silence)s)"
+DEAD_SQL = f"SELECT id FROM webhooks_workerheartbeat WHERE {IS_DEAD}"  # noqa: S608 (constants only)
+BURY_SQL = f"DELETE FROM webhooks_workerheartbeat WHERE {IS_DEAD} RETURNING id"  # noqa: S608
 
 RECLAIM_SQL = """
 UPDATE webhooks_delivery d
@@ -71,10 +74,14 @@ def reclaim_from_dead_workers() -> int:
     while it was alone is failed for good (invariant 8). No index leads to a worker's rows, since it
     would cost every claim; a death is rare.
     """
+    silence = {"silence": SILENCE_BEFORE_DEATH_SECONDS}
+    silent = [connection_name(row[0]) for row in run(DEAD_SQL, silence)]
+    if not silent:
+        return 0
+    # It may be frozen in the middle of a statement that keeps its heartbeat, or what it held, locked.
+    end_connections(silent)
     with transaction.atomic():
-        dead = [row[0] for row in run(BURY_SQL, {"silence": SILENCE_BEFORE_DEATH_SECONDS})]
-        if not dead:
-            return 0
+        dead = [row[0] for row in run(BURY_SQL, silence)]
         reason = f"Its worker died {MOST_CRASHES} times while nothing else was being sent."
         parameters = {"workers": dead, "most": MOST_CRASHES, "reason": reason}
         rows = run(RECLAIM_SQL, parameters).fetchall()
