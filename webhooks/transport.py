@@ -238,7 +238,9 @@ def _last_block(blocks: bytes) -> bytes:
 class Exchange:
     """One libcurl handle and what comes back on it; used again for request after request."""
 
-    def __init__(self, policy: AddressPolicy) -> None:
+    def __init__(
+        self, policy: AddressPolicy, on_new_socket: Callable[[int], None] = lambda _: None
+    ) -> None:
         self.context: Any = None
         self.started_at = 0.0
         self._policy = policy
@@ -248,6 +250,7 @@ class Exchange:
         self._is_blocked = False
         self._sends = 0
         self._opened: list[socket.socket] = []
+        self._on_new_socket = on_new_socket
         self._url: str | None = None
         self._timeout_ms: int | None = None
         self._has_proxy = bool(settings.WEBHOOKS_PROXY_URL)
@@ -281,6 +284,7 @@ class Exchange:
             (pycurl.HEADERFUNCTION, self._lines.append),
             (pycurl.WRITEFUNCTION, self._write),
             (pycurl.OPENSOCKETFUNCTION, self._open_socket),
+            (pycurl.SOCKOPTFUNCTION, self._has_socket),
             (pycurl.PREREQFUNCTION, self._may_send),
         ):
             handle.setopt(option, value)
@@ -311,8 +315,6 @@ class Exchange:
         """Return the outcome of the transfer that just ended, and be ready for the next one."""
         lines, body = self._lines[:], b"".join(self._chunks)
         is_blocked, self._is_blocked = self._is_blocked, False
-        while self._opened:
-            self._opened.pop().close()
         self._lines.clear()
         self._chunks.clear()
         self._body_size = 0
@@ -366,9 +368,15 @@ class Exchange:
         if not (self._has_proxy or self._may_connect(family, target)):
             self._is_blocked = True
             return pycurl.SOCKET_BAD
-        # libcurl gets a duplicate; ours is closed when the transfer has ended.
         self._opened.append(socket.socket(family, kind, protocol))
         return self._opened[-1]
+
+    def _has_socket(self, fd: int, purpose: int) -> int:
+        """libcurl got a duplicate of ours, of this number."""
+        while self._opened:
+            self._opened.pop().close()
+        self._on_new_socket(fd)
+        return int(pycurl.SOCKOPT_OK)
 
     def _may_connect(self, family: int, target: Any) -> bool:
         return (
@@ -642,7 +650,10 @@ class MultiSender:
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
-        self._watched: set[int] = set()
+        self._watched: dict[int, int] = {}
+        """Every socket in the epoll, and for which events."""
+        self._wanted: set[int] = set()
+        """Those of them that libcurl waits for."""
         self._timer_at: float | None = None
         self._multi: Any = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
@@ -697,6 +708,9 @@ class MultiSender:
         for fd, events in ready:
             if fd == self._wake_fd:
                 self._calm()
+            elif fd not in self._wanted:
+                # Its receiver closed it while no request was on it.
+                self._unwatch(fd)
             else:
                 # EPOLLHUP and EPOLLERR count as readable: libcurl then reads the error itself.
                 readable = pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0
@@ -784,7 +798,7 @@ class MultiSender:
         started_at: float,
         pins: list[str],
     ) -> None:
-        exchange = self._idle.pop() if self._idle else Exchange(self._policy)
+        exchange = self._idle.pop() if self._idle else Exchange(self._policy, self._forget)
         exchange.context, exchange.started_at = context, started_at
         # A whole number of milliseconds below the deadline's distance where nothing was looked up.
         remaining = deadline - (time.monotonic() if pins else started_at)
@@ -821,22 +835,37 @@ class MultiSender:
             self._ended.append(Outcome(context, result, None, started_at, duration_ms))
 
     def _watch(self, what: int, fd: int, multi: Any, data: Any) -> None:
+        """Wait for what libcurl wants of a socket.
+
+        It stays in the epoll when libcurl is done with it for now, as the next request most often
+        goes out on it; when it is closed the kernel takes it out. Not with a proxy, whose name
+        libcurl looks up by sockets of which it tells us nothing else.
+        """
         if what == pycurl.POLL_REMOVE:
-            self._watched.discard(fd)
-            try:
-                self._epoll.unregister(fd)
-            except (OSError, ValueError):
-                # Closed already, which took it out of the epoll as well.
-                return
+            self._wanted.discard(fd)
+            if self._has_proxy:
+                self._unwatch(fd)
             return
+        self._wanted.add(fd)
         events = (select.EPOLLIN if what & pycurl.POLL_IN else 0) | (
             select.EPOLLOUT if what & pycurl.POLL_OUT else 0
         )
-        if fd in self._watched:
-            self._epoll.modify(fd, events)
-        else:
+        watched_for = self._watched.get(fd)
+        if watched_for is None:
             self._epoll.register(fd, events)
-            self._watched.add(fd)
+        elif watched_for != events:
+            self._epoll.modify(fd, events)
+        self._watched[fd] = events
+
+    def _unwatch(self, fd: int) -> None:
+        self._watched.pop(fd, None)
+        # Closed means out of the epoll already.
+        with contextlib.suppress(OSError):
+            self._epoll.unregister(fd)
+
+    def _forget(self, fd: int) -> None:
+        """A new socket has this number: what is known of it was of one that is closed."""
+        self._watched.pop(fd, None)
 
     def _set_timer(self, milliseconds: int) -> None:
         self._timer_at = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000

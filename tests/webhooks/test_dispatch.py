@@ -1,15 +1,17 @@
 """Claim → send → settle against a real receiver."""
 
 import hashlib
+import time
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 import standardwebhooks
 from django.utils import timezone
 
 from projects.models import Project, User
-from tests.webhooks.history import succeeded
+from tests.webhooks.history import succeeded, trigger
 from webhooks import service
 from webhooks.catalog import WEBHOOK_EVENTS
 from webhooks.dispatch.engine import run_until_idle
@@ -239,6 +241,26 @@ def test_many_deliveries_share_connections_and_all_arrive(
     assert len(receiver.requests) == 1500
     assert receiver.connections <= 128
     assert all(received.standard_ok and received.hex_ok for received in receiver.requests)
+
+
+def test_backlog_calls_for_other_workers_once_a_second_at_most(
+    user: User,
+    make_webhook: Callable[..., Webhook],
+    receiver: HttpReceiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(20):
+        make_webhook(name=str(number), url=receiver.url, events=["project.deleted"])
+    calls: list[float] = []
+    monkeypatch.setattr("webhooks.wakeup.nudge", lambda **_: calls.append(time.monotonic()))
+    trigger(user, 100)
+    calls.clear()
+
+    run_until_idle()
+
+    assert len(receiver.requests) == 2000
+    assert calls
+    assert all(later - earlier >= 1 for earlier, later in pairwise(calls))
 
 
 def test_run_leaves_no_heartbeat_behind(user: User, webhook: Webhook) -> None:

@@ -4,6 +4,7 @@ Every outcome is classified and comes within its timeout + 1 s (send_all asserts
 """
 
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -323,6 +324,26 @@ def test_x17_connection_closed_while_idle_is_replayed_once(receiver: HttpReceive
 
     assert (kind_of(first), kind_of(second)) == ("200", "202")
     assert [received.connection for received in receiver.requests] == [1, 1, 2]
+
+
+def test_x17_end_of_an_idle_connection_wakes_the_sender_once(receiver: HttpReceiver) -> None:
+    sender = MultiSender(policy("127.0.0.0/8"))
+    outcomes = send_all([request(receiver.url)] * 8, sender=sender)
+    port = receiver.port
+    receiver.close()
+    for _ in range(8):
+        sender.poll(0.1)
+
+    polls, polled_for = 0, time.monotonic() + 0.5
+    while time.monotonic() < polled_for:
+        sender.poll(0.1)
+        polls += 1
+    with HttpReceiver(port=port) as again:
+        outcomes += send_all([request(again.url)] * 8, sender=sender)
+    sender.close()
+
+    assert polls <= 6
+    assert [kind_of(outcome) for outcome in outcomes] == ["200"] * 16
 
 
 @pytest.mark.parametrize("answer", [b"", b"H", b"HTTP/1.1 200 O"])

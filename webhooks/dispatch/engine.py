@@ -93,6 +93,7 @@ class Engine:
         self._found_nothing = False
         self._clock_offset = 0.0
         self._next_poll_at = 0.0
+        self._next_call_at = 0.0
         self._next_beat_at = 0.0
         self._beaten_at = time.monotonic()
         self._backoff_seconds = 0.0
@@ -337,7 +338,6 @@ class Engine:
 
     def _take_claim(self, claim: Claim) -> None:
         self._clock_offset = claim.clock_offset
-        was_backlog = self._has_backlog
         self._position = claim.next_position
         self._has_backlog = not claim.is_complete
         self._found_nothing = not claim.deliveries and not claim.full and claim.is_complete
@@ -345,8 +345,9 @@ class Engine:
         if self._is_stopping:
             self._give_back([d.id for d in claim.deliveries], 0)
             return
-        if self._has_backlog and not was_backlog:
-            # More than this worker can take at once: wake the next one.
+        if self._has_backlog and (now := time.monotonic()) >= self._next_call_at:
+            # More than this worker can take at once: wake another one. All poll as often as that.
+            self._next_call_at = now + POLL_SECONDS
             wakeup.nudge(force=True)
         if self._hinted:
             self._follow_hint()
