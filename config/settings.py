@@ -202,8 +202,9 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "knox",
-    "django_rq",
+    # Before django_rq, whose command it replaces.
     "webhooks",
+    "django_rq",
     "projects",
     "sessions_app",
 ]
