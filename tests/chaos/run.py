@@ -126,7 +126,7 @@ def _settle() -> float:
 
 
 def _figures(verdict: Verdict, faults: list[Fault], seed: int) -> dict[str, object]:
-    recoveries = sorted(f.recovery_seconds for f in faults if f.recovery_seconds is not None)
+    recoveries = [f.recovery_seconds for f in faults if f.recovery_seconds is not None]
     return {
         "seed": seed,
         "faults": len(faults),
@@ -142,12 +142,21 @@ def _figures(verdict: Verdict, faults: list[Fault], seed: int) -> dict[str, obje
         "outOfOrder": len(verdict.out_of_order),
         "duplicates": verdict.duplicates,
         "unexplainedDuplicates": len(verdict.unexplained),
-        "recoverySeconds": {
-            "count": len(recoveries),
-            "median": statistics.median(recoveries) if recoveries else None,
-            "max": recoveries[-1] if recoveries else None,
-        },
+        "recoverySeconds": _spread(recoveries),
+        "standstillSeconds": _spread(verdict.standstills),
         "broken": {name: examples[:5] for name, examples in verdict.broken.items()},
+    }
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    if not seconds:
+        return {"count": 0}
+    in_order = sorted(seconds)
+    return {
+        "count": len(in_order),
+        "median": round(statistics.median(in_order), 2),
+        "p99": round(in_order[int(0.99 * len(in_order))], 2),
+        "max": round(in_order[-1], 2),
     }
 
 
@@ -160,6 +169,7 @@ def _print(verdict: Verdict, faults: list[Fault], seed: int, settled_after: floa
     ):  # fmt: skip
         print(f"  {name:<24}{figures[name]:>10,}")
     print(f"  recovery after a worker's death, s: {figures['recoverySeconds']}")
+    print(f"  from a fault to the next arrival, s: {figures['standstillSeconds']}")
     print(f"  by kind: {figures['byKind']}")
     for name, examples in verdict.broken.items():
         print(f"BROKEN  {name}: {len(examples)}, such as {', '.join(examples[:5])}")

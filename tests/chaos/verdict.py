@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from webhooks.models import Delivery, Event, Webhook
 UNSETTLED_SECONDS = 12.0
 """How long an attempt may have been started and not settled when a fault came: a slow answer, the
 200 ms or 500 rows that settling is behind, and Postgres away in the meantime."""
+
+LONGEST_STANDSTILL = 30.0
+"""Seconds; a worker's death is noticed after ten."""
 
 
 @dataclass
@@ -43,6 +48,8 @@ class Verdict:
     bad_bytes: list[str] = field(default_factory=list)
     bad_signatures: list[str] = field(default_factory=list)
     stuck: list[str] = field(default_factory=list)
+    standstills: list[float] = field(default_factory=list)
+    """For each fault, the seconds from its beginning until an event made after that arrived."""
 
     @property
     def broken(self) -> dict[str, list[str]]:
@@ -57,6 +64,9 @@ class Verdict:
             "bytes differ": self.bad_bytes,
             "signature does not fit": self.bad_signatures,
             "stuck": self.stuck,
+            "standstill": [
+                f"{seconds:.0f} s" for seconds in self.standstills if seconds > LONGEST_STANDSTILL
+            ],
         }
         return {name: examples for name, examples in promises.items() if examples}
 
@@ -82,6 +92,7 @@ def judge(
     _check_deliveries(verdict, requests)
     _check_duplicates(verdict, requests, faults)
     _check_order(verdict, requests)
+    _measure_standstills(verdict, requests, faults)
     return verdict
 
 
@@ -207,3 +218,21 @@ def _check_order(verdict: Verdict, requests: Iterable[Mapping[str, Any]]) -> Non
             if number < furthest[webhook_id]:
                 verdict.out_of_order.append(request["delivery"])
             furthest[webhook_id] = max(furthest[webhook_id], number)
+
+
+def _measure_standstills(
+    verdict: Verdict, requests: Iterable[Mapping[str, Any]], faults: Sequence[Fault]
+) -> None:
+    # An event's id begins with the milliseconds of its making.
+    arrivals = sorted(
+        (int(request["event"].removeprefix("evt_")[:12], 16) / 1000, request["at"])
+        for request in requests
+        if request["good"]
+    )
+    made_at = [made for made, _ in arrivals]
+    # The first arrival of anything made then or later.
+    next_arrival = list(accumulate((at for _, at in reversed(arrivals)), min))[::-1]
+    for fault in faults:
+        place = bisect_left(made_at, fault.started_at)
+        if place < len(arrivals):
+            verdict.standstills.append(next_arrival[place] - fault.started_at)
