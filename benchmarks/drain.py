@@ -55,7 +55,6 @@ def _fill(receiver: Receiver, count: int) -> None:
     owners = harness.make_owners(OWNERS)
     harness.make_webhooks(owners, receiver.url)
     harness.trigger_messages(owners, count)
-    harness.settle_down()
 
 
 def _bare(receiver: Receiver) -> float:
@@ -68,16 +67,14 @@ def _bare(receiver: Receiver) -> float:
 
 def _per_job(receiver: Receiver) -> float:
     _fill(receiver, JOBS)
+    harness.settle_down()
     return harness.run_python("benchmarks.rq_per_delivery", str(JOBS))
 
 
 def _drain(receiver: Receiver, *, workers: int) -> tuple[float, list[float]]:
     """Return deliveries per second, and the processors' microseconds per delivery in each part."""
     _fill(receiver, DELIVERIES)
-    harness.hold_back()
-    with harness.running_workers(workers) as processes:
-        used = harness.ProcessorTime(processes)
-        started_at = harness.start()
+    with harness.draining(workers) as drain:
         ended_at = harness.wait_for_deliveries(120)
-        microseconds = [seconds / DELIVERIES * 1e6 for seconds in used.seconds().values()]
-    return DELIVERIES / (ended_at - started_at), microseconds
+        microseconds = [seconds / DELIVERIES * 1e6 for seconds in drain.used.seconds().values()]
+    return DELIVERIES / (ended_at - drain.started_at), microseconds

@@ -106,12 +106,9 @@ def _throughput(receiver: Receiver, healthy: int, bad_url: str | None, bad: int)
     bad_owners = _bad_webhooks(bad_url, bad)
     everybody = owners + bad_owners
     harness.trigger_messages(everybody, HEALTHY_EACH * len(everybody))
-    harness.settle_down()
-    harness.hold_back()
-    with harness.running_workers(1, module="benchmarks.worker_with_dead_names"):
-        started_at = harness.start()
+    with harness.draining(module="benchmarks.worker_with_dead_names") as drain:
         ended_at = harness.wait_for_deliveries(120, owners)
-    return HEALTHY_EACH * healthy / (ended_at - started_at)
+    return HEALTHY_EACH * healthy / (ended_at - drain.started_at)
 
 
 def _p99(healthy: int, bad_url: str | None, bad: int) -> float:
@@ -139,12 +136,9 @@ def _latencies_beside(receiver: Receiver, quiet: int, each: int, waiting: int) -
     harness.make_webhooks([busy], receiver.url, each=each)
     harness.trigger_messages([busy], waiting // each, batch=max(1, 1000 // each))
     sessions = steady.make_sessions(owners)
-    harness.hold_back()
     with steady.recording() as recorder:
         harness.make_webhooks(owners, recorder.url)
-        harness.settle_down()
-        with harness.running_workers(1):
-            harness.start()
+        with harness.draining():
             steady.save_messages(sessions, 50, 2)
             warmed_up = harness.now()
             steady.save_messages(sessions, 50, SECONDS)

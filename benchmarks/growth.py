@@ -81,12 +81,8 @@ def _drain(
     if stored:
         purge.store_history(webhooks, stored)
     harness.trigger_messages(users, waiting // each, batch=max(1, 1000 // each))
-    harness.settle_down()
-    harness.hold_back()
-    with harness.running_workers(workers) as processes:
-        used = harness.ProcessorTime(processes)
-        started_at = harness.start()
+    with harness.draining(workers) as drain:
         count, ended_at = harness.wait_until_succeeded(MEASURED, 300)
-        microseconds = sum(used.seconds().values()) / count * 1e6
-        megabytes = max(process.memory_info().rss for process in processes) / 2**20
-    return count / (ended_at - started_at), microseconds, megabytes
+        microseconds = sum(drain.used.seconds().values()) / count * 1e6
+        megabytes = max(worker.memory_info().rss for worker in drain.workers) / 2**20
+    return count / (ended_at - drain.started_at), microseconds, megabytes

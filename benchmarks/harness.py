@@ -232,6 +232,25 @@ def hold_back() -> None:
     Pause.objects.create(reason="benchmark")
 
 
+@dataclass
+class Drain:
+    """A backlog that workers have just begun to deliver."""
+
+    workers: list[psutil.Process]
+    used: "ProcessorTime"
+    started_at: float
+    """By the database's clock (Unix seconds)."""
+
+
+@contextmanager
+def draining(workers: int = 1, *, module: str = "manage") -> Iterator[Drain]:
+    """Have what is stored delivered; the block starts with the starting shot."""
+    settle_down()
+    hold_back()
+    with running_workers(workers, module=module) as processes:
+        yield Drain(processes, ProcessorTime(processes), start())
+
+
 def now() -> datetime:
     return datetime.now(UTC)
 

@@ -101,13 +101,10 @@ def store_history(webhooks: Sequence[Webhook], count: int) -> None:
 
 
 def _drain(owners: list[Any]) -> float:
-    harness.hold_back()
     harness.trigger_messages(owners, DELIVERIES)
-    harness.settle_down()
-    with harness.running_workers(1):
-        started_at = harness.start()
+    with harness.draining() as drain:
         ended_at = harness.wait_for_deliveries(120)
-    return DELIVERIES / (ended_at - started_at)
+    return DELIVERIES / (ended_at - drain.started_at)
 
 
 @contextmanager

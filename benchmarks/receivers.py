@@ -72,9 +72,6 @@ def _measure(url: str, wait: Callable[[], float]) -> float:
     owners = harness.make_owners(OWNERS)
     harness.make_webhooks(owners, url)
     harness.trigger_messages(owners, DELIVERIES)
-    harness.settle_down()
-    harness.hold_back()
-    with harness.running_workers(1):
-        started_at = harness.start()
+    with harness.draining() as drain:
         ended_at = wait()
-        return Attempt.objects.count() / (ended_at - started_at)
+        return Attempt.objects.count() / (ended_at - drain.started_at)

@@ -239,7 +239,11 @@ class Exchange:
     """One libcurl handle and what comes back on it; used again for request after request."""
 
     def __init__(
-        self, policy: AddressPolicy, on_new_socket: Callable[[int], None] = lambda _: None
+        self,
+        policy: AddressPolicy,
+        *,
+        on_new_socket: Callable[[int], None] = lambda _: None,
+        is_awake: Callable[[], bool] = lambda: True,
     ) -> None:
         self.context: Any = None
         self.started_at = 0.0
@@ -251,6 +255,7 @@ class Exchange:
         self._sends = 0
         self._opened: list[socket.socket] = []
         self._on_new_socket = on_new_socket
+        self._is_awake = is_awake
         self._url: str | None = None
         self._timeout_ms: int | None = None
         self._has_proxy = bool(settings.WEBHOOKS_PROXY_URL)
@@ -361,7 +366,8 @@ class Exchange:
     def _may_send(self, *_: object) -> int:
         """A connection is there and the request about to go out on it."""
         self._sends += 1
-        return pycurl.PREREQFUNC_OK if self._sends <= MAX_SENDS else pycurl.PREREQFUNC_ABORT
+        may = self._sends <= MAX_SENDS and self._is_awake()
+        return pycurl.PREREQFUNC_OK if may else pycurl.PREREQFUNC_ABORT
 
     def _open_socket(self, purpose: int, address: Any) -> Any:
         family, kind, protocol, target = address
@@ -655,6 +661,8 @@ class MultiSender:
         self._wanted: set[int] = set()
         """Those of them that libcurl waits for."""
         self._timer_at: float | None = None
+        self._awake_at = 0.0
+        self._was_suspended = False
         self._multi: Any = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
@@ -703,7 +711,8 @@ class MultiSender:
         wait = min(wait, self._first_deadline - now)
         act = self._multi.socket_action
         ready = self._epoll.poll(max(0.0, wait))
-        if time.monotonic() - now > max(0.0, wait) + SUSPENDED_SECONDS:
+        self._awake_at = time.monotonic()
+        if self._awake_at - now > max(0.0, wait) + SUSPENDED_SECONDS:
             raise SuspendedError
         for fd, events in ready:
             if fd == self._wake_fd:
@@ -721,6 +730,8 @@ class MultiSender:
         self._begin_answered()
         if self._first_deadline <= time.monotonic():
             self._end_overdue()
+        if self._was_suspended:
+            raise SuspendedError
         self._read_ended()
         ended, self._ended = self._ended, []
         return ended
@@ -798,7 +809,7 @@ class MultiSender:
         started_at: float,
         pins: list[str],
     ) -> None:
-        exchange = self._idle.pop() if self._idle else Exchange(self._policy, self._forget)
+        exchange = self._idle.pop() if self._idle else self._new_exchange()
         exchange.context, exchange.started_at = context, started_at
         # A whole number of milliseconds below the deadline's distance where nothing was looked up.
         remaining = deadline - (time.monotonic() if pins else started_at)
@@ -810,6 +821,14 @@ class MultiSender:
             return
         self._active.add(exchange)
         self._multi.add_handle(exchange.handle)
+
+    def _new_exchange(self) -> Exchange:
+        return Exchange(self._policy, on_new_socket=self._forget, is_awake=self._is_awake)
+
+    def _is_awake(self) -> bool:
+        """Asked when a request is about to go out."""
+        self._was_suspended |= time.monotonic() - self._awake_at > SUSPENDED_SECONDS
+        return not self._was_suspended
 
     def _read_ended(self) -> None:
         more = 1

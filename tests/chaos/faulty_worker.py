@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 SILENCE_SECONDS = 1.5
 BEAT_SECONDS = 0.3
+SUSPENDED_SECONDS = 1.0
 
 
 def die(*_: Any, **__: Any) -> NoReturn:
@@ -129,6 +130,35 @@ def frozen_in_claim() -> None:
     claim.run = run  # type: ignore[attr-defined]
 
 
+def frozen_after_start() -> None:
+    """With a request that is signed and not on its way."""
+    from webhooks.transport import MultiSender
+
+    _freeze_once(MultiSender, "start", is_after=True)
+
+
+def frozen_before_request() -> None:
+    """With a connection, before the first byte."""
+    from webhooks.transport import Exchange
+
+    _freeze_once(Exchange, "_may_send", is_after=False)
+
+
+def _freeze_once(owner: Any, name: str, *, is_after: bool) -> None:
+    real = getattr(owner, name)
+
+    def freezing(*args: Any, **kwargs: Any) -> Any:
+        setattr(owner, name, real)
+        if is_after:
+            real(*args, **kwargs)
+            freeze()
+            return None
+        freeze()
+        return real(*args, **kwargs)
+
+    setattr(owner, name, freezing)
+
+
 def nowhere() -> None:
     """Not at all: the one who takes over."""
 
@@ -137,7 +167,8 @@ POINTS: dict[str, Callable[[], None]] = {
     point.__name__: point
     for point in (
         after_claim, before_send, after_answer, in_settle, after_settle, before_wakeup,
-        frozen_in_burial, frozen_in_health, frozen_in_claim, nowhere,
+        frozen_in_burial, frozen_in_health, frozen_in_claim, frozen_after_start,
+        frozen_before_request, nowhere,
     )
 }  # fmt: skip
 
@@ -147,8 +178,10 @@ def main() -> None:
     import django
 
     django.setup()
+    from webhooks import transport
     from webhooks.dispatch import engine, life
 
+    transport.SUSPENDED_SECONDS = engine.SUSPENDED_SECONDS = SUSPENDED_SECONDS  # type: ignore[attr-defined]
     life.SILENCE_BEFORE_DEATH_SECONDS = SILENCE_SECONDS
     engine.BEAT_SECONDS = BEAT_SECONDS
     point = sys.argv.pop(1)

@@ -3,6 +3,8 @@
 As a suspended machine does, or one that the network lost: its connections stay open.
 """
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -32,10 +34,10 @@ def webhook(
 
 
 @contextmanager
-def frozen_at(point: str) -> Iterator[None]:
+def frozen_at(point: str) -> Iterator[int]:
     with process(point, "rqworker") as worker:
         wait_until(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED, 30)
-        yield
+        yield worker.pid
 
 
 def test_frozen_while_it_buries_another(
@@ -75,6 +77,21 @@ def test_frozen_while_its_claim_is_written_to_it(
             wait_until(lambda: WorkerHeartbeat.objects.count() == 1)
 
     assert len(receiver.requests) == 8
+
+
+@pytest.mark.parametrize("point", ["frozen_after_start", "frozen_before_request"])
+def test_frozen_before_it_sends_and_then_goes_on(
+    user: User, webhook: Webhook, receiver: HttpReceiver, point: str
+) -> None:
+    Project.objects.create(owner=user, name="P")
+    with frozen_at(point) as zombie, process("nowhere", "rqworker"):
+        wait_until(is_all_delivered, 20)
+        lives = set(WorkerHeartbeat.objects.values_list("id", flat=True))
+        os.kill(zombie, signal.SIGCONT)
+        # It begins anew, when it would have sent what it held.
+        wait_until(lambda: WorkerHeartbeat.objects.exclude(id__in=lives).exists())
+
+    assert len(receiver.requests) == 1
 
 
 def test_webhook_that_somebody_locked_holds_up_no_other(

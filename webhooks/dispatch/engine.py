@@ -33,7 +33,7 @@ from webhooks.dispatch.request import build_request, read_outcome
 from webhooks.dispatch.settle import Result, settle, without_answer
 from webhooks.ids import new_id
 from webhooks.retry import Verdict
-from webhooks.transport import MultiSender, Outcome, SuspendedError
+from webhooks.transport import SUSPENDED_SECONDS, MultiSender, Outcome, SuspendedError
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ class Engine:
         self._clock_offset = 0.0
         self._next_poll_at = 0.0
         self._next_call_at = 0.0
+        self._polled_at = 0.0
         self._next_beat_at = 0.0
         self._beaten_at = time.monotonic()
         self._backoff_seconds = 0.0
@@ -127,7 +128,8 @@ class Engine:
     def run(self, *, until_idle: bool = False) -> None:
         """Deliver until stop(), or with `until_idle` until nothing is due or in flight."""
         self._submit(self._recorder, life.register_worker, self.worker_id).result()
-        self._next_beat_at = time.monotonic() + BEAT_SECONDS
+        self._polled_at = time.monotonic()
+        self._next_beat_at = self._polled_at + BEAT_SECONDS
         try:
             while True:
                 self._collect()
@@ -144,11 +146,14 @@ class Engine:
 
     def _send_and_receive(self) -> None:
         try:
+            if time.monotonic() - self._polled_at > SUSPENDED_SECONDS:
+                raise SuspendedError
             outcomes = self._sender.poll(self._seconds_to_wait())
         except SuspendedError:
             # By now others may have taken over what this worker holds; it must not send it, too.
             self._start_a_new_life()
             return
+        self._polled_at = time.monotonic()
         for outcome in outcomes:
             self._take_outcome(outcome)
 
@@ -478,6 +483,7 @@ class Engine:
         self._releasing, self._has_lost_track = [], False
         self._unsettled, self._settling_now, self._cannot_settle = [], [], False
         self._full = set()
+        self._polled_at = time.monotonic()
         self._close_connections()
         self.worker_id = new_id()
         self._submit(self._recorder, life.register_worker, self.worker_id)
