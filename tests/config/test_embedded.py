@@ -138,12 +138,34 @@ def test_start_succeeds_after_a_crash(directory: Path, victim: str) -> None:
         supervisor = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
         user.kill()
         user.wait()
-        os.kill(pid if victim == "server" else supervisor, signal.SIGKILL)
+        killed = pid if victim == "server" else supervisor
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: not is_alive(killed))
 
     start_services(directory, valkey=False)
 
     assert count_sessions(url) > 0
     assert server_pid(directory) != pid
+
+
+def test_server_left_over_from_a_killed_supervisor_is_not_used(directory: Path) -> None:
+    import redis
+
+    directory.mkdir()
+    with (
+        embedded._stopping(embedded._start_postgres(directory), "postgres") as postgres,
+        embedded._stopping(embedded._start_valkey(directory), "valkey") as valkey,
+    ):
+        wait_until(lambda: embedded._valkey_answers(directory))
+
+        services = start_services(directory)
+
+        assert postgres.poll() is not None
+        assert valkey.poll() is not None
+    client = redis.Redis.from_url(services.redis_url)
+    assert client.info()["process_id"] != valkey.pid
+    client.close()
+    assert count_sessions(services.database_url) > 0
 
 
 def test_server_that_dies_in_use_is_started_again(directory: Path) -> None:
@@ -152,13 +174,7 @@ def test_server_that_dies_in_use_is_started_again(directory: Path) -> None:
         pid = server_pid(directory)
         os.kill(pid, signal.SIGKILL)
 
-        wait_until(
-            lambda: (
-                (directory / "pgdata" / "postmaster.pid").exists()
-                and server_pid(directory) != pid
-                and embedded._postgres_answers(directory)
-            )
-        )
+        wait_until(lambda: embedded._postgres_answers(directory) and server_pid(directory) != pid)
 
 
 def test_concurrent_first_start_makes_one_cluster(directory: Path) -> None:
