@@ -1,6 +1,7 @@
-"""Two writers at once: one in the test, one in a thread of its own with its own connection."""
+"""Several things at once: threads with their own connections, and who calls what meanwhile."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,3 +40,16 @@ def another_connection() -> Iterator[psycopg.Connection[Any]]:
     wanted = {name: parameters[name] for name in ("dbname", "user", "host") if name in parameters}
     with psycopg.connect(**wanted) as other:
         yield other
+
+
+def calls_of(place: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list that says when, by the monotonic clock, the function `name` was called."""
+    calls: list[float] = []
+    original = getattr(place, name)
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        calls.append(time.monotonic())
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(place, name, noting)
+    return calls

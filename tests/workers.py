@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,3 +90,29 @@ def searched_log() -> Iterator[IO[bytes]]:
 
 def wait_for_heartbeats(count: int) -> None:
     wait_until(lambda: WorkerHeartbeat.objects.count() == count)
+
+
+@contextmanager
+def black_hole() -> Iterator[str]:
+    """The address of a server that accepts connections and never answers."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    held: list[socket.socket] = []
+
+    def accept() -> None:
+        while True:
+            try:
+                held.append(listener.accept()[0])
+            except OSError:
+                return
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        # Closing alone does not end an accept() that is waiting.
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+        for connection_ in held:
+            connection_.close()

@@ -1,17 +1,16 @@
-"""What workers do beside delivering: go on with redeliveries, send owed mails, purge daily, forget
-stored answers.
+"""What workers do beside delivering: go on with redeliveries, purge daily, forget stored answers.
 
-Runs on a thread of its own, since a mail server or a large batch must not hold up the dispatcher.
+Runs on threads of its own, since a mail server or a large batch must not hold up the dispatcher.
 Every worker does it; each task takes care that two at once do no harm.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from django.db import DatabaseError, InterfaceError, connection
 
-from webhooks import notices, redelivery
+from webhooks import redelivery
 from webhooks.retention import AnswerExpiry, DailyPurge
 
 logger = logging.getLogger(__name__)
@@ -25,19 +24,18 @@ _answer_expiry = AnswerExpiry()
 def keep_house() -> bool:
     """Do one round; returns whether more is to be done at once."""
     has_more = redelivery.advance_all()
-    notices.send_due()
     has_more |= _answer_expiry.advance()
     return _daily_purge.advance() or has_more
 
 
 class Housekeeper:
-    """Does its tasks again and again on a daemon thread, until it is stopped.
+    """Does its task again and again on a daemon thread, until it is stopped.
 
-    A task returns whether it has more to do at once.
+    The task returns whether it has more to do at once.
     """
 
-    def __init__(self, tasks: Sequence[Callable[[], bool | None]]) -> None:
-        self._tasks = tasks
+    def __init__(self, task: Callable[[], bool | None]) -> None:
+        self._task = task
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
 
@@ -51,17 +49,16 @@ class Housekeeper:
     def _run(self) -> None:
         pause = 0.0
         while not self._stopping.wait(pause):
-            has_more = [self._do(task) for task in self._tasks]
-            pause = 0.0 if any(has_more) else PAUSE_SECONDS
+            pause = 0.0 if self._do_task() else PAUSE_SECONDS
         connection.close()
 
-    def _do(self, task: Callable[[], bool | None]) -> bool:
+    def _do_task(self) -> bool:
         try:
-            return bool(task())
+            return bool(self._task())
         except (DatabaseError, InterfaceError) as problem:
             logger.warning("Housekeeping waits for Postgres: %s", problem)
             connection.close()
         except Exception:
-            # One task that fails must not end all others for good.
+            # One failure must not end it for good.
             logger.exception("Housekeeping failed; trying again.")
         return False

@@ -32,7 +32,7 @@ def disable(webhook: Webhook, reason: str = "") -> None:
 def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
     """Send to a webhook again, as if it had never failed; returns how many deliveries now wait.
 
-    What is not to be sent is cancelled.
+    What is not to be sent is cancelled. A webhook that was deleted meanwhile stays deleted.
     """
     healthy = Breaker()
     with transaction.atomic():
@@ -45,7 +45,23 @@ def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
         # The same as after a recovery: it starts with one at a time.
         webhook.breaker_changed_at = timezone.now()
         webhook.breaker_probe_at = None
-        webhook.save()
+        # Those and no others: the instance may be older than what somebody else has changed.
+        webhook.save(
+            update_fields=[
+                "active",
+                "disabled_reason",
+                "disabled_at",
+                "failing_since",
+                "held_until",
+                "notice_due_at",
+                "breaker_state",
+                "breaker_failures",
+                "breaker_probes",
+                "breaker_changed_at",
+                "breaker_probe_at",
+                "updated_at",
+            ]
+        )
         waiting = Delivery.objects.filter(webhook=webhook).waiting()
         if send != "all":
             unwanted = waiting

@@ -15,6 +15,8 @@ import sys
 import threading
 import time
 
+from django.conf import settings
+
 from webhooks.database import run
 from webhooks.dispatch import claim as claims
 from webhooks.dispatch.engine import Engine
@@ -24,7 +26,11 @@ logger = logging.getLogger(__name__)
 MOST_PROCESSES = 8
 """Each sends one suspect at a time; slow receivers must not make the others wait for long."""
 SLOTS = 7_733
-"""Each process holds an advisory lock of this class, which ends with it."""
+"""Each process holds an advisory lock of this class, which ends with it.
+
+Behind a pooler it would not: connections outlive who uses them. There each worker has slots of its
+own.
+"""
 WORKER_CHECK_SECONDS = 1.0
 
 
@@ -52,6 +58,8 @@ class Quarantine:
 
 def count_free_slots() -> int:
     """Return how many more processes may send suspects."""
+    if not settings.DATABASE_PREPARED_STATEMENTS:
+        return MOST_PROCESSES
     row = run(TAKEN_SLOTS_SQL, {"slots": SLOTS}).fetchone()
     return MOST_PROCESSES - (int(row[0]) if row else 0)
 
@@ -64,6 +72,8 @@ SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
 
 def take_slot() -> bool:
     """Take a slot until this thread's connection ends; False when all are taken."""
+    if not settings.DATABASE_PREPARED_STATEMENTS:
+        return True
     for slot in range(MOST_PROCESSES):
         lock = run(
             "SELECT pg_try_advisory_lock(%(slots)s, %(slot)s)", {"slots": SLOTS, "slot": slot}

@@ -24,7 +24,7 @@ from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
 from rq.worker import SimpleWorker
 
-from webhooks import startup, wakeup
+from webhooks import notices, startup, wakeup
 from webhooks.dispatch.engine import Engine, run_suspects
 from webhooks.housekeeping import Housekeeper, keep_house
 from webhooks.quarantine import Quarantine
@@ -117,6 +117,7 @@ class WebhookWorker(SimpleWorker):
         if burst:
             thread.join()
             keep_house()
+            notices.send_due()
             self._engine.run(until_idle=True)
             run_suspects()
         else:
@@ -130,17 +131,22 @@ class WebhookWorker(SimpleWorker):
 
     def _run_with_helpers(self) -> None:
         quarantine = Quarantine()
-        housekeeper = Housekeeper([keep_house, quarantine.tend])
-        housekeeper.start()
+        # Each on a thread of its own: suspects must not wait for a mail server, nor for a purge.
+        tasks = (quarantine.tend, keep_house, notices.send_due)
+        housekeepers = [Housekeeper(task) for task in tasks]
+        for housekeeper in housekeepers:
+            housekeeper.start()
         self._engine.run()
-        housekeeper.stop(STOP_RQ_SECONDS)
+        for housekeeper in housekeepers:
+            housekeeper.stop(STOP_RQ_SECONDS)
         quarantine.stop()
 
     def _serve_rq(self, burst: bool, options: dict[str, Any]) -> None:
         while True:
             try:
                 super().work(burst=burst, **options)
-            except RedisError as problem:
+            except (RedisError, ValueError) as problem:
+                # A ValueError: while Valkey refuses to write our own entry stays (see below).
                 logger.warning("Valkey does not answer (%s); going on without.", problem)
             if self._stop_requested or burst:
                 return

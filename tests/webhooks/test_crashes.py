@@ -10,11 +10,12 @@ from uuid import UUID
 import pytest
 from django.db import OperationalError, connection
 from django.utils import timezone
+from pytest_django import Settings
 
 from projects.models import User
 from tests.concurrency import in_thread
 from tests.webhooks.history import trigger
-from tests.workers import running_worker, wait_for_heartbeats, wait_until
+from tests.workers import black_hole, running_worker, wait_for_heartbeats, wait_until
 from webhooks import quarantine
 from webhooks.dispatch import life
 from webhooks.dispatch.claim import Claim, claim_due, claim_suspect, count_suspects, release
@@ -161,6 +162,33 @@ def test_quarantine_ends_with_its_worker(
         assert len(hosts) == 2
     # The worker is killed here; its quarantine notices, finishes its request and goes.
     wait_until(lambda: not any(_lives(pid) for pid in hosts), 30)
+
+
+def test_behind_a_pooler_no_slot_outlives_its_process(settings: Settings) -> None:
+    settings.DATABASE_PREPARED_STATEMENTS = False
+
+    assert take_slot()
+
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+        )
+        assert cursor.fetchone() == (0,)
+    assert count_free_slots() == MOST_PROCESSES
+
+
+def test_suspects_do_not_wait_for_a_mail_server(
+    user: User, webhook: Webhook, make_webhook: Callable[..., Webhook], receiver: HttpReceiver
+) -> None:
+    for number in range(3):
+        make_webhook(name=str(number), events=["payment.failed"])
+    Webhook.objects.exclude(id=webhook.id).update(notice_due_at=timezone.now())
+    trigger(user, 1)
+    Delivery.objects.update(is_suspect=True)
+
+    # Each mail waits for ten seconds.
+    with black_hole() as address, running_worker(EMAIL_URL=f"smtp://{address}"):
+        wait_until(lambda: Delivery.objects.get().status == "SUCCESS", 25)
 
 
 def test_quarantines_of_all_workers_share_their_slots(monkeypatch: pytest.MonkeyPatch) -> None:

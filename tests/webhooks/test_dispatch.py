@@ -2,7 +2,8 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import pairwise
 
@@ -11,12 +12,15 @@ import standardwebhooks
 from django.utils import timezone
 
 from projects.models import Project, User
+from tests.concurrency import calls_of, in_thread
 from tests.webhooks.history import succeeded, trigger
 from webhooks import service
 from webhooks.catalog import WEBHOOK_EVENTS
-from webhooks.dispatch.engine import run_until_idle
+from webhooks.dispatch import claim as claims
+from webhooks.dispatch.engine import Engine, run_until_idle
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Attempt, Delivery, Pause, Webhook, WorkerHeartbeat
+from webhooks.transport import MultiSender
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -261,6 +265,64 @@ def test_backlog_calls_for_other_workers_once_a_second_at_most(
     assert len(receiver.requests) == 2000
     assert calls
     assert all(later - earlier >= 1 for earlier, later in pairwise(calls))
+
+
+@pytest.fixture
+def polls(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When the dispatcher waited for answers."""
+    return calls_of(MultiSender, "poll", monkeypatch)
+
+
+@contextmanager
+def running_engine() -> Iterator[Engine]:
+    """A dispatcher on a thread; it is stopped and waited for at the end."""
+    engine = Engine()
+    thread = in_thread(engine.run)
+    try:
+        yield engine
+    finally:
+        engine.stop()
+        thread.join()
+
+
+def test_quarantine_rests_while_its_suspect_is_in_flight(
+    user: User, webhook: Webhook, receiver: HttpReceiver, polls: list[float]
+) -> None:
+    receiver.behaviour = Behaviour(delay_seconds=3)
+    Project.objects.create(owner=user, name="P")
+    Delivery.objects.update(is_suspect=True)
+
+    Engine(alone=True).run(until_idle=True)
+
+    assert len(receiver.requests) == 1
+    assert len(polls) < 200
+
+
+def test_stopping_worker_rests_until_the_last_answer(
+    user: User, webhook: Webhook, receiver: HttpReceiver, polls: list[float]
+) -> None:
+    receiver.behaviour = Behaviour(delay_seconds=3)
+    Project.objects.create(owner=user, name="P")
+    with running_engine():
+        receiver.wait_for(1)
+
+    assert Delivery.objects.get().status == "SUCCESS"
+    assert len(polls) < 200
+
+
+def test_hint_is_not_followed_again_and_again_while_a_window_is_full(
+    user: User, webhook: Webhook, receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visits = calls_of(claims, "claim_due", monkeypatch)
+    receiver.behaviour = Behaviour(delay_seconds=2)
+    # Two more than a new window lets in.
+    for _ in range(6):
+        Project.objects.create(owner=user, name="P")
+    with running_engine() as engine:
+        engine.hint()
+        receiver.wait_for(6)
+
+    assert len(visits) < 30
 
 
 def test_run_leaves_no_heartbeat_behind(user: User, webhook: Webhook) -> None:

@@ -306,6 +306,38 @@ def test_outage_guard_tells_ours_from_theirs() -> None:
     assert not guard.is_out
 
 
+def test_outage_guard_believes_whoever_answers() -> None:
+    guard = OutageGuard()
+    dead = [(new_id(), new_id()) for _ in range(6)]
+    healthy = [(new_id(), new_id()) for _ in range(4)]
+
+    # More fail than answer, again and again, but somebody always answers.
+    for number in range(60):
+        guard.not_reached(*dead[number % 6], float(number))
+        guard.reached(*healthy[number % 4], float(number))
+        assert not guard.is_out
+
+    # Then for a moment nobody does.
+    for webhook in dead:
+        guard.not_reached(*webhook, 60.0)
+    assert guard.is_out
+
+    # Who answered before ends it as well.
+    guard.reached(*healthy[0], 61.0)
+    assert not guard.is_out
+
+
+def test_outage_of_which_nothing_more_is_heard_ends() -> None:
+    guard = OutageGuard()
+    for _ in range(6):
+        guard.not_reached(new_id(), new_id(), 0.0)
+    assert guard.is_out
+
+    guard.forget_old(61.0)
+
+    assert not guard.is_out
+
+
 def test_outage_guard_forgets() -> None:
     guard = OutageGuard()
     for _ in range(6):

@@ -293,6 +293,18 @@ def test_enabling_sends_what_the_caller_chooses(
     assert (webhook.active, webhook.disabled_reason, webhook.disabled_at) == (True, "", None)
 
 
+def test_enabling_changes_nothing_that_others_changed_meanwhile(webhook: Webhook) -> None:
+    stale = Webhook.objects.get(id=webhook.id)
+    service.update_webhook(webhook, url="https://new.example/", headers={"X-Key": "new"})
+    service.delete_webhook(webhook)
+
+    service.enable(stale)
+
+    now = Webhook.objects.get(id=webhook.id)
+    assert (now.url, now.headers) == ("https://new.example/", {"X-Key": "new"})
+    assert now.deleted_at is not None
+
+
 def test_disabling_keeps_the_reason(webhook: Webhook) -> None:
     lifecycle.disable(webhook, "Maintenance")
 

@@ -1,23 +1,30 @@
 """The worker as operators run it: real processes, real Valkey, killed and cut off for real."""
 
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 
 import pytest
 from pytest_django import Settings
+from rq.worker import SimpleWorker
 
 from config.services import BASE_DIR
 from projects.models import Project, User
-from tests.workers import environment, running_worker, wait_for_heartbeats, wait_until
+from tests.concurrency import calls_of, in_thread
+from tests.workers import (
+    black_hole,
+    environment,
+    running_worker,
+    wait_for_heartbeats,
+    wait_until,
+)
 from webhooks import service, wakeup
+from webhooks.dispatch.engine import Engine
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Attempt, Delivery, Webhook, WorkerHeartbeat
+from webhooks.worker import WebhookWorker
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_valkey")]
 
@@ -120,47 +127,17 @@ def test_sigterm_finishes_what_is_in_flight_without_duplicates(
     assert not WorkerHeartbeat.objects.exists()
 
 
-@contextmanager
-def black_hole() -> Iterator[str]:
-    """A Valkey that accepts connections and never answers."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    held: list[socket.socket] = []
-
-    def accept() -> None:
-        while True:
-            try:
-                held.append(listener.accept()[0])
-            except OSError:
-                return
-
-    thread = threading.Thread(target=accept)
-    thread.start()
-    try:
-        yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
-    finally:
-        # Closing alone does not end an accept() that is waiting.
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
-        for connection_ in held:
-            connection_.close()
-
-
-@contextmanager
-def refusing() -> Iterator[str]:
-    yield "redis://127.0.0.1:1/0"
-
-
-@pytest.mark.parametrize("outage", [refusing, black_hole])
+@pytest.mark.parametrize("is_silent", [False, True])
 def test_without_valkey_saves_succeed_and_workers_deliver(
     user: User,
     webhook: Webhook,
     receiver: HttpReceiver,
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
-    outage: Callable[[], AbstractContextManager[str]],
+    is_silent: bool,
 ) -> None:
-    with outage() as redis_url:
+    with black_hole() as silent:
+        redis_url = f"redis://{silent if is_silent else '127.0.0.1:1'}/0"
         settings.REDIS_URL = redis_url
         monkeypatch.setattr(wakeup, "_hinter", wakeup.Hinter())
         with running_worker(REDIS_URL=redis_url):
@@ -173,6 +150,32 @@ def test_without_valkey_saves_succeed_and_workers_deliver(
             receiver.wait_for(5, timeout_seconds=10)
             wait_until(lambda: Delivery.objects.filter(status="SUCCESS").count() == 5)
         wakeup._hinter.flush(2)
+
+
+def test_rq_comes_back_after_valkey_refused_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("webhooks.worker.RECONNECT_SECONDS", 0.05)
+    starts = calls_of(SimpleWorker, "work", monkeypatch)
+    client = wakeup.connect(2)
+    queue = wakeup.make_queue(client)
+    worker = WebhookWorker([queue], connection=client)
+    worker._engine = Engine()
+    thread = in_thread(lambda: worker._serve_rq(False, {}))
+    wait_until(lambda: bool(client.exists(worker.key)))
+
+    client.config_set("min-replicas-to-write", 1)
+    try:
+        client.client_kill_filter(_type="normal", skipme=True)
+        # It looks for its own entry the second time, and finds it.
+        wait_until(lambda: len(starts) >= 3)
+    finally:
+        client.config_set("min-replicas-to-write", 0)
+
+    queue.enqueue_call(wakeup.JOB_FUNCTION, description=wakeup.JOB_DESCRIPTION)
+    wait_until(lambda: not queue.count)
+    worker._stop_requested = True
+    # It waits for a job before it looks whether it is to stop.
+    queue.enqueue_call(wakeup.JOB_FUNCTION, description=wakeup.JOB_DESCRIPTION)
+    thread.join()
 
 
 def test_pool_of_workers_delivers_each_event_once(

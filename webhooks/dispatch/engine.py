@@ -178,12 +178,15 @@ class Engine:
         if self._flight.ready:
             return 0.0
         now = time.monotonic()
-        next_at = min(self._next_beat_at, self._next_poll_at)
+        # Only what can be ordered then: the rest begins with an answer, which ends the wait.
+        next_at = now + POLL_SECONDS
+        if self._beating is None:
+            next_at = min(next_at, self._next_beat_at)
+        if self._can_claim():
+            next_at = min(next_at, self._next_poll_at)
         if self._unsettled and self._settling is None:
             next_at = min(next_at, self._oldest_unsettled_at + SETTLE_SECONDS)
-        if self._backoff_seconds:
-            next_at = max(next_at, self._database_back_at)
-        return max(0.0, min(next_at - now, POLL_SECONDS))
+        return max(0.0, min(max(next_at, self._database_back_at) - now, POLL_SECONDS))
 
     def _order(self) -> None:
         """Give the database threads what is due to be done."""
@@ -203,7 +206,7 @@ class Engine:
             )
         if self._has_lost_track and self._claiming is None:
             self._release_others()
-        if self._claiming is None and self._is_claim_due(now):
+        if self._can_claim() and self._is_claim_due(now):
             self._order_claim(now)
 
     def _is_settle_due(self, now: float) -> bool:
@@ -214,16 +217,19 @@ class Engine:
             or not self._flight.ids
         )
 
-    def _is_claim_due(self, now: float) -> bool:
-        if self._is_stopping or self._cannot_settle or len(self._unsettled) >= MAX_UNSETTLED:
+    def _can_claim(self) -> bool:
+        if self._claiming is not None or self._is_stopping or self._cannot_settle:
+            return False
+        if len(self._unsettled) >= MAX_UNSETTLED:
             return False
         if self._is_alone and (self._flight.ids or self._unsettled or self._settling):
             return False
         room = self._flight.room
         if self._flight.ready > READY_AT_CLAIM or room == 0:
             return False
-        if room < SMALLEST_CLAIM and len(self._flight.ids) > SMALLEST_CLAIM:
-            return False
+        return room >= SMALLEST_CLAIM or len(self._flight.ids) <= SMALLEST_CLAIM
+
+    def _is_claim_due(self, now: float) -> bool:
         if self._outage.is_out:
             return now >= self._next_poll_at
         return self._wants_claim or self._has_backlog or now >= self._next_poll_at
@@ -355,7 +361,7 @@ class Engine:
             self._next_call_at = now + POLL_SECONDS
             wakeup.nudge(force=True)
         if self._hinted:
-            self._follow_hint()
+            self._follow_hint(found_nothing=not claim.deliveries and claim.is_complete)
         self._flight.took(claim.deliveries)
         self._line_up(claim.deliveries)
         for webhook_id in claim.full:
@@ -365,12 +371,13 @@ class Engine:
             else:
                 self._full.add(webhook_id)
 
-    def _follow_hint(self) -> None:
+    def _follow_hint(self, *, found_nothing: bool) -> None:
         """Claim until nothing is found, then let commits send hints again, then claim once more.
 
-        Until the token is gone commits stay silent, so nobody else tells us of them.
+        Until the token is gone commits stay silent, so nobody else tells us of them. What waits
+        for its webhook's window is not looked for again and again: its place is told by an answer.
         """
-        if self._found_nothing:
+        if found_nothing:
             self._hinted = False
             wakeup.clear_token(then=self._look_again)
         else:

@@ -14,7 +14,7 @@ NETWORK_FAILURES = frozenset(
     (FailureKind.DNS, FailureKind.CONNECT, FailureKind.TIMEOUT, FailureKind.RESET)
 )
 FEWEST_OWNERS = 4
-"""With fewer it is as likely theirs as ours."""
+"""That must fail without any answer in between; with fewer it is as likely theirs as ours."""
 MEMORY_SECONDS = 60.0
 PROBE_SECONDS = 2.0
 """Between two probes while it lasts."""
@@ -29,45 +29,60 @@ class _Seen:
 
 @dataclass
 class OutageGuard:
-    """Counts by owner what was reached lately; an owner fails when most of its webhooks do."""
+    """Counts by owner what was reached lately; an owner fails when most of its webhooks do.
+
+    It is an outage of our own when most owners fail and nobody answers.
+    """
 
     is_out: bool = False
     _seen: dict[UUID, _Seen] = field(default_factory=dict)
     _webhooks: Counter[UUID | None] = field(default_factory=Counter)
     _failing: Counter[UUID | None] = field(default_factory=Counter)
+    _failing_owners: set[UUID | None] = field(default_factory=set)
+    _failed_since_answer: set[UUID | None] = field(default_factory=set)
 
     def reached(self, webhook_id: UUID, owner_id: UUID | None, now: float) -> None:
         """An answer came, whatever it said. Any answer ends an outage."""
+        self._failed_since_answer.clear()
+        if self.is_out:
+            self._forget_all()
         seen = self._seen.get(webhook_id)
         if seen is not None and seen.is_reached:
             seen.at = now
-            return
-        if self.is_out:
-            self._forget_all()
-        self._remember(webhook_id, _Seen(owner_id, True, now))
+        else:
+            self._remember(webhook_id, _Seen(owner_id, True, now))
 
     def not_reached(self, webhook_id: UUID, owner_id: UUID | None, now: float) -> None:
         """The network failed."""
+        self._failed_since_answer.add(owner_id)
         seen = self._seen.get(webhook_id)
         if seen is not None and not seen.is_reached:
             seen.at = now
-            return
-        self._remember(webhook_id, _Seen(owner_id, False, now))
-        owners = [owner for owner, count in self._webhooks.items() if count]
-        failing = sum(self._failing[owner] * 2 > self._webhooks[owner] for owner in owners)
-        self.is_out = len(owners) >= FEWEST_OWNERS and failing * 2 > len(owners)
+        else:
+            self._remember(webhook_id, _Seen(owner_id, False, now))
+        self._judge()
 
     def forget_old(self, now: float) -> None:
         """Drop what was not heard of for a while."""
         old = [k for k, seen in self._seen.items() if now - seen.at > MEMORY_SECONDS]
         for webhook_id in old:
             self._forget(webhook_id)
+        if old:
+            self._judge()
+
+    def _judge(self) -> None:
+        self.is_out = (
+            len(self._failed_since_answer) >= FEWEST_OWNERS
+            and len(self._failing_owners) >= FEWEST_OWNERS
+            and len(self._failing_owners) * 2 > len(self._webhooks)
+        )
 
     def _remember(self, webhook_id: UUID, seen: _Seen) -> None:
         self._forget(webhook_id)
         self._seen[webhook_id] = seen
         self._webhooks[seen.owner_id] += 1
         self._failing[seen.owner_id] += not seen.is_reached
+        self._count_owner(seen.owner_id)
 
     def _forget(self, webhook_id: UUID) -> None:
         seen = self._seen.pop(webhook_id, None)
@@ -76,9 +91,17 @@ class OutageGuard:
             self._failing[seen.owner_id] -= not seen.is_reached
             if not self._webhooks[seen.owner_id]:
                 del self._webhooks[seen.owner_id], self._failing[seen.owner_id]
+            self._count_owner(seen.owner_id)
+
+    def _count_owner(self, owner_id: UUID | None) -> None:
+        if self._failing[owner_id] * 2 > self._webhooks[owner_id]:
+            self._failing_owners.add(owner_id)
+        else:
+            self._failing_owners.discard(owner_id)
 
     def _forget_all(self) -> None:
         self.is_out = False
         self._seen.clear()
         self._webhooks.clear()
         self._failing.clear()
+        self._failing_owners.clear()
