@@ -79,6 +79,12 @@ class UserAdmin(DjangoUserAdmin, OperatorAdmin):
     def quota(self, user: User) -> str:
         return f"{user.storage_quota_bytes / GIGABYTE:.1f} GB"
 
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _may_touch(request, obj) and bool(super().has_change_permission(request, obj))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _may_touch(request, obj) and bool(super().has_delete_permission(request, obj))
+
     def user_change_password(
         self, request: HttpRequest, id: str, form_url: str = ""
     ) -> HttpResponse:
@@ -100,9 +106,24 @@ class UserAdmin(DjangoUserAdmin, OperatorAdmin):
         return form
 
 
+def _may_touch(request: HttpRequest, account: User | None) -> bool:
+    # Whoever sets the password or the address of an account can act as it.
+    is_privileged = account is not None and (account.is_staff or account.is_superuser)
+    return bool(request.user.is_superuser) or not is_privileged
+
+
 @admin.register(Group)
 class GroupAdmin(DjangoGroupAdmin, OperatorAdmin):  # type: ignore[misc]
-    pass
+    """Groups give permissions, so only superusers write them."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.is_superuser)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return bool(request.user.is_superuser)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return bool(request.user.is_superuser)
 
 
 @admin.register(Project)

@@ -40,10 +40,17 @@ class NewTokenForm(forms.Form):
         help_text="May trigger events for every owner; its user has to be staff.",
     )
 
+    def __init__(self, data: Any, requester: Any) -> None:
+        super().__init__(data)
+        self._requester = requester
+
     def clean_user(self) -> Any:
         user = get_user_model().objects.filter(email__iexact=self.cleaned_data["user"]).first()
         if user is None:
             raise forms.ValidationError("Nobody has this address.")
+        is_other_staff = user != self._requester and (user.is_staff or user.is_superuser)
+        if is_other_staff and not self._requester.is_superuser:
+            raise forms.ValidationError("Only superusers make tokens of other staff.")
         return user
 
     def clean(self) -> dict[str, Any]:
@@ -60,10 +67,12 @@ class AddToken(SecretOperation):
     title = "Make an API token"
     text = "Whoever has it acts as the user, within its scopes."
     button = "Make"
-    form_class = NewTokenForm
 
     def find(self, object_id: str | None) -> None:
         return None
+
+    def build_form(self, data: Any = None) -> forms.Form:
+        return NewTokenForm(data, self.request.user)
 
     def back_url(self) -> str:
         return reverse("admin:webhooks_apitoken_changelist")

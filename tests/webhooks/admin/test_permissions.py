@@ -4,11 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Group
 from django.db.models import Model
 from django.test import Client
 
+from projects.models import User
 from tests.webhooks.admin.every_url import every_url, fingerprint
-from webhooks.models import Delivery, Webhook
+from webhooks.models import ApiToken, Delivery, Webhook
 
 pytestmark = pytest.mark.django_db
 
@@ -170,3 +172,96 @@ def test_only_superusers_give_permissions(staff: Staff, user: Any) -> None:
     user.refresh_from_db()
     assert (user.is_superuser, user.is_staff) == (False, False)
     assert user.storage_quota_bytes == 1
+
+
+NEW_PASSWORD = {
+    "password1": "correct horse",
+    "password2": "correct horse",
+    "usable_password": "true",
+}
+ACCOUNT = {
+    "username": "taken", "email": "taken@example.com", "storage_quota_bytes": 1, "is_active": "on",
+}  # fmt: skip
+
+
+def test_only_superusers_touch_the_accounts_of_staff(staff: Staff, user: User) -> None:
+    client = staff("projects.change_user", "projects.view_user", "projects.delete_user")
+    root = User.objects.create_user("root", "root@example.com", "secret", is_superuser=True)
+    User.objects.create_user("colleague", "colleague@example.com", "secret", is_staff=True)
+    accounts = User.objects.exclude(pk=user.pk)
+    before = fingerprint()
+
+    for account in accounts:
+        page = f"/admin/projects/user/{account.pk}"
+        for url, data in (
+            (f"{page}/password/", NEW_PASSWORD),
+            (f"{page}/change/", ACCOUNT),
+            (f"{page}/delete/", {"post": "yes"}),
+        ):
+            assert client.post(url, data).status_code == 403, url
+        shown = client.get(f"{page}/change/")
+        assert shown.status_code == 200
+        assert b'name="_save"' not in shown.content
+        assert root.password.rsplit("$", 1)[1].encode() not in shown.content
+    chosen = [str(account.pk) for account in accounts]
+    client.post(
+        "/admin/projects/user/",
+        {"action": "delete_selected", "_selected_action": chosen, "post": "yes"},
+    )
+
+    assert fingerprint() == before
+    assert client.post(f"/admin/projects/user/{user.pk}/password/", NEW_PASSWORD).status_code == 302
+
+
+def test_superusers_touch_the_accounts_of_staff(operator: Client) -> None:
+    colleague = User.objects.create(username="c", email="c@example.com", is_staff=True)
+
+    operator.post(f"/admin/projects/user/{colleague.pk}/password/", NEW_PASSWORD)
+
+    colleague.refresh_from_db()
+    assert colleague.check_password("correct horse")
+
+
+def test_only_superusers_write_groups(staff: Staff, operator: Client) -> None:
+    group = Group.objects.create(name="Support")
+    User.objects.get().groups.add(group)
+    page = f"/admin/auth/group/{group.pk}"
+    wish = {"name": "Support", "permissions": ["1"]}
+    User.objects.update(is_superuser=False)
+    client = staff(*(f"auth.{verb}_group" for verb in ("view", "add", "change", "delete")))
+    before = fingerprint()
+
+    assert client.get(f"{page}/change/").status_code == 200
+    assert client.post(f"{page}/change/", wish).status_code == 403
+    assert client.post("/admin/auth/group/add/", wish | {"name": "Mine"}).status_code == 403
+    assert client.post(f"{page}/delete/", {"post": "yes"}).status_code == 403
+    client.post(
+        "/admin/auth/group/",
+        {"action": "delete_selected", "_selected_action": [str(group.pk)], "post": "yes"},
+    )
+    assert fingerprint() == before
+
+    User.objects.update(is_superuser=True)
+    assert client.post(f"{page}/change/", wish).status_code == 302
+    assert group.permissions.count() == 1
+
+
+@pytest.mark.parametrize("powers", [{"is_staff": True}, {"is_superuser": True}])
+def test_only_superusers_make_tokens_of_other_staff(
+    staff: Staff, user: User, powers: dict[str, bool]
+) -> None:
+    client = staff("webhooks.add_apitoken")
+    User.objects.create(username="root", email="root@example.com", **powers)
+    wish = {"user": "root@example.com", "name": "CI", "scopes": ["write"], "days": 30}
+
+    refused = client.post("/admin/webhooks/apitoken/new/", wish)
+
+    assert refused.status_code == 422
+    assert "Only superusers make tokens of other staff." in refused.content.decode()
+    assert not ApiToken.objects.exists()
+    for email in ("ada@example.com", "staff@example.com"):
+        made = client.post("/admin/webhooks/apitoken/new/", wish | {"user": email})
+        assert made.status_code == 200
+    User.objects.filter(username="staff").update(is_superuser=True)
+    assert client.post("/admin/webhooks/apitoken/new/", wish).status_code == 200
+    assert ApiToken.objects.count() == 3
