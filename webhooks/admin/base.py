@@ -61,6 +61,13 @@ class OperatorAdmin(ModelAdmin):
         found: Model | None = super().get_object(request, object_id, from_field)
         return found
 
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Let a list be filtered by what it offers alone.
+
+        Django allows every field of the model, so that one could guess what is not shown.
+        """
+        return any(lookup in _parameters_of(one) for one in self.list_filter)
+
     def render(
         self, request: HttpRequest, template: str, context: dict[str, Any], status: int = 200
     ) -> TemplateResponse:
@@ -104,6 +111,13 @@ class OperatorAdmin(ModelAdmin):
         for obj in queryset:
             self.note(request, f"{self.opts.model_name}.delete", obj, name=str(obj))
         super().delete_queryset(request, queryset)
+
+
+def _parameters_of(list_filter: Any) -> set[str]:
+    if isinstance(list_filter, tuple):
+        field, _ = list_filter
+        return {f"{field}__exact", f"{field}__isnull"}
+    return {list_filter.parameter_name}
 
 
 def _shown(value: Any) -> Any:
