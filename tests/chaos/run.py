@@ -91,7 +91,9 @@ def _build(seed: int, workers: int, url: str, acknowledged: Path) -> World:
             )
             secrets[f"/{number}/{kind}"].append(webhook.secret)
             webhooks.append(webhook)
-    service_user = User.objects.create(username="billing", email="billing@example.com")
+    service_user = User.objects.create(
+        username="billing", email="billing@example.com", is_staff=True
+    )
     _, token = ApiToken.objects.issue(
         service_user, name="chaos", scopes=["trigger"], lifetime=None, is_service=True
     )

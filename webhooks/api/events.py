@@ -51,7 +51,7 @@ ITEMS = {
     "description": "Each like the body of POST /events; one that is not is refused by itself.",
     "items": {},
 }
-OTHERS_REFUSED = "Only a service token may trigger events for others; leave userId out."
+OTHERS_REFUSED = "Only a service token of staff may trigger events for others; leave userId out."
 
 
 class EventSerializer(ApiSerializer):
@@ -268,7 +268,9 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
 
     def _check_service(self) -> None:
         token = self.request.auth
-        if not (isinstance(token, ApiToken) and token.is_service):
+        is_service = isinstance(token, ApiToken) and token.is_service
+        # Who made it as staff may be staff no more.
+        if not (is_service and self.request.user.is_staff):
             raise PermissionDenied(OTHERS_REFUSED)
 
     @extend_schema(

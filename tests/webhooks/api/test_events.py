@@ -90,6 +90,22 @@ def test_only_service_tokens_trigger_for_others(
     assert len(stored(owner_id=other_user.id)) == 2
 
 
+def test_a_service_token_loses_its_power_with_its_user(
+    staff: User, other_user: User, make_client: MakeClient
+) -> None:
+    client = make_client(staff, "trigger", is_service=True)
+    User.objects.filter(pk=staff.pk).update(is_staff=False)
+    wish = NEW | {"userId": str(other_user.id)}
+
+    refused = client.post("/api/v1/events", wish)
+    refused_batch = client.post("/api/v1/events/batch", {"events": [wish]})
+
+    assert (refused.status_code, refused_batch.status_code) == (403, 403)
+    assert "service token of staff" in refused.json()["detail"]
+    assert not stored()
+    assert client.post("/api/v1/events", NEW).status_code == 201
+
+
 def test_event_of_an_unknown_user_is_refused(staff: User, make_client: MakeClient) -> None:
     client = make_client(staff, is_service=True)
     wish = NEW | {"userId": DATA["id"]}
