@@ -14,6 +14,7 @@ from rest_framework.routers import SimpleRouter
 import projects.api
 import sessions_app.api
 import webhooks.api.urls
+from config.login import login
 from webhooks.api import problems
 
 OPENAPI_FILE = Path(settings.BASE_DIR) / "docs" / "openapi.yaml"
@@ -30,6 +31,8 @@ def schema(request: HttpRequest) -> HttpResponse:
 
 
 urlpatterns: list[URLPattern | URLResolver] = [
+    # Before the admin's own page of the same path.
+    path("admin/login/", login),
     path("admin/", admin.site.urls),
     # Browsers ask for it wherever a page names no icon.
     path("favicon.ico", RedirectView.as_view(url=static("webhooks/icon.svg"))),

@@ -15,6 +15,7 @@ from typing import Any
 
 import redis
 from django.conf import settings
+from django.http import HttpRequest
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
@@ -94,6 +95,11 @@ def take(name: str, who: str) -> Allowance:
     window, elapsed = divmod(time.time(), WINDOW_SECONDS)
     count = counter.hit(f"webhooks:requests:{name}:{who}:{int(window)}")
     return Allowance(name, limit, limit - count, max(1, round(WINDOW_SECONDS - elapsed)))
+
+
+def take_login(request: HttpRequest) -> Allowance:
+    """Count one try of an address at a password, for a token or at the admin's login page."""
+    return take("login", BaseThrottle().get_ident(Request(request)))
 
 
 class RateThrottle(BaseThrottle):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.test import Client
 from rest_framework.settings import api_settings
 from rest_framework.test import APIClient
 
@@ -112,6 +113,67 @@ def test_guessing_passwords_is_limited_before_they_are_checked(
 
     assert statuses(lambda: client.post("/api/v1/tokens")) == [401, 401, 401, 429]
     assert len(checked) == LIMIT
+
+
+# The admin's login page counts with them.
+
+
+def log_in(password: str, **headers: str) -> Any:
+    return Client().post(
+        "/admin/login/?next=/admin/",
+        {"username": "root", "password": password},
+        **headers,  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture
+def operator(staff: User) -> User:
+    staff.set_password("right")
+    staff.save(update_fields=["password"])
+    return staff
+
+
+def test_guessing_at_the_admin_is_limited_before_the_password_is_checked(operator: User) -> None:
+    assert statuses(lambda: log_in("wrong"), LIMIT) == [200] * LIMIT
+
+    refused = log_in("right")
+
+    assert refused.status_code == 429
+    assert refused["Retry-After"] == "50"
+    assert "Try again in 50 seconds." in refused.content.decode()
+    assert Client().get("/admin/login/").status_code == 200
+
+
+def test_the_api_and_the_admin_count_tries_together(operator: User) -> None:
+    client = APIClient()
+    client.credentials(HTTP_AUTHORIZATION="Basic YWRhOndyb25n")
+    statuses(lambda: client.post("/api/v1/tokens"), LIMIT)
+
+    assert log_in("right").status_code == 429
+
+
+def test_operators_behind_a_proxy_are_told_apart(
+    operator: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invented = iter(range(100))
+
+    def guess() -> Any:
+        return log_in("wrong", HTTP_X_FORWARDED_FOR=f"10.0.0.{next(invented)}, 198.51.100.7")
+
+    assert statuses(guess) == [200, 200, 200, 429]
+    monkeypatch.setattr(api_settings, "NUM_PROXIES", 1)
+    assert statuses(guess) == [200, 200, 200, 429]
+    assert log_in("right", HTTP_X_FORWARDED_FOR="198.51.100.8").status_code == 302
+
+
+def test_operators_log_in_while_valkey_is_away(
+    operator: User, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    monkeypatch.setattr(throttles, "counter", throttles.Counter())
+
+    assert log_in("right")["Location"] == "/admin/"
+    assert statuses(lambda: log_in("wrong"), LIMIT) == [200, 200, 429]
 
 
 def test_counts_are_kept_in_valkey_for_all_processes() -> None:
