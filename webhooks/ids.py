@@ -1,5 +1,6 @@
 """Identifiers: UUIDv7 inside (time-ordered, so inserts stay cheap), prefixed hex on the wire."""
 
+import re
 import uuid
 from datetime import datetime
 
@@ -13,6 +14,8 @@ DELIVERY_PREFIX = "del_"
 ATTEMPT_PREFIX = "att_"
 REDELIVERY_PREFIX = "red_"
 TOKEN_PREFIX = "tok_"
+
+HEX_DIGITS = re.compile(r"[0-9A-Fa-f]{32}")
 
 
 def new_id() -> uuid.UUID:
@@ -31,12 +34,7 @@ def parse_public_id(value: str, prefix: str) -> uuid.UUID:
 
     Raises PublicIdInvalidError for anything but the prefix and 32 hex digits.
     """
-    digits = value.removeprefix(prefix)
-    if len(value) != len(prefix) + 32 or len(digits) != 32:
+    # uuid.UUID would take `0x`, underscores and the digits of other scripts, too.
+    if not (value.startswith(prefix) and HEX_DIGITS.fullmatch(value, len(prefix))):
         raise PublicIdInvalidError(f"{value!r} is not an id of the form {prefix}<32 hex digits>.")
-    try:
-        return uuid.UUID(hex=digits)
-    except ValueError:
-        raise PublicIdInvalidError(
-            f"{value!r} is not an id of the form {prefix}<32 hex digits>."
-        ) from None
+    return uuid.UUID(hex=value[len(prefix) :])

@@ -26,7 +26,8 @@ LOCAL_SUFFIXES = (
 )  # fmt: skip
 """Names that only ever lead into somebody's own network."""
 
-URL = re.compile(r"(https?)://([^/?]+)(.*)", re.IGNORECASE | re.DOTALL)
+# Without re.ASCII the long s (U+017F) would pass for an s.
+URL = re.compile(r"(https?)://([^/?]+)(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
 AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
 NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 PLAIN_NAME = re.compile(r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.|$))+")

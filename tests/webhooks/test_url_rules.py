@@ -70,6 +70,8 @@ def test_url_is_stored_in_one_ascii_spelling(settings: Settings, given: str, sto
     ("url", "reason"),
     [
         ("ftp://example.com/", "must start with http:// or https://"),
+        ("http\u017f://example.com/", "must start with http:// or https://"),
+        ("https://example.com:\u0668\u0660/", "no valid host and port"),
         ("https://user:pw@example.com/", "user name or password"),
         ("https://exa mple.com/", "a space, a backslash or an invisible"),
         ("https://example.com\\@x/", "a space, a backslash or an invisible"),

@@ -53,6 +53,8 @@ def test_argument_is_read(db: None, read: Callable[[str], Any], text: str, value
         ),
         (arguments.public_id("whk_"), f"evt_{ID.hex}", "not an id of the form whk_"),
         (arguments.public_id("whk_"), "no-uuid", "not an id"),
+        (arguments.public_id("whk_"), "whk_" + "\u0661" * 32, "not an id"),
+        (arguments.public_id("whk_"), "whk_0x" + "1" * 30, "not an id"),
         (arguments.duration, "90", "'90' is not a duration such as"),
         (arguments.duration, "-1d", "not a duration"),
         (arguments.duration, "d", "not a duration"),
