@@ -70,10 +70,9 @@ class BearerAuthentication(TokenAuthentication):  # type: ignore[misc]  # knox i
     """`Authorization: Bearer rdai_…`, in one statement at most and without deleting anything."""
 
     def authenticate_credentials(self, token: bytes) -> tuple[Any, ApiToken]:
-        try:
-            found = tokens.get(token.decode("ascii"))
-        except UnicodeDecodeError:
-            found = None
+        # Postgres takes no NUL, not even to look for it.
+        is_possible = token.isascii() and b"\0" not in token
+        found = tokens.get(token.decode()) if is_possible else None
         now = timezone.now()
         if found is None or not found.user.is_active or (found.expiry and found.expiry <= now):
             raise AuthenticationFailed(REFUSAL)
@@ -90,6 +89,12 @@ class PasswordAuthentication(BasicAuthentication):
     """User name and password over HTTP Basic: for making a token only."""
 
     www_authenticate_realm = "tokens"
+
+    def authenticate_credentials(self, userid: str, password: str, request: Any = None) -> Any:
+        if "\0" in userid:
+            # No name holds one, and Postgres would refuse to look; answered as any unknown name.
+            raise AuthenticationFailed("Invalid username/password.")
+        return super().authenticate_credentials(userid, password, request)
 
 
 class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
 
@@ -105,6 +106,42 @@ def test_wrong_password_and_unknown_user_look_the_same(user: User, other_user: U
         assert response.status_code == 401
         assert response["WWW-Authenticate"] == 'Basic realm="tokens"'
     assert known.json()["detail"] == unknown.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "credentials", [b"eve\0:x", b"eve:\0", "\ud800:x".encode(errors="surrogatepass")]
+)
+def test_what_no_name_can_hold_is_a_wrong_name(db: None, credentials: bytes) -> None:
+    answers = []
+    for sent in (credentials, b"nobody:x"):
+        client = APIClient(raise_request_exception=False)
+        client.credentials(HTTP_AUTHORIZATION=f"Basic {b64encode(sent).decode()}")
+        answers.append(client.post("/api/v1/tokens", {}))
+
+    assert [answer.status_code for answer in answers] == [401, 401]
+    assert answers[0].json()["detail"] == answers[1].json()["detail"]
+
+
+@pytest.mark.parametrize("token", ["rdai_\0", "\0", "rdai_\x01", "rdai_\u00e9"])
+def test_what_no_token_can_hold_is_an_unknown_token(db: None, token: str) -> None:
+    client = APIClient(raise_request_exception=False)
+    client.credentials(HTTP_AUTHORIZATION=f"Bearer {token}")
+
+    answer = client.get("/api/v1/webhooks")
+
+    assert (answer.status_code, answer.json()["detail"]) == (401, authentication.REFUSAL)
+
+
+@pytest.mark.parametrize("name", ["eve%00", "%ED%A0%80", "%FF"])
+def test_what_no_name_can_hold_is_a_wrong_name_in_the_admin(db: None, name: str) -> None:
+    answer = Client().post(
+        "/admin/login/",
+        f"username={name}&password={name}",
+        content_type="application/x-www-form-urlencoded",
+    )
+
+    assert answer.status_code == 200
+    assert answer.context["form"].errors
 
 
 def test_password_opens_nothing_else(user: User) -> None:
