@@ -32,6 +32,8 @@ from webhooks.api.base import (
 
 MAX_CONTENT = 40_000
 """Characters of a message: an event with it still fits its 256 KB."""
+MAX_FILE_BYTES = 10**15
+"""A petabyte: no recording is larger, and every JSON reader holds the number exactly."""
 
 
 def change(move: Callable[..., None], **values: Any) -> None:
@@ -149,7 +151,7 @@ class CompletionSerializer(ApiModelSerializer):
             "url": {"required": True, "allow_blank": False},
             "thumbnail_url": {"required": False},
             "duration_seconds": {"required": True},
-            "file_size_bytes": {"required": True},
+            "file_size_bytes": {"required": True, "max_value": MAX_FILE_BYTES},
         }
 
 

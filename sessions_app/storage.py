@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import Q, QuerySet, Sum
+from django.db.models import BigIntegerField, Q, QuerySet, Sum
 from django.db.models.functions import Coalesce
 from django.dispatch import receiver
 from django.utils import timezone
@@ -20,6 +20,8 @@ from sessions_app.models import Recording, Session, StorageLevel
 from webhooks.models.tracking import Write, announce, rows_deleting, rows_written
 
 WARNING_PERCENT = 80
+MOST_BYTES = BigIntegerField.MAX_BIGINT
+"""What the column holds; the sum of what recordings say of themselves may be more."""
 
 LOCK_SQL = """
 INSERT INTO sessions_app_storagelevel (owner_id, level, used_bytes, updated_at)
@@ -57,7 +59,7 @@ def review(owner_ids: Iterable[UUID], *, without: QuerySet[Any] | None = None) -
     going = {} if without is None else dict(_ready_bytes(without))
     writes = []
     for owner in _with_ready_bytes(owner_ids):
-        used_bytes = owner.ready_bytes - going.get(owner.pk, 0)
+        used_bytes = min(owner.ready_bytes - going.get(owner.pk, 0), MOST_BYTES)
         level = level_of(used_bytes, owner.storage_quota_bytes)
         row = StorageLevel(owner=owner, level=level, used_bytes=used_bytes, updated_at=now)
         writes.append(Write(row, {"level": levels_before[owner.pk]}))

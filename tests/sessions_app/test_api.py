@@ -120,6 +120,19 @@ def test_wrong_completion_is_refused(
     assert Recording.objects.get().status == "UPLOADING"
 
 
+def test_no_recording_is_larger_than_a_petabyte(client: APIClient, session: Session) -> None:
+    recording = Recording.objects.create(session=session, title="Screen")
+    path = f"recordings/{recording.id}/complete"
+    body = {"url": "https://x.example/", "durationSeconds": 1}
+
+    refused = call(client, path, body | {"fileSizeBytes": 10**15 + 1})
+    assert refused.status_code == 400
+    assert refused.json()["detail"] == (
+        "fileSizeBytes: Ensure this value is less than or equal to 1000000000000000."
+    )
+    assert call(client, path, body | {"fileSizeBytes": 10**15}).status_code == 200
+
+
 def test_life_of_an_agent(client: APIClient) -> None:
     wish = {"name": "Desktop", "platform": "linux", "version": "2.4"}
     path = f"agents/{call(client, 'agents', wish).json()['id']}"

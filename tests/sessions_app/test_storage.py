@@ -77,6 +77,21 @@ def test_only_ready_recordings_count(session: Session) -> None:
     assert StorageLevel.objects.get().used_bytes == 0
 
 
+def test_what_exceeds_the_column_is_counted_as_its_largest_number(session: Session) -> None:
+    largest = 2**63 - 1
+
+    with captured_events() as captured:
+        recordings = [ready(session, largest) for _ in range(3)]
+
+    assert told(captured) == [WARNING, EXCEEDED]
+    assert StorageLevel.objects.get().used_bytes == largest
+    for recording in recordings[:2]:
+        recording.delete()
+        assert StorageLevel.objects.get().used_bytes == largest
+    recordings[2].delete()
+    assert StorageLevel.objects.get().used_bytes == 0
+
+
 @pytest.mark.parametrize("quota", [90, 50])
 def test_lower_quota_crosses_too(session: Session, quota: int) -> None:
     ready(session, 75)
