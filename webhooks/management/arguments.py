@@ -20,6 +20,10 @@ from webhooks.models import Event, Webhook
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
+LONGEST = timedelta(days=36_525)
+YEARS = range(1900, 9001)
+"""Of a time that is given: Python and Postgres calculate with all of them, in any time zone."""
+
 
 def add_format(parser: CommandParser) -> None:
     parser.add_argument(
@@ -48,11 +52,15 @@ def public_id(prefix: str) -> Callable[[str], UUID]:
 
 
 def duration(text: str) -> timedelta:
-    """Read `90s`, `15m`, `2h`, `7d` or `4w`."""
+    """Read `90s`, `15m`, `2h`, `7d` or `4w`, a hundred years at most."""
     number, unit = text[:-1], text[-1:]
-    if not (number.isascii() and number.isdecimal() and unit in UNITS and len(number) <= 6):
-        raise ArgumentTypeError(f"{text!r} is not a duration such as 90s, 15m, 2h, 7d or 4w")
-    return timedelta(seconds=int(number) * UNITS[unit])
+    is_readable = number.isascii() and number.isdecimal() and unit in UNITS and len(number) <= 6
+    found = timedelta(seconds=int(number) * UNITS[unit]) if is_readable else None
+    if found is None or found > LONGEST:
+        raise ArgumentTypeError(
+            f"{text!r} is not a duration such as 90s, 15m, 2h, 7d or 4w, of a hundred years at most"
+        )
+    return found
 
 
 def moment(text: str) -> datetime:
@@ -65,11 +73,13 @@ def moment(text: str) -> datetime:
             found = datetime(date.year, date.month, date.day)  # noqa: DTZ001 (a zone follows)
     except ValueError:
         found = None
-    if found is None:
+    if found is None or found.year not in YEARS:
         raise ArgumentTypeError(
-            f"{text!r} is not a time such as 2h, 7d, 2026-11-23 or 2026-11-23T10:30:00Z"
+            f"{text!r} is not a time such as 2h, 7d, 2026-11-23 or 2026-11-23T10:30:00Z, "
+            f"of the years {YEARS[0]} to {YEARS[-1]}"
         )
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    # In UTC: Postgres knows no zone that is more than 16 hours away.
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def pattern(text: str) -> str:
@@ -119,8 +129,10 @@ def rate(text: str) -> float:
         per_second = float(number) / UNITS[unit or "s"]
     except (ValueError, KeyError):
         per_second = 0.0
-    if not 0 < per_second <= 100_000:
-        raise ArgumentTypeError(f"{text!r} is not a rate such as 50/s or 30/m")
+    if not 1 / UNITS["w"] <= per_second <= 100_000:
+        raise ArgumentTypeError(
+            f"{text!r} is not a rate such as 50/s or 30/m, from 1/w to 100000/s"
+        )
     return per_second
 
 

@@ -334,6 +334,16 @@ def test_stats(client: APIClient, user: User, make_webhook: Callable[..., Webhoo
     }  # fmt: skip
 
 
+def test_range_of_any_time_zone_is_counted(
+    client: APIClient, make_webhook: Callable[..., Webhook]
+) -> None:
+    query = "bucket=day&since=2026-11-02T00:00:00%2B23:59&until=2026-11-03T00:00:00-23:59"
+
+    stats = client.get(path_of(make_webhook(), f"/stats?{query}")).json()
+
+    assert (stats["since"], stats["until"]) == ("2026-11-01T00:01:00Z", "2026-11-03T23:59:00Z")
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -341,6 +351,9 @@ def test_stats(client: APIClient, user: User, make_webhook: Callable[..., Webhoo
         "since=yesterday",
         "since=0001-01-01T00:00:00Z",
         "since=9999-12-31T23:59:59Z",
+        "until=0001-01-01T00:00:00Z",
+        "until=0001-01-01T00:00:00%2B14:00",
+        "until=9999-12-31T23:59:59-14:00",
         "since=2026-11-02T00:00:00Z&until=2026-11-01T00:00:00Z",
         "since=2020-01-01T00:00:00Z&bucket=hour",
         "since=2020-01-01T00:00:00Z&bucket=day",

@@ -15,6 +15,7 @@ from django.core.management.base import CommandError
 
 from config.services import BASE_DIR
 from projects.models import User
+from tests.webhooks.management.conftest import Run
 from webhooks.management import arguments, terminal
 
 ID = UUID("0193570e-2c7a-7bcd-8f0a-1b2c3d4e5f60")
@@ -28,15 +29,18 @@ ID = UUID("0193570e-2c7a-7bcd-8f0a-1b2c3d4e5f60")
         (arguments.duration, "90s", timedelta(seconds=90)),
         (arguments.duration, "15m", timedelta(minutes=15)),
         (arguments.duration, "4w", timedelta(weeks=4)),
+        (arguments.duration, "36525d", timedelta(days=36_525)),
         (arguments.moment, "2026-11-23", datetime(2026, 11, 23, tzinfo=UTC)),
         (arguments.moment, "2026-11-23T10:30:00Z", datetime(2026, 11, 23, 10, 30, tzinfo=UTC)),
         (arguments.moment, "2026-11-23T10:30", datetime(2026, 11, 23, 10, 30, tzinfo=UTC)),
+        (arguments.moment, "2026-11-23T10:30+16:00", datetime(2026, 11, 22, 18, 30, tzinfo=UTC)),
         (arguments.patterns, "project.*, session.ended", ["project.*", "session.ended"]),
         (arguments.statuses, "failed,Cancelled", ["FAILED", "CANCELLED"]),
         (arguments.at_least(1), "12", 12),
         (arguments.rate, "50/s", 50.0),
         (arguments.rate, "30/m", 0.5),
         (arguments.rate, "0.5", 0.5),
+        (arguments.rate, "1/w", 1 / 604_800),
     ],
 )
 def test_argument_is_read(db: None, read: Callable[[str], Any], text: str, value: Any) -> None:
@@ -59,8 +63,18 @@ def test_argument_is_read(db: None, read: Callable[[str], Any], text: str, value
         (arguments.duration, "-1d", "not a duration"),
         (arguments.duration, "d", "not a duration"),
         (arguments.duration, "9999999d", "not a duration"),
+        (
+            arguments.duration,
+            "36526d",
+            "not a duration such as 90s, 15m, 2h, 7d or 4w, of a hundred",
+        ),
+        (arguments.duration, "999999w", "of a hundred years at most"),
         (arguments.moment, "yesterday", "'yesterday' is not a time such as 2h"),
         (arguments.moment, "2026-13-01", "not a time"),
+        (arguments.moment, "999999d", "of a hundred years at most"),
+        (arguments.moment, "0001-01-01T00:00:00+14:00", "not a time"),
+        (arguments.moment, "1899-12-31", "of the years 1900 to 9000"),
+        (arguments.moment, "9999-12-31T23:59:59-14:00", "of the years 1900 to 9000"),
         (arguments.pattern, "project", "'project' selects no event type"),
         (arguments.statuses, "failed,broken", "'broken' is not a status; choose from pending"),
         (arguments.at_least(1), "0", "'0' is not a whole number from 1 on"),
@@ -68,6 +82,7 @@ def test_argument_is_read(db: None, read: Callable[[str], Any], text: str, value
         (arguments.rate, "0/s", "'0/s' is not a rate such as 50/s or 30/m"),
         (arguments.rate, "5/x", "not a rate"),
         (arguments.rate, "nan", "not a rate"),
+        (arguments.rate, "1e-300", "from 1/w to 100000/s"),
     ],
 )
 def test_bad_argument_is_refused_in_words(
@@ -77,6 +92,39 @@ def test_bad_argument_is_refused_in_words(
         read(text)
 
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["redeliver", "--owner", "ada", "--since", "999999d"],
+        ["redeliver", "--owner", "ada", "--until", "999999w"],
+        ["stats", "--since", "999999d"],
+        ["purge", "--older-than", "999999d"],
+    ],
+)
+def test_too_long_ago_is_wrong_usage(command: list[str]) -> None:
+    ran = subprocess.run(
+        [sys.executable, "manage.py", *command],
+        cwd=BASE_DIR,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ran.returncode == 2
+    assert "of a hundred years at most" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("since", ["36525d", "1900-01-01", "9000-12-31T23:59:59-23:59"])
+def test_the_farthest_times_do(run: Run, user: User, since: str) -> None:
+    for command in (["stats"], ["redeliver", "--owner", "ada", "--dry-run"]):
+        for output in ("table", "json"):
+            ran = run(*command, "--since", since, "--format", output)
+            assert (ran.code, ran.err) == (0, "")
+    ran = run("purge", "--older-than", "36525d", "--dry-run", "--format", "json")
+    assert (ran.code, ran.err) == (0, "")
 
 
 def test_duration_means_before_now() -> None:
