@@ -16,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import requests
@@ -28,12 +27,13 @@ from webhooks.addresses import AddressPolicy
 from webhooks.dispatch.claim import ClaimedDelivery
 from webhooks.dispatch.endpoints import Endpoint
 from webhooks.dispatch.request import build_request
-from webhooks.errors import FeedRefusedError
+from webhooks.errors import FeedRefusedError, UrlRefusedError
 from webhooks.feed import FeedEvent, Page
 from webhooks.ids import EVENT_PREFIX, new_id, parse_public_id
 from webhooks.retry import Policy
 from webhooks.signing import SECRET_PREFIX, SigningKey
 from webhooks.transport import CurlAdapter, TransportError
+from webhooks.url_rules import parse_url
 
 THIS_MACHINE = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
 FEED_PATH = "/api/v1/events/feed"
@@ -77,16 +77,27 @@ class DatabaseSource:
             raise SourceAwayError(f"Postgres does not answer: {problem}".strip()) from None
 
 
+WHERE_TO = "The token only goes to https:// servers, or to this machine."
+
+
 class ServerSource:
-    """The feed of a server, through its API; the token says whose events."""
+    """The feed of a server, through its API; the token says whose events.
+
+    Raises FeedRefusedError where there can be no such server or token.
+    """
 
     poll_seconds = SERVER_POLL_SECONDS
 
     def __init__(self, server: str, token: str, patterns: Sequence[str]) -> None:
-        parts = urlsplit(server)
-        if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
-            raise FeedRefusedError("The token only goes to https:// servers, or to this machine.")
-        self._url = server.rstrip("/") + FEED_PATH
+        try:
+            url = parse_url(server)
+        except UrlRefusedError as problem:
+            raise FeedRefusedError(f"{WHERE_TO} {problem}") from None
+        if url.scheme != "https" and url.host not in ("localhost", "127.0.0.1", "::1"):
+            raise FeedRefusedError(WHERE_TO)
+        if not (token.isascii() and token.isprintable()):
+            raise FeedRefusedError("The token holds a character that no token has.")
+        self._url = str(url).rstrip("/") + FEED_PATH
         self._patterns = list(patterns)
         self._session = requests.Session()
         # Set as `auth`, or else a .netrc entry for the server would replace the token.

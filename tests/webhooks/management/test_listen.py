@@ -139,6 +139,30 @@ def test_wrong_usage(run: Run, user: User, arguments: list[str], message: str, c
     assert (ran.code, ran.out) == (code, "")
 
 
+@pytest.mark.parametrize(
+    ("server", "token", "message"),
+    [
+        ("https://[x", "t", "or to this machine. The URL has no valid host and port."),
+        (
+            "https://" + "x" * 64,
+            "t",
+            "or to this machine. The URL's host is not a valid name",
+        ),
+        ("https://x:99999", "t", "The URL's port is not a number from 1 to 65535."),
+        ("https://", "t", "The URL must start with http:// or https:// and a host."),
+        ("https://x", "t\nx: y", "The token holds a character that no token has."),
+        ("https://x", "t\u017f", "The token holds a character that no token has."),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_a_line(
+    run: Run, server: str, token: str, message: str
+) -> None:
+    ran = run("listen", "--server", server, "--token", token, "--print-secret")
+
+    assert message in ran.err
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+
+
 def test_print_secret(run: Run, user: User) -> None:
     ran = run("listen", "--owner", "ada", "--print-secret")
 
