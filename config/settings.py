@@ -15,6 +15,9 @@ from config import unfold
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"
 
+MOST_DAYS = 36_525
+"""A hundred years: the calendar has dates for what is so long ago."""
+
 env = environ.Env()
 
 
@@ -83,6 +86,26 @@ def _ports(name: str, default: str) -> list[range]:
             raise ImproperlyConfigured(f"{name}: {text!r} is not a port, a range of ports or *.")
         ranges.append(ports)
     return ranges
+
+
+def _whole_number(name: str, default: int, least: int = 0, most: int = 10**9) -> int:
+    try:
+        number = int(env.str(name, default=str(default)))
+    except ValueError:
+        number = least - 1
+    if not least <= number <= most:
+        raise ImproperlyConfigured(f"{name} must be a whole number from {least} to {most:,}.")
+    return number
+
+
+def _days(name: str, default: float) -> float:
+    try:
+        days = float(env.str(name, default=str(default)))
+    except ValueError:
+        days = 0.0
+    if not 0 < days <= MOST_DAYS:
+        raise ImproperlyConfigured(f"{name} must be a number above 0, of {MOST_DAYS:,} at most.")
+    return days
 
 
 def _proxy_url() -> str:
@@ -168,8 +191,9 @@ RQ = {"WORKER_CLASS": "webhooks.worker.WebhookWorker", "COMMIT_MODE": "auto"}
 RQ_SHOW_ADMIN_LINK = False
 
 WEBHOOKS_ENCRYPTION_KEYS = _encryption_keys()
-WEBHOOKS_DISABLE_AFTER_DAYS = env.float("WEBHOOKS_DISABLE_AFTER_DAYS", default=5.0)
-WEBHOOKS_RETENTION_DAYS = env.int("WEBHOOKS_RETENTION_DAYS", default=0)  # 0 keeps everything
+WEBHOOKS_DISABLE_AFTER_DAYS = _days("WEBHOOKS_DISABLE_AFTER_DAYS", 5.0)
+# 0 keeps everything.
+WEBHOOKS_RETENTION_DAYS = _whole_number("WEBHOOKS_RETENTION_DAYS", 0, most=MOST_DAYS)
 
 # Where webhooks may point and how they get there (docs/security.md).
 WEBHOOKS_REQUIRE_HTTPS = env.bool("WEBHOOKS_REQUIRE_HTTPS", default=not DEBUG)
@@ -269,9 +293,9 @@ if not DEBUG:
 
 # The HTTP API (docs/api.md).
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
-WEBHOOKS_MAX_PER_OWNER = env.int("WEBHOOKS_MAX_PER_OWNER", default=100)
+WEBHOOKS_MAX_PER_OWNER = _whole_number("WEBHOOKS_MAX_PER_OWNER", 100)
 WEBHOOKS_API_REQUESTS_PER_MINUTE = {
-    "token": env.int("WEBHOOKS_API_REQUESTS_PER_MINUTE", default=1200),
+    "token": _whole_number("WEBHOOKS_API_REQUESTS_PER_MINUTE", 1200, least=1),
     "test": 20,
     "secret": 20,
     "login": 10,
@@ -279,7 +303,7 @@ WEBHOOKS_API_REQUESTS_PER_MINUTE = {
     "refused": 60,
 }
 REST_KNOX = {"AUTH_HEADER_PREFIX": "Bearer", "TOKEN_PREFIX": "rdai_"}
-REST_FRAMEWORK = {
+REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["webhooks.api.authentication.BearerAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["webhooks.api.permissions.HasScope"],
     "DEFAULT_PARSER_CLASSES": ["webhooks.api.parsers.StrictJSONParser"],
@@ -291,7 +315,7 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "webhooks.api.problems.answer_exception",
     "URL_FORMAT_OVERRIDE": None,
     # How many proxies stand before us; DRF would believe all of X-Forwarded-For without it.
-    "NUM_PROXIES": env.int("NUM_PROXIES", default=0),
+    "NUM_PROXIES": _whole_number("NUM_PROXIES", 0),
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
 if DEBUG:

@@ -1,0 +1,64 @@
+"""Settings from the environment: what cannot be meant stops the start in one line."""
+
+import runpy
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from config.services import BASE_DIR
+
+WRONG = {
+    "WEBHOOKS_RETENTION_DAYS": ["-1", "1.5", "ever", "", "36526"],
+    "WEBHOOKS_DISABLE_AFTER_DAYS": ["0", "-1", "nan", "inf", "ever", "", "36525.1"],
+    "WEBHOOKS_MAX_PER_OWNER": ["-1", "many", ""],
+    "WEBHOOKS_API_REQUESTS_PER_MINUTE": ["0", "-1", "many"],
+    "NUM_PROXIES": ["-1", "none"],
+}
+
+
+def load() -> dict[str, Any]:
+    return runpy.run_path(str(BASE_DIR / "config" / "settings.py"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in WRONG.items() for value in values]
+)
+def test_number_that_cannot_be_meant_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ImproperlyConfigured) as refused:
+        load()
+
+    assert str(refused.value).startswith(f"{name} must be a ")
+    assert "\n" not in str(refused.value)
+
+
+def test_refusal_says_what_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEBHOOKS_RETENTION_DAYS", "-1")
+
+    with pytest.raises(ImproperlyConfigured) as refused:
+        load()
+
+    assert str(refused.value) == (
+        "WEBHOOKS_RETENTION_DAYS must be a whole number from 0 to 36,525."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("WEBHOOKS_RETENTION_DAYS", "0", 0),
+        ("WEBHOOKS_RETENTION_DAYS", "36525", 36_525),
+        ("WEBHOOKS_DISABLE_AFTER_DAYS", "0.5", 0.5),
+        ("WEBHOOKS_MAX_PER_OWNER", "0", 0),
+    ],
+)
+def test_number_is_read(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: float
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    assert load()[name] == expected
