@@ -14,7 +14,7 @@ import select
 import socket
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -54,6 +54,8 @@ UNRESOLVED_SECONDS = 5.0
 STALE_SECONDS = 300.0
 """An old answer is still used while a new one is fetched."""
 MAX_LOOKUPS = 64
+MAX_HOSTS = 10_000
+"""That are remembered; when there are more, what is of no use any more is forgotten."""
 SUSPENDED_SECONDS = 7.0
 """A wait that takes so much longer than asked for: the process was stopped, or its machine slept."""
 
@@ -316,6 +318,11 @@ class Exchange:
         except (pycurl.error, UnicodeError, TypeError, ValueError):
             raise _unsendable() from None
 
+    @property
+    def url(self) -> str:
+        """Of the request that was prepared last."""
+        return self._url or ""
+
     def finish(self, error_code: int) -> Response | TransportError:
         """Return the outcome of the transfer that just ended, and be ready for the next one."""
         lines, body = self._lines[:], b"".join(self._chunks)
@@ -433,7 +440,7 @@ WITHOUT_OWN_HEADERS = [
 Compressed answers are not asked for and never inflated."""
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=MAX_HOSTS)
 def _host_and_port(url: str) -> tuple[str, int] | None:
     """Return the host name and port that have to be looked up, or None for a numeric host.
 
@@ -473,8 +480,9 @@ class Resolver:
         self._on_answer = on_answer
         self._lookup = lookup
         self._known: dict[str, tuple[float, Answer]] = {}
+        self._prune_above = MAX_HOSTS
         self._under_way: set[str] = set()
-        self._queue: deque[str] = deque()
+        self._queue: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
         self._threads = 0
 
@@ -488,12 +496,19 @@ class Resolver:
             return age <= STALE_SECONDS, answer
         return age <= UNRESOLVED_SECONDS, None
 
+    def drop(self, host: str) -> None:
+        """Do not look a host up, unless that has begun: nobody waits for it any more."""
+        with self._lock:
+            if host in self._queue:
+                del self._queue[host]
+                self._under_way.discard(host)
+
     def _ask(self, host: str) -> None:
         with self._lock:
             if host in self._under_way:
                 return
             self._under_way.add(host)
-            self._queue.append(host)
+            self._queue[host] = None
             if self._threads >= MAX_LOOKUPS:
                 return
             self._threads += 1
@@ -506,12 +521,26 @@ class Resolver:
                 if not self._queue:
                     self._threads -= 1
                     return
-                host = self._queue.popleft()
+                host, _ = self._queue.popitem(last=False)
             answer = self._lookup(host)
             with self._lock:
                 self._known[host] = (time.monotonic(), answer)
                 self._under_way.discard(host)
+                if len(self._known) > self._prune_above:
+                    self._prune()
             self._on_answer(host)
+
+    def _prune(self) -> None:
+        """Forget the answers that get() gives nobody any more."""
+        now = time.monotonic()
+        self._known = {
+            host: (asked_at, answer)
+            for host, (asked_at, answer) in self._known.items()
+            if now - asked_at <= (STALE_SECONDS if answer else UNRESOLVED_SECONDS)
+            or host in self._under_way
+        }
+        # Not again before as many have come: nothing walks over all for each look-up.
+        self._prune_above = max(MAX_HOSTS, 2 * len(self._known))
 
 
 def _pins(host: str, port: int, addresses: Iterable[str]) -> list[str]:
@@ -672,6 +701,8 @@ class MultiSender:
         self._waiting: dict[str, list[Waiting]] = {}
         """For the look-up of a host. Many may wait for dead ones: nothing here walks over all."""
         self._first_deadline = math.inf
+        self._pinned: set[tuple[str, int]] = set()
+        """The hosts and ports whose addresses libcurl was told, until they are taken back."""
         self._hosts_answered: deque[str] = deque()
         self._ended: list[Outcome] = []
 
@@ -728,6 +759,8 @@ class MultiSender:
             self._timer_at = None
             act(pycurl.SOCKET_TIMEOUT, 0)
         self._begin_answered()
+        if len(self._pinned) > MAX_HOSTS:
+            self._unpin()
         if self._first_deadline <= time.monotonic():
             self._end_overdue()
         if self._was_suspended:
@@ -752,6 +785,8 @@ class MultiSender:
             exchange.handle.close()
         self._active.clear()
         self._idle.clear()
+        for host in self._waiting:
+            self._resolver.drop(host)
         self._waiting.clear()
         self._multi.close()
         self._epoll.close()
@@ -767,6 +802,7 @@ class MultiSender:
         problem = _check(answer, self._policy)
         if problem is None:
             pins = _pins(*waiting.name, answer or ())
+            self._pinned.add(waiting.name)
             self._begin(
                 waiting.request, waiting.deadline, waiting.context, waiting.started_at, pins
             )
@@ -796,8 +832,29 @@ class MultiSender:
                 self._waiting[host] = still
             else:
                 del self._waiting[host]
+                self._resolver.drop(host)
         deadlines = (one.deadline for waiting in self._waiting.values() for one in waiting)
         self._first_deadline = min(deadlines, default=math.inf)
+
+    def _unpin(self) -> None:
+        """Make libcurl forget the addresses of all hosts that no request is under way to.
+
+        By itself it keeps what RESOLVE tells it for ever. With a `+` before an entry it would not,
+        but a request that outlives the entry, and is sent again, would look its host up by itself.
+        """
+        in_use = {_host_and_port(exchange.url) for exchange in self._active}
+        gone = self._pinned - in_use
+        self._pinned -= gone
+        # A transfer that ends before it opens a socket: its entries are taken in as it begins.
+        carrier = pycurl.Curl()
+        carrier.setopt(pycurl.URL, "http://0.0.0.0/")
+        carrier.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTPS)
+        carrier.setopt(pycurl.NOSIGNAL, 1)
+        carrier.setopt(pycurl.RESOLVE, [f"-{host}:{port}" for host, port in gone])
+        self._multi.add_handle(carrier)
+        self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        self._multi.remove_handle(carrier)
+        carrier.close()
 
     # libcurl.
 

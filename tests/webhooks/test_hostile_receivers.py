@@ -4,6 +4,7 @@ Every outcome is classified and comes within its timeout + 1 s (send_all asserts
 """
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,7 @@ from webhooks.choices import FailureKind
 from webhooks.dispatch.engine import run_until_idle
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Attempt, Delivery, Webhook
-from webhooks.transport import Answer, MultiSender
+from webhooks.transport import Answer, MultiSender, Resolver
 
 TIMEOUT_SECONDS = 0.5
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -412,8 +413,6 @@ def lookup_for(port_answer: Answer) -> Callable[[str], Answer]:
 
 
 def test_x19_every_failure_of_name_servers_is_a_dns_error(receiver: HttpReceiver) -> None:
-    import threading
-
     released = threading.Event()
 
     def lookup(host: str) -> Answer:
@@ -427,6 +426,84 @@ def test_x19_every_failure_of_name_servers_is_a_dns_error(receiver: HttpReceiver
 
     assert [kind_of(outcome) for outcome in outcomes] == ["dns"] * 3
     assert outcomes[2].duration_ms >= 500
+
+
+def test_x19_what_nobody_waits_for_any_more_is_not_looked_up(
+    monkeypatch: pytest.MonkeyPatch, receiver: HttpReceiver
+) -> None:
+    monkeypatch.setattr(transport, "MAX_LOOKUPS", 1)
+    released = threading.Event()
+    asked = []
+
+    def lookup(host: str) -> Answer:
+        asked.append(host)
+        if host.startswith("slow"):
+            released.wait(5)
+        return ("127.0.0.1",)
+
+    sender = MultiSender(policy("127.0.0.0/8"), lookup=lookup)
+    slow = [request(f"http://slow{number}.example/") for number in range(20)]
+    good = request(receiver.url.replace("127.0.0.1", "good.example"))
+
+    ended = send_all(slow, sender=sender, timeout_seconds=0.2)
+    threading.Timer(0.2, released.set).start()
+    (answered,) = send_all([good], sender=sender, timeout_seconds=2)
+    sender.close()
+
+    assert {kind_of(outcome) for outcome in ended} == {"dns"}
+    assert kind_of(answered) == "200"
+    assert asked == ["slow0.example", "good.example"]
+
+
+def test_x19_a_closed_sender_looks_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "MAX_LOOKUPS", 1)
+    released = threading.Event()
+    asked = []
+
+    def lookup(host: str) -> Answer:
+        asked.append(host)
+        released.wait(5)
+        return None
+
+    sender = MultiSender(policy(), lookup=lookup)
+    for number in range(5):
+        sender.start(request(f"http://h{number}.example/"), timeout_seconds=5, context=number)
+    sender.close()
+    released.set()
+    eventually(lambda: not sender._resolver._threads)
+
+    assert asked == ["h0.example"]
+
+
+def test_x19_old_answers_of_many_hosts_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "MAX_HOSTS", 100)
+    resolver = Resolver(lookup=lambda host: None if host.startswith("no") else ("192.0.2.1",))
+
+    def look_up(kind: str) -> None:
+        hosts = [f"{kind}{number}.example" for number in range(150)]
+        for host in hosts:
+            resolver.get(host)
+        eventually(lambda: not resolver._under_way)
+        assert all(resolver.get(host)[0] for host in hosts)
+
+    look_up("no-first")
+    look_up("first")
+    # What is of use is kept, however much it is.
+    assert len(resolver._known) == 300
+    monkeypatch.setattr(transport, "UNRESOLVED_SECONDS", -1.0)
+    monkeypatch.setattr(transport, "STALE_SECONDS", -1.0)
+    for number in range(1000):
+        resolver.get(f"later{number}.example")
+        eventually(lambda: not resolver._under_way)
+        assert len(resolver._known) <= 2 * 300 + 1
+    assert len(resolver._known) <= 101
+
+
+def eventually(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def test_x19_many_and_dead_addresses_stay_within_the_timeout(receiver: HttpReceiver) -> None:

@@ -5,6 +5,7 @@ Every URL of the corpus goes out as if it had been stored, whatever the rules at
 
 import itertools
 import socket
+import time
 from collections.abc import Callable
 from ipaddress import ip_address
 
@@ -135,6 +136,45 @@ def test_thousand_rebinding_flips_never_reach_the_canary(
     assert set(dialled) == {PUBLIC}
     assert set(kinds) == {"blocked_address", "connect"}
     assert min(kinds.count(kind) for kind in set(kinds)) >= 100
+
+
+def test_pin_is_forgotten_when_many_came_after_it_but_not_under_a_request(
+    monkeypatch: pytest.MonkeyPatch, dialled: list[str]
+) -> None:
+    monkeypatch.setattr(transport, "MAX_HOSTS", 10)
+
+    # libcurl itself knows such names as 127.0.0.1, without a name server.
+    def lookup(host: str) -> Answer:
+        return ("127.0.0.2",) if host == "slow.localhost" else ("127.0.0.3",)
+
+    with HttpReceiver(host="127.0.0.2") as receiver:
+        receiver.behaviour = Behaviour(mode="hang")
+        sender = MultiSender(policy("127.0.0.0/8"), lookup=lookup)
+        slow, old = (f"http://{name}.localhost:{receiver.port}/" for name in ("slow", "old"))
+
+        def pass_by(name: str) -> None:
+            urls = [f"http://{name}{number}.localhost:{receiver.port}/" for number in range(25)]
+            for url in (old, *urls):
+                sender.start(request(url), timeout_seconds=5, context=url)
+                while not sender.poll(0.1):
+                    pass
+
+        def dialled_without_a_pin(url: str) -> str:
+            now = time.monotonic()
+            sender._begin(request(url), now + 0.2, None, now, [])
+            while not any(outcome.context is None for outcome in sender.poll(0.1)):
+                pass
+            return dialled[-1]
+
+        sender.start(request(slow), timeout_seconds=30, context="slow")
+        while not receiver.requests:
+            sender.poll(0.01)
+        pass_by("first")
+
+        assert dialled_without_a_pin(slow) == "127.0.0.2"
+        assert dialled_without_a_pin(old) != "127.0.0.3"
+        assert len(sender._pinned) <= 11
+        sender.close()
 
 
 def test_address_is_checked_where_the_socket_opens_even_without_the_checks_before(
