@@ -31,7 +31,7 @@ MAX_NESTING = 32
 
 EVENT_FIELDS = (
     "id", "type", "owner_id", "payload", "idempotency_key", "body_hash", "fanout_count",
-    "object_reference", "created_at",
+    "object_reference", "is_self_reported", "created_at",
 )  # fmt: skip
 """In the order of the model's columns."""
 
@@ -48,6 +48,8 @@ class Trigger:
     data: Mapping[str, Any]
     idempotency_key: str | None = None
     object_reference: str = ""
+    is_self_reported: bool = False
+    """Only the owner says so: what platform webhooks receive comes from the product itself."""
 
 
 def trigger_event(
@@ -80,6 +82,7 @@ def build_trigger(trigger: Trigger) -> Event:
     catalog.validate_data(trigger.event_type, trigger.data)
     event = _build_event(trigger.event_type, owner_id_of(trigger.owner), trigger.data)
     event.object_reference = trigger.object_reference
+    event.is_self_reported = trigger.is_self_reported
     if trigger.idempotency_key is not None:
         event.idempotency_key = trigger.idempotency_key
         data = encode_data(trigger.data)
@@ -138,7 +141,9 @@ def _build_event(
     )
     # What the database fills in is read when somebody asks for it.
     event = Event.from_db(
-        None, EVENT_FIELDS, (event_id, event_type, owner_id, payload, None, None, 0, "", created_at)
+        None,
+        EVENT_FIELDS,
+        (event_id, event_type, owner_id, payload, None, None, 0, "", False, created_at),
     )
     event.data_digest = hash(encoded)
     return event
@@ -191,21 +196,23 @@ WITH event AS MATERIALIZED (
     SELECT *
       FROM ROWS FROM (json_to_recordset(%(events)s) AS (
         id uuid, type text, owner_id uuid, payload text, idempotency_key text, body_hash text,
-        object_reference text, created_at timestamptz, patterns varchar[])) WITH ORDINALITY AS e
+        object_reference text, is_self_reported boolean, created_at timestamptz,
+        patterns varchar[])) WITH ORDINALITY AS e
 ), target AS MATERIALIZED (
     SELECT e.id AS event_id, e.type, w.id AS webhook_id, w.owner_id, w.ordered
       FROM event e JOIN webhooks_webhook w ON w.owner_id = e.owner_id
      WHERE w.active AND w.deleted_at IS NULL AND w.events && e.patterns
      UNION ALL
     SELECT e.id, e.type, w.id, %(no_owner)s, w.ordered
-      FROM event e JOIN webhooks_webhook w ON w.is_platform
+      FROM event e JOIN webhooks_webhook w ON w.is_platform AND NOT e.is_self_reported
      WHERE w.active AND w.deleted_at IS NULL AND w.events && e.patterns
 ), new_event AS (
     INSERT INTO webhooks_event
         (id, type, owner_id, payload, idempotency_key, body_hash, fanout_count, object_reference,
-         created_at)
+         is_self_reported, created_at)
     SELECT e.id, e.type, e.owner_id, convert_to(e.payload, 'UTF8'), e.idempotency_key,
-           decode(e.body_hash, 'hex'), coalesce(counted.count, 0), e.object_reference, e.created_at
+           decode(e.body_hash, 'hex'), coalesce(counted.count, 0), e.object_reference,
+           e.is_self_reported, e.created_at
       FROM event e
       LEFT JOIN (SELECT event_id, count(*) FROM target GROUP BY event_id) counted
         ON counted.event_id = e.id
@@ -227,8 +234,9 @@ SELECT id, fanout_count FROM new_event
 
 
 def store_events(events: Sequence[Event]) -> set[uuid.UUID]:
-    """Insert events, and a delivery for each active webhook of the owner, or of the platform,
-    whose filter selects them: one statement. Sets each event's `fanout_count`.
+    """Insert events, and a delivery for each active webhook of the owner, or of the platform
+    where an event is not self-reported, whose filter selects them: one statement. Sets each
+    event's `fanout_count`.
 
     Returns the ids of the stored events: all but those whose idempotency key was known.
     """
@@ -244,6 +252,7 @@ def store_events(events: Sequence[Event]) -> set[uuid.UUID]:
             "idempotency_key": event.idempotency_key,
             "body_hash": event.body_hash and bytes(event.body_hash).hex(),
             "object_reference": event.object_reference,
+            "is_self_reported": event.is_self_reported,
             "created_at": event.created_at.isoformat(),
             "patterns": list(catalog.patterns_matching(event.type)),
         }

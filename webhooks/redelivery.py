@@ -192,7 +192,9 @@ def missing(webhook: Webhook, scope: Scope) -> QuerySet[Event]:
     found = Event.objects.filter(type__in=types).exclude(payload=b"")
     if scope.event_id:
         found = found.filter(id=scope.event_id)
-    if not webhook.is_platform:
+    if webhook.is_platform:
+        found = found.filter(is_self_reported=False)
+    else:
         found = found.filter(owner_id=webhook.owner_id)
     if scope.since:
         found = found.filter(id__gte=first_id_of(scope.since), created_at__gte=scope.since)
@@ -207,6 +209,8 @@ def webhooks_missing(event: Event) -> list[Webhook]:
     found = Webhook.objects.receiving([event.owner_id] if event.owner_id else []).exclude(
         Exists(Delivery.objects.filter(webhook=OuterRef("id"), event_id=event.id))
     )
+    if event.is_self_reported:
+        found = found.filter(is_platform=False)
     return [webhook for webhook in found.order_by("id") if webhook.receives(event.type)]
 
 

@@ -62,6 +62,8 @@ def _reason(webhook: Webhook, event: Event) -> tuple[bool, str]:
         return False, f"It is disabled: {why}."
     if not matching:
         return False, f"Its filter ({', '.join(webhook.events)}) does not select {event.type}."
+    if webhook.is_platform and event.is_self_reported:
+        return False, "Its owner triggered it; platform webhooks hear only of what happened here."
     if webhook.created_at > event.created_at:
         return False, f"It was created after the event, at {catalog.wire_time(webhook.created_at)}."
     who = "Every owner's events" if webhook.is_platform else "The owner's events"

@@ -72,7 +72,7 @@ def test_full_disk_stops_sending_and_costs_no_duplicate(user: User, receiver: Ht
             sent = wait_for_silence(receiver)
             assert sent < 1000
             assert Attempt.objects.count() == 0
-        wait_until(is_all_delivered, 30)
+        wait_until(is_all_delivered, 60)
 
     assert Attempt.objects.count() == 2000
     assert sent_more_than_once(receiver) == []
@@ -112,12 +112,12 @@ def test_read_only_postgres_stops_sending_and_loses_nothing(
 def test_no_transaction_is_open_while_receivers_keep_us_waiting(
     user: User, receiver: HttpReceiver
 ) -> None:
-    receiver.behaviour = Behaviour(delay_seconds=1.5)
+    receiver.behaviour = Behaviour(delay_seconds=6)
     trigger(user, 4)
     with running_worker():
         receiver.wait_for(4)
         open_for = 0.0
-        for _ in range(50):
+        for _ in range(200):
             with connection.cursor() as cursor:
                 cursor.execute(
                     "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)"
@@ -130,4 +130,5 @@ def test_no_transaction_is_open_while_receivers_keep_us_waiting(
         in_flight = Delivery.objects.filter(status="SENDING").count()
 
     assert in_flight == 4
-    assert open_for < 0.5
+    # A claim may take its time on a busy machine; the receivers take longer.
+    assert open_for < 3

@@ -208,18 +208,22 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
         return self.show(EventDetailSerializer, event)
 
     @extend_schema(
-        summary="Trigger an event", request=NewEventSerializer, responses={201: EventSerializer}
+        summary="Trigger an event",
+        request=NewEventSerializer,
+        responses={201: EventSerializer},
     )
     def create(self, request: Request) -> Response:
+        """Without a service token it reaches your own webhooks, not the platform's."""
         wish = shared(NewEventSerializer).run_validation(request.data)
         owner_id = wish.get("user_id", self.user_id)
         if owner_id != self.user_id:
             self._check_service()
             if not get_user_model().objects.filter(pk=owner_id).exists():
                 raise serializers.ValidationError({"userId": ["There is no user with this id."]})
-        event = service.trigger_event(
+        trigger = self._build_trigger(
             wish["type"], owner_id, wish["data"], wish.get("idempotency_key")
         )
+        (event,) = service.trigger_events([trigger])
         return Response(shared(EventSerializer).to_representation(event), status=201)
 
     @extend_schema(
@@ -229,6 +233,7 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
     )
     @action(detail=False, methods=["post"])
     def batch(self, request: Request) -> Response:
+        """Without a service token they reach your own webhooks, not the platform's."""
         items = self.read(BatchSerializer)["events"]
         known = self._known_users(items)
         results = service.trigger_each([self._read_item(item, known) for item in items])
@@ -264,13 +269,24 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
         owner_id = UUID(item["userId"]) if "userId" in item else self.user_id
         if owner_id not in known:
             return EventDataInvalidError("There is no user with this userId.")
-        return service.Trigger(item["type"], owner_id, item["data"], item.get("idempotencyKey"))
+        return self._build_trigger(item["type"], owner_id, item["data"], item.get("idempotencyKey"))
+
+    def _build_trigger(
+        self, event_type: str, owner_id: UUID, data: Any, key: str | None
+    ) -> service.Trigger:
+        return service.Trigger(
+            event_type, owner_id, data, key, is_self_reported=not self._is_service
+        )
+
+    @property
+    def _is_service(self) -> bool:
+        token = self.request.auth
+        # Who made it as staff may be staff no more.
+        is_service = isinstance(token, ApiToken) and token.is_service
+        return is_service and bool(self.request.user.is_staff)
 
     def _check_service(self) -> None:
-        token = self.request.auth
-        is_service = isinstance(token, ApiToken) and token.is_service
-        # Who made it as staff may be staff no more.
-        if not (is_service and self.request.user.is_staff):
+        if not self._is_service:
             raise PermissionDenied(OTHERS_REFUSED)
 
     @extend_schema(

@@ -25,6 +25,10 @@ class Event(models.Model):
     body_hash = models.BinaryField(max_length=32, null=True)
     fanout_count = models.PositiveIntegerField(default=0)
     object_reference = models.CharField(max_length=100, blank=True)
+    is_self_reported = models.BooleanField(
+        db_default=False,
+        help_text="Its owner triggered it over the API; platform webhooks do not receive it.",
+    )
     transaction_id = TransactionIdField(db_default=CurrentTransactionId())
     sequence = models.BigIntegerField(db_default=NextEventSequence())
     created_at = models.DateTimeField(db_default=Now())

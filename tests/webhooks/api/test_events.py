@@ -11,7 +11,7 @@ from rest_framework.test import APIClient
 
 from projects.models import User
 from tests.webhooks.api.conftest import MakeClient
-from webhooks import catalog, service
+from webhooks import catalog, redelivery, service
 from webhooks.models import Delivery, Event, Webhook
 
 DATA = {
@@ -104,6 +104,42 @@ def test_a_service_token_loses_its_power_with_its_user(
     assert "service token of staff" in refused.json()["detail"]
     assert not stored()
     assert client.post("/api/v1/events", NEW).status_code == 201
+
+
+def test_platform_webhooks_hear_nothing_that_owners_say_of_themselves(
+    client: APIClient,
+    staff: User,
+    user: User,
+    make_client: MakeClient,
+    make_webhook: Callable[..., Webhook],
+) -> None:
+    own = make_webhook()
+    platform = make_webhook(owner=None, is_platform=True)
+    service_client = make_client(staff, "trigger", is_service=True)
+    said = [
+        client.post("/api/v1/events", NEW),
+        client.post("/api/v1/events/batch", {"events": [NEW]}),
+    ]
+    assert [answer.status_code for answer in said] == [201, 200]
+    self_reported = stored()
+
+    # Neither then nor by a replay.
+    for event in self_reported:
+        assert [delivery.webhook_id for delivery in event.deliveries.all()] == [own.id]
+        assert redelivery.webhooks_missing(event) == []
+        explained = {one.webhook: one for one in service.explain(event).considered}
+        assert not explained[platform].matches
+        assert "triggered it" in explained[platform].reason
+    wanted = redelivery.Scope(event_type="project.deleted")
+    assert not redelivery.missing(platform, wanted).exists()
+
+    # A service is believed.
+    wish = NEW | {"userId": str(user.id)}
+    service_client.post("/api/v1/events", wish)
+    service_client.post("/api/v1/events/batch", {"events": [wish]})
+    for event in stored()[2:]:
+        reached = event.deliveries.values_list("webhook_id", flat=True)
+        assert set(reached) == {own.id, platform.id}
 
 
 def test_event_of_an_unknown_user_is_refused(staff: User, make_client: MakeClient) -> None:
