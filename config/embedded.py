@@ -129,11 +129,7 @@ def _has_ended(child: int) -> bool:
 def _is_ready(home: Path, service: str) -> bool:
     ready = _open_lock(home, f"{service}.ready")
     try:
-        fcntl.flock(ready, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
+        return not _try_lock(ready, fcntl.LOCK_SH)
     finally:
         os.close(ready)
 
@@ -230,21 +226,28 @@ def _open_lock(home: Path, name: str) -> int:
     return os.open(home / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
+def _try_lock(lock: int, kind: int) -> bool:
+    """Take a lock if nobody else's is in the way; returns whether it was taken."""
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 # The supervisor: a process of its own, one per server.
 
 
 def supervise(service: str, home: Path) -> None:
     """Run the server as long as it has users; returns at once where another supervisor does."""
     server_lock = _open_lock(home, f"{service}.server")
-    try:
-        fcntl.flock(server_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _try_lock(server_lock, fcntl.LOCK_EX):
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     start = _start_postgres if service == "postgres" else _start_valkey
     users = _open_lock(home, f"{service}.users")
     quick_deaths = 0
-    while quick_deaths < MAX_QUICK_DEATHS and not _is_unused(users):
+    while quick_deaths < MAX_QUICK_DEATHS and not _try_lock(users, fcntl.LOCK_EX):
         started_at = time.monotonic()
         server = start(home)
         with _stopping(server, service), _vouching(home, service):
@@ -278,14 +281,6 @@ def _vouching(home: Path, service: str) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def _is_unused(users: int) -> bool:
-    try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _last_user_went(users: int, server: subprocess.Popen[bytes]) -> bool:

@@ -6,7 +6,8 @@ Every worker does it; each task takes care that two at once do no harm.
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 
 from django.db import DatabaseError, InterfaceError, connection
 
@@ -16,6 +17,8 @@ from webhooks.retention import AnswerExpiry, DailyPurge
 logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 1.0
+
+Task = Callable[[], bool | None]
 
 _daily_purge = DailyPurge()
 _answer_expiry = AnswerExpiry()
@@ -29,32 +32,38 @@ def keep_house() -> bool:
 
 
 class Housekeeper:
-    """Does its task again and again on a daemon thread, until it is stopped.
+    """Does its tasks again and again, each on a daemon thread of its own, until it is stopped.
 
-    The task returns whether it has more to do at once.
+    A task returns whether it has more to do at once.
     """
 
-    def __init__(self, task: Callable[[], bool | None]) -> None:
-        self._task = task
+    def __init__(self, tasks: Iterable[Task]) -> None:
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._repeat, args=(task,), name="housekeeping", daemon=True)
+            for task in tasks
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self, timeout_seconds: float) -> None:
+        """Begin nothing more, and wait for what is under way, no longer than the timeout in all."""
         self._stopping.set()
-        self._thread.join(timeout_seconds)
+        ends_at = time.monotonic() + timeout_seconds
+        for thread in self._threads:
+            thread.join(max(0.0, ends_at - time.monotonic()))
 
-    def _run(self) -> None:
+    def _repeat(self, task: Task) -> None:
         pause = 0.0
         while not self._stopping.wait(pause):
-            pause = 0.0 if self._do_task() else PAUSE_SECONDS
+            pause = 0.0 if self._do(task) else PAUSE_SECONDS
         connection.close()
 
-    def _do_task(self) -> bool:
+    def _do(self, task: Task) -> bool:
         try:
-            return bool(self._task())
+            return bool(task())
         except (DatabaseError, InterfaceError) as problem:
             logger.warning("Housekeeping waits for Postgres: %s", problem)
             connection.close()

@@ -36,32 +36,24 @@ def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
     """
     healthy = Breaker()
     with transaction.atomic():
-        webhook.active = True
-        webhook.disabled_reason = ""
-        webhook.disabled_at = webhook.failing_since = webhook.held_until = None
-        webhook.notice_due_at = None
-        webhook.breaker_state = healthy.state
-        webhook.breaker_failures = webhook.breaker_probes = 0
-        # The same as after a recovery: it starts with one at a time.
-        webhook.breaker_changed_at = timezone.now()
-        webhook.breaker_probe_at = None
+        changes = {
+            "active": True,
+            "disabled_reason": "",
+            "disabled_at": None,
+            "failing_since": None,
+            "held_until": None,
+            "notice_due_at": None,
+            "breaker_state": healthy.state,
+            "breaker_failures": 0,
+            "breaker_probes": 0,
+            # The same as after a recovery: it starts with one at a time.
+            "breaker_changed_at": timezone.now(),
+            "breaker_probe_at": None,
+        }
+        for name, value in changes.items():
+            setattr(webhook, name, value)
         # Those and no others: the instance may be older than what somebody else has changed.
-        webhook.save(
-            update_fields=[
-                "active",
-                "disabled_reason",
-                "disabled_at",
-                "failing_since",
-                "held_until",
-                "notice_due_at",
-                "breaker_state",
-                "breaker_failures",
-                "breaker_probes",
-                "breaker_changed_at",
-                "breaker_probe_at",
-                "updated_at",
-            ]
-        )
+        webhook.save(update_fields=[*changes, "updated_at"])
         waiting = Delivery.objects.filter(webhook=webhook).waiting()
         if send != "all":
             unwanted = waiting

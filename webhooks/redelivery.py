@@ -206,11 +206,9 @@ def missing(webhook: Webhook, scope: Scope) -> QuerySet[Event]:
 
 def webhooks_missing(event: Event) -> list[Webhook]:
     """Return the webhooks that select an event now and have no delivery of it."""
-    found = Webhook.objects.receiving([event.owner_id] if event.owner_id else []).exclude(
+    found = Webhook.objects.receiving(event).exclude(
         Exists(Delivery.objects.filter(webhook=OuterRef("id"), event_id=event.id))
     )
-    if event.is_self_reported:
-        found = found.filter(is_platform=False)
     return [webhook for webhook in found.order_by("id") if webhook.receives(event.type)]
 
 

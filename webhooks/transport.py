@@ -492,9 +492,7 @@ class Resolver:
         age = time.monotonic() - asked_at
         if age > (RESOLVED_SECONDS if answer else UNRESOLVED_SECONDS):
             self._ask(host)
-        if answer:
-            return age <= STALE_SECONDS, answer
-        return age <= UNRESOLVED_SECONDS, None
+        return age <= _lasts(answer), answer or None
 
     def drop(self, host: str) -> None:
         """Do not look a host up, unless that has begun: nobody waits for it any more."""
@@ -536,11 +534,15 @@ class Resolver:
         self._known = {
             host: (asked_at, answer)
             for host, (asked_at, answer) in self._known.items()
-            if now - asked_at <= (STALE_SECONDS if answer else UNRESOLVED_SECONDS)
-            or host in self._under_way
+            if now - asked_at <= _lasts(answer) or host in self._under_way
         }
         # Not again before as many have come: nothing walks over all for each look-up.
         self._prune_above = max(MAX_HOSTS, 2 * len(self._known))
+
+
+def _lasts(answer: Answer) -> float:
+    """Return for how many seconds an answer is given out."""
+    return STALE_SECONDS if answer else UNRESOLVED_SECONDS
 
 
 def _pins(host: str, port: int, addresses: Iterable[str]) -> list[str]:

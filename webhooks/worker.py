@@ -131,14 +131,11 @@ class WebhookWorker(SimpleWorker):
 
     def _run_with_helpers(self) -> None:
         quarantine = Quarantine()
-        # Each on a thread of its own: suspects must not wait for a mail server, nor for a purge.
-        tasks = (quarantine.tend, keep_house, notices.send_due)
-        housekeepers = [Housekeeper(task) for task in tasks]
-        for housekeeper in housekeepers:
-            housekeeper.start()
+        # Apart: suspects must not wait for a mail server, nor for a purge.
+        housekeeper = Housekeeper([quarantine.tend, keep_house, notices.send_due])
+        housekeeper.start()
         self._engine.run()
-        for housekeeper in housekeepers:
-            housekeeper.stop(STOP_RQ_SECONDS)
+        housekeeper.stop(STOP_RQ_SECONDS)
         quarantine.stop()
 
     def _serve_rq(self, burst: bool, options: dict[str, Any]) -> None:

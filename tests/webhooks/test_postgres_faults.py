@@ -131,4 +131,4 @@ def test_no_transaction_is_open_while_receivers_keep_us_waiting(
 
     assert in_flight == 4
     # A claim may take its time on a busy machine; the receivers take longer.
-    assert open_for < 3
+    assert open_for < 2

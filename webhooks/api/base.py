@@ -7,6 +7,7 @@ the events themselves are their record.
 """
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, TypeVar, cast
 from uuid import UUID
@@ -53,6 +54,7 @@ __all__ = [
     "PublicIdField",
     "RetrieveAction",
     "UpdateAction",
+    "in_utc",
 ]
 
 M = TypeVar("M", bound=Model)
@@ -224,6 +226,16 @@ class ApiViewSet(GenericViewSet[M]):
         return paginator.get_paginated_response(
             serializer_class(rows, many=True, context=context).data
         )
+
+
+def in_utc(name: str, moment: datetime) -> datetime:
+    """Return the time of a query parameter in UTC: Postgres knows no zone more than 16 hours away.
+
+    Raises ParametersInvalidError for years that ids and time zones cannot hold.
+    """
+    if not 1971 <= moment.year <= 9000:
+        raise ParametersInvalidError({name: ["Choose a time between 1971 and 9000."]})
+    return moment.astimezone(UTC)
 
 
 def _error_lists(errors: Mapping[str, Iterable[Any]]) -> dict[str, list[str]]:

@@ -23,6 +23,7 @@ from webhooks.api.base import (
     ParametersInvalidError,
     PublicIdField,
     RetrieveAction,
+    in_utc,
 )
 from webhooks.api.pagination import PARAMETERS
 from webhooks.api.redeliveries import RedeliverySerializer
@@ -161,9 +162,8 @@ def parse_parameter(name: str, value: str, prefix: str) -> UUID:
 
 def created(rows: QuerySet[Any], name: str, moment: datetime) -> QuerySet[Any]:
     """Filter by `since` or `until`: ids are time-ordered, so the primary key answers it."""
-    if moment.year < 1971 or moment.year > 9000:
-        raise ParametersInvalidError({name: ["Choose a time between 1971 and 9000."]})
-    return rows.filter(**{"id__gte" if name == "since" else "id__lt": first_id_of(moment)})
+    first_id = first_id_of(in_utc(name, moment))
+    return rows.filter(**{"id__gte" if name == "since" else "id__lt": first_id})
 
 
 @extend_schema_view(

@@ -1,6 +1,6 @@
 """The figures of a webhook, and of the queue, as the API shows them (webhooks/stats.py)."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.utils import timezone
@@ -9,7 +9,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 
 from webhooks import stats
-from webhooks.api.base import ApiFilters, ApiSerializer, ParametersInvalidError
+from webhooks.api.base import ApiFilters, ApiSerializer, ParametersInvalidError, in_utc
 from webhooks.models import Webhook
 
 DEFAULT_RANGE = timedelta(days=7)
@@ -66,8 +66,8 @@ def stats_of(webhook: Webhook, request: Request) -> dict[str, Any]:
             {name: [str(one) for one in problems] for name, problems in query.errors.items()}
         )
     chosen = query.form.cleaned_data
-    until = _in_utc("until", chosen["until"] or timezone.now())
-    since = _in_utc("since", chosen["since"] or until - DEFAULT_RANGE)
+    until = in_utc("until", chosen["until"] or timezone.now())
+    since = in_utc("since", chosen["since"] or until - DEFAULT_RANGE)
     size: stats.BucketSize = chosen["bucket"] or "hour"
     _check_range(since, until, size)
     selection = stats.Selection(since=since, until=until, webhook_ids=(webhook.id,))
@@ -84,13 +84,6 @@ def stats_of(webhook: Webhook, request: Request) -> dict[str, Any]:
         **figures,
         "series": stats.series(selection, size),
     }
-
-
-def _in_utc(name: str, moment: datetime) -> datetime:
-    """Return a time in UTC: Postgres knows no zone that is more than 16 hours away."""
-    if not 1971 <= moment.year <= 9000:
-        raise ParametersInvalidError({name: ["Choose a time between 1971 and 9000."]})
-    return moment.astimezone(UTC)
 
 
 def _check_range(since: datetime, until: datetime, size: str) -> None:

@@ -3,7 +3,7 @@
 import json
 import uuid
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -23,6 +23,9 @@ from webhooks.header_rules import header_problems
 from webhooks.ids import WEBHOOK_PREFIX, new_id
 from webhooks.url_rules import MAX_URL_LENGTH, accept_url
 
+if TYPE_CHECKING:
+    from webhooks.models.event import Event
+
 MAX_LIVE_SECRETS = 10
 """Of one webhook and scheme: each of them signs every request."""
 
@@ -32,11 +35,13 @@ class WebhookQuerySet(models.QuerySet["Webhook"]):
         """The owner's webhooks that are not deleted."""
         return self.filter(owner_id=owner_id, deleted_at=None)
 
-    def receiving(self, owner_ids: list[uuid.UUID]) -> "WebhookQuerySet":
-        """Active webhooks that hear events of these owners: their own, and the platform's."""
-        return self.filter(
-            Q(owner_id__in=owner_ids) | Q(is_platform=True), active=True, deleted_at=None
-        )
+    def receiving(self, event: "Event") -> "WebhookQuerySet":
+        """Active webhooks that may hear of an event: its owner's, and the platform's where it is
+        not self-reported."""
+        hearing = Q(owner_id__in=[event.owner_id] if event.owner_id else [])
+        if not event.is_self_reported:
+            hearing |= Q(is_platform=True)
+        return self.filter(hearing, active=True, deleted_at=None)
 
 
 @sensitive_variables()
