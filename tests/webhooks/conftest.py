@@ -8,7 +8,7 @@ import pycurl
 import pytest
 
 from tests.webhooks.sending import Canary
-from webhooks import wakeup
+from webhooks import doctor, wakeup
 from webhooks.transport import Exchange
 
 
@@ -36,6 +36,13 @@ def dialled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def canary() -> Iterator[Canary]:
     with Canary() as canary:
         yield canary
+
+
+@pytest.fixture
+def unhurried_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that answer slowly on a busy machine are no finding."""
+    monkeypatch.setattr(doctor, "SLOW_DATABASE_MS", 10_000)
+    monkeypatch.setattr(doctor, "SLOW_VALKEY_MS", 10_000)
 
 
 @pytest.fixture

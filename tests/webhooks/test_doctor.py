@@ -25,7 +25,11 @@ from webhooks.models import Attempt, Delivery, Event, Pause, Webhook, WorkerHear
 
 @pytest.fixture(autouse=True)
 def healthy(
-    user: User, make_webhook: Callable[..., Webhook], settings: Settings, empty_valkey: None
+    user: User,
+    make_webhook: Callable[..., Webhook],
+    settings: Settings,
+    empty_valkey: None,
+    unhurried_doctor: None,
 ) -> Webhook:
     """A worker that lives, a webhook with a history, and nothing due."""
     settings.DEBUG = True
@@ -193,6 +197,16 @@ def test_pause_is_a_warning() -> None:
 
     assert (found.check, found.level) == ("backlog", Level.WARNING)
     assert found.message.endswith("UTC: Maintenance")
+
+
+def test_slow_servers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "SLOW_DATABASE_MS", 0)
+    monkeypatch.setattr(doctor, "SLOW_VALKEY_MS", 0)
+
+    database, valkey = problems()
+
+    assert (database.check, database.level) == ("database", Level.WARNING)
+    assert (valkey.check, valkey.level) == ("valkey", Level.WARNING)
 
 
 def test_events_of_a_restored_dump_are_found() -> None:

@@ -16,7 +16,9 @@ from webhooks.models import Delivery, Webhook, WorkerHeartbeat
 
 
 @pytest.fixture(autouse=True)
-def healthy(user: User, webhook: Webhook, settings: Settings, empty_valkey: None) -> None:
+def healthy(
+    user: User, webhook: Webhook, settings: Settings, empty_valkey: None, unhurried_doctor: None
+) -> None:
     settings.DEBUG = True
     WorkerHeartbeat.objects.create(host="a", pid=1)
     trigger(user, 2)
