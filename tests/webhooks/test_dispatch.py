@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import standardwebhooks
@@ -17,6 +18,7 @@ from tests.webhooks.history import succeeded, trigger
 from webhooks import service
 from webhooks.catalog import WEBHOOK_EVENTS
 from webhooks.dispatch import claim as claims
+from webhooks.dispatch.endpoints import MAX_AGE_SECONDS
 from webhooks.dispatch.engine import Engine, run_until_idle
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Attempt, Delivery, Pause, Webhook, WorkerHeartbeat
@@ -323,6 +325,24 @@ def test_hint_is_not_followed_again_and_again_while_a_window_is_full(
         receiver.wait_for(6)
 
     assert len(visits) < 30
+
+
+def test_what_a_stalled_worker_could_not_start_in_time_goes_out_at_once(
+    user: User, webhook: Webhook, receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line_up = Engine._line_up
+    stalls = iter([MAX_AGE_SECONDS + 0.1])
+
+    def stall_once(*args: Any) -> None:
+        time.sleep(next(stalls, 0))
+        line_up(*args)
+
+    monkeypatch.setattr(Engine, "_line_up", stall_once)
+    Project.objects.create(owner=user, name="P")
+
+    run_until_idle()
+
+    assert Delivery.objects.get().status == "SUCCESS"
 
 
 def test_run_leaves_no_heartbeat_behind(user: User, webhook: Webhook) -> None:

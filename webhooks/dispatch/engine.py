@@ -384,14 +384,14 @@ class Engine:
             self._wants_claim = True
 
     def _line_up(self, deliveries: list[ClaimedDelivery]) -> None:
-        switched_off = []
+        without_endpoint = []
         for delivery in deliveries:
             endpoint = self._endpoints.get(delivery.webhook_id)
             if endpoint is None:
-                switched_off.append(delivery.id)
+                without_endpoint.append(delivery)
             else:
                 self._flight.line_up(delivery, endpoint.owner_id)
-        self._give_back(switched_off, OFF_DELAY_SECONDS)
+        self._give_back_without_endpoint(without_endpoint)
 
     def _start_ready(self) -> None:
         """Start some of what is ready; give it back where it must not start any more."""
@@ -402,15 +402,16 @@ class Engine:
             return
         if self._outage.is_out and self._flight.ready > 1:
             self._put_down(self._flight.next_ready(self._flight.ready - 1), PROBE_SECONDS)
-        switched_off = []
+        without_endpoint = []
         for delivery in self._flight.next_ready(STARTS_AT_ONCE):
             # It may have been switched off, or its secret revoked, since the row was claimed.
             endpoint = self._endpoints.get(delivery.webhook_id)
             if endpoint is None:
-                switched_off.append(delivery)
+                without_endpoint.append(delivery)
             else:
                 self._start(delivery, endpoint)
-        self._put_down(switched_off, OFF_DELAY_SECONDS)
+        self._flight.put_down(without_endpoint)
+        self._give_back_without_endpoint(without_endpoint)
 
     def _start(self, delivery: ClaimedDelivery, endpoint: Endpoint) -> None:
         now = time.monotonic()
@@ -422,6 +423,17 @@ class Engine:
     def _put_down(self, deliveries: list[ClaimedDelivery], delay_seconds: float) -> None:
         self._flight.put_down(deliveries)
         self._give_back([delivery.id for delivery in deliveries], delay_seconds)
+
+    def _give_back_without_endpoint(self, deliveries: list[ClaimedDelivery]) -> None:
+        """Let rows of what is off rest; others only waited too long, and are claimed anew."""
+        off: list[UUID] = []
+        stale: list[UUID] = []
+        for delivery in deliveries:
+            is_stale = self._endpoints.is_stale(delivery.webhook_id)
+            (stale if is_stale else off).append(delivery.id)
+        self._give_back(off, OFF_DELAY_SECONDS)
+        self._give_back(stale, 0)
+        self._wants_claim |= bool(stale)
 
     def _give_back(self, delivery_ids: list[UUID], delay_seconds: float) -> None:
         if delivery_ids:
