@@ -11,19 +11,19 @@ LOOKUP_SECONDS = 10.0
 
 
 def main() -> None:
-    from webhooks import transport
+    from webhooks.wire import many, names
 
-    real = transport._system_lookup
+    real = names.system_lookup
 
-    def lookup(host: str) -> transport.Answer:
+    def lookup(host: str) -> names.Answer:
         if host.endswith(".dead.invalid"):
             threading.Event().wait(LOOKUP_SECONDS)
             return None
         return real(host)
 
-    transport._system_lookup = lookup
+    names.system_lookup = lookup
     # The default of MultiSender was bound when the class was made.
-    transport.MultiSender.__init__.__kwdefaults__ = {"max_connections": 512, "lookup": lookup}
+    many.MultiSender.__init__.__kwdefaults__ = {"max_connections": 512, "lookup": lookup}
     from django.core.management import execute_from_command_line
 
     execute_from_command_line(sys.argv)

@@ -18,7 +18,7 @@ LEAVES = {
 
 LAYERS = [
     LEAVES,
-    {"webhooks.database", "webhooks.transport", "webhooks.http_receiver", "webhooks.recorded"},
+    {"webhooks.database", "webhooks.wire", "webhooks.http_receiver", "webhooks.recorded"},
     {"webhooks.models"},
     {
         "webhooks.coalescing",
@@ -149,11 +149,11 @@ def test_other_apps_import_only_what_is_public(app: str) -> None:
     assert wrong == []
 
 
-def test_only_the_transport_opens_sockets_to_receivers() -> None:
+def test_only_the_wire_opens_sockets_to_receivers() -> None:
     wrong = [
         module
         for module, path in modules("webhooks")
-        if module not in {"webhooks.transport", "webhooks.http_receiver", "webhooks.recorded"}
+        if room_of(module) not in {"webhooks.wire", "webhooks.http_receiver", "webhooks.recorded"}
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Import)
         and {alias.name for alias in node.names} & {"pycurl", "urllib3", "http.client"}

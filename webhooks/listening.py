@@ -32,8 +32,9 @@ from webhooks.feed import FeedEvent, Page
 from webhooks.ids import EVENT_PREFIX, new_id, parse_public_id
 from webhooks.retry import Policy
 from webhooks.signing import SECRET_PREFIX, SigningKey
-from webhooks.transport import CurlAdapter, TransportError
 from webhooks.url_rules import parse_url
+from webhooks.wire.failures import TransportError
+from webhooks.wire.one import CurlAdapter
 
 THIS_MACHINE = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
 FEED_PATH = "/api/v1/events/feed"

@@ -25,7 +25,8 @@ from webhooks.errors import WebhookNotSendingError
 from webhooks.ids import EVENT_PREFIX, new_id
 from webhooks.models import Webhook
 from webhooks.retry import judge
-from webhooks.transport import CurlAdapter, HeaderBlock, Post, TransportError
+from webhooks.wire.failures import TransportError
+from webhooks.wire.messages import HeaderBlock, Post
 
 MAX_SECONDS = 15
 """Somebody waits for the answer, and a thread of the server with them."""
@@ -104,6 +105,9 @@ def _build_request(
 def _send(
     request: Post, endpoint: Endpoint
 ) -> tuple[Response | None, tuple[FailureKind, str] | None, int]:
+    # Here, so that web processes load libcurl with their first test send only.
+    from webhooks.wire.one import CurlAdapter
+
     adapter = CurlAdapter(AddressPolicy(settings.WEBHOOKS_ALLOWED_NETWORKS))
     started_at = time.monotonic()
     response, problem = None, None

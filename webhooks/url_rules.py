@@ -2,7 +2,7 @@
 
 The grammar is so narrow that every parser reads the same host from it: libcurl, `requests` and a
 browser disagree about backslashes, userinfo, odd numbers and odd dots, so none of these pass. What
-a name resolves to is not decided here but where the socket opens (webhooks.transport).
+a name resolves to is not decided here but where the socket opens (webhooks.wire).
 """
 
 import re

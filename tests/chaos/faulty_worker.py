@@ -38,7 +38,7 @@ def after_claim() -> None:
 
 
 def before_send() -> None:
-    from webhooks.transport import MultiSender
+    from webhooks.wire.many import MultiSender
 
     MultiSender.start = die  # type: ignore[method-assign]
 
@@ -132,14 +132,14 @@ def frozen_in_claim() -> None:
 
 def frozen_after_start() -> None:
     """With a request that is signed and not on its way."""
-    from webhooks.transport import MultiSender
+    from webhooks.wire.many import MultiSender
 
     _freeze_once(MultiSender, "start", is_after=True)
 
 
 def frozen_before_request() -> None:
     """With a connection, before the first byte."""
-    from webhooks.transport import Exchange
+    from webhooks.wire.exchange import Exchange
 
     _freeze_once(Exchange, "_may_send", is_after=False)
 
@@ -178,10 +178,10 @@ def main() -> None:
     import django
 
     django.setup()
-    from webhooks import transport
+    import webhooks.wire.many
     from webhooks.dispatch import engine, life
 
-    transport.SUSPENDED_SECONDS = engine.SUSPENDED_SECONDS = SUSPENDED_SECONDS  # type: ignore[attr-defined]
+    webhooks.wire.many.SUSPENDED_SECONDS = engine.SUSPENDED_SECONDS = SUSPENDED_SECONDS  # type: ignore[attr-defined]
     life.SILENCE_BEFORE_DEATH_SECONDS = SILENCE_SECONDS
     engine.BEAT_SECONDS = BEAT_SECONDS
     point = sys.argv.pop(1)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.webhooks.sending import Canary
 from webhooks import doctor, wakeup
-from webhooks.transport import Exchange
+from webhooks.wire.exchange import Exchange
 
 
 @pytest.fixture(autouse=True)

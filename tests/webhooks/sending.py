@@ -5,20 +5,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_network
-from typing import Self
+from typing import Any, Self
 
-from requests import PreparedRequest
+import requests
+from requests import PreparedRequest, Response
 
 from webhooks.addresses import AddressPolicy
-from webhooks.transport import (
-    Answer,
-    HeaderBlock,
-    MultiSender,
-    Outcome,
-    Post,
-    Reply,
-    header_line,
-)
+from webhooks.wire.many import MultiSender, Outcome
+from webhooks.wire.messages import HeaderBlock, Post, Reply, header_line
+from webhooks.wire.names import Answer, host_and_port, system_lookup
+from webhooks.wire.one import CurlAdapter
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
@@ -102,6 +98,28 @@ def send_all(
 def send(url: str, *, body: bytes = b"{}", timeout_seconds: float = 0.5) -> Outcome:
     (outcome,) = send_all([request(url, body)], timeout_seconds=timeout_seconds)
     return outcome
+
+
+class CurlSession(requests.Session):
+    """A `requests` session that sends over libcurl and takes nothing from the environment.
+
+    A session of its own making would put what `.netrc` holds for the host into the request.
+    """
+
+    def __init__(
+        self, policy: AddressPolicy, lookup: Callable[[str], Answer] = system_lookup
+    ) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.headers.clear()
+        self.adapters.clear()
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, CurlAdapter(policy, lookup))
+
+    def send(self, request: PreparedRequest, **options: Any) -> Response:
+        """Send a POST and return its answer; raises TransportError, for a bad URL too."""
+        host_and_port(request.url or "")
+        return super().send(request, **options)
 
 
 def kind_of(outcome: Outcome) -> str:

@@ -24,7 +24,8 @@ from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Webhook, WorkerHeartbeat
 from webhooks.quarantine import MOST_PROCESSES, count_free_slots, take_slot
-from webhooks.transport import Outcome, SuspendedError
+from webhooks.wire.failures import SuspendedError
+from webhooks.wire.many import Outcome
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -22,7 +22,7 @@ from webhooks.dispatch.endpoints import MAX_AGE_SECONDS
 from webhooks.dispatch.engine import Engine, run_until_idle
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Attempt, Delivery, Pause, Webhook, WorkerHeartbeat
-from webhooks.transport import MultiSender
+from webhooks.wire.many import MultiSender
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

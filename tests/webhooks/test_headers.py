@@ -19,7 +19,7 @@ from webhooks.ids import new_id
 from webhooks.models import Webhook
 from webhooks.retry import Policy
 from webhooks.signing import SigningKey, generate_secret
-from webhooks.transport import header_line
+from webhooks.wire.messages import header_line
 
 TAKEN = [
     "Host", "Content-Length", "Transfer-Encoding", "Connection", "Expect", "Upgrade", "TE", "Trailer",

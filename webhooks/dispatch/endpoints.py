@@ -14,7 +14,7 @@ from webhooks.header_rules import header_problem
 from webhooks.models.webhook import decrypt_headers
 from webhooks.retry import Policy
 from webhooks.signing import Ed25519Key, SigningKey, load_key
-from webhooks.transport import header_line
+from webhooks.wire.messages import header_line
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,8 @@ from webhooks.dispatch.request import build_request, read_outcome
 from webhooks.dispatch.settle import Result, settle, without_answer
 from webhooks.ids import new_id
 from webhooks.retry import Verdict
-from webhooks.transport import SUSPENDED_SECONDS, MultiSender, Outcome, SuspendedError
+from webhooks.wire.failures import SuspendedError
+from webhooks.wire.many import SUSPENDED_SECONDS, MultiSender, Outcome
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from uuid import UUID
 from webhooks.dispatch.claim import MAX_CLAIM_BYTES, ClaimedDelivery
 from webhooks.dispatch.endpoints import Endpoint
 from webhooks.dispatch.window import Windows
-from webhooks.transport import Post
+from webhooks.wire.messages import Post
 
 CLAIM_ROWS = 320
 """Most rows of one claim."""

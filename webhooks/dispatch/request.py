@@ -12,7 +12,7 @@ from webhooks.dispatch.settle import Result
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX
 from webhooks.retry import SLOW_DOWN, Verdict, judge
 from webhooks.signing import sign_hex, sign_standard
-from webhooks.transport import HeaderBlock, Post, Reply
+from webhooks.wire.messages import HeaderBlock, Post, Reply
 
 USER_AGENT = b"RemoteDevAI-Webhooks/1.0"
 MAX_STORED_BODY_BYTES = 16 * 1024

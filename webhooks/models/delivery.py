@@ -11,7 +11,7 @@ from webhooks.ids import ATTEMPT_PREFIX, DELIVERY_PREFIX, new_id
 from webhooks.models.event import Event
 from webhooks.models.operations import Redelivery
 from webhooks.models.webhook import Webhook
-from webhooks.transport import answer_pairs, header_pairs
+from webhooks.wire.messages import answer_pairs, header_pairs
 
 NO_OWNER = uuid.UUID(int=0)
 """Stands where a platform webhook has no owner: the claim's rotation cannot step over nulls."""

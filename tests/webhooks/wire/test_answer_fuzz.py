@@ -22,7 +22,7 @@ from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.ids import new_id
 from webhooks.models import Attempt, Delivery, Webhook
 from webhooks.signing import SigningKey, generate_secret
-from webhooks.transport import MultiSender, Outcome
+from webhooks.wire.many import MultiSender, Outcome
 
 ANSWERS = [
     b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok",

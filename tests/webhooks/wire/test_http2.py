@@ -12,7 +12,7 @@ from pytest_django import Settings
 
 from tests.webhooks.certificates import Authority
 from tests.webhooks.sending import answer_of, kind_of, policy, request, send_all
-from webhooks.transport import MultiSender
+from webhooks.wire.many import MultiSender
 
 HOST = "hooks.example"
 

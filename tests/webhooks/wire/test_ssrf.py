@@ -14,10 +14,11 @@ import requests
 from pytest_django import Settings
 
 from tests.webhooks.hostile_urls import corpus
-from tests.webhooks.sending import Canary, kind_of, policy, request, send_all
-from webhooks import transport
+from tests.webhooks.sending import Canary, CurlSession, kind_of, policy, request, send_all
 from webhooks.http_receiver import Behaviour, HttpReceiver
-from webhooks.transport import Answer, CurlSession, MultiSender
+from webhooks.wire import many, names
+from webhooks.wire.many import MultiSender
+from webhooks.wire.names import Answer
 
 PUBLIC = "93.184.216.34"
 OTHER_PUBLIC = "2606:2800:220:1:248:1893:25c8:1946"
@@ -121,8 +122,8 @@ def test_thousand_rebinding_flips_never_reach_the_canary(
     monkeypatch: pytest.MonkeyPatch, canary: Canary, dialled: list[str], first: str
 ) -> None:
     # Every request asks anew, as with a TTL of 0.
-    monkeypatch.setattr(transport, "RESOLVED_SECONDS", 0.0)
-    monkeypatch.setattr(transport, "UNRESOLVED_SECONDS", 0.0)
+    monkeypatch.setattr(names, "RESOLVED_SECONDS", 0.0)
+    monkeypatch.setattr(names, "UNRESOLVED_SECONDS", 0.0)
     answers = [(PUBLIC,), ("127.0.0.1",)]
     flips = itertools.cycle(answers if first == "public" else answers[::-1])
     sender = MultiSender(policy(), lookup=lambda _: next(flips))
@@ -141,7 +142,7 @@ def test_thousand_rebinding_flips_never_reach_the_canary(
 def test_pin_is_forgotten_when_many_came_after_it_but_not_under_a_request(
     monkeypatch: pytest.MonkeyPatch, dialled: list[str]
 ) -> None:
-    monkeypatch.setattr(transport, "MAX_HOSTS", 10)
+    monkeypatch.setattr(many, "MAX_HOSTS", 10)
 
     # libcurl itself knows such names as 127.0.0.1, without a name server.
     def lookup(host: str) -> Answer:
@@ -180,8 +181,8 @@ def test_pin_is_forgotten_when_many_came_after_it_but_not_under_a_request(
 def test_address_is_checked_where_the_socket_opens_even_without_the_checks_before(
     monkeypatch: pytest.MonkeyPatch, canary: Canary, dialled: list[str]
 ) -> None:
-    monkeypatch.setattr(transport, "_check", lambda answer, policy: None)
-    monkeypatch.setattr(transport, "_host_and_port", _loose_host_and_port)
+    monkeypatch.setattr(many, "check", lambda answer, policy: None)
+    monkeypatch.setattr(many, "host_and_port", _loose_host_and_port)
     urls = [url for url in corpus(canary.port) if url.isprintable()]
 
     outcomes = send_all([request(url) for url in urls], allowed=(), lookup=hostile_lookup)

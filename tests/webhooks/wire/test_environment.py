@@ -8,9 +8,18 @@ from pytest_django import Settings
 
 from tests.webhooks.certificates import Authority
 from tests.webhooks.egress_proxy import EgressProxy, credentials_of
-from tests.webhooks.sending import Canary, answer_of, kind_of, policy, request, send, send_all
+from tests.webhooks.sending import (
+    Canary,
+    CurlSession,
+    answer_of,
+    kind_of,
+    policy,
+    request,
+    send,
+    send_all,
+)
 from webhooks.http_receiver import Behaviour, HttpReceiver
-from webhooks.transport import CurlSession, MultiSender
+from webhooks.wire.many import MultiSender
 
 PROXY_VARIABLES = [
     "http_proxy",

@@ -16,12 +16,14 @@ from django.utils import timezone
 
 from projects.models import Project, User
 from tests.webhooks.sending import answer_of, kind_of, policy, request, send, send_all
-from webhooks import transport
 from webhooks.choices import FailureKind
 from webhooks.dispatch.engine import run_until_idle
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Attempt, Delivery, Webhook
-from webhooks.transport import Answer, MultiSender, Resolver
+from webhooks.wire import names
+from webhooks.wire.exchange import MAX_BODY_BYTES
+from webhooks.wire.many import MultiSender
+from webhooks.wire.names import Answer, Resolver
 
 TIMEOUT_SECONDS = 0.5
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -128,7 +130,7 @@ def test_x5_endless_body_is_cut_and_costs_no_memory(
         outcome = send(receiver.url)
         assert kind_of(outcome) == "200"
         assert answer_of(outcome).truncated
-        assert len(answer_of(outcome).content) <= transport.MAX_BODY_BYTES
+        assert len(answer_of(outcome).content) <= MAX_BODY_BYTES
 
     assert psutil.Process().memory_info().rss - before < 10 * 1024 * 1024
 
@@ -431,7 +433,7 @@ def test_x19_every_failure_of_name_servers_is_a_dns_error(receiver: HttpReceiver
 def test_x19_what_nobody_waits_for_any_more_is_not_looked_up(
     monkeypatch: pytest.MonkeyPatch, receiver: HttpReceiver
 ) -> None:
-    monkeypatch.setattr(transport, "MAX_LOOKUPS", 1)
+    monkeypatch.setattr(names, "MAX_LOOKUPS", 1)
     released = threading.Event()
     asked = []
 
@@ -456,7 +458,7 @@ def test_x19_what_nobody_waits_for_any_more_is_not_looked_up(
 
 
 def test_x19_a_closed_sender_looks_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "MAX_LOOKUPS", 1)
+    monkeypatch.setattr(names, "MAX_LOOKUPS", 1)
     released = threading.Event()
     asked = []
 
@@ -476,7 +478,7 @@ def test_x19_a_closed_sender_looks_nothing_up(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_x19_old_answers_of_many_hosts_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "MAX_HOSTS", 100)
+    monkeypatch.setattr(names, "MAX_HOSTS", 100)
     resolver = Resolver(lookup=lambda host: None if host.startswith("no") else ("192.0.2.1",))
 
     def look_up(kind: str) -> None:
@@ -490,8 +492,8 @@ def test_x19_old_answers_of_many_hosts_are_forgotten(monkeypatch: pytest.MonkeyP
     look_up("first")
     # What is of use is kept, however much it is.
     assert len(resolver._known) == 300
-    monkeypatch.setattr(transport, "UNRESOLVED_SECONDS", -1.0)
-    monkeypatch.setattr(transport, "STALE_SECONDS", -1.0)
+    monkeypatch.setattr(names, "UNRESOLVED_SECONDS", -1.0)
+    monkeypatch.setattr(names, "STALE_SECONDS", -1.0)
     for number in range(1000):
         resolver.get(f"later{number}.example")
         eventually(lambda: not resolver._under_way)

@@ -10,9 +10,9 @@ import pytest
 from pytest_django import Settings
 
 from tests.webhooks.certificates import Authority
-from tests.webhooks.sending import kind_of, policy, request, send_all
+from tests.webhooks.sending import CurlSession, kind_of, policy, request, send_all
 from webhooks.http_receiver import HttpReceiver
-from webhooks.transport import CurlSession, MultiSender, Outcome
+from webhooks.wire.many import MultiSender, Outcome
 
 HOST = "hooks.example"
 
@@ -126,7 +126,7 @@ def test_x14_demand_for_a_client_certificate_is_refused(
 
 
 def test_test_send_verifies_too_whatever_it_is_told(authority: Authority) -> None:
-    from webhooks.transport import TransportError
+    from webhooks.wire.failures import TransportError
 
     session = CurlSession(policy("127.0.0.0/8"), lookup=lambda _: ("127.0.0.1",))
     with receiving(authority.context(HOST, is_self_signed=True)) as (receiver, url):

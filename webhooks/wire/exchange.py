@@ -1,0 +1,265 @@
+"""One libcurl handle: how it is configured, what it is given, and what it made of the response."""
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import certifi
+import pycurl
+from django.conf import settings
+from requests import PreparedRequest, Response
+
+from webhooks.addresses import AddressPolicy
+from webhooks.choices import FailureKind
+from webhooks.wire.failures import (
+    CERTIFICATE_MESSAGES,
+    UNKNOWN_ISSUER,
+    TransportError,
+    failure,
+    unsendable,
+)
+from webhooks.wire.messages import HeaderBlock, Reply, header_line
+
+MAX_BODY_BYTES = 64 * 1024
+"""Of an answer's body; reading stops there."""
+MAX_HEADER_BYTES = 64 * 1024
+"""Of an answer's headers, interim answers included; libcurl itself stops at 300 KB."""
+MAX_HEADER_LINES = 102
+"""A status line, a hundred headers and the blank line."""
+MAX_INTERIM_ANSWERS = 8
+MAX_SENDS = 2
+"""Of one request in one attempt. libcurl sends it again where a kept connection breaks before a full
+line of an answer came (it does not say whether less came), each time on the next kept one, up to
+six times."""
+MAX_IDLE_SECONDS = 50
+"""A kept connection older than this is not used again; many servers close after 60 s."""
+# libcurl's numbers that pycurl has no names for.
+SUPPRESS_CONNECT_HEADERS = 265
+E_TOO_LARGE = 100
+
+KINDS = {
+    pycurl.E_COULDNT_RESOLVE_HOST: FailureKind.DNS,
+    pycurl.E_COULDNT_RESOLVE_PROXY: FailureKind.CONNECT,
+    pycurl.E_COULDNT_CONNECT: FailureKind.CONNECT,
+    pycurl.E_OPERATION_TIMEDOUT: FailureKind.TIMEOUT,
+    pycurl.E_SSL_CONNECT_ERROR: FailureKind.TLS,
+    pycurl.E_PEER_FAILED_VERIFICATION: FailureKind.TLS,
+    pycurl.E_SSL_CERTPROBLEM: FailureKind.TLS,
+    pycurl.E_SSL_CIPHER: FailureKind.TLS,
+    pycurl.E_SSL_ISSUER_ERROR: FailureKind.TLS,
+    pycurl.E_SSL_INVALIDCERTSTATUS: FailureKind.TLS,
+    pycurl.E_GOT_NOTHING: FailureKind.RESET,
+    pycurl.E_RECV_ERROR: FailureKind.RESET,
+    pycurl.E_SEND_ERROR: FailureKind.RESET,
+    pycurl.E_PARTIAL_FILE: FailureKind.RESET,
+    # By us, in _may_send().
+    pycurl.E_ABORTED_BY_CALLBACK: FailureKind.RESET,
+    E_TOO_LARGE: FailureKind.TOO_LARGE,
+}
+"""All other codes mean that what came is not HTTP as we accept it."""
+PROXY_REFUSALS = {403: FailureKind.BLOCKED_ADDRESS, 407: FailureKind.BLOCKED_ADDRESS}
+"""How an egress proxy answers CONNECT for an address it does not allow (smokescreen: 407)."""
+PROXY_TIMEOUT = 504
+
+
+class Exchange:
+    """One libcurl handle and what comes back on it; used again for request after request."""
+
+    def __init__(
+        self,
+        policy: AddressPolicy,
+        *,
+        on_new_socket: Callable[[int], None] = lambda _: None,
+        is_awake: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.context: Any = None
+        self.started_at = 0.0
+        self._policy = policy
+        self._lines: list[bytes] = []
+        self._chunks: list[bytes] = []
+        self._body_size = 0
+        self._is_blocked = False
+        self._sends = 0
+        self._opened: list[socket.socket] = []
+        self._on_new_socket = on_new_socket
+        self._is_awake = is_awake
+        self._url: str | None = None
+        self._timeout_ms: int | None = None
+        self._has_proxy = bool(settings.WEBHOOKS_PROXY_URL)
+        self._request = PreparedRequest()
+        handle: Any = pycurl.Curl()
+        handle.exchange = self
+        self.handle = handle
+        self._configure(self.handle)
+
+    def _configure(self, handle: Any) -> None:
+        ca_bundle = settings.WEBHOOKS_CA_BUNDLE or certifi.where()
+        for option, value in (
+            (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
+            (pycurl.FOLLOWLOCATION, 0),
+            # Even when empty, both keep libcurl from reading the environment.
+            (pycurl.PROXY, settings.WEBHOOKS_PROXY_URL),
+            (pycurl.NOPROXY, ""),
+            (pycurl.PROXY_CAINFO, ca_bundle),
+            (pycurl.HTTPPROXYTUNNEL, int(self._has_proxy)),
+            (SUPPRESS_CONNECT_HEADERS, 1),
+            (pycurl.NETRC, pycurl.NETRC_IGNORED),
+            (pycurl.NOSIGNAL, 1),
+            (pycurl.POST, 1),
+            (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS),
+            (pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2),
+            (pycurl.SSL_VERIFYPEER, 1),
+            (pycurl.SSL_VERIFYHOST, 2),
+            (pycurl.CAINFO, ca_bundle),
+            (pycurl.CAPATH, ""),
+            (pycurl.MAXAGE_CONN, MAX_IDLE_SECONDS),
+            (pycurl.HEADERFUNCTION, self._lines.append),
+            (pycurl.WRITEFUNCTION, self._write),
+            (pycurl.OPENSOCKETFUNCTION, self._open_socket),
+            (pycurl.SOCKOPTFUNCTION, self._has_socket),
+            (pycurl.PREREQFUNCTION, self._may_send),
+        ):
+            handle.setopt(option, value)
+
+    def prepare(self, request: PreparedRequest, timeout_seconds: float, pins: list[str]) -> None:
+        """Point the handle at a request; raises TransportError when libcurl will not have it.
+
+        `pins` are RESOLVE entries: the addresses already looked up for the host.
+        """
+        handle = self.handle
+        self._request = request
+        try:
+            if request.url != self._url:
+                handle.setopt(pycurl.URL, str(request.url).encode("ascii"))
+                self._url = request.url
+            handle.setopt(pycurl.RESOLVE, pins)
+            handle.setopt(pycurl.POSTFIELDS, request.body or b"")
+            handle.setopt(pycurl.HTTPHEADER, _header_lines(request))
+            timeout_ms = max(1, int(timeout_seconds * 1000))
+            if timeout_ms != self._timeout_ms:
+                handle.setopt(pycurl.TIMEOUT_MS, timeout_ms)
+                handle.setopt(pycurl.CONNECTTIMEOUT_MS, timeout_ms)
+                self._timeout_ms = timeout_ms
+        except (pycurl.error, UnicodeError, TypeError, ValueError):
+            raise unsendable() from None
+
+    @property
+    def url(self) -> str:
+        """Of the request that was prepared last."""
+        return self._url or ""
+
+    def finish(self, error_code: int) -> Response | TransportError:
+        """Return the outcome of the transfer that just ended, and be ready for the next one."""
+        lines, body = self._lines[:], b"".join(self._chunks)
+        is_blocked, self._is_blocked = self._is_blocked, False
+        self._lines.clear()
+        self._chunks.clear()
+        self._body_size = 0
+        self._sends = 0
+        status = self.handle.getinfo(pycurl.RESPONSE_CODE)
+        if lines and lines[-1] not in BLANK:
+            lines = _without_trailers(lines)
+        header_bytes = sum(map(len, lines))
+        is_long = len(lines) > 2 * MAX_INTERIM_ANSWERS or header_bytes > MAX_HEADER_BYTES
+        if is_long and _is_too_large(lines):
+            return failure(FailureKind.TOO_LARGE)
+        # Once the header block has ended the receiver has answered, whatever becomes of the body.
+        if status >= 200 and lines and lines[-1] in BLANK:
+            return Reply(
+                status,
+                lines,
+                body,
+                request=self._request,
+                is_truncated=error_code != pycurl.E_OK,
+            )
+        return failure(FailureKind.BLOCKED_ADDRESS) if is_blocked else self._failure(error_code)
+
+    def _failure(self, error_code: int) -> TransportError:
+        if error_code == pycurl.E_PEER_FAILED_VERIFICATION:
+            verdict = self.handle.getinfo(pycurl.SSL_VERIFYRESULT)
+            return TransportError(
+                FailureKind.TLS, CERTIFICATE_MESSAGES.get(verdict, UNKNOWN_ISSUER)
+            )
+        if self._has_proxy:
+            answer = self.handle.getinfo(pycurl.HTTP_CONNECTCODE)
+            if answer == PROXY_TIMEOUT:
+                return failure(FailureKind.TIMEOUT)
+            if answer >= 300:
+                return failure(PROXY_REFUSALS.get(answer, FailureKind.CONNECT))
+        return failure(KINDS.get(error_code, FailureKind.PROTOCOL))
+
+    def _write(self, chunk: bytes) -> int | None:
+        room = MAX_BODY_BYTES - self._body_size
+        self._chunks.append(chunk[:room])
+        self._body_size += len(chunk)
+        # Anything but None or the full length makes libcurl give up the transfer.
+        return None if len(chunk) <= room else 0
+
+    def _may_send(self, *_: object) -> int:
+        """A connection is there and the request about to go out on it."""
+        self._sends += 1
+        may = self._sends <= MAX_SENDS and self._is_awake()
+        return pycurl.PREREQFUNC_OK if may else pycurl.PREREQFUNC_ABORT
+
+    def _open_socket(self, purpose: int, address: Any) -> Any:
+        family, kind, protocol, target = address
+        if not (self._has_proxy or self._may_connect(family, target)):
+            self._is_blocked = True
+            return pycurl.SOCKET_BAD
+        self._opened.append(socket.socket(family, kind, protocol))
+        return self._opened[-1]
+
+    def _has_socket(self, fd: int, purpose: int) -> int:
+        """libcurl got a duplicate of ours, of this number."""
+        while self._opened:
+            self._opened.pop().close()
+        self._on_new_socket(fd)
+        return int(pycurl.SOCKOPT_OK)
+
+    def _may_connect(self, family: int, target: Any) -> bool:
+        return (
+            family in (socket.AF_INET, socket.AF_INET6)
+            and self._policy.is_allowed(target[0])
+            and self._policy.is_port_allowed(target[1])
+        )
+
+
+BLANK = (b"\r\n", b"\n")
+
+
+def _without_trailers(lines: list[bytes]) -> list[bytes]:
+    """Return the lines up to the blank one that ends the final answer's headers.
+
+    libcurl hands over what follows a chunked body as if it were more headers.
+    """
+    is_interim, is_start = False, True
+    for number, line in enumerate(lines):
+        if is_start:
+            is_interim = line.partition(b" ")[2][:1] == b"1"
+        is_start = line in BLANK
+        if is_start and not is_interim:
+            return lines[: number + 1]
+    return lines
+
+
+def _is_too_large(lines: list[bytes]) -> bool:
+    answers = sum(line.startswith(b"HTTP/") for line in lines)
+    return (
+        sum(map(len, lines)) > MAX_HEADER_BYTES
+        or len(lines) > MAX_HEADER_LINES
+        or answers > MAX_INTERIM_ANSWERS + 1
+    )
+
+
+def _header_lines(request: PreparedRequest) -> list[bytes]:
+    headers = request.headers
+    if isinstance(headers, HeaderBlock):
+        return WITHOUT_OWN_HEADERS + headers.lines
+    return WITHOUT_OWN_HEADERS + [header_line(name, value) for name, value in headers.items()]
+
+
+WITHOUT_OWN_HEADERS = [
+    b"Accept:", b"Expect:", b"User-Agent:", b"Content-Type:", b"Accept-Encoding: identity",
+]  # fmt: skip
+"""Keeps libcurl from adding these by itself; a later line with a value is sent all the same.
+Compressed answers are not asked for and never inflated."""

@@ -1,0 +1,56 @@
+"""Why a request has no response: the errors of the transport, their kinds and their texts."""
+
+import requests
+
+from webhooks.choices import FailureKind
+
+
+class SuspendedError(Exception):
+    """The process stood still for so long that what it was about to send may not be its own now."""
+
+
+class TransportError(requests.RequestException):
+    """No answer came; `kind` sorts it, the text tells the receiver's developer what happened.
+
+    The text never says more than a stranger may know: neither addresses of our network, nor
+    whether such an address exists behind a name, nor whether a port is open, closed or filtered.
+    """
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+NOT_PUBLIC = "The URL's host does not lead to a public address."
+NO_ANSWER = (
+    "No complete HTTP answer came in time. Check that the receiver can be reached from the "
+    "internet, speaks HTTP (for https with TLS 1.2 or newer) and answers within the timeout."
+)
+MESSAGES = {
+    FailureKind.DNS: NOT_PUBLIC,
+    FailureKind.BLOCKED_ADDRESS: NOT_PUBLIC,
+    FailureKind.CONNECT: NO_ANSWER,
+    FailureKind.TLS: NO_ANSWER,
+    FailureKind.TIMEOUT: NO_ANSWER,
+    FailureKind.RESET: NO_ANSWER,
+    FailureKind.PROTOCOL: NO_ANSWER,
+    FailureKind.TOO_LARGE: "The receiver's answer has too many or too large headers.",
+}
+CERTIFICATE_MESSAGES = {
+    1: "The receiver's TLS certificate is for another host name.",
+    9: "The receiver's TLS certificate is not valid yet.",
+    10: "The receiver's TLS certificate has expired.",
+    18: "The receiver's TLS certificate is self-signed.",
+}
+"""By OpenSSL's verification result; libcurl, which compares the names, leaves a 1."""
+UNKNOWN_ISSUER = (
+    "The receiver's TLS certificate is not from a known authority, or its chain is cut."
+)
+
+
+def failure(kind: FailureKind) -> TransportError:
+    return TransportError(kind, MESSAGES[kind])
+
+
+def unsendable() -> TransportError:
+    return TransportError(FailureKind.PROTOCOL, "The request cannot be sent to this URL.")
