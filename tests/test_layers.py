@@ -11,7 +11,7 @@ APPS = ("webhooks", "projects", "sessions_app")
 
 LEAVES = {
     "webhooks.addresses", "webhooks.catalog", "webhooks.choices", "webhooks.encryption",
-    "webhooks.errors", "webhooks.event_reference", "webhooks.header_rules", "webhooks.ids",
+    "webhooks.errors", "webhooks.event_data", "webhooks.event_reference", "webhooks.header_rules", "webhooks.ids",
     "webhooks.retry", "webhooks.signing", "webhooks.url_rules", "webhooks.breaker", "webhooks.rate",
 }  # fmt: skip
 """Pure: no ORM beyond TextChoices, no I/O, and nothing of ours but one another."""

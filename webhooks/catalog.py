@@ -6,6 +6,7 @@ Apps declare their types in an `events.py` that their AppConfig.ready() imports.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import jsonschema_rs
@@ -20,6 +21,9 @@ COUNT = {"type": "integer", "minimum": 0}
 
 MAX_TEXT_CHARACTERS = 40_000
 """Six bytes each at worst (`\\u0001`), which leaves room for the rest of an event."""
+
+MAX_PROBLEM_CHARACTERS = 2000
+"""Of the problems with an event's data, which quote it."""
 
 
 def object_schema(
@@ -100,26 +104,36 @@ def get_type(name: str) -> EventType:
     """Return one event type; raises EventTypeUnknownError."""
     try:
         return _types[name]
-    except KeyError:
+    except (KeyError, TypeError):  # a TypeError where it is no text at all
         raise EventTypeUnknownError(
             f"There is no event type {name!r}. Known: {', '.join(sorted(_types))}."
         ) from None
 
 
-def validate_data(name: str, data: Mapping[str, Any]) -> None:
-    """Raise EventTypeUnknownError or EventDataInvalidError, naming every problem at once."""
-    validator = _validators.get(name)
-    if validator is None:
+def validate_data(name: str, data: Any) -> None:
+    """Raise EventTypeUnknownError or EventDataInvalidError, naming every problem at once.
+
+    `data` is a value as json.loads() returns it.
+    """
+    try:
+        validator = _validators[name]
+    except (KeyError, TypeError):
         validator = _validators[name] = compile_schema(get_type(name))
     if validator.is_valid(data):
         return
-    problems = [
+    problems = "; ".join(
         f"{'.'.join(map(str, error.instance_path)) or 'data'}: {error.message}"
         for error in validator.iter_errors(data)
-    ]
-    raise EventDataInvalidError(f"The data does not fit {name}: {'; '.join(problems)}.")
+    )
+    raise EventDataInvalidError(f"The data does not fit {name}: {_shortened(problems)}.")
 
 
+def _shortened(text: str) -> str:
+    """Cut what may hold all of the data."""
+    return text if len(text) <= MAX_PROBLEM_CHARACTERS else f"{text[:MAX_PROBLEM_CHARACTERS]}…"
+
+
+@lru_cache(maxsize=1000)
 def patterns_matching(name: str) -> frozenset[str]:
     """Return the entries of `Webhook.events` that select this type: its name, its group, everything."""
     return frozenset((name, f"{name.split('.')[0]}.*", "*"))

@@ -7,6 +7,7 @@ nothing; nothing here ever raises because of delivery. A crash leaves either all
 import hashlib
 import json
 import logging
+import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from django.db import transaction
 
 from webhooks import catalog, wakeup
 from webhooks.database import run
-from webhooks.errors import EventDataInvalidError, IdempotencyConflictError
+from webhooks.errors import EventDataInvalidError, IdempotencyConflictError, WebhooksError
+from webhooks.event_data import encode
 from webhooks.ids import EVENT_PREFIX, new_id
 from webhooks.journal import StoredEvent
 from webhooks.models import Event
@@ -26,8 +28,9 @@ from webhooks.models.writes import Change
 
 logger = logging.getLogger(__name__)
 
-MAX_DATA_BYTES = 256 * 1024
-MAX_NESTING = 32
+MAX_KEY_CHARACTERS = 255
+MAX_REFERENCE_CHARACTERS = 100
+NO_NUL_OR_SURROGATE = re.compile(r"[^\0\ud800-\udfff]*")
 
 EVENT_FIELDS = (
     "id", "type", "owner_id", "payload", "idempotency_key", "body_hash", "fanout_count",
@@ -79,23 +82,45 @@ def trigger_events(triggers: Iterable[Trigger]) -> list[Event]:
 
 def build_trigger(trigger: Trigger) -> Event:
     """Return the event of a trigger, not stored yet; raises like trigger_event()."""
-    catalog.validate_data(trigger.event_type, trigger.data)
-    event = _build_event(trigger.event_type, owner_id_of(trigger.owner), trigger.data)
-    event.object_reference = trigger.object_reference
+    data = encode(trigger.data)
+    catalog.validate_data(trigger.event_type, data.value)
+    event = _build_event(trigger.event_type, owner_id_of(trigger.owner), data.text)
+    if trigger.object_reference:
+        _check_text("object reference", trigger.object_reference, MAX_REFERENCE_CHARACTERS)
+        event.object_reference = trigger.object_reference
     event.is_self_reported = trigger.is_self_reported
     if trigger.idempotency_key is not None:
+        _check_text("idempotency key", trigger.idempotency_key, MAX_KEY_CHARACTERS, at_least=1)
         event.idempotency_key = trigger.idempotency_key
-        data = encode_data(trigger.data)
-        event.body_hash = hashlib.sha256(trigger.event_type.encode() + b"\0" + data).digest()
+        event.body_hash = hashlib.sha256(trigger.event_type.encode() + b"\0" + data.text).digest()
     return event
 
 
 def owner_id_of(owner: Owner) -> uuid.UUID | None:
-    """Return the id behind a user, an id or its text; None for nobody."""
+    """Return the id behind a user, an id or its text; None for nobody.
+
+    Raises EventDataInvalidError for anything else, also for a user who is not logged in.
+    """
     owner_id = getattr(owner, "pk", owner)
-    if owner_id is None or isinstance(owner_id, uuid.UUID):
+    if owner is None or isinstance(owner_id, uuid.UUID):
         return owner_id
-    return uuid.UUID(str(owner_id))
+    try:
+        return uuid.UUID(str(owner_id))
+    except ValueError:
+        raise EventDataInvalidError("The owner is neither a user nor the id of one.") from None
+
+
+def _check_text(name: str, text: object, longest: int, *, at_least: int = 0) -> None:
+    """Raise EventDataInvalidError for what its column cannot hold."""
+    if (
+        not isinstance(text, str)
+        or not at_least <= len(text) <= longest
+        or not NO_NUL_OR_SURROGATE.fullmatch(text)
+    ):
+        raise EventDataInvalidError(
+            f"The {name} is not text of {at_least} to {longest} characters without NUL and "
+            "without halves of surrogate pairs."
+        )
 
 
 def build_events(
@@ -104,40 +129,46 @@ def build_events(
     """Build the events of our own receivers, which must never abort the user's save.
 
     Data that does not fit its schema is sent all the same and logged as an error (the test suite
-    fails on it); only data that is not JSON at all is left out. `instead_of` gives an event of
-    this transaction its new data.
+    fails on it); only what cannot be sent at all is left out. `instead_of` gives an event of this
+    transaction its new data.
     """
     events = []
     for change in changes:
         try:
-            catalog.validate_data(change.event_type, change.data)
-        except EventDataInvalidError as problem:
-            logger.error("%s for %s: %s", change.event_type, object_reference, problem)
-        try:
-            event = _build_event(change.event_type, change.owner_id, change.data, instead_of)
-        except EventDataInvalidError as problem:
-            logger.error("%s is lost: %s", object_reference, problem)
-            continue
-        event.object_reference = object_reference
-        events.append(event)
+            event = _build_own(change, object_reference, instead_of)
+        except WebhooksError as problem:
+            logger.error("An event of %s is lost: %s", object_reference, problem)
+        else:
+            events.append(event)
     return events
+
+
+def _build_own(change: Change, object_reference: str, instead_of: StoredEvent | None) -> Event:
+    data = encode(change.data)
+    try:
+        catalog.validate_data(change.event_type, data.value)
+    except EventDataInvalidError as problem:
+        logger.error("%s for %s: %s", change.event_type, object_reference, problem)
+    event = _build_event(change.event_type, owner_id_of(change.owner_id), data.text, instead_of)
+    # Of a long key its beginning: the reference is for people to search by.
+    event.object_reference = object_reference[:MAX_REFERENCE_CHARACTERS]
+    return event
 
 
 def _build_event(
     event_type: str,
     owner_id: uuid.UUID | None,
-    data: Mapping[str, Any],
+    data: bytes,
     instead_of: StoredEvent | None = None,
 ) -> Event:
     event_id = instead_of.id if instead_of else new_id()
     created_at = instead_of.created_at if instead_of else datetime.now(UTC)
-    encoded = encode_data(data)
     payload = b'{"id":"%s%s","type":"%s","created":"%s","data":%s}' % (
         EVENT_PREFIX.encode(),
         event_id.hex.encode(),
         event_type.encode(),
         catalog.wire_time(created_at).encode(),
-        encoded,
+        data,
     )
     # What the database fills in is read when somebody asks for it.
     event = Event.from_db(
@@ -145,47 +176,8 @@ def _build_event(
         EVENT_FIELDS,
         (event_id, event_type, owner_id, payload, None, None, 0, "", False, created_at),
     )
-    event.data_digest = hash(encoded)
+    event.data_digest = hash(data)
     return event
-
-
-def encode_data(data: Mapping[str, Any]) -> bytes:
-    """Return event data as the UTF-8 JSON that is stored, signed and sent.
-
-    Raises EventDataInvalidError for what receivers could not read: values that are not JSON, NaN
-    and Infinity, NUL, lone surrogates, more than 256 KB or 32 levels.
-    """
-    try:
-        text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        encoded = text.encode()
-    except (TypeError, ValueError, RecursionError) as problem:
-        raise EventDataInvalidError(f"The data cannot be sent as JSON: {problem}.") from None
-    if "\\u0000" in text and _holds_nul(data):
-        raise EventDataInvalidError("The data holds a NUL character.")
-    if len(encoded) > MAX_DATA_BYTES:
-        raise EventDataInvalidError(
-            f"The data takes {len(encoded):,} bytes; the limit is {MAX_DATA_BYTES:,}."
-        )
-    brackets = text.count("{") + text.count("[")
-    if brackets > MAX_NESTING and _nesting(data) > MAX_NESTING:
-        raise EventDataInvalidError(f"The data is nested deeper than {MAX_NESTING} levels.")
-    return encoded
-
-
-def _holds_nul(value: Any) -> bool:
-    if isinstance(value, str):
-        return "\0" in value
-    if isinstance(value, Mapping):
-        return any(_holds_nul(part) for pair in value.items() for part in pair)
-    return isinstance(value, (list, tuple)) and any(_holds_nul(part) for part in value)
-
-
-def _nesting(value: Any) -> int:
-    if isinstance(value, Mapping):
-        return 1 + max(map(_nesting, value.values()), default=0)
-    if isinstance(value, (list, tuple)):
-        return 1 + max(map(_nesting, value), default=0)
-    return 0
 
 
 # The look-up of the receivers and the insert are one statement: two would cost a save a third more.

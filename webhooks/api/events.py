@@ -101,7 +101,11 @@ class NewEventSerializer(ApiSerializer):
         required=False, help_text="Whose event it is; others than yourself by service tokens only."
     )
     idempotency_key = serializers.CharField(
-        max_length=255, required=False, help_text="The same key again gives the first event."
+        max_length=255,
+        required=False,
+        # As in a batch: the same text is the same key.
+        trim_whitespace=False,
+        help_text="The same key again gives the first event.",
     )
 
 

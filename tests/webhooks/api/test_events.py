@@ -326,3 +326,25 @@ def test_catalogue_is_shown_with_schemas_and_examples(client: APIClient) -> None
         "id", "projectId", "projectName", "duration", "endedAt",
     ]  # fmt: skip
     catalog.validate_data("session.ended", one["example"])
+
+
+def test_idempotency_key_is_the_same_by_every_door(client: APIClient) -> None:
+    wish = NEW | {"idempotencyKey": " k "}
+
+    first = client.post("/api/v1/events", wish).json()
+    (again,) = client.post("/api/v1/events/batch", {"events": [wish]}).json()["results"]
+
+    assert again == {"id": first["id"], "error": None}
+    assert [event.idempotency_key for event in stored()] == [" k "]
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, 7, True, None, ["k"], "a\0b"])
+def test_idempotency_keys_that_cannot_be_are_refused(client: APIClient, key: Any) -> None:
+    wish = NEW | {"idempotencyKey": key}
+
+    one = client.post("/api/v1/events", wish)
+    many = client.post("/api/v1/events/batch", {"events": [wish]})
+
+    assert one.status_code == 400
+    assert many.status_code == 400 or many.json()["accepted"] == 0
+    assert not stored()

@@ -177,3 +177,12 @@ def test_example_is_what_data_takes(run: Run, user: User, db: None) -> None:
     ran = run("trigger", "project.deleted", "--owner", "ada", "--data", "-", stdin=example.out)
 
     assert ran.out == f"{stored().public_id} project.deleted → 0 webhooks\n"
+
+
+def test_data_that_is_too_deep_is_refused_in_one_line(run: Run, user: User) -> None:
+    deep = '{"a":' * 100_000 + "1" + "}" * 100_000
+
+    ran = run("trigger", "project.deleted", "--owner", "ada", "--data", "-", stdin=deep)
+
+    assert (ran.code, ran.out) == (1, "")
+    assert "Traceback" not in ran.err

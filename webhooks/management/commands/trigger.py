@@ -176,7 +176,7 @@ def _data(text: str) -> dict[str, Any]:
         data = json.loads(text)
     except (OSError, UnicodeDecodeError) as problem:
         raise ArgumentTypeError(f"{text[1:]} cannot be read: {problem}") from None
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise ArgumentTypeError(f"this is not JSON: {problem}") from None
     if not isinstance(data, dict):
         raise ArgumentTypeError("the data of an event is a JSON object")

@@ -1,0 +1,120 @@
+"""Event data as JSON: the bytes that are stored, signed and sent, and the value that they hold.
+
+Validation looks at that value, never at the caller's objects: what is checked is what is sent.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.utils.functional import Promise
+
+from webhooks.catalog import wire_time
+from webhooks.errors import EventDataInvalidError
+
+MAX_DATA_BYTES = 256 * 1024
+MAX_NESTING = 32
+
+
+class EncodedData(NamedTuple):
+    text: bytes
+    """UTF-8."""
+    value: Any
+    """What a receiver reads from it."""
+
+
+def encode(data: Any) -> EncodedData:
+    """Return event data as it is sent.
+
+    UUIDs, dates, times, decimals and lazy texts become text, durations become seconds, mappings
+    become objects; keys that are numbers, booleans or None become text as `json` has it. Raises
+    EventDataInvalidError for everything else that is not JSON and for what receivers could not
+    read: NaN and Infinity, NUL, lone surrogates, equal keys, more than 256 KB or 32 levels.
+    """
+    try:
+        text = ENCODER.encode(data)
+        encoded = text.encode()
+        _check_size(encoded)
+        value = DECODER.decode(text)
+    except EventDataInvalidError:
+        raise
+    except Exception as problem:  # the caller's objects run code of their own, as lazy texts do
+        raise EventDataInvalidError(
+            f"The data cannot be sent as JSON: {_reason(problem)}."
+        ) from None
+    if "\\u0000" in text and _holds_nul(value):
+        raise EventDataInvalidError("The data holds a NUL character.")
+    brackets = text.count("{") + text.count("[")
+    if brackets > MAX_NESTING and _nesting(value) > MAX_NESTING:
+        raise EventDataInvalidError(f"The data is nested deeper than {MAX_NESTING} levels.")
+    return EncodedData(encoded, value)
+
+
+def _check_size(encoded: bytes) -> None:
+    if len(encoded) > MAX_DATA_BYTES:
+        raise EventDataInvalidError(
+            f"The data takes {len(encoded):,} bytes; the limit is {MAX_DATA_BYTES:,}."
+        )
+
+
+def _convert(value: object) -> Any:
+    """Return the JSON value of what is not JSON itself, as the wire shows it."""
+    if isinstance(value, datetime):
+        if value.utcoffset() is None:
+            raise ValueError(f"the time {value.isoformat()} has no time zone")
+        return wire_time(value)
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+        return int(seconds) if seconds.is_integer() else seconds
+    if isinstance(value, (UUID, Promise)):
+        return str(value)
+    if isinstance(value, Decimal) and value.is_finite():
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise ValueError(f"a value of type {type(value).__name__} has no form in JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("two keys of an object, such as 1 and '1', are the same text")
+    return found
+
+
+# Made once: json.dumps() and json.loads() would make them for each call.
+ENCODER = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_convert
+)
+DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+
+
+def _reason(problem: Exception) -> str:
+    if isinstance(problem, UnicodeEncodeError):
+        return "it holds half of a surrogate pair"
+    if isinstance(problem, RecursionError):
+        return f"it is nested deeper than {MAX_NESTING} levels"
+    # int() speaks of a Python function to raise its limit.
+    text = str(problem)
+    return "an integer has too many digits" if "limit (" in text else text[:200].rstrip(".")
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_holds_nul(part) for pair in value.items() for part in pair)
+    return isinstance(value, list) and any(map(_holds_nul, value))
+
+
+def _nesting(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(_nesting, value.values()), default=0)
+    if isinstance(value, list):
+        return 1 + max(map(_nesting, value), default=0)
+    return 0
