@@ -14,7 +14,8 @@ from webhooks.models import Event
 from webhooks.outbox import Trigger, build_trigger, store_events
 
 Result = Event | WebhooksError
-Key = tuple[UUID | None, str]
+Key = tuple[UUID | None, str, bool]
+"""What is unique of an event: owner, idempotency key, whether it is self-reported."""
 
 
 def trigger_each(triggers: Sequence[Trigger | WebhooksError]) -> list[Result]:
@@ -55,13 +56,17 @@ def _first_uses(events: Sequence[Event]) -> dict[Key, Event]:
     wanted = Q()
     for owner_id, texts in keys.items():
         wanted |= Q(owner_id=owner_id, idempotency_key__in=texts)
-    # Also the condition of the index event_idempotency.
+    # Also the condition of the index event_idempotency_by_source.
     found = Event.objects.filter(wanted, idempotency_key__isnull=False).defer("payload")
-    return {(event.owner_id, event.idempotency_key or ""): event for event in found}
+    return {_key_of(event): event for event in found}
+
+
+def _key_of(event: Event) -> Key:
+    return event.owner_id, event.idempotency_key or "", event.is_self_reported
 
 
 def _first_use(event: Event, first_uses: dict[Key, Event]) -> Result:
-    first = first_uses[event.owner_id, event.idempotency_key or ""]
+    first = first_uses[_key_of(event)]
     if bytes(first.body_hash or b"") == bytes(event.body_hash or b""):
         return first
     return IdempotencyConflictError(

@@ -61,7 +61,7 @@ def trigger_event(
     """Store an event and its deliveries in the current transaction and return the event.
 
     With a known `idempotency_key` of this owner the event of the first call is returned and
-    nothing is stored. Raises EventTypeUnknownError, EventDataInvalidError, or
+    nothing is stored; keys of what owners report themselves through the API are apart. Raises EventTypeUnknownError, EventDataInvalidError, or
     IdempotencyConflictError when the key was used with other data.
     """
     return trigger_events([Trigger(event_type, owner, data, idempotency_key)])[0]
@@ -209,7 +209,8 @@ WITH event AS MATERIALIZED (
       LEFT JOIN (SELECT event_id, count(*) FROM target GROUP BY event_id) counted
         ON counted.event_id = e.id
      ORDER BY e.ordinality
-    ON CONFLICT (owner_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+    ON CONFLICT (owner_id, idempotency_key, is_self_reported) WHERE idempotency_key IS NOT NULL
+       DO NOTHING
     RETURNING id, fanout_count
 ), new_delivery AS (
     INSERT INTO webhooks_delivery
@@ -267,7 +268,11 @@ def _json(rows: list[dict[str, Any]]) -> str:
 
 
 def _event_of_first_call(event: Event) -> Event:
-    first = Event.objects.get(owner_id=event.owner_id, idempotency_key=event.idempotency_key)
+    first = Event.objects.get(
+        owner_id=event.owner_id,
+        idempotency_key=event.idempotency_key,
+        is_self_reported=event.is_self_reported,
+    )
     if bytes(first.body_hash or b"") != event.body_hash:
         raise IdempotencyConflictError(
             f"The idempotency key {event.idempotency_key!r} was already used with other data."

@@ -32,6 +32,7 @@ from webhooks.api.base import (
     PublicIdField,
 )
 from webhooks.api.deliveries import created
+from webhooks.api.permissions import is_service
 from webhooks.api.problems import DOMAIN_ERRORS
 from webhooks.api.serializers import shared
 from webhooks.errors import (
@@ -41,7 +42,7 @@ from webhooks.errors import (
     WebhooksError,
 )
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX, WEBHOOK_PREFIX
-from webhooks.models import ApiToken, Event
+from webhooks.models import Event
 
 MAX_BATCH = 1000
 ITEMS = {
@@ -279,18 +280,11 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
         self, event_type: str, owner_id: UUID, data: Any, key: str | None
     ) -> service.Trigger:
         return service.Trigger(
-            event_type, owner_id, data, key, is_self_reported=not self._is_service
+            event_type, owner_id, data, key, is_self_reported=not is_service(self.request)
         )
 
-    @property
-    def _is_service(self) -> bool:
-        token = self.request.auth
-        # Who made it as staff may be staff no more.
-        is_service = isinstance(token, ApiToken) and token.is_service
-        return is_service and bool(self.request.user.is_staff)
-
     def _check_service(self) -> None:
-        if not self._is_service:
+        if not is_service(self.request):
             raise PermissionDenied(OTHERS_REFUSED)
 
     @extend_schema(

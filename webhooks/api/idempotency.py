@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from django.db import connection, transaction
 from django.http import HttpResponse
@@ -26,6 +26,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from webhooks.api.errors import IdempotencyKeyError
+from webhooks.api.permissions import is_service
 from webhooks.encryption import decrypt, encrypt
 from webhooks.ids import new_id
 from webhooks.models import IdempotentAnswer
@@ -50,7 +51,7 @@ def answer_once(
     if not ACCEPTABLE_KEY.fullmatch(key):
         message = f"{HEADER} is 1 to 255 visible ASCII characters; a UUID will do."
         raise ValidationError({HEADER: [ErrorDetail(message, "invalid")]})
-    owner_id, request_hash = UUID(str(request.user.pk)), _hash(request)
+    owner_id, request_hash = _owner_of_keys(request), _hash(request)
     with transaction.atomic() if is_atomic else nullcontext():
         answer_id = _take(owner_id, key, request_hash)
         if answer_id is None:
@@ -64,6 +65,16 @@ def answer_once(
             raise
         _store(answer_id, response)
     return response
+
+
+def _owner_of_keys(request: Request) -> UUID:
+    """Return whose keys these are: the user's, or apart from them those of his service tokens.
+
+    The same event means something else by each: what a user reports of himself is no answer to
+    what the product reports of him.
+    """
+    user_id = UUID(str(request.user.pk))
+    return uuid5(user_id, "service tokens") if is_service(request) else user_id
 
 
 def _hash(request: Request) -> bytes:

@@ -8,6 +8,12 @@ from rest_framework.request import Request
 from webhooks.models import ApiToken
 
 
+def is_service(request: Request) -> bool:
+    """Say whether the product itself asks: by a service token whose maker is still staff."""
+    token = request.auth
+    return isinstance(token, ApiToken) and token.is_service and bool(request.user.is_staff)
+
+
 class HasScope(BasePermission):
     """The token has the scope of the action; a session, in DEBUG, has all of them."""
 

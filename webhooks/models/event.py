@@ -42,10 +42,12 @@ class Event(models.Model):
         permissions = [("view_payload", "Can read what is sent and what is answered")]
         constraints = [
             models.UniqueConstraint(
-                fields=["owner_id", "idempotency_key"],
+                # Owners choose keys for what they report themselves: theirs are apart from the
+                # product's, or an owner could take the key of a payment that is still to come.
+                fields=["owner_id", "idempotency_key", "is_self_reported"],
                 condition=Q(idempotency_key__isnull=False),
                 nulls_distinct=False,
-                name="event_idempotency",
+                name="event_idempotency_by_source",
             )
         ]
         indexes = [

@@ -94,6 +94,7 @@ class IdempotentAnswer(models.Model):
     """The stored answer to a POST with an Idempotency-Key; encrypted, as it may hold a secret."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    # Not always a user's id (webhooks/api/idempotency.py).
     owner_id = models.UUIDField()
     key = models.CharField(max_length=255)
     request_hash = models.BinaryField(max_length=32)

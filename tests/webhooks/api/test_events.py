@@ -348,3 +348,44 @@ def test_idempotency_keys_that_cannot_be_are_refused(client: APIClient, key: Any
     assert one.status_code == 400
     assert many.status_code == 400 or many.json()["accepted"] == 0
     assert not stored()
+
+
+def test_an_owner_cannot_take_the_key_of_what_a_service_will_report(
+    client: APIClient,
+    user: User,
+    staff: User,
+    make_client: MakeClient,
+    make_webhook: Callable[..., Webhook],
+) -> None:
+    platform = make_webhook(owner=None, is_platform=True)
+    billing = make_client(staff, "trigger", is_service=True)
+    for name in ("Website", "Other"):
+        wish = NEW | {"idempotencyKey": f"inv-{name}"}
+        mine = client.post("/api/v1/events", wish)
+
+        theirs = billing.post(
+            "/api/v1/events", wish | {"userId": str(user.id), "data": DATA | {"name": name}}
+        )
+
+        assert (mine.status_code, theirs.status_code) == (201, 201)
+        assert mine.json()["id"] != theirs.json()["id"]
+    assert Delivery.objects.filter(webhook=platform).count() == 2
+
+
+def test_what_a_user_reports_is_no_answer_to_his_service_token(
+    staff: User, make_client: MakeClient, make_webhook: Callable[..., Webhook]
+) -> None:
+    platform = make_webhook(owner=None, is_platform=True)
+    plain = make_client(staff, "trigger")
+    service_client = make_client(staff, "trigger", is_service=True)
+    key = {"Idempotency-Key": "inv-1"}
+    for path, body in (("events", NEW), ("events/batch", {"events": [NEW]})):
+        mine = plain.post(f"/api/v1/{path}", body, headers=key)
+        theirs = service_client.post(f"/api/v1/{path}", body, headers=key)
+        again = service_client.post(f"/api/v1/{path}", body, headers=key)
+
+        assert "Idempotency-Replayed" not in theirs
+        assert again["Idempotency-Replayed"] == "true"
+        assert mine.json() != theirs.json() == again.json()
+        key = {"Idempotency-Key": "inv-2"}
+    assert Delivery.objects.filter(webhook=platform).count() == 2
