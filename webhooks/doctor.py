@@ -13,12 +13,13 @@ from enum import IntEnum
 from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, OperationalError, connection
 from django.db.migrations.executor import MigrationExecutor
 from redis.exceptions import RedisError
 
 from webhooks import audit, reencryption, stats, wakeup
 from webhooks.audit import Question
+from webhooks.database import is_pooled, limited_transaction
 from webhooks.encryption import headers_of_known_keys
 from webhooks.models import Pause
 
@@ -128,6 +129,27 @@ def check_database() -> Iterator[Finding]:
         yield warning("database", answer, "Look for load on Postgres, or move the workers near it")
     else:
         yield ok("database", answer)
+    if is_pooled():
+        yield _examine_pooler()
+
+
+def _examine_pooler() -> Finding:
+    try:
+        with limited_transaction():
+            pass
+    except (OperationalError, InterfaceError) as problem:
+        connection.close()
+        return failure(
+            "database",
+            f"The pooler before Postgres allows no transactions: {_first_line(problem)}",
+            "Set pool_mode=transaction in the pooler, or DATABASE_URL to Postgres itself",
+        )
+    return warning(
+        "database",
+        "A pooler stands before Postgres: statements are planned anew each time, and a worker's"
+        " waits for locks have no limit.",
+        "Set DATABASE_URL of the workers to Postgres itself",
+    )
 
 
 FACTS = ["server_version", "server_version_num", "fsync", "full_page_writes", "synchronous_commit"]
@@ -191,13 +213,23 @@ def check_order() -> Iterator[Finding]:
 
 
 def check_valkey() -> Iterator[Finding]:
-    """Reachable, quick, never evicting; its queue is being emptied."""
+    """Reachable, quick, a single server that never evicts; its queue is being emptied."""
     try:
         client = wakeup.connect(2.0)
         client.ping()
         started_at = time.monotonic()
         client.ping()
         milliseconds = (time.monotonic() - started_at) * 1000
+        server: Any = client.info("server")
+        # What Redis calls it, and what Valkey does.
+        mode = server.get("redis_mode") or server.get("server_mode") or "standalone"
+        if mode != "standalone":
+            yield failure(
+                "valkey",
+                f"REDIS_URL leads to a server in {mode} mode: jobs cannot be queued there.",
+                "Set REDIS_URL to a single Valkey or Redis (of a Sentinel: to its master)",
+            )
+            return
         waiting = wakeup.make_queue(client).count
         memory: Any = client.info("memory")
     except RedisError as problem:

@@ -15,9 +15,7 @@ import sys
 import threading
 import time
 
-from django.conf import settings
-
-from webhooks.database import run
+from webhooks.database import has_session_state, run
 from webhooks.dispatch import claim as claims
 from webhooks.dispatch.engine import Engine
 
@@ -58,7 +56,7 @@ class Quarantine:
 
 def count_free_slots() -> int:
     """Return how many more processes may send suspects."""
-    if not settings.DATABASE_PREPARED_STATEMENTS:
+    if not has_session_state():
         return MOST_PROCESSES
     row = run(TAKEN_SLOTS_SQL, {"slots": SLOTS}).fetchone()
     return MOST_PROCESSES - (int(row[0]) if row else 0)
@@ -72,7 +70,7 @@ SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
 
 def take_slot() -> bool:
     """Take a slot until this thread's connection ends; False when all are taken."""
-    if not settings.DATABASE_PREPARED_STATEMENTS:
+    if not has_session_state():
         return True
     for slot in range(MOST_PROCESSES):
         lock = run(

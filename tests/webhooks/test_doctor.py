@@ -1,6 +1,7 @@
 """The doctor finds each planted fault, names what mends it, and finds nothing on a healthy system."""
 
 import re
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -15,8 +16,10 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 from pytest_django import Settings
 
+from config.embedded import valkey_binary
 from projects.models import User
 from tests.webhooks.history import finish, trigger
+from tests.workers import answers, free_port, wait_until
 from webhooks import audit, doctor, wakeup
 from webhooks.doctor import Finding, Level
 from webhooks.ids import new_id
@@ -178,6 +181,29 @@ def test_unreachable_valkey_is_a_warning(settings: Settings) -> None:
 
     assert (found.check, found.level) == ("valkey", Level.WARNING)
     assert "events go out up to a second later" in found.message
+
+
+@pytest.mark.parametrize("mode", ["cluster", "sentinel"])
+def test_valkey_that_is_no_single_server_is_found(
+    settings: Settings, tmp_path: Path, mode: str
+) -> None:
+    configuration = tmp_path / "valkey.conf"
+    configuration.write_text(f"dir {tmp_path}\n")
+    port = free_port()
+    command = [str(valkey_binary()), str(configuration), "--port", str(port), "--bind", "127.0.0.1"]
+    if mode == "sentinel":
+        command += ["--sentinel"]
+    else:
+        command += ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+    settings.REDIS_URL = f"redis://127.0.0.1:{port}/0"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+        wait_until(lambda: answers(port))
+
+        (found,) = problems(doctor.check_valkey)
+        server.kill()
+
+    assert found.level == Level.FAILURE
+    assert found.message.startswith(f"REDIS_URL leads to a server in {mode} mode")
 
 
 def test_full_queue_means_nobody_listens() -> None:

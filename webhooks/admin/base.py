@@ -12,12 +12,14 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
+from psycopg.errors import QueryCanceled
 from unfold.admin import ModelAdmin
 from unfold.paginator import InfinitePaginator
 
 from webhooks import audit_log
 from webhooks.admin.access import permissions_of
 from webhooks.admin.operations import Operation
+from webhooks.database import sqlstate
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import parse_public_id
 
@@ -172,7 +174,7 @@ class BigTableAdmin(ReadOnlyAdmin):
                 limit_statements(0)
                 return response
         except OperationalError as problem:
-            if "statement timeout" not in str(problem):
+            if sqlstate(problem) != QueryCanceled.sqlstate:
                 raise
             return self.render(
                 request,

@@ -84,29 +84,35 @@ def _count_containers(text: str) -> int:
     return brackets
 
 
+class _NotJsonError(ValueError):
+    """Python reads it, and JSON does not allow it; the text is for the caller."""
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("an object has the same key twice.")
+        raise _NotJsonError("an object has the same key twice.")
     return found
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if math.isinf(number):
-        raise ValueError("a number is out of range.")
+        raise _NotJsonError("a number is out of range.")
     return number
 
 
 def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON.")
+    raise _NotJsonError(f"{text} is not JSON.")
 
 
 def _reason(problem: ValueError) -> str:
     if isinstance(problem, json.JSONDecodeError):
         return f"{problem.msg} at line {problem.lineno}, column {problem.colno}."
+    if isinstance(problem, _NotJsonError):
+        return str(problem)
     # int() speaks of a Python function to raise its limit.
-    return "an integer has too many digits." if "digits" in str(problem) else str(problem)
+    return "an integer has too many digits."
 
 
 def _check_nesting(value: Any) -> None:

@@ -19,12 +19,10 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db import transaction
-
 from webhooks import breaker, rate
 from webhooks.breaker import Breaker
 from webhooks.choices import BreakerState
-from webhooks.database import run
+from webhooks.database import limited_transaction, run
 from webhooks.dispatch.window import LARGEST
 
 Position = tuple[UUID, UUID]
@@ -383,7 +381,7 @@ def _take_guarded(
     limit: int,
 ) -> None:
     now = claim.database_time
-    with transaction.atomic():
+    with limited_transaction():
         rows = run(LOCK_SQL, {"webhooks": [one.webhook_id for one in guarded]}).fetchall()
         guards = {row[0]: Guard(row[1], row[2], Breaker._make(row[3:])) for row in rows}
         counts = {}

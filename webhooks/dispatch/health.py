@@ -11,12 +11,11 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from django.conf import settings
-from django.db import transaction
 
 from webhooks import breaker, lifecycle
 from webhooks.breaker import Breaker, Outcomes
 from webhooks.choices import BreakerState
-from webhooks.database import run
+from webhooks.database import limited_transaction, run
 
 
 @dataclass(slots=True)
@@ -76,7 +75,7 @@ def record(attempted: Mapping[UUID, Attempted]) -> bool:
     concerned = failing.union(recovering)
     if not concerned:
         return False
-    with transaction.atomic():
+    with limited_transaction():
         return _write({webhook_id: attempted[webhook_id] for webhook_id in concerned})
 
 

@@ -9,9 +9,7 @@ import os
 import socket
 from uuid import UUID
 
-from django.db import transaction
-
-from webhooks.database import end_connections, run
+from webhooks.database import end_connections, limited_transaction, run
 from webhooks.dispatch.claim import release_others
 from webhooks.models import WorkerHeartbeat
 
@@ -34,7 +32,7 @@ def register_worker(worker_id: UUID) -> None:
 
 def unregister_worker(worker_id: UUID) -> None:
     """End this worker's life in order: what is still marked as its own is given back."""
-    with transaction.atomic():
+    with limited_transaction():
         WorkerHeartbeat.objects.filter(id=worker_id).delete()
         release_others(worker_id, [])
 
@@ -80,7 +78,7 @@ def reclaim_from_dead_workers() -> int:
         return 0
     # It may be frozen in the middle of a statement that keeps its heartbeat, or what it held, locked.
     end_connections(silent)
-    with transaction.atomic():
+    with limited_transaction():
         dead = [row[0] for row in run(BURY_SQL, silence)]
         reason = f"Its worker died {MOST_CRASHES} times while nothing else was being sent."
         parameters = {"workers": dead, "most": MOST_CRASHES, "reason": reason}

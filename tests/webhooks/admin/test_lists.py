@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.contrib import admin
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
@@ -222,3 +223,23 @@ def test_a_list_takes_the_same_number_of_statements_whatever_it_shows(
 
 def test_platform_deliveries_are_found_by_no_owner(operator: Client) -> None:
     assert found(operator, f"/admin/webhooks/delivery/?owner={NO_OWNER}") == []
+
+
+RAISE_IN_GERMAN = """
+DO $$ BEGIN
+    RAISE 'storniere Anfrage wegen Zeitüberschreitung der Anfrage' USING ERRCODE = 'query_canceled';
+END $$
+"""
+
+
+def test_list_that_is_too_broad_gives_up_in_every_language(operator: Client) -> None:
+    def cancel(execute: Any, sql: str, parameters: Any, many: bool, context: Any) -> Any:
+        if 'FROM "webhooks_delivery"' in sql:
+            sql, parameters = RAISE_IN_GERMAN, None
+        return execute(sql, parameters, many, context)
+
+    with connection.execute_wrapper(cancel):
+        answer = operator.get("/admin/webhooks/delivery/")
+
+    assert answer.status_code == 503
+    assert b"takes too long" in answer.content
