@@ -2,6 +2,7 @@
 
 import base64
 import ipaddress
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,17 @@ def _proxy_url() -> str:
     return url
 
 
+def _queue_name() -> str:
+    name = str(env.str("WEBHOOKS_QUEUE", default="default"))
+    # RQ joins names with commas and builds keys with colons.
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", name):
+        raise ImproperlyConfigured(
+            "WEBHOOKS_QUEUE must be a name of at most 100 letters, digits, dots, hyphens and "
+            "underscores."
+        )
+    return name
+
+
 def _ca_bundle() -> str:
     path = str(env.str("WEBHOOKS_CA_BUNDLE", default=""))
     if path and not Path(path).is_file():
@@ -187,12 +199,16 @@ DATABASES["default"] |= {
 }
 DATABASE_PREPARED_STATEMENTS = _prepared_statements()
 
+# The queue of wake-ups, and the modules whose functions are jobs (docs/reliability.md).
+WEBHOOKS_QUEUE = _queue_name()
+WEBHOOKS_JOB_MODULES = env.list("WEBHOOKS_JOB_MODULES", default=[])
 RQ_QUEUES = {
-    "default": {
+    name: {
         "URL": REDIS_URL,
         "DEFAULT_TIMEOUT": 60,
         "SERIALIZER": "rq.serializers.JSONSerializer",
     }
+    for name in ("default", WEBHOOKS_QUEUE)
 }
 RQ = {"WORKER_CLASS": "webhooks.worker.WebhookWorker", "COMMIT_MODE": "auto"}
 RQ_SHOW_ADMIN_LINK = False

@@ -42,7 +42,7 @@ LAYERS = [
         "webhooks.doctor", "webhooks.housekeeping", "webhooks.quarantine",
         "webhooks.reencryption", "webhooks.service",
     },
-    {"webhooks.startup"},
+    {"webhooks.declared_jobs", "webhooks.process", "webhooks.sorting", "webhooks.startup"},
     {"webhooks.checks", "webhooks.jobs", "webhooks.worker", "webhooks.receivers"},
     {"webhooks.api", "webhooks.admin", "webhooks.management", "webhooks.apps"},
 ]  # fmt: skip

@@ -240,17 +240,18 @@ def check_valkey() -> Iterator[Finding]:
             "Start Valkey, or set REDIS_URL to where it runs",
         )
         return
-    if memory["maxmemory_policy"] != "noeviction":
-        yield failure(
+    # Not every server that speaks the protocol names its policy.
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        yield warning(
             "valkey",
-            f"Valkey throws keys away when it is full ({memory['maxmemory_policy']}), jobs "
-            "included.",
+            f"Valkey throws keys away when it is full ({policy}), jobs included.",
             "valkey-cli CONFIG SET maxmemory-policy noeviction (and in valkey.conf)",
         )
     if waiting >= wakeup.MAX_QUEUE_LENGTH:
         yield warning(
             "valkey",
-            f"{waiting:,} jobs wait in the queue {wakeup.QUEUE_NAME!r}: nobody takes them.",
+            f"{waiting:,} jobs wait in the queue {settings.WEBHOOKS_QUEUE!r}: nobody takes them.",
             "manage.py rqworker",
         )
     answer = f"Valkey answers in {milliseconds:.0f} ms."

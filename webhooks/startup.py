@@ -1,5 +1,6 @@
 """What a worker looks at before it starts: where it could not keep its promises, it does not run."""
 
+import logging
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from webhooks.doctor import (
     ok,
 )
 
+logger = logging.getLogger(__name__)
+
 FILES_BESIDE_SOCKETS = 128
 LEAST_MEMORY_BYTES = MAX_BYTES + 160 * 1024 * 1024
 """Payloads in flight and all else; with less the kernel would kill it in the middle of its work."""
@@ -30,13 +33,17 @@ MEMORY_LIMITS = (
 def refusals() -> list[str]:
     """Return why a worker must not start here, each with what mends it; empty where it may.
 
-    A Valkey or a name server that is away is no reason (invariant 2). Raises the limit of open
+    Nothing about Valkey is a reason (invariant 2); it is only logged. Raises the limit of open
     files as far as it is allowed.
     """
-    findings = examine([check_database, check_valkey, check_lease, check_files, check_memory])
-    return [
-        f"{one.message} To mend it: {one.mend}" for one in findings if one.level == Level.FAILURE
-    ]
+    refused = []
+    for finding in examine([check_database, check_valkey, check_lease, check_files, check_memory]):
+        line = f"{finding.message} To mend it: {finding.mend}"
+        if finding.level == Level.FAILURE:
+            refused.append(line)
+        elif finding.level == Level.WARNING:
+            logger.warning(line)
+    return refused
 
 
 def check_lease() -> Iterator[Finding]:

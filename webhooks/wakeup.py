@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import redis
 from django.conf import settings
@@ -27,9 +28,10 @@ from rq.queue import Queue
 
 logger = logging.getLogger(__name__)
 
-QUEUE_NAME = "default"
 JOB_FUNCTION = "webhooks.jobs.dispatch"
 JOB_DESCRIPTION = "webhooks wake-up"
+JOB_ID_PREFIX = "webhooks-wakeup-"
+"""A worker knows a wake-up by its id and need not read the job."""
 TOKEN_KEY = "webhooks:wakeup"
 TOKEN_TTL_MS = 5000
 TIMEOUT_SECONDS = 0.25
@@ -97,7 +99,7 @@ class Hinter:
             client = self._connect()
             pipeline = client.pipeline(transaction=False)
             pipeline.set(TOKEN_KEY, os.getpid(), nx=not force, px=TOKEN_TTL_MS)
-            pipeline.llen(Queue.redis_queue_namespace_prefix + QUEUE_NAME)
+            pipeline.llen(Queue.redis_queue_namespace_prefix + settings.WEBHOOKS_QUEUE)
             # While events pour in a token stands nearly always, and this is all that is done.
             is_first, waiting = pipeline.execute()
             if is_first and waiting < MAX_QUEUE_LENGTH:
@@ -111,6 +113,7 @@ class Hinter:
             with client.pipeline() as pipeline:
                 make_queue(client).enqueue_call(
                     JOB_FUNCTION,
+                    job_id=JOB_ID_PREFIX + uuid4().hex,
                     result_ttl=0,
                     failure_ttl=60,
                     ttl=60,
@@ -158,8 +161,10 @@ def connect(timeout_seconds: float) -> redis.Redis:
 
 
 def make_queue(client: redis.Redis) -> Queue:
-    """Return the RQ queue that wake-ups and all other jobs of this project travel on."""
-    return Queue(QUEUE_NAME, connection=client, serializer="rq.serializers.JSONSerializer")
+    """Return the RQ queue that wake-ups travel on."""
+    return Queue(
+        settings.WEBHOOKS_QUEUE, connection=client, serializer="rq.serializers.JSONSerializer"
+    )
 
 
 _hinter = Hinter()

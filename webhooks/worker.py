@@ -1,42 +1,42 @@
 """The worker that `manage.py rqworker` runs: our dispatcher in the main thread, RQ in another.
 
-RQ's loop waits on Valkey, so it lives on a thread of its own; there a wake-up job only pokes the
-dispatcher and every other job runs as usual. With Valkey gone the thread keeps trying to come back
+RQ's loop waits on Valkey, so it lives on a thread of its own; there a wake-up only pokes the
+dispatcher and every job of ours runs as usual. With Valkey gone the thread keeps trying to come back
 while the dispatcher goes on with Postgres alone (invariants 2 and 3).
+
+A stop waits for the requests in flight and for RQ's job in progress, never for a server that is
+away: what could not be recorded is found by other workers, as after a crash.
 """
 
 import gc
 import logging
+import multiprocessing
 import sys
 import threading
 import time
 from contextlib import suppress
 from typing import Any
 
-from django.db import close_old_connections, connection
-from redis import Redis, UnixDomainSocketConnection
+from django.db import connection
 from redis.exceptions import RedisError
-from rq.exceptions import DeserializationError
-from rq.executions import Execution
-from rq.job import Job
-from rq.queue import Queue
-from rq.serializers import JSONSerializer
-from rq.timeouts import TimerDeathPenalty
-from rq.worker import SimpleWorker
 
-from webhooks import notices, startup, wakeup
+from webhooks import notices, process, startup
 from webhooks.dispatch.engine import Engine, run_suspects
 from webhooks.housekeeping import Housekeeper, keep_house
 from webhooks.quarantine import Quarantine
+from webhooks.sorting import SortingWorker
 
 logger = logging.getLogger(__name__)
 
-WORKER_TTL_SECONDS = 30
-"""RQ waits half of this for a job, so that a lost connection is noticed within as much."""
 RECONNECT_SECONDS = 2.0
 SECOND_SIGNAL_SECONDS = 1.0
 """A pool and the terminal both pass Ctrl-C on; a second signal only counts after this time."""
-STOP_RQ_SECONDS = 1.0
+STOP_STEP_SECONDS = 0.1
+STOP_HELPERS_SECONDS = 1.0
+STOP_RQ_SECONDS = 2.0
+"""How long a stop waits for RQ's loop while no job is in progress."""
+UNRECORDED_SECONDS = 5.0
+"""How long a stop waits for a Postgres that records nothing."""
 GARBAGE_THRESHOLD = 50_000
 """New objects between two collections; Python's default is 700."""
 SWITCH_SECONDS = 0.0005
@@ -44,54 +44,21 @@ SWITCH_SECONDS = 0.0005
 much, which a claim would wait for several times over while requests go out."""
 
 
-class WebhookWorker(SimpleWorker):
-    """A SimpleWorker whose own loop is the dispatcher."""
-
-    # Jobs run on a thread, where SIGALRM cannot reach them. It must not reach the dispatcher
-    # either: raised inside a libcurl callback it would be swallowed and look like a failure.
-    death_penalty_class = TimerDeathPenalty
-    max_connection_wait_time = RECONNECT_SECONDS
+class WebhookWorker(SortingWorker):
+    """An RQ worker whose own loop is the dispatcher."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # The command line's default is pickle: whoever can write to Valkey could run code.
-        kwargs["serializer"] = JSONSerializer
-        kwargs["worker_ttl"] = min(
-            kwargs.get("worker_ttl") or WORKER_TTL_SECONDS, WORKER_TTL_SECONDS
-        )
         super().__init__(*args, **kwargs)
-        self.queue_class = self._listening_queue_class(self.queue_class)
-        self.log.addFilter(_is_worth_a_line)
         # Made in work(): sockets and threads do not survive the fork of a worker pool.
         self._engine: Engine
         self._stopping_since: float | None = None
+        # By a second signal: RQ's job in progress is given up.
+        self._is_hurried = False
+        # Threads of the dispatcher or of a job may never end by themselves.
+        self._must_leave = False
 
-    def _listening_queue_class(self, queue_class: type[Queue]) -> type[Queue]:
-        """Return RQ's queue as a class that pokes the dispatcher as soon as anything is popped.
-
-        Between that and the execution of the job lie four exchanges with Valkey.
-        """
-        worker = self
-
-        class ListeningQueue(queue_class):  # type: ignore[valid-type, misc]
-            @classmethod
-            def lmove(cls, *args: Any) -> Any:
-                popped = super().lmove(*args)
-                if popped is not None:
-                    worker._engine.hint()
-                return popped
-
-        return ListeningQueue
-
-    def _set_connection(self, connection: Redis) -> Redis:
-        connection = super()._set_connection(connection)
-        pool = connection.connection_pool
-        if not issubclass(pool.connection_class, UnixDomainSocketConnection):
-            pool.connection_kwargs.setdefault("socket_connect_timeout", RECONNECT_SECONDS)
-        return connection
-
-    def _set_ip_address(self, connection: Redis) -> None:
-        """Not asked for: a worker starts without Valkey, too."""
-        self.ip_address = "unknown"
+    def hear_wakeup(self) -> None:
+        self._engine.hint()
 
     def work(  # type: ignore[override]
         self, burst: bool = False, with_scheduler: bool = False, **options: Any
@@ -109,92 +76,127 @@ class WebhookWorker(SimpleWorker):
         _spare_the_collector()
         sys.setswitchinterval(SWITCH_SECONDS)
         self._engine = Engine()
-        super()._install_signal_handlers()
-        thread = threading.Thread(
-            target=self._serve_rq, args=(burst, options), name="rq", daemon=True
-        )
-        thread.start()
+        process.handle_signals(self.request_stop)
+        if pool := multiprocessing.parent_process():
+            process.stop_with_parent(pool.pid or 0)
+        rq = threading.Thread(target=self._serve_rq, args=(burst, options), name="rq", daemon=True)
+        rq.start()
         if burst:
-            thread.join()
-            keep_house()
-            notices.send_due()
-            self._engine.run(until_idle=True)
-            run_suspects()
+            self._run_burst(rq)
         else:
-            self._run_with_helpers()
+            self._run_with_helpers(rq)
         self._stop_requested = True
-        # It may be waiting for a job; the connection's death ends that, and so does this process.
-        thread.join(STOP_RQ_SECONDS)
-        with suppress(RedisError):
-            self.register_death()
+        self._wait_for_rq(rq)
+        if self._must_leave:
+            process.leave_at_once()
         return True
 
-    def _run_with_helpers(self) -> None:
+    def _run_burst(self, rq: threading.Thread) -> None:
+        while rq.is_alive() and not self._stop_requested:
+            rq.join(STOP_STEP_SECONDS)
+        if not self._stop_requested:
+            keep_house()
+            notices.send_due()
+            self._dispatch(rq, until_idle=True)
+        if not self._stop_requested:
+            run_suspects()
+
+    def _run_with_helpers(self, rq: threading.Thread) -> None:
         quarantine = Quarantine()
         # Apart: suspects must not wait for a mail server, nor for a purge.
         housekeeper = Housekeeper([quarantine.tend, keep_house, notices.send_due])
         housekeeper.start()
-        self._engine.run()
-        housekeeper.stop(STOP_RQ_SECONDS)
+        self._dispatch(rq)
+        housekeeper.stop(STOP_HELPERS_SECONDS)
         quarantine.stop()
 
+    def _dispatch(self, rq: threading.Thread, *, until_idle: bool = False) -> None:
+        ended = threading.Event()
+        threading.Thread(
+            target=self._watch_stop, args=(rq, ended), name="stop-watch", daemon=True
+        ).start()
+        try:
+            self._engine.run(until_idle=until_idle)
+        finally:
+            ended.set()
+
+    def _watch_stop(self, rq: threading.Thread, ended: threading.Event) -> None:
+        """Once stopping, leave what is in flight to be found dead if Postgres records nothing."""
+        self._stopping.wait()
+        recorded_at = time.monotonic()
+        while time.monotonic() - recorded_at < UNRECORDED_SECONDS:
+            if ended.wait(STOP_STEP_SECONDS):
+                return
+            if self._engine.is_recording:
+                recorded_at = time.monotonic()
+        logger.error("Postgres records nothing: other workers send again what is in flight here.")
+        self._abandon_dispatcher()
+        if not ended.wait(STOP_RQ_SECONDS):
+            # It waits for a statement that may never end.
+            self._wait_for_rq(rq)
+            process.leave_at_once()
+
+    def _abandon_dispatcher(self) -> None:
+        self._must_leave = True
+        self._engine.abandon()
+
+    def _wait_for_rq(self, rq: threading.Thread) -> None:
+        """Wait for the job in progress, at most for as long as it may take, and end RQ's loop."""
+        threading.Thread(target=self._stop_rq_waiting, args=(rq,), daemon=True).start()
+        ends_at = time.monotonic() + STOP_RQ_SECONDS
+        while rq.is_alive() and time.monotonic() < ends_at:
+            rq.join(STOP_STEP_SECONDS)
+            job = self.job_in_progress
+            if job is None:
+                continue
+            ends_at = time.monotonic() + STOP_RQ_SECONDS
+            if self._is_hurried or time.monotonic() > job.overdue_at:
+                self._must_leave = True
+                self.give_up_job("Its worker was stopped before the job had ended.")
+                return
+
+    def _stop_rq_waiting(self, rq: threading.Thread) -> None:
+        # Again and again: it may be just about to wait.
+        while rq.is_alive():
+            self.stop_waiting()
+            rq.join(STOP_STEP_SECONDS)
+
     def _serve_rq(self, burst: bool, options: dict[str, Any]) -> None:
+        self._is_burst = burst
         while True:
             try:
                 super().work(burst=burst, **options)
             except (RedisError, ValueError) as problem:
                 # A ValueError: while Valkey refuses to write our own entry stays (see below).
                 logger.warning("Valkey does not answer (%s); going on without.", problem)
+            except Exception:
+                # The dispatcher would go on without wake-ups and jobs, and nobody would know why.
+                logger.exception("RQ failed; starting it again.")
             if self._stop_requested or burst:
                 return
             if options.get("max_jobs") or options.get("max_idle_time"):
                 # RQ ended because its limit was reached, and so does the dispatcher.
-                self._engine.stop()
+                self._stop()
                 return
-            time.sleep(RECONNECT_SECONDS)
+            self._stopping.wait(RECONNECT_SECONDS)
             # Our entry may have outlived the outage; RQ would take it for another worker's.
             with suppress(RedisError):
                 self.connection.delete(self.key)
 
-    def _install_signal_handlers(self) -> None:
-        """Nothing: RQ's loop runs outside the main thread, where Python allows no handlers."""
+    def _stop(self) -> None:
+        self._stop_requested = True
+        self._stopping.set()
+        self._engine.stop()
 
     def request_stop(self, signum: int, frame: Any) -> None:
         """First signal: finish what is in flight. A second one: stop now, lose nothing."""
         now = time.monotonic()
         if self._stopping_since is None:
             self._stopping_since = now
-            self._stop_requested = True
-            self._engine.stop()
+            self._stop()
         elif now - self._stopping_since >= SECOND_SIGNAL_SECONDS:
-            self._engine.abandon()
-
-    def execute_job(self, job: Job, queue: Queue) -> None:
-        if not _is_wakeup(job):
-            super().execute_job(job, queue)
-            return
-        # From several queues RQ pops with another command, which is not listened to.
-        self._engine.hint()
-        # The hint is all there is to it; no registries, no result, no log line.
-        queue.intermediate_queue.remove(job.id)
-        job.delete(remove_from_queue=False)
-
-    def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
-        # RQ knows nothing of Django's connections; a stale one would fail the job.
-        close_old_connections()
-        try:
-            return super().perform_job(job, queue, execution)
-        finally:
-            close_old_connections()
-
-    def teardown(self) -> None:
-        """RQ ends its loop here; with Valkey gone its goodbye fails, which changes nothing."""
-        try:
-            super().teardown()
-        except RedisError as problem:
-            logger.warning("Valkey does not answer (%s).", problem)
-            with suppress(RedisError):
-                self.unsubscribe()
+            self._is_hurried = True
+            self._abandon_dispatcher()
 
 
 def _spare_the_collector() -> None:
@@ -206,16 +208,3 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD)
-
-
-def _is_wakeup(job: Job) -> bool:
-    try:
-        return bool(job.func_name == wakeup.JOB_FUNCTION)
-    except DeserializationError:
-        # Not JSON: RQ fails such a job by itself.
-        return False
-
-
-def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Wake-ups come many times a second; RQ's line about each one says nothing."""
-    return wakeup.JOB_DESCRIPTION not in record.getMessage()

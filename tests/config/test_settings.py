@@ -62,3 +62,22 @@ def test_number_is_read(
     monkeypatch.setenv(name, value)
 
     assert load()[name] == expected
+
+
+@pytest.mark.parametrize("value", ["", "a b", "a,b", "a:b", "ä", "x" * 101, "a\nb"])
+def test_queue_name_that_rq_cannot_use_is_refused(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("WEBHOOKS_QUEUE", value)
+
+    with pytest.raises(ImproperlyConfigured, match=r"^WEBHOOKS_QUEUE must be a name of at most"):
+        load()
+
+
+@pytest.mark.parametrize("name", ["default", "webhooks.high-1"])
+def test_queue_is_known_to_rq_beside_the_default_one(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("WEBHOOKS_QUEUE", name)
+
+    assert set(load()["RQ_QUEUES"]) == {"default", name}

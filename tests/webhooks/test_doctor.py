@@ -149,7 +149,7 @@ def test_former_key_that_is_still_needed_is_a_warning(user: User, settings: Sett
 def test_evicting_valkey_is_found(evicting_valkey: None) -> None:
     (found,) = problems()
 
-    assert (found.check, found.level) == ("valkey", Level.FAILURE)
+    assert (found.check, found.level) == ("valkey", Level.WARNING)
     assert "(allkeys-lru)" in found.message
     assert found.mend.startswith("valkey-cli CONFIG SET maxmemory-policy noeviction")
 

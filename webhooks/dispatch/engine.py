@@ -120,6 +120,11 @@ class Engine:
         self._is_abandoned = True
         self._sender.wake()
 
+    @property
+    def is_recording(self) -> bool:
+        """False once two beats in a row, or the last results, could not be written to Postgres."""
+        return not self._cannot_settle and time.monotonic() - self._beaten_at < 2 * BEAT_SECONDS
+
     def _look_again(self) -> None:
         self._wants_claim = True
         self._sender.wake()
