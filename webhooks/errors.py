@@ -53,4 +53,4 @@ class WebhookLimitError(WebhooksError):
 
 
 class WebhookNotSendingError(WebhooksError):
-    """Nothing is sent to this webhook: it is disabled, or all sending is paused; enable it first."""
+    """Nothing is sent to this webhook: it is disabled, paused or undecryptable; enable it first."""

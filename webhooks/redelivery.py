@@ -23,6 +23,8 @@ from webhooks.ids import first_id_of, new_id
 from webhooks.models import Delivery, Event, Pause, Redelivery, Webhook
 from webhooks.models.delivery import NO_OWNER, WAITING, DeliveryQuerySet
 
+SHOWN = 3
+"""Webhooks that a warning names."""
 BATCH = 5000
 """Deliveries in one transaction: about a fifth of a second, in which they are locked."""
 
@@ -101,13 +103,48 @@ def matching(scope: Scope) -> DeliveryQuerySet:
     return found.order_by("id")
 
 
+def warnings_of(scope: Scope) -> list[str]:
+    """Return what whoever asks for this redelivery or replay should know, a sentence each.
+
+    That is, so far: which ordered webhooks it may send to, whose order it does not keep.
+    """
+    webhooks = Webhook.objects.filter(deleted_at=None)
+    if scope.webhook_id:
+        webhooks = webhooks.filter(id=scope.webhook_id)
+    elif scope.delivery_ids or scope.event_id:
+        # A replay names its webhook; so these deliveries exist.
+        of_webhook = Delivery.objects.filter(webhook=OuterRef("id"))
+        if scope.delivery_ids:
+            of_webhook = of_webhook.filter(id__in=scope.delivery_ids)
+        if scope.event_id:
+            of_webhook = of_webhook.filter(event_id=scope.event_id)
+        webhooks = webhooks.filter(Exists(of_webhook))
+    if scope.owner_id:
+        webhooks = webhooks.filter(owner_id=scope.owner_id)
+    return order_warnings(webhooks)
+
+
+def order_warnings(webhooks: QuerySet[Webhook]) -> list[str]:
+    """Return the sentence about those of the webhooks that are ordered, if any. One statement."""
+    names = list(
+        webhooks.filter(ordered=True).order_by("id").values_list("name", flat=True)[: SHOWN + 1]
+    )
+    if not names:
+        return []
+    named = ", ".join(names[:SHOWN]) + (" and others" if len(names) > SHOWN else "")
+    return [
+        f"Not in order: {named} receives its events in their order, but what is redelivered or "
+        "replayed is exempt from it and can arrive in any order, also behind newer events."
+    ]
+
+
 def redeliver(
     scope: Scope, *, requested_by: Any = None, rate_limit: float | None = None
 ) -> Redelivery:
     """Ask for the deliveries of a scope to be sent once more; workers carry it out.
 
     Their retry budget starts anew, attempt numbers go on, and they are exempt from the order of an
-    ordered webhook. Raises RedeliveryScopeError.
+    ordered webhook: warnings_of() says so. Raises RedeliveryScopeError.
     """
     scope = replace(scope, until=min(scope.until or timezone.now(), timezone.now()))
     return Redelivery.objects.create(
@@ -145,7 +182,8 @@ def replay(
 ) -> Redelivery:
     """Ask for the deliveries of a time range that never existed: the webhook was new or disabled.
 
-    `since` may be None where `event_id` names a single event. Raises RedeliveryScopeError.
+    `since` may be None where `event_id` names a single event. They are exempt from the order of an
+    ordered webhook: warnings_of() says so. Raises RedeliveryScopeError.
     """
     scope = replay_scope(
         webhook, since, until, event_id=event_id, event_type=event_type, limit=limit

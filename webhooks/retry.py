@@ -4,7 +4,6 @@ import random
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 from webhooks.choices import FailureKind
@@ -109,23 +108,61 @@ def delay_before_retry(
     return min(seconds, MAX_DELAY_SECONDS) * (1 + JITTER * share)
 
 
-_SECONDS = re.compile(r"[0-9]{1,10}", re.ASCII)
-_HTTP_DATE = re.compile(r"[A-Z][a-z]{2,8}, [0-9A-Za-z -]{8,12} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
+_SECONDS = re.compile(r"[0-9]{1,10}")
+_TIME = r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
+_HTTP_DATES = (
+    # IMF-fixdate, and RFC 850's form with hyphens and two digits of the year.
+    re.compile(
+        r"[A-Z][a-z]{2,8}, (?P<day>[0-9]{1,2})[ -](?P<month>[A-Z][a-z]{2})[ -]"
+        rf"(?P<year>[0-9]{{4}}|[0-9]{{2}}) {_TIME} GMT"
+    ),
+    # That of asctime(), which names no zone and means GMT too.
+    re.compile(
+        rf"[A-Z][a-z]{{2}} (?P<month>[A-Z][a-z]{{2}}) (?P<day>[ 0-9][0-9]) {_TIME} (?P<year>[0-9]{{4}})"
+    ),
+)
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
 
 def parse_retry_after(value: str, now: float) -> float | None:
     """Return the seconds that a Retry-After header asks for, at most a day; None for garbage.
 
-    Takes what RFC 9110 allows, whole seconds or a date in GMT; a date that has passed gives 0.
+    Takes what RFC 9110 allows: whole seconds, or a date in any of its three forms (section 5.6.7);
+    a date that has passed gives 0.
     """
     value = value.strip(" \t")
     if _SECONDS.fullmatch(value):
         return float(min(int(value), MAX_RETRY_AFTER_SECONDS))
-    if not _HTTP_DATE.fullmatch(value):
+    present = datetime.fromtimestamp(now, UTC)
+    moment = _parse_http_date(value, present)
+    if moment is None:
         return None
+    return min(max((moment - present).total_seconds(), 0.0), float(MAX_RETRY_AFTER_SECONDS))
+
+
+def _parse_http_date(text: str, now: datetime) -> datetime | None:
+    """Not by strptime() or email.utils: the former reads the names of the locale, the latter puts
+    two-digit years into another century than RFC 9110, and times without a zone into ours."""
+    found = next(filter(None, (form.fullmatch(text) for form in _HTTP_DATES)), None)
+    if found is None or found["month"] not in _MONTHS:
+        return None
+    year = int(found["year"])
+    has_century = len(found["year"]) == 4
+    if not has_century:
+        # The latest year with these digits that is not more than 50 years in the future.
+        year = now.year + 50 - (now.year + 50 - year) % 100
     try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
+        moment = datetime(
+            year,
+            _MONTHS.index(found["month"]) + 1,
+            int(found["day"]),
+            int(found["hour"]),
+            int(found["minute"]),
+            # 60 is a leap second, which datetime does not know.
+            59 if found["second"] == "60" else int(found["second"]),
+            tzinfo=UTC,
+        )
+        is_too_late = year == now.year + 50 and moment.timetuple()[1:6] > now.timetuple()[1:6]
+        return moment if has_century or not is_too_late else moment.replace(year=year - 100)
+    except ValueError:
         return None
-    seconds = (moment.astimezone(UTC) - datetime.fromtimestamp(now, UTC)).total_seconds()
-    return min(max(seconds, 0.0), float(MAX_RETRY_AFTER_SECONDS))

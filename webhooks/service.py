@@ -3,6 +3,7 @@
 A caller's mistake raises at once; nothing here ever raises because of delivery.
 """
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
+from webhooks import catalog
 from webhooks.batch import trigger_each
 from webhooks.errors import SecretRefusedError, WebhookLimitError
 from webhooks.lifecycle import cancel, disable, enable, pause_sending, resume_sending
@@ -28,6 +30,9 @@ from webhooks.redelivery import Scope, redeliver, redeliver_one, replay
 from webhooks.routing import Considered, Explanation, explain
 from webhooks.tryout import Tryout
 from webhooks.tryout import send_test as test_webhook
+from webhooks.url_rules import is_same_url
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "Considered",
@@ -55,12 +60,15 @@ __all__ = [
     "trigger_event",
     "trigger_events",
     "update_webhook",
+    "warnings_of",
 ]
 
 CHANGEABLE = {
     "name", "url", "description", "events", "active", "max_retries", "retry_delay_seconds",
     "retry_schedule", "timeout_seconds", "rate_limit", "ordered", "payload_options",
 }  # fmt: skip
+WARNED_OF = {"url", "events"}
+SHOWN_TWINS = 3
 DEFAULT_OVERLAP = timedelta(hours=24)
 MAX_OVERLAP = timedelta(days=7)
 
@@ -81,7 +89,7 @@ def create_webhook(
 
     With `ed25519` requests are signed `v1a` as well; receivers verify with `webhook.public_keys`.
     `owner=None` with `is_platform=True` makes a platform webhook. Raises ValidationError, naming
-    every field that is wrong, or WebhookLimitError, and stores nothing then.
+    every field that is wrong, or WebhookLimitError, and stores nothing then; logs warnings_of().
     """
     webhook = Webhook(
         owner_id=getattr(owner, "pk", owner), name=name, url=url, events=list(events), **settings
@@ -93,6 +101,8 @@ def create_webhook(
         lambda: secrets.append(_build_secret(webhook, secret)),
         webhook.full_clean,
     )
+    if not webhook.active:
+        webhook.disabled_at = timezone.now()
     if ed25519:
         secrets.append(SigningSecret.build(webhook, scheme=SigningSecret.Scheme.ED25519))
     with transaction.atomic():
@@ -100,6 +110,7 @@ def create_webhook(
         webhook.save(force_insert=True)
         for one in secrets:
             one.save(force_insert=True)
+    _log_warnings(webhook)
     webhook._secret = secrets[0].value
     return webhook
 
@@ -138,8 +149,9 @@ def update_webhook(
 ) -> Webhook:
     """Change a webhook's settings, those named and no others; returns the instance.
 
-    `headers` replaces all custom headers; `ed25519` turns `v1a` signatures on or off. Raises
-    ValidationError, naming every field that is wrong, and stores nothing then.
+    `headers` replaces all custom headers; `ed25519` turns `v1a` signatures on or off; a change of
+    `active` is an enable() or a disable(). Raises ValidationError, naming every field that is
+    wrong, and stores nothing then.
     """
     if unknown := sorted(changes.keys() - CHANGEABLE):
         raise TypeError(f"A webhook's {', '.join(unknown)} cannot be changed this way.")
@@ -152,11 +164,57 @@ def update_webhook(
     _validate(*steps, only={*changes, "headers", NON_FIELD_ERRORS})
     with transaction.atomic():
         Webhook.objects.filter(pk=webhook.pk).update(revision=F("revision") + 1)
-        webhook.save(update_fields=[*changes, "updated_at"])
+        webhook.save(update_fields=[*(changes.keys() - {"active"}), "updated_at"])
+        if "active" in changes:
+            _switch(webhook, webhook.active)
         if ed25519 is not None:
             _set_ed25519(webhook, ed25519)
     webhook.refresh_from_db(fields=["revision"])
+    if not changes.keys().isdisjoint(WARNED_OF):
+        _log_warnings(webhook)
     return webhook
+
+
+def warnings_of(webhook: Webhook) -> list[str]:
+    """Return what is allowed but hardly meant of a webhook, a sentence each.
+
+    That is, so far: the owner's other webhooks with the same URL that receive some of the same
+    events. One statement.
+    """
+    others = Webhook.objects.for_owner(webhook.owner_id).exclude(pk=webhook.pk).order_by("-id")
+    twins = [
+        f"{other.name} ({other.public_id})"
+        for other in others.only("name", "url", "events")
+        if is_same_url(other.url, webhook.url) and _share_types(other, webhook)
+    ]
+    if not twins:
+        return []
+    more = f" and {len(twins) - SHOWN_TWINS} more" if len(twins) > SHOWN_TWINS else ""
+    return [
+        f"Other webhooks have the same URL and receive some of the same events: "
+        f"{', '.join(twins[:SHOWN_TWINS])}{more}. Each of them sends such an event with the same "
+        "webhook-id, so a receiver that drops repeated ids handles only the first."
+    ]
+
+
+def _share_types(one: Webhook, other: Webhook) -> bool:
+    names = (event_type.name for event_type in catalog.all_types())
+    return any(one.receives(name) and other.receives(name) for name in names)
+
+
+def _log_warnings(webhook: Webhook) -> None:
+    for warning in warnings_of(webhook):
+        logger.warning("Webhook %s: %s", webhook.public_id, warning)
+
+
+def _switch(webhook: Webhook, is_on: bool) -> None:
+    """Enable or disable a webhook, locked by the caller, where it is not so already."""
+    if is_on == Webhook.objects.values_list("active", flat=True).get(pk=webhook.pk):
+        return
+    if is_on:
+        enable(webhook)
+    else:
+        disable(webhook)
 
 
 @sensitive_variables()
@@ -183,9 +241,12 @@ def rotate_secret(
         Webhook.objects.select_for_update(no_key=True).get(pk=webhook.pk)
         secrets = webhook.secrets.filter(scheme=scheme)
         secrets.filter(expires_at__lte=Now()).delete()
-        live = {old.value for old in secrets}
-        if not live:
+        values = {old.id: old.readable_value for old in secrets}
+        if not values:
             raise SecretRefusedError(f"This webhook has no {scheme} secret to rotate.")
+        # What cannot be decrypted signs nothing, and keeps the webhook from being sent to.
+        secrets.filter(id__in=[id_ for id_, value in values.items() if value is None]).delete()
+        live = set(values.values()) - {None}
         if secret in live:
             raise ValidationError({"secret": "This webhook uses this secret already."})
         if overlap and len(live) >= MAX_LIVE_SECRETS:

@@ -34,6 +34,7 @@ PLAIN_NAME = re.compile(r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.
 LOWER = {ord(letter): letter.lower() for letter in ascii_uppercase}
 LEFT_AS_THEY_ARE = ":/?#[]@!$&'()*+,;=%-._~"
 """Every other character of a path or query is percent-encoded."""
+PERCENT_ENCODED = re.compile("%[0-9a-f]{2}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class ParsedUrl:
     """A lower-case ASCII name, or a numeric address without brackets."""
     port: int
     target: str
-    """Path and query, ready to be sent; may be empty."""
+    """Path and query, as they are sent."""
     is_numeric: bool
 
     def __str__(self) -> str:
@@ -55,7 +56,8 @@ class ParsedUrl:
 def accept_url(url: str) -> str:
     """Return the URL as a webhook stores it: ASCII, lower-case host, no default port.
 
-    Raises UrlRefusedError, whose text tells the user what to change.
+    What is stored is sent byte for byte, as the request's target and its Host header. Raises
+    UrlRefusedError, whose text tells the user what to change.
     """
     parsed = parse_url(url)
     if settings.WEBHOOKS_REQUIRE_HTTPS and parsed.scheme != "https":
@@ -72,9 +74,21 @@ def accept_url(url: str) -> str:
         is_fine = policy.has_exemptions or not _is_local_name(parsed.host)
     if not is_fine:
         raise UrlRefusedError("The URL's host is not a public one.")
+    if _has_dot_segment(parsed.target):
+        raise UrlRefusedError(
+            "The URL's path holds . or .. as a part; write the path that they lead to."
+        )
     if len(str(parsed)) > MAX_URL_LENGTH:
         raise UrlRefusedError(f"The URL is longer than {MAX_URL_LENGTH:,} characters.")
     return str(parsed)
+
+
+def is_same_url(one: str, other: str) -> bool:
+    """Say whether two URLs lead to the same place, also where they were stored by older rules."""
+    try:
+        return str(parse_url(one)) == str(parse_url(other))
+    except UrlRefusedError:
+        return one == other
 
 
 def parse_url(url: str) -> ParsedUrl:
@@ -99,7 +113,21 @@ def parse_url(url: str) -> ParsedUrl:
     if not 1 <= number <= 65535:
         raise UrlRefusedError("The URL's port is not a number from 1 to 65535.")
     name, is_numeric = _parse_host(host)
-    return ParsedUrl(scheme.lower(), name, number, quote(target, safe=LEFT_AS_THEY_ARE), is_numeric)
+    return ParsedUrl(scheme.lower(), name, number, _spell_target(target), is_numeric)
+
+
+def _spell_target(target: str) -> str:
+    """Return path and query as libcurl sends them: it adds an empty path's slash, and writes the
+    digits of a path's percent-encodings, not those of a query, in upper case."""
+    path, mark, query = quote(target, safe=LEFT_AS_THEY_ARE).partition("?")
+    path = PERCENT_ENCODED.sub(lambda found: found[0].upper(), path or "/")
+    return path + mark + query
+
+
+def _has_dot_segment(target: str) -> bool:
+    """Say whether servers and proxies would take a path for a shorter one, each in its own way."""
+    path = target.partition("?")[0].replace("%2E", ".")
+    return not {".", ".."}.isdisjoint(path.split("/"))
 
 
 def _parse_host(host: str) -> tuple[str, bool]:

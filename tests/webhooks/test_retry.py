@@ -1,5 +1,6 @@
 """Retry and response policy as truth tables."""
 
+import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -155,7 +156,32 @@ def test_network_failure_keeps_its_kind_and_sentence() -> None:
         ("Mon, 31 Feb 2026 10:30:00 GMT", None),
         ("Mon, 23 Nov 10000 10:30:00 GMT", None),
         ("Mon, 23 Nov 2026 10:30:00", None),
-        ("Mon Nov 23 10:30:00 2026", None),
+        ("Mon Nov 23 10:31:30 2026", 90),
+        ("Mon Nov 23 10:30:00 2026", 0),
+        ("Sun Nov  6 08:49:37 1994", 0),
+        ("Wed Dec  2 10:30:00 2026", MAX_RETRY_AFTER_SECONDS),
+        ("Mon Nov 23 10:31:30 2026 GMT", None),
+        ("Mon Nov 23 10:31:30 26", None),
+        ("Mon Nov 31 10:31:30 2026", None),
+        ("Mon Foo 23 10:31:30 2026", None),
+        ("Monday, 23-Nov-26 10:31:30 GMT", 90),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", 0),
+        ("Friday, 01-Jan-75 00:00:00 GMT", MAX_RETRY_AFTER_SECONDS),
+        ("Friday, 01-Jan-77 00:00:00 GMT", 0),
+        ("Monday, 23-Nov-76 10:30:00 GMT", MAX_RETRY_AFTER_SECONDS),
+        ("Monday, 23-Nov-76 10:30:01 GMT", 0),
+        ("Mon, 23 Nov 2026 10:31:60 GMT", 119),
+        ("Mon, 23 Nov 2026 10:31:30 UTC", None),
+        ("Mon, 23 Nov 2026 10:31:30 +0000", None),
+        ("Mon, 00 Nov 2026 10:31:30 GMT", None),
+        ("Mon, 23 Nov 0000 10:31:30 GMT", None),
+        ("Mon, 23 Nov 2026 24:00:00 GMT", None),
+        ("Mon, ٢٣ Nov 2026 10:31:30 GMT", None),
+        ("0000000120", 120),
+        ("0x10", None),
+        ("1e3", None),
+        ("120s", None),
+        ("120;q=1", None),
         ("Mon, 23 Nov 2026 99:99:99 GMT", None),
         ("2026-11-23T10:30:00Z", None),
         ("x" * 100_000, None),
@@ -163,3 +189,21 @@ def test_network_failure_keeps_its_kind_and_sentence() -> None:
 )
 def test_retry_after(value: str, seconds: float | None) -> None:
     assert parse_retry_after(value, NOW.timestamp()) == seconds
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
+def test_retry_after_is_in_gmt_wherever_we_are(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert parse_retry_after("Mon Nov 23 10:31:30 2026", NOW.timestamp()) == 90
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_two_digit_years_at_the_end_of_a_century() -> None:
+    late = datetime(2099, 12, 31, 23, 59, 0, tzinfo=UTC).timestamp()
+
+    assert parse_retry_after("Friday, 01-Jan-00 00:00:00 GMT", late) == 60
+    assert parse_retry_after("Friday, 01-Jan-50 00:00:00 GMT", late) == 0

@@ -46,7 +46,9 @@ def test_hostile_urls_are_refused_and_the_rest_saved(settings: Settings) -> None
 @pytest.mark.parametrize(
     ("given", "stored"),
     [
-        ("https://example.com", "https://example.com"),
+        ("https://example.com", "https://example.com/"),
+        ("https://example.com?a=b", "https://example.com/?a=b"),
+        ("https://example.com/a%2fb%c3%a4?q=%2f", "https://example.com/a%2Fb%C3%A4?q=%2f"),
         ("HTTPS://Example.COM:443/Hook?A=b", "https://example.com/Hook?A=b"),
         ("http://example.com.:8080/", "http://example.com:8080/"),
         ("https://bücher.example/ä?q=ü", "https://xn--bcher-kva.example/%C3%A4?q=%C3%BC"),
@@ -86,6 +88,11 @@ def test_url_is_stored_in_one_ascii_spelling(settings: Settings, given: str, sto
         ("https://ｅxample.com/", "not a valid name or address"),
         ("https://example。com/", "not a valid name or address"),
         ("https://Kelvin\u212a.example/", "not a valid name or address"),
+        ("https://example.com/a/../b", "holds . or .. as a part"),
+        ("https://example.com/a/%2e%2E/b", "holds . or .. as a part"),
+        ("https://example.com/.%2e", "holds . or .. as a part"),
+        ("https://example.com/./a", "holds . or .. as a part"),
+        ("https://example.com/a/..?b", "holds . or .. as a part"),
         ("https://10.0.0.1/", "not a public one"),
         ("https://intranet/", "not a public one"),
         ("https://example.com/" + "x" * 2030, "longer than 2,048"),

@@ -32,7 +32,7 @@ from webhooks.errors import PublicIdInvalidError, RedeliveryScopeError
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX, parse_public_id
 from webhooks.models import Attempt, Delivery, Event
 from webhooks.models.delivery import WAITING
-from webhooks.redelivery import REPEATABLE
+from webhooks.redelivery import REPEATABLE, Scope, warnings_of
 
 
 class RedeliverDelivery(Operation):
@@ -46,6 +46,9 @@ class RedeliverDelivery(Operation):
         redelivery = service.redeliver_one(self.subject, requested_by=self.request.user)
         self.note("delivery.redeliver", redelivery=redelivery.public_id)
         return self.done("It is sent again.")
+
+    def warnings(self) -> list[str]:
+        return warnings_of(Scope(delivery_ids=(self.subject.pk,)))
 
 
 class CancelDelivery(Operation):
@@ -114,6 +117,7 @@ class DeliveryAdmin(BigTableAdmin):
                 "count": queryset.filter(status__in=REPEATABLE).count(),
                 "back_url": reverse("admin:webhooks_delivery_changelist"),
                 "form_url": reverse("admin:webhooks_redelivery_new"),
+                "warnings": warnings_of(Scope(delivery_ids=tuple(ids))) if ids else [],
             },
         )
 

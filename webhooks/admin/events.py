@@ -24,8 +24,8 @@ from webhooks.admin.operations import Operation
 from webhooks.admin.template_tags import ago
 from webhooks.errors import PublicIdInvalidError, RedeliveryScopeError
 from webhooks.ids import EVENT_PREFIX, parse_public_id
-from webhooks.models import Event
-from webhooks.redelivery import webhooks_missing
+from webhooks.models import Event, Webhook
+from webhooks.redelivery import order_warnings, webhooks_missing
 
 
 class ReplayForm(forms.Form):
@@ -65,7 +65,11 @@ class ReplayEvent(Operation):
                 webhook, None, event_id=self.subject.pk, requested_by=self.request.user
             )
             self.note("event.replay", webhook=webhook.public_id, redelivery=redelivery.public_id)
+        self.missing = {str(webhook.pk): webhook for webhook in chosen}
         return self.done(f"The event is sent to {len(chosen)} more.")
+
+    def warnings(self) -> list[str]:
+        return order_warnings(Webhook.objects.filter(pk__in=self.missing))
 
 
 @admin.register(Event)

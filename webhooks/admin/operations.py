@@ -84,6 +84,7 @@ class Operation(View):
             "form": form,
             "subject": self.subject,
             "back_url": self.back_url(),
+            "warnings": self.warnings(),
         }
         answer: HttpResponse = self.model_admin.render(
             self.request, self.template, context | self.context(), status=status
@@ -92,6 +93,10 @@ class Operation(View):
 
     def context(self) -> dict[str, Any]:
         return {}
+
+    def warnings(self) -> list[str]:
+        """Return what to know before and after it, a sentence each."""
+        return []
 
     def back_url(self) -> str:
         return self.url_of(self.subject)
@@ -105,6 +110,8 @@ class Operation(View):
 
     def done(self, message: str, url: str | None = None, level: int = messages.SUCCESS) -> Any:
         messages.add_message(self.request, level, message)
+        for warning in self.warnings():
+            messages.warning(self.request, warning)
         return HttpResponseRedirect(url or self.back_url())
 
 

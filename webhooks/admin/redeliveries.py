@@ -26,7 +26,7 @@ from webhooks.choices import DeliveryStatus
 from webhooks.errors import PublicIdInvalidError, RedeliveryScopeError
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX, REDELIVERY_PREFIX, parse_public_id
 from webhooks.models import Redelivery, Webhook
-from webhooks.redelivery import REPEATABLE, Scope, matching
+from webhooks.redelivery import REPEATABLE, Scope, matching, warnings_of
 
 COUNTED_AT_MOST = 100_000
 AT_ONCE = timedelta(seconds=5)
@@ -139,6 +139,7 @@ class NewRedelivery(Operation):
     form_class = ScopeForm
     template = "admin/webhooks/redelivery/new.html"
     count: int | None = None
+    scope: Scope | None = None
     confirmation: ScopeForm | None = None
     """The same choice, hidden in the form that begins."""
 
@@ -167,6 +168,7 @@ class NewRedelivery(Operation):
         except RedeliveryScopeError as problem:
             form.add_error(None, str(problem))
             return
+        self.scope = scope
         most = min(COUNTED_AT_MOST, scope.limit or COUNTED_AT_MOST)
         self.count = matching(scope)[: most + (scope.limit is None)].count()
 
@@ -177,8 +179,11 @@ class NewRedelivery(Operation):
             "confirmation": self.confirmation,
         }
 
+    def warnings(self) -> list[str]:
+        return [] if self.scope is None else warnings_of(self.scope)
+
     def act(self, form: forms.Form) -> Any:
-        scope = cast(ScopeForm, form).scope()
+        scope = self.scope = cast(ScopeForm, form).scope()
         if not matching(scope).exists():
             raise RedeliveryScopeError("No delivery fits, so there is nothing to send again.")
         begun = service.redeliver(
@@ -306,6 +311,7 @@ class RedeliveryAdmin(ReadOnlyAdmin):
             "original": row,
             "redelivery": row,
             "what": describe(row, webhook_names([row])),
+            "warnings": warnings_of(Scope.from_json(row.scope)),
             "outcomes": redelivery.outcomes(row)[:SHOWN_OUTCOMES],
             "progress_url": f"{progress_url}?outcomes=1",
         }

@@ -15,6 +15,7 @@ from django.views.decorators.debug import sensitive_variables
 from webhooks import service
 from webhooks.admin.access import CHANGE_WEBHOOK, REVEAL
 from webhooks.admin.operations import Operation
+from webhooks.admin.webhook_pages import UNREADABLE
 from webhooks.errors import SecretRefusedError
 from webhooks.models import SigningSecret
 
@@ -126,7 +127,7 @@ class RevealSecret(SecretOperation):
     def act(self, form: forms.Form) -> Any:
         live = self.subject.secrets.live(timezone.now()).filter(scheme=SigningSecret.Scheme.HMAC)
         self.note("secret.reveal", reason=form.cleaned_data["reason"], count=live.count())
-        values = [(_name(secret), secret.value) for secret in live]
+        values = [(_name(secret), secret.readable_value or UNREADABLE) for secret in live]
         return self.show(self.subject, "Signing secrets", values, self.back_url())
 
 

@@ -81,9 +81,10 @@ class WebhookForm(forms.ModelForm):
                 self.fields[name].widget.attrs["rows"] = 3
         if "custom_headers" not in self.fields:
             return
-        names = ", ".join(self.instance.headers) or "none"
+        names = self.instance.header_names
+        sent = "unreadable ones" if names is None else ", ".join(names) or "none"
         self.fields["custom_headers"].help_text = (
-            f"One “Name: value” a line; replaces those there are. Now sent: {names}. "
+            f"One “Name: value” a line; replaces those there are. Now sent: {sent}. "
             "Values are not shown. Leave empty to change nothing."
         )
         known = ", ".join(one.name for one in catalog.all_types())

@@ -23,7 +23,7 @@ from webhooks.admin.secrets import SecretOperation
 from webhooks.admin.webhook_form import PatternsField
 from webhooks.admin.webhook_pages import COUNTED_AT_MOST, count_failed
 from webhooks.errors import RedeliveryScopeError
-from webhooks.redelivery import Scope, matching
+from webhooks.redelivery import Scope, matching, warnings_of
 
 
 class TestWebhook(Operation):
@@ -137,6 +137,9 @@ class RedeliverFailed(Operation):
             f"{redelivery.matched_count:,} deliveries are sent again.", self.url_of(redelivery)
         )
 
+    def warnings(self) -> list[str]:
+        return warnings_of(Scope(webhook_id=self.subject.pk))
+
 
 class NewWebhookForm(forms.Form):
     is_platform = forms.BooleanField(
@@ -186,6 +189,8 @@ class AddWebhook(SecretOperation):
         self.note(
             "webhook.create", webhook, name=data["name"], url=data["url"], events=data["events"]
         )
+        for warning in service.warnings_of(webhook):
+            messages.warning(self.request, warning)
         values = [("Secret", webhook.secret)]
         back_url = self.url_of(webhook, "secrets")
         return self.show(webhook, "The webhook's signing secret", values, back_url)

@@ -19,6 +19,7 @@ DAY = timedelta(hours=24)
 PAGE = 50
 COUNTED_AT_MOST = 10_000
 """Beyond this a page says "more than" instead of counting on."""
+UNREADABLE = "cannot be decrypted with any key of this installation"
 LANGUAGES = {
     "Python": "python/verify.py",
     "Node.js": "node/verify.mjs",
@@ -46,7 +47,7 @@ def overview(webhook: Webhook, now: datetime) -> dict[str, Any]:
         "failed_count": count_failed(webhook),
         "counted_at_most": COUNTED_AT_MOST,
         "recent": Delivery.objects.filter(webhook=webhook).order_by("-id")[:8],
-        "header_names": sorted(webhook.headers),
+        "header_names": webhook.header_names,
     }
 
 
@@ -98,7 +99,8 @@ def secrets(webhook: Webhook, now: datetime) -> dict[str, Any]:
 
 def mask(secret: SigningSecret) -> str:
     """Return the prefix and the last four characters: enough to tell secrets apart."""
-    return f"whsec_••••••••{secret.value.rstrip('=')[-4:]}"
+    value = secret.readable_value
+    return UNREADABLE if value is None else f"whsec_••••••••{value.rstrip('=')[-4:]}"
 
 
 def verify(webhook: Webhook) -> dict[str, Any]:

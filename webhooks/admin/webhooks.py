@@ -269,4 +269,6 @@ class WebhookAdmin(OperatorAdmin):
 
     def response_change(self, request: HttpRequest, obj: Any) -> HttpResponse:
         messages.success(request, "The settings are saved.")
+        for warning in service.warnings_of(obj):
+            messages.warning(request, warning)
         return HttpResponseRedirect(reverse("admin:webhooks_webhook_change", args=[obj.pk]))

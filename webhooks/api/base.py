@@ -35,7 +35,7 @@ from webhooks.api.serializers import (
     OwnedField,
     PublicIdField,
 )
-from webhooks.errors import PublicIdInvalidError
+from webhooks.errors import EncryptionKeyError, PublicIdInvalidError
 from webhooks.ids import parse_public_id
 
 __all__ = [
@@ -100,6 +100,8 @@ class ApiViewSet(GenericViewSet[M]):
     non_atomic_actions: ClassVar[frozenset[str]] = frozenset()
     """Actions that must not run in one transaction with their Idempotency-Key."""
 
+    detail_serializer_class: type[Serializer[Any]] | None = None
+    """Of one object by itself, where it shows more than in a list."""
     filterset_class: type[ApiFilters] | None = None
     http_method_names = ["get", "post", "patch", "delete", "head"]
     throttle_classes = []
@@ -238,6 +240,14 @@ def in_utc(name: str, moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
+def _present(changed: Model, name: str) -> Any:
+    """Return a value that is about to be replaced; None where nobody can read it."""
+    try:
+        return getattr(changed, name)
+    except EncryptionKeyError:
+        return None
+
+
 def _error_lists(errors: Mapping[str, Iterable[Any]]) -> dict[str, list[str]]:
     return {name: [str(message) for message in messages] for name, messages in errors.items()}
 
@@ -249,7 +259,7 @@ class ListAction:
 
 class RetrieveAction:
     def retrieve(self: Any, request: Request, pk: str) -> Response:
-        return self.show(self.serializer_class, self.get_object())  # type: ignore[no-any-return]
+        return self.show(_detail(self), self.get_object())  # type: ignore[no-any-return]
 
 
 class CreateAction:
@@ -282,13 +292,13 @@ class UpdateAction:
         )
         serializer.is_valid(raise_exception=True)
         values = serializer.validated_data
-        before = {name: getattr(changed, name) for name in values}
+        before = {name: _present(changed, name) for name in values}
         self.perform_update(changed, values)
         changes = {
             name: [before[name], value] for name, value in values.items() if before[name] != value
         }
         self.note(f"{_kind(changed)}.change", changed, **changes)
-        return self.show(self.serializer_class, changed)  # type: ignore[no-any-return]
+        return self.show(_detail(self), changed)  # type: ignore[no-any-return]
 
 
 class DeleteAction:
@@ -303,6 +313,10 @@ class DeleteAction:
         self.note(f"{_kind(doomed)}.delete", doomed, name=str(doomed))
         self.perform_destroy(doomed)
         return Response(status=204)
+
+
+def _detail(view: ApiViewSet[Any]) -> Any:
+    return view.detail_serializer_class or view.serializer_class
 
 
 def _kind(subject: Model) -> str:

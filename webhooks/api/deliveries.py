@@ -26,7 +26,7 @@ from webhooks.api.base import (
     in_utc,
 )
 from webhooks.api.pagination import PARAMETERS
-from webhooks.api.redeliveries import RedeliverySerializer
+from webhooks.api.redeliveries import StartedRedeliverySerializer
 from webhooks.choices import DeliveryStatus
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import (
@@ -194,7 +194,7 @@ class DeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Delivery]):
     @extend_schema(
         summary="Send a delivery once more",
         request=NoInput,
-        responses={202: RedeliverySerializer},
+        responses={202: StartedRedeliverySerializer},
     )
     @action(detail=True, methods=["post"])
     @transaction.atomic
@@ -203,4 +203,4 @@ class DeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Delivery]):
         self.read()
         asked = service.redeliver_one(delivery, requested_by=request.user)
         self.note("delivery.redeliver", delivery, redelivery=asked.public_id)
-        return self.show(RedeliverySerializer, asked, 202)
+        return self.show(StartedRedeliverySerializer, asked, 202)

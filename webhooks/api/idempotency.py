@@ -28,6 +28,7 @@ from rest_framework.response import Response
 from webhooks.api.errors import IdempotencyKeyError
 from webhooks.api.permissions import is_service
 from webhooks.encryption import decrypt, encrypt
+from webhooks.errors import EncryptionKeyError
 from webhooks.ids import new_id
 from webhooks.models import IdempotentAnswer
 from webhooks.retention import ANSWERS_KEPT_FOR
@@ -117,7 +118,13 @@ def _first_answer(owner_id: UUID, key: str, request_hash: bytes) -> HttpResponse
         raise IdempotencyKeyError(
             "This key was used for another request within 24 hours; choose a new one."
         )
-    stored = json.loads(decrypt(bytes(first.answer_encrypted or b""), first.id))
+    try:
+        stored = json.loads(decrypt(bytes(first.answer_encrypted or b""), first.id))
+    except EncryptionKeyError:
+        raise IdempotencyKeyError(
+            "The first request with this key was done, but its answer cannot be decrypted any "
+            "more; look at what it did before you choose a new key."
+        ) from None
     response = HttpResponse(
         stored["body"], status=first.status_code, content_type="application/json"
     )

@@ -31,6 +31,7 @@ from webhooks.models import Delivery, Redelivery
 from webhooks.redelivery import REPEATABLE
 
 MAX_IDS = 1000
+WARNINGS_HELP = "Such as that an ordered webhook gets these in any order, also behind newer events."
 
 
 class RedeliverySerializer(ApiModelSerializer):
@@ -45,13 +46,28 @@ class RedeliverySerializer(ApiModelSerializer):
         read_only_fields = fields
 
 
-class RedeliveryDetailSerializer(RedeliverySerializer):
+class StartedRedeliverySerializer(RedeliverySerializer):
+    warnings = serializers.SerializerMethodField(
+        method_name="get_warnings", help_text=WARNINGS_HELP
+    )
+
+    class Meta(RedeliverySerializer.Meta):
+        fields = [*RedeliverySerializer.Meta.fields, "warnings"]
+        read_only_fields = fields
+
+    def get_warnings(self, asked: Redelivery) -> list[str]:
+        return redelivery.warnings_of(redelivery.Scope.from_json(asked.scope))
+
+
+class RedeliveryDetailSerializer(StartedRedeliverySerializer):
     succeeded_count = serializers.IntegerField(read_only=True, help_text="Delivered since.")
     failed_count = serializers.IntegerField(read_only=True, help_text="Failed again, or cancelled.")
     is_over = serializers.BooleanField(read_only=True, help_text="Whether all have ended.")
 
-    class Meta(RedeliverySerializer.Meta):
-        fields = [*RedeliverySerializer.Meta.fields, "succeeded_count", "failed_count", "is_over"]
+    class Meta(StartedRedeliverySerializer.Meta):
+        fields = [
+            *StartedRedeliverySerializer.Meta.fields, "succeeded_count", "failed_count", "is_over",
+        ]  # fmt: skip
         read_only_fields = fields
 
 
@@ -84,6 +100,18 @@ class NewRedeliverySerializer(ApiSerializer):
 
 class CountSerializer(ApiSerializer):
     matched_count = serializers.IntegerField()
+    warnings = serializers.ListField(
+        child=serializers.CharField(),
+        required=False,
+        help_text=f"Where there are any. {WARNINGS_HELP}",
+    )
+
+
+def _counted(rows: QuerySet[Any], scope: service.Scope) -> dict[str, Any]:
+    counted: dict[str, Any] = {"matched_count": rows.count()}
+    if warnings := redelivery.warnings_of(scope):
+        counted["warnings"] = warnings
+    return counted
 
 
 def facts_of(asked: Redelivery) -> dict[str, Any]:
@@ -121,18 +149,18 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
     @extend_schema(
         summary="Send deliveries once more, or count those that would be",
         request=NewRedeliverySerializer,
-        responses={200: CountSerializer, 202: RedeliverySerializer},
+        responses={200: CountSerializer, 202: StartedRedeliverySerializer},
     )
     @transaction.atomic
     def create(self, request: Request) -> Response:
         wish = self.read(NewRedeliverySerializer)
         asked = self._replay(wish) if wish["replay"] else self._redeliver(wish)
-        if isinstance(asked, int):
-            return self.show(CountSerializer, {"matched_count": asked})
+        if not isinstance(asked, Redelivery):
+            return self.show(CountSerializer, asked)
         self.note("redelivery.create", asked, **facts_of(asked))
-        return self.show(RedeliverySerializer, asked, 202)
+        return self.show(StartedRedeliverySerializer, asked, 202)
 
-    def _redeliver(self, wish: dict[str, Any]) -> Redelivery | int:
+    def _redeliver(self, wish: dict[str, Any]) -> Redelivery | dict[str, Any]:
         owner = self.request.user
         ids = tuple(wish.get("delivery_ids", ()))
         self._check_ids(ids)
@@ -149,10 +177,10 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
             },
         )
         if wish["dry_run"]:
-            return redelivery.matching(scope).count()
+            return _counted(redelivery.matching(scope), scope)
         return service.redeliver(scope, requested_by=owner, rate_limit=wish.get("rate_limit"))
 
-    def _replay(self, wish: dict[str, Any]) -> Redelivery | int:
+    def _replay(self, wish: dict[str, Any]) -> Redelivery | dict[str, Any]:
         refused = {"delivery_ids", "event_id", "event_type", "statuses"} & wish.keys()
         missing = {"webhook_id", "since"} - wish.keys()
         if refused or missing:
@@ -166,7 +194,7 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
                 webhook_id=webhook.id, since=wish["since"], until=wish.get("until"), statuses=()
             )
             scope.check()
-            return redelivery.missing(webhook, scope).count()
+            return _counted(redelivery.missing(webhook, scope), scope)
         return service.replay(
             webhook,
             wish["since"],

@@ -47,7 +47,13 @@ class WebhookSerializer(ApiModelSerializer):
         required=False,
         help_text="Sent with every request. Replaces all earlier ones; values are never shown.",
     )
-    header_names = serializers.SerializerMethodField(method_name="get_header_names")
+    header_names = serializers.ListField(
+        child=serializers.CharField(),
+        read_only=True,
+        allow_null=True,
+        help_text="Null where they cannot be decrypted; nothing is sent then, until they are "
+        "replaced.",
+    )
     retry_delay = serializers.IntegerField(
         source="retry_delay_seconds",
         min_value=1,
@@ -79,17 +85,27 @@ class WebhookSerializer(ApiModelSerializer):
             "verified", "created_at", "updated_at",
         ]  # fmt: skip
 
-    def get_header_names(self, webhook: Webhook) -> list[str]:
-        return list(webhook.headers)
+
+class WebhookDetailSerializer(WebhookSerializer):
+    warnings = serializers.SerializerMethodField(
+        method_name="get_warnings",
+        help_text="What is allowed but hardly meant, such as a second webhook with the same URL.",
+    )
+
+    class Meta(WebhookSerializer.Meta):
+        fields = [*WebhookSerializer.Meta.fields, "warnings"]
+
+    def get_warnings(self, webhook: Webhook) -> list[str]:
+        return service.warnings_of(webhook)
 
 
-class NewWebhookSerializer(WebhookSerializer):
+class NewWebhookSerializer(WebhookDetailSerializer):
     secret = serializers.CharField(
         read_only=True, help_text="What receivers check signatures with; shown this once."
     )
 
-    class Meta(WebhookSerializer.Meta):
-        fields = [*WebhookSerializer.Meta.fields, "secret"]
+    class Meta(WebhookDetailSerializer.Meta):
+        fields = [*WebhookDetailSerializer.Meta.fields, "secret"]
 
 
 class RotationSerializer(ApiSerializer):
@@ -147,8 +163,10 @@ class WebhookFilters(ApiFilters):
 
 @extend_schema_view(
     list=extend_schema(summary="List webhooks"),
-    retrieve=extend_schema(summary="Show a webhook"),
-    partial_update=extend_schema(summary="Change a webhook"),
+    retrieve=extend_schema(summary="Show a webhook", responses=WebhookDetailSerializer),
+    partial_update=extend_schema(
+        summary="Change a webhook", request=WebhookSerializer, responses=WebhookDetailSerializer
+    ),
     destroy=extend_schema(summary="Delete a webhook; what waits for it is cancelled"),
 )
 class WebhookViewSet(
@@ -156,6 +174,7 @@ class WebhookViewSet(
 ):
     id_prefix = WEBHOOK_PREFIX
     serializer_class = WebhookSerializer
+    detail_serializer_class = WebhookDetailSerializer
     filterset_class = WebhookFilters
     action_limits = {"test": "test", "rotate_secret": "secret", "create": "secret"}
     action_parameters = {

@@ -18,7 +18,7 @@ from django.views.decorators.debug import sensitive_variables
 from webhooks import catalog, retry, signing
 from webhooks.choices import BreakerState
 from webhooks.encryption import decrypt, encrypt
-from webhooks.errors import UrlRefusedError
+from webhooks.errors import EncryptionKeyError, UrlRefusedError
 from webhooks.header_rules import header_problems
 from webhooks.ids import WEBHOOK_PREFIX, new_id
 from webhooks.url_rules import MAX_URL_LENGTH, accept_url
@@ -199,10 +199,22 @@ class Webhook(models.Model):
         self.headers_encrypted = encrypt(text, self.id) if headers else None
 
     @property
+    def header_names(self) -> list[str] | None:
+        """Names of the custom headers; None where no key of ours can decrypt them."""
+        try:
+            return list(self.headers)
+        except EncryptionKeyError:
+            return None
+
+    @property
     def public_keys(self) -> list[str]:
-        """What receivers verify `v1a` signatures with, the current one first; no secrets."""
+        """What receivers verify `v1a` signatures with, the current one first; no secrets.
+
+        Of those only that can be decrypted: nothing is signed with the others.
+        """
         live = self.secrets.filter(scheme=SigningSecret.Scheme.ED25519).live(timezone.now())
-        return [signing.Ed25519Key.from_text(secret.value).public_text for secret in live]
+        values = [secret.readable_value for secret in live]
+        return [signing.Ed25519Key.from_text(value).public_text for value in values if value]
 
     def receives(self, event_type: str) -> bool:
         """Say whether the event filter selects this type."""
@@ -285,4 +297,13 @@ class SigningSecret(models.Model):
 
     @property
     def value(self) -> str:
+        """Raises EncryptionKeyError."""
         return decrypt(bytes(self.value_encrypted), self.id).decode()
+
+    @property
+    def readable_value(self) -> str | None:
+        """The value; None where no key of ours can decrypt it."""
+        try:
+            return self.value
+        except EncryptionKeyError:
+            return None

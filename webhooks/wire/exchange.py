@@ -97,6 +97,7 @@ class Exchange:
         for option, value in (
             (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
             (pycurl.FOLLOWLOCATION, 0),
+            (pycurl.PATH_AS_IS, 1),
             # Even when empty, both keep libcurl from reading the environment.
             (pycurl.PROXY, settings.WEBHOOKS_PROXY_URL),
             (pycurl.NOPROXY, ""),

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth.hashers import make_password
 from django.contrib.messages import get_messages
 from django.test import Client
 from django.utils import timezone
@@ -488,3 +489,45 @@ def test_a_wrong_api_token_is_refused(
     assert answer.status_code == 422
     assert problem in answer.content.decode()
     assert not ApiToken.objects.exists()
+
+
+def test_pages_of_an_unreadable_webhook_say_so(
+    operator: Client, make_webhook: Callable[..., Webhook]
+) -> None:
+    lost = make_webhook(headers={"X-B": "2"}, ed25519=True)
+    older = lost.secret
+    service.rotate_secret(lost)
+    Webhook.objects.update(headers_encrypted=b"\x01lost" + bytes(40))
+    lost.secrets.exclude(expires_at__isnull=False).update(value_encrypted=b"\x01lost" + bytes(40))
+    User.objects.filter(username="staff").update(password=make_password("pw"))
+    operator.force_login(User.objects.get(username="staff"))
+
+    for name in ("change", "settings", "secrets", "verify", "history", "deliveries"):
+        assert operator.get(page_of(lost, name)).status_code == 200, name
+    assert operator.get("/admin/webhooks/webhook/").status_code == 200
+    assert "cannot be decrypted" in operator.get(page_of(lost)).text
+    assert "cannot be decrypted" in operator.get(page_of(lost, "secrets")).text
+    shown = operator.post(page_of(lost, "reveal-secrets"), {"reason": "why", "password": "pw"})
+    assert older in shown.text
+    assert "cannot be decrypted" in shown.text
+    rotated = operator.post(page_of(lost, "rotate-secret"), {"overlap": "86400"})
+    assert rotated.status_code == 200
+    assert lost.secrets.filter(scheme="v1").count() == 2
+
+
+def test_second_webhook_with_the_same_url_comes_with_a_warning(
+    operator: Client, user: User, webhook: Webhook
+) -> None:
+    data = {"owner": user.email, "name": "Again", "url": webhook.url, "events": "*"}
+
+    shown = operator.post("/admin/webhooks/webhook/new/", data)
+
+    assert f"{webhook.name} ({webhook.public_id})" in shown.text
+    again = Webhook.objects.get(name="Again")
+    settings = {
+        "name": "Still", "url": webhook.url, "events": "*", "timeout_seconds": 15,
+        "max_retries": 10, "retry_delay_seconds": 60,
+    }  # fmt: skip
+    answer = operator.post(page_of(again, "settings"), settings)
+    assert answer.status_code == 302, answer.text
+    assert "have the same URL" in said(answer)

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.messages import get_messages
 from django.test import Client
 from django.utils import timezone
 
@@ -160,3 +161,44 @@ def test_an_event_explains_where_it_went_and_why_not_elsewhere(
 
     assert "does not select payment.failed" in page
     assert "its filter selects payment.failed" in page
+
+
+def test_an_ordered_webhook_is_warned_of_before_and_after(
+    operator: Client, webhook: Webhook, failed: list[Delivery]
+) -> None:
+    warning = f"Not in order: {webhook.name} receives"
+    (first, *_) = failed
+    pages = {
+        f"{NEW}?webhook={webhook.public_id}": (
+            NEW,
+            {"webhook": webhook.public_id, "status": "FAILED"},
+        ),
+        f"/admin/webhooks/delivery/{first.pk}/redeliver/": None,
+        f"/admin/webhooks/webhook/{webhook.pk}/redeliver-failed/": None,
+    }
+    for page in pages:
+        assert warning not in operator.get(page).text
+    Webhook.objects.update(ordered=True)
+
+    for page, posted in pages.items():
+        assert warning in operator.get(page).text, page
+        url, data = posted or (page, {})
+        Delivery.objects.update(status="FAILED", finished_at=timezone.now(), next_attempt_at=None)
+        answer = operator.post(url, data)
+        assert answer.status_code == 302, answer.text
+        assert warning in " ".join(str(m) for m in get_messages(answer.wsgi_request)), page
+    for begun in Redelivery.objects.all():
+        assert warning in operator.get(f"/admin/webhooks/redelivery/{begun.pk}/change/").text
+
+
+def test_a_replay_to_an_ordered_webhook_says_that_it_is_not_in_order(
+    operator: Client, make_webhook: Callable[..., Webhook], failed: list[Delivery]
+) -> None:
+    late = make_webhook(name="Ledger", ordered=True)
+    page = f"/admin/webhooks/event/{failed[0].event_id}/replay/"
+
+    asked = operator.get(page)
+    answer = operator.post(page, {"webhooks": [str(late.pk)]})
+
+    assert "Not in order: Ledger receives" in asked.text
+    assert "Not in order: Ledger" in " ".join(str(m) for m in get_messages(answer.wsgi_request))

@@ -253,3 +253,38 @@ def test_redelivery_is_cancelled_once(client: APIClient, webhook: Webhook, user:
 
     assert client.post(path).json()["status"] == "cancelled"
     assert client.post(path).status_code == 409
+
+
+def test_what_is_asked_of_an_ordered_webhook_says_that_it_is_not_in_order(
+    client: APIClient, user: User, other_user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    since = (timezone.now() - timedelta(minutes=1)).isoformat()
+    service.trigger_event("project.deleted", user, DATA)
+    make_webhook(name="Others", owner=other_user, ordered=True)
+    plain, ordered = make_webhook(name="Plain"), make_webhook(name="Ledger", ordered=True)
+    event = service.trigger_event("project.deleted", user, DATA)
+    of_plain = event.deliveries.get(webhook=plain).public_id
+    of_ordered = event.deliveries.get(webhook=ordered).public_id
+
+    def ask(wish: dict[str, Any]) -> list[str]:
+        counted = client.post("/api/v1/redeliveries", wish | {"dryRun": True}).json()
+        asked = client.post("/api/v1/redeliveries", wish).json()
+        shown = client.get(f"/api/v1/redeliveries/{asked['id']}").json()
+        assert counted.get("warnings", []) == asked["warnings"] == shown["warnings"]
+        return list(asked["warnings"])
+
+    replay = {"replay": True, "since": since}
+    for wish in (
+        replay | {"webhookId": ordered.public_id},
+        {"webhookId": ordered.public_id},
+        {"eventId": event.public_id},
+        {"deliveryIds": [of_ordered, of_plain]},
+        {"statuses": ["PENDING"]},
+    ):
+        (warning,) = ask(wish)
+        assert warning.startswith("Not in order: Ledger receives"), wish
+    assert ask(replay | {"webhookId": plain.public_id}) == []
+    assert ask({"webhookId": plain.public_id}) == []
+    assert ask({"deliveryIds": [of_plain]}) == []
+    again = client.post(f"/api/v1/deliveries/{of_ordered}/redeliver").json()
+    assert "Ledger" in again["warnings"][0]

@@ -13,7 +13,7 @@ from projects.models import User
 from tests.webhooks.api.conftest import MakeClient
 from webhooks import service
 from webhooks.http_receiver import Behaviour, HttpReceiver
-from webhooks.models import Delivery, Event, SigningSecret, Webhook
+from webhooks.models import Delivery, Event, IdempotentAnswer, SigningSecret, Webhook
 
 CANARY = "canary-3f9a1c"
 NEW = {"name": "Orders", "url": "http://127.0.0.1:9/hook", "events": ["project.*"]}
@@ -374,3 +374,84 @@ def test_platform_webhooks_are_not_in_reach(staff: User, make_client: MakeClient
 
     assert client.get(path_of(webhook)).status_code == 404
     assert client.get("/api/v1/webhooks").json()["results"] == []
+
+
+# Values that no key decrypts any more.
+
+
+def make_unreadable(*webhooks: Webhook) -> None:
+    """As after a lost key, or a dump that was restored without its keys."""
+    ids = [webhook.pk for webhook in webhooks]
+    Webhook.objects.filter(pk__in=ids).update(headers_encrypted=b"\x01lost" + bytes(40))
+    SigningSecret.objects.filter(webhook__in=ids).update(value_encrypted=b"\x01lost" + bytes(40))
+
+
+def test_one_unreadable_webhook_stops_no_answer(
+    client: APIClient, make_webhook: Callable[..., Webhook]
+) -> None:
+    fine, lost = make_webhook(headers={"X-A": "1"}), make_webhook(headers={"X-B": "2"})
+    make_unreadable(lost)
+
+    listed = client.get("/api/v1/webhooks")
+    answers = [
+        client.get(path_of(lost)),
+        client.patch(path_of(lost), {"name": "New"}),
+        client.post(path_of(lost, "/disable")),
+        client.post(path_of(lost, "/enable")),
+        client.get(path_of(lost, "/stats")),
+        client.get(path_of(lost, "/deliveries")),
+        client.post(path_of(lost, "/revoke-secrets")),
+    ]
+
+    names = {one["id"]: one["headerNames"] for one in listed.json()["results"]}
+    assert names == {fine.public_id: ["X-A"], lost.public_id: None}
+    assert {answer.status_code for answer in answers} == {200}
+    assert [answers[0].json()["headerNames"], answers[1].json()["headerNames"]] == [None, None]
+    tried = client.post(path_of(lost, "/test"))
+    assert tried.status_code == 409
+    assert "undecryptable" in tried.json()["detail"]
+
+
+def test_an_unreadable_webhook_has_a_way_out(
+    client: APIClient, receiver: HttpReceiver, make_webhook: Callable[..., Webhook]
+) -> None:
+    lost = make_webhook(url=receiver.url, headers={"X-B": "2"}, ed25519=True)
+    make_unreadable(lost)
+
+    patched = client.patch(path_of(lost), {"headers": {"X-C": "3"}})
+    service.rotate_secret(lost, scheme="v1a")
+    rotated = client.post(path_of(lost, "/rotate-secret"))
+
+    assert patched.json()["headerNames"] == ["X-C"]
+    receiver.secrets = [rotated.json()["secret"]]
+    assert client.post(path_of(lost, "/test")).json()["succeeded"]
+    assert receiver.requests[0].standard_ok
+    assert receiver.requests[0].headers["x-c"] == "3"
+    assert client.delete(path_of(lost)).status_code == 204
+
+
+def test_answer_that_cannot_be_read_any_more_is_a_conflict(client: APIClient) -> None:
+    body = {"name": "Orders", "url": "http://127.0.0.1:9/", "events": ["*"]}
+    key = {"Idempotency-Key": "k"}
+    client.post("/api/v1/webhooks", body, headers=key)
+    IdempotentAnswer.objects.update(answer_encrypted=b"\x01lost" + bytes(40))
+
+    again = client.post("/api/v1/webhooks", body, headers=key)
+
+    assert again.status_code == 409
+    assert "cannot be decrypted" in again.json()["detail"]
+    assert Webhook.objects.count() == 1
+
+
+def test_second_webhook_with_the_same_url_comes_with_a_warning(client: APIClient) -> None:
+    first = client.post("/api/v1/webhooks", NEW).json()
+    second = client.post("/api/v1/webhooks", NEW | {"name": "Again"}).json()
+    path = f"/api/v1/webhooks/{second['id']}"
+
+    assert first["warnings"] == []
+    (warning,) = second["warnings"]
+    assert f"Orders ({first['id']})" in warning
+    assert client.get(path).json()["warnings"] == [warning]
+    assert client.patch(path, {"name": "Still"}).json()["warnings"] == [warning]
+    assert client.patch(path, {"url": f"{NEW['url']}2"}).json()["warnings"] == []
+    assert client.patch(path, {"url": NEW["url"]}).json()["warnings"] == [warning]

@@ -385,3 +385,26 @@ def test_fifty_thousand_killed_half_way_and_resumed(run: Run, user: User, webhoo
     assert (asked.status, asked.queued_count) == ("done", 50_000)
     assert len(captured) < 72
     assert psutil.Process().memory_info().rss - memory < 20 * 2**20
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--no-input"])
+def test_an_ordered_webhook_is_warned_of(
+    run: Run, failed: list[Delivery], webhook: Webhook, option: str
+) -> None:
+    chosen = ("redeliver", "--webhook", webhook.public_id, option)
+    assert run("redeliver", "--webhook", webhook.public_id, "--dry-run").err == ""
+    Webhook.objects.update(ordered=True)
+
+    ran = run(*chosen)
+    missing = run(*chosen, "--missing", "--since", "1d")
+    Delivery.objects.all().delete()
+    replayed = run(*chosen, "--missing", "--since", "1d", "--format", "json")
+
+    warning = f"Not in order: {webhook.name} receives"
+    assert ran.err.startswith(warning)
+    assert (missing.out, missing.err) == ("Nothing matches.\n", "")
+    assert replayed.err.startswith(warning)
+    if option == "--no-input":
+        document = json.loads(replayed.out)
+        assert document["warnings"][0].startswith(warning)
+        assert run("redeliver", "--resume", document["id"]).err.startswith(warning)

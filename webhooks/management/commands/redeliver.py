@@ -94,7 +94,9 @@ everything succeeded, 130 interrupted (the redelivery goes on)"""
     def run(self, **options: Any) -> None:
         self._started: list[Redelivery] = []
         if options["resume"]:
-            self._carry_out(self._find(options["resume"]), options)
+            found = self._find(options["resume"])
+            self._warn([Scope.from_json(one.scope) for one in found])
+            self._carry_out(found, options)
         elif options["missing"]:
             self._run_missing(options)
         else:
@@ -115,6 +117,8 @@ everything succeeded, 130 interrupted (the redelivery goes on)"""
         left_alone = self._left_alone(scope)
         for line in left_alone:
             self.say(line)
+        if count:
+            self._warn([scope])
         if options["dry_run"] or not count:
             self._say_matched(count, options, "deliveries")
             if left_alone:
@@ -171,6 +175,8 @@ everything succeeded, 130 interrupted (the redelivery goes on)"""
         count = sum(
             redelivery.missing(webhook, scope)[: scope.limit].count() for webhook, scope in scopes
         )
+        if count:
+            self._warn([scope for _, scope in scopes])
         if options["dry_run"] or not count:
             self._say_matched(count, options, "missing deliveries")
             return
@@ -208,6 +214,11 @@ everything succeeded, 130 interrupted (the redelivery goes on)"""
             "limit": options["limit"],
         }
         return [(webhook, limits) for webhook in webhooks]
+
+    def _warn(self, scopes: Sequence[Scope]) -> None:
+        for scope in scopes:
+            for warning in redelivery.warnings_of(scope):
+                self.say(warning)
 
     def _say_matched(self, count: int, options: dict[str, Any], what: str) -> None:
         if options["format"] == "json":
@@ -316,7 +327,7 @@ def _progress_line(one: Redelivery, now: Progress) -> str:
 
 
 def _document(one: Redelivery, now: Progress) -> dict[str, Any]:
-    return {
+    document: dict[str, Any] = {
         "id": one.public_id,
         "status": one.status,
         "matched": now.matched,
@@ -326,3 +337,6 @@ def _document(one: Redelivery, now: Progress) -> dict[str, Any]:
         "retrying": now.retrying,
         "held": now.held,
     }
+    if warnings := redelivery.warnings_of(Scope.from_json(one.scope)):
+        document["warnings"] = warnings
+    return document

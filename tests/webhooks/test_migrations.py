@@ -1,0 +1,74 @@
+"""Migrations that run while the product saves."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from django.db import connection, connections
+from django.db.migrations.executor import MigrationExecutor
+
+from projects.models import User
+from tests.webhooks.history import DELETED
+from webhooks import service
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+OLD_INSERT = """
+INSERT INTO webhooks_event
+    (id, type, owner_id, payload, idempotency_key, body_hash, fanout_count, object_reference)
+VALUES (gen_random_uuid(), 'project.deleted', NULL, '', %s, NULL, 0, '')
+    ON CONFLICT (owner_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+"""
+"""As the release before stores an event."""
+WAITING_SQL = """
+SELECT count(*) FROM pg_stat_activity
+ WHERE datname = current_database() AND state = 'active' AND wait_event_type = 'Lock'
+   AND query LIKE '%%CONCURRENTLY%%'
+"""
+
+
+def migrate(name: str) -> None:
+    executor = MigrationExecutor(connection)
+    executor.migrate([("webhooks", name)])
+
+
+@pytest.fixture
+def before(user: User) -> Iterator[None]:
+    migrate("0004_self_reported_events")
+    yield
+    migrate("0005_idempotency_by_source")
+
+
+def _migrate_apart() -> None:
+    try:
+        migrate("0005_idempotency_by_source")
+    finally:
+        connections.close_all()
+
+
+@pytest.mark.usefixtures("before")
+def test_no_save_waits_for_the_new_index(user: User) -> None:
+    other = connection.copy()
+    migration = threading.Thread(target=_migrate_apart)
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("BEGIN")
+            cursor.execute(OLD_INSERT, ["open"])
+            migration.start()
+            while True:
+                with connection.cursor() as mine:
+                    mine.execute(WAITING_SQL)
+                    if mine.fetchone() == (1,):
+                        break
+            with connection.cursor() as mine:
+                mine.execute("SET lock_timeout = '1s'")
+                mine.execute(OLD_INSERT, ["meanwhile"])
+                mine.execute("SET lock_timeout = 0")
+            assert migration.is_alive()
+            cursor.execute("COMMIT")
+    finally:
+        other.close()
+        migration.join(30)
+
+    assert not migration.is_alive()
+    assert service.trigger_event("project.deleted", user, DELETED, "k")
