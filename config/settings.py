@@ -217,6 +217,7 @@ WEBHOOKS_ENCRYPTION_KEYS = _encryption_keys()
 WEBHOOKS_DISABLE_AFTER_DAYS = _days("WEBHOOKS_DISABLE_AFTER_DAYS", 5.0)
 # 0 keeps everything.
 WEBHOOKS_RETENTION_DAYS = _whole_number("WEBHOOKS_RETENTION_DAYS", 0, most=MOST_DAYS)
+WEBHOOKS_AUDIT_RETENTION_DAYS = _whole_number("WEBHOOKS_AUDIT_RETENTION_DAYS", 365, most=MOST_DAYS)
 
 # Where webhooks may point and how they get there (docs/security.md).
 WEBHOOKS_REQUIRE_HTTPS = env.bool("WEBHOOKS_REQUIRE_HTTPS", default=not DEBUG)

@@ -30,8 +30,8 @@ LAYERS = [
         "webhooks.wakeup",
     },
     {
-        "webhooks.audit_log", "webhooks.batch", "webhooks.lifecycle", "webhooks.redelivery",
-        "webhooks.notices",
+        "webhooks.audit_log", "webhooks.batch", "webhooks.chores", "webhooks.lifecycle",
+        "webhooks.redelivery", "webhooks.notices",
     },
     {"webhooks.dispatch"},
     {

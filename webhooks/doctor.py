@@ -9,19 +9,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import IntEnum
 from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 from django.db.migrations.executor import MigrationExecutor
+from django.utils import timezone
 from redis.exceptions import RedisError
 
-from webhooks import audit, reencryption, stats, wakeup
+from webhooks import audit, housekeeping, reencryption, stats, wakeup
 from webhooks.audit import Question
 from webhooks.database import is_pooled, limited_transaction
 from webhooks.encryption import headers_of_known_keys
-from webhooks.models import Pause
+from webhooks.models import Pause, Redelivery, Webhook
 
 OLDEST_POSTGRES = 150_000
 SLOW_DATABASE_MS = 20
@@ -31,6 +33,10 @@ VERY_OLD_BACKLOG_SECONDS = 600
 SKEW_SECONDS = 2.0
 """Ids and `created` carry this machine's time, everything else the database's."""
 MANY_TRANSACTIONS = 1_000
+MANY_FAILURES = 3
+"""Turns of a chore that failed one after the other; fewer may be a passing trouble."""
+LATELY = timedelta(days=7)
+"""How long a mail or a redelivery that was given up is spoken of."""
 IDS_SHOWN = 20
 """How many ids of one kind a finding carries; audit.find_faults() has all."""
 
@@ -302,6 +308,67 @@ def check_backlog() -> Iterator[Finding]:
         yield ok("backlog", what if backlog.due else "Nothing is due.")
 
 
+def check_chores() -> Iterator[Finding]:
+    """Every chore of housekeeping comes round and ends well; nothing of it was given up lately."""
+    found = [*_troubled_chores(), *_given_up()]
+    yield from found
+    if not found:
+        yield ok("chores", "Housekeeping does its chores.")
+
+
+def _troubled_chores() -> Iterator[Finding]:
+    is_anybody_there = any(worker.is_alive for worker in stats.workers())
+    for chore in housekeeping.states():
+        if chore.failures >= MANY_FAILURES:
+            yield failure(
+                "chores",
+                f"The chore {chore.name!r} failed {chore.failures:,} times in a row: "
+                f"{chore.last_error}",
+                MENDS.get(chore.name, "Read the workers' logs"),
+                count=chore.failures,
+            )
+        elif chore.is_overdue and is_anybody_there:
+            yield warning(
+                "chores",
+                f"The chore {chore.name!r} has been due for {chore.due_seconds:.0f} s and nobody "
+                "does it.",
+                "Restart the workers",
+            )
+
+
+MENDS = {"mails": "Set EMAIL_URL=smtp://user:password@host:587 and restart the workers"}
+
+
+def _given_up() -> Iterator[Finding]:
+    since = timezone.now() - LATELY
+    mails = Webhook.objects.filter(
+        disabled_at__gte=since, active=False, notice_due_at=None, deleted_at=None
+    ).exclude(notice_error="")
+    if count := mails.count():
+        shown = list(mails.order_by("-disabled_at")[:IDS_SHOWN])
+        yield warning(
+            "chores",
+            f"Mails about disabled webhooks that were given up: {count:,}, the last one because of: "
+            f"{shown[0].notice_error}",
+            "Tell the owners another way",
+            count=count,
+            ids=[webhook.public_id for webhook in shown],
+        )
+    failed = Redelivery.objects.filter(
+        status=Redelivery.Status.FAILED, finished_at__gte=since, dismissed_at=None
+    )
+    if count := failed.count():
+        last = list(failed.order_by("-id")[:IDS_SHOWN])
+        yield warning(
+            "chores",
+            f"Redeliveries that could not be carried out: {count:,}, the last one because of: "
+            f"{last[0].error}",
+            "Ask for them anew, or dismiss them in the admin",
+            count=count,
+            ids=[redelivery.public_id for redelivery in last],
+        )
+
+
 # Keys and settings.
 
 
@@ -427,6 +494,7 @@ CHECKS: tuple[Check, ...] = (
     check_valkey,
     check_workers,
     check_backlog,
+    check_chores,
     check_order,
     check_encryption,
     check_settings,

@@ -1,47 +1,88 @@
-"""What workers do beside delivering: go on with redeliveries, purge daily, forget stored answers.
+"""The chores that workers do beside delivering, and the threads they do them on.
 
-Runs on threads of its own, since a mail server or a large batch must not hold up the dispatcher.
-Every worker does it; each task takes care that two at once do no harm.
+Each chore has a thread of its own in every worker, so that one that raises or hangs stops no other
+and never the dispatcher; webhooks/chores.py says whose turn it is.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 
+from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
 
-from webhooks import redelivery
-from webhooks.retention import AnswerExpiry, DailyPurge
+from webhooks import notices, redelivery, retention, stats
+from webhooks.chores import Chore, Progress, take_turn
+from webhooks.dispatch.engine import with_fresh_connection
+from webhooks.ids import new_id
 
 logger = logging.getLogger(__name__)
 
-PAUSE_SECONDS = 1.0
+SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
+DAY = timedelta(days=1)
+LOOK_AGAIN_SECONDS = 30.0
+"""How soon to look at the schedule again, however far away the next turn is."""
+KEEP_CONNECTION_SECONDS = 5.0
+"""A thread that waits for longer gives its connection back meanwhile."""
+DATABASE_PAUSE_SECONDS = 2.0
+SUSPECTS = "suspects"
 
-Task = Callable[[], bool | None]
 
-_daily_purge = DailyPurge()
-_answer_expiry = AnswerExpiry()
+def chores() -> list[Chore]:
+    """Return the chores that the settings ask for."""
+    wanted = [
+        Chore("redeliveries", again(redelivery.advance_all), SECOND),
+        # A mail server that does not answer is waited for, step by step.
+        Chore("mails", again(notices.send_due), SECOND, lease_seconds=60.0),
+        Chore("stored responses", again(retention.forget_answers), MINUTE),
+    ]
+    if settings.WEBHOOKS_RETENTION_DAYS:
+        wanted.append(Chore("purge", retention.purge_daily, DAY))
+    if settings.WEBHOOKS_AUDIT_RETENTION_DAYS:
+        wanted.append(Chore("audit log", again(retention.forget_audit_entries), DAY))
+    return wanted
+
+
+def states() -> list[stats.ChoreState]:
+    """Return how those chores are doing, and the workers' own ones, by name. One statement.
+
+    A chore that was switched off leaves its row behind, which is shown nowhere.
+    """
+    wanted = {SUSPECTS, *(chore.name for chore in chores())}
+    return [state for state in stats.chores() if state.name in wanted]
+
+
+def tending(tend: Callable[[], object]) -> Chore:
+    """Return the chore of a worker that looks after its own process for suspects."""
+    return Chore(SUSPECTS, again(tend), SECOND, is_local=True)
+
+
+def again(do: Callable[[], object]) -> Callable[[Progress], Progress | None]:
+    """Make a chore's work of something that keeps no progress and says whether it has more to do."""
+    return lambda _: {} if do() else None
 
 
 def keep_house() -> bool:
-    """Do one round; returns whether more is to be done at once."""
-    has_more = redelivery.advance_all()
-    has_more |= _answer_expiry.advance()
-    return _daily_purge.advance() or has_more
+    """Take one turn of every chore that is due about now; returns whether one has more to do."""
+    early_seconds = SECOND.total_seconds()
+    pauses = [take_turn(chore, new_id(), early_seconds=early_seconds) for chore in chores()]
+    return 0.0 in pauses
 
 
 class Housekeeper:
-    """Does its tasks again and again, each on a daemon thread of its own, until it is stopped.
+    """Does chores again and again, each on a daemon thread of its own, until it is stopped."""
 
-    A task returns whether it has more to do at once.
-    """
-
-    def __init__(self, tasks: Iterable[Task]) -> None:
+    def __init__(self, chores: Iterable[Chore]) -> None:
+        self.id = new_id()
         self._stopping = threading.Event()
         self._threads = [
-            threading.Thread(target=self._repeat, args=(task,), name="housekeeping", daemon=True)
-            for task in tasks
+            threading.Thread(
+                target=self._repeat, args=(chore,), name=f"chore: {chore.name}", daemon=True
+            )
+            for chore in chores
         ]
 
     def start(self) -> None:
@@ -55,19 +96,24 @@ class Housekeeper:
         for thread in self._threads:
             thread.join(max(0.0, ends_at - time.monotonic()))
 
-    def _repeat(self, task: Task) -> None:
+    def _repeat(self, chore: Chore) -> None:
         pause = 0.0
         while not self._stopping.wait(pause):
-            pause = 0.0 if self._do(task) else PAUSE_SECONDS
+            pause = self._take_turn(chore)
+            if not chore.is_local:
+                # Whoever does it now may end, and the schedule may be changed.
+                pause = min(pause, max(chore.every.total_seconds(), 1.0), LOOK_AGAIN_SECONDS)
+            if pause > KEEP_CONNECTION_SECONDS:
+                connection.close()
         connection.close()
 
-    def _do(self, task: Task) -> bool:
+    def _take_turn(self, chore: Chore) -> float:
+        name = f"webhooks-housekeeper {self.id.hex}"
         try:
-            return bool(task())
+            return with_fresh_connection(name, take_turn, chore, self.id)  # type: ignore[no-any-return]
         except (DatabaseError, InterfaceError) as problem:
-            logger.warning("Housekeeping waits for Postgres: %s", problem)
-            connection.close()
+            logger.warning("The chore %r waits for Postgres: %s", chore.name, problem)
         except Exception:
             # One failure must not end it for good.
-            logger.exception("Housekeeping failed; trying again.")
-        return False
+            logger.exception("The chore %r could not be recorded.", chore.name)
+        return DATABASE_PAUSE_SECONDS

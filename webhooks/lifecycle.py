@@ -14,8 +14,11 @@ from django.utils import timezone
 from webhooks import catalog, outbox, wakeup
 from webhooks.breaker import Breaker
 from webhooks.models import Delivery, Pause, Webhook
+from webhooks.models.delivery import COUNTED_AT_MOST, DeliveryQuerySet
 
 RECENT = timedelta(days=3)
+BATCH = 5_000
+"""Deliveries cancelled by one statement."""
 
 Waiting = Literal["recent", "all", "none"]
 """What is sent of that which waited: what is younger than three days, everything, nothing."""
@@ -32,36 +35,50 @@ def disable(webhook: Webhook, reason: str = "") -> None:
 def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
     """Send to a webhook again, as if it had never failed; returns how many deliveries now wait.
 
-    What is not to be sent is cancelled. A webhook that was deleted meanwhile stays deleted.
+    What is not to be sent is cancelled. A webhook that was deleted meanwhile stays deleted. At most
+    COUNTED_AT_MOST + 1 are counted.
     """
+    waiting = Delivery.objects.filter(webhook=webhook).waiting()
+    if send == "none":
+        _cancel_all(waiting)
+    elif send == "recent":
+        _cancel_all(waiting.filter(created_at__lt=timezone.now() - RECENT))
+    count = waiting[: COUNTED_AT_MOST + 1].count()
     healthy = Breaker()
-    with transaction.atomic():
-        changes = {
-            "active": True,
-            "disabled_reason": "",
-            "disabled_at": None,
-            "failing_since": None,
-            "held_until": None,
-            "notice_due_at": None,
-            "breaker_state": healthy.state,
-            "breaker_failures": 0,
-            "breaker_probes": 0,
-            # The same as after a recovery: it starts with one at a time.
-            "breaker_changed_at": timezone.now(),
-            "breaker_probe_at": None,
-        }
-        for name, value in changes.items():
-            setattr(webhook, name, value)
-        # Those and no others: the instance may be older than what somebody else has changed.
-        webhook.save(update_fields=[*changes, "updated_at"])
-        waiting = Delivery.objects.filter(webhook=webhook).waiting()
-        if send != "all":
-            unwanted = waiting
-            if send == "recent":
-                unwanted = waiting.filter(created_at__lt=timezone.now() - RECENT)
-            unwanted.cancel("It waited while the webhook was disabled.")
-        transaction.on_commit(wakeup.nudge, robust=True)
-        return waiting.count()
+    changes = {
+        "active": True,
+        "disabled_reason": "",
+        "disabled_at": None,
+        "failing_since": None,
+        "held_until": None,
+        "notice_due_at": None,
+        "notice_failures": 0,
+        "notice_error": "",
+        "breaker_state": healthy.state,
+        "breaker_failures": 0,
+        "breaker_probes": 0,
+        # The same as after a recovery: it starts with one at a time.
+        "breaker_changed_at": timezone.now(),
+        "breaker_probe_at": None,
+    }
+    for name, value in changes.items():
+        setattr(webhook, name, value)
+    # Last: others wait for the webhook's row, as long as it is locked. These columns and no others: the
+    # instance may be older than what somebody else has changed.
+    webhook.save(update_fields=[*changes, "updated_at"])
+    transaction.on_commit(wakeup.nudge, robust=True)
+    return count
+
+
+def _cancel_all(unwanted: DeliveryQuerySet) -> None:
+    """Cancel in batches, each its own transaction where the caller has none, in the order of ids."""
+    while True:
+        with transaction.atomic():
+            locked = unwanted.select_for_update(no_key=True).order_by("id")
+            ids = list(locked.values_list("id", flat=True)[:BATCH])
+            Delivery.objects.filter(id__in=ids).cancel("It waited while the webhook was disabled.")
+        if len(ids) < BATCH:
+            return
 
 
 def disable_automatically(webhook_ids: Sequence[UUID], reason: str, now: datetime) -> None:
@@ -73,7 +90,12 @@ def disable_automatically(webhook_ids: Sequence[UUID], reason: str, now: datetim
             .order_by("id")
         )
         Webhook.objects.filter(id__in=[webhook.id for webhook in webhooks]).update(
-            active=False, disabled_reason=reason, disabled_at=now, notice_due_at=now
+            active=False,
+            disabled_reason=reason,
+            disabled_at=now,
+            notice_due_at=now,
+            notice_failures=0,
+            notice_error="",
         )
         outbox.trigger_events(
             [

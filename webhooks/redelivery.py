@@ -3,30 +3,56 @@
 A request becomes a Redelivery row, and batches carry it out: each in one transaction that also
 moves the cursor, so that it goes on after a crash where it stopped and nothing is queued twice.
 Workers go on with every request that runs; a command may do so itself.
+
+A batch waits for no row that somebody else has locked: it passes over it and comes back. A request
+that cannot be carried out is marked as failed, with the reason, and holds up no other.
 """
 
-from collections.abc import Mapping
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db import connection, transaction
-from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet
-from django.db.models.functions import Now
+from django.db import (
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+    connection,
+    transaction,
+)
+from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet, Window
+from django.db.models.functions import Now, RowNumber
 from django.utils import timezone
 
 from webhooks import catalog, wakeup
 from webhooks.choices import BreakerState, DeliveryStatus
+from webhooks.chores import in_one_line
+from webhooks.database import limited_transaction
 from webhooks.errors import RedeliveryScopeError
 from webhooks.ids import first_id_of, new_id
-from webhooks.models import Delivery, Event, Pause, Redelivery, Webhook
-from webhooks.models.delivery import NO_OWNER, WAITING, DeliveryQuerySet
+from webhooks.models import Delivery, Event, Pause, Redelivery, RedeliveryTakeover, Webhook
+from webhooks.models.delivery import COUNTED_AT_MOST, NO_OWNER, WAITING, DeliveryQuerySet
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 3
 """Webhooks that a warning names."""
 BATCH = 5000
 """Deliveries in one transaction: about a fifth of a second, in which they are locked."""
+TURN_SECONDS = 1.0
+"""How long one turn of housekeeping goes on with redeliveries, once each person had a batch."""
+LONGEST_TURN_SECONDS = 5.0
+AT_ONCE = 100
+"""Redeliveries that one turn looks at."""
+LOOK_AGAIN = timedelta(seconds=1)
+"""How soon a redelivery comes back to rows that were locked."""
+MOST_FAILURES = 10
+"""Batches that Postgres refuses, one after the other, until the redelivery is given up."""
+LONGEST_PAUSE_SECONDS = 300
 
 REPEATABLE = frozenset(DeliveryStatus.values) - {DeliveryStatus.SENDING}
 """What is in flight is left alone; everything else may go (again) now."""
@@ -36,7 +62,8 @@ REPEATABLE = frozenset(DeliveryStatus.values) - {DeliveryStatus.SENDING}
 class Scope:
     """Which deliveries: all conditions together. Times are those of the delivery's creation."""
 
-    delivery_ids: tuple[UUID, ...] = ()
+    delivery_ids: tuple[UUID, ...] | None = None
+    """None for all that fit the rest; an empty tuple names none."""
     webhook_id: UUID | None = None
     event_id: UUID | None = None
     event_type: str | None = None
@@ -49,7 +76,8 @@ class Scope:
 
     def check(self) -> None:
         """Raise RedeliveryScopeError for a scope that means everything, or nothing possible."""
-        if not (self.delivery_ids or self.webhook_id or self.event_id or self.owner_id):
+        is_named = self.delivery_ids is not None
+        if not (is_named or self.webhook_id or self.event_id or self.owner_id):
             raise RedeliveryScopeError
         if unknown := set(self.statuses) - REPEATABLE:
             raise RedeliveryScopeError(
@@ -59,7 +87,7 @@ class Scope:
             raise RedeliveryScopeError("The time range ends before it starts.")
 
     def to_json(self) -> dict[str, Any]:
-        return {name: _plain(value) for name, value in asdict(self).items() if value}
+        return {name: _plain(value) for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Scope":
@@ -70,9 +98,18 @@ class Scope:
         for name in ("since", "until"):
             if name in values:
                 values[name] = datetime.fromisoformat(values[name])
-        values["delivery_ids"] = tuple(map(UUID, values.get("delivery_ids", ())))
+        if "delivery_ids" in values:
+            values["delivery_ids"] = tuple(map(UUID, values["delivery_ids"]))
         values["statuses"] = tuple(values.get("statuses", ()))
         return cls(**values)
+
+
+def scope_of(asked: Redelivery) -> Scope | None:
+    """Return what was asked for; None where another version wrote it and this cannot read it."""
+    try:
+        return Scope.from_json(asked.scope)
+    except (AttributeError, TypeError, ValueError):
+        return None
 
 
 def _plain(value: Any) -> Any:
@@ -91,7 +128,7 @@ def matching(scope: Scope) -> DeliveryQuerySet:
     found = Delivery.objects.filter(status__in=scope.statuses, webhook__deleted_at=None).exclude(
         event__payload=b""
     )
-    if scope.delivery_ids:
+    if scope.delivery_ids is not None:
         found = found.filter(id__in=scope.delivery_ids)
     for name in ("webhook_id", "event_id", "event_type", "owner_id"):
         if value := getattr(scope, name):
@@ -103,18 +140,20 @@ def matching(scope: Scope) -> DeliveryQuerySet:
     return found.order_by("id")
 
 
-def warnings_of(scope: Scope) -> list[str]:
+def warnings_of(scope: Scope | None) -> list[str]:
     """Return what whoever asks for this redelivery or replay should know, a sentence each.
 
     That is, so far: which ordered webhooks it may send to, whose order it does not keep.
     """
+    if scope is None:
+        return []
     webhooks = Webhook.objects.filter(deleted_at=None)
     if scope.webhook_id:
         webhooks = webhooks.filter(id=scope.webhook_id)
-    elif scope.delivery_ids or scope.event_id:
+    elif scope.delivery_ids is not None or scope.event_id:
         # A replay names its webhook; so these deliveries exist.
         of_webhook = Delivery.objects.filter(webhook=OuterRef("id"))
-        if scope.delivery_ids:
+        if scope.delivery_ids is not None:
             of_webhook = of_webhook.filter(id__in=scope.delivery_ids)
         if scope.event_id:
             of_webhook = of_webhook.filter(event_id=scope.event_id)
@@ -149,10 +188,15 @@ def redeliver(
     scope = replace(scope, until=min(scope.until or timezone.now(), timezone.now()))
     return Redelivery.objects.create(
         scope=scope.to_json(),
-        matched_count=matching(scope)[: scope.limit].count(),
+        matched_count=_count(matching(scope), scope),
         requested_by=requested_by,
         rate_limit=rate_limit,
     )
+
+
+def _count(found: QuerySet[Any], scope: Scope) -> int:
+    most = COUNTED_AT_MOST + 1
+    return found.order_by()[: min(scope.limit or most, most)].count()
 
 
 def redeliver_one(delivery: Delivery, *, requested_by: Any = None) -> Redelivery:
@@ -191,7 +235,7 @@ def replay(
     return Redelivery.objects.create(
         scope=scope.to_json(),
         is_replay=True,
-        matched_count=missing(webhook, scope)[: scope.limit].count(),
+        matched_count=_count(missing(webhook, scope), scope),
         requested_by=requested_by,
         rate_limit=rate_limit,
     )
@@ -257,80 +301,219 @@ def run(redelivery_id: UUID) -> None:
 
 
 def advance_all() -> bool:
-    """Carry out one batch of every redelivery that runs; returns whether more is to be done."""
-    running = Redelivery.objects.filter(status=Redelivery.Status.RUNNING).values_list(
-        "id", flat=True
-    )
+    """Carry out batches of those that run, in turn, for a second; returns whether more is to be done.
+
+    Every person gets a batch before anybody gets a second one; among a person's requests the one that
+    has waited longest comes first.
+    """
+    started_at = time.monotonic()
     has_more = False
-    for redelivery_id in list(running):
+    for redelivery_id, place in _due():
+        seconds = time.monotonic() - started_at
+        if seconds > (TURN_SECONDS if place > 1 else LONGEST_TURN_SECONDS):
+            return True
         has_more |= advance(redelivery_id)
     return has_more
 
 
+def _due() -> list[tuple[UUID, int]]:
+    """Return redeliveries and, from 1, their places in the line of the person who asked."""
+    due = Redelivery.objects.filter(status=Redelivery.Status.RUNNING, due_at__lte=Now())
+    place = Window(RowNumber(), partition_by=F("requested_by"), order_by="due_at")
+    in_turn = due.annotate(place=place).order_by("place", "due_at")
+    return list(in_turn.values_list("id", "place")[:AT_ONCE])
+
+
 def advance(redelivery_id: UUID) -> bool:
-    """Carry out one batch; returns whether more is to be done. Any number may try at once."""
-    with transaction.atomic():
-        redelivery = (
-            Redelivery.objects.select_for_update(skip_locked=True, of=("self",))
-            .filter(id=redelivery_id, status=Redelivery.Status.RUNNING)
-            .first()
+    """Carry out one batch; returns whether more is to be done at once. Any number may try.
+
+    What cannot be carried out is marked as failed. Raises only the errors of a database that is away.
+    """
+    try:
+        return _advance(redelivery_id)
+    except RedeliveryScopeError as problem:
+        _give_up(redelivery_id, str(problem))
+    except REFUSALS as problem:
+        # A statement of this one was refused or ended; that of the next one need not be.
+        is_cut_off = not connection.is_usable()
+        if is_cut_off:
+            connection.close()
+        _postpone(redelivery_id, in_one_line(problem))
+        if is_cut_off:
+            raise
+    except Exception as problem:
+        # The failure becomes the row's, so that the others go on.
+        logger.exception("Redelivery %s failed.", redelivery_id)
+        _give_up(redelivery_id, in_one_line(problem))
+    return False
+
+
+REFUSALS = (OperationalError, ProgrammingError, InterfaceError)
+"""What Postgres may think better of: a time-out, a deadlock, a table that is being migrated."""
+
+
+def _postpone(redelivery_id: UUID, reason: str) -> None:
+    """Try again after a growing pause, or give it up after the last of them."""
+    with limited_transaction():
+        redelivery = _lock(redelivery_id)
+        if redelivery is None:
+            return
+        if redelivery.failures + 1 >= MOST_FAILURES:
+            _give_up(redelivery_id, reason)
+            return
+        pause = min(2**redelivery.failures, LONGEST_PAUSE_SECONDS)
+        Redelivery.objects.filter(id=redelivery_id).update(
+            failures=F("failures") + 1, due_at=Now() + timedelta(seconds=pause), error=reason
         )
+
+
+def _give_up(redelivery_id: UUID, reason: str) -> None:
+    with limited_transaction():
+        if _lock(redelivery_id) is not None:
+            Redelivery.objects.filter(id=redelivery_id).update(
+                status=Redelivery.Status.FAILED, finished_at=timezone.now(), error=reason
+            )
+
+
+def _lock(redelivery_id: UUID) -> Redelivery | None:
+    """Lock a redelivery that runs; None where it does not, or somebody else has locked it."""
+    running = Redelivery.objects.filter(id=redelivery_id, status=Redelivery.Status.RUNNING)
+    return running.select_for_update(skip_locked=True, of=("self",), no_key=True).first()
+
+
+def _advance(redelivery_id: UUID) -> bool:
+    with limited_transaction():
+        redelivery = _lock(redelivery_id)
         if redelivery is None:
             return False
         scope = Scope.from_json(redelivery.scope)
-        count = BATCH
+        webhook = _webhook_of(scope)
+        wanted = BATCH
         if scope.limit is not None:
-            count = min(BATCH, max(scope.limit - redelivery.queued_count, 0))
-        work = _create_missing if redelivery.is_replay else _repeat
-        ids = work(redelivery, scope, count)
-        if len(ids) < BATCH:
+            taken = redelivery.queued_count + len(redelivery.passed_over)
+            wanted = max(min(BATCH, scope.limit - taken), 0)
+        room = min(wanted, BATCH - len(redelivery.passed_over))
+        found = _next_ids(redelivery, scope, webhook, room)
+        _queue(redelivery, scope, webhook, [*redelivery.passed_over, *found])
+        is_at_end = len(found) < room or room == wanted < BATCH
+        if found:
+            redelivery.cursor = found[-1]
+        if is_at_end and not redelivery.passed_over:
             redelivery.status = Redelivery.Status.DONE
             redelivery.finished_at = timezone.now()
-        if ids:
-            redelivery.cursor = ids[-1]
-        redelivery.save(update_fields=["status", "finished_at", "cursor", "queued_count"])
+        redelivery.matched_count = max(redelivery.matched_count, redelivery.queued_count)
+        redelivery.failures, redelivery.error = 0, ""
+        # Only locks of others are left, or the next batch goes behind those of other redeliveries.
+        is_waiting = is_at_end or room == 0
+        redelivery.due_at = Now() + (LOOK_AGAIN if is_waiting else timedelta(0))
+        redelivery.save(update_fields=ADVANCED)
         transaction.on_commit(wakeup.nudge, robust=True)
-        return redelivery.status == Redelivery.Status.RUNNING
+        return not is_waiting
 
 
-# The events are locked against an erasure (webhooks/retention.py): nothing goes out empty.
+ADVANCED = [
+    "status", "finished_at", "cursor", "passed_over", "matched_count", "queued_count", "due_at",
+    "failures", "error",
+]  # fmt: skip
+
+
+def _webhook_of(scope: Scope) -> Webhook | None:
+    """Return the webhook that a scope names, if it does; raises RedeliveryScopeError."""
+    if scope.webhook_id is None:
+        return None
+    webhook = Webhook.objects.filter(id=scope.webhook_id, deleted_at=None).first()
+    if webhook is None:
+        raise RedeliveryScopeError("The webhook was deleted.")
+    return webhook
+
+
+def _next_ids(
+    redelivery: Redelivery, scope: Scope, webhook: Webhook | None, count: int
+) -> list[UUID]:
+    """Return the next deliveries behind the cursor, or for a replay the next events."""
+    found: QuerySet[Any]
+    if redelivery.is_replay:
+        if webhook is None:
+            raise RedeliveryScopeError("A replay needs a webhook.")
+        found = missing(webhook, scope).order_by("id")
+    else:
+        found = matching(scope).exclude(redelivery_id=redelivery.id)
+    if redelivery.cursor:
+        found = found.filter(id__gt=redelivery.cursor)
+    return list(found.values_list("id", flat=True)[:count])
+
+
+def _queue(
+    redelivery: Redelivery, scope: Scope, webhook: Webhook | None, ids: Sequence[UUID]
+) -> None:
+    """Queue what is not locked by others, and note the rest in `passed_over`."""
+    if redelivery.is_replay and webhook is not None:
+        queued, redelivery.passed_over = _create_missing(redelivery, webhook, scope, ids)
+    else:
+        queued, redelivery.passed_over = _repeat(redelivery, scope, ids)
+    redelivery.queued_count += queued
+
+
+# Nothing here waits for a lock: neither for one of a stranger nor for one of a redelivery of the same
+# rows, whichever way round. The events are locked against an erasure (webhooks/retention.py): nothing
+# goes out empty.
 REPEAT_SQL = """
-WITH kept AS MATERIALIZED (
-    SELECT e.id FROM webhooks_event e
-     WHERE e.id = ANY(ARRAY(SELECT event_id FROM webhooks_delivery WHERE id = ANY(%(ids)s)))
-       AND e.payload <> ''
-       FOR SHARE
+WITH picked AS MATERIALIZED (
+    SELECT d.id, d.event_id, position
+      FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS p (id, position)
+      JOIN webhooks_delivery d USING (id)
+     WHERE d.status = ANY(%(statuses)s) AND d.claimed_by IS NULL
+       AND d.redelivery_id IS DISTINCT FROM %(redelivery)s
+), free AS MATERIALIZED (
+    SELECT d.id, d.redelivery_id FROM webhooks_delivery d
+     WHERE d.id = ANY(ARRAY(SELECT id FROM picked))
+       AND d.status = ANY(%(statuses)s) AND d.claimed_by IS NULL
+     ORDER BY d.id FOR UPDATE SKIP LOCKED
+), kept AS MATERIALIZED (
+    SELECT e.id, e.payload <> '' AS is_whole FROM webhooks_event e
+     WHERE e.id = ANY(ARRAY(SELECT event_id FROM picked))
+     ORDER BY e.id FOR SHARE SKIP LOCKED
+), taken AS (
+    INSERT INTO webhooks_redeliverytakeover (redelivery_id, delivery_id)
+    SELECT free.redelivery_id, picked.id
+      FROM picked JOIN free USING (id) JOIN kept ON kept.id = picked.event_id AND kept.is_whole
+     WHERE free.redelivery_id IS NOT NULL
+    ON CONFLICT DO NOTHING
+), queued AS (
+    UPDATE webhooks_delivery d
+       SET status = 'PENDING', round = d.round + 1, attempts_before_round = d.attempt_count,
+           next_attempt_at = clock_timestamp()
+               + make_interval(secs => coalesce((%(before)s + picked.position - 1) / %(rate)s, 0)),
+           finished_at = NULL, order_key = NULL, is_suspect = false, crash_count = 0,
+           redelivery_id = %(redelivery)s
+      FROM picked JOIN free USING (id) JOIN kept ON kept.id = picked.event_id AND kept.is_whole
+     WHERE d.id = picked.id
+    RETURNING d.id
 )
-UPDATE webhooks_delivery d
-   SET status = 'PENDING', round = d.round + 1, attempts_before_round = d.attempt_count,
-       next_attempt_at = clock_timestamp()
-           + make_interval(secs => coalesce((%(before)s + picked.position - 1) / %(rate)s, 0)),
-       finished_at = NULL, order_key = NULL, is_suspect = false, crash_count = 0,
-       redelivery_id = %(redelivery)s
-  FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS picked (id, position)
- WHERE d.id = picked.id AND d.status = ANY(%(statuses)s) AND d.claimed_by IS NULL
-   AND d.event_id IN (SELECT id FROM kept)
+SELECT (SELECT count(*) FROM queued),
+       ARRAY(SELECT picked.id FROM picked LEFT JOIN free USING (id)
+                    LEFT JOIN kept ON kept.id = picked.event_id
+              WHERE free.id IS NULL OR kept.id IS NULL ORDER BY picked.position)
 """
 
 
-def _repeat(redelivery: Redelivery, scope: Scope, count: int) -> list[UUID]:
-    found = matching(scope).exclude(redelivery_id=redelivery.id)
-    if redelivery.cursor:
-        found = found.filter(id__gt=redelivery.cursor)
-    ids = list(found.values_list("id", flat=True)[:count])
+def _repeat(redelivery: Redelivery, scope: Scope, ids: Sequence[UUID]) -> tuple[int, list[UUID]]:
+    """Queue deliveries once more; returns how many, and which of them are locked by others."""
+    if not ids:
+        return 0, []
     with connection.cursor() as cursor:
         cursor.execute(
             REPEAT_SQL,
             {
-                "ids": ids,
+                "ids": list(ids),
                 "statuses": list(scope.statuses),
                 "redelivery": redelivery.id,
                 "before": redelivery.queued_count,
                 "rate": redelivery.rate_limit,
             },
         )
-        redelivery.queued_count += cursor.rowcount
-    return ids
+        queued, locked = cursor.fetchone()
+    return queued, locked
 
 
 # Kept true: the audit holds it against the deliveries that exist (webhooks/audit.py).
@@ -342,16 +525,13 @@ UPDATE webhooks_event e
 """
 
 
-def _create_missing(redelivery: Redelivery, scope: Scope, count: int) -> list[UUID]:
-    webhook = Webhook.objects.filter(id=str(scope.webhook_id), deleted_at=None).first()
-    if webhook is None:
-        return []
-    found = missing(webhook, scope).order_by("id")
-    if redelivery.cursor:
-        found = found.filter(id__gt=redelivery.cursor)
+def _create_missing(
+    redelivery: Redelivery, webhook: Webhook, scope: Scope, ids: Sequence[UUID]
+) -> tuple[int, list[UUID]]:
+    """Create deliveries of events; returns how many, and which events are locked by others."""
+    found = missing(webhook, scope).filter(id__in=ids).order_by("id")
     # Locked, so that a purge does not take an event away from under its new delivery.
-    events = list(found.select_for_update(no_key=True).values_list("id", "type")[:count])
-    ids = [event_id for event_id, _ in events]
+    free = list(found.select_for_update(no_key=True, skip_locked=True).values_list("id", "type"))
     created = Delivery.objects.bulk_create(
         [
             Delivery(
@@ -362,14 +542,14 @@ def _create_missing(redelivery: Redelivery, scope: Scope, count: int) -> list[UU
                 event_type=event_type,
                 redelivery=redelivery,
             )
-            for event_id, event_type in events
+            for event_id, event_type in free
         ],
         ignore_conflicts=True,
     )
     with connection.cursor() as cursor:
-        cursor.execute(RECOUNT_SQL, {"ids": ids})
-    redelivery.queued_count += len(created)
-    return ids
+        cursor.execute(RECOUNT_SQL, {"ids": [event_id for event_id, _ in free]})
+    # What is still missing was locked, since the others exist by now.
+    return len(created), list(found.values_list("id", flat=True))
 
 
 def cancel(redelivery: Redelivery) -> bool:
@@ -395,15 +575,17 @@ class Progress:
     """Wait for a webhook that is switched off, fails or asked for time, or for the end of a pause."""
     held_for_now: int = 0
     """Of these, all but those of a webhook that is switched off: they go on by themselves."""
+    unfinished: int = 0
 
     @property
     def is_over(self) -> bool:
-        return self.succeeded + self.failed >= self.queued
+        """Whether all have ended; those that were purged since have, too."""
+        return not self.unfinished
 
     @property
     def is_answered(self) -> bool:
         """Whether nothing is left whose answer is still to come soon."""
-        return self.succeeded + self.failed + self.retrying + self.held >= self.queued
+        return self.unfinished <= self.retrying + self.held
 
 
 PATIENCE = timedelta(seconds=30)
@@ -421,15 +603,34 @@ HELD = Count("id", filter=IS_OFF | IS_STOPPED)
 HELD_FOR_NOW = Count("id", filter=IS_STOPPED & ~IS_OFF)
 
 
+UNFINISHED = Count("id", filter=Q(status__in=(*WAITING, DeliveryStatus.SENDING)))
+
+
+def _parts(redelivery: Redelivery) -> list[DeliveryQuerySet]:
+    """Return its deliveries: those it queued last, and those that a later redelivery took over.
+
+    Apart, since an index leads to each of them and none to both.
+    """
+    own = Delivery.objects.filter(redelivery=redelivery)
+    takeovers = RedeliveryTakeover.objects.filter(redelivery_id=redelivery.id)
+    taken_over = Delivery.objects.filter(id__in=takeovers.values("delivery_id"))
+    return [own, taken_over.exclude(redelivery=redelivery)]
+
+
 def progress(redelivery: Redelivery) -> Progress:
-    """Return the present counts of a redelivery."""
-    counts = Delivery.objects.filter(redelivery=redelivery).aggregate(
-        succeeded=SUCCEEDED,
-        failed=FAILED,
-        retrying=RETRYING,
-        held=HELD,
-        held_for_now=HELD_FOR_NOW,
-    )
+    """Return the present counts of a redelivery, whichever one sent its deliveries last."""
+    counts: Counter[str] = Counter()
+    for part in _parts(redelivery):
+        counts.update(
+            part.aggregate(
+                succeeded=SUCCEEDED,
+                failed=FAILED,
+                retrying=RETRYING,
+                held=HELD,
+                held_for_now=HELD_FOR_NOW,
+                unfinished=UNFINISHED,
+            )
+        )
     return Progress(redelivery.matched_count, redelivery.queued_count, **counts)
 
 
@@ -447,13 +648,24 @@ class WebhookOutcome:
     last_error: str
     """Of any that failed or is retried, or empty."""
 
+    def __add__(self, other: "WebhookOutcome") -> "WebhookOutcome":
+        return WebhookOutcome(
+            self.webhook_id,
+            self.name,
+            self.queued + other.queued,
+            self.succeeded + other.succeeded,
+            self.failed + other.failed,
+            self.retrying + other.retrying,
+            self.held + other.held,
+            self.last_error or other.last_error,
+        )
+
 
 def outcomes(redelivery: Redelivery) -> list[WebhookOutcome]:
-    """Return what became of a redelivery by webhook, the largest part first. One statement."""
-    rows = (
-        Delivery.objects.filter(redelivery=redelivery)
-        .values("webhook_id", "webhook__name")
-        .annotate(
+    """Return what became of a redelivery by webhook, the largest part first. Two statements."""
+    found: dict[UUID, WebhookOutcome] = {}
+    for part in _parts(redelivery):
+        rows = part.values("webhook_id", "webhook__name").annotate(
             queued=Count("id"),
             succeeded=SUCCEEDED,
             failed=FAILED,
@@ -463,18 +675,17 @@ def outcomes(redelivery: Redelivery) -> list[WebhookOutcome]:
                 "error", filter=~Q(status__in=(DeliveryStatus.SUCCESS, DeliveryStatus.PENDING))
             ),
         )
-        .order_by("-queued", "webhook_id")
-    )
-    return [
-        WebhookOutcome(
-            row["webhook_id"],
-            row["webhook__name"],
-            row["queued"],
-            row["succeeded"],
-            row["failed"],
-            row["retrying"],
-            row["held"],
-            row["last_error"] or "",
-        )
-        for row in rows
-    ]
+        for row in rows:
+            outcome = WebhookOutcome(
+                row["webhook_id"],
+                row["webhook__name"],
+                row["queued"],
+                row["succeeded"],
+                row["failed"],
+                row["retrying"],
+                row["held"],
+                row["last_error"] or "",
+            )
+            earlier = found.get(outcome.webhook_id)
+            found[outcome.webhook_id] = outcome if earlier is None else earlier + outcome
+    return sorted(found.values(), key=lambda outcome: (-outcome.queued, outcome.webhook_id))

@@ -16,15 +16,24 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection, transaction
-from django.db.models import Exists, OuterRef
+from django.db import connection
+from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
 from webhooks.choices import DeliveryStatus
+from webhooks.database import limited_transaction
 from webhooks.ids import first_id_of
-from webhooks.models import AuditEntry, Delivery, Redelivery, Webhook
+from webhooks.models import (
+    AuditEntry,
+    Delivery,
+    Redelivery,
+    RedeliveryTakeover,
+    SigningSecret,
+    Webhook,
+)
 
 TERMINAL = (DeliveryStatus.SUCCESS, DeliveryStatus.FAILED, DeliveryStatus.CANCELLED)
+FIRST = UUID(int=0)
 FIRST_BATCH = 500
 LARGEST_BATCH = 5_000
 TARGET_SECONDS = 0.05
@@ -32,12 +41,10 @@ TARGET_SECONDS = 0.05
 SHARE = 0.2
 """Of the time, how much is spent purging; the rest is the workers'."""
 LONGEST_PAUSE_SECONDS = 1.0
-DAILY = timedelta(days=1)
 LONGEST_TRANSACTION = timedelta(days=1)
 """One that began before a webhook was deleted may still add a delivery, unseen by others."""
 SLICE_SECONDS = 1.0
-"""How long the daily run may keep other housekeeping waiting."""
-LOOK_AGAIN_SECONDS = 60.0
+"""One turn of the daily run."""
 RUN_REFERENCE = "retention"
 ANSWERS_KEPT_FOR = timedelta(hours=24)
 """How long a POST can be repeated with its Idempotency-Key (webhooks/api/idempotency.py)."""
@@ -89,6 +96,8 @@ WITH page AS MATERIALIZED (
        FOR UPDATE OF e SKIP LOCKED
 ), going AS MATERIALIZED (
     SELECT doomed.id FROM doomed JOIN locked ON locked.id = doomed.event_id
+), takeovers AS (
+    DELETE FROM webhooks_redeliverytakeover t USING going WHERE t.delivery_id = going.id
 ), attempts AS (
     DELETE FROM webhooks_attempt a USING going WHERE a.delivery_id = going.id RETURNING 1
 ), deliveries AS (
@@ -212,6 +221,15 @@ def kept_pending(owner_id: UUID) -> int:
     return int(_query(sql, {"owner": owner_id})[0][0])
 
 
+@dataclass(frozen=True)
+class Position:
+    """How far a purge has come: in which of its passes, behind which row, with what batch."""
+
+    passed: int = 0
+    after: UUID = FIRST
+    batch: int = FIRST_BATCH
+
+
 def purge(
     policy: Policy, *, batch_size: int = LARGEST_BATCH, share: float = SHARE
 ) -> Generator[Purged]:
@@ -220,29 +238,42 @@ def purge(
     May be stopped between any two steps, and run by several at once. `share` is the part of the
     time that is spent in Postgres.
     """
-    parameters = _parameters(policy)
-    passes = [ERASE_SQL] if _erases(policy) else [DELETE_SQL]
-    if not _erases(policy) and parameters["all_statuses"]:
-        passes.append(DELETE_UNWANTED_SQL)
-    for sql in passes:
-        yield from _walk(sql, parameters, batch_size, share)
-    if not _erases(policy):
-        yield _remove_unreferenced(policy)
+    for purged, _ in _walk(policy, Position(), batch_size, share):
+        yield purged
 
 
 def _walk(
-    sql: str, parameters: Mapping[str, Any], batch_size: int, share: float
-) -> Iterator[Purged]:
-    after: UUID | None = UUID(int=0)
-    batch = min(FIRST_BATCH, batch_size)
-    while after is not None:
+    policy: Policy, position: Position, batch_size: int, share: float
+) -> Iterator[tuple[Purged, Position]]:
+    """Yield what each batch did, and where the next one begins."""
+    parameters = _parameters(policy)
+    passes = _passes(policy, is_for_all=parameters["all_statuses"])
+    while position.passed < len(passes):
         started_at = time.monotonic()
-        rows = _query(sql, {**parameters, "after": after, "batch": batch})
+        batch = min(position.batch, batch_size)
+        rows = _query(
+            passes[position.passed], {**parameters, "after": position.after, "batch": batch}
+        )
         seconds = time.monotonic() - started_at
         after, deliveries, attempts, events = rows[0]
-        yield Purged(deliveries, attempts, events)
-        batch = next_batch(batch, seconds, batch_size)
-        time.sleep(min(seconds * (1 / share - 1), LONGEST_PAUSE_SECONDS))
+        if after is None:
+            position = Position(position.passed + 1)
+        else:
+            position = Position(position.passed, after, next_batch(batch, seconds, batch_size))
+        yield Purged(deliveries, attempts, events), position
+        _leave_to_the_workers(seconds, share)
+    if not _erases(policy) and position.passed == len(passes):
+        yield _remove_unreferenced(policy), Position(position.passed + 1)
+
+
+def _passes(policy: Policy, *, is_for_all: bool) -> list[str]:
+    if _erases(policy):
+        return [ERASE_SQL]
+    return [DELETE_SQL, DELETE_UNWANTED_SQL] if is_for_all else [DELETE_SQL]
+
+
+def _leave_to_the_workers(seconds: float, share: float = SHARE) -> None:
+    time.sleep(min(seconds * (1 / share - 1), LONGEST_PAUSE_SECONDS))
 
 
 def next_batch(batch: int, seconds: float, largest: int) -> int:
@@ -281,17 +312,35 @@ def _unreferenced_webhooks(policy: Policy) -> Any:
 
 def _unreferenced_redeliveries(policy: Policy) -> Any:
     return Redelivery.objects.filter(
-        ~Exists(Delivery.objects.filter(redelivery=OuterRef("id"))), finished_at__lt=policy.before
+        ~Exists(Delivery.objects.filter(redelivery=OuterRef("id"))),
+        ~Exists(RedeliveryTakeover.objects.filter(redelivery_id=OuterRef("id"))),
+        finished_at__lt=policy.before,
     )
 
 
 def _remove_unreferenced(policy: Policy) -> Purged:
-    _, webhooks = _unreferenced_webhooks(policy).delete()
-    _, redeliveries = _unreferenced_redeliveries(policy).delete()
+    """Remove some of them; what somebody has locked, or is too much for once, waits for a next run."""
+    with limited_transaction():
+        webhooks = _locked(_unreferenced_webhooks(policy))
+        secrets = SigningSecret.objects.filter(webhook__in=webhooks)
+        free = _locked(secrets)
+        busy = {
+            webhook for id_, webhook in secrets.values_list("id", "webhook_id") if id_ not in free
+        }
+        _, removed = Webhook.objects.filter(id__in=webhooks - busy).delete()
+    with limited_transaction():
+        redeliveries = _locked(_unreferenced_redeliveries(policy))
+        _, gone = Redelivery.objects.filter(id__in=redeliveries).delete()
     return Purged(
-        webhooks=webhooks.get(Webhook._meta.label, 0),
-        redeliveries=redeliveries.get(Redelivery._meta.label, 0),
+        webhooks=removed.get(Webhook._meta.label, 0),
+        redeliveries=gone.get(Redelivery._meta.label, 0),
     )
+
+
+def _locked(rows: QuerySet[Any]) -> set[UUID]:
+    """Lock those of the rows that nobody else has locked; returns their ids."""
+    free = rows.select_for_update(skip_locked=True).order_by("id")
+    return set(free.values_list("id", flat=True)[:LARGEST_BATCH])
 
 
 # The daily run.
@@ -307,51 +356,37 @@ def record(purged: Purged, actor_id: UUID | None = None) -> None:
     )
 
 
-class DailyPurge:
-    """Purges once a day in slices, in whichever worker is first to start; for housekeeping."""
-
-    def __init__(self) -> None:
-        self._steps: Iterator[Purged] | None = None
-        self._purged = Purged()
-        self._look_again_at = 0.0
-
-    def advance(self) -> bool:
-        """Do a slice of a run if one is due; returns whether it goes on."""
-        if self._steps is None:
-            self._steps = self._start()
-        ends_at = time.monotonic() + SLICE_SECONDS
-        for purged in self._steps or ():
-            self._purged += purged
-            if time.monotonic() >= ends_at:
-                return True
-        if self._steps is not None:
-            record(self._purged)
-            self._steps = None
-        return False
-
-    def _start(self) -> Iterator[Purged] | None:
-        days = settings.WEBHOOKS_RETENTION_DAYS
-        if not days or time.monotonic() < self._look_again_at:
-            return None
-        self._look_again_at = time.monotonic() + LOOK_AGAIN_SECONDS
-        if not _take_the_day():
-            return None
-        self._purged = Purged()
-        return purge(Policy(timezone.now() - timedelta(days=days)))
-
-
-def _take_the_day() -> bool:
-    """Note that today's run has started; False when another worker did so."""
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [RUN_REFERENCE])
-        last = AuditEntry.objects.filter(object_reference=RUN_REFERENCE).order_by("-id").first()
-        if last is not None and last.created_at > timezone.now() - DAILY:
-            return False
+def purge_daily(progress: dict[str, Any]) -> dict[str, Any] | None:
+    """Do a slice of the daily run; a chore (webhooks/chores.py)."""
+    if not progress:
         AuditEntry.objects.create(action="purge started", object_reference=RUN_REFERENCE)
-        return True
+    before = (
+        progress.get("before")
+        or (timezone.now() - timedelta(days=settings.WEBHOOKS_RETENTION_DAYS)).isoformat()
+    )
+    position = Position(
+        progress.get("passed", 0),
+        UUID(progress.get("after", FIRST.hex)),
+        progress.get("batch", FIRST_BATCH),
+    )
+    purged = Purged(**progress.get("purged", {}))
+    policy = Policy(datetime.fromisoformat(before))
+    ends_at = time.monotonic() + SLICE_SECONDS
+    for batch, next_position in _walk(policy, position, LARGEST_BATCH, SHARE):
+        purged += batch
+        if time.monotonic() >= ends_at:
+            return {
+                "before": before,
+                "passed": next_position.passed,
+                "after": next_position.after.hex,
+                "batch": next_position.batch,
+                "purged": asdict(purged),
+            }
+    record(purged)
+    return None
 
 
-# Stored answers.
+# What is simply too old.
 
 FORGET_ANSWERS_SQL = """
 DELETE FROM webhooks_idempotentanswer
@@ -362,27 +397,35 @@ DELETE FROM webhooks_idempotentanswer
        FOR UPDATE SKIP LOCKED)
 """
 
+FORGET_AUDIT_ENTRIES_SQL = """
+DELETE FROM webhooks_auditentry
+ WHERE id IN (
+    SELECT id FROM webhooks_auditentry
+     WHERE id < %(last)s
+     ORDER BY id LIMIT %(batch)s
+       FOR UPDATE SKIP LOCKED)
+"""
 
-class AnswerExpiry:
-    """Removes stored answers when their time is up, however long events are kept; for housekeeping.
 
-    Any number may do it at once.
-    """
+def forget_answers() -> bool:
+    """Remove a batch of stored responses whose time is up; returns whether there may be more."""
+    return _forget(FORGET_ANSWERS_SQL, {"kept": ANSWERS_KEPT_FOR.total_seconds()})
 
-    def __init__(self) -> None:
-        self._look_again_at = 0.0
 
-    def advance(self) -> bool:
-        """Remove a batch once a minute; returns whether there may be more."""
-        if time.monotonic() < self._look_again_at:
-            return False
-        parameters = {"kept": ANSWERS_KEPT_FOR.total_seconds(), "batch": FIRST_BATCH}
-        with connection.cursor() as cursor:
-            cursor.execute(FORGET_ANSWERS_SQL, parameters)
-            has_more = bool(cursor.rowcount == FIRST_BATCH)
-        if not has_more:
-            self._look_again_at = time.monotonic() + LOOK_AGAIN_SECONDS
-        return has_more
+def forget_audit_entries() -> bool:
+    """Remove a batch of entries older than WEBHOOKS_AUDIT_RETENTION_DAYS; likewise."""
+    kept = timedelta(days=settings.WEBHOOKS_AUDIT_RETENTION_DAYS)
+    return _forget(FORGET_AUDIT_ENTRIES_SQL, {"last": first_id_of(timezone.now() - kept)})
+
+
+def _forget(sql: str, parameters: Mapping[str, Any]) -> bool:
+    started_at = time.monotonic()
+    with connection.cursor() as cursor:
+        cursor.execute(sql, {**parameters, "batch": FIRST_BATCH})
+        has_more = bool(cursor.rowcount == FIRST_BATCH)
+    if has_more:
+        _leave_to_the_workers(time.monotonic() - started_at)
+    return has_more
 
 
 def _query(sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:

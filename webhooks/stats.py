@@ -6,7 +6,7 @@ Three questions, each a bounded number of statements:
   by_webhook(), by_type(), failures(), series(). All of them count the same rows, found through the
   time-ordered primary keys; the cost grows with the range, not with the table.
 - what waits *now*: backlog().
-- who works: workers().
+- who works: workers(), chores().
 
 Reads only; nothing here is exact to the millisecond while workers write.
 """
@@ -484,6 +484,44 @@ def workers() -> list[WorkerLife]:
     return [
         WorkerLife(*row) for row in _query(WORKERS_SQL, {"silence": SILENCE_BEFORE_DEATH_SECONDS})
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class ChoreState:
+    """The schedule of a chore of housekeeping, and how its last turns ended."""
+
+    name: str
+    due_seconds: float
+    """For how long it has been due and nobody was at it; negative until it is due."""
+    started_at: datetime | None
+    finished_at: datetime | None
+    """When a run last came to its end."""
+    failures: int
+    """Turns in a row that failed or never ended."""
+    last_error: str
+    is_under_way: bool
+
+    @property
+    def is_overdue(self) -> bool:
+        return self.due_seconds > CHORE_OVERDUE_SECONDS
+
+
+CHORE_OVERDUE_SECONDS = 120.0
+"""Workers look at the schedule every half minute."""
+
+# A local chore has no turns: its due time says only how long it rests after a failure.
+CHORES_SQL = """
+SELECT name, CASE WHEN claimed_by IS NOT NULL AND leased_until IS NULL THEN 0.0 ELSE
+           extract(epoch FROM clock_timestamp() - greatest(due_at, leased_until)) END::float8,
+       started_at, finished_at, failures, last_error,
+       coalesce(leased_until > clock_timestamp(), false)
+  FROM webhooks_chore ORDER BY name
+"""
+
+
+def chores() -> list[ChoreState]:
+    """Return the chores that workers do or did, by name. One statement."""
+    return [ChoreState(*row) for row in _query(CHORES_SQL, {})]
 
 
 def _query(sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:

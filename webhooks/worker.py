@@ -20,9 +20,9 @@ from typing import Any
 from django.db import connection
 from redis.exceptions import RedisError
 
-from webhooks import notices, process, startup
+from webhooks import process, startup
 from webhooks.dispatch.engine import Engine, run_suspects
-from webhooks.housekeeping import Housekeeper, keep_house
+from webhooks.housekeeping import Housekeeper, chores, keep_house, tending
 from webhooks.quarantine import Quarantine
 from webhooks.sorting import SortingWorker
 
@@ -96,15 +96,13 @@ class WebhookWorker(SortingWorker):
             rq.join(STOP_STEP_SECONDS)
         if not self._stop_requested:
             keep_house()
-            notices.send_due()
             self._dispatch(rq, until_idle=True)
         if not self._stop_requested:
             run_suspects()
 
     def _run_with_helpers(self, rq: threading.Thread) -> None:
         quarantine = Quarantine()
-        # Apart: suspects must not wait for a mail server, nor for a purge.
-        housekeeper = Housekeeper([quarantine.tend, keep_house, notices.send_due])
+        housekeeper = Housekeeper([tending(quarantine.tend), *chores()])
         housekeeper.start()
         self._dispatch(rq)
         housekeeper.stop(STOP_HELPERS_SECONDS)

@@ -10,6 +10,7 @@ from config.services import BASE_DIR
 
 WRONG = {
     "WEBHOOKS_RETENTION_DAYS": ["-1", "1.5", "ever", "", "36526"],
+    "WEBHOOKS_AUDIT_RETENTION_DAYS": ["-1", "1.5", "ever", "", "36526"],
     "WEBHOOKS_DISABLE_AFTER_DAYS": ["0", "-1", "nan", "inf", "ever", "", "36525.1"],
     "WEBHOOKS_MAX_PER_OWNER": ["-1", "many", ""],
     "WEBHOOKS_API_REQUESTS_PER_MINUTE": ["0", "-1", "many"],
@@ -52,6 +53,7 @@ def test_refusal_says_what_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("WEBHOOKS_RETENTION_DAYS", "0", 0),
         ("WEBHOOKS_RETENTION_DAYS", "36525", 36_525),
+        ("WEBHOOKS_AUDIT_RETENTION_DAYS", "0", 0),
         ("WEBHOOKS_DISABLE_AFTER_DAYS", "0.5", 0.5),
         ("WEBHOOKS_MAX_PER_OWNER", "0", 0),
     ],

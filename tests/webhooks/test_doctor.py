@@ -23,7 +23,18 @@ from tests.workers import answers, free_port, wait_until
 from webhooks import audit, doctor, wakeup
 from webhooks.doctor import Finding, Level
 from webhooks.ids import new_id
-from webhooks.models import Attempt, Delivery, Event, Pause, Webhook, WorkerHeartbeat
+from webhooks.models import (
+    Attempt,
+    Chore,
+    Delivery,
+    Event,
+    Pause,
+    Redelivery,
+    Webhook,
+    WorkerHeartbeat,
+)
+
+DAY = timedelta(days=1)
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +96,10 @@ def unapplied_migration(user: User) -> None:
     MigrationRecorder.Migration.objects.filter(app="webhooks").order_by("-id")[:1].get().delete()
 
 
+def failing_chore(user: User) -> None:
+    Chore.objects.create(name="mails", failures=3, last_error="ConnectionRefusedError: No")
+
+
 def old_backlog(user: User) -> None:
     trigger(user)
     Delivery.objects.filter(finished_at=None).update(
@@ -104,6 +119,7 @@ PLANTED: list[tuple[Callable[..., None], str, str, str]] = [
     (orphan_attempt, "audit", "Attempts without a delivery: 1.", "manage.py doctor --mend"),
     (dead_worker, "workers", "Worker a:1 has been silent for 93 s.", "manage.py rqworker"),
     (unapplied_migration, "migrations", "Not applied: webhooks.", "manage.py migrate"),
+    (failing_chore, "chores", "The chore 'mails' failed 3 times in a row: ConnectionRefusedError: No", "Set EMAIL_URL="),
     (old_backlog, "backlog", "Deliveries due: 1, the oldest for 3600 s.", "manage.py rqworker-pool"),
 ]  # fmt: skip
 
@@ -119,6 +135,61 @@ def test_planted_fault_is_the_only_finding(
     assert (found.check, found.level) == (check, Level.FAILURE)
     assert found.message.startswith(message)
     assert found.mend.startswith(mend)
+
+
+def overdue_chore(webhook: Webhook) -> None:
+    Chore.objects.create(name="redeliveries", due_at=timezone.now() - timedelta(minutes=3))
+
+
+def hanging_chore(webhook: Webhook) -> None:
+    then = timezone.now() - timedelta(minutes=3)
+    Chore.objects.create(
+        name="mails", due_at=timezone.now() - DAY, claimed_by=new_id(), leased_until=then
+    )
+
+
+def given_up_mail(webhook: Webhook) -> None:
+    Webhook.objects.update(active=False, disabled_at=timezone.now(), notice_error="550 Nobody")
+
+
+def failed_redelivery(webhook: Webhook) -> None:
+    Redelivery.objects.create(
+        status="failed", finished_at=timezone.now(), error="The webhook was deleted."
+    )
+
+
+@pytest.mark.parametrize(
+    ("plant", "message"),
+    [
+        (overdue_chore, "The chore 'redeliveries' has been due for 180 s and nobody does it."),
+        (hanging_chore, "The chore 'mails' has been due for 180 s and nobody does it."),
+        (
+            given_up_mail,
+            "Mails about disabled webhooks that were given up: 1, the last one because of: 550 Nobody",
+        ),
+        (
+            failed_redelivery,
+            "Redeliveries that could not be carried out: 1, the last one because of: "
+            "The webhook was deleted.",
+        ),
+    ],
+)
+def test_what_housekeeping_leaves_undone_is_a_warning(
+    healthy: Webhook, plant: Callable[[Webhook], None], message: str
+) -> None:
+    plant(healthy)
+
+    (found,) = problems()
+
+    assert (found.check, found.level) == ("chores", Level.WARNING)
+    assert found.message == message
+
+
+def test_a_chore_that_nobody_wants_any_more_is_no_finding(settings: Settings) -> None:
+    settings.WEBHOOKS_RETENTION_DAYS = 0
+    Chore.objects.create(name="purge", failures=9, due_at=timezone.now() - DAY)
+
+    assert problems() == []
 
 
 def test_wrong_key_is_found_in_secrets_and_headers(

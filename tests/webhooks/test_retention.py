@@ -24,7 +24,7 @@ from webhooks.models import (
     Webhook,
 )
 from webhooks.redelivery import Scope
-from webhooks.retention import AnswerExpiry, DailyPurge, Policy, Purged
+from webhooks.retention import Policy, Purged
 
 DAY = timedelta(days=1)
 
@@ -239,13 +239,12 @@ def test_workers_purge_once_a_day_where_the_setting_says_so(
     finish()
     make_older(10 * DAY)
     settings.WEBHOOKS_RETENTION_DAYS = 0
-    assert not DailyPurge().advance()
+    assert not housekeeping.keep_house()
     assert left() == (3, 3, 3)
 
     settings.WEBHOOKS_RETENTION_DAYS = 7
-    first, second = DailyPurge(), DailyPurge()
-    assert not first.advance()
-    assert not second.advance()
+    assert not housekeeping.keep_house()
+    assert not housekeeping.keep_house()
 
     assert left() == (0, 0, 0)
     started, ended = AuditEntry.objects.order_by("id")
@@ -260,7 +259,6 @@ def test_daily_purge_goes_on_in_slices(
 ) -> None:
     monkeypatch.setattr(retention, "SLICE_SECONDS", 0.0)
     monkeypatch.setattr(retention, "FIRST_BATCH", 2)
-    monkeypatch.setattr(housekeeping, "_daily_purge", DailyPurge())
     settings.WEBHOOKS_RETENTION_DAYS = 7
     trigger(user, 3)
     finish()
@@ -296,10 +294,9 @@ def kept_keys() -> list[str]:
 
 
 def test_answers_go_after_a_day_however_long_events_are_kept(
-    user: User, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    user: User, settings: Settings
 ) -> None:
     settings.WEBHOOKS_RETENTION_DAYS = 0
-    monkeypatch.setattr(housekeeping, "_answer_expiry", AnswerExpiry())
     make_answers(user, DAY, DAY - timedelta(minutes=1), 100 * DAY)
 
     assert not housekeeping.keep_house()
@@ -312,20 +309,18 @@ def test_answers_go_in_batches_the_oldest_first(
 ) -> None:
     monkeypatch.setattr(retention, "FIRST_BATCH", 2)
     make_answers(user, 2 * DAY, 3 * DAY, 4 * DAY)
-    expiry = AnswerExpiry()
 
-    assert expiry.advance()
+    assert housekeeping.keep_house()
     assert kept_keys() == ["0"]
-    assert not expiry.advance()
+    assert not housekeeping.keep_house()
     assert kept_keys() == []
 
 
 def test_answers_are_looked_for_once_a_minute(user: User) -> None:
-    expiry = AnswerExpiry()
-    assert not expiry.advance()
+    assert not housekeeping.keep_house()
     make_answers(user, 2 * DAY)
 
-    assert not expiry.advance()
+    assert not housekeeping.keep_house()
 
     assert kept_keys() == ["0"]
 
@@ -336,6 +331,6 @@ def test_answer_that_is_being_replaced_is_not_waited_for(user: User) -> None:
     with another_connection() as other:
         other.execute("SELECT FROM webhooks_idempotentanswer WHERE key = '0' FOR UPDATE")
 
-        AnswerExpiry().advance()
+        retention.forget_answers()
 
         assert kept_keys() == ["0"]

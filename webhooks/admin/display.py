@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from webhooks.choices import BreakerState, DeliveryStatus
 from webhooks.models import Webhook
+from webhooks.models.delivery import COUNTED_AT_MOST
 from webhooks.stats import Bucket, Figures
 
 TONES = {
@@ -35,6 +36,8 @@ def state_of(webhook: Webhook, now: datetime) -> State:
         return State("deleted", "muted", "deleted", webhook.deleted_at)
     if not webhook.active:
         reason = webhook.disabled_reason or "switched off by hand"
+        if webhook.notice_error:
+            reason += f" (the mail to its owner could not be sent: {webhook.notice_error})"
         return State("disabled", "danger", reason, webhook.disabled_at)
     if webhook.breaker_state == BreakerState.OPEN:
         return State("breaker open", "danger", "next probe", webhook.breaker_probe_at)
@@ -80,6 +83,11 @@ def span(value: timedelta) -> str:
         if seconds >= size:
             return f"{seconds // {'d': 86_400, 'h': 3600, 'min': 60}[unit]:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def bounded(count: int) -> str:
+    """Show a count that stopped at COUNTED_AT_MOST + 1."""
+    return f"more than {COUNTED_AT_MOST:,}" if count > COUNTED_AT_MOST else f"{count:,}"
 
 
 def health_tone(figures: Figures) -> str:

@@ -1,4 +1,4 @@
-"""The queue page: what waits, who works, what RQ and Valkey say, and the switch for all sending."""
+"""The queue page: what waits, who works, which chores fail, what RQ and Valkey say, and the switch for all sending."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 from rq.suspension import is_suspended
 
-from webhooks import service, stats, wakeup
+from webhooks import housekeeping, service, stats, wakeup
 from webhooks.admin.access import PAUSE
 from webhooks.admin.base import ReadOnlyAdmin
 from webhooks.admin.operations import Operation
@@ -108,6 +108,7 @@ class QueueAdmin(ReadOnlyAdmin):
             "backlog": stats.backlog(),
             "parked": stats.parked_since(timezone.now() - DAY),
             "workers": stats.workers(),
+            "chores": housekeeping.states(),
             "rq": rq_state(),
             "pause": Pause.objects.select_related("paused_by").first(),
         }

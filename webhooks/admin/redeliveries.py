@@ -19,6 +19,7 @@ from unfold.views import ChangeList
 from webhooks import catalog, redelivery, service
 from webhooks.admin.access import REDELIVER
 from webhooks.admin.base import ReadOnlyAdmin
+from webhooks.admin.display import bounded
 from webhooks.admin.filters import owner_of, since_of, webhook_of
 from webhooks.admin.operations import Operation
 from webhooks.admin.template_tags import ago, chip
@@ -26,13 +27,13 @@ from webhooks.choices import DeliveryStatus
 from webhooks.errors import PublicIdInvalidError, RedeliveryScopeError
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX, REDELIVERY_PREFIX, parse_public_id
 from webhooks.models import Redelivery, Webhook
-from webhooks.redelivery import REPEATABLE, Scope, matching, warnings_of
+from webhooks.redelivery import REPEATABLE, Scope, matching, scope_of, warnings_of
 
 COUNTED_AT_MOST = 100_000
 AT_ONCE = timedelta(seconds=5)
 MAX_SELECTED = 1000
 SHOWN_OUTCOMES = 50
-TONES = {"running": "info", "done": "success", "cancelled": "muted"}
+TONES = {"running": "info", "done": "success", "cancelled": "muted", "failed": "danger"}
 
 
 class ScopeForm(forms.Form):
@@ -98,7 +99,7 @@ class ScopeForm(forms.Form):
         selected = data["deliveries"]
         default = sorted(REPEATABLE) if selected else [DeliveryStatus.FAILED.value]
         scope = Scope(
-            delivery_ids=selected,
+            delivery_ids=selected or None,
             webhook_id=data["webhook"],
             owner_id=data["owner"],
             event_id=data["event"],
@@ -193,7 +194,9 @@ class NewRedelivery(Operation):
         if "delivery_ids" in facts:
             facts["delivery_ids"] = len(facts["delivery_ids"])
         self.note("redelivery.create", begun, **facts)
-        return self.done(f"{begun.matched_count:,} deliveries are sent again.", self.url_of(begun))
+        return self.done(
+            f"{bounded(begun.matched_count)} deliveries are sent again.", self.url_of(begun)
+        )
 
 
 def drop_sending(query: QueryDict) -> None:
@@ -291,7 +294,7 @@ class RedeliveryAdmin(ReadOnlyAdmin):
 
     @display(description="Queued")
     def counts(self, row: Redelivery) -> str:
-        return f"{row.queued_count:,} of {row.matched_count:,}"
+        return f"{row.queued_count:,} of {_matched(row)}"
 
     @display(description="Started")
     def created(self, row: Redelivery) -> SafeString | str:
@@ -311,7 +314,7 @@ class RedeliveryAdmin(ReadOnlyAdmin):
             "original": row,
             "redelivery": row,
             "what": describe(row, webhook_names([row])),
-            "warnings": warnings_of(Scope.from_json(row.scope)),
+            "warnings": warnings_of(scope_of(row)),
             "outcomes": redelivery.outcomes(row)[:SHOWN_OUTCOMES],
             "progress_url": f"{progress_url}?outcomes=1",
         }
@@ -338,6 +341,13 @@ class RedeliveryAdmin(ReadOnlyAdmin):
         return row
 
 
+def _matched(row: Redelivery) -> str:
+    """Return how many it is about; while it runs the count may have stopped at a bound."""
+    if row.status == Redelivery.Status.RUNNING:
+        return bounded(row.matched_count)
+    return f"{row.matched_count:,}"
+
+
 def progress_context(row: Redelivery) -> dict[str, Any]:
     """How far a redelivery is, as parts of a bar in percent."""
     progress = redelivery.progress(row)
@@ -349,6 +359,7 @@ def progress_context(row: Redelivery) -> dict[str, Any]:
     is_over = not is_running and progress.is_over
     return {
         "progress": progress,
+        "matched": _matched(row),
         "percent": 100 if is_over else min(int(succeeded + failed), 99),
         "parts": [
             ("good", 0.0, succeeded),
@@ -371,7 +382,9 @@ def webhook_names(rows: Iterable[Redelivery]) -> dict[str, str]:
 
 def describe(row: Redelivery, names: Mapping[str, str]) -> str:
     """Say in words what was asked for."""
-    scope = Scope.from_json(row.scope)
+    scope = scope_of(row)
+    if scope is None:
+        return "what this version cannot read"
     words = []
     if scope.delivery_ids:
         words.append(f"{len(scope.delivery_ids):,} chosen deliveries")

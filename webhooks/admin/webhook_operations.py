@@ -18,11 +18,13 @@ from webhooks.admin.access import (
     REVEAL,
     VIEW_PAYLOAD,
 )
+from webhooks.admin.display import bounded
 from webhooks.admin.operations import Operation
 from webhooks.admin.secrets import SecretOperation
 from webhooks.admin.webhook_form import PatternsField
-from webhooks.admin.webhook_pages import COUNTED_AT_MOST, count_failed
+from webhooks.admin.webhook_pages import count_failed
 from webhooks.errors import RedeliveryScopeError
+from webhooks.models.delivery import COUNTED_AT_MOST
 from webhooks.redelivery import Scope, matching, warnings_of
 
 
@@ -99,7 +101,9 @@ class EnableWebhook(Operation):
             disabled_reason=[reason, ""],
             waiting=form.cleaned_data["send"],
         )
-        return self.done(f"{self.subject.name} is enabled; {count:,} deliveries wait to be sent.")
+        return self.done(
+            f"{self.subject.name} is enabled; {bounded(count)} deliveries wait to be sent."
+        )
 
 
 class DeleteWebhook(Operation):
@@ -134,7 +138,8 @@ class RedeliverFailed(Operation):
         self.note("webhook.redeliver_failed", matched=redelivery.matched_count)
         self.note("redelivery.create", redelivery, **redelivery.scope)
         return self.done(
-            f"{redelivery.matched_count:,} deliveries are sent again.", self.url_of(redelivery)
+            f"{bounded(redelivery.matched_count)} deliveries are sent again.",
+            self.url_of(redelivery),
         )
 
     def warnings(self) -> list[str]:

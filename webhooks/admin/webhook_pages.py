@@ -13,12 +13,11 @@ from webhooks.admin import charts
 from webhooks.admin.display import health_strip, state_of
 from webhooks.choices import DeliveryStatus
 from webhooks.models import Delivery, SigningSecret, Webhook
+from webhooks.models.delivery import COUNTED_AT_MOST
 from webhooks.redelivery import Scope, matching
 
 DAY = timedelta(hours=24)
 PAGE = 50
-COUNTED_AT_MOST = 10_000
-"""Beyond this a page says "more than" instead of counting on."""
 UNREADABLE = "cannot be decrypted with any key of this installation"
 LANGUAGES = {
     "Python": "python/verify.py",

@@ -11,7 +11,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from webhooks import service, stats
+from webhooks import housekeeping, service, stats
 from webhooks.api.base import ApiSerializer, ApiViewSet, NoInput, PublicIdField
 from webhooks.api.permissions import HasScope, IsStaff
 from webhooks.api.redeliveries import RedeliverySerializer, facts_of
@@ -29,6 +29,15 @@ class WorkerSerializer(ApiSerializer):
     is_alive = serializers.BooleanField()
 
 
+class ChoreSerializer(ApiSerializer):
+    name = serializers.CharField()
+    finished_at = serializers.DateTimeField(allow_null=True, help_text="When it last came round.")
+    failures = serializers.IntegerField(help_text="Turns in a row that failed or never ended.")
+    last_error = serializers.CharField()
+    is_under_way = serializers.BooleanField()
+    is_overdue = serializers.BooleanField(help_text="Whether it is due and nobody does it.")
+
+
 class PauseSerializer(ApiSerializer):
     reason = serializers.CharField(max_length=500, allow_blank=True, default="")
 
@@ -44,6 +53,7 @@ class QueueSerializer(ApiSerializer):
     is_paused = serializers.BooleanField()
     pause_reason = serializers.CharField(allow_null=True)
     workers = WorkerSerializer(many=True)
+    chores = ChoreSerializer(many=True)
 
 
 class RetryFailedSerializer(ApiSerializer):
@@ -124,5 +134,7 @@ class QueueViewSet(ApiViewSet[Delivery]):
         ]  # fmt: skip
         shown = {name: getattr(backlog, name) for name in names}
         reason = Pause.objects.values_list("reason", flat=True).first()
-        workers = stats.workers()
-        return self.show(QueueSerializer, {**shown, "pause_reason": reason, "workers": workers})
+        shown |= {
+            "pause_reason": reason, "workers": stats.workers(), "chores": housekeeping.states()
+        }  # fmt: skip
+        return self.show(QueueSerializer, shown)

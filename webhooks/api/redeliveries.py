@@ -1,6 +1,6 @@
 """`/redeliveries`: many deliveries sent once more, or events that a webhook never got."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.db import transaction
 from django.db.models import QuerySet
@@ -21,6 +21,7 @@ from webhooks.api.base import (
     PublicIdField,
     RetrieveAction,
 )
+from webhooks.errors import RedeliveryScopeError
 from webhooks.ids import (
     DELIVERY_PREFIX,
     EVENT_PREFIX,
@@ -28,6 +29,7 @@ from webhooks.ids import (
     WEBHOOK_PREFIX,
 )
 from webhooks.models import Delivery, Redelivery
+from webhooks.models.delivery import COUNTED_AT_MOST
 from webhooks.redelivery import REPEATABLE
 
 MAX_IDS = 1000
@@ -40,10 +42,16 @@ class RedeliverySerializer(ApiModelSerializer):
     class Meta:
         model = Redelivery
         fields = [
-            "id", "status", "is_replay", "rate_limit", "matched_count", "queued_count",
+            "id", "status", "is_replay", "rate_limit", "matched_count", "queued_count", "error",
             "created_at", "finished_at",
         ]  # fmt: skip
         read_only_fields = fields
+        extra_kwargs: ClassVar = {
+            "matched_count": {
+                "help_text": f"More than {COUNTED_AT_MOST:,} may be said as one more than that, until "
+                "all are queued."
+            }
+        }
 
 
 class StartedRedeliverySerializer(RedeliverySerializer):
@@ -56,7 +64,7 @@ class StartedRedeliverySerializer(RedeliverySerializer):
         read_only_fields = fields
 
     def get_warnings(self, asked: Redelivery) -> list[str]:
-        return redelivery.warnings_of(redelivery.Scope.from_json(asked.scope))
+        return redelivery.warnings_of(redelivery.scope_of(asked))
 
 
 class RedeliveryDetailSerializer(StartedRedeliverySerializer):
@@ -72,16 +80,20 @@ class RedeliveryDetailSerializer(StartedRedeliverySerializer):
 
 
 class NewRedeliverySerializer(ApiSerializer):
-    """All conditions together; `deliveryIds` names deliveries, the others select some."""
+    """All conditions together, at least one: `deliveryIds` names deliveries, the others select some."""
 
     delivery_ids = serializers.ListField(
-        child=PublicIdField(DELIVERY_PREFIX), max_length=MAX_IDS, required=False
+        child=PublicIdField(DELIVERY_PREFIX),
+        allow_empty=False,
+        max_length=MAX_IDS,
+        required=False,
     )
     webhook_id = PublicIdField(WEBHOOK_PREFIX, required=False)
     event_id = PublicIdField(EVENT_PREFIX, required=False)
     event_type = serializers.CharField(max_length=100, required=False)
     statuses = serializers.ListField(
         child=serializers.ChoiceField(choices=sorted(REPEATABLE)),
+        allow_empty=False,
         max_length=len(REPEATABLE),
         required=False,
         help_text="By default FAILED, or any where `deliveryIds` is given.",
@@ -96,6 +108,15 @@ class NewRedeliverySerializer(ApiSerializer):
         help_text="Send the events since `since` that `webhookId` selects and never got.",
     )
     dry_run = serializers.BooleanField(default=False, help_text="Only count.")
+
+
+CONDITIONS = {
+    "delivery_ids", "webhook_id", "event_id", "event_type", "statuses", "since", "until"
+}  # fmt: skip
+SAY_WHICH = (
+    "Say which deliveries: name some, or choose a webhook, an event, an event type, statuses or a "
+    "time range."
+)
 
 
 class CountSerializer(ApiSerializer):
@@ -162,8 +183,11 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
 
     def _redeliver(self, wish: dict[str, Any]) -> Redelivery | dict[str, Any]:
         owner = self.request.user
-        ids = tuple(wish.get("delivery_ids", ()))
-        self._check_ids(ids)
+        if not CONDITIONS & wish.keys():
+            # An empty request must not mean everything that ever failed.
+            raise RedeliveryScopeError(SAY_WHICH)
+        ids = tuple(wish["delivery_ids"]) if "delivery_ids" in wish else None
+        self._check_ids(ids or ())
         self._own_webhook(wish)
         statuses = wish.get("statuses") or (sorted(REPEATABLE) if ids else ("FAILED",))
         scope = service.Scope(

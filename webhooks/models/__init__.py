@@ -1,6 +1,13 @@
 from webhooks.models.delivery import Attempt, Delivery
 from webhooks.models.event import Event
-from webhooks.models.operations import AuditEntry, IdempotentAnswer, Pause, Redelivery
+from webhooks.models.operations import (
+    AuditEntry,
+    Chore,
+    IdempotentAnswer,
+    Pause,
+    Redelivery,
+    RedeliveryTakeover,
+)
 from webhooks.models.token import ApiToken
 from webhooks.models.webhook import SigningSecret, Webhook
 from webhooks.models.worker import WorkerHeartbeat
@@ -9,11 +16,13 @@ __all__ = [
     "ApiToken",
     "Attempt",
     "AuditEntry",
+    "Chore",
     "Delivery",
     "Event",
     "IdempotentAnswer",
     "Pause",
     "Redelivery",
+    "RedeliveryTakeover",
     "SigningSecret",
     "Webhook",
     "WorkerHeartbeat",

@@ -16,6 +16,9 @@ from webhooks.wire.messages import answer_pairs, header_pairs
 NO_OWNER = uuid.UUID(int=0)
 """Stands where a platform webhook has no owner: the claim's rotation cannot step over nulls."""
 
+COUNTED_AT_MOST = 10_000
+"""Rows that are counted while somebody waits; one more means that there are more."""
+
 WAITING = (DeliveryStatus.PENDING, DeliveryStatus.RETRYING)
 
 

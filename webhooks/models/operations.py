@@ -1,6 +1,8 @@
-"""What operators and the API leave behind: redeliveries, pauses, the audit log, stored answers."""
+"""What operators, the API and housekeeping keep: redeliveries, pauses, the audit log, stored
+responses, the schedule of the chores."""
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -15,6 +17,7 @@ class Redelivery(models.Model):
         RUNNING = "running", "Running"
         DONE = "done", "Done"
         CANCELLED = "cancelled", "Cancelled"
+        FAILED = "failed", "Failed"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     scope = models.JSONField(default=dict, help_text="What was asked for (webhooks/redelivery.py).")
@@ -27,6 +30,25 @@ class Redelivery(models.Model):
     queued_count = models.PositiveIntegerField(default=0)
     # How far it came, so that it can go on after a crash.
     cursor = models.UUIDField(null=True)
+    passed_over = ArrayField(
+        models.UUIDField(),
+        default=list,
+        db_default=[],
+        help_text="Before the cursor, but locked by somebody else when their turn came.",
+    )
+    due_at = models.DateTimeField(
+        db_default=Now(), help_text="When its next batch may go; the earliest comes first."
+    )
+    failures = models.PositiveSmallIntegerField(
+        default=0, db_default=0, help_text="Batches in a row that Postgres did not carry out."
+    )
+    error = models.CharField(
+        max_length=500,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Why it could not be carried out, or for now cannot.",
+    )
     requested_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
     )
@@ -47,6 +69,24 @@ class Redelivery(models.Model):
     @property
     def public_id(self) -> str:
         return REDELIVERY_PREFIX + self.id.hex
+
+
+class RedeliveryTakeover(models.Model):
+    """A delivery that a later redelivery took over: both count what becomes of it."""
+
+    pk = models.CompositePrimaryKey("redelivery_id", "delivery_id")
+    redelivery_id = models.UUIDField(help_text="The earlier one.")
+    # Without foreign keys: housekeeping removes both ends, and locks neither.
+    delivery_id = models.UUIDField()
+
+    class Meta:
+        indexes = [
+            # The purge of a delivery.
+            models.Index(fields=["delivery_id"], name="takeover_delivery")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.delivery_id} was taken over from {self.redelivery_id}"
 
 
 class Pause(models.Model):
@@ -111,3 +151,24 @@ class IdempotentAnswer(models.Model):
 
     def __str__(self) -> str:
         return f"answer {self.id}"
+
+
+class Chore(models.Model):
+    """The schedule of one chore of housekeeping, and how its last turns ended."""
+
+    name = models.CharField(primary_key=True, max_length=50)
+    due_at = models.DateTimeField(db_default=Now())
+    progress = models.JSONField(
+        null=True, help_text="Where its next turn goes on; null between two runs."
+    )
+    started_at = models.DateTimeField(null=True, help_text="When its last run began.")
+    finished_at = models.DateTimeField(null=True, help_text="When a run last came to its end.")
+    failures = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="Turns in a row that failed or never ended."
+    )
+    last_error = models.CharField(max_length=500, blank=True, default="", db_default="")
+    claimed_by = models.UUIDField(null=True, help_text="The housekeeper whose turn it is.")
+    leased_until = models.DateTimeField(null=True, help_text="When others may take over.")
+
+    def __str__(self) -> str:
+        return self.name

@@ -110,6 +110,11 @@ class Webhook(models.Model):
     disabled_at = models.DateTimeField(null=True, editable=False)
     # When the owner's mail about an automatic disabling is due; null when it went out.
     notice_due_at = models.DateTimeField(null=True, editable=False)
+    notice_failures = models.PositiveSmallIntegerField(default=0, db_default=0, editable=False)
+    # Why it could not be sent; together with an empty due time: why it was given up.
+    notice_error = models.CharField(
+        max_length=500, blank=True, default="", db_default="", editable=False
+    )
     failing_since = models.DateTimeField(null=True, editable=False)
     breaker_state = models.CharField(
         max_length=9, choices=BreakerState, default=BreakerState.CLOSED, editable=False

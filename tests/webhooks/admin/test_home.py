@@ -12,7 +12,7 @@ from projects.models import User
 from tests.webhooks.admin.conftest import PAYMENT, fail
 from webhooks import service
 from webhooks.admin import queue
-from webhooks.models import Delivery, Webhook, WorkerHeartbeat
+from webhooks.models import Chore, Delivery, Webhook, WorkerHeartbeat
 
 pytestmark = pytest.mark.django_db
 
@@ -66,6 +66,19 @@ def test_queue_shows_workers_and_what_waits(operator: Client, delivery: Delivery
     assert answer.context["parked"] == 1
     assert answer.context["rq"].answers
     assert "37" in answer.content.decode()
+
+
+def test_queue_shows_the_chores_and_what_they_ran_into(operator: Client) -> None:
+    Chore.objects.create(name="mails", failures=2, last_error="ConnectionRefusedError: <No>")
+    for name in ("audit log", "purge"):
+        Chore.objects.create(name=name, due_at=timezone.now() - timedelta(minutes=3))
+
+    answer = operator.get("/admin/webhooks/workerheartbeat/")
+
+    shown = answer.content.decode()
+    assert "ConnectionRefusedError: &lt;No&gt;" in shown
+    # No purge is asked for.
+    assert [one.name for one in answer.context["chores"] if one.is_overdue] == ["audit log"]
 
 
 def test_queue_opens_without_valkey(operator: Client, settings: Any) -> None:

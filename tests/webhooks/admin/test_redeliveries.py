@@ -135,6 +135,16 @@ def test_a_redelivery_says_what_was_asked_for(webhook: Webhook, failed: list[Del
     )
 
 
+def test_a_redelivery_of_another_version_is_shown_all_the_same(
+    operator: Client, webhook: Webhook
+) -> None:
+    row = Redelivery.objects.create(scope={"colour": "blue"}, status="failed", error="TypeError")
+
+    for path in ("", f"{row.pk}/change/"):
+        shown = operator.get(f"/admin/webhooks/redelivery/{path}").content.decode()
+        assert "what this version cannot read" in shown
+
+
 def test_too_many_selected_are_refused(operator: Client, failed: list[Delivery]) -> None:
     ids = ",".join([failed[0].public_id] * 1001)
 

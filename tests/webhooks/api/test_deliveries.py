@@ -208,6 +208,13 @@ def test_redelivery_of_everything_stays_with_its_owner(
 @pytest.mark.parametrize(
     "wish",
     [
+        {},
+        {"dryRun": True},
+        {"rateLimit": 5},
+        {"deliveryIds": []},
+        {"statuses": []},
+        {"deliveryIds": [], "webhookId": "whk_" + "0" * 32},
+        {"since": "2020-01-01T00:00:00Z", "statuses": []},
         {"statuses": ["SENDING"]},
         {"statuses": ["nothing"]},
         {"deliveryIds": ["evt_" + "0" * 32]},

@@ -9,7 +9,7 @@ from rest_framework.test import APIClient
 from projects.models import User
 from tests.webhooks.api.conftest import MakeClient
 from webhooks import service
-from webhooks.models import Delivery, Pause, Webhook, WorkerHeartbeat
+from webhooks.models import Chore, Delivery, Pause, Webhook, WorkerHeartbeat
 
 DATA = {
     "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
@@ -37,6 +37,23 @@ def test_queue_tells_depth_age_and_workers(
     assert queue["pauseReason"] is None
     (shown,) = queue["workers"]
     assert (shown["id"], shown["inFlight"], shown["isAlive"]) == (str(worker.id), 3, True)
+
+
+def test_queue_tells_which_chores_fail(operator: APIClient) -> None:
+    Chore.objects.create(name="mails", failures=2, last_error="ConnectionRefusedError: No")
+
+    queue = operator.get("/api/v1/queue").json()
+
+    assert queue["chores"] == [
+        {
+            "name": "mails",
+            "finishedAt": None,
+            "failures": 2,
+            "lastError": "ConnectionRefusedError: No",
+            "isUnderWay": False,
+            "isOverdue": False,
+        }
+    ]
 
 
 def test_pause_and_resume(operator: APIClient, staff: User) -> None:

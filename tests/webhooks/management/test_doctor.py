@@ -34,6 +34,7 @@ def test_healthy_system_prints_a_line_for_each_check(run: Run) -> None:
     assert lines[4:] == [
         "ok       workers     1 worker is alive.",
         "ok       backlog     Nothing is due.",
+        "ok       chores      Housekeeping does its chores.",
         "ok       order       Events are in order with the transactions of this server.",
         "ok       encryption  All stored values can be decrypted with the first key.",
         "ok       settings    No setting hurts.",

@@ -126,6 +126,34 @@ def test_time_range_and_status(run: Run, failed: list[Delivery], user: User) -> 
     assert old.out == "Would redeliver 3 deliveries. Nothing was sent.\n"
 
 
+def test_force_goes_with_the_statuses_that_are_named(
+    run: Run, user: User, webhook: Webhook
+) -> None:
+    trigger(user, 3)
+    finish("SUCCESS")
+
+    named = run("redeliver", "--owner", "ada", "--status", "failed", "--force", "--dry-run")
+    forced = run("redeliver", "--owner", "ada", "--force", "--dry-run")
+
+    assert named.out == "Nothing matches.\n"
+    assert forced.out == "Would redeliver 3 deliveries. Nothing was sent.\n"
+
+
+def test_what_cannot_be_carried_out_says_why(
+    run: Run, failed: list[Delivery], webhook: Webhook
+) -> None:
+    asked = redelivery.redeliver(Scope(webhook_id=webhook.id))
+    service.delete_webhook(webhook)
+    unreadable = Redelivery.objects.create(scope={"colour": "blue"})
+
+    ran = run("redeliver", "--resume", asked.public_id, unreadable.public_id, "--wait")
+
+    said = ran.err.splitlines()
+    assert ran.code == 3
+    assert f"{asked.public_id} failed: The webhook was deleted." in said
+    assert any(line.startswith(f"{unreadable.public_id} failed: TypeError: ") for line in said)
+
+
 def test_missing_are_created_for_a_new_webhook(
     run: Run, failed: list[Delivery], make_webhook: Callable[..., Webhook]
 ) -> None:

@@ -42,8 +42,8 @@ class Command(terminal.Command):
 
 Killed half-way, workers go on with it, and so does --resume: each delivery goes once.
 
-exit codes: 0 done, 1 refused, 2 wrong usage, 3 a named delivery was left alone or (--wait) not
-everything succeeded, 130 interrupted (the redelivery goes on)"""
+exit codes: 0 done, 1 refused, 2 wrong usage, 3 a named delivery was left alone, a redelivery could
+not be carried out or (--wait) not everything succeeded, 130 interrupted (the redelivery goes on)"""
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -80,7 +80,9 @@ everything succeeded, 130 interrupted (the redelivery goes on)"""
             "--rate", type=arguments.rate, metavar="RATE", help="Spread them: 50/s or 30/m."
         )
         parser.add_argument(
-            "--force", action="store_true", help="Also what succeeded; only in flight stays."
+            "--force",
+            action="store_true",
+            help="Also what succeeded, unless --status says otherwise; only in flight stays.",
         )
         parser.add_argument(
             "--resume", type=public_id(REDELIVERY_PREFIX), nargs="+", metavar="ID",
@@ -95,7 +97,7 @@ everything succeeded, 130 interrupted (the redelivery goes on)"""
         self._started: list[Redelivery] = []
         if options["resume"]:
             found = self._find(options["resume"])
-            self._warn([Scope.from_json(one.scope) for one in found])
+            self._warn([redelivery.scope_of(one) for one in found])
             self._carry_out(found, options)
         elif options["missing"]:
             self._run_missing(options)
@@ -141,10 +143,10 @@ everything succeeded, 130 interrupted (the redelivery goes on)"""
         statuses: Sequence[str] = options["status"] or ("FAILED",)
         if options["ids"] and not options["status"]:
             statuses = NAMED
-        if options["force"]:
+        if options["force"] and not options["status"]:
             statuses = sorted(REPEATABLE)
         return Scope(
-            delivery_ids=tuple(options["ids"]),
+            delivery_ids=tuple(options["ids"]) or None,
             webhook_id=options["webhook"],
             event_id=options["event"],
             event_type=options["type"],
@@ -157,7 +159,7 @@ everything succeeded, 130 interrupted (the redelivery goes on)"""
 
     def _left_alone(self, scope: Scope) -> list[str]:
         """Return a line for each named delivery that stays where it is: why it does."""
-        if not scope.delivery_ids:
+        if scope.delivery_ids is None:
             return []
         matched = set(redelivery.matching(scope).values_list("id", flat=True))
         stays = [id_ for id_ in scope.delivery_ids if id_ not in matched]
@@ -215,7 +217,7 @@ everything succeeded, 130 interrupted (the redelivery goes on)"""
         }
         return [(webhook, limits) for webhook in webhooks]
 
-    def _warn(self, scopes: Sequence[Scope]) -> None:
+    def _warn(self, scopes: Sequence[Scope | None]) -> None:
         for scope in scopes:
             for warning in redelivery.warnings_of(scope):
                 self.say(warning)
@@ -277,10 +279,14 @@ everything succeeded, 130 interrupted (the redelivery goes on)"""
         else:
             for one, progress in zip(started, now, strict=True):
                 self._show(one, progress, options["wait"])
+        if any(one.status == Redelivery.Status.FAILED for one in started):
+            raise SystemExit(PARTIAL)
         if options["wait"] and any(p.succeeded < p.queued for p in now):
             raise SystemExit(PARTIAL)
 
     def _show(self, one: Redelivery, now: Progress, is_awaited: bool) -> None:
+        if one.error:
+            self.say(f"{one.public_id} {one.get_status_display().lower()}: {one.error}")
         if not is_awaited:
             self.show(
                 f"{one.public_id}: {counted(now.queued, 'delivery', 'deliveries')} queued. "
@@ -337,6 +343,8 @@ def _document(one: Redelivery, now: Progress) -> dict[str, Any]:
         "retrying": now.retrying,
         "held": now.held,
     }
-    if warnings := redelivery.warnings_of(Scope.from_json(one.scope)):
+    if warnings := redelivery.warnings_of(redelivery.scope_of(one)):
         document["warnings"] = warnings
+    if one.error:
+        document["error"] = one.error
     return document
