@@ -34,6 +34,7 @@ from webhooks.retry import Policy
 from webhooks.signing import SECRET_PREFIX, SigningKey
 from webhooks.url_rules import parse_url
 from webhooks.wire.failures import TransportError
+from webhooks.wire.messages import Draft
 from webhooks.wire.one import CurlAdapter
 
 THIS_MACHINE = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
@@ -255,7 +256,11 @@ class Forwarder:
             event_type=event.type,
             payload=event.payload,
         )
-        request = build_request(delivery, self._endpoint, int(time.time()))
+        request = Draft(
+            self._endpoint.url,
+            lambda: build_request(delivery, self._endpoint, int(time.time())),
+            lambda: True,
+        )
         started_at = time.monotonic()
         status, error = None, ""
         try:

@@ -9,6 +9,7 @@ import json
 import time
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.utils import timezone
@@ -16,7 +17,6 @@ from requests import Response
 
 from webhooks import catalog
 from webhooks.addresses import AddressPolicy
-from webhooks.choices import FailureKind
 from webhooks.database import run
 from webhooks.dispatch.claim import ClaimedDelivery
 from webhooks.dispatch.endpoints import Endpoint, Endpoints
@@ -25,8 +25,8 @@ from webhooks.errors import WebhookNotSendingError
 from webhooks.ids import EVENT_PREFIX, new_id
 from webhooks.models import Webhook
 from webhooks.retry import judge
-from webhooks.wire.failures import TransportError
-from webhooks.wire.messages import HeaderBlock, Post
+from webhooks.wire.failures import TransportError, WithdrawnError
+from webhooks.wire.messages import Draft, HeaderBlock, Post
 
 MAX_SECONDS = 15
 """Somebody waits for the answer, and a thread of the server with them."""
@@ -55,7 +55,7 @@ class Tryout:
     """The start of the answer's body; what is not text is replaced."""
     is_truncated: bool
     signature_headers: dict[str, str]
-    """As they were sent."""
+    """As they were sent; none where no request was made, as the host was not found."""
 
 
 def send_test(webhook: Webhook, event_type: str = "webhook.test") -> Tryout:
@@ -67,45 +67,68 @@ def send_test(webhook: Webhook, event_type: str = "webhook.test") -> Tryout:
     example = catalog.get_type(event_type).example
     if event_type == "webhook.test":
         example = {"webhookId": webhook.public_id, "message": "It works."}
-    endpoints = Endpoints()
-    endpoints.load([webhook.id])
-    endpoint = endpoints.get(webhook.id)
-    if endpoint is None:
-        raise WebhookNotSendingError
     event_id = new_id()
-    request = _build_request(endpoint, webhook, event_id, event_type, example)
-    response, problem, duration_ms = _send(request, endpoint)
-    return _read(EVENT_PREFIX + event_id.hex, request, response, problem, duration_ms, endpoint)
+    request = _TestRequest(_example_delivery(webhook, event_id, event_type, example))
+    response, problem, duration_ms = _send(request)
+    return _read(event_id, request, response, problem, duration_ms)
 
 
-def _build_request(
-    endpoint: Endpoint, webhook: Webhook, event_id: Any, event_type: str, example: Any
-) -> Post:
+def _example_delivery(
+    webhook: Webhook, event_id: UUID, event_type: str, example: Any
+) -> ClaimedDelivery:
     envelope = {
         "id": EVENT_PREFIX + event_id.hex,
         "type": event_type,
         "created": catalog.wire_time(timezone.now()),
         "data": example,
     }
-    payload = json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode()
-    delivery = ClaimedDelivery(
+    return ClaimedDelivery(
         id=new_id(),
         webhook_id=webhook.id,
         event_id=event_id,
         attempt_count=0,
         attempts_before_round=0,
         event_type=event_type,
-        payload=payload,
+        payload=json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode(),
     )
-    # As a claim reads it: a cast to a whole number would round up, into the receiver's future.
-    rows = run("SELECT extract(epoch FROM clock_timestamp())::float8", {}).fetchall()
-    signed = build_request(delivery, endpoint, int(rows[0][0]))
-    return Post(signed.url or "", payload, HeaderBlock([*signed.headers.lines, TEST_HEADER]))
 
 
-def _send(
-    request: Post, endpoint: Endpoint
-) -> tuple[Response | None, tuple[FailureKind, str] | None, int]:
+class _TestRequest:
+    """A test request, signed when it goes out with what the database knows of its webhook then."""
+
+    def __init__(self, delivery: ClaimedDelivery) -> None:
+        self._delivery = delivery
+        self._endpoints = Endpoints()
+        endpoint = self._read()
+        if endpoint is None:
+            raise WebhookNotSendingError
+        self.endpoint = endpoint
+        """As it was when the request was built."""
+        self.post: Post | None = None
+        """The request, once it was built."""
+
+    def draft(self) -> Draft:
+        return Draft(self.endpoint.url, self._build, lambda: self._read() == self.endpoint)
+
+    def _read(self) -> Endpoint | None:
+        self._endpoints.load([self._delivery.webhook_id])
+        return self._endpoints.get(self._delivery.webhook_id)
+
+    def _build(self) -> Post | None:
+        endpoint = self._read()
+        if endpoint is None:
+            return None
+        self.endpoint = endpoint
+        # As a claim reads it: a cast to a whole number would round up, into the receiver's future.
+        rows = run("SELECT extract(epoch FROM clock_timestamp())::float8", {}).fetchall()
+        signed = build_request(self._delivery, endpoint, int(rows[0][0]))
+        self.post = Post(
+            endpoint.url, self._delivery.payload, HeaderBlock([*signed.headers.lines, TEST_HEADER])
+        )
+        return self.post
+
+
+def _send(request: _TestRequest) -> tuple[Response | None, TransportError | None, int]:
     # Here, so that web processes load libcurl with their first test send only.
     from webhooks.wire.one import CurlAdapter
 
@@ -113,25 +136,29 @@ def _send(
     started_at = time.monotonic()
     response, problem = None, None
     try:
-        response = adapter.send(request, timeout=min(endpoint.timeout_seconds, MAX_SECONDS))
+        response = adapter.send(
+            request.draft(), timeout=min(request.endpoint.timeout_seconds, MAX_SECONDS)
+        )
+    except WithdrawnError:
+        raise WebhookNotSendingError from None
     except TransportError as failure:
-        problem = failure.kind, str(failure)
+        problem = failure
     return response, problem, int((time.monotonic() - started_at) * 1000)
 
 
 def _read(
-    event_id: str,
-    request: Post,
+    event_id: UUID,
+    request: _TestRequest,
     response: Response | None,
-    problem: tuple[FailureKind, str] | None,
+    problem: TransportError | None,
     duration_ms: int,
-    endpoint: Endpoint,
 ) -> Tryout:
     code = None if response is None else response.status_code
     body = b"" if response is None else response.content
-    verdict = judge(endpoint.policy, 1, status=code, failure=problem)
+    failure = None if problem is None else (problem.kind, str(problem))
+    verdict = judge(request.endpoint.policy, 1, status=code, failure=failure)
     return Tryout(
-        event_id=event_id,
+        event_id=EVENT_PREFIX + event_id.hex,
         succeeded=verdict.succeeded,
         response_code=code,
         duration_ms=duration_ms,
@@ -142,7 +169,7 @@ def _read(
         is_truncated=len(body) > EXCERPT_BYTES or getattr(response, "truncated", False),
         signature_headers={
             name: value
-            for name, value in request.headers.items()
+            for name, value in (() if request.post is None else request.post.headers.items())
             if name.lower() in SIGNATURE_HEADERS
         },
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -365,7 +366,7 @@ def test_two_at_once_of_the_same_deliveries_take_every_one_and_block_nobody(
     everything = Scope(owner_id=user.id, statuses=tuple(REPEATABLE))
     asked = [service.redeliver(everything) for _ in range(3)]
 
-    at_work = [in_thread(lambda row=row: carry_out(row)) for row in asked]
+    at_work = [in_thread(partial(carry_out, row)) for row in asked]
     for thread in at_work:
         thread.join()
     settle("SUCCESS")

@@ -1,7 +1,6 @@
 """What a worker knows of a webhook when it sends: never older than half a second (invariant 12)."""
 
 import logging
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from webhooks.header_rules import header_problem
 from webhooks.models.webhook import decrypt_headers
 from webhooks.retry import Policy
 from webhooks.signing import Ed25519Key, SigningKey, load_key
+from webhooks.wire.clock import boottime
 from webhooks.wire.messages import header_line
 
 logger = logging.getLogger(__name__)
@@ -65,18 +65,18 @@ class Endpoints:
     def get(self, webhook_id: UUID) -> Endpoint | None:
         """Return the endpoint if it may be sent to and is known freshly enough."""
         read_at, endpoint = self._known.get(webhook_id, (0.0, None))
-        return endpoint if time.monotonic() - read_at < MAX_AGE_SECONDS else None
+        return endpoint if boottime() - read_at < MAX_AGE_SECONDS else None
 
     def is_stale(self, webhook_id: UUID) -> bool:
         read_at, _ = self._known.get(webhook_id, (float("-inf"), None))
-        return time.monotonic() - read_at >= MAX_AGE_SECONDS / 2
+        return boottime() - read_at >= MAX_AGE_SECONDS / 2
 
     def load(self, webhook_ids: Iterable[UUID]) -> None:
         """Read what is stale among these webhooks from the database, in one query."""
         stale = [webhook_id for webhook_id in set(webhook_ids) if self.is_stale(webhook_id)]
         if not stale:
             return
-        read_at = time.monotonic()
+        read_at = boottime()
         rows = run(ENDPOINTS_SQL, {"ids": stale}).fetchall()
         found = {row[0]: self._build(row) for row in rows}
         for webhook_id in stale:
@@ -84,7 +84,7 @@ class Endpoints:
 
     def forget_old(self) -> None:
         """Drop what has not been read for a while."""
-        horizon = time.monotonic() - 60
+        horizon = boottime() - 60
         # A copy: the claimer may be loading others meanwhile.
         for webhook_id, (read_at, _) in list(self._known.items()):
             if read_at < horizon:

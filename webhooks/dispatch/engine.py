@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +26,7 @@ from webhooks.database import set_up_connection
 from webhooks.dispatch import claim as claims
 from webhooks.dispatch import health, life
 from webhooks.dispatch.claim import Claim, ClaimedDelivery
-from webhooks.dispatch.endpoints import Endpoint, Endpoints
+from webhooks.dispatch.endpoints import MAX_AGE_SECONDS, Endpoint, Endpoints
 from webhooks.dispatch.flight import MAX_IN_FLIGHT, READY_AT_CLAIM, Flight, Sent
 from webhooks.dispatch.health import Attempted
 from webhooks.dispatch.outage import NETWORK_FAILURES, PROBE_SECONDS, OutageGuard
@@ -33,8 +34,10 @@ from webhooks.dispatch.request import build_request, read_outcome
 from webhooks.dispatch.settle import Result, settle, without_answer
 from webhooks.ids import new_id
 from webhooks.retry import Verdict
+from webhooks.wire.clock import boottime
 from webhooks.wire.failures import SuspendedError
 from webhooks.wire.many import SUSPENDED_SECONDS, MultiSender, Outcome
+from webhooks.wire.messages import Draft, Post
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +78,8 @@ class Engine:
         self._claiming: Future[Claim] | None = None
         self._settling: Future[bool] | None = None
         self._beating: Future[bool] | None = None
+        self._refreshing: Future[None] | None = None
+        self._next_refresh_at = 0.0
         self._releasing: list[Future[None]] = []
         # Whether a claim or a release failed, and may have been committed all the same.
         self._has_lost_track = False
@@ -97,7 +102,7 @@ class Engine:
         self._next_call_at = 0.0
         self._polled_at = 0.0
         self._next_beat_at = 0.0
-        self._beaten_at = time.monotonic()
+        self._beaten_at = boottime()
         self._backoff_seconds = 0.0
         self._database_back_at = 0.0
         self._is_stopping = False
@@ -134,8 +139,8 @@ class Engine:
     def run(self, *, until_idle: bool = False) -> None:
         """Deliver until stop(), or with `until_idle` until nothing is due or in flight."""
         self._submit(self._recorder, life.register_worker, self.worker_id).result()
-        self._polled_at = time.monotonic()
-        self._next_beat_at = self._polled_at + BEAT_SECONDS
+        self._polled_at = boottime()
+        self._next_beat_at = time.monotonic() + BEAT_SECONDS
         try:
             while True:
                 self._collect()
@@ -152,14 +157,14 @@ class Engine:
 
     def _send_and_receive(self) -> None:
         try:
-            if time.monotonic() - self._polled_at > SUSPENDED_SECONDS:
+            if boottime() - self._polled_at > SUSPENDED_SECONDS:
                 raise SuspendedError
             outcomes = self._sender.poll(self._seconds_to_wait())
         except SuspendedError:
             # By now others may have taken over what this worker holds; it must not send it, too.
             self._start_a_new_life()
             return
-        self._polled_at = time.monotonic()
+        self._polled_at = boottime()
         for outcome in outcomes:
             self._take_outcome(outcome)
 
@@ -188,6 +193,8 @@ class Engine:
         next_at = now + POLL_SECONDS
         if self._beating is None:
             next_at = min(next_at, self._next_beat_at)
+        if self._flight.count and self._refreshing is None:
+            next_at = min(next_at, self._next_refresh_at)
         if self._can_claim():
             next_at = min(next_at, self._next_poll_at)
         if self._unsettled and self._settling is None:
@@ -212,6 +219,8 @@ class Engine:
             )
         if self._has_lost_track and self._claiming is None:
             self._release_others()
+        if self._flight.count and self._refreshing is None and now >= self._next_refresh_at:
+            self._order_refresh(now)
         if self._can_claim() and self._is_claim_due(now):
             self._order_claim(now)
 
@@ -246,6 +255,12 @@ class Engine:
         self._next_poll_at = now + (PROBE_SECONDS if is_out else POLL_SECONDS)
         limit = 1 if is_out else self._flight.room
         self._claiming = self._submit(self._claimer, self._claim, self.worker_id, limit)
+
+    def _order_refresh(self, now: float) -> None:
+        """What waits for a name or a connection goes out only where its endpoint is known freshly."""
+        self._next_refresh_at = now + MAX_AGE_SECONDS / 2
+        if unsent := {sent.delivery.webhook_id for sent in self._sender.unsent()}:
+            self._refreshing = self._submit(self._claimer, self._endpoints.load, unsent)
 
     # What runs on the database threads; for the life in which it was ordered. The claimer also
     # gives back, so that it never claims meanwhile; the recorder also beats.
@@ -301,7 +316,7 @@ class Engine:
 
     def _beat(self) -> bool:
         is_alive = life.beat(self.worker_id, self._flight.count)
-        now = time.monotonic()
+        now = boottime()
         # After a gap of its own it is Postgres that was away, and the others may be as alive as it.
         is_steady = now - self._beaten_at < life.SILENCE_BEFORE_DEATH_SECONDS / 2
         self._beaten_at = now
@@ -330,6 +345,9 @@ class Engine:
                 self._outage.forget_old(time.monotonic())
                 if not beat.result():
                     self._start_a_new_life()
+        if self._refreshing is not None and self._refreshing.done():
+            refresh, self._refreshing = self._refreshing, None
+            self._succeeded(refresh)
         if self._claiming is not None and self._claiming.done():
             claim, self._claiming = self._claiming, None
             if self._succeeded(claim):
@@ -420,11 +438,26 @@ class Engine:
         self._give_back_without_endpoint(without_endpoint)
 
     def _start(self, delivery: ClaimedDelivery, endpoint: Endpoint) -> None:
-        now = time.monotonic()
-        request = build_request(delivery, endpoint, int(now + self._clock_offset))
-        sent = Sent(delivery, endpoint, request, new_id(), now)
+        sent = Sent(delivery, endpoint, new_id(), time.monotonic())
         self._flight.begin(sent)
-        self._sender.start(request, timeout_seconds=endpoint.timeout_seconds, context=sent)
+        draft = Draft(endpoint.url, partial(self._build, sent), partial(self._is_current, sent))
+        self._sender.start(
+            draft,
+            timeout_seconds=endpoint.timeout_seconds,
+            context=sent,
+            group=endpoint.owner_id,
+        )
+
+    def _build(self, sent: Sent) -> Post | None:
+        """Sign with what is known now: names may have been waited for since the row was started."""
+        endpoint = self._endpoints.get(sent.delivery.webhook_id)
+        if endpoint is None:
+            return None
+        sent.endpoint = endpoint
+        return build_request(sent.delivery, endpoint, int(time.monotonic() + self._clock_offset))
+
+    def _is_current(self, sent: Sent) -> bool:
+        return self._endpoints.get(sent.delivery.webhook_id) == sent.endpoint
 
     def _put_down(self, deliveries: list[ClaimedDelivery], delay_seconds: float) -> None:
         self._flight.put_down(deliveries)
@@ -462,12 +495,17 @@ class Engine:
 
     def _take_outcome(self, outcome: Outcome) -> None:
         sent: Sent = outcome.context
+        if outcome.is_withdrawn:
+            self._flight.withdraw(sent)
+            self._give_back_without_endpoint([sent.delivery])
+            self._wants_claim |= sent.delivery.webhook_id in self._full
+            return
         error = outcome.error
         result, verdict = read_outcome(
             sent.delivery,
             sent.endpoint,
             sent.attempt_id,
-            request=sent.request,
+            request=outcome.request,
             response=outcome.response,
             failure=None if error is None else (error.kind, str(error)),
             started_at=outcome.started_at_monotonic + self._clock_offset,
@@ -504,11 +542,11 @@ class Engine:
         self._sender.close()
         self._sender = _new_sender()
         self._flight = Flight()
-        self._claiming = self._settling = None
+        self._claiming = self._settling = self._refreshing = None
         self._releasing, self._has_lost_track = [], False
         self._unsettled, self._settling_now, self._cannot_settle = [], [], False
         self._full = set()
-        self._polled_at = time.monotonic()
+        self._polled_at = boottime()
         self._close_connections()
         self.worker_id = new_id()
         self._submit(self._recorder, life.register_worker, self.worker_id)

@@ -14,7 +14,6 @@ from uuid import UUID
 from webhooks.dispatch.claim import MAX_CLAIM_BYTES, ClaimedDelivery
 from webhooks.dispatch.endpoints import Endpoint
 from webhooks.dispatch.window import Windows
-from webhooks.wire.messages import Post
 
 CLAIM_ROWS = 320
 """Most rows of one claim."""
@@ -35,7 +34,7 @@ class Sent:
 
     delivery: ClaimedDelivery
     endpoint: Endpoint
-    request: Post
+    """As it was when the request was built."""
     attempt_id: UUID
     started_at: float
     """By the monotonic clock."""
@@ -126,6 +125,13 @@ class Flight:
             self.windows.succeeded(sent.delivery.webhook_id, duration_ms)
         else:
             self.windows.failed(sent.delivery.webhook_id)
+
+    def withdraw(self, sent: Sent) -> None:
+        """A request was taken back before any of it was sent."""
+        self.count -= 1
+        self.slow -= sent.is_slow
+        sent.is_over = True
+        self.put_down([sent.delivery])
 
     def find_slow(self) -> None:
         """Move requests that wait too long for their answer out of the way of others."""

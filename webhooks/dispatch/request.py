@@ -3,7 +3,7 @@
 from base64 import b64encode
 from uuid import UUID
 
-from requests import Response
+from requests import PreparedRequest, Response
 
 from webhooks.choices import FailureKind
 from webhooks.dispatch.claim import ClaimedDelivery
@@ -62,7 +62,7 @@ def read_outcome(
     endpoint: Endpoint,
     attempt_id: UUID,
     *,
-    request: Post,
+    request: PreparedRequest | None,
     response: Response | None,
     failure: tuple[FailureKind, str] | None,
     started_at: float,
@@ -119,7 +119,12 @@ def _retry_after(response: Response | None) -> str | None:
     return response.headers.get("Retry-After")
 
 
-def _stored_head(request: Post, endpoint: Endpoint) -> str:
-    """Custom headers often carry credentials: their names are recorded, their values are not."""
+def _stored_head(request: PreparedRequest | None, endpoint: Endpoint) -> str:
+    """Custom headers often carry credentials: their names are recorded, their values are not.
+
+    Nothing is recorded of a request that was never built, its host not being found.
+    """
+    if not isinstance(request, Post):
+        return ""
     system_lines = request.headers.lines[len(endpoint.header_lines) :]
     return b"\n".join([*endpoint.hidden_lines, *system_lines]).decode()

@@ -11,26 +11,35 @@ from requests import PreparedRequest, Response
 
 from webhooks.addresses import AddressPolicy
 from webhooks.choices import FailureKind
+from webhooks.wire.clock import boottime
 from webhooks.wire.failures import (
     CERTIFICATE_MESSAGES,
     UNKNOWN_ISSUER,
     TransportError,
+    WithdrawnError,
     failure,
     unsendable,
 )
-from webhooks.wire.messages import HeaderBlock, Reply, header_line
+from webhooks.wire.messages import Draft, HeaderBlock, Reply, draft_of, header_line, request_target
+from webhooks.wire.names import MAX_LIFE_SECONDS, Pin
 
 MAX_BODY_BYTES = 64 * 1024
 """Of an answer's body; reading stops there."""
+MAX_BODY_PIECES = 256
+"""Reading stops after so many chunks or frames, too: each costs a call, however small it is."""
 MAX_HEADER_BYTES = 64 * 1024
 """Of an answer's headers, interim answers included; libcurl itself stops at 300 KB."""
 MAX_HEADER_LINES = 102
 """A status line, a hundred headers and the blank line."""
+MAX_LINES_READ = 2 * MAX_HEADER_LINES
+"""Of headers and trailers together; trailers are thrown away."""
 MAX_INTERIM_ANSWERS = 8
 MAX_SENDS = 2
 """Of one request in one attempt. libcurl sends it again where a kept connection breaks before a full
 line of an answer came (it does not say whether less came), each time on the next kept one, up to
 six times."""
+MAX_BUILT_SECONDS = 0.25
+"""A request that waited longer for its connection goes out only where its draft is still current."""
 MAX_IDLE_SECONDS = 50
 """A kept connection older than this is not used again; many servers close after 60 s."""
 # libcurl's numbers that pycurl has no names for.
@@ -60,6 +69,8 @@ KINDS = {
 PROXY_REFUSALS = {403: FailureKind.BLOCKED_ADDRESS, 407: FailureKind.BLOCKED_ADDRESS}
 """How an egress proxy answers CONNECT for an address it does not allow (smokescreen: 407)."""
 PROXY_TIMEOUT = 504
+GIVE_UP = 0
+"""What a callback returns so that libcurl ends the transfer: neither None nor the full length."""
 
 
 class Exchange:
@@ -72,13 +83,19 @@ class Exchange:
         on_new_socket: Callable[[int], None] = lambda _: None,
         is_awake: Callable[[], bool] = lambda: True,
     ) -> None:
-        self.context: Any = None
-        self.started_at = 0.0
+        self.sending: Any = None
+        """What the owner of the handle knows of the request."""
+        self.request: PreparedRequest | None = None
+        """As it was built last."""
+        self.pin: Pin | None = None
         self._policy = policy
         self._lines: list[bytes] = []
         self._chunks: list[bytes] = []
         self._body_size = 0
         self._is_blocked = False
+        self._draft = draft_of(PreparedRequest())
+        self._built_at = 0.0
+        self._is_withdrawn = False
         self._sends = 0
         self._opened: list[socket.socket] = []
         self._on_new_socket = on_new_socket
@@ -86,7 +103,6 @@ class Exchange:
         self._url: str | None = None
         self._timeout_ms: int | None = None
         self._has_proxy = bool(settings.WEBHOOKS_PROXY_URL)
-        self._request = PreparedRequest()
         handle: Any = pycurl.Curl()
         handle.exchange = self
         self.handle = handle
@@ -97,7 +113,6 @@ class Exchange:
         for option, value in (
             (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
             (pycurl.FOLLOWLOCATION, 0),
-            (pycurl.PATH_AS_IS, 1),
             # Even when empty, both keep libcurl from reading the environment.
             (pycurl.PROXY, settings.WEBHOOKS_PROXY_URL),
             (pycurl.NOPROXY, ""),
@@ -114,7 +129,8 @@ class Exchange:
             (pycurl.CAINFO, ca_bundle),
             (pycurl.CAPATH, ""),
             (pycurl.MAXAGE_CONN, MAX_IDLE_SECONDS),
-            (pycurl.HEADERFUNCTION, self._lines.append),
+            (pycurl.MAXLIFETIME_CONN, MAX_LIFE_SECONDS),
+            (pycurl.HEADERFUNCTION, self._take_line),
             (pycurl.WRITEFUNCTION, self._write),
             (pycurl.OPENSOCKETFUNCTION, self._open_socket),
             (pycurl.SOCKOPTFUNCTION, self._has_socket),
@@ -122,18 +138,27 @@ class Exchange:
         ):
             handle.setopt(option, value)
 
-    def prepare(self, request: PreparedRequest, timeout_seconds: float, pins: list[str]) -> None:
-        """Point the handle at a request; raises TransportError when libcurl will not have it.
+    def prepare(self, draft: Draft, timeout_seconds: float, pin: Pin | None) -> None:
+        """Build the request and point the handle at it; the transfer has to begin at once.
 
-        `pins` are RESOLVE entries: the addresses already looked up for the host.
+        `pin` stands for the addresses already looked up for the host. Raises WithdrawnError, and
+        TransportError when libcurl will not have it.
         """
         handle = self.handle
-        self._request = request
+        self._draft = draft
+        self._built_at = boottime()
+        request = self.request = draft.build()
+        if request is None or request.url != draft.url:
+            raise WithdrawnError
         try:
             if request.url != self._url:
                 handle.setopt(pycurl.URL, str(request.url).encode("ascii"))
+                # libcurl resolves dots and rewrites escapes: what is stored would not be what is sent.
+                handle.setopt(pycurl.REQUEST_TARGET, request_target(str(request.url)))
                 self._url = request.url
-            handle.setopt(pycurl.RESOLVE, pins)
+            self.pin = pin
+            handle.setopt(pycurl.CONNECT_TO, pin.connect_to if pin else [])
+            handle.setopt(pycurl.RESOLVE, pin.resolve if pin else [])
             handle.setopt(pycurl.POSTFIELDS, request.body or b"")
             handle.setopt(pycurl.HTTPHEADER, _header_lines(request))
             timeout_ms = max(1, int(timeout_seconds * 1000))
@@ -145,11 +170,11 @@ class Exchange:
             raise unsendable() from None
 
     @property
-    def url(self) -> str:
-        """Of the request that was prepared last."""
-        return self._url or ""
+    def is_sent(self) -> bool:
+        """Whether the request has gone out, or has begun to."""
+        return self._sends > 0
 
-    def finish(self, error_code: int) -> Response | TransportError:
+    def finish(self, error_code: int) -> Response | TransportError | WithdrawnError:
         """Return the outcome of the transfer that just ended, and be ready for the next one."""
         lines, body = self._lines[:], b"".join(self._chunks)
         is_blocked, self._is_blocked = self._is_blocked, False
@@ -157,6 +182,9 @@ class Exchange:
         self._chunks.clear()
         self._body_size = 0
         self._sends = 0
+        if self._is_withdrawn:
+            self._is_withdrawn = False
+            return WithdrawnError()
         status = self.handle.getinfo(pycurl.RESPONSE_CODE)
         if lines and lines[-1] not in BLANK:
             lines = _without_trailers(lines)
@@ -170,7 +198,7 @@ class Exchange:
                 status,
                 lines,
                 body,
-                request=self._request,
+                request=self.request or self._draft,
                 is_truncated=error_code != pycurl.E_OK,
             )
         return failure(FailureKind.BLOCKED_ADDRESS) if is_blocked else self._failure(error_code)
@@ -193,14 +221,23 @@ class Exchange:
         room = MAX_BODY_BYTES - self._body_size
         self._chunks.append(chunk[:room])
         self._body_size += len(chunk)
-        # Anything but None or the full length makes libcurl give up the transfer.
-        return None if len(chunk) <= room else 0
+        has_room = len(chunk) <= room and len(self._chunks) <= MAX_BODY_PIECES
+        return None if has_room else GIVE_UP
+
+    def _take_line(self, line: bytes) -> int | None:
+        self._lines.append(line)
+        return None if len(self._lines) <= MAX_LINES_READ else GIVE_UP
 
     def _may_send(self, *_: object) -> int:
-        """A connection is there and the request about to go out on it."""
+        """A connection is there and the request about to go out on it, perhaps not for the first time."""
+        if self._sends == MAX_SENDS or not self._is_awake():
+            return pycurl.PREREQFUNC_ABORT
+        if boottime() - self._built_at > MAX_BUILT_SECONDS and not self._draft.is_current():
+            # What went out already is an attempt, though libcurl would make another of it.
+            self._is_withdrawn = not self._sends
+            return pycurl.PREREQFUNC_ABORT
         self._sends += 1
-        may = self._sends <= MAX_SENDS and self._is_awake()
-        return pycurl.PREREQFUNC_OK if may else pycurl.PREREQFUNC_ABORT
+        return pycurl.PREREQFUNC_OK
 
     def _open_socket(self, purpose: int, address: Any) -> Any:
         family, kind, protocol, target = address

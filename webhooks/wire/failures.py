@@ -9,6 +9,10 @@ class SuspendedError(Exception):
     """The process stood still for so long that what it was about to send may not be its own now."""
 
 
+class WithdrawnError(requests.RequestException):
+    """The request may not be sent any more; none of it was."""
+
+
 class TransportError(requests.RequestException):
     """No answer came; `kind` sorts it, the text tells the receiver's developer what happened.
 

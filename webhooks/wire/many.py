@@ -1,9 +1,6 @@
 """Many requests at a time, for a worker: libcurl's multi handle on one thread."""
 
-import contextlib
 import math
-import os
-import select
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,17 +13,22 @@ from requests import PreparedRequest, Response
 
 from webhooks.addresses import AddressPolicy
 from webhooks.choices import FailureKind
+from webhooks.wire.clock import asleep_seconds, boottime
 from webhooks.wire.exchange import Exchange
-from webhooks.wire.failures import SuspendedError, TransportError, failure
+from webhooks.wire.failures import SuspendedError, TransportError, WithdrawnError, failure
+from webhooks.wire.messages import Draft, draft_of
 from webhooks.wire.names import (
     MAX_HOSTS,
     Answer,
+    Group,
+    Pin,
     Resolver,
     check,
     host_and_port,
-    pin_entries,
+    pin,
     system_lookup,
 )
+from webhooks.wire.sockets import Sockets
 
 SUSPENDED_SECONDS = 7.0
 """A wait that takes so much longer than asked for: the process was stopped, or its machine slept."""
@@ -34,31 +36,39 @@ SUSPENDED_SECONDS = 7.0
 
 @dataclass(slots=True)
 class Outcome:
-    """How one request ended: exactly one of `response` and `error` is set."""
+    """How one request ended: one of `response` and `error` is set, or it was withdrawn unsent."""
 
     context: Any
+    request: PreparedRequest | None
+    """As it was built last; None where it never was."""
     response: Response | None
     error: TransportError | None
     started_at_monotonic: float
     duration_ms: int
 
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether the draft was not built, or not current any more; nothing was sent."""
+        return self.response is None and self.error is None
+
 
 @dataclass(slots=True)
-class Waiting:
-    """A request whose host is being looked up."""
+class Sending:
+    """A request that was started and has not ended."""
 
-    request: PreparedRequest
-    deadline: float
+    draft: Draft
     context: Any
+    group: Group
     started_at: float
-    name: tuple[str, int]
+    deadline: float
+    name: tuple[str, int] | None
+    """What has to be looked up."""
 
 
 class MultiSender:
-    """Keeps many requests in flight on one thread. Only wake() may be called from other threads.
+    """Keeps many requests in flight on one thread, and connections between them.
 
-    libcurl's sockets and the wake-up live in one epoll, so a wake-up is noticed at once even while
-    every connection is silent. Connections are kept between batches.
+    Only wake() may be called from other threads.
     """
 
     def __init__(
@@ -71,27 +81,20 @@ class MultiSender:
         self._policy = policy
         self._has_proxy = bool(settings.WEBHOOKS_PROXY_URL)
         self._resolver = Resolver(self._answered, lookup)
-        self._epoll = select.epoll()
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._wake_fd, select.EPOLLIN)
-        self._watched: dict[int, int] = {}
-        """Every socket in the epoll, and for which events."""
-        self._wanted: set[int] = set()
-        """Those of them that libcurl waits for."""
-        self._timer_at: float | None = None
         self._awake_at = 0.0
+        """By the clock that goes on in sleep."""
+        self._asleep_seconds = asleep_seconds()
         self._was_suspended = False
         self._multi: Any = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
-        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
         self._multi.setopt(pycurl.M_MAXCONNECTS, max_connections)
+        self._sockets = Sockets(self._multi, keeps_idle=not self._has_proxy)
         self._idle: list[Exchange] = []
         self._active: set[Exchange] = set()
-        self._waiting: dict[str, list[Waiting]] = {}
+        self._waiting: dict[str, list[Sending]] = {}
         """For the look-up of a host. Many may wait for dead ones: nothing here walks over all."""
         self._first_deadline = math.inf
-        self._pinned: set[tuple[str, int]] = set()
-        """The hosts and ports whose addresses libcurl was told, until they are taken back."""
+        self._pinned: set[str] = set()
+        """The entries of all pins that libcurl was told of, until they are taken back."""
         self._hosts_answered: deque[str] = deque()
         self._ended: list[Outcome] = []
 
@@ -101,52 +104,53 @@ class MultiSender:
         waiting = sum(map(len, self._waiting.values()))
         return len(self._active) + waiting + len(self._ended)
 
-    def start(self, request: PreparedRequest, *, timeout_seconds: float, context: Any) -> None:
-        """Send a POST; its outcome comes out of poll() within the timeout, with this context."""
+    def start(
+        self, request: PreparedRequest, *, timeout_seconds: float, context: Any, group: Group = None
+    ) -> None:
+        """Send a POST; its outcome comes out of poll() within the timeout, with this context.
+
+        A Draft's `build` is called once the addresses of its host are known, here or in a later
+        poll(). `group` is the owner: groups take turns at looking names up.
+        """
         now = time.monotonic()
+        sending = Sending(draft_of(request), context, group, now, now + timeout_seconds, None)
         try:
-            name = host_and_port(request.url or "")
+            sending.name = name = host_and_port(sending.draft.url or "")
         except TransportError as problem:
-            self._end(context, problem, now)
+            self._end(sending, None, problem)
             return
         if name is None or self._has_proxy:
-            self._begin(request, now + timeout_seconds, context, now, [])
-            return
-        waiting = Waiting(request, now + timeout_seconds, context, now, name)
-        if not self._begin_if_resolved(waiting):
-            self._waiting.setdefault(name[0], []).append(waiting)
-            self._first_deadline = min(self._first_deadline, waiting.deadline)
+            self._begin(sending, None)
+        elif not self._begin_if_resolved(sending, name):
+            self._waiting.setdefault(name[0], []).append(sending)
+            self._first_deadline = min(self._first_deadline, sending.deadline)
+
+    def unsent(self) -> list[Any]:
+        """Return the contexts of the requests that wait for a name or a connection.
+
+        Whoever answers for their drafts keeps what it knows of them fresh.
+        """
+        looked_up = [sending.context for waiting in self._waiting.values() for sending in waiting]
+        return looked_up + [
+            exchange.sending.context for exchange in self._active if not exchange.is_sent
+        ]
 
     def poll(self, timeout_seconds: float) -> list[Outcome]:
         """Wait for sockets, at most `timeout_seconds`, and return the requests that ended.
 
-        Raises SuspendedError, before anything else is sent, when the process was stopped meanwhile.
+        Raises SuspendedError, before anything else is sent, when the process was stopped
+        meanwhile, or the machine slept since the last poll().
         """
-        now = time.monotonic()
-        wait = timeout_seconds
-        if self._ended:
-            wait = 0.0
-        if self._timer_at is not None:
-            wait = min(wait, self._timer_at - now)
-        wait = min(wait, self._first_deadline - now)
-        act = self._multi.socket_action
-        ready = self._epoll.poll(max(0.0, wait))
-        self._awake_at = time.monotonic()
-        if self._awake_at - now > max(0.0, wait) + SUSPENDED_SECONDS:
+        wait = self._first_deadline - time.monotonic()
+        wait = 0.0 if self._ended else max(0.0, min(timeout_seconds, wait))
+        before = boottime()
+        ready = self._sockets.wait(wait)
+        self._awake_at = boottime()
+        slept, self._asleep_seconds = self._asleep_seconds, asleep_seconds()
+        slept = self._asleep_seconds - slept
+        if max(slept, self._awake_at - before - wait) > SUSPENDED_SECONDS:
             raise SuspendedError
-        for fd, events in ready:
-            if fd == self._wake_fd:
-                self._calm()
-            elif fd not in self._wanted:
-                # Its receiver closed it while no request was on it.
-                self._unwatch(fd)
-            else:
-                # EPOLLHUP and EPOLLERR count as readable: libcurl then reads the error itself.
-                readable = pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0
-                act(fd, readable | (pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0))
-        if self._timer_at is not None and self._timer_at <= time.monotonic():
-            self._timer_at = None
-            act(pycurl.SOCKET_TIMEOUT, 0)
+        self._sockets.act(ready)
         self._begin_answered()
         if len(self._pinned) > MAX_HOSTS:
             self._unpin()
@@ -160,9 +164,7 @@ class MultiSender:
 
     def wake(self) -> None:
         """Make a poll() that is waiting return at once; safe from threads and signal handlers."""
-        # Full means that a wake-up is already pending; closed means that nobody polls any more.
-        with contextlib.suppress(OSError, ValueError):
-            os.eventfd_write(self._wake_fd, 1)
+        self._sockets.wake()
 
     def close(self) -> None:
         """Drop everything that is in flight, without outcomes."""
@@ -174,29 +176,21 @@ class MultiSender:
             exchange.handle.close()
         self._active.clear()
         self._idle.clear()
-        for host in self._waiting:
-            self._resolver.drop(host)
+        self._resolver.drop_all()
         self._waiting.clear()
         self._multi.close()
-        self._epoll.close()
-        os.close(self._wake_fd)
-        self._wake_fd = -1
+        self._sockets.close()
 
     # Names.
 
-    def _begin_if_resolved(self, waiting: Waiting) -> bool:
-        is_known, answer = self._resolver.get(waiting.name[0])
+    def _begin_if_resolved(self, sending: Sending, name: tuple[str, int]) -> bool:
+        is_known, answer = self._resolver.get(name[0], sending.group)
         if not is_known:
             return False
-        problem = check(answer, self._policy)
-        if problem is None:
-            pins = pin_entries(*waiting.name, answer or ())
-            self._pinned.add(waiting.name)
-            self._begin(
-                waiting.request, waiting.deadline, waiting.context, waiting.started_at, pins
-            )
+        if problem := check(answer, self._policy):
+            self._end(sending, None, problem)
         else:
-            self._end(waiting.context, problem, waiting.started_at)
+            self._begin(sending, pin(*name, answer or ()))
         return True
 
     def _answered(self, host: str) -> None:
@@ -208,30 +202,38 @@ class MultiSender:
         while self._hosts_answered:
             host = self._hosts_answered.popleft()
             waiting = self._waiting.pop(host, [])
-            if still := [one for one in waiting if not self._begin_if_resolved(one)]:
+            still = [
+                sending
+                for sending in waiting
+                if sending.name and not self._begin_if_resolved(sending, sending.name)
+            ]
+            if still:
                 self._waiting[host] = still
 
     def _end_overdue(self) -> None:
         now = time.monotonic()
         for host, waiting in list(self._waiting.items()):
-            for one in waiting:
-                if one.deadline <= now:
-                    self._end(one.context, failure(FailureKind.DNS), one.started_at)
-            if still := [one for one in waiting if one.deadline > now]:
+            still = [sending for sending in waiting if sending.deadline > now]
+            groups = {sending.group for sending in still}
+            for sending in waiting:
+                if sending.deadline <= now:
+                    self._end(sending, None, failure(FailureKind.DNS))
+                    if sending.group not in groups:
+                        self._resolver.drop(host, sending.group)
+            if still:
                 self._waiting[host] = still
             else:
                 del self._waiting[host]
-                self._resolver.drop(host)
-        deadlines = (one.deadline for waiting in self._waiting.values() for one in waiting)
+        deadlines = (sending.deadline for waiting in self._waiting.values() for sending in waiting)
         self._first_deadline = min(deadlines, default=math.inf)
 
     def _unpin(self) -> None:
-        """Make libcurl forget the addresses of all hosts that no request is under way to.
+        """Make libcurl forget all pins that no request is under way to.
 
         By itself it keeps what RESOLVE tells it for ever. With a `+` before an entry it would not,
         but a request that outlives the entry, and is sent again, would look its host up by itself.
         """
-        in_use = {host_and_port(exchange.url) for exchange in self._active}
+        in_use = {exchange.pin.entry for exchange in self._active if exchange.pin}
         gone = self._pinned - in_use
         self._pinned -= gone
         # A transfer that ends before it opens a socket: its entries are taken in as it begins.
@@ -239,7 +241,7 @@ class MultiSender:
         carrier.setopt(pycurl.URL, "http://0.0.0.0/")
         carrier.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTPS)
         carrier.setopt(pycurl.NOSIGNAL, 1)
-        carrier.setopt(pycurl.RESOLVE, [f"-{host}:{port}" for host, port in gone])
+        carrier.setopt(pycurl.RESOLVE, [f"-{entry}" for entry in gone])
         self._multi.add_handle(carrier)
         self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         self._multi.remove_handle(carrier)
@@ -247,33 +249,28 @@ class MultiSender:
 
     # libcurl.
 
-    def _begin(
-        self,
-        request: PreparedRequest,
-        deadline: float,
-        context: Any,
-        started_at: float,
-        pins: list[str],
-    ) -> None:
+    def _begin(self, sending: Sending, pinned: Pin | None) -> None:
         exchange = self._idle.pop() if self._idle else self._new_exchange()
-        exchange.context, exchange.started_at = context, started_at
         # A whole number of milliseconds below the deadline's distance where nothing was looked up.
-        remaining = deadline - (time.monotonic() if pins else started_at)
+        since = time.monotonic() if pinned else sending.started_at
         try:
-            exchange.prepare(request, remaining, pins)
-        except TransportError as problem:
+            exchange.prepare(sending.draft, sending.deadline - since, pinned)
+        except (TransportError, WithdrawnError) as problem:
             self._idle.append(exchange)
-            self._end(context, problem, started_at)
+            self._end(sending, exchange.request, problem)
             return
+        if pinned:
+            self._pinned.add(pinned.entry)
+        exchange.sending = sending
         self._active.add(exchange)
-        self._multi.add_handle(exchange.handle)
+        self._sockets.begin(exchange.handle)
 
     def _new_exchange(self) -> Exchange:
-        return Exchange(self._policy, on_new_socket=self._forget, is_awake=self._is_awake)
+        return Exchange(self._policy, on_new_socket=self._sockets.forget, is_awake=self._is_awake)
 
     def _is_awake(self) -> bool:
         """Asked when a request is about to go out."""
-        self._was_suspended |= time.monotonic() - self._awake_at > SUSPENDED_SECONDS
+        self._was_suspended |= boottime() - self._awake_at > SUSPENDED_SECONDS
         return not self._was_suspended
 
     def _read_ended(self) -> None:
@@ -288,55 +285,23 @@ class MultiSender:
     def _finish(self, exchange: Exchange, code: int) -> None:
         self._multi.remove_handle(exchange.handle)
         self._active.discard(exchange)
-        self._end(exchange.context, exchange.finish(code), exchange.started_at)
-        exchange.context = None
+        self._end(exchange.sending, exchange.request, exchange.finish(code))
+        exchange.sending = exchange.request = None
         self._idle.append(exchange)
 
-    def _end(self, context: Any, result: Response | TransportError, started_at: float) -> None:
-        duration_ms = int((time.monotonic() - started_at) * 1000)
-        if isinstance(result, TransportError):
-            self._ended.append(Outcome(context, None, result, started_at, duration_ms))
-        else:
-            self._ended.append(Outcome(context, result, None, started_at, duration_ms))
-
-    def _watch(self, what: int, fd: int, multi: Any, data: Any) -> None:
-        """Wait for what libcurl wants of a socket.
-
-        It stays in the epoll when libcurl is done with it for now, as the next request most often
-        goes out on it; when it is closed the kernel takes it out. Not with a proxy, whose name
-        libcurl looks up by sockets of which it tells us nothing else.
-        """
-        if what == pycurl.POLL_REMOVE:
-            self._wanted.discard(fd)
-            if self._has_proxy:
-                self._unwatch(fd)
-            return
-        self._wanted.add(fd)
-        events = (select.EPOLLIN if what & pycurl.POLL_IN else 0) | (
-            select.EPOLLOUT if what & pycurl.POLL_OUT else 0
+    def _end(
+        self,
+        sending: Sending,
+        request: PreparedRequest | None,
+        result: Response | TransportError | WithdrawnError,
+    ) -> None:
+        self._ended.append(
+            Outcome(
+                sending.context,
+                request,
+                result if isinstance(result, Response) else None,
+                result if isinstance(result, TransportError) else None,
+                sending.started_at,
+                int((time.monotonic() - sending.started_at) * 1000),
+            )
         )
-        watched_for = self._watched.get(fd)
-        if watched_for is None:
-            self._epoll.register(fd, events)
-        elif watched_for != events:
-            self._epoll.modify(fd, events)
-        self._watched[fd] = events
-
-    def _unwatch(self, fd: int) -> None:
-        self._watched.pop(fd, None)
-        # Closed means out of the epoll already.
-        with contextlib.suppress(OSError):
-            self._epoll.unregister(fd)
-
-    def _forget(self, fd: int) -> None:
-        """A new socket has this number: what is known of it was of one that is closed."""
-        self._watched.pop(fd, None)
-
-    def _set_timer(self, milliseconds: int) -> None:
-        self._timer_at = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
-
-    def _calm(self) -> None:
-        try:
-            os.eventfd_read(self._wake_fd)
-        except BlockingIOError:
-            return

@@ -1,6 +1,6 @@
 """Requests and responses as `requests` has them, made and read at little cost; pure."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import cached_property
 
@@ -78,6 +78,44 @@ class Post(PreparedRequest):
         self.url = url
         self.body = body
         self.headers = headers
+
+
+class Draft(PreparedRequest):
+    """A POST that is built, and signed, no sooner than it is handed to libcurl.
+
+    `build` is called once the host's addresses are known; it returns the request, to this URL, or
+    None where it may not be sent any more. `is_current` is asked when the connection is there and
+    the request was built some time ago: whether it may still be sent as it was built. Both are
+    called on the sender's thread; neither may raise, nor wait in a MultiSender.
+    """
+
+    method = "POST"
+    body = b""
+    headers: CaseInsensitiveDict[str] = CaseInsensitiveDict()
+    hooks = {}
+    _cookies = None
+    _body_position = None
+
+    def __init__(
+        self, url: str, build: Callable[[], PreparedRequest | None], is_current: Callable[[], bool]
+    ) -> None:
+        self.url = url
+        self.build = build
+        self.is_current = is_current
+
+
+def draft_of(request: PreparedRequest) -> Draft:
+    """Return the draft of a request that is built already, and current for ever."""
+    if isinstance(request, Draft):
+        return request
+    return Draft(request.url or "", lambda: request, lambda: True)
+
+
+def request_target(url: str) -> str:
+    """Return a URL's path and query, letter by letter."""
+    rest = url.partition("://")[2]
+    target = rest[len(rest.replace("?", "/", 1).partition("/")[0]) :]
+    return target if target.startswith("/") else f"/{target}"
 
 
 def header_line(name: str, value: str) -> bytes:

@@ -3,9 +3,12 @@
 import socket
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+import zlib
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 
 from webhooks.addresses import AddressPolicy
 from webhooks.choices import FailureKind
@@ -14,10 +17,17 @@ from webhooks.url_rules import parse_url
 from webhooks.wire.failures import TransportError, failure, unsendable
 
 RESOLVED_SECONDS = 30.0
+"""After this time a request makes its host be looked up anew, and goes to the old addresses."""
+STALE_SECONDS = 60.0
+"""After this time it waits for the new ones: a host that has moved is followed by then."""
 UNRESOLVED_SECONDS = 5.0
-STALE_SECONDS = 300.0
-"""An old answer is still used while a new one is fetched."""
+MAX_LIFE_SECONDS = 300
+"""A connection older than this gets no more requests."""
+PIN_SUFFIX = "invalid"
 MAX_LOOKUPS = 64
+"""At the same time, of all groups; the first of a group may begin beyond that."""
+MAX_LOOKUPS_OF_GROUP = 8
+MAX_THREADS = 512
 MAX_HOSTS = 10_000
 """That are remembered; when there are more, what is of no use any more is forgotten."""
 
@@ -47,11 +57,16 @@ def system_lookup(host: str) -> Answer:
     return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
+Group = Hashable
+"""Whose look-up it is: an owner's."""
+
+
 class Resolver:
     """Looks names up on threads of its own: a dead name server delays only its own hosts.
 
     libcurl's own resolver is not used: ten dead names stall it for everybody. One look-up per host
-    at a time, at most MAX_LOOKUPS together; `on_answer` is called on the look-up's thread.
+    at a time; groups take turns, and one with many dead names keeps a few threads at most, so that
+    nobody's first look-up waits for those of others. `on_answer` is called on the look-up's thread.
     """
 
     def __init__(
@@ -63,52 +78,84 @@ class Resolver:
         self._lookup = lookup
         self._known: dict[str, tuple[float, Answer]] = {}
         self._prune_above = MAX_HOSTS
-        self._under_way: set[str] = set()
-        self._queue: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
-        self._threads = 0
+        self._queues: dict[Group, dict[str, None]] = {}
+        """The hosts each group waits for, in the order of the groups' turns."""
+        self._under_way: dict[str, Group] = {}
+        """The look-up on each thread."""
+        self._busy: Counter[Group] = Counter()
+        """How many of them each group has."""
 
-    def get(self, host: str) -> tuple[bool, Answer]:
+    def get(self, host: str, group: Group = None) -> tuple[bool, Answer]:
         """Return (whether an answer is known, the answer), asking for a new one when it is due."""
         asked_at, answer = self._known.get(host, (float("-inf"), None))
         age = time.monotonic() - asked_at
         if age > (RESOLVED_SECONDS if answer else UNRESOLVED_SECONDS):
-            self._ask(host)
+            self._ask(host, group)
         return age <= _lasts(answer), answer or None
 
-    def drop(self, host: str) -> None:
-        """Do not look a host up, unless that has begun: nobody waits for it any more."""
+    def drop(self, host: str, group: Group = None) -> None:
+        """Do not look a host up for a group, unless that has begun: it waits for it no more."""
         with self._lock:
-            if host in self._queue:
-                del self._queue[host]
-                self._under_way.discard(host)
+            self._unqueue(host, group)
 
-    def _ask(self, host: str) -> None:
+    def drop_all(self) -> None:
+        """Begin no look-up any more."""
         with self._lock:
-            if host in self._under_way:
-                return
-            self._under_way.add(host)
-            self._queue[host] = None
-            if self._threads >= MAX_LOOKUPS:
-                return
-            self._threads += 1
-        # A daemon: getaddrinfo cannot be interrupted and must not hold up the end of the process.
-        threading.Thread(target=self._work, name="resolver", daemon=True).start()
+            self._queues.clear()
 
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                if not self._queue:
-                    self._threads -= 1
-                    return
-                host, _ = self._queue.popitem(last=False)
+    def _ask(self, host: str, group: Group) -> None:
+        with self._lock:
+            if host in self._under_way or host in self._queues.get(group, ()):
+                return
+            self._queues.setdefault(group, {})[host] = None
+            following = self._next()
+        if following is not None:
+            # A daemon: getaddrinfo cannot be interrupted and must not hold up the process's end.
+            threading.Thread(
+                target=self._work, args=(following,), name="resolver", daemon=True
+            ).start()
+
+    def _work(self, host: str | None) -> None:
+        while host is not None:
             answer = self._lookup(host)
             with self._lock:
                 self._known[host] = (time.monotonic(), answer)
-                self._under_way.discard(host)
+                group = self._under_way.pop(host)
+                self._busy[group] -= 1
+                if not self._busy[group]:
+                    del self._busy[group]
                 if len(self._known) > self._prune_above:
                     self._prune()
+                following = self._next()
             self._on_answer(host)
+            host = following
+
+    def _next(self) -> str | None:
+        """Take the host whose turn it is and for which there is a thread; the lock is held."""
+        for group, hosts in self._queues.items():
+            if self._may_begin(group):
+                host = next(iter(hosts))
+                self._under_way[host] = group
+                self._busy[group] += 1
+                for other in [group, *(g for g, queue in self._queues.items() if host in queue)]:
+                    self._unqueue(host, other)
+                if group in self._queues:
+                    # The group's next turn comes after those of all others.
+                    self._queues[group] = self._queues.pop(group)
+                return host
+        return None
+
+    def _may_begin(self, group: Group) -> bool:
+        busy = self._busy[group]
+        most = MAX_LOOKUPS if busy else MAX_THREADS
+        return busy < MAX_LOOKUPS_OF_GROUP and len(self._under_way) < most
+
+    def _unqueue(self, host: str, group: Group) -> None:
+        hosts = self._queues.get(group, {})
+        hosts.pop(host, None)
+        if not hosts:
+            self._queues.pop(group, None)
 
     def _prune(self) -> None:
         """Forget the answers that get() gives nobody any more."""
@@ -127,9 +174,33 @@ def _lasts(answer: Answer) -> float:
     return STALE_SECONDS if answer else UNRESOLVED_SECONDS
 
 
-def pin_entries(host: str, port: int, addresses: Iterable[str]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Where libcurl connects to in place of a URL's host: a name that stands for its addresses.
+
+    libcurl keeps connections by name and would use those to an address that the host has left for
+    ever. This name is made from the addresses, in whatever order they come, and changes with time,
+    so that connections that are never idle have an end, too.
+    """
+
+    entry: str
+    """The name and port, as libcurl remembers them."""
+    connect_to: list[str]
+    resolve: list[str]
+
+
+def pin(host: str, port: int, addresses: Iterable[str]) -> Pin:
+    # Not all hosts at the same time.
+    era = time.monotonic() / MAX_LIFE_SECONDS + zlib.crc32(host.encode()) / 2**32
+    return _pin(host, port, tuple(addresses), int(era))
+
+
+@lru_cache(maxsize=MAX_HOSTS)
+def _pin(host: str, port: int, addresses: tuple[str, ...], era: int) -> Pin:
+    sign = f"{host} {' '.join(sorted(addresses))} {era}"
+    name = f"{sha256(sign.encode()).hexdigest()[:32]}.{PIN_SUFFIX}"
     listed = ",".join(f"[{address}]" if ":" in address else address for address in addresses)
-    return [f"{host}:{port}:{listed}"]
+    return Pin(f"{name}:{port}", [f"::{name}:{port}"], [f"{name}:{port}:{listed}"])
 
 
 def check(answer: Answer, policy: AddressPolicy) -> TransportError | None:

@@ -13,13 +13,15 @@ from requests.adapters import HTTPAdapter
 from webhooks.addresses import AddressPolicy
 from webhooks.choices import FailureKind
 from webhooks.wire.exchange import Exchange
-from webhooks.wire.failures import TransportError, failure
+from webhooks.wire.failures import failure
+from webhooks.wire.messages import draft_of
 from webhooks.wire.names import (
     Answer,
+    Pin,
     Resolver,
     check,
     host_and_port,
-    pin_entries,
+    pin,
     system_lookup,
 )
 
@@ -46,7 +48,8 @@ class CurlAdapter(HTTPAdapter):
         cert: Any = None,
         proxies: Any = None,
     ) -> Response:
-        """Send a POST and return its answer; raises TransportError.
+        """Send a POST and return its answer; raises TransportError, and WithdrawnError where
+        a Draft may not be sent any more.
 
         `timeout` is the total in seconds, name look-up included. `verify`, `cert` and `proxies`
         are ignored: certificates are always verified, and the settings alone name a proxy.
@@ -57,19 +60,19 @@ class CurlAdapter(HTTPAdapter):
         deadline = time.monotonic() + seconds
         exchange = Exchange(self._policy)
         try:
-            pins = self._resolve(str(request.url), deadline)
-            exchange.prepare(request, max(deadline - time.monotonic(), 0.001), pins)
+            pinned = self._resolve(str(request.url), deadline)
+            exchange.prepare(draft_of(request), max(deadline - time.monotonic(), 0.001), pinned)
             outcome = exchange.finish(_perform(exchange.handle))
         finally:
             exchange.handle.close()
-        if isinstance(outcome, TransportError):
-            raise outcome
-        return outcome
+        if isinstance(outcome, Response):
+            return outcome
+        raise outcome
 
-    def _resolve(self, url: str, deadline: float) -> list[str]:
+    def _resolve(self, url: str, deadline: float) -> Pin | None:
         name = host_and_port(url)
         if name is None or settings.WEBHOOKS_PROXY_URL:
-            return []
+            return None
         while True:
             self._answered.clear()
             is_known, answer = self._resolver.get(name[0])
@@ -79,7 +82,7 @@ class CurlAdapter(HTTPAdapter):
                 raise failure(FailureKind.DNS)
         if problem := check(answer, self._policy):
             raise problem
-        return pin_entries(*name, answer or ())
+        return pin(*name, answer or ())
 
 
 def _perform(handle: pycurl.Curl) -> int:

@@ -3,7 +3,8 @@ import { readFileSync } from "node:fs";
 import { constants, createSecureServer } from "node:http2";
 
 const pem = readFileSync(process.argv[2]);
-const server = createSecureServer({ key: pem, cert: pem, maxSendHeaderBlockLength: 1 << 20 });
+const settings = { maxConcurrentStreams: Number(process.argv[3] ?? 100) };
+const server = createSecureServer({ key: pem, cert: pem, maxSendHeaderBlockLength: 1 << 20, settings });
 const behaviours = {
   "/hang": () => {},
   "/reset": (stream) => stream.close(constants.NGHTTP2_INTERNAL_ERROR),
@@ -17,6 +18,11 @@ const behaviours = {
     stream.additionalHeaders({ ":status": 103, link: "</x>" });
     stream.respond({ ":status": 201, "x-final": "yes" });
     stream.end("ok");
+  },
+  "/bytes": (stream) => {
+    stream.respond({ ":status": 200 });
+    const more = (left) => (left ? stream.write("x", () => more(left - 1)) : stream.end());
+    more(20_000);
   },
   "/redirect": (stream) => stream.respond({ ":status": 307, location: "/ok" }, { endStream: true }),
   "/headers": (stream) => stream.respond({ "x-big": "y".repeat(90_000) }, { endStream: true }),

@@ -7,6 +7,7 @@ import itertools
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -16,8 +17,10 @@ from pytest_django import Settings
 from tests.webhooks.hostile_urls import corpus
 from tests.webhooks.sending import Canary, CurlSession, kind_of, policy, request, send_all
 from webhooks.http_receiver import Behaviour, HttpReceiver
+from webhooks.url_rules import parse_url
 from webhooks.wire import many, names
-from webhooks.wire.many import MultiSender
+from webhooks.wire.many import MultiSender, Sending
+from webhooks.wire.messages import draft_of
 from webhooks.wire.names import Answer
 
 PUBLIC = "93.184.216.34"
@@ -143,8 +146,9 @@ def test_pin_is_forgotten_when_many_came_after_it_but_not_under_a_request(
     monkeypatch: pytest.MonkeyPatch, dialled: list[str]
 ) -> None:
     monkeypatch.setattr(many, "MAX_HOSTS", 10)
-
     # libcurl itself knows such names as 127.0.0.1, without a name server.
+    monkeypatch.setattr(names, "PIN_SUFFIX", "localhost")
+
     def lookup(host: str) -> Answer:
         return ("127.0.0.2",) if host == "slow.localhost" else ("127.0.0.3",)
 
@@ -162,7 +166,10 @@ def test_pin_is_forgotten_when_many_came_after_it_but_not_under_a_request(
 
         def dialled_without_a_pin(url: str) -> str:
             now = time.monotonic()
-            sender._begin(request(url), now + 0.2, None, now, [])
+            host = parse_url(url).host
+            unknown = replace(names.pin(host, receiver.port, lookup(host) or ()), resolve=[])
+            draft = draft_of(request(url))
+            sender._begin(Sending(draft, None, None, now, now + 0.2, None), unknown)
             while not any(outcome.context is None for outcome in sender.poll(0.1)):
                 pass
             return dialled[-1]

@@ -1,0 +1,141 @@
+"""Look-ups are dealt to owners in turns: nobody's first one waits for the dead names of others."""
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.webhooks.sending import kind_of, policy, request
+from webhooks.http_receiver import HttpReceiver
+from webhooks.wire import names
+from webhooks.wire.many import MultiSender, Outcome
+from webhooks.wire.names import Answer, Resolver
+
+
+class NameServer:
+    """Answers at once, but for hosts that begin with `dead`: not before it is released."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+        self.asked: list[str] = []
+        self._changed = threading.Condition()
+        self._answered = 0
+
+    def lookup(self, host: str) -> Answer:
+        with self._changed:
+            self.asked.append(host)
+            self._changed.notify_all()
+        if host.startswith("dead"):
+            self.released.wait(30)
+            return None
+        return ("127.0.0.1",)
+
+    def on_answer(self, host: str) -> None:
+        with self._changed:
+            self._answered += 1
+            self._changed.notify_all()
+
+    def wait_for(self, *, asked: int = 0, answered: int = 0) -> None:
+        with self._changed:
+            assert self._changed.wait_for(
+                lambda: len(self.asked) >= asked and self._answered >= answered, 10
+            ), (len(self.asked), self._answered)
+
+
+@pytest.fixture
+def server() -> Iterator[NameServer]:
+    server = NameServer()
+    yield server
+    server.released.set()
+
+
+def test_fresh_names_of_another_owner_are_not_behind_a_hundred_dead_ones(
+    server: NameServer, receiver: HttpReceiver
+) -> None:
+    sender = MultiSender(policy("127.0.0.0/8"), lookup=server.lookup)
+    for number in range(100):
+        sender.start(
+            request(f"http://dead{number}.example/"),
+            timeout_seconds=30,
+            context="dead",
+            group="hostile",
+        )
+    for number in range(20):
+        sender.start(
+            request(f"http://good{number}.example:{receiver.port}/"),
+            timeout_seconds=30,
+            context="good",
+            group="other",
+        )
+
+    ended: list[Outcome] = []
+    while len(ended) < 20:
+        ended += sender.poll(5)
+    sender.close()
+
+    assert {(outcome.context, kind_of(outcome)) for outcome in ended} == {("good", "200")}
+    dead = [host for host in server.asked if host.startswith("dead")]
+    assert len(dead) <= names.MAX_LOOKUPS_OF_GROUP
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_first_look_up_of_an_owner_begins_whatever_others_wait_for(
+    server: NameServer, seed: int
+) -> None:
+    chance = random.Random(seed)
+    resolver = Resolver(server.on_answer, server.lookup)
+    hosts = [(f"dead{owner}-{n}", f"owner{owner}") for owner in range(100) for n in range(10)]
+    chance.shuffle(hosts)
+    for host, owner in hosts:
+        resolver.get(host, owner)
+    server.wait_for(asked=100)
+    first = {host.partition("-")[0] for host in server.asked}
+
+    resolver.get("good", "newcomer")
+    server.wait_for(answered=1)
+
+    assert len(first) == 100
+    assert max(Counter(host.partition("-")[0] for host in server.asked).values()) <= 8
+    assert resolver.get("good", "newcomer") == (True, ("127.0.0.1",))
+
+
+def test_host_in_the_queue_of_another_is_looked_up_for_who_has_a_turn(server: NameServer) -> None:
+    resolver = Resolver(server.on_answer, server.lookup)
+    for number in range(20):
+        resolver.get(f"dead{number}", "hostile")
+    resolver.get("shared", "hostile")
+    assert resolver.get("shared", "other") == (False, None)
+    server.wait_for(answered=1)
+
+    server.released.set()
+    server.wait_for(answered=21)
+
+    assert resolver.get("shared", "other") == (True, ("127.0.0.1",))
+    assert Counter(server.asked)["shared"] == 1
+
+
+def test_owners_take_turns(server: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "MAX_LOOKUPS", 1)
+    monkeypatch.setattr(names, "MAX_THREADS", 1)
+    resolver = Resolver(server.on_answer, server.lookup)
+    resolver.get("dead", "a")
+    for host in ("a1", "a2", "a3", "b1", "b2", "c1"):
+        resolver.get(host, host[0])
+    resolver.drop("a2", "a")
+    resolver.drop("b2", "a")
+    server.released.set()
+    server.wait_for(answered=6)
+
+    assert server.asked == ["dead", "a1", "b1", "c1", "a3", "b2"]
+
+
+def test_all_threads_end_with_the_last_look_up(server: NameServer) -> None:
+    resolver = Resolver(server.on_answer, server.lookup)
+    for number in range(50):
+        resolver.get(f"dead{number}", number % 7)
+    server.released.set()
+    server.wait_for(answered=50)
+
+    assert (resolver._under_way, resolver._queues, resolver._busy) == ({}, {}, {})
