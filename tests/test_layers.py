@@ -18,7 +18,7 @@ LEAVES = {
 
 LAYERS = [
     LEAVES,
-    {"webhooks.database", "webhooks.postgres", "webhooks.wire", "webhooks.http_receiver", "webhooks.recorded"},
+    {"webhooks.database", "webhooks.postgres", "webhooks.process", "webhooks.wire", "webhooks.http_receiver", "webhooks.recorded"},
     {"webhooks.models"},
     {
         "webhooks.coalescing",
@@ -42,7 +42,7 @@ LAYERS = [
         "webhooks.doctor", "webhooks.housekeeping", "webhooks.quarantine",
         "webhooks.reencryption", "webhooks.service",
     },
-    {"webhooks.declared_jobs", "webhooks.process", "webhooks.sorting", "webhooks.startup"},
+    {"webhooks.declared_jobs", "webhooks.sorting", "webhooks.startup"},
     {"webhooks.checks", "webhooks.jobs", "webhooks.worker", "webhooks.receivers"},
     {"webhooks.api", "webhooks.admin", "webhooks.management", "webhooks.apps"},
 ]  # fmt: skip

@@ -9,6 +9,7 @@ transaction leaves it there for strangers: a client would run another's statemen
 without an error. So nothing is kept in a session that may not be ours alone (has_session_state).
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -16,8 +17,10 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import ProgrammingError, connection, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+
+logger = logging.getLogger(__name__)
 
 EXECUTIONS_BEFORE_PREPARING = 5
 
@@ -139,16 +142,21 @@ def limited_transaction() -> Iterator[None]:
         yield
 
 
-END_SQL = """
-SELECT pg_terminate_backend(pid, 1000)
-  FROM pg_stat_activity
+FIND_CONNECTIONS_SQL = """
+SELECT pid FROM pg_stat_activity
  WHERE datname = current_database() AND application_name = ANY(%(names)s)
 """
+END_SQL = "SELECT pg_terminate_backend(%(pid)s, 1000)"
 
 
 def end_connections(names: list[str]) -> None:
     """End every connection of these names, with what it has locked and not committed.
 
-    Connections through a pooler have no name, and are not found.
+    What Postgres refuses to end, as another role's connections, is logged and goes on. Connections
+    through a pooler have no name, and are not found.
     """
-    run(END_SQL, {"names": names})
+    for (pid,) in run(FIND_CONNECTIONS_SQL, {"names": names}).fetchall():
+        try:
+            run(END_SQL, {"pid": pid})
+        except ProgrammingError as refusal:
+            logger.warning("Backend %d of a dead worker could not be ended: %s", pid, refusal)

@@ -471,7 +471,8 @@ def backlog(owner_id: UUID | None = None, webhook_ids: tuple[UUID, ...] | None =
 
 
 WORKERS_SQL = """
-SELECT id, host, pid, started_at, in_flight, silent_seconds, silent_seconds <= %(silence)s
+SELECT id, host, pid, started_at, in_flight, silent_seconds,
+       declared_dead_at IS NULL AND silent_seconds <= %(silence)s
   FROM (SELECT *, greatest(extract(epoch FROM clock_timestamp() - beat_at), 0)::float8
                       AS silent_seconds
           FROM webhooks_workerheartbeat) AS worker

@@ -51,6 +51,7 @@ class WebhookWorker(SortingWorker):
         super().__init__(*args, **kwargs)
         # Made in work(): sockets and threads do not survive the fork of a worker pool.
         self._engine: Engine
+        self._quarantine: Quarantine
         self._stopping_since: float | None = None
         # By a second signal: RQ's job in progress is given up.
         self._is_hurried = False
@@ -76,6 +77,7 @@ class WebhookWorker(SortingWorker):
         _spare_the_collector()
         sys.setswitchinterval(SWITCH_SECONDS)
         self._engine = Engine()
+        self._quarantine = Quarantine()
         process.handle_signals(self.request_stop)
         if pool := multiprocessing.parent_process():
             process.stop_with_parent(pool.pid or 0)
@@ -101,12 +103,11 @@ class WebhookWorker(SortingWorker):
             run_suspects()
 
     def _run_with_helpers(self, rq: threading.Thread) -> None:
-        quarantine = Quarantine()
-        housekeeper = Housekeeper([tending(quarantine.tend), *chores()])
+        housekeeper = Housekeeper([tending(self._quarantine.tend), *chores()])
         housekeeper.start()
         self._dispatch(rq)
         housekeeper.stop(STOP_HELPERS_SECONDS)
-        quarantine.stop()
+        self._quarantine.stop(is_hurried=lambda: self._must_leave)
 
     def _dispatch(self, rq: threading.Thread, *, until_idle: bool = False) -> None:
         ended = threading.Event()
@@ -185,6 +186,7 @@ class WebhookWorker(SortingWorker):
         self._stop_requested = True
         self._stopping.set()
         self._engine.stop()
+        self._quarantine.begin_stop()
 
     def request_stop(self, signum: int, frame: Any) -> None:
         """First signal: finish what is in flight. A second one: stop now, lose nothing."""

@@ -11,6 +11,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Generator
+from datetime import timedelta
 from typing import Any, NoReturn
 
 SILENCE_SECONDS = 1.5
@@ -179,11 +180,17 @@ def main() -> None:
 
     django.setup()
     import webhooks.wire.many
+    from webhooks import database, housekeeping
     from webhooks.dispatch import engine, life
 
     webhooks.wire.many.SUSPENDED_SECONDS = engine.SUSPENDED_SECONDS = SUSPENDED_SECONDS  # type: ignore[attr-defined]
     life.SILENCE_BEFORE_DEATH_SECONDS = SILENCE_SECONDS
+    # As far below the silence as in production.
+    database.SET_UP_SQL = database.SET_UP_SQL.replace(
+        "lock_timeout = '5s'", "lock_timeout = '0.7s'"
+    )
     engine.BEAT_SECONDS = BEAT_SECONDS
+    housekeeping.SECOND = timedelta(seconds=BEAT_SECONDS)
     point = sys.argv.pop(1)
     POINTS[point]()
     if sys.argv[1] == "save":

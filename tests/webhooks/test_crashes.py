@@ -1,9 +1,11 @@
-"""What ends a worker goes out alone, and is given up after three times (invariant 8)."""
+"""What ends a worker goes out apart, and is given up after three times alone (invariant 8)."""
 
 import os
 import signal
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -13,17 +15,18 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from projects.models import User
-from tests.concurrency import in_thread
+from tests.concurrency import another_connection
 from tests.webhooks.history import trigger
 from tests.workers import black_hole, running_worker, wait_for_heartbeats, wait_until
 from webhooks import quarantine
 from webhooks.dispatch import life
-from webhooks.dispatch.claim import Claim, claim_due, claim_suspect, count_suspects, release
+from webhooks.dispatch.claim import Claim, claim_due, release
 from webhooks.dispatch.engine import Engine, run_until_idle
+from webhooks.dispatch.suspects import ALONE, Count, claim_suspects, count_by_level
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Webhook, WorkerHeartbeat
-from webhooks.quarantine import MOST_PROCESSES, count_free_slots, take_slot
+from webhooks.quarantine import MOST_PROCESSES, give_slot_back, take_slots
 from webhooks.wire.failures import SuspendedError
 from webhooks.wire.many import Outcome
 
@@ -52,22 +55,24 @@ def die(worker_id: UUID) -> int:
     return life.reclaim_from_dead_workers()
 
 
-def test_suspect_is_left_to_who_sends_it_alone(user: User, webhook: Webhook) -> None:
+def claim_alone(worker_id: UUID) -> Claim:
+    return claim_suspects(worker_id, level=ALONE, limit=1, room_of=lambda *_: 10)
+
+
+def test_suspect_is_left_to_who_sends_it_apart(user: User, webhook: Webhook) -> None:
     trigger(user, 3)
     doomed = new_worker()
     assert len(claim_due(doomed, limit=2, room_of=lambda *_: 2).deliveries) == 2
 
     assert die(doomed) == 2
 
-    assert count_suspects(10) == 2
+    assert count_by_level() == {ALONE: Count(due=2, in_flight=0)}
     assert len(claim_due(new_worker(), limit=10, room_of=lambda *_: 10).deliveries) == 1
     alone = new_worker()
-    assert len(claim_suspect(alone).deliveries) == 1
-    assert len(claim_suspect(alone).deliveries) == 1
-    assert claim_suspect(alone).deliveries == []
-    assert set(Delivery.objects.filter(is_suspect=True).values_list("crash_count", flat=True)) == {
-        1
-    }
+    assert len(claim_alone(alone).deliveries) == 1
+    assert count_by_level() == {ALONE: Count(due=1, in_flight=1)}
+    assert len(claim_alone(alone).deliveries) == 1
+    assert claim_alone(alone).deliveries == []
 
 
 def test_only_crashes_while_alone_count_and_three_are_enough(user: User, webhook: Webhook) -> None:
@@ -79,7 +84,7 @@ def test_only_crashes_while_alone_count_and_three_are_enough(user: User, webhook
 
     for crashes in (1, 2, 3):
         alone = new_worker()
-        assert len(claim_suspect(alone).deliveries) == 1
+        assert len(claim_alone(alone).deliveries) == 1
         die(alone)
         delivery = Delivery.objects.get()
         assert (delivery.crash_count, delivery.status) == (
@@ -89,14 +94,14 @@ def test_only_crashes_while_alone_count_and_three_are_enough(user: User, webhook
 
     assert "died 3 times" in delivery.error
     assert delivery.finished_at is not None
-    assert claim_suspect(new_worker()).deliveries == []
+    assert claim_alone(new_worker()).deliveries == []
 
 
 def test_giving_a_suspect_back_counts_no_crash(user: User, webhook: Webhook) -> None:
     trigger(user, 1)
-    Delivery.objects.update(is_suspect=True)
+    Delivery.objects.update(is_suspect=True, suspect_level=ALONE)
     alone = new_worker()
-    (delivery,) = claim_suspect(alone).deliveries
+    (delivery,) = claim_alone(alone).deliveries
 
     release(alone, [delivery.id])
 
@@ -126,9 +131,10 @@ def test_suspect_head_of_an_ordered_webhook_holds_the_others_back(
     Delivery.objects.filter(id__in=[first.id, second.id]).update(is_suspect=True)
 
     assert claim_due(new_worker(), limit=10, room_of=lambda *_: 10).deliveries == []
-    alone = new_worker()
-    assert [d.id for d in claim_suspect(alone).deliveries] == [first.id]
-    assert claim_suspect(alone).deliveries == []
+    together = new_worker()
+    claim = partial(claim_suspects, together, level=0, limit=10, room_of=lambda *_: 10)
+    assert [d.id for d in claim().deliveries] == [first.id]
+    assert claim().deliveries == []
 
 
 def test_killed_worker_s_deliveries_go_out_apart_beside_normal_traffic(
@@ -168,14 +174,13 @@ def test_quarantine_ends_with_its_worker(
 def test_behind_a_pooler_no_slot_outlives_its_process(settings: Settings) -> None:
     settings.DATABASE_PREPARED_STATEMENTS = False
 
-    assert take_slot()
+    assert take_slots(0, 3, {1}) == [0, 2]
 
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
         )
         assert cursor.fetchone() == (0,)
-    assert count_free_slots() == MOST_PROCESSES
 
 
 def test_suspects_do_not_wait_for_a_mail_server(
@@ -192,35 +197,95 @@ def test_suspects_do_not_wait_for_a_mail_server(
         wait_until(lambda: Delivery.objects.get().status == "SUCCESS", 25)
 
 
-def test_quarantines_of_all_workers_share_their_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_supervisors_of_all_workers_share_their_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     # Not the slots of real ones: that of a test before this may just be ending.
     monkeypatch.setattr(quarantine, "SLOTS", OTHER_SLOTS)
-    taken: list[bool] = []
+    level = 2
+    slots = range(level * MOST_PROCESSES, (level + 1) * MOST_PROCESSES)
 
-    def with_connection_of_its_own() -> None:
-        taken.append(take_slot())
+    with another_connection() as other:
+        for slot in slots:
+            other.execute("SELECT pg_try_advisory_lock(%s, %s)", [OTHER_SLOTS, slot])
+        full = take_slots(level, MOST_PROCESSES, [])
+        other.execute("SELECT pg_advisory_unlock(%s, %s)", [OTHER_SLOTS, slots[3]])
+        one = take_slots(level, 100, [])
+        again = take_slots(level, 100, one)
+        below = take_slots(level - 1, 2, one)
+        for slot in [*one, *below]:
+            give_slot_back(slot)
+        other.execute("SELECT pg_advisory_unlock_all()")
 
-    with connection.cursor() as cursor:
-        for slot in range(MOST_PROCESSES):
-            cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", [OTHER_SLOTS, slot])
-        try:
-            assert count_free_slots() == 0
-            in_thread(with_connection_of_its_own).join()
-            cursor.execute("SELECT pg_advisory_unlock(%s, %s)", [OTHER_SLOTS, 3])
-            assert count_free_slots() == 1
-            in_thread(with_connection_of_its_own).join()
-        finally:
-            cursor.execute("SELECT pg_advisory_unlock_all()")
-
-    assert taken == [False, True]
+    assert (full, one, again) == ([], [slots[3]], [])
+    assert below == [(level - 1) * MOST_PROCESSES, (level - 1) * MOST_PROCESSES + 1]
+    assert take_slots(level, 1, []) == [slots[0]]
+    give_slot_back(slots[0])
 
 
 def _lives(pid: int) -> bool:
+    """Say whether a process runs; one that only waits for its parent's attention does not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return True
+
+
+def _descendants(pid: int) -> list[int]:
+    children = [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+    return [*children, *(pid for child in children for pid in _descendants(child))]
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+)
+def test_signal_that_ends_no_request_is_no_crash(
+    user: User, webhook: Webhook, receiver: HttpReceiver, number: signal.Signals
+) -> None:
+    receiver.behaviour = Behaviour(delay_seconds=2)
+    trigger(user, 1)
+    Delivery.objects.update(is_suspect=True, suspect_level=ALONE, crash_count=1)
+    with running_worker() as process:
+        receiver.wait_for(1, timeout_seconds=20)
+        supervisor, group = _descendants(process.pid)
+        # As the terminal's hang-up, to all of them.
+        for pid in (group, supervisor, process.pid):
+            os.kill(pid, number)
+        wait_until(lambda: Delivery.objects.get().status == "SUCCESS")
+        if number != signal.SIGUSR1:
+            assert process.wait(20) == 0
+            assert not _lives(supervisor)
+            assert not _lives(group)
+
+    assert len(receiver.requests) == 1
+    assert not WorkerHeartbeat.objects.exclude(declared_dead_at=None).exists()
+
+
+def test_worker_that_ends_waits_for_its_suspects_and_starts_no_more(
+    user: User, webhook: Webhook, receiver: HttpReceiver
+) -> None:
+    receiver.behaviour = Behaviour(delay_seconds=3)
+    trigger(user, 3)
+    sent, waiting, usual = Delivery.objects.all()
+    suspects = Delivery.objects.filter(id__in=[sent.id, waiting.id])
+    suspects.update(is_suspect=True, suspect_level=ALONE)
+    later = Delivery.objects.filter(id__in=[waiting.id, usual.id])
+    later.update(next_attempt_at=timezone.now() + timedelta(days=1))
+    with running_worker() as process:
+        receiver.wait_for(1, timeout_seconds=20)
+        later.filter(id=usual.id).update(next_attempt_at=timezone.now())
+        receiver.wait_for(2)
+        process.terminate()
+        later.filter(id=waiting.id).update(next_attempt_at=timezone.now())
+        assert process.wait(20) == 0
+
+    assert {delivery.id: delivery.status for delivery in Delivery.objects.all()} == {
+        sent.id: "SUCCESS",
+        usual.id: "SUCCESS",
+        waiting.id: "PENDING",
+    }
 
 
 def test_claim_that_was_committed_unheard_is_given_back(

@@ -20,6 +20,7 @@ from webhooks.catalog import WEBHOOK_EVENTS
 from webhooks.dispatch import claim as claims
 from webhooks.dispatch.endpoints import MAX_AGE_SECONDS
 from webhooks.dispatch.engine import Engine, run_until_idle
+from webhooks.dispatch.suspects import ALONE
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Attempt, Delivery, Pause, Webhook, WorkerHeartbeat
 from webhooks.wire.many import MultiSender
@@ -292,9 +293,9 @@ def test_quarantine_rests_while_its_suspect_is_in_flight(
 ) -> None:
     receiver.behaviour = Behaviour(delay_seconds=3)
     Project.objects.create(owner=user, name="P")
-    Delivery.objects.update(is_suspect=True)
+    Delivery.objects.update(is_suspect=True, suspect_level=ALONE)
 
-    Engine(alone=True).run(until_idle=True)
+    Engine(suspects=ALONE).run(until_idle=True)
 
     assert len(receiver.requests) == 1
     assert len(polls) < 200

@@ -32,6 +32,7 @@ from webhooks.dispatch.health import Attempted
 from webhooks.dispatch.outage import NETWORK_FAILURES, PROBE_SECONDS, OutageGuard
 from webhooks.dispatch.request import build_request, read_outcome
 from webhooks.dispatch.settle import Result, settle, without_answer
+from webhooks.dispatch.suspects import GROUP_SIZES, LEVELS, claim_suspects, count_by_level
 from webhooks.ids import new_id
 from webhooks.retry import Verdict
 from webhooks.wire.clock import boottime
@@ -63,15 +64,18 @@ class Engine:
     """One worker's dispatcher. run() blocks; hint(), stop() and abandon() may be called from
     other threads and from signal handlers.
 
-    With `alone` it sends suspects only, one at a time (invariant 8).
+    With `suspects` it sends suspects of that level only, as many at a time as may go together
+    (webhooks/dispatch/suspects.py); it does with one connection.
     """
 
-    def __init__(self, *, alone: bool = False) -> None:
+    def __init__(self, *, suspects: int | None = None) -> None:
         self.worker_id = new_id()
-        self._is_alone = alone
+        self._level = suspects
         self._sender = _new_sender()
         self._claimer = ThreadPoolExecutor(1, thread_name_prefix="webhooks-claimer")
-        self._recorder = ThreadPoolExecutor(1, thread_name_prefix="webhooks-recorder")
+        self._recorder = self._claimer
+        if suspects is None:
+            self._recorder = ThreadPoolExecutor(1, thread_name_prefix="webhooks-recorder")
         self._endpoints = Endpoints()
         self._flight = Flight()
         self._outage = OutageGuard()
@@ -80,9 +84,10 @@ class Engine:
         self._beating: Future[bool] | None = None
         self._refreshing: Future[None] | None = None
         self._next_refresh_at = 0.0
-        self._releasing: list[Future[None]] = []
+        self._releasing: list[Future[int | None]] = []
         # Whether a claim or a release failed, and may have been committed all the same.
         self._has_lost_track = False
+        self._track_again_at = 0.0
         self._settling_now: list[Settled] = []
         self._unsettled: list[Settled] = []
         # Whether the last results could not be written: a full disk, say. What cannot be recorded
@@ -107,6 +112,7 @@ class Engine:
         self._database_back_at = 0.0
         self._is_stopping = False
         self._is_abandoned = False
+        self._has_crashed = False
 
     # Inputs: safe from any thread and from signal handlers.
 
@@ -128,7 +134,7 @@ class Engine:
     @property
     def is_recording(self) -> bool:
         """False once two beats in a row, or the last results, could not be written to Postgres."""
-        return not self._cannot_settle and time.monotonic() - self._beaten_at < 2 * BEAT_SECONDS
+        return not self._cannot_settle and boottime() - self._beaten_at < 2 * BEAT_SECONDS
 
     def _look_again(self) -> None:
         self._wants_claim = True
@@ -152,6 +158,9 @@ class Engine:
                 self._order()
                 self._start_ready()
                 self._send_and_receive()
+        except BaseException:
+            self._has_crashed = True
+            raise
         finally:
             self._end()
 
@@ -177,7 +186,8 @@ class Engine:
             or self._settling is not None
             or self._claiming is not None
             or self._releasing
-            or self._has_lost_track
+            # Otherwise the end of this life gives back what is left.
+            or (self._has_lost_track and not self._is_stopping)
         )
         if is_busy:
             return False
@@ -208,7 +218,9 @@ class Engine:
             return
         if self._beating is None and now >= self._next_beat_at:
             self._next_beat_at = now + BEAT_SECONDS
-            self._beating = self._submit(self._recorder, self._beat)
+            self._beating = self._submit(
+                self._recorder, life.beat, self.worker_id, self._flight.count
+            )
         if self._settling is None and self._is_settle_due(now):
             self._settling_now = self._unsettled[:SETTLE_ROWS]
             del self._unsettled[:SETTLE_ROWS]
@@ -217,7 +229,7 @@ class Engine:
             self._settling = self._submit(
                 self._recorder, self._settle, self.worker_id, self._settling_now
             )
-        if self._has_lost_track and self._claiming is None:
+        if self._has_lost_track and self._claiming is None and now >= self._track_again_at:
             self._release_others()
         if self._flight.count and self._refreshing is None and now >= self._next_refresh_at:
             self._order_refresh(now)
@@ -237,12 +249,19 @@ class Engine:
             return False
         if len(self._unsettled) >= MAX_UNSETTLED:
             return False
-        if self._is_alone and (self._flight.ids or self._unsettled or self._settling):
+        if self._group_room() <= 0:
             return False
         room = self._flight.room
         if self._flight.ready > READY_AT_CLAIM or room == 0:
             return False
         return room >= SMALLEST_CLAIM or len(self._flight.ids) <= SMALLEST_CLAIM
+
+    def _group_room(self) -> int:
+        """Return how many more suspects may be in this process; unsettled ones still are."""
+        if self._level is None:
+            return MAX_IN_FLIGHT
+        held = len(self._flight.ids) + len(self._unsettled) + len(self._settling_now)
+        return GROUP_SIZES[self._level] - held
 
     def _is_claim_due(self, now: float) -> bool:
         if self._outage.is_out:
@@ -253,7 +272,7 @@ class Engine:
         self._wants_claim = self._has_backlog = False
         is_out = self._outage.is_out
         self._next_poll_at = now + (PROBE_SECONDS if is_out else POLL_SECONDS)
-        limit = 1 if is_out else self._flight.room
+        limit = 1 if is_out else min(self._flight.room, self._group_room())
         self._claiming = self._submit(self._claimer, self._claim, self.worker_id, limit)
 
     def _order_refresh(self, now: float) -> None:
@@ -274,8 +293,10 @@ class Engine:
         return future
 
     def _claim(self, worker_id: UUID, limit: int) -> Claim:
-        if self._is_alone:
-            claim = claims.claim_suspect(worker_id)
+        if self._level is not None:
+            claim = claim_suspects(
+                worker_id, level=self._level, limit=limit, room_of=self._flight.windows.room
+            )
         else:
             claim = claims.claim_due(
                 worker_id, limit=limit, room_of=self._flight.windows.room, after=self._position
@@ -314,17 +335,6 @@ class Engine:
             logger.exception("The result of delivery %s is refused.", results[0]["id"])
             return settle(worker_id, [without_answer(results[0])])
 
-    def _beat(self) -> bool:
-        is_alive = life.beat(self.worker_id, self._flight.count)
-        now = boottime()
-        # After a gap of its own it is Postgres that was away, and the others may be as alive as it.
-        is_steady = now - self._beaten_at < life.SILENCE_BEFORE_DEATH_SECONDS / 2
-        self._beaten_at = now
-        if is_steady and (reclaimed := life.reclaim_from_dead_workers()):
-            logger.warning("Took back %d deliveries from dead workers.", reclaimed)
-            self._look_again()
-        return is_alive
-
     # What came back.
 
     def _collect(self) -> None:
@@ -340,6 +350,7 @@ class Engine:
         if self._beating is not None and self._beating.done():
             beat, self._beating = self._beating, None
             if self._succeeded(beat):
+                self._beaten_at = boottime()
                 self._endpoints.forget_old()
                 self._flight.windows.forget_idle()
                 self._outage.forget_old(time.monotonic())
@@ -355,8 +366,13 @@ class Engine:
             else:
                 self._has_lost_track = self._wants_claim = True
         while self._releasing and self._releasing[0].done():
-            if not self._succeeded(self._releasing.pop(0)):
+            released = self._releasing.pop(0)
+            if not self._succeeded(released):
                 self._has_lost_track = True
+            elif released.result():
+                # Somebody has locked some of it.
+                self._has_lost_track = True
+                self._track_again_at = time.monotonic() + POLL_SECONDS
 
     def _succeeded(self, future: Future[Any]) -> bool:
         """Log a failure and leave the database alone for a while; it may be restarting."""
@@ -380,7 +396,8 @@ class Engine:
         if self._is_stopping:
             self._give_back([d.id for d in claim.deliveries], 0)
             return
-        if self._has_backlog and (now := time.monotonic()) >= self._next_call_at:
+        is_for_others = self._has_backlog and self._level is None
+        if is_for_others and (now := time.monotonic()) >= self._next_call_at:
             # More than this worker can take at once: wake another one. All poll as often as that.
             self._next_call_at = now + POLL_SECONDS
             wakeup.nudge(force=True)
@@ -554,7 +571,10 @@ class Engine:
 
     def _end(self) -> None:
         self._sender.close()
-        if not self._is_abandoned:
+        if self._has_crashed:
+            # What it holds may be why; nobody need wait for the silence.
+            self._submit(self._recorder, life.declare_dead, [self.worker_id])
+        elif not self._is_abandoned:
             # Otherwise it is left to be found dead, with what it holds.
             self._submit(self._recorder, life.unregister_worker, self.worker_id)
         self._close_connections()
@@ -595,6 +615,8 @@ def run_until_idle() -> None:
 
 
 def run_suspects() -> None:
-    """Deliver what was in flight when its worker died, one at a time, and return."""
-    if claims.count_suspects(1):
-        Engine(alone=True).run(until_idle=True)
+    """Deliver what was in flight when its worker died, in this process, and return."""
+    life.reclaim_from_dead_workers()
+    for level in LEVELS:
+        if level in count_by_level():
+            Engine(suspects=level).run(until_idle=True)

@@ -68,9 +68,15 @@ class Delivery(models.Model):
     next_attempt_at = models.DateTimeField(null=True, db_default=Now())
     claimed_by = models.UUIDField(null=True, default=None, help_text="The worker that holds it.")
     is_suspect = models.BooleanField(
-        default=False, help_text="Was in flight when its worker died; goes out alone next time."
+        default=False, help_text="Was in flight when its worker died; goes out apart next time."
     )
-    crash_count = models.PositiveSmallIntegerField(default=0)
+    # Without the check of a positive field: to add it would read the whole table under a lock.
+    suspect_level = models.SmallIntegerField(
+        db_default=0, help_text="The higher, the fewer other suspects go out with it."
+    )
+    crash_count = models.PositiveSmallIntegerField(
+        default=0, help_text="How often its worker died while it was alone there."
+    )
     response_code = models.PositiveSmallIntegerField(null=True)
     failure_kind = models.CharField(max_length=20, choices=FailureKind, blank=True)
     error = models.CharField(max_length=500, blank=True)
@@ -118,7 +124,7 @@ class Delivery(models.Model):
                 name="delivery_ordered",
                 condition=Q(finished_at=None, order_key__isnull=False),
             ),
-            # What has to go out alone.
+            # What has to go out apart.
             models.Index(
                 fields=["next_attempt_at"],
                 name="delivery_suspect",

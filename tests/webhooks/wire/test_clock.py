@@ -12,6 +12,7 @@ from tests.concurrency import in_thread
 from tests.webhooks.sending import kind_of, policy, request
 from webhooks.dispatch.endpoints import Endpoints
 from webhooks.dispatch.engine import Engine
+from webhooks.dispatch.life import SILENCE_BEFORE_DEATH_SECONDS, Watch
 from webhooks.http_receiver import HttpReceiver
 from webhooks.ids import new_id
 from webhooks.models import Webhook, WorkerHeartbeat
@@ -112,17 +113,19 @@ def test_worker_whose_machine_slept_starts_a_new_life(sleep: Sleep) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_worker_whose_machine_slept_buries_nobody_at_once(sleep: Sleep) -> None:
+    watch = Watch()
+    watch.look()
     neighbour = WorkerHeartbeat.objects.create(
         id=new_id(), host="here", pid=1, beat_at=timezone.now() - timedelta(seconds=60)
     )
-    engine = Engine()
     sleep(60)
 
-    engine._beat()
+    watch.look()
     assert WorkerHeartbeat.objects.filter(id=neighbour.id).exists()
-    engine._beat()
+    for _ in range(2):
+        sleep(SILENCE_BEFORE_DEATH_SECONDS / 3)
+        watch.look()
     assert not WorkerHeartbeat.objects.filter(id=neighbour.id).exists()
-    engine._end()
 
 
 @pytest.mark.django_db

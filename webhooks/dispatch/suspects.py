@@ -1,0 +1,218 @@
+"""What was in flight when its worker died: which of it may go out together, and the claim of it.
+
+One of these deliveries may have ended the worker, and it would end the next one. Which one it is, is
+found by testing groups (invariant 8): suspects go out in processes of their own, at most
+GROUP_SIZES[level] in each. When such a process dies, what it held goes one level up, into smaller
+groups; at the level ALONE a process sends one delivery at a time, and only its deaths there count
+against a delivery. So a culprit among five hundred is alone after three deaths, the others wait for
+nobody's receiver, and none of them is punished.
+
+`suspect_level` says how far an unfinished suspect has come, `crash_count` how often it crashed alone.
+"""
+
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, islice, zip_longest
+from typing import NamedTuple
+from uuid import UUID
+
+from webhooks.database import limited_transaction, run
+from webhooks.dispatch import claim as claims
+from webhooks.dispatch.claim import TAKE_SQL, Claim, Guard, Waiting
+
+GROUP_SIZES = (512, 64, 8, 1)
+"""How many suspects a process may hold, by level."""
+LEVELS = range(len(GROUP_SIZES))
+ALONE = LEVELS[-1]
+GROUPS = 8
+"""Into so many groups suspects are divided: the sizes differ by this factor."""
+
+
+def level_for(count: int) -> int:
+    """Return the level at which so many suspects begin: as few together as GROUPS allows."""
+    fitting = [level for level in LEVELS if count <= GROUPS * GROUP_SIZES[level]]
+    return max(fitting, default=0)
+
+
+COUNT_ALL_SQL = """
+SELECT count(*) FROM webhooks_delivery WHERE is_suspect AND finished_at IS NULL
+"""
+
+
+def count_all() -> int:
+    """Return how many suspects there are that are not finished."""
+    return int(run(COUNT_ALL_SQL, {}).fetchone()[0])
+
+
+# Those that may go now, each with its webhook. Of an ordered webhook only the head.
+SUSPECTS = """
+      FROM webhooks_delivery d
+      JOIN webhooks_webhook w ON w.id = d.webhook_id
+     WHERE d.is_suspect AND d.finished_at IS NULL AND d.claimed_by IS NULL
+       AND d.next_attempt_at <= statement_timestamp()
+       AND w.active AND w.deleted_at IS NULL AND NOT EXISTS (SELECT FROM webhooks_pause)
+       AND coalesce(w.held_until <= clock_timestamp(), true)
+       AND (w.breaker_state = 'closed' OR w.breaker_probe_at <= clock_timestamp())
+       AND NOT (w.ordered AND d.order_key IS NOT NULL AND EXISTS (
+            SELECT FROM webhooks_delivery o
+             WHERE o.webhook_id = d.webhook_id AND o.finished_at IS NULL
+               AND (o.order_key, o.id) < (d.order_key, d.id)))"""
+
+# What a breaker or a rate limit (webhooks/rate.py) lets through now.
+COUNT_SQL = f"""
+WITH due AS (
+    SELECT d.suspect_level AS level,
+           least(count(*), CASE WHEN w.breaker_state <> 'closed' THEN 1 END, CASE
+               WHEN w.rate_limit IS NOT NULL THEN floor(1e-6 + w.rate_limit * extract(epoch FROM
+                   make_interval(secs => greatest(1, 1 / w.rate_limit)) + statement_timestamp()
+                   - greatest(w.rate_ready_at, statement_timestamp()))) END) AS count
+    {SUSPECTS}
+     GROUP BY 1, w.id
+), in_flight AS (
+    SELECT suspect_level AS level, count(*)
+      FROM webhooks_delivery
+     WHERE is_suspect AND finished_at IS NULL AND claimed_by IS NOT NULL
+     GROUP BY 1
+)
+SELECT level, sum(due)::int, sum(in_flight)::int
+  FROM (SELECT level, count AS due, 0 AS in_flight FROM due WHERE count > 0
+        UNION ALL SELECT level, 0, count FROM in_flight) AS counted
+ GROUP BY level
+"""  # noqa: S608 (constants only)
+
+
+class Count(NamedTuple):
+    """How many suspects of one level there are."""
+
+    due: int
+    """May be sent now."""
+    in_flight: int
+
+
+def count_by_level() -> dict[int, Count]:
+    """Return how many suspects may go and how many are under way; levels without any are left out."""
+    return {level: Count(due, in_flight) for level, due, in_flight in run(COUNT_SQL, {})}
+
+
+def are_any_due() -> bool:
+    """Say whether any suspect may go now."""
+    return any(count.due for count in count_by_level().values())
+
+
+VISIT_SUSPECTS_SQL = f"""
+SELECT extract(epoch FROM clock_timestamp())::float8, waiting.*
+  FROM (SELECT) AS always_one_row
+  LEFT JOIN (
+    SELECT d.owner_id, d.webhook_id, min(d.next_attempt_at), w.ordered, w.rate_limit,
+           w.breaker_state, w.breaker_changed_at, count(*)
+    {SUSPECTS} AND d.suspect_level = %(level)s
+     GROUP BY d.owner_id, d.webhook_id, w.id
+  ) AS waiting ON true
+"""  # noqa: S608 (constants only)
+
+CLAIM_SUSPECTS_SQL = f"""
+WITH candidate AS MATERIALIZED (
+    SELECT d.id, d.webhook_id, d.next_attempt_at
+    {SUSPECTS} AND d.suspect_level = %(level)s AND d.webhook_id = ANY(%(webhooks)s)
+), due AS (
+    SELECT row.id
+      FROM unnest(%(webhooks)s::uuid[], %(counts)s::int[])
+           AS wanted (webhook_id, count)
+     CROSS JOIN LATERAL (
+        SELECT d.id
+          FROM candidate c JOIN webhooks_delivery d ON d.id = c.id
+         WHERE c.webhook_id = wanted.webhook_id
+           AND d.is_suspect AND d.finished_at IS NULL AND d.claimed_by IS NULL
+           AND d.suspect_level = %(level)s
+         ORDER BY c.next_attempt_at
+         LIMIT wanted.count
+           FOR UPDATE OF d SKIP LOCKED
+     ) row
+)"""  # noqa: S608 (constants only)
+
+
+def claim_suspects(
+    worker_id: UUID, *, level: int, limit: int, room_of: Callable[[UUID, int], int]
+) -> Claim:
+    """Mark up to `limit` suspects of a level as SENDING by this worker and return them.
+
+    They obey what others obey: owners come in turn, and rate limits, breakers, windows (`room_of`, as
+    for claim_due) and the order of their webhooks hold. The limit is for the caller to keep: no more
+    than GROUP_SIZES[level] may be in one process.
+    """
+    claim, waiting, counts_due = _visit(level)
+    rooms = {
+        webhook.webhook_id: room_of(webhook.webhook_id, claims.most_held(webhook, claim))
+        for webhook in waiting
+    }
+    wanted = deal(waiting, {k: min(room, counts_due[k]) for k, room in rooms.items()}, limit)
+    if wanted:
+        webhooks = [webhook for webhook in waiting if webhook.webhook_id in wanted]
+        _take(claim, worker_id, webhooks, wanted, level)
+    taken = Counter(delivery.webhook_id for delivery in claim.deliveries)
+    claim.full = frozenset(k for k in taken if counts_due[k] > taken[k] >= rooms[k])
+    claim.has_more |= len(claim.deliveries) == limit
+    return claim
+
+
+def deal(webhooks: Sequence[Waiting], most: Mapping[UUID, int], limit: int) -> Counter[UUID]:
+    """Deal `limit` rows out one by one: to each owner in turn, and to his webhooks in turn.
+
+    No webhook gets more than `most`. Chance decides who comes first: several claim at once.
+    """
+    by_owner: defaultdict[UUID, list[UUID]] = defaultdict(list)
+    for webhook in random.sample(webhooks, len(webhooks)):
+        by_owner[webhook.owner_id].append(webhook.webhook_id)
+    of_owners = [islice(_in_turn({k: most[k] for k in ids}), limit) for ids in by_owner.values()]
+    in_turn = chain.from_iterable(zip_longest(*of_owners))
+    return Counter(islice((webhook_id for webhook_id in in_turn if webhook_id), limit))
+
+
+def _in_turn(counts: Mapping[UUID, int]) -> Iterator[UUID]:
+    """Yield each key as often as it counts, one after the other."""
+    for turn in range(max(counts.values())):
+        yield from (key for key, count in counts.items() if turn < count)
+
+
+def _visit(level: int) -> tuple[Claim, list[Waiting], dict[UUID, int]]:
+    """Return the webhooks for which suspects may go, and how many each."""
+    asked_at = time.monotonic()
+    rows = run(VISIT_SUSPECTS_SQL, {"level": level}).fetchall()
+    claim = Claim(rows[0][0], claims.clock_offset(rows[0][0], asked_at))
+    found = [row for row in rows if row[2] is not None]
+    return claim, [Waiting._make(row[1:8]) for row in found], {row[2]: row[8] for row in found}
+
+
+def _take(
+    claim: Claim,
+    worker_id: UUID,
+    webhooks: Sequence[Waiting],
+    wanted: Mapping[UUID, int],
+    level: int,
+) -> None:
+    now = claim.database_time
+    guarded = [webhook.webhook_id for webhook in webhooks if webhook.is_guarded]
+    with limited_transaction():
+        guards = claims.lock_guards(guarded) if guarded else {}
+        counts = {
+            webhook.webhook_id: _count_for(webhook, wanted[webhook.webhook_id], guards, claim)
+            for webhook in webhooks
+        }
+        parameters = {
+            "level": level,
+            "webhooks": list(counts),
+            "counts": list(counts.values()),
+        }
+        claims.hold(claim, worker_id, CLAIM_SUSPECTS_SQL + TAKE_SQL, parameters)
+        taken = Counter(d.webhook_id for d in claim.deliveries if d.webhook_id in guards)
+        if taken:
+            claims.spend({webhook_id: guards[webhook_id] for webhook_id in taken}, taken, now)
+
+
+def _count_for(webhook: Waiting, wanted: int, guards: Mapping[UUID, Guard], claim: Claim) -> int:
+    if not webhook.is_guarded:
+        return wanted
+    guard = guards.get(webhook.webhook_id)
+    return 0 if guard is None else min(wanted, claims.allowed(guard, claim.database_time, claim))
