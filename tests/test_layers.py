@@ -18,7 +18,16 @@ LEAVES = {
 
 LAYERS = [
     LEAVES,
-    {"webhooks.database", "webhooks.postgres", "webhooks.process", "webhooks.wire", "webhooks.http_receiver", "webhooks.recorded"},
+    {
+        "webhooks.database",
+        "webhooks.postgres",
+        "webhooks.process",
+        "webhooks.epoch",
+        "webhooks.horizon",
+        "webhooks.wire",
+        "webhooks.http_receiver",
+        "webhooks.recorded",
+    },
     {"webhooks.models"},
     {
         "webhooks.coalescing",

@@ -19,7 +19,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from webhooks import audit, housekeeping, reencryption, stats, wakeup
+from webhooks import audit, horizon, housekeeping, reencryption, stats, wakeup
 from webhooks.audit import Question
 from webhooks.database import is_pooled, limited_transaction
 from webhooks.encryption import headers_of_known_keys
@@ -32,7 +32,6 @@ OLD_BACKLOG_SECONDS = 60
 VERY_OLD_BACKLOG_SECONDS = 600
 SKEW_SECONDS = 2.0
 """Ids and `created` carry this machine's time, everything else the database's."""
-MANY_TRANSACTIONS = 1_000
 MANY_FAILURES = 3
 """Turns of a chore that failed one after the other; fewer may be a passing trouble."""
 LATELY = timedelta(days=7)
@@ -192,26 +191,31 @@ def check_clock() -> Iterator[Finding]:
         yield ok("clock", "This machine's clock agrees with the database's.")
 
 
-ORDER_SQL = """
-SELECT transaction_id::text::bigint - pg_snapshot_xmax(pg_current_snapshot())::text::bigint
-  FROM webhooks_event ORDER BY transaction_id DESC LIMIT 1
+EPOCH_SQL = """
+SELECT webhooks_examine_epoch(), coalesce(max(number), 0), webhooks_cluster() FROM webhooks_epoch
 """
 
 
 def check_order() -> Iterator[Finding]:
-    """Events are in order with the transactions of this server; a restored dump's are not."""
-    rows = _query(ORDER_SQL)
-    if rows and rows[0][0] > MANY_TRANSACTIONS:
-        yield failure(
+    """Nobody holds back what is read in order; this server can be told from others."""
+    current, recorded, cluster = _query(EPOCH_SQL)[0]
+    held = horizon.holder()
+    if held:
+        level = failure if held.seconds > VERY_OLD_BACKLOG_SECONDS else warning
+        yield level("order", str(held), held.mend)
+    if "?" in cluster:
+        yield warning(
             "order",
-            "Events carry transactions of another server (a restored dump): ordered webhooks and "
-            "the feed wait for them.",
-            'manage.py dbshell -- -c "UPDATE webhooks_event SET transaction_id = pg_snapshot_xmin('
-            "pg_current_snapshot()) WHERE transaction_id > pg_snapshot_xmax(pg_current_snapshot())"
-            '" -c "UPDATE webhooks_delivery SET order_key = 0 WHERE order_key IS NOT NULL'
-            ' AND finished_at IS NULL"',
+            "Postgres does not say which server this is: after a restore, cursors of the feed may "
+            "skip events.",
+            "GRANT EXECUTE ON FUNCTION pg_control_system(), pg_current_wal_lsn(), "
+            "pg_walfile_name(pg_lsn) TO the owner of the function webhooks_cluster()",
         )
-    else:
+    elif not held and current > recorded > 0:
+        yield ok(
+            "order", "Events of another server are stored here; they go before all later ones."
+        )
+    elif not held:
         yield ok("order", "Events are in order with the transactions of this server.")
 
 

@@ -44,6 +44,10 @@ class CursorInvalidError(WebhooksError):
     """This is not a cursor of the feed; start again without one."""
 
 
+class CursorForeignError(CursorInvalidError):
+    """This cursor is of another database, or of a lost state of this one; start without one."""
+
+
 class FeedRefusedError(WebhooksError):
     """The server does not give its events to us."""
 

@@ -13,7 +13,7 @@ from datetime import timedelta
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
 
-from webhooks import notices, redelivery, retention, stats
+from webhooks import epoch, horizon, notices, redelivery, retention, stats
 from webhooks.chores import Chore, Progress, take_turn
 from webhooks.dispatch.engine import with_fresh_connection
 from webhooks.ids import new_id
@@ -29,6 +29,8 @@ KEEP_CONNECTION_SECONDS = 5.0
 """A thread that waits for longer gives its connection back meanwhile."""
 DATABASE_PAUSE_SECONDS = 2.0
 SUSPECTS = "suspects"
+TRANSACTIONS = "transactions"
+WATCH_EVERY = timedelta(seconds=5)
 
 
 def chores() -> list[Chore]:
@@ -51,13 +53,18 @@ def states() -> list[stats.ChoreState]:
 
     A chore that was switched off leaves its row behind, which is shown nowhere.
     """
-    wanted = {SUSPECTS, *(chore.name for chore in chores())}
+    wanted = {SUSPECTS, TRANSACTIONS, *(chore.name for chore in chores())}
     return [state for state in stats.chores() if state.name in wanted]
 
 
 def tending(tend: Callable[[], object]) -> Chore:
     """Return the chore of a worker that looks after its own process for suspects."""
     return Chore(SUSPECTS, again(tend), SECOND, is_local=True)
+
+
+def watching() -> Chore:
+    """Return the chore of a worker that watches which transactions others wait for."""
+    return Chore(TRANSACTIONS, again(ClusterWatch().look), WATCH_EVERY, is_local=True)
 
 
 def again(do: Callable[[], object]) -> Callable[[Progress], Progress | None]:
@@ -70,6 +77,29 @@ def keep_house() -> bool:
     early_seconds = SECOND.total_seconds()
     pauses = [take_turn(chore, new_id(), early_seconds=early_seconds) for chore in chores()]
     return 0.0 in pauses
+
+
+class ClusterWatch:
+    """Records a new epoch, and says in the log who holds ordered webhooks and the feed back."""
+
+    def __init__(self) -> None:
+        self._say_at_seconds = 0.0
+
+    def look(self) -> None:
+        """Look once."""
+        connection.ensure_connection()
+        with connection.wrap_database_errors:
+            if epoch.record(connection.connection):
+                logger.warning("Postgres is another server than before: a new epoch begins.")
+        self._name(horizon.holder())
+
+    def _name(self, holder: horizon.Holder | None) -> None:
+        if holder is None:
+            self._say_at_seconds = 0.0
+        elif holder.seconds >= self._say_at_seconds:
+            # Again when it has taken twice as long.
+            self._say_at_seconds = 2 * holder.seconds
+            logger.warning("%s To mend it: %s", holder, holder.mend)
 
 
 class Housekeeper:

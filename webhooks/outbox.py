@@ -198,13 +198,15 @@ WITH event AS MATERIALIZED (
     SELECT e.id, e.type, w.id, %(no_owner)s, w.ordered
       FROM event e JOIN webhooks_webhook w ON w.is_platform AND NOT e.is_self_reported
      WHERE w.active AND w.deleted_at IS NULL AND w.events && e.patterns
+), epoch AS MATERIALIZED (
+    SELECT webhooks_current_epoch() AS number
 ), new_event AS (
     INSERT INTO webhooks_event
         (id, type, owner_id, payload, idempotency_key, body_hash, fanout_count, object_reference,
-         is_self_reported, created_at)
+         is_self_reported, created_at, epoch)
     SELECT e.id, e.type, e.owner_id, convert_to(e.payload, 'UTF8'), e.idempotency_key,
            decode(e.body_hash, 'hex'), coalesce(counted.count, 0), e.object_reference,
-           e.is_self_reported, e.created_at
+           e.is_self_reported, e.created_at, (SELECT number FROM epoch)
       FROM event e
       LEFT JOIN (SELECT event_id, count(*) FROM target GROUP BY event_id) counted
         ON counted.event_id = e.id
@@ -215,10 +217,12 @@ WITH event AS MATERIALIZED (
 ), new_delivery AS (
     INSERT INTO webhooks_delivery
         (id, event_id, webhook_id, owner_id, event_type, status, attempt_count, round,
-         attempts_before_round, is_suspect, crash_count, failure_kind, error, order_key)
+         attempts_before_round, is_suspect, crash_count, failure_kind, error, epoch,
+         order_key)
     SELECT (left(t.event_id::text, -5) || lpad(to_hex(
                row_number() OVER (PARTITION BY t.event_id ORDER BY t.webhook_id)), 5, '0'))::uuid,
            t.event_id, t.webhook_id, t.owner_id, t.type, 'PENDING', 0, 1, 0, false, 0, '', '',
+           CASE WHEN t.ordered THEN (SELECT number FROM epoch) END,
            CASE WHEN t.ordered THEN pg_current_xact_id()::text::bigint END
       FROM target t JOIN new_event ON new_event.id = t.event_id
 )

@@ -21,6 +21,7 @@ from django.db import connection
 
 from webhooks.choices import DeliveryStatus
 from webhooks.dispatch.life import MOST_CRASHES, SILENCE_BEFORE_DEATH_SECONDS
+from webhooks.horizon import IS_IN_ORDER
 from webhooks.ids import WEBHOOK_PREFIX, first_id_of
 
 LAST_ID = UUID(int=2**128 - 1)
@@ -150,8 +151,8 @@ class Backlog:
     oldest_due_seconds: float | None
     """How long the oldest of these has been due."""
     held: int
-    """Due, but the webhook is disabled, paused with all others, asked for time or has an open
-    breaker."""
+    """Due, but the webhook is disabled, paused with all others, asked for time, has an open breaker,
+    or is ordered and waits for an older transaction to end (webhooks/horizon.py)."""
     scheduled: int
     """Not due yet: retries, and redeliveries spread by a rate."""
     retrying: int
@@ -438,7 +439,7 @@ def parked_since(since: datetime) -> int:
 
 
 # A webhook that is limited, or slow, has due rows too; they count as due, since they may go.
-BACKLOG_SQL = """
+BACKLOG_SQL = f"""
 SELECT count(*) FILTER (WHERE is_due AND may_go),
        extract(epoch FROM clock_timestamp()
            - min(next_attempt_at) FILTER (WHERE is_due AND may_go))::float8,
@@ -452,13 +453,14 @@ SELECT count(*) FILTER (WHERE is_due AND may_go),
                d.claimed_by IS NULL AND d.next_attempt_at <= clock_timestamp() AS is_due,
                w.active AND w.deleted_at IS NULL AND w.breaker_state = 'closed'
                    AND coalesce(w.held_until <= clock_timestamp(), true)
-                   AND NOT EXISTS (SELECT FROM webhooks_pause) AS may_go
+                   AND NOT EXISTS (SELECT FROM webhooks_pause)
+                   AND (NOT w.ordered OR d.order_key IS NULL OR {IS_IN_ORDER}) AS may_go
           FROM webhooks_delivery d JOIN webhooks_webhook w ON w.id = d.webhook_id
          WHERE d.finished_at IS NULL
            AND (%(owner)s::uuid IS NULL OR d.owner_id = %(owner)s)
            AND (%(webhooks)s::uuid[] IS NULL OR d.webhook_id = ANY(%(webhooks)s))
        ) AS unfinished
-"""
+"""  # noqa: S608 (constants only)
 
 
 def backlog(owner_id: UUID | None = None, webhook_ids: tuple[UUID, ...] | None = None) -> Backlog:

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from webhooks import process, startup
 from webhooks.dispatch.engine import Engine, run_suspects
-from webhooks.housekeeping import Housekeeper, chores, keep_house, tending
+from webhooks.housekeeping import Housekeeper, chores, keep_house, tending, watching
 from webhooks.quarantine import Quarantine
 from webhooks.sorting import SortingWorker
 
@@ -103,7 +103,7 @@ class WebhookWorker(SortingWorker):
             run_suspects()
 
     def _run_with_helpers(self, rq: threading.Thread) -> None:
-        housekeeper = Housekeeper([tending(self._quarantine.tend), *chores()])
+        housekeeper = Housekeeper([tending(self._quarantine.tend), watching(), *chores()])
         housekeeper.start()
         self._dispatch(rq)
         housekeeper.stop(STOP_HELPERS_SECONDS)

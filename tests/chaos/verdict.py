@@ -208,7 +208,7 @@ def _check_duplicates(
 def _check_order(verdict: Verdict, requests: Iterable[Mapping[str, Any]]) -> None:
     place: dict[str, tuple[str, int]] = {}
     for webhook in Webhook.objects.filter(ordered=True):
-        ids = Delivery.objects.filter(webhook=webhook).order_by("order_key", "id")
+        ids = Delivery.objects.filter(webhook=webhook).order_by("epoch", "order_key", "id")
         for number, delivery_id in enumerate(ids.values_list("id", flat=True)):
             place[f"del_{delivery_id.hex}"] = (str(webhook.id), number)
     furthest: defaultdict[str, int] = defaultdict(int)

@@ -306,20 +306,29 @@ def test_slow_servers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (valkey.check, valkey.level) == ("valkey", Level.WARNING)
 
 
-def test_events_of_a_restored_dump_are_found() -> None:
+def test_events_of_a_restored_dump_need_no_mending() -> None:
     with connection.cursor() as cursor:
         cursor.execute("UPDATE webhooks_event SET transaction_id = '123456789012'")
 
-    (found,) = problems()
+    (found,) = doctor.check_order()
 
-    assert (found.check, found.level) == ("order", Level.FAILURE)
-    program, *statements = found.mend.split('"')
-    with connection.cursor() as cursor:
-        for sql in statements[::2]:
-            cursor.execute(sql)
-    assert program == "manage.py dbshell -- -c "
-    assert len(statements[::2]) == 2
+    assert (found.level, found.message) == (
+        Level.OK,
+        "Events of another server are stored here; they go before all later ones.",
+    )
     assert problems() == []
+
+
+def test_server_that_cannot_be_told_from_others_is_found() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE ROLE unprivileged")
+        cursor.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+        cursor.execute("ALTER FUNCTION webhooks_cluster() OWNER TO unprivileged")
+
+    (found,) = doctor.check_order()
+
+    assert (found.check, found.level) == ("order", Level.WARNING)
+    assert found.mend.startswith("GRANT EXECUTE ON FUNCTION pg_control_system()")
 
 
 def test_settings_that_hurt_are_found_outside_development(settings: Settings) -> None:

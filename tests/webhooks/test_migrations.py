@@ -27,21 +27,23 @@ SELECT count(*) FROM pg_stat_activity
 """
 
 
-def migrate(name: str) -> None:
+def migrate(name: str | None = None) -> None:
+    """Go to a migration of webhooks, or to the last."""
     executor = MigrationExecutor(connection)
-    executor.migrate([("webhooks", name)])
+    last = executor.loader.graph.leaf_nodes("webhooks")
+    executor.migrate([("webhooks", name)] if name else last)
 
 
 @pytest.fixture
 def before(user: User) -> Iterator[None]:
     migrate("0004_self_reported_events")
     yield
-    migrate("0005_idempotency_by_source")
+    migrate()
 
 
 def _migrate_apart() -> None:
     try:
-        migrate("0005_idempotency_by_source")
+        migrate()
     finally:
         connections.close_all()
 

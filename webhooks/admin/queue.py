@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 from rq.suspension import is_suspended
 
-from webhooks import housekeeping, service, stats, wakeup
+from webhooks import horizon, housekeeping, service, stats, wakeup
 from webhooks.admin.access import PAUSE
 from webhooks.admin.base import ReadOnlyAdmin
 from webhooks.admin.operations import Operation
@@ -110,6 +110,7 @@ class QueueAdmin(ReadOnlyAdmin):
             "workers": stats.workers(),
             "chores": housekeeping.states(),
             "rq": rq_state(),
+            "holder": horizon.holder(),
             "pause": Pause.objects.select_related("paused_by").first(),
         }
         return self.render(request, "admin/webhooks/queue.html", context)

@@ -24,6 +24,7 @@ from webhooks.breaker import Breaker
 from webhooks.choices import BreakerState
 from webhooks.database import limited_transaction, run
 from webhooks.dispatch.window import LARGEST
+from webhooks.horizon import IS_IN_ORDER
 
 Position = tuple[UUID, UUID]
 """An owner and a webhook: how far a rotation has come."""
@@ -144,17 +145,17 @@ WITH due AS (
 )"""
 
 # Of an ordered webhook only the head, the first that is not finished, may go.
-HEADS_SQL = """
+HEADS_SQL = f"""
 SELECT d.id, d.claimed_by IS NOT NULL OR d.is_suspect, extract(epoch FROM d.next_attempt_at)::float8,
-       d.order_key < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+       {IS_IN_ORDER}
   FROM unnest(%(webhooks)s::uuid[]) AS wanted (webhook_id)
  CROSS JOIN LATERAL (
-    SELECT d.id, d.claimed_by, d.is_suspect, d.next_attempt_at, d.order_key
+    SELECT d.id, d.claimed_by, d.is_suspect, d.next_attempt_at, d.epoch, d.order_key
       FROM webhooks_delivery d
      WHERE d.webhook_id = wanted.webhook_id AND d.finished_at IS NULL AND d.order_key IS NOT NULL
-     ORDER BY d.order_key, d.id LIMIT 1
+     ORDER BY d.epoch, d.order_key, d.id LIMIT 1
  ) d
-"""
+"""  # noqa: S608 (constants only)
 
 # Never the next one in a head's place: who comes late finds the head taken and goes away.
 CLAIM_HEADS_SQL = """

@@ -58,7 +58,8 @@ SUSPECTS = """
        AND NOT (w.ordered AND d.order_key IS NOT NULL AND EXISTS (
             SELECT FROM webhooks_delivery o
              WHERE o.webhook_id = d.webhook_id AND o.finished_at IS NULL
-               AND (o.order_key, o.id) < (d.order_key, d.id)))"""
+               AND o.order_key IS NOT NULL
+               AND (o.epoch, o.order_key, o.id) < (d.epoch, d.order_key, d.id)))"""
 
 # What a breaker or a rate limit (webhooks/rate.py) lets through now.
 COUNT_SQL = f"""

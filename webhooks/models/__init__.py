@@ -1,4 +1,5 @@
 from webhooks.models.delivery import Attempt, Delivery
+from webhooks.models.epoch import Epoch
 from webhooks.models.event import Event
 from webhooks.models.operations import (
     AuditEntry,
@@ -18,6 +19,7 @@ __all__ = [
     "AuditEntry",
     "Chore",
     "Delivery",
+    "Epoch",
     "Event",
     "IdempotentAnswer",
     "Pause",

@@ -9,6 +9,7 @@ from django.db.models.functions import Now
 from webhooks.choices import DeliveryStatus, FailureKind
 from webhooks.ids import ATTEMPT_PREFIX, DELIVERY_PREFIX, new_id
 from webhooks.models.event import Event
+from webhooks.models.fields import CurrentEpoch
 from webhooks.models.operations import Redelivery
 from webhooks.models.webhook import Webhook
 from webhooks.wire.messages import answer_pairs, header_pairs
@@ -80,6 +81,14 @@ class Delivery(models.Model):
     response_code = models.PositiveSmallIntegerField(null=True)
     failure_kind = models.CharField(max_length=20, choices=FailureKind, blank=True)
     error = models.CharField(max_length=500, blank=True)
+    epoch = models.BigIntegerField(
+        null=True,
+        db_default=CurrentEpoch(),
+        help_text=(
+            "Whose transaction the order key is: see Epoch. It says nothing where there is no order"
+            " key."
+        ),
+    )
     order_key = models.BigIntegerField(
         null=True,
         default=None,
@@ -120,8 +129,8 @@ class Delivery(models.Model):
             ),
             # The claim of ordered webhooks: the first that is not finished.
             models.Index(
-                fields=["webhook", "order_key", "id"],
-                name="delivery_ordered",
+                fields=["webhook", "epoch", "order_key", "id"],
+                name="delivery_epoch_order",
                 condition=Q(finished_at=None, order_key__isnull=False),
             ),
             # What has to go out apart.

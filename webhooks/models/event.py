@@ -7,7 +7,12 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from webhooks.ids import EVENT_PREFIX, new_id
-from webhooks.models.fields import CurrentTransactionId, NextEventSequence, TransactionIdField
+from webhooks.models.fields import (
+    CurrentEpoch,
+    CurrentTransactionId,
+    NextEventSequence,
+    TransactionIdField,
+)
 
 
 class EventQuerySet(models.QuerySet["Event"]):
@@ -28,6 +33,9 @@ class Event(models.Model):
     is_self_reported = models.BooleanField(
         db_default=False,
         help_text="Its owner triggered it over the API; platform webhooks do not receive it.",
+    )
+    epoch = models.BigIntegerField(
+        db_default=CurrentEpoch(), help_text="Whose transaction id it is: see Epoch."
     )
     transaction_id = TransactionIdField(db_default=CurrentTransactionId())
     sequence = models.BigIntegerField(db_default=NextEventSequence())
@@ -54,7 +62,7 @@ class Event(models.Model):
             # The owner's list, newest first.
             models.Index(fields=["owner_id", "id"], name="event_owner"),
             # Cursors free of gaps: events in order below the oldest running transaction.
-            models.Index(fields=["transaction_id", "sequence"], name="event_order"),
+            models.Index(fields=["epoch", "transaction_id", "sequence"], name="event_epoch_order"),
         ]
 
     def __str__(self) -> str:

@@ -31,4 +31,11 @@ class NextEventSequence(models.Func):
     output_field = models.BigIntegerField()
 
 
-__all__ = ["CurrentTransactionId", "NextEventSequence", "Now", "TransactionIdField"]
+class CurrentEpoch(models.Func):
+    """The number of the epoch that the transaction id belongs to (made in migration 0006)."""
+
+    template = "webhooks_current_epoch()"
+    output_field = models.BigIntegerField()
+
+
+__all__ = ["CurrentEpoch", "CurrentTransactionId", "NextEventSequence", "Now", "TransactionIdField"]

@@ -128,6 +128,16 @@ def test_worker_whose_machine_slept_buries_nobody_at_once(sleep: Sleep) -> None:
     assert not WorkerHeartbeat.objects.filter(id=neighbour.id).exists()
 
 
+@pytest.mark.django_db(transaction=True)
+def test_worker_whose_machine_slept_has_recorded_nothing_meanwhile(sleep: Sleep) -> None:
+    engine = Engine()
+    was_recording = engine.is_recording
+    sleep(60)
+
+    assert (was_recording, engine.is_recording) == (True, False)
+    engine._end()
+
+
 @pytest.mark.django_db
 def test_what_was_read_before_a_nap_is_not_fresh(
     make_webhook: Callable[..., Webhook], sleep: Sleep

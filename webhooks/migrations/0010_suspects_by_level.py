@@ -4,7 +4,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('webhooks', '0007_schedule_of_chores'),
+        ('webhooks', '0009_schedule_of_chores'),
     ]
 
     operations = [

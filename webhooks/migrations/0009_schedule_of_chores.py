@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('webhooks', '0005_idempotency_by_source'),
+        ('webhooks', '0008_epochs_by_default'),
     ]
 
     operations = [
