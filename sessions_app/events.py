@@ -293,7 +293,7 @@ track(
     Tracking(
         name="session",
         fields=("project_id", "owner_id", "title", "status", "started_at", "ended_at"),
-        related=("project",),
+        related=("project__name",),
         created=session_created,
         steps=session_steps,
     ),
@@ -303,7 +303,7 @@ track(
     Tracking(
         name="message",
         fields=("session_id", "sender", "content", "created_at"),
-        related=("session",),
+        related=("session__owner_id", "session__project_id"),
         created=message_created,
     ),
 )
@@ -315,7 +315,7 @@ track(
             "session_id", "status", "url", "thumbnail_url", "duration_seconds",
             "file_size_bytes", "error",
         ),
-        related=("session",),
+        related=("session__owner_id", "session__project_id"),
         steps=recording_steps,
     ),
 )  # fmt: skip
@@ -327,4 +327,9 @@ track(
         steps=agent_steps,
     ),
 )
-track(StorageLevel, Tracking(name="storage", fields=("level",), updated=storage_crossings))
+track(
+    StorageLevel,
+    Tracking(
+        name="storage", fields=("level",), updated=storage_crossings, is_announced_by_hand=True
+    ),
+)

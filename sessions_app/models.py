@@ -1,5 +1,6 @@
 """Coding sessions, what they leave behind, and the agents that run them."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -40,6 +41,12 @@ class StatusModel(TrackedModel):
             )
 
 
+def saves_status(options: Mapping[str, Any]) -> bool:
+    """Say whether a save with these arguments writes the status, not only holds it in memory."""
+    names = options.get("update_fields")
+    return names is None or "status" in names
+
+
 class Session(StatusModel):
     class Status(models.TextChoices):
         ACTIVE = "ACTIVE", "Active"
@@ -70,7 +77,7 @@ class Session(StatusModel):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         is_over = self.status == self.Status.COMPLETED
-        if is_over != (self.ended_at is not None):
+        if saves_status(kwargs) and is_over != (self.ended_at is not None):
             self.ended_at = timezone.now() if is_over else None
             if kwargs.get("update_fields") is not None:
                 kwargs["update_fields"] = {*kwargs["update_fields"], "ended_at"}
@@ -204,7 +211,8 @@ class Agent(StatusModel):
         return self.name
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        if self.status != self.Status.OFFLINE and self.disconnect_reason:
+        is_connected = self.status != self.Status.OFFLINE
+        if saves_status(kwargs) and is_connected and self.disconnect_reason:
             self.disconnect_reason = ""
             if kwargs.get("update_fields") is not None:
                 kwargs["update_fields"] = {*kwargs["update_fields"], "disconnect_reason"}
@@ -248,6 +256,8 @@ class StorageLevel(models.Model):
     owner = models.OneToOneField(User, on_delete=models.CASCADE, primary_key=True, related_name="+")
     level = models.CharField(max_length=8, choices=Level, default=Level.OK)
     used_bytes = models.PositiveBigIntegerField(default=0)
+    # The exact sum of the owner's ready recordings, kept by triggers (migration 0005).
+    ready_bytes = models.DecimalField(max_digits=40, decimal_places=0, db_default=0, editable=False)
     updated_at = models.DateTimeField(auto_now=True)
 
     def __str__(self) -> str:

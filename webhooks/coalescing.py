@@ -14,11 +14,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
+from django.db import connections
 from django.db.models import Model, QuerySet
 
 from webhooks import journal, outbox
-from webhooks.journal import Key, Life, StoredEvent
+from webhooks.journal import Key, Life, Lives, StoredEvent
 from webhooks.models import Event
 from webhooks.models.writes import Change, Tracking, Write, concrete, tracking_of
 
@@ -39,15 +39,28 @@ RETURNING e.id
 """
 
 
-def store_writes(model: type[Model], writes: Sequence[Write]) -> None:
-    """Store the events of writes of one model, in the transaction that made them."""
+def store_writes(
+    model: type[Model],
+    writes: Sequence[Write],
+    using: str,
+    *,
+    position: str | None,
+    is_last_word: bool,
+) -> None:
+    """Store the events of writes of one model, in the transaction that made them.
+
+    `position` is the journal's, None where it is not known. `is_last_word`: nothing else writes
+    these objects in this transaction, so that nothing is remembered of them.
+    """
     tracking = tracking_of(model)
     if tracking is None:
         return
-    story = _Story(model, tracking)
+    # A new row begins a new life, whatever is remembered of its key.
+    known = [write.row.pk for write in writes if write.before is not None]
+    story = _Story(model, tracking, using, known, position)
     for write in writes:
         story.tell(write)
-    story.store()
+    story.store(is_last_word=is_last_word)
 
 
 def withdraw_created(rows: QuerySet[Any]) -> None:
@@ -58,10 +71,13 @@ def withdraw_created(rows: QuerySet[Any]) -> None:
     tracking = tracking_of(rows.model)
     if tracking is None or tracking.deleted is not None:
         return
-    story = _Story(rows.model, tracking)
-    known = [key for (model, key), life in story.lives.items() if model is story.model and life]
-    if known:
-        for key in rows.filter(pk__in=known).values_list("pk", flat=True):
+    known = journal.known_keys(concrete(rows.model), rows.db)
+    if not known:
+        return
+    story = _Story(rows.model, tracking, rows.db, known)
+    alive = [key for (_, key), life in story.lives.items() if life]
+    if alive:
+        for key in rows.filter(pk__in=alive).values_list("pk", flat=True):
             story.end((story.model, key))
         story.store()
 
@@ -69,10 +85,19 @@ def withdraw_created(rows: QuerySet[Any]) -> None:
 class _Story:
     """The events of one batch of writes: what to insert, to rewrite, to withdraw."""
 
-    def __init__(self, model: type[Model], tracking: Tracking) -> None:
+    def __init__(
+        self,
+        model: type[Model],
+        tracking: Tracking,
+        using: str,
+        keys: Iterable[Any],
+        position: str | None = None,
+    ) -> None:
         self.model = concrete(model)
         self.tracking = tracking
-        self.lives = journal.lives()
+        self.using = using
+        objects = {(self.model, key) for key in keys}
+        self.lives: Lives = journal.lives_of(objects, using, position)
         self.changed: dict[Key, Life | None] = {}
         self.fresh: list[Event] = []
         self.rewritten: list[Event] = []
@@ -84,14 +109,17 @@ class _Story:
             if not self.end(key) and self.tracking.deleted is not None:
                 self._add(key, self.tracking.deleted(write.row))
             return
-        life = self.lives.get(key)
+        life = known = self._life_of(key)
         if write.before is None or life is None:
             life = Life(is_born=write.before is None, before=write.before)
         told = self._retell(key, life, self._net_changes(write, life))
         steps = self._add(key, self.tracking.steps(write.row, write.before))
-        self.changed[key] = Life(
-            life.is_born, life.before, told, (*life.steps, *(event.id for event in steps))
-        )
+        now = Life(life.is_born, life.before, told, (*life.steps, *(event.id for event in steps)))
+        if now != known and (known or told or steps or _changes_something(write)):
+            self.changed[key] = now
+
+    def _life_of(self, key: Key) -> Life | None:
+        return self.changed[key] if key in self.changed else self.lives.get(key)
 
     def _net_changes(self, write: Write, life: Life) -> Iterable[Change]:
         if life.before is None:
@@ -100,10 +128,10 @@ class _Story:
 
     def end(self, key: Key) -> bool:
         """Withdraw what a deleted object takes with it; True where it had been created here."""
-        life = self.lives.get(key)
-        self.changed[key] = None
+        life = self._life_of(key)
         if life is None:
             return False
+        self.changed[key] = None
         self.withdrawn += [event.id for event in life.told]
         if life.is_born:
             self.withdrawn += life.steps
@@ -136,25 +164,32 @@ class _Story:
     def _reference(self, key: Key) -> str:
         return f"{self.tracking.name}:{key[1]}"
 
-    def store(self) -> None:
+    def store(self, *, is_last_word: bool = False) -> None:
         """Write it all to the database: the row counts decide, the journal is only a hint."""
         if self.withdrawn:
-            _run(WITHDRAW_SQL, {"ids": self.withdrawn})
+            self._run(WITHDRAW_SQL, {"ids": self.withdrawn})
         if self.rewritten:
             ids = [event.id for event in self.rewritten]
             payloads = [event.payload for event in self.rewritten]
-            found = set(_run(REWRITE_SQL, {"ids": ids, "payloads": payloads}))
+            found = set(self._run(REWRITE_SQL, {"ids": ids, "payloads": payloads}))
             self.fresh += [event for event in self.rewritten if event.id not in found]
-        outbox.store_events(self.fresh)
-        if self.changed:
-            journal.write_down(self.changed)
+        if is_last_word or not self.changed:
+            outbox.store_events(self.fresh, using=self.using)
+            return
+        note = journal.Note()
+        outbox.store_events(self.fresh, using=self.using, note=note)
+        journal.write_down(self.changed, note, self.using)
+
+    def _run(self, sql: str, parameters: dict[str, Any]) -> list[UUID]:
+        with connections[self.using].cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return [row[0] for row in cursor.fetchall()] if cursor.description else []
+
+
+def _changes_something(write: Write) -> bool:
+    before = write.before
+    return before is None or any(getattr(write.row, name) != before[name] for name in before)
 
 
 def _stored(event: Event) -> StoredEvent:
     return StoredEvent(event.id, event.type, event.owner_id, event.created_at, event.data_digest)
-
-
-def _run(sql: str, parameters: dict[str, Any]) -> list[UUID]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        return [row[0] for row in cursor.fetchall()] if cursor.description else []

@@ -10,14 +10,14 @@ without an error. So nothing is kept in a session that may not be ours alone (ha
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import psycopg
 from django.conf import settings
-from django.db import ProgrammingError, connection, transaction
+from django.db import DEFAULT_DB_ALIAS, ProgrammingError, connection, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 logger = logging.getLogger(__name__)
@@ -25,17 +25,29 @@ logger = logging.getLogger(__name__)
 EXECUTIONS_BEFORE_PREPARING = 5
 
 
-def run(sql: str, parameters: Mapping[str, Any]) -> Any:
-    """Run one statement and return its cursor; raises Django's database errors."""
+def run(
+    sql: str,
+    parameters: Mapping[str, Any] | Sequence[Any],
+    using: str = DEFAULT_DB_ALIAS,
+    *,
+    is_binary: bool = True,
+) -> Any:
+    """Run one statement and return its cursor; raises Django's database errors.
+
+    Django's converters of fields expect what is not binary.
+    """
+    connection: Any = connections[using]
     # What connection.cursor() does, but with a cursor that leaves the parameters to the server.
     connection.close_if_health_check_failed()
-    may_prepare = has_session_state()
+    connection.ensure_connection()
+    may_prepare = has_session_state(connection)
     raw = connection.connection
     prepared = psycopg.Cursor(raw)
     # Half the bytes of a payload on the way, and none of the work of writing it as hex.
-    prepared.format = psycopg.pq.Format.BINARY
+    if is_binary:
+        prepared.format = psycopg.pq.Format.BINARY
     # Django's own wrapper: it translates errors, and logs and counts queries where that is asked.
-    cursor = connection._prepare_cursor(prepared)  # type: ignore[attr-defined]
+    cursor = connection._prepare_cursor(prepared)
     if may_prepare:
         # Only for now: psycopg would keep the text of Django's statements too, values and all.
         raw.prepare_threshold = EXECUTIONS_BEFORE_PREPARING
@@ -95,12 +107,13 @@ def is_pooled(wrapper: BaseDatabaseWrapper | None = None) -> bool:
     return bool(wrapper.connection.info.backend_pid != facts.backend_pid)
 
 
-def has_session_state() -> bool:
-    """Say whether what is prepared, SET or locked in this thread's session is seen by it alone.
+def has_session_state(wrapper: BaseDatabaseWrapper | None = None) -> bool:
+    """Say whether what is prepared, SET or locked in a session is seen by this thread alone.
 
-    False behind a pooler, and everywhere with DATABASE_PREPARED_STATEMENTS=0.
+    Of Django's default connection or another. False behind a pooler, and everywhere with
+    DATABASE_PREPARED_STATEMENTS=0.
     """
-    return settings.DATABASE_PREPARED_STATEMENTS and not is_pooled()
+    return settings.DATABASE_PREPARED_STATEMENTS and not is_pooled(wrapper)
 
 
 # The limits of a worker's connections.

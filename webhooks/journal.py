@@ -1,25 +1,36 @@
 """What the current transaction has stored about each object, exact under savepoints.
 
-Every note hangs on Django's list of on-commit hooks: Django drops from it what a savepoint's
-rollback undoes, and replaces the list whenever it drops something. So a list that is still the
-same object means that nothing was undone; otherwise the notes that are left are read again. A
-commit or a crash leaves nothing behind.
+Postgres says what is current: every note's number is written to a setting that is local to the
+transaction. A commit or a rollback empties it, and a savepoint's rollback brings back what it was
+before, whoever ends them: Django, raw SQL, or a program that has switched autocommit off. What is
+kept here is believed only as far as the note that the setting names; the rest is dropped.
 """
 
-import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
-from django.db import connection, transaction
+from django.db import connections, transaction
 from django.db.models import Model
 
-from webhooks.models.writes import State
+from webhooks.models.writes import POSITION, State
+
+_numbers = itertools.count(1)
 
 Key = tuple[type[Model], Any]
 """A model and a primary key."""
+
+ADVANCE = f"""
+set_config('webhooks.note',
+           concat_ws(' ', %(note)s::text, nullif(split_part({POSITION}, ' ', 1), '')), true)
+"""
+"""An expression that makes the note `note` the last one and returns the new position: the number of
+the last note and that of the note before.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,53 +58,81 @@ class Life:
     """Changes of status, which stay as they are."""
 
 
+Lives = Mapping[Key, Life | None]
+"""None for an object that is gone."""
+
+
+@dataclass(slots=True)
 class Note:
-    """The lives that one batch of writes changed; None for an object that is gone."""
+    """What is about to be written down, or has been once it has a position."""
 
-    __slots__ = ("is_sealed", "lives")
-
-    def __init__(self, lives: Mapping[Key, Life | None]) -> None:
-        self.lives = lives
-        self.is_sealed = False
-
-    def __call__(self) -> None:
-        """Committed, for real or as a test has it."""
-        self.is_sealed = True
-        _current.hooks = None
+    number: str = field(default_factory=lambda: str(next(_numbers)))
+    position: str = ""
+    """Its number and that of the note before, as Postgres has stored them."""
 
 
-class _Current(threading.local):
-    hooks: Any = None
-    lives: dict[Key, Life | None]
+class Journal:
+    """The notes of one connection, one for each batch of writes."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[str, Lives]] = []
+        self.lives: dict[Key, Life | None] = {}
+
+    def rewind(self, number: str) -> None:
+        """Drop what came after a note; everything where it is unknown."""
+        if self.notes and self.notes[-1][0] == number:
+            return
+        while self.notes and self.notes[-1][0] != number:
+            self.notes.pop()
+        self.lives = {}
+        for _, lives in self.notes:
+            self.lives.update(lives)
 
 
-_current = _Current()
+_journals: WeakKeyDictionary[Any, Journal] = WeakKeyDictionary()
 
 
-def lives() -> dict[Key, Life | None]:
-    """Return the objects that this transaction has written so far."""
-    hooks = connection.run_on_commit
-    if _current.hooks is not hooks:
-        _current.hooks, _current.lives = hooks, {}
-        for note in _notes():
-            if not note.is_sealed:
-                _current.lives.update(note.lives)
-    return _current.lives
+def _journal(using: str) -> Journal:
+    return _journals.setdefault(connections[using], Journal())
 
 
-def write_down(changed: Mapping[Key, Life | None]) -> None:
-    """Note what was stored; must be called inside the transaction that stored it."""
-    lives().update(changed)
-    transaction.on_commit(Note(changed), robust=True)
+def known_keys(model: type[Model], using: str) -> list[Any]:
+    """Return the keys of a model's objects that this transaction may have written."""
+    return [key for known, key in _journal(using).lives if known is model]
 
 
-def seal() -> None:
+def lives_of(keys: Collection[Key], using: str, position: str | None = None) -> Lives:
+    """Return those of the objects that this transaction has written so far.
+
+    An object may have been written only if a note says so; then `position` is believed where it
+    names the last note. Any other may be older than that, and Postgres is asked.
+    """
+    journal = _journal(using)
+    if not journal.lives.keys().isdisjoint(keys):
+        number = (position or "").partition(" ")[0]
+        if number != journal.notes[-1][0]:
+            number = _select(POSITION, {}, using).partition(" ")[0]
+        journal.rewind(number)
+    return {key: journal.lives[key] for key in keys if key in journal.lives}
+
+
+def _select(expression: str, parameters: Mapping[str, str], using: str) -> str:
+    with connections[using].cursor() as cursor:
+        cursor.execute(f"SELECT {expression}", parameters)
+        return cursor.fetchone()[0] or ""
+
+
+def write_down(changed: Lives, note: Note, using: str) -> None:
+    """Note what was stored; must be called in the transaction that stored it."""
+    position = note.position or _select(ADVANCE, {"note": note.number}, using)
+    number, _, number_before = position.partition(" ")
+    journal = _journal(using)
+    journal.rewind(number_before)
+    journal.notes.append((number, changed))
+    journal.lives.update(changed)
+    transaction.on_commit(lambda: seal(using), using=using, robust=True)
+
+
+def seal(using: str) -> None:
     """Let nothing stored so far be rewritten, as if the transaction had been committed here."""
-    for note in _notes():
-        note.is_sealed = True
-    _current.hooks = None
-
-
-def _notes() -> list[Note]:
-    hooks: list[Any] = connection.run_on_commit
-    return [hook for _, hook, _ in hooks if isinstance(hook, Note)]
+    _journal(using).rewind("")

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from django.db import transaction
+from django.db import DEFAULT_DB_ALIAS, transaction
 
-from webhooks import catalog, wakeup
+from webhooks import catalog, journal, wakeup
 from webhooks.database import run
 from webhooks.errors import EventDataInvalidError, IdempotencyConflictError, WebhooksError
 from webhooks.event_data import encode
 from webhooks.ids import EVENT_PREFIX, new_id
-from webhooks.journal import StoredEvent
+from webhooks.journal import Note, StoredEvent
 from webhooks.models import Event
 from webhooks.models.delivery import NO_OWNER
 from webhooks.models.writes import Change
@@ -61,8 +61,9 @@ def trigger_event(
     """Store an event and its deliveries in the current transaction and return the event.
 
     With a known `idempotency_key` of this owner the event of the first call is returned and
-    nothing is stored; keys of what owners report themselves through the API are apart. Raises EventTypeUnknownError, EventDataInvalidError, or
-    IdempotencyConflictError when the key was used with other data.
+    nothing is stored; keys of what owners report themselves through the API are apart. Raises
+    EventTypeUnknownError, EventDataInvalidError, or IdempotencyConflictError when the key was used
+    with other data.
     """
     return trigger_events([Trigger(event_type, owner, data, idempotency_key)])[0]
 
@@ -183,7 +184,7 @@ def _build_event(
 # The look-up of the receivers and the insert are one statement: two would cost a save a third more.
 # A delivery's id is its event's, but for the end, which counts: so ids stay in the order of events,
 # within a millisecond, too (ordered webhooks go by it), and 53 bits of them are still by chance.
-STORE_SQL = """
+STORE_SQL = f"""
 WITH event AS MATERIALIZED (
     SELECT *
       FROM ROWS FROM (json_to_recordset(%(events)s) AS (
@@ -225,17 +226,22 @@ WITH event AS MATERIALIZED (
            CASE WHEN t.ordered THEN (SELECT number FROM epoch) END,
            CASE WHEN t.ordered THEN pg_current_xact_id()::text::bigint END
       FROM target t JOIN new_event ON new_event.id = t.event_id
+), note AS MATERIALIZED (
+    SELECT CASE WHEN %(note)s::text <> '' THEN {journal.ADVANCE} END AS position
 )
-SELECT id, fanout_count FROM new_event
-"""
+SELECT id, fanout_count, (SELECT position FROM note) FROM new_event
+"""  # noqa: S608 (a constant)
 
 
-def store_events(events: Sequence[Event]) -> set[uuid.UUID]:
+def store_events(
+    events: Sequence[Event], *, using: str = DEFAULT_DB_ALIAS, note: Note | None = None
+) -> set[uuid.UUID]:
     """Insert events, and a delivery for each active webhook of the owner, or of the platform
     where an event is not self-reported, whose filter selects them: one statement. Sets each
     event's `fanout_count`.
 
-    Returns the ids of the stored events: all but those whose idempotency key was known.
+    Returns the ids of the stored events: all but those whose idempotency key was known. Where
+    there are any, `note` becomes the journal's last one, and learns its position.
     """
     if not events:
         return set()
@@ -255,11 +261,16 @@ def store_events(events: Sequence[Event]) -> set[uuid.UUID]:
         }
         for event in events
     ]
-    counts = dict(run(STORE_SQL, {"events": _json(rows), "no_owner": NO_OWNER}))
+    number = note.number if note else ""
+    parameters = {"events": _json(rows), "no_owner": NO_OWNER, "note": number}
+    stored = run(STORE_SQL, parameters, using).fetchall()
+    counts = {event_id: count for event_id, count, _ in stored}
+    if note and stored:
+        note.position = stored[0][2]
     for event in events:
         event.fanout_count = counts.get(event.id, 0)
     if any(counts.values()):
-        transaction.on_commit(wakeup.nudge, robust=True)
+        wakeup.nudge_on_commit(using)
     return set(counts)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.db.models.signals import post_save
 from django.dispatch import receiver
@@ -15,8 +14,15 @@ from webhooks.models.writes import Write, rows_deleting, rows_written
 
 
 @receiver(rows_written, dispatch_uid="webhooks.rows_written")
-def tracked_rows_written(sender: type[Model], writes: Sequence[Write], **_: Any) -> None:
-    coalescing.store_writes(sender, writes)
+def tracked_rows_written(
+    sender: type[Model],
+    writes: Sequence[Write],
+    using: str,
+    position: str | None,
+    is_last_word: bool,
+    **_: Any,
+) -> None:
+    coalescing.store_writes(sender, writes, using, position=position, is_last_word=is_last_word)
 
 
 @receiver(rows_deleting, dispatch_uid="webhooks.rows_deleting")
@@ -28,6 +34,6 @@ def tracked_rows_deleting(sender: type[Model], queryset: QuerySet[Any], **_: Any
 
 @receiver(post_save, sender=Delivery, dispatch_uid="webhooks.delivery_saved")
 @receiver(post_save, sender=Webhook, dispatch_uid="webhooks.webhook_saved")
-def something_may_be_due(sender: type[Model], **_: Any) -> None:
+def something_may_be_due(sender: type[Model], using: str, **_: Any) -> None:
     """A delivery saved or a webhook re-activated by hand goes out at once."""
-    transaction.on_commit(wakeup.nudge, robust=True)
+    wakeup.nudge_on_commit(using)

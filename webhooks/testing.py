@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.db import DEFAULT_DB_ALIAS
 from django.db.models import Max
 
 from webhooks import journal
@@ -43,10 +44,10 @@ def captured_events() -> Iterator[CapturedEvents]:
     captured = CapturedEvents()
     # In a test that never commits, what came before must look committed, or writes in the block
     # would rewrite its events.
-    journal.seal()
+    journal.seal(DEFAULT_DB_ALIAS)
     last = Event.objects.aggregate(last=Max("sequence"))["last"] or 0
     try:
         yield captured
     finally:
-        journal.seal()
+        journal.seal(DEFAULT_DB_ALIAS)
         captured.events = list(Event.objects.filter(sequence__gt=last).order_by("sequence"))

@@ -22,6 +22,7 @@ from uuid import uuid4
 
 import redis
 from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from rq.queue import Queue
@@ -173,6 +174,17 @@ _hinter = Hinter()
 def nudge(*, force: bool = False) -> None:
     """Tell a worker that something is due. Never blocks, never raises."""
     _hinter.nudge(force=force)
+
+
+def nudge_on_commit(using: str = DEFAULT_DB_ALIAS) -> None:
+    """Tell a worker once the transaction is committed.
+
+    Not with autocommit switched off by hand: Django then has no such moment, and workers find the
+    rows by polling.
+    """
+    connection = connections[using]
+    if connection.in_atomic_block or connection.get_autocommit():
+        transaction.on_commit(nudge, using=using, robust=True)
 
 
 def clear_token(then: Callable[[], None]) -> None:

@@ -128,7 +128,7 @@ def frozen_in_claim() -> None:
             connection.connection.wait = wait
         return real(sql, parameters)
 
-    claim.run = run  # type: ignore[attr-defined]
+    claim.run = run  # type: ignore[attr-defined, assignment]
 
 
 def frozen_after_start() -> None:

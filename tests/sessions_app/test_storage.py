@@ -1,9 +1,15 @@
 """The storage quota: each crossing once, under whatever writes and in whatever order."""
 
+import importlib
+import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.apps import apps
+from django.core import serializers
+from django.db import IntegrityError, connection, transaction
+from django.test.utils import CaptureQueriesContext
 
 from projects.models import Project, User
 from sessions_app.models import Recording, Session, StorageLevel
@@ -192,3 +198,175 @@ def test_deleting_the_user_tells_nothing_of_storage(session: Session) -> None:
 
     assert told(captured) == []
     assert not StorageLevel.objects.exists()
+
+
+# What is used is kept by the database.
+
+
+SUM_SQL = """
+SELECT s.owner_id, sum(r.file_size_bytes)
+  FROM sessions_app_recording r JOIN sessions_app_session s ON s.id = r.session_id
+ WHERE r.status = 'READY' GROUP BY s.owner_id
+"""
+
+
+def assert_exact() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(SUM_SQL)
+        sums = dict(cursor.fetchall())
+    kept = dict(StorageLevel.objects.values_list("owner", "ready_bytes"))
+    assert {owner: kept[owner] for owner in kept if kept[owner]} == sums
+
+
+def execute(sql: str, *parameters: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+
+
+def load_fixture(session: Session, size: int) -> None:
+    row = Recording(session=session, title="R", status="READY", file_size_bytes=size)
+    for loaded in serializers.deserialize("json", serializers.serialize("json", [row])):
+        loaded.save()
+
+
+def undo(session: Session, size: int) -> None:
+    with transaction.atomic():
+        ready(session, size)
+        Session.objects.filter(pk=session.pk).update(owner=User.objects.order_by("?").first())
+        transaction.set_rollback(True)
+
+
+WRITES: list[Callable[[Session, int], Any]] = [
+    ready,
+    load_fixture,
+    undo,
+    lambda session, size: session.recordings.create(title="R", file_size_bytes=size),
+    lambda session, size: Recording.objects.filter(status="UPLOADING").update(status="READY"),
+    lambda session, size: session.recordings.update(file_size_bytes=size),
+    lambda session, size: session.recordings.update(session=Session.objects.order_by("?").first()),
+    lambda session, size: Recording.objects.bulk_create(
+        [Recording(session=session, title="R", status="READY", file_size_bytes=size)] * 2,
+        ignore_conflicts=True,
+    ),
+    lambda session, size: session.recordings.filter(file_size_bytes__gt=size).delete(),
+    lambda session, size: Session.objects.filter(pk=session.pk).update(
+        owner=User.objects.order_by("?").first()
+    ),
+    lambda session, size: Session.objects.update(owner=session.owner),
+    lambda session, size: execute(
+        "UPDATE sessions_app_recording SET file_size_bytes = file_size_bytes + %s, status ="
+        " CASE WHEN status = 'READY' THEN 'FAILED' ELSE 'READY' END",
+        size,
+    ),
+    lambda session, size: execute(
+        "DELETE FROM sessions_app_recording WHERE session_id = %s", session.pk
+    ),
+]
+
+
+def test_what_is_used_is_exact_after_every_way_of_writing(
+    session: Session, other_user: User
+) -> None:
+    project = session.project
+    sessions = [
+        session,
+        *(Session.objects.create(project=project, owner=o, title="S") for o in (other_user,) * 2),
+    ]
+    chance = random.Random(7)
+    for _ in range(300):
+        chance.choice(WRITES)(chance.choice(sessions), chance.randrange(100))
+        assert_exact()
+
+    project.delete()
+    assert_exact()
+
+
+def test_a_save_reads_no_other_recordings(session: Session) -> None:
+    ready(session, 1)
+
+    with CaptureQueriesContext(connection) as queries:
+        ready(session, 1)
+
+    reading = [query["sql"] for query in queries if "sessions_app_recording" in query["sql"]]
+    assert [sql.split()[0] for sql in reading] == ["INSERT"]
+
+
+def test_recording_of_a_session_that_is_given_away_meanwhile(
+    session: Session, other_user: User
+) -> None:
+    with transaction.atomic():
+        ready(session, 60)
+        thread = in_thread(lambda: Session.objects.update(owner=other_user))
+        wait_for_lock()
+    thread.join()
+    assert_exact()
+
+    with transaction.atomic():
+        Session.objects.update(owner=session.owner_id)
+        thread = in_thread(lambda: ready(session, 30))
+        wait_for_lock()
+    thread.join()
+    assert_exact()
+
+
+def test_delete_of_a_session_waits_for_its_recordings(session: Session) -> None:
+    ready(session, 1)
+    written = session.recordings.create(title="R", file_size_bytes=5)
+
+    with transaction.atomic():
+        Recording.objects.select_for_update(no_key=True).get(pk=written.pk)
+        thread = in_thread(session.delete)
+        wait_for_lock()
+        written.complete(url="https://example.com/r", duration_seconds=1, file_size_bytes=50)
+    thread.join()
+
+    assert not Session.objects.exists()
+    assert_exact()
+
+
+def test_recording_of_a_session_that_is_deleted_meanwhile(session: Session) -> None:
+    ready(session, 1)
+    problems: list[Exception] = []
+
+    def record() -> None:
+        try:
+            ready(session, 30)
+        except IntegrityError as problem:
+            problems.append(problem)
+
+    with transaction.atomic():
+        Session.objects.select_for_update().get()
+        thread = in_thread(record)
+        wait_for_lock()
+        session.delete()
+    thread.join()
+
+    assert len(problems) == 1
+    assert_exact()
+
+
+def test_first_recordings_of_an_owner_that_are_written_together(session: Session) -> None:
+    with transaction.atomic():
+        ready(session, 20)
+        thread = in_thread(lambda: ready(session, 30))
+        wait_for_lock()
+    thread.join()
+
+    assert_exact()
+    assert StorageLevel.objects.get().used_bytes == 50
+
+
+def test_what_was_stored_before_is_counted_by_the_migration(
+    session: Session, other_user: User
+) -> None:
+    ready(session, 20)
+    ready(session, 30)
+    ready(Session.objects.create(project=session.project, owner=other_user, title="S"), 7)
+    StorageLevel.objects.filter(owner=other_user).delete()
+    StorageLevel.objects.update(ready_bytes=0)
+    migration = importlib.import_module("sessions_app.migrations.0006_backfill_ready_bytes")
+
+    with connection.schema_editor(atomic=False) as editor:
+        migration.backfill(apps, editor)
+
+    assert_exact()

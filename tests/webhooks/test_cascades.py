@@ -235,3 +235,17 @@ def test_ten_thousand_rows_at_once_stay_under_200_mb(
 
     assert max(map(int, numbers.split())) < 200, numbers
     assert Delivery.objects.filter(event_type="session.ended").count() == 10_000
+
+
+def test_update_of_any_size_holds_a_batch_at_a_time(user: User) -> None:
+    project = Project.objects.create(owner=user, name="P")
+    with connection.cursor() as cursor:
+        cursor.execute(FILL_SQL.replace("15", "5"), {"project": project.pk, "owner": user.pk})
+
+    before, after, count = in_own_process(
+        "Session.objects.filter(title='nothing').update(title='T'); before = peak()\n"
+        "count = SessionMessage.objects.update(sender='B'); print(before, peak(), count)"
+    ).split()
+
+    assert int(count) == 50_000
+    assert int(after) - int(before) < 25, (before, after)

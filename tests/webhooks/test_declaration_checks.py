@@ -1,6 +1,7 @@
 """System checks: one test for each id."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from django.db import models
@@ -11,7 +12,7 @@ from webhooks import catalog
 from webhooks.catalog import TEXT, EventType, object_schema
 from webhooks.checks.declarations import check_catalogue, check_tracked_models
 from webhooks.models import writes
-from webhooks.models.tracking import TrackedModel, Tracking, track
+from webhooks.models.tracking import TrackedModel, TrackedQuerySet, Tracking, track
 
 GOOD = EventType(
     name="invoice.sent",
@@ -28,6 +29,7 @@ def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "_clashes", list(catalog._clashes))
     monkeypatch.setattr(writes, "_trackings", dict(writes._trackings))
     monkeypatch.setattr(writes, "_types", dict(writes._types))
+    monkeypatch.setattr(writes, "_clashes", list(writes._clashes))
 
 
 def catalogue_problems(*event_types: EventType) -> list[tuple[str | None, str]]:
@@ -120,4 +122,154 @@ def test_e007_cascade_onto_itself() -> None:
 
     assert [(problem.id, problem.msg) for problem in check_tracked_models(None)] == [
         ("webhooks.E007", "Deletes of projects.Folder cascade onto itself, however deep.")
+    ]
+
+
+def model_problems() -> list[tuple[str | None, str]]:
+    return [(problem.id, problem.msg) for problem in check_tracked_models(None)]
+
+
+@isolate_apps("projects")
+def test_e005_manager_whose_rows_are_plain() -> None:
+    class Plain(models.Manager.from_queryset(TrackedQuerySet)):  # type: ignore[misc]
+        def get_queryset(self) -> models.QuerySet[Any]:
+            return models.QuerySet(self.model, using=self._db)
+
+    class Note(TrackedModel):
+        objects = Plain()
+
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    track(Note, Tracking(name="note", fields=()))
+
+    assert model_problems() == [
+        ("webhooks.E005", "The manager 'objects' of projects.Note writes without events.")
+    ] * len({*Note._meta.managers, Note._meta.base_manager})
+
+
+@isolate_apps("projects")
+def test_e005_manager_of_a_proxy() -> None:
+    class Website(Project):
+        plain = models.Manager()
+
+        class Meta:
+            app_label = "projects"
+            proxy = True
+
+    assert model_problems() == [
+        ("webhooks.E005", "The manager 'plain' of projects.Website writes without events.")
+    ]
+
+
+@isolate_apps("projects")
+def test_e008_plain_model_that_is_tracked() -> None:
+    class Note(models.Model):  # noqa: DJ008
+        class Meta:
+            app_label = "projects"
+
+    track(Note, Tracking(name="note", fields=()))
+
+    assert model_problems() == [
+        ("webhooks.E008", "projects.Note is tracked, but its writes cause no events.")
+    ]
+
+
+@isolate_apps("projects")
+def test_e008_abstract_model_that_is_tracked() -> None:
+    class Note(TrackedModel):
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+            abstract = True
+
+    track(Note, Tracking(name="note", fields=()))
+
+    assert model_problems() == [
+        ("webhooks.E008", "projects.Note is tracked, but its writes cause no events.")
+    ]
+
+
+@isolate_apps("projects")
+def test_e009_tracked_model_without_events() -> None:
+    class Note(TrackedModel):
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    assert model_problems() == [
+        ("webhooks.E009", "projects.Note derives from TrackedModel, but is not tracked.")
+    ]
+
+
+@pytest.mark.parametrize("is_tracked", [False, True])
+@isolate_apps("projects")
+def test_e010_child_with_a_table_of_its_own(is_tracked: bool) -> None:
+    class Special(Project):
+        class Meta:
+            app_label = "projects"
+
+    class Renamed(Special):
+        class Meta:
+            app_label = "projects"
+            proxy = True
+
+    if is_tracked:
+        track(Special, Tracking(name="special", fields=("name",)))
+
+    told = "are spread over several tables and cause no events."
+    assert model_problems() == [
+        ("webhooks.E010", f"Writes of projects.Special {told}"),
+        ("webhooks.E010", f"Writes of projects.Renamed {told}"),
+    ]
+
+
+@isolate_apps("projects")
+def test_e011_model_that_is_tracked_twice() -> None:
+    class Website(Project):
+        class Meta:
+            app_label = "projects"
+            proxy = True
+
+    track(Website, Tracking(name="website", fields=("name",)))
+
+    assert model_problems() == [
+        (
+            "webhooks.E011",
+            "projects.Project is tracked twice; the second declaration is ignored.",
+        )
+    ]
+
+
+@isolate_apps("projects")
+def test_e012_columns_that_do_not_exist() -> None:
+    class Note(TrackedModel):
+        project = models.ForeignKey(Project, on_delete=models.CASCADE)
+
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    related = ("project__title", "project__name")
+    track(Note, Tracking(name="note", fields=("project", "project_id"), related=related))
+
+    assert model_problems() == [
+        ("webhooks.E012", f"projects.Note is tracked by {name!r}, which it does not have.")
+        for name in ("project", "project__title")
+    ]
+
+
+@pytest.mark.parametrize("on_delete", [models.SET_NULL, models.SET(None)])
+@isolate_apps("projects")
+def test_e013_delete_that_empties_a_column(on_delete: Any) -> None:
+    class Note(TrackedModel):
+        project = models.ForeignKey(Project, null=True, on_delete=on_delete)
+
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    track(Note, Tracking(name="note", fields=("project_id",)))
+
+    assert model_problems() == [
+        (
+            "webhooks.E013",
+            "Deleting a projects.Project changes projects.Note without events.",
+        )
     ]

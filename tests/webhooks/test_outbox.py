@@ -197,7 +197,7 @@ def test_rolled_back_savepoint_stores_nothing_of_its_own(user: User) -> None:
 def test_failing_receiver_leaves_no_row_in_autocommit(
     user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(changes: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError
 
     monkeypatch.setattr(outbox, "store_events", fail)

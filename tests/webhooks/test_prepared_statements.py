@@ -1,14 +1,16 @@
 """The statements that run all the time are planned once, and the plans stay good as tables grow."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from django.db import DatabaseError, connection
 
-from projects.models import User
+from projects.models import Project, User
+from sessions_app.models import Session
 from tests.concurrency import another_connection
 from tests.webhooks.history import trigger
-from webhooks.database import set_up_connection
+from webhooks.database import run, set_up_connection
 from webhooks.dispatch import life
 from webhooks.dispatch.claim import claim_due
 from webhooks.dispatch.engine import with_fresh_connection
@@ -38,6 +40,44 @@ def test_outbox_is_prepared_after_a_few_events(
     assert connection.connection.prepare_threshold is None
     sql = "SELECT sum(generic_plans) FROM pg_prepared_statements WHERE statement LIKE '%new_delivery%'"
     assert ask(sql) > 0
+
+
+def test_first_statement_of_a_connection_that_may_not_prepare(
+    transactional_db: None, settings: Any
+) -> None:
+    settings.DATABASE_PREPARED_STATEMENTS = False
+    connection.close()
+
+    assert run("SELECT 1::int8", {}).fetchall() == [(1,)]
+
+
+def set_lengths(name: int, email: int) -> None:
+    with another_connection() as other:
+        other.execute(f"ALTER TABLE projects_project ALTER name TYPE varchar({name})")
+        other.execute(f"ALTER TABLE projects_user ALTER email TYPE varchar({email})")
+
+
+def write_often(user: User) -> None:
+    project = Project.objects.create(owner=user, name="P")
+    for number in range(OFTEN):
+        project.name = user.name = f"N{number}"
+        project.save()
+        user.save()
+        Project.objects.create(owner=user, name="P")
+        User.objects.create(username=new_id(), email=f"{new_id()}@example.com")
+        Session.objects.create(owner=user, project=project, title="S")
+
+
+def test_saves_go_on_while_a_migration_makes_columns_longer(
+    transactional_db: None, user: User
+) -> None:
+    write_often(user)
+    assert ask("SELECT count(*) FROM pg_prepared_statements WHERE generic_plans > 0") > 4
+    try:
+        set_lengths(name=300, email=300)
+        write_often(user)
+    finally:
+        set_lengths(name=200, email=254)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from webhooks.models.writes import (
     announce,
     concrete,
     lock_rows,
+    row_type_of,
     rows_deleting,
     tracking_of,
 )
@@ -43,17 +44,16 @@ def delete_tracked(
     if tracking is None:
         return delete(rows)
     with transaction.atomic(using=rows.db):
-        if tracking.deleted is not None or any(_tracked_dependents(rows)):
-            rows = _lock(rows, tracking)
+        rows = _lock(rows)
         removed: Counter[str] = Counter()
         _prepare(rows, tracking, removed)
         removed.update(delete(rows)[1])
     return removed.total(), dict(removed)
 
 
-def _lock(rows: models.QuerySet[Any], tracking: Tracking) -> models.QuerySet[Any]:
-    """Lock rows, so that none of them changes and no other transaction adds a dependent."""
-    keys = lock_rows(rows, tracking, for_delete=True).values_list("pk", flat=True)
+def _lock(rows: models.QuerySet[Any]) -> models.QuerySet[Any]:
+    """Choose the rows once, and lock them: none changes, nobody else adds a dependent."""
+    keys = lock_rows(rows, for_delete=True).values_list("pk", flat=True)
     locked: models.QuerySet[Any] = rows.model._base_manager.using(rows.db).filter(pk__in=list(keys))
     return locked
 
@@ -62,7 +62,7 @@ def _prepare(rows: models.QuerySet[Any], tracking: Tracking, removed: Counter[st
     """Announce rows that are about to go, and remove their tracked dependents."""
     rows_deleting.send(sender=concrete(rows.model), queryset=rows)
     if tracking.deleted is not None:
-        _announce_deleted(rows, tracking)
+        _announce_deleted(rows)
     for dependents, dependent_tracking in _tracked_dependents(rows):
         _prepare(dependents, dependent_tracking, removed)
         if not _needs_collector(dependents.model):
@@ -70,16 +70,11 @@ def _prepare(rows: models.QuerySet[Any], tracking: Tracking, removed: Counter[st
             removed.update({dependents.model._meta.label: count} if count else {})
 
 
-def _announce_deleted(rows: models.QuerySet[Any], tracking: Tracking) -> None:
-    model: Any = rows.model
-    states = lock_rows(rows, tracking, for_delete=True).iterator(ROWS_PER_BATCH)
-    announce(
-        model,
-        (
-            Write(model.from_db(rows.db, tracking.fields, list(state.values())), state, True)
-            for state in states
-        ),
-    )
+def _announce_deleted(rows: models.QuerySet[Any]) -> None:
+    row_type = row_type_of(rows.model)
+    found = lock_rows(rows, for_delete=True).values_list(*row_type.paths).iterator(ROWS_PER_BATCH)
+    writes = (Write(row_type.row(row, rows.db), row_type.state(row), True) for row in found)
+    announce(rows.model, writes, rows.db)
 
 
 def _tracked_dependents(

@@ -2,20 +2,20 @@
 
 Announced means: `rows_written` is sent with each row as it was and as it is, inside the
 transaction of the write, so that events commit or roll back with their cause (invariant 1). What
-a row was is read from the database under a row lock, never remembered: an instance may be hours
-old, and two writers may race.
+a row was and is comes from the statement that writes it, never from an instance: that may be hours
+old, hold values that were never saved, or be of a transaction that was rolled back (invariant 14).
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import datetime
-from functools import cache
+from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
 from uuid import UUID
 
-from django.db import connections, models
-from django.db.models import prefetch_related_objects
+from django.db import DEFAULT_DB_ALIAS, connections, models, transaction
 from django.dispatch import Signal
 
 State = Mapping[str, Any]
@@ -24,8 +24,15 @@ State = Mapping[str, Any]
 ROWS_PER_BATCH = 2000
 """Rows whose events are built and stored together: bounds the memory of writes of any size."""
 
+POSITION = "current_setting('webhooks.note', true)"
+"""An SQL expression: how far the journal of the current transaction goes (webhooks/journal.py)."""
+
 rows_written = Signal()
-"""Sent with `writes` (of one model) after they were made, before Django's post_save."""
+"""Sent with `writes` (of one model) and `using` after they were made, before Django's post_save.
+
+`position` is the journal's, where the statement returned it; `is_last_word` says that nothing else
+can write these rows in their transaction.
+"""
 
 rows_deleting = Signal()
 """Sent with `queryset` before its rows go, also for rows that a cascade is about to take."""
@@ -36,7 +43,7 @@ class Write:
     """One row, before and after."""
 
     row: Any
-    """An instance that holds the row's present values (its last ones where it was deleted)."""
+    """The tracked values as stored (the last ones of a deleted row), and those of related rows."""
     before: State | None
     """None where the row is new."""
     is_deleted: bool = False
@@ -57,47 +64,124 @@ def _nothing(*_: Any) -> Iterable[Change]:
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
-    """Which events the writes of a model cause. All functions get a row with settled values."""
+    """Which events the writes of a model cause. All functions get rows as they are stored."""
 
     name: str
     """Of the object, in `Event.object_reference`."""
     fields: tuple[str, ...]
     """Attribute names of every column the events depend on; writes of others cost nothing."""
     related: tuple[str, ...] = ()
-    """Foreign keys that the events follow."""
+    """Columns of other rows that the events need, as `foreign key__attribute name`."""
     created: Callable[[Any], Iterable[Change]] = _nothing
     updated: Callable[[Any, State], Iterable[Change]] = _nothing
     """(row, state before): the net change, told once per transaction."""
     deleted: Callable[[Any], Iterable[Change]] | None = None
     steps: Callable[[Any, State | None], Iterable[Change]] = _nothing
     """(row, state before or None): changes of status, each told on its own."""
+    is_announced_by_hand: bool = False
+    """The writes are raw SQL and passed to announce(); the model need not be a TrackedModel."""
 
 
 _trackings: dict[type[models.Model], Tracking] = {}
-_types: dict[type[models.Model], list[tuple[str, type]]] = {}
-
-_PYTHON_TYPES: dict[str, type] = {
-    "UUIDField": UUID, "CharField": str, "TextField": str, "BooleanField": bool,
-    "DateTimeField": datetime, "IntegerField": int, "BigIntegerField": int,
-    "PositiveIntegerField": int, "PositiveBigIntegerField": int,
-}  # fmt: skip
+_types: dict[type[models.Model], "RowType"] = {}
+_clashes: list[type[models.Model]] = []
 
 
-_DEFERRED = object()
+class RowType:
+    """What the statements that write rows of a model return of each of them."""
+
+    def __init__(self, model: type[models.Model], tracking: Tracking) -> None:
+        self.model = model
+        wanted = {model._meta.pk.attname, *tracking.fields}
+        self.fields = [f for f in model._meta.concrete_fields if f.attname in wanted]
+        self.names = tuple(f.attname for f in self.fields)
+        self.links: list[tuple[Any, list[Any]]] = []
+        """Foreign keys, each with the fields that are read of its target."""
+        for link in [f for f in model._meta.concrete_fields if f.is_relation]:
+            known = link.remote_field.model._meta.concrete_fields  # type: ignore[union-attr]
+            followed = [f for f in known if f"{link.name}__{f.attname}" in tracking.related]
+            if followed:
+                self.links.append((link, followed))
+        self.unknown = {*wanted, *tracking.related} - {*self.paths}
+        """What was declared and does not exist."""
+        self.converters: dict[int, Any] | None = None
+        """Of `all_fields`, by index, as Django's compilers know them; None until one has asked."""
+
+    @cached_property
+    def all_fields(self) -> list[Any]:
+        """The fields behind `columns`, in its order."""
+        return [*self.fields, *(f for _, followed in self.links for f in followed)]
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """SQL expressions over the model's table, those of related rows as subqueries."""
+        table = _quoted(self.model._meta.db_table)
+        own = [f"{table}.{_quoted(f.column)}{cast_of(f)}" for f in self.fields]
+        return own + [
+            f"(SELECT related.{_quoted(f.column)}{cast_of(f)}"  # noqa: S608 (names of columns)
+            f" FROM {_quoted(f.model._meta.db_table)} related"
+            f" WHERE related.{_quoted(link.target_field.column)} = {table}.{_quoted(link.column)})"
+            for link, followed in self.links
+            for f in followed
+        ]
+
+    @property
+    def paths(self) -> list[str]:
+        """`all_fields` as a queryset's values_list() names them."""
+        return [*self.names, *(f"{link.name}__{f.attname}" for link, fs in self.links for f in fs)]
+
+    def is_written_by(self, names: Collection[str]) -> bool:
+        """Say whether an update of these columns, by attribute name, can change a tracked one."""
+        return any(f.generated or f.attname in names for f in self.fields)
+
+    def state(self, values: Sequence[Any]) -> State:
+        """Return the values of `fields`, which come first in `values`, by name."""
+        return dict(zip(self.names, values, strict=False))
+
+    def row(self, values: Sequence[Any], using: str) -> Any:
+        """Return an instance that holds the values of `all_fields`; it reads all others anew."""
+        row = self.model.from_db(using, self.names, values[: len(self.names)])
+        start = len(self.names)
+        for link, followed in self.links:
+            end = start + len(followed)
+            key = getattr(row, link.attname)
+            if key is not None:
+                names = [link.target_field.attname, *(f.attname for f in followed)]
+                related = link.remote_field.model.from_db(using, names, [key, *values[start:end]])
+                link.set_cached_value(row, related)
+            start = end
+        return row
+
+
+def cast_of(field: Any) -> str:
+    """Return the SQL that frees a column of its length, or nothing where it has none.
+
+    Postgres refuses to go on with a prepared statement once the type of a result has changed, and
+    a migration that makes a column longer must not stop the saves of running processes.
+    """
+    declared = field.db_type(connections[DEFAULT_DB_ALIAS])
+    free = re.sub(r"\(.*?\)", "", declared).replace("varchar", "text")
+    return "" if free == declared else f"::{free}"
+
+
+def _quoted(name: str | None) -> str:
+    connection: Any = connections[DEFAULT_DB_ALIAS]
+    return str(connection.ops.quote_name(name))
 
 
 def track(model: type[models.Model], tracking: Tracking) -> None:
-    """Declare which events the writes of a model cause; called once, from AppConfig.ready()."""
-    wanted = {model._meta.pk.attname, *tracking.fields}
-    fields = [field for field in model._meta.concrete_fields if field.attname in wanted]
-    _trackings[model] = replace(tracking, fields=tuple(field.attname for field in fields))
-    _types[model] = [(field.attname, _python_type(field)) for field in fields]
+    """Declare which events the writes of a model cause; called once, from AppConfig.ready().
 
-
-def _python_type(field: Any) -> type:
-    while field.is_relation:
-        field = field.target_field
-    return _PYTHON_TYPES.get(field.get_internal_type(), object)
+    A model that cannot be tracked is a system check error (webhooks/checks/declarations.py).
+    """
+    model = concrete(model)
+    if model in _trackings:
+        _clashes.append(model)
+        return
+    _trackings[model] = tracking
+    if not model._meta.abstract:
+        row_type = _types[model] = RowType(model, tracking)
+        _trackings[model] = replace(tracking, fields=row_type.names)
 
 
 def concrete(model: type[models.Model]) -> type[models.Model]:
@@ -110,15 +194,50 @@ def tracking_of(model: type[models.Model]) -> Tracking | None:
     return _trackings.get(concrete(model))
 
 
+def row_type_of(model: type[models.Model]) -> RowType:
+    """Return what is read of each row of a tracked model."""
+    return _types[concrete(model)]
+
+
 def tracked_models() -> Mapping[type[models.Model], Tracking]:
     """Return every tracked model with its tracking."""
     return _trackings
 
 
-def announce(model: type[models.Model], writes: Iterable[Write]) -> None:
+def clashes() -> list[type[models.Model]]:
+    """Return the models that were tracked a second time; the first declaration stands."""
+    return list(_clashes)
+
+
+def own_transaction(using: str) -> AbstractContextManager[Any]:
+    """Hold a write and its events together, without doing anything to the caller's transaction.
+
+    In autocommit this opens a transaction; with autocommit switched off by hand, a savepoint. In
+    an atomic block it does nothing: Django marks that one as broken where a write has failed.
+    """
+    if connections[using].in_atomic_block:
+        return nullcontext()
+    return transaction.atomic(using=using)
+
+
+def announce(
+    model: type[models.Model],
+    writes: Iterable[Write],
+    using: str,
+    *,
+    position: str | None = None,
+    is_last_word: bool = False,
+) -> None:
     """Send `rows_written`, a batch at a time."""
     for batch in batches(writes):
-        rows_written.send(sender=concrete(model), writes=batch)
+        rows_written.send(
+            sender=concrete(model),
+            writes=batch,
+            using=using,
+            position=position,
+            is_last_word=is_last_word,
+        )
+        position = None
 
 
 T = TypeVar("T")
@@ -131,82 +250,12 @@ def batches(items: Iterable[T]) -> Iterator[list[T]]:
         yield batch
 
 
-def lock_rows(rows: models.QuerySet[Any], tracking: Tracking, *, for_delete: bool = False) -> Any:
-    """Return the tracked columns of rows as a queryset that locks them, in the order of their keys.
+def lock_rows(rows: models.QuerySet[Any], *, for_delete: bool = False) -> models.QuerySet[Any]:
+    """Return rows as a queryset that locks them, in the order of their keys.
 
-    Through a subquery, so that whatever the queryset joins or groups is no obstacle to the lock.
+    Through a subquery where they are found by joins or groups, which would forbid the lock.
     """
-    chosen = rows.model._base_manager.using(rows.db).filter(pk__in=rows.order_by().values("pk"))
-    locked = chosen.select_for_update(no_key=not for_delete, of=("self",)).order_by("pk")
-    return locked.values(*tracking.fields)
-
-
-def lock_row(model: type[models.Model], key: Any, using: str) -> State | None:
-    """Return the tracked columns of one row and lock it; None where there is none.
-
-    In plain SQL: the compiler of querysets would cost more than the statement.
-    """
-    with connections[using].cursor() as cursor:
-        cursor.execute(
-            _lock_sql(model), [model._meta.pk.get_db_prep_value(key, connections[using])]
-        )
-        row = cursor.fetchone()
-    return None if row is None else dict(zip(_trackings[model].fields, row, strict=True))
-
-
-@cache
-def _lock_sql(model: type[models.Model]) -> str:
-    meta = model._meta
-    columns = ", ".join(
-        f'"{field.column}"'
-        for field in meta.concrete_fields
-        if field.attname in _trackings[model].fields
-    )
-    return (
-        f'SELECT {columns} FROM "{meta.db_table}" WHERE "{meta.pk.column}" = %s'  # noqa: S608
-        " FOR NO KEY UPDATE"
-    )
-
-
-def is_settled(row: models.Model, written: Collection[str] | None = None) -> bool:
-    """Say whether the tracked attributes hold what the database would return for them.
-
-    Expressions, and values of a type that the column merely converts, do not. `written` are the
-    attributes to look at; None means all.
-    """
-    values = row.__dict__
-    for attname, python_type in _types[concrete(type(row))]:
-        if written is not None and attname not in written:
-            continue
-        value: Any = values.get(attname, _DEFERRED)
-        if value is not None and not isinstance(value, python_type):
-            return False
-        if isinstance(value, datetime) and value.tzinfo is None:
-            return False
-    return True
-
-
-def settle_rows(rows: Sequence[Any], tracking: Tracking, using: str) -> list[Any]:
-    """Return the rows with settled values and related objects at hand, in at most two queries."""
-    if not rows:
-        return []
-    unsettled = [row.pk for row in rows if not is_settled(row)]
-    stored = read_rows(type(rows[0]), unsettled, tracking, using) if unsettled else {}
-    settled = [row if is_settled(row) else stored[key_of(row)] for row in rows]
-    if tracking.related:
-        prefetch_related_objects(settled, *tracking.related)
-    return settled
-
-
-def read_rows(
-    model: type[models.Model], keys: Sequence[Any], tracking: Tracking, using: str
-) -> dict[Any, Any]:
-    """Return rows by primary key, with what their events need, in one query."""
-    rows = model._base_manager.using(using).filter(pk__in=keys)
-    if tracking.related:
-        rows = rows.select_related(*tracking.related)
-    return {row.pk: row for row in rows}
-
-
-def key_of(row: models.Model) -> Any:
-    return row._meta.pk.to_python(row.pk)
+    chosen, query = rows.order_by(), rows.query
+    if query.count_active_tables() > 1 or query.distinct or query.group_by is not None:
+        chosen = rows.model._base_manager.using(rows.db).filter(pk__in=chosen.values("pk"))
+    return chosen.select_for_update(no_key=not for_delete, of=("self",)).order_by("pk")
