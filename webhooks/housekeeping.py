@@ -15,7 +15,7 @@ from django.db import DatabaseError, InterfaceError, connection
 
 from webhooks import epoch, horizon, notices, redelivery, retention, stats
 from webhooks.chores import Chore, Progress, take_turn
-from webhooks.dispatch.engine import with_fresh_connection
+from webhooks.dispatch.desk import with_fresh_connection
 from webhooks.ids import new_id
 
 logger = logging.getLogger(__name__)

@@ -30,7 +30,8 @@ from django.db import DatabaseError, InterfaceError, connection
 from webhooks import process
 from webhooks.database import has_session_state, run
 from webhooks.dispatch import life, suspects
-from webhooks.dispatch.engine import Engine, with_fresh_connection
+from webhooks.dispatch.desk import with_fresh_connection
+from webhooks.dispatch.engine import Engine
 from webhooks.dispatch.suspects import GROUP_SIZES
 from webhooks.ids import new_id
 

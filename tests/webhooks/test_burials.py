@@ -173,7 +173,7 @@ def test_worker_that_could_not_beat_for_a_lock_gets_the_time_to_beat(
 ) -> None:
     trigger(user, 2)
     watch, now = life.Watch(), 1000.0
-    monkeypatch.setattr("webhooks.dispatch.life.time.monotonic", lambda: now)
+    monkeypatch.setattr("webhooks.dispatch.life.boottime", lambda: now)
     worker = new_worker(holds=1)
     heartbeat = WorkerHeartbeat.objects.get()
     dead = new_worker(holds=1)
@@ -293,7 +293,7 @@ def test_watch_lets_others_beat_after_a_gap_of_its_own(
 ) -> None:
     trigger(user, 1)
     watch, now = life.Watch(), 1000.0
-    monkeypatch.setattr("webhooks.dispatch.life.time.monotonic", lambda: now)
+    monkeypatch.setattr("webhooks.dispatch.life.boottime", lambda: now)
     watch.look()
     fall_silent(new_worker(holds=1))
 

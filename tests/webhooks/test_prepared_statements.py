@@ -13,7 +13,7 @@ from tests.webhooks.history import trigger
 from webhooks.database import run, set_up_connection
 from webhooks.dispatch import life
 from webhooks.dispatch.claim import claim_due
-from webhooks.dispatch.engine import with_fresh_connection
+from webhooks.dispatch.desk import with_fresh_connection
 from webhooks.ids import new_id
 from webhooks.models import Webhook
 

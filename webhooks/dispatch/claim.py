@@ -511,7 +511,7 @@ def lock_held(worker_ids: Sequence[UUID], *, kept: Sequence[UUID] = ()) -> list[
     """Return what is marked as these workers', but for `kept`, and lock it until the transaction ends.
 
     Waits for no lock. No index leads to a worker's rows, since it would cost every claim: this
-    reads all rows that are not finished, 0.3 s for a million of them.
+    reads all rows that are not finished, half a second for a million of them.
     """
     parameters = {"workers": list(worker_ids), "kept": list(kept)}
     return [HeldDelivery._make(row) for row in run(HELD_SQL, parameters)]

@@ -22,10 +22,10 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 
 from webhooks import wakeup
 from webhooks.addresses import AddressPolicy
-from webhooks.database import set_up_connection
 from webhooks.dispatch import claim as claims
 from webhooks.dispatch import health, life
 from webhooks.dispatch.claim import Claim, ClaimedDelivery
+from webhooks.dispatch.desk import with_fresh_connection
 from webhooks.dispatch.endpoints import MAX_AGE_SECONDS, Endpoint, Endpoints
 from webhooks.dispatch.flight import MAX_IN_FLIGHT, READY_AT_CLAIM, Flight, Sent
 from webhooks.dispatch.health import Attempted
@@ -591,21 +591,6 @@ def _new_sender() -> MultiSender:
     return MultiSender(
         AddressPolicy(settings.WEBHOOKS_ALLOWED_NETWORKS), max_connections=MAX_IN_FLIGHT
     )
-
-
-def with_fresh_connection(name: str, work: Callable[..., Any], *args: Any) -> Any:
-    """Run `work`; after an error of the database the next one starts with a new connection, which
-    then is called `name` in Postgres.
-
-    The old one may have been cut, or what is prepared on it may not fit a table that was altered since.
-    """
-    try:
-        if connection.connection is None:
-            set_up_connection(name)
-        return work(*args)
-    except (DatabaseError, InterfaceError):
-        connection.close()
-        raise
 
 
 def run_until_idle() -> None:

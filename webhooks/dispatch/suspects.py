@@ -46,41 +46,46 @@ def count_all() -> int:
     return int(run(COUNT_ALL_SQL, {}).fetchone()[0])
 
 
-# Those that may go now, each with its webhook. Of an ordered webhook only the head.
-SUSPECTS = """
-      FROM webhooks_delivery d
-      JOIN webhooks_webhook w ON w.id = d.webhook_id
-     WHERE d.is_suspect AND d.finished_at IS NULL AND d.claimed_by IS NULL
-       AND d.next_attempt_at <= statement_timestamp()
+# Those that may go now, each with its webhook; of an ordered webhook only the head. All suspects are
+# read first, which the planner would not do for a table that grew since statistics were gathered.
+DUE_SQL = """
+suspect AS MATERIALIZED (
+    SELECT id, webhook_id, owner_id, order_key, next_attempt_at, suspect_level, claimed_by
+      FROM webhooks_delivery
+     WHERE is_suspect AND finished_at IS NULL
+), due AS MATERIALIZED (
+    SELECT s.id, s.webhook_id, s.owner_id, s.next_attempt_at, s.suspect_level, w.ordered,
+           w.rate_limit, w.rate_ready_at, w.breaker_state, w.breaker_changed_at
+      FROM suspect s
+      JOIN webhooks_webhook w ON w.id = s.webhook_id
+     WHERE s.claimed_by IS NULL AND s.next_attempt_at <= statement_timestamp()
        AND w.active AND w.deleted_at IS NULL AND NOT EXISTS (SELECT FROM webhooks_pause)
        AND coalesce(w.held_until <= clock_timestamp(), true)
        AND (w.breaker_state = 'closed' OR w.breaker_probe_at <= clock_timestamp())
-       AND NOT (w.ordered AND d.order_key IS NOT NULL AND EXISTS (
-            SELECT FROM webhooks_delivery o
-             WHERE o.webhook_id = d.webhook_id AND o.finished_at IS NULL
+       AND (NOT w.ordered OR s.order_key IS NULL OR s.id = (
+            SELECT o.id FROM webhooks_delivery o
+             WHERE o.webhook_id = s.webhook_id AND o.finished_at IS NULL
                AND o.order_key IS NOT NULL
-               AND (o.epoch, o.order_key, o.id) < (d.epoch, d.order_key, d.id)))"""
+             ORDER BY o.epoch, o.order_key, o.id
+             LIMIT 1))
+)"""
 
 # What a breaker or a rate limit (webhooks/rate.py) lets through now.
 COUNT_SQL = f"""
-WITH due AS (
-    SELECT d.suspect_level AS level,
-           least(count(*), CASE WHEN w.breaker_state <> 'closed' THEN 1 END, CASE
-               WHEN w.rate_limit IS NOT NULL THEN floor(1e-6 + w.rate_limit * extract(epoch FROM
-                   make_interval(secs => greatest(1, 1 / w.rate_limit)) + statement_timestamp()
-                   - greatest(w.rate_ready_at, statement_timestamp()))) END) AS count
-    {SUSPECTS}
-     GROUP BY 1, w.id
-), in_flight AS (
-    SELECT suspect_level AS level, count(*)
-      FROM webhooks_delivery
-     WHERE is_suspect AND finished_at IS NULL AND claimed_by IS NOT NULL
-     GROUP BY 1
+WITH {DUE_SQL}, allowed AS (
+    SELECT suspect_level,
+           least(count(*), CASE WHEN breaker_state <> 'closed' THEN 1 END, CASE
+               WHEN rate_limit IS NOT NULL THEN floor(1e-6 + rate_limit * extract(epoch FROM
+                   make_interval(secs => greatest(1, 1 / rate_limit)) + statement_timestamp()
+                   - greatest(rate_ready_at, statement_timestamp()))) END) AS count
+      FROM due
+     GROUP BY suspect_level, webhook_id, breaker_state, rate_limit, rate_ready_at
 )
-SELECT level, sum(due)::int, sum(in_flight)::int
-  FROM (SELECT level, count AS due, 0 AS in_flight FROM due WHERE count > 0
-        UNION ALL SELECT level, 0, count FROM in_flight) AS counted
- GROUP BY level
+SELECT suspect_level, sum(due)::int, sum(in_flight)::int
+  FROM (SELECT suspect_level, count AS due, 0 AS in_flight FROM allowed WHERE count > 0
+        UNION ALL
+        SELECT suspect_level, 0, 1 FROM suspect WHERE claimed_by IS NOT NULL) AS counted
+ GROUP BY suspect_level
 """  # noqa: S608 (constants only)
 
 
@@ -103,34 +108,37 @@ def are_any_due() -> bool:
 
 
 VISIT_SUSPECTS_SQL = f"""
+WITH {DUE_SQL}
 SELECT extract(epoch FROM clock_timestamp())::float8, waiting.*
   FROM (SELECT) AS always_one_row
   LEFT JOIN (
-    SELECT d.owner_id, d.webhook_id, min(d.next_attempt_at), w.ordered, w.rate_limit,
-           w.breaker_state, w.breaker_changed_at, count(*)
-    {SUSPECTS} AND d.suspect_level = %(level)s
-     GROUP BY d.owner_id, d.webhook_id, w.id
+    SELECT owner_id, webhook_id, min(next_attempt_at), ordered, rate_limit, breaker_state,
+           breaker_changed_at, count(*)
+      FROM due
+     WHERE suspect_level = %(level)s
+     GROUP BY owner_id, webhook_id, ordered, rate_limit, breaker_state, breaker_changed_at
   ) AS waiting ON true
 """  # noqa: S608 (constants only)
 
+# Any of a webhook's, for they have no order here: several claim at once, and shall not all reach
+# for the same rows.
 CLAIM_SUSPECTS_SQL = f"""
-WITH candidate AS MATERIALIZED (
-    SELECT d.id, d.webhook_id, d.next_attempt_at
-    {SUSPECTS} AND d.suspect_level = %(level)s AND d.webhook_id = ANY(%(webhooks)s)
-), due AS (
-    SELECT row.id
-      FROM unnest(%(webhooks)s::uuid[], %(counts)s::int[])
-           AS wanted (webhook_id, count)
-     CROSS JOIN LATERAL (
-        SELECT d.id
-          FROM candidate c JOIN webhooks_delivery d ON d.id = c.id
-         WHERE c.webhook_id = wanted.webhook_id
-           AND d.is_suspect AND d.finished_at IS NULL AND d.claimed_by IS NULL
-           AND d.suspect_level = %(level)s
-         ORDER BY c.next_attempt_at
-         LIMIT wanted.count
-           FOR UPDATE OF d SKIP LOCKED
-     ) row
+WITH {DUE_SQL.replace("due AS", "sendable AS")}, picked AS MATERIALIZED (
+    SELECT id, webhook_id, row_number() OVER (PARTITION BY webhook_id ORDER BY random()) AS number
+      FROM sendable
+     WHERE suspect_level = %(level)s
+), due AS MATERIALIZED (
+    SELECT d.id
+      FROM webhooks_delivery d
+     WHERE d.id = ANY(ARRAY(
+            SELECT id
+              FROM picked
+              JOIN unnest(%(webhooks)s::uuid[], %(counts)s::int[]) AS wanted (webhook_id, count)
+             USING (webhook_id)
+             WHERE number <= count))
+       AND d.is_suspect AND d.finished_at IS NULL AND d.claimed_by IS NULL
+       AND d.suspect_level = %(level)s
+       FOR UPDATE SKIP LOCKED
 )"""  # noqa: S608 (constants only)
 
 
