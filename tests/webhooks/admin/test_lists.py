@@ -198,7 +198,7 @@ def test_audit_entries_name_who_and_what(operator: Client, user: User, webhook: 
         ("/admin/webhooks/event/", 7),
         ("/admin/webhooks/redelivery/", 6),
         ("/admin/webhooks/auditentry/", 8),
-        ("/admin/webhooks/workerheartbeat/", 7),
+        ("/admin/webhooks/workerheartbeat/", 8),
         ("/admin/", 15),
     ],
 )
