@@ -29,7 +29,7 @@ PRODUCTION = {
 }
 """As in production, but for what loopback lacks: with DEBUG Django keeps a record of every statement."""
 USUAL = ["drain", "latency", "saving", "fairness", "receivers", "memory", "api"]
-SCENARIOS = [*USUAL, "growth", "purge", "lists"]
+SCENARIOS = [*USUAL, "idle", "growth", "purge", "lists"]
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from benchmarks import bare_rows, harness
 from benchmarks.harness import Goal, Series, ratio
 from benchmarks.receiver import Receiver
-from webhooks.dispatch.engine import SETTLE_ROWS
+from webhooks.dispatch.records import SETTLE_ROWS
 from webhooks.models import Event
 
 DELIVERIES = 20_000

@@ -144,6 +144,14 @@ def _queue_name() -> str:
     return name
 
 
+def _wakeup() -> str:
+    ways = ("rq", "listen", "poll")
+    way = str(env.str("WEBHOOKS_WAKEUP", default="rq"))
+    if way not in ways:
+        raise ImproperlyConfigured(f"WEBHOOKS_WAKEUP must be one of {', '.join(ways)}.")
+    return way
+
+
 def _ca_bundle() -> str:
     path = str(env.str("WEBHOOKS_CA_BUNDLE", default=""))
     if path and not Path(path).is_file():
@@ -199,6 +207,8 @@ DATABASES["default"] |= {
 }
 DATABASE_PREPARED_STATEMENTS = _prepared_statements()
 
+# How workers learn at once that something is due (docs/reliability.md).
+WEBHOOKS_WAKEUP = _wakeup()
 # The queue of wake-ups, and the modules whose functions are jobs (docs/reliability.md).
 WEBHOOKS_QUEUE = _queue_name()
 WEBHOOKS_JOB_MODULES = env.list("WEBHOOKS_JOB_MODULES", default=[])

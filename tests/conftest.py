@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.conf import settings
 
 from projects.models import Project, User
+from tests import flush
 from webhooks import catalog, service, wakeup
 from webhooks.http_receiver import HttpReceiver
 from webhooks.models import Webhook
@@ -17,10 +19,21 @@ from webhooks.models import Webhook
 collect_ignore = [] if importlib.util.find_spec("playwright") else ["e2e"]
 
 
+def pytest_configure() -> None:
+    # The real one takes a third of a second, on purpose.
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest test comes first: of several processes none waits for it in the end."""
     items.sort(key=lambda item: "test_chaos.py" not in item.nodeid)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
+    with django_db_blocker.unblock():
+        flush.keep()
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,10 @@
 import socketserver
 import threading
 from collections import Counter
+from contextlib import ExitStack
 from typing import Any, Self
+
+from tests.servers import Threaded, serving
 
 
 class MailServer:
@@ -16,20 +19,17 @@ class MailServer:
         self.refuse_data: dict[str, str] = {}
         self.hang: set[str] = set()
         self.go_on = threading.Event()
-        self._server = socketserver.ThreadingTCPServer(
-            ("127.0.0.1", 0), self._handler(), bind_and_activate=True
-        )
-        self._server.daemon_threads = True
+        self._server = Threaded(("127.0.0.1", 0), self._handler())
+        self._running = ExitStack()
         self.port: int = self._server.server_address[1]
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        self._running.enter_context(serving(self._server))
         return self
 
     def __exit__(self, *_: object) -> None:
         self.go_on.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self._running.close()
 
     def _handler(self) -> type[socketserver.StreamRequestHandler]:
         server = self

@@ -17,6 +17,7 @@ from django.db import connection
 from config.embedded import die_with_parent
 from config.services import BASE_DIR
 from tests import canary
+from tests.servers import stop_listening
 from webhooks.models import WorkerHeartbeat
 
 
@@ -35,7 +36,7 @@ def answers(port: int) -> bool:
     return True
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -119,9 +120,6 @@ def black_hole() -> Iterator[str]:
     try:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
     finally:
-        # Closing alone does not end an accept() that is waiting.
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
+        stop_listening(listener, thread)
         for connection_ in held:
             connection_.close()

@@ -140,7 +140,7 @@ class Housekeeper:
     def _take_turn(self, chore: Chore) -> float:
         name = f"webhooks-housekeeper {self.id.hex}"
         try:
-            return with_fresh_connection(name, take_turn, chore, self.id)  # type: ignore[no-any-return]
+            return with_fresh_connection(name, take_turn, chore, self.id)
         except (DatabaseError, InterfaceError) as problem:
             logger.warning("The chore %r waits for Postgres: %s", chore.name, problem)
         except Exception:

@@ -157,7 +157,7 @@ class HttpReceiver:
         """Behave like this for the next requests, one each, before falling back to `behaviour`."""
         self._script.extend(behaviours)
 
-    def wait_for(self, count: int, timeout_seconds: float = 10) -> list[Received]:
+    def wait_for(self, count: int, timeout_seconds: float = 60) -> list[Received]:
         """Return the requests once there are `count`; raises TimeoutError that says how many came."""
         with self._arrived:
             if not self._arrived.wait_for(lambda: len(self._requests) >= count, timeout_seconds):
@@ -177,11 +177,24 @@ class HttpReceiver:
 
     async def _shut_down(self) -> None:
         if self._server is not None:
-            self._server.close()
+            await self._stop_accepting(self._server)
         for transport in list(self._transports):
             transport.abort()
         # One turn of the loop, so that the aborted transports close their sockets.
         await asyncio.sleep(0)
+
+    async def _stop_accepting(self, server: asyncio.Server) -> None:
+        """Close the server and what it has accepted and not handed over, such as TLS handshakes."""
+        for listener in server.sockets:
+            self._loop.remove_reader(listener)
+        # In one turn of the loop each accepted connection has a transport; a server that is closed
+        # before that would leave the socket open.
+        await asyncio.sleep(0)
+        server.close()
+        accepting = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in accepting:
+            task.cancel()
+        await asyncio.gather(*accepting, return_exceptions=True)
 
     def _is_early(self) -> bool:
         return (self._script[0] if self._script else self.behaviour).is_early

@@ -24,9 +24,9 @@ from django.db import InterfaceError, OperationalError, connection
 
 from webhooks import feed
 from webhooks.addresses import AddressPolicy
-from webhooks.dispatch.claim import ClaimedDelivery
 from webhooks.dispatch.endpoints import Endpoint
 from webhooks.dispatch.request import build_request
+from webhooks.dispatch.take import ClaimedDelivery
 from webhooks.errors import FeedRefusedError, UrlRefusedError
 from webhooks.feed import FeedEvent, Page
 from webhooks.ids import EVENT_PREFIX, new_id, parse_public_id

@@ -124,8 +124,8 @@ GIVE_UP_SQL = """
 UPDATE webhooks_webhook SET notice_due_at = NULL, notice_error = %(error)s
  WHERE id = ANY(ARRAY(
     SELECT id FROM webhooks_webhook
-     WHERE notice_due_at <= clock_timestamp()
-       AND disabled_at < clock_timestamp() - make_interval(secs => %(kept)s)
+     WHERE notice_due_at <= statement_timestamp()
+       AND disabled_at < statement_timestamp() - make_interval(secs => %(kept)s)
      ORDER BY id LIMIT %(count)s
        FOR NO KEY UPDATE SKIP LOCKED))
 """
@@ -137,7 +137,7 @@ UPDATE webhooks_webhook
     SELECT w.id
       FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS p (id, position)
       JOIN webhooks_webhook w USING (id)
-     WHERE w.notice_due_at <= clock_timestamp()
+     WHERE w.notice_due_at <= statement_timestamp()
      ORDER BY p.position LIMIT %(count)s
        FOR NO KEY UPDATE OF w SKIP LOCKED))
 RETURNING id

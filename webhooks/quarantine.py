@@ -239,8 +239,7 @@ def _send_group(child: Child, supervisor: int) -> NoReturn:
     try:
         # It belongs to the supervisor: to close it here would end the session there.
         child.inherited, connection.connection = connection.connection, None
-        engine = Engine(suspects=child.level)
-        engine.worker_id = child.worker_id
+        engine = Engine(suspects=child.level, worker_id=child.worker_id)
         process.handle_signals(lambda *_: engine.stop())
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         threading.Thread(target=_follow, args=(supervisor, engine), daemon=True).start()

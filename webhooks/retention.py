@@ -392,7 +392,7 @@ FORGET_ANSWERS_SQL = """
 DELETE FROM webhooks_idempotentanswer
  WHERE id IN (
     SELECT id FROM webhooks_idempotentanswer
-     WHERE created_at <= clock_timestamp() - make_interval(secs => %(kept)s)
+     WHERE created_at <= statement_timestamp() - make_interval(secs => %(kept)s)
      ORDER BY created_at LIMIT %(batch)s
        FOR UPDATE SKIP LOCKED)
 """

@@ -87,8 +87,13 @@ class SortingWorker(SimpleWorker):
         self._left: set[str] = set()
         self._next_line_at = 0.0
 
-    def hear_wakeup(self) -> None:
-        """Something may be due."""
+    @property
+    def may_clear_token(self) -> bool:
+        """Whether a look at Postgres follows as soon as a wake-up is heard."""
+        raise NotImplementedError
+
+    def hear_wakeup(self, *, owes_token: bool) -> None:
+        """Something may be due; `owes_token` says that the token of the wake-up still stands."""
         raise NotImplementedError
 
     def _set_connection(self, connection: Redis) -> Redis:
@@ -171,13 +176,24 @@ class SortingWorker(SimpleWorker):
         return fetched
 
     def _consume_wakeup(self, queue_key: str, job_id: str) -> None:
-        """The hint is all there is to it: no registries, no result, no log line."""
-        self.hear_wakeup()
+        """The hint is all there is to it: no registries, no result, no log line.
+
+        The token goes first, so that whatever is committed afterwards sends a hint of its own. A
+        worker that is busy deletes it later: it will look again anyway, and more hints cost it time.
+        """
+        owes_token = not self.may_clear_token
+        keys = [Job.key_for(job_id)] if owes_token else [Job.key_for(job_id), wakeup.TOKEN_KEY]
         self._has_woken = True
-        with self.connection.pipeline(transaction=False) as pipeline:
-            pipeline.lrem(IntermediateQueue.get_intermediate_queue_key(queue_key), 1, job_id)
-            pipeline.delete(Job.key_for(job_id))
-            pipeline.execute()
+        try:
+            with self.connection.pipeline(transaction=False) as pipeline:
+                pipeline.delete(*keys)
+                pipeline.lrem(IntermediateQueue.get_intermediate_queue_key(queue_key), 1, job_id)
+                pipeline.execute()
+        except RedisError:
+            owes_token = True
+            raise
+        finally:
+            self.hear_wakeup(owes_token=owes_token)
 
     def _put_back(self, queue_key: str, job_id: str, *, at_front: bool) -> None:
         with self.connection.pipeline() as pipeline:

@@ -5,7 +5,10 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-from webhooks.dispatch import engine, life
+from django.conf import settings
+
+from webhooks.database import is_pooled
+from webhooks.dispatch import lease, life
 from webhooks.dispatch.flight import MAX_BYTES, MAX_IN_FLIGHT
 from webhooks.doctor import (
     Finding,
@@ -37,7 +40,7 @@ def refusals() -> list[str]:
     files as far as it is allowed.
     """
     refused = []
-    for finding in examine([check_database, check_valkey, check_lease, check_files, check_memory]):
+    for finding in examine(CHECKS):
         line = f"{finding.message} To mend it: {finding.mend}"
         if finding.level == Level.FAILURE:
             refused.append(line)
@@ -46,12 +49,25 @@ def refusals() -> list[str]:
     return refused
 
 
+def check_wakeup() -> Iterator[Finding]:
+    """What tells of commits reaches this worker."""
+    if settings.WEBHOOKS_WAKEUP == "listen" and is_pooled():
+        yield failure(
+            "wakeup",
+            "WEBHOOKS_WAKEUP=listen, and a pooler that lends connections for a transaction stands "
+            "between this worker and Postgres: it would hear of nothing.",
+            "Give workers a DATABASE_URL that leads to Postgres itself, or set WEBHOOKS_WAKEUP=rq",
+        )
+    else:
+        yield ok("wakeup", f"Workers learn of commits by {settings.WEBHOOKS_WAKEUP}.")
+
+
 def check_lease() -> Iterator[Finding]:
     """A worker beats several times before it counts as dead."""
-    if engine.BEAT_SECONDS * BEATS_BEFORE_DEATH > life.SILENCE_BEFORE_DEATH_SECONDS:
+    if lease.BEAT_SECONDS * BEATS_BEFORE_DEATH > life.SILENCE_BEFORE_DEATH_SECONDS:
         yield failure(
             "lease",
-            f"A worker beats every {engine.BEAT_SECONDS:g} s and counts as dead after "
+            f"A worker beats every {lease.BEAT_SECONDS:g} s and counts as dead after "
             f"{life.SILENCE_BEFORE_DEATH_SECONDS:g} s: its rows would be sent twice.",
             f"Let SILENCE_BEFORE_DEATH_SECONDS be at least {BEATS_BEFORE_DEATH} times BEAT_SECONDS",
         )
@@ -97,3 +113,13 @@ def _memory_limit_bytes() -> int | None:
         except (OSError, ValueError):
             continue  # not this version of control groups, or no limit ("max")
     return None
+
+
+CHECKS = [
+    check_database,
+    check_valkey,
+    check_wakeup,
+    check_lease,
+    check_files,
+    check_memory,
+]

@@ -18,9 +18,9 @@ from requests import Response
 from webhooks import catalog
 from webhooks.addresses import AddressPolicy
 from webhooks.database import run
-from webhooks.dispatch.claim import ClaimedDelivery
 from webhooks.dispatch.endpoints import Endpoint, Endpoints
 from webhooks.dispatch.request import build_request
+from webhooks.dispatch.take import ClaimedDelivery
 from webhooks.errors import WebhookNotSendingError
 from webhooks.ids import EVENT_PREFIX, new_id
 from webhooks.models import Webhook

@@ -17,10 +17,11 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from django.conf import settings
 from django.db import connection
 from redis.exceptions import RedisError
 
-from webhooks import process, startup
+from webhooks import process, startup, wakeup
 from webhooks.dispatch.engine import Engine, run_suspects
 from webhooks.housekeeping import Housekeeper, chores, keep_house, tending, watching
 from webhooks.quarantine import Quarantine
@@ -58,8 +59,12 @@ class WebhookWorker(SortingWorker):
         # Threads of the dispatcher or of a job may never end by themselves.
         self._must_leave = False
 
-    def hear_wakeup(self) -> None:
-        self._engine.hint()
+    @property
+    def may_clear_token(self) -> bool:
+        return self._engine.is_waiting
+
+    def hear_wakeup(self, *, owes_token: bool) -> None:
+        self._engine.hint(owes_token=owes_token)
 
     def work(  # type: ignore[override]
         self, burst: bool = False, with_scheduler: bool = False, **options: Any
@@ -83,6 +88,8 @@ class WebhookWorker(SortingWorker):
             process.stop_with_parent(pool.pid or 0)
         rq = threading.Thread(target=self._serve_rq, args=(burst, options), name="rq", daemon=True)
         rq.start()
+        if settings.WEBHOOKS_WAKEUP == "listen":
+            wakeup.listen(lambda: self._engine.hint(owes_token=False))
         if burst:
             self._run_burst(rq)
         else:

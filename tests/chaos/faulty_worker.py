@@ -25,17 +25,18 @@ def die(*_: Any, **__: Any) -> NoReturn:
 
 
 def after_claim() -> None:
-    from webhooks.dispatch import claim
+    from webhooks.dispatch import engine
+    from webhooks.dispatch.claim import Claim
 
-    real = claim.claim_due
+    real = engine.claim_due  # type: ignore[attr-defined]
 
-    def claim_due(*args: Any, **kwargs: Any) -> claim.Claim:
-        claimed = real(*args, **kwargs)
-        if claimed.deliveries:
+    def claim_due(*args: Any) -> Claim:
+        claimed = real(*args)
+        if claimed.taken.count:
             die()
         return claimed
 
-    claim.claim_due = claim_due
+    engine.claim_due = claim_due  # type: ignore[assignment, attr-defined]
 
 
 def before_send() -> None:
@@ -54,16 +55,16 @@ def in_settle() -> None:
     """The statement has run, the transaction is not committed."""
     from django.db import transaction
 
-    from webhooks.dispatch import engine
+    from webhooks.dispatch import records
 
-    real = engine.settle  # type: ignore[attr-defined]
+    real = records.settle  # type: ignore[attr-defined]
 
-    def settle(*args: Any) -> set[str]:
+    def settle(*args: Any) -> NoReturn:
         with transaction.atomic():
             real(*args)
             die()
 
-    engine.settle = settle  # type: ignore[assignment, attr-defined]
+    records.settle = settle  # type: ignore[assignment, attr-defined]
 
 
 def after_settle() -> None:
@@ -112,9 +113,9 @@ def frozen_in_claim() -> None:
     """While Postgres writes what was claimed, before it commits: for answers that fill a socket."""
     from django.db import connection
 
-    from webhooks.dispatch import claim
+    from webhooks.dispatch import take
 
-    real = claim.run  # type: ignore[attr-defined]
+    real = take.run  # type: ignore[attr-defined]
 
     def wait(exchange: Generator[int, int, Any], **_: Any) -> None:
         # As far as the question is sent; the answer begins when there is something to read.
@@ -123,12 +124,12 @@ def frozen_in_claim() -> None:
         freeze()
 
     def run(sql: str, parameters: Any) -> Any:
-        if claim.TAKE_SQL in sql:
+        if sql == take.CLAIM_SQL:
             connection.ensure_connection()
             connection.connection.wait = wait
         return real(sql, parameters)
 
-    claim.run = run  # type: ignore[attr-defined, assignment]
+    take.run = run  # type: ignore[assignment, attr-defined]
 
 
 def frozen_after_start() -> None:
@@ -181,7 +182,7 @@ def main() -> None:
     django.setup()
     import webhooks.wire.many
     from webhooks import database, housekeeping
-    from webhooks.dispatch import engine, life
+    from webhooks.dispatch import engine, lease, life
 
     webhooks.wire.many.SUSPENDED_SECONDS = engine.SUSPENDED_SECONDS = SUSPENDED_SECONDS  # type: ignore[attr-defined]
     life.SILENCE_BEFORE_DEATH_SECONDS = SILENCE_SECONDS
@@ -189,7 +190,8 @@ def main() -> None:
     database.SET_UP_SQL = database.SET_UP_SQL.replace(
         "lock_timeout = '5s'", "lock_timeout = '0.7s'"
     )
-    engine.BEAT_SECONDS = BEAT_SECONDS
+    engine.BEAT_SECONDS = lease.BEAT_SECONDS = BEAT_SECONDS  # type: ignore[attr-defined]
+    lease.FENCE_SECONDS = SILENCE_SECONDS * 0.8
     housekeeping.SECOND = timedelta(seconds=BEAT_SECONDS)
     point = sys.argv.pop(1)
     POINTS[point]()

@@ -1,11 +1,12 @@
 """A proxy such as smokescreen: answers CONNECT, refuses what it does not like, tells what it saw."""
 
 import base64
-import select
 import socket
 import socketserver
-import threading
+from contextlib import ExitStack
 from typing import Self
+
+from tests.servers import Threaded, relay, serving
 
 
 class EgressProxy:
@@ -20,19 +21,16 @@ class EgressProxy:
             def handle(self) -> None:
                 proxy._serve(self.request)
 
-        class Server(socketserver.ThreadingTCPServer):
-            daemon_threads = True
-
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Threaded(("127.0.0.1", 0), Handler)
+        self._running = ExitStack()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        self._running.enter_context(serving(self._server))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._running.close()
 
     def _serve(self, client: socket.socket) -> None:
         head = b""
@@ -50,16 +48,7 @@ class EgressProxy:
             return
         with socket.create_connection(("127.0.0.1", port)) as upstream:
             client.sendall(b"HTTP/1.1 200 Connection Established\r\nX-Proxy: canary\r\n\r\n")
-            _relay(client, upstream)
-
-
-def _relay(client: socket.socket, upstream: socket.socket) -> None:
-    while True:
-        for readable in select.select([client, upstream], [], [])[0]:
-            data = readable.recv(65536)
-            if not data:
-                return
-            (upstream if readable is client else client).sendall(data)
+            relay(client, upstream)
 
 
 def credentials_of(head: str) -> str:

@@ -59,16 +59,21 @@ class PostgresProxy:
 
     def _serve(self, end: object) -> None:
         if end is self._listener:
-            client = self._listener.accept()[0]
-            server = socket.socket(socket.AF_UNIX)
-            server.connect(self._target)
+            client, server = self._listener.accept()[0], socket.socket(socket.AF_UNIX)
             self._pairs |= {client: server, server: client}
+            try:
+                server.connect(self._target)
+            except OSError:
+                self._end(client)
         elif isinstance(end, socket.socket):
             read = end.recv(65536)
             if not read:
-                other = self._pairs.pop(end)
-                self._pairs.pop(other)
-                end.close()
-                other.close()
+                self._end(end)
             elif not self._is_frozen:
                 self._pairs[end].sendall(read)
+
+    def _end(self, end: socket.socket) -> None:
+        other = self._pairs.pop(end)
+        del self._pairs[other]
+        end.close()
+        other.close()

@@ -10,6 +10,7 @@ from typing import Any, Self
 import requests
 from requests import PreparedRequest, Response
 
+from tests.servers import stop_listening
 from webhooks.addresses import AddressPolicy
 from webhooks.wire.many import MultiSender, Outcome
 from webhooks.wire.messages import HeaderBlock, Post, Reply, header_line
@@ -28,17 +29,18 @@ class Canary:
         self.port: int = self._listeners[0].getsockname()[1]
         if socket.has_ipv6:
             self._listeners.append(_listen(socket.AF_INET6, "::1", self.port))
+        self._threads = [
+            threading.Thread(target=self._count, args=(listener,)) for listener in self._listeners
+        ]
 
     def __enter__(self) -> Self:
-        for listener in self._listeners:
-            threading.Thread(target=self._count, args=(listener,), daemon=True).start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for listener in self._listeners:
-            # Closing alone does not wake a thread that waits in accept().
-            listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
+        for listener, thread in zip(self._listeners, self._threads, strict=True):
+            stop_listening(listener, thread)
 
     def _count(self, listener: socket.socket) -> None:
         while True:

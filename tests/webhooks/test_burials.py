@@ -13,9 +13,9 @@ from django.utils import timezone
 
 from projects.models import User
 from tests.concurrency import another_connection, in_thread
+from tests.webhooks.claiming import claim_due
 from tests.webhooks.history import succeeded, trigger
 from webhooks.dispatch import life
-from webhooks.dispatch.claim import claim_due
 from webhooks.dispatch.engine import Engine
 from webhooks.dispatch.settle import settle
 from webhooks.dispatch.suspects import ALONE
@@ -130,7 +130,7 @@ def test_worker_that_lost_track_gives_back_what_is_not_locked(
     life.register_worker(engine.worker_id)
     claim_due(engine.worker_id, limit=4, room_of=lambda *_: 4)
     WorkerHeartbeat.objects.all().delete()
-    engine._has_lost_track = True
+    engine._returns.has_lost_track = True
     locked, *_ = Delivery.objects.all()
 
     with row_locked(locked):
@@ -238,7 +238,7 @@ def test_worker_that_was_declared_dead_claims_and_settles_nothing(user: User) ->
     life.take_back()
 
     assert claim.deliveries == []
-    assert settle(worker, [succeeded(held.id)]) == set()
+    assert settle(worker, [succeeded(held.id)]) == (set(), set(), set())
 
 
 @contextmanager

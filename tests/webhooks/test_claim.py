@@ -12,24 +12,28 @@ import pytest
 from django.db import connection, transaction
 
 from projects.models import User
-from tests.concurrency import in_thread
+from tests.concurrency import another_connection, in_thread
 from tests.webhooks.history import DELETED, trigger
 from webhooks import service
 from webhooks.dispatch import claim as claims
-from webhooks.dispatch import life
-from webhooks.dispatch.claim import Waiting, allot, claim_due
+from webhooks.dispatch import discovery, life, take
+from webhooks.dispatch.claim import Order, claim_due
+from webhooks.dispatch.discovery import Position
+from webhooks.dispatch.endpoints import Endpoints
+from webhooks.dispatch.lanes import Lane
+from webhooks.dispatch.share import allot
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Webhook
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
 
-def waiting(owner: UUID) -> Waiting:
-    return Waiting(owner, new_id(), NOW, False, None, "closed", None)
+def waiting(owner: UUID) -> Lane:
+    return Lane(owner, new_id(), is_ordered=False)
 
 
-def rooms(due: list[Waiting], room: int) -> Mapping[UUID, int]:
-    return {one.webhook_id: room for one in due}
+def rooms(due: list[Lane], room: int) -> Mapping[UUID, int]:
+    return {lane.webhook_id: room for lane in due}
 
 
 def test_lone_webhook_gets_all_it_has_room_for() -> None:
@@ -45,8 +49,8 @@ def test_owner_with_many_webhooks_gets_no_more_than_one_with_few() -> None:
 
     counts = allot(due, rooms(due, 128), 64)
 
-    assert sum(counts[one.webhook_id] for one in due[:100]) == 100
-    assert counts[due[100].webhook_id] == 64
+    assert sum(counts[lane.key] for lane in due[:100]) == 100
+    assert counts[due[100].key] == 64
 
 
 def test_everybody_gets_at_least_one() -> None:
@@ -59,12 +63,20 @@ def test_nothing_due_is_nothing_dealt() -> None:
     assert allot([], {}, 64) == {}
 
 
-def claim(
-    limit: int, room: int = 8, after: claims.Position = claims.START_OF_ROTATION
-) -> claims.Claim:
+def order(limit: int, room: int = 8, **changes: Any) -> Order:
+    """What a worker asks that remembers nothing; it is registered."""
     worker = new_id()
     life.register_worker(worker)
-    return claim_due(worker, limit=limit, room_of=lambda *_: room, after=after)
+    return Order(worker, limit, [], lambda *_: room, **{"back_seconds": 600.0} | changes)
+
+
+def claim(limit: int, room: int = 8, **changes: Any) -> claims.Claim:
+    return claim_due(order(limit, room, **changes), Endpoints())
+
+
+def taken_by(made: claims.Claim) -> list[take.ClaimedDelivery]:
+    runs = [delivery for rows in made.taken.runs.values() for delivery in rows]
+    return [*made.taken.deliveries, *runs]
 
 
 @pytest.fixture
@@ -80,9 +92,9 @@ def test_claims_in_order_of_being_due_up_to_the_room(user: User, webhook: Webhoo
 
     taken = claim(100)
 
-    assert {delivery.id for delivery in taken.deliveries} == set(expected)
+    assert {delivery.id for delivery in taken_by(taken)} == set(expected)
     assert Delivery.objects.filter(status="SENDING").count() == 8
-    assert taken.full == {webhook.id}
+    assert [(fate.lane.webhook_id, fate.has_more) for fate in taken.fates] == [(webhook.id, True)]
 
 
 def test_no_more_payloads_than_fit_into_memory_are_claimed_at_once(
@@ -94,11 +106,12 @@ def test_no_more_payloads_than_fit_into_memory_are_claimed_at_once(
 
     taken = claim(100, room=100)
 
-    most = claims.MAX_CLAIM_BYTES
-    size = len(taken.deliveries[0].payload)
-    assert sum(len(delivery.payload) for delivery in taken.deliveries) > most - size
-    assert len(taken.deliveries) == most // size
-    assert taken.has_more
+    most = take.MAX_CLAIM_BYTES
+    size = len(taken_by(taken)[0].payload)
+    assert sum(len(delivery.payload) for delivery in taken_by(taken)) > most - size
+    assert len(taken_by(taken)) == most // size
+    assert taken.taken.is_cut
+    assert [fate.has_more for fate in taken.fates] == [True]
     statuses = Counter(Delivery.objects.values_list("status", flat=True))
     assert statuses == {"SENDING": most // size, "PENDING": 70 - most // size}
 
@@ -110,8 +123,8 @@ def test_what_waits_for_a_webhook_that_is_gone_is_cancelled(user: User, webhook:
 
     taken = claim(100)
 
-    assert (taken.deliveries, taken.deleted) == ([], [webhook.id])
-    claims.cancel_deleted(taken.deleted)
+    assert taken_by(taken) == []
+    assert [(fate.lane.webhook_id, fate.has_more) for fate in taken.fates] == [(webhook.id, False)]
     assert set(Delivery.objects.values_list("status", flat=True)) == {"CANCELLED"}
 
 
@@ -124,7 +137,7 @@ def test_quiet_owner_is_served_beside_a_flooded_one(
     trigger(user, 100)
     trigger(other_user, 1)
 
-    served = Counter(delivery.webhook_id for delivery in claim(16).deliveries)
+    served = Counter(delivery.webhook_id for delivery in taken_by(claim(16)))
 
     assert served[quiet.id] == 1
     assert sum(served.values()) == 16
@@ -135,46 +148,61 @@ def test_repeated_claims_serve_everybody(user: User, make_webhook: Callable[...,
     trigger(user, 3)
     served: Counter[UUID] = Counter()
     for _ in range(30):
-        served.update(delivery.webhook_id for delivery in claim(7).deliveries)
+        served.update(delivery.webhook_id for delivery in taken_by(claim(7)))
 
     assert served == dict.fromkeys(webhooks, 3)
 
 
-def test_more_webhooks_than_one_claim_visits(
+def test_more_webhooks_than_one_step_of_a_survey_visits(
     user: User, make_webhook: Callable[..., Webhook], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "WEBHOOKS_PER_CLAIM", 4)
+    monkeypatch.setattr(discovery, "STEP_WEBHOOKS", 4)
+    for _ in range(10):
+        make_webhook(events=["project.deleted"])
+    for _ in range(3):
+        make_webhook(events=["project.deleted"], ordered=True)
+    trigger(user, 1)
+    position: Position | None = discovery.START
+    sizes = []
+    while position is not None:
+        step = discovery.survey(position)
+        sizes.append((position.is_ordered, len(step.lanes)))
+        position = step.next
+
+    assert sizes == [(False, 4), (False, 4), (False, 2), (True, 3)]
+
+
+def test_more_webhooks_than_one_claim_serves(
+    user: User, make_webhook: Callable[..., Webhook], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "LANES_PER_CLAIM", 4)
     for _ in range(10):
         make_webhook(events=["project.deleted"])
     trigger(user, 1)
-    position = claims.START_OF_ROTATION
-    sizes = []
-    for _ in range(3):
-        taken = claim(100, after=position)
-        position = taken.next_position
-        sizes.append(len(taken.deliveries))
 
-    assert sizes == [4, 4, 2]
-    assert position == claims.START_OF_ROTATION
+    taken = claim(100)
+
+    assert (len(taken_by(taken)), len(taken.found)) == (4, 6)
+    assert not taken.is_empty
 
 
 def test_worker_declared_dead_claims_nothing(user: User, webhook: Webhook) -> None:
     trigger(user, 3)
 
-    taken = claim_due(new_id(), limit=10, room_of=lambda *_: 8)
+    taken = claim_due(Order(new_id(), 10, [], lambda *_: 8), Endpoints())
 
-    assert taken.deliveries == []
+    assert taken_by(taken) == []
     assert set(Delivery.objects.values_list("status", flat=True)) == {"PENDING"}
 
 
-def test_knows_when_the_next_row_is_due(user: User, webhook: Webhook) -> None:
+def test_row_that_is_not_due_yet_costs_nothing(user: User, webhook: Webhook) -> None:
     trigger(user, 1)
     Delivery.objects.update(next_attempt_at=datetime(2099, 1, 1, tzinfo=UTC))
 
-    taken = claim(100)
+    taken = claim(100, survey_from=discovery.START)
 
-    assert taken.deliveries == []
-    assert taken.next_at == datetime(2099, 1, 1, tzinfo=UTC).timestamp()
+    assert (taken_by(taken), taken.fates, taken.found) == ([], [], [])
+    assert taken.is_empty
 
 
 def test_rate_limit_bounds_the_claim_and_says_when_to_come_back(
@@ -185,29 +213,63 @@ def test_rate_limit_bounds_the_claim_and_says_when_to_come_back(
 
     first, second = claim(100), claim(100)
 
-    assert (len(first.deliveries), len(second.deliveries)) == (5, 0)
-    assert 0 < second.next_at - second.database_time <= 0.2
+    assert (len(taken_by(first)), len(taken_by(second))) == (5, 0)
+    for made in (first, second):
+        (fate,) = made.fates
+        assert fate.parked_until is not None
+        assert 0 < fate.parked_until - made.database_time <= 0.25
 
 
 @pytest.mark.django_db(transaction=True)
-def test_ordered_webhook_gets_its_head_and_nothing_else(
+def test_ordered_webhook_gets_its_first_rows_in_order_and_nothing_else(
     user: User, make_webhook: Callable[..., Webhook]
 ) -> None:
     make_webhook(events=["project.deleted"], ordered=True)
     trigger(user, 3)
-    first, second, _ = Delivery.objects.order_by("order_key", "id").values_list("id", flat=True)
+    first, second, third = Delivery.objects.order_by("order_key", "id").values_list("id", flat=True)
 
-    assert [d.id for d in claim(100).deliveries] == [first]
-    assert claim(100).deliveries == []
+    assert [d.id for d in taken_by(claim(100, room=1))] == [first]
+    # Whoever comes next finds the first row taken, and goes away.
+    assert taken_by(claim(100)) == []
 
     # A failing head holds the others back.
     Delivery.objects.filter(id=first).update(
         status="RETRYING", claimed_by=None, next_attempt_at=datetime(2099, 1, 1, tzinfo=UTC)
     )
-    assert claim(100).deliveries == []
+    assert taken_by(claim(100)) == []
 
     Delivery.objects.filter(id=first).update(status="FAILED", finished_at=NOW)
-    assert [d.id for d in claim(100).deliveries] == [second]
+    assert [d.id for d in taken_by(claim(100))] == [second, third]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_run_ends_before_a_row_that_may_not_go(
+    user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    make_webhook(events=["project.deleted"], ordered=True)
+    trigger(user, 5)
+    ids = list(Delivery.objects.order_by("order_key", "id").values_list("id", flat=True))
+    Delivery.objects.filter(id=ids[3]).update(is_suspect=True)
+
+    assert [d.id for d in taken_by(claim(100))] == ids[:3]
+    assert taken_by(claim(100)) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_nothing_goes_behind_a_row_that_somebody_has_locked(
+    user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    make_webhook(events=["project.deleted"], ordered=True)
+    trigger(user, 4)
+    ids = list(Delivery.objects.order_by("order_key", "id").values_list("id", flat=True))
+
+    with another_connection() as other:
+        other.execute("SELECT FROM webhooks_delivery WHERE id = %s FOR UPDATE", [ids[1]])
+        assert [d.id for d in taken_by(claim(100))] == ids[:1]
+        other.rollback()
+
+    marked = Delivery.objects.exclude(claimed_by=None).values_list("id", flat=True)
+    assert list(marked) == ids[:1]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -232,11 +294,11 @@ def test_late_commit_never_comes_before_what_was_sent(
         assert stored.wait(10)
         trigger(user, 1)
 
-    sent = [d.id for d in claim(100).deliveries]
+    sent = [d.id for d in taken_by(claim(100))]
     Delivery.objects.filter(id__in=sent).update(status="SUCCESS", finished_at=NOW)
     may_commit.set()
     other.join()
-    sent += [d.id for d in claim(100).deliveries]
+    sent += [d.id for d in taken_by(claim(100))]
 
     in_order = Delivery.objects.order_by("order_key", "id").values_list("id", flat=True)
     assert sent == list(in_order)
@@ -253,7 +315,7 @@ def test_redelivery_is_exempt_from_the_order(
 
     service.redeliver_one(last)
 
-    assert last.id in {delivery.id for delivery in claim(100).deliveries}
+    assert last.id in {delivery.id for delivery in taken_by(claim(100))}
 
 
 def explain(sql: str, parameters: Mapping[str, Any]) -> set[str]:
@@ -293,17 +355,34 @@ def test_claim_is_led_by_its_indexes(user: User, webhook: Webhook, count: int) -
         )
         cursor.execute("ANALYZE webhooks_delivery, webhooks_event")
 
-    visit = {"after_owner": UUID(int=0), "after_webhook": UUID(int=0), "webhooks": 256}
-    assert "webhooks_delivery" not in explain(claims.VISIT_SQL, visit)
+    survey = {"after_owner": UUID(int=0), "after_webhook": UUID(int=0), "webhooks": 256}
+    look = {"seconds": 600.0, "rows": discovery.LOOK_ROWS}
+    for sql, parameters in (
+        (discovery.SURVEY_SQL, survey),
+        (discovery.SURVEY_ORDERED_SQL, survey),
+        (discovery.LOOK_SQL, look),
+    ):
+        assert "webhooks_delivery" not in explain(sql, parameters)
     wanted = {
         "owners": [user.id],
         "webhooks": [webhook.id],
         "counts": [64],
-        "ordered": [False],
+        "lows": [0.0],
         "limit": 64,
-        "bytes": claims.MAX_CLAIM_BYTES,
+        "bytes": take.MAX_CLAIM_BYTES,
         "worker": new_id(),
     }
-    read_whole = explain(claims.CLAIM_SQL + claims.TAKE_SQL, wanted)
+    read_whole = explain(take.CLAIM_SQL, wanted)
     assert not read_whole & {"webhooks_delivery", "webhooks_event", "Sort", "Incremental Sort"}
-    assert len(claim(64, room=64).deliveries) == 64
+    assert len(taken_by(claim(64, room=64))) == 64
+
+
+@pytest.mark.django_db
+def test_no_index_names_what_a_claim_changes() -> None:
+    """Postgres then need not touch the indexes (a HOT update)."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT indexdef FROM pg_indexes WHERE tablename = 'webhooks_delivery'"
+            " AND (indexdef LIKE '%%status%%' OR indexdef LIKE '%%claimed_by%%')"
+        )
+        assert cursor.fetchall() == []

@@ -16,13 +16,15 @@ from pytest_django import Settings
 
 from projects.models import User
 from tests.concurrency import another_connection
+from tests.webhooks.claiming import Claimed, claim_due, claim_suspects
 from tests.webhooks.history import trigger
 from tests.workers import black_hole, running_worker, wait_for_heartbeats, wait_until
 from webhooks import quarantine
+from webhooks.dispatch import claim as claims
 from webhooks.dispatch import life
-from webhooks.dispatch.claim import Claim, claim_due, release
 from webhooks.dispatch.engine import Engine, run_until_idle
-from webhooks.dispatch.suspects import ALONE, Count, claim_suspects, count_by_level
+from webhooks.dispatch.release import release
+from webhooks.dispatch.suspects import ALONE, Count, count_by_level
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Webhook, WorkerHeartbeat
@@ -55,7 +57,7 @@ def die(worker_id: UUID) -> int:
     return life.reclaim_from_dead_workers()
 
 
-def claim_alone(worker_id: UUID) -> Claim:
+def claim_alone(worker_id: UUID) -> Claimed:
     return claim_suspects(worker_id, level=ALONE, limit=1, room_of=lambda *_: 10)
 
 
@@ -294,14 +296,16 @@ def test_claim_that_was_committed_unheard_is_given_back(
     trigger(user, 20)
     times = iter(range(100))
 
-    def claim_and_lose(*args: Any, **kwargs: Any) -> Claim:
-        claim = claim_due(*args, **kwargs)
+    real = claims.claim_due
+
+    def claim_and_lose(*args: Any) -> claims.Claim:
+        claim = real(*args)
         if next(times) == 0:
             # Committed, and then the connection went before the answer came.
             raise OperationalError("server closed the connection unexpectedly")
         return claim
 
-    monkeypatch.setattr("webhooks.dispatch.claim.claim_due", claim_and_lose)
+    monkeypatch.setattr("webhooks.dispatch.engine.claim_due", claim_and_lose)
 
     run_until_idle()
 

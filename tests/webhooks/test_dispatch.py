@@ -17,9 +17,10 @@ from tests.concurrency import calls_of, in_thread
 from tests.webhooks.history import succeeded, trigger
 from webhooks import service
 from webhooks.catalog import WEBHOOK_EVENTS
-from webhooks.dispatch import claim as claims
+from webhooks.dispatch import engine as engines
 from webhooks.dispatch.endpoints import MAX_AGE_SECONDS
 from webhooks.dispatch.engine import Engine, run_until_idle
+from webhooks.dispatch.starts import Starts
 from webhooks.dispatch.suspects import ALONE
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Attempt, Delivery, Pause, Webhook, WorkerHeartbeat
@@ -316,7 +317,7 @@ def test_stopping_worker_rests_until_the_last_answer(
 def test_hint_is_not_followed_again_and_again_while_a_window_is_full(
     user: User, webhook: Webhook, receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    visits = calls_of(claims, "claim_due", monkeypatch)
+    visits = calls_of(engines, "claim_due", monkeypatch)
     receiver.behaviour = Behaviour(delay_seconds=2)
     # Two more than a new window lets in.
     for _ in range(6):
@@ -331,14 +332,14 @@ def test_hint_is_not_followed_again_and_again_while_a_window_is_full(
 def test_what_a_stalled_worker_could_not_start_in_time_goes_out_at_once(
     user: User, webhook: Webhook, receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line_up = Engine._line_up
+    line_up = Starts.line_up
     stalls = iter([MAX_AGE_SECONDS + 0.1])
 
     def stall_once(*args: Any) -> None:
         time.sleep(next(stalls, 0))
         line_up(*args)
 
-    monkeypatch.setattr(Engine, "_line_up", stall_once)
+    monkeypatch.setattr(Starts, "line_up", stall_once)
     Project.objects.create(owner=user, name="P")
 
     run_until_idle()
@@ -383,10 +384,10 @@ def test_zombie_settles_nothing(user: User, webhook: Webhook, receiver: HttpRece
     Delivery.objects.update(status="SENDING", claimed_by=owner)
     result = succeeded(delivery.id)
 
-    assert settle(zombie, [result]) == set()
+    assert settle(zombie, [result]) == (set(), set(), set())
     assert not Attempt.objects.exists()
-    assert settle(owner, [result]) == {delivery.id.hex}
-    assert settle(owner, [result]) == set()
+    assert settle(owner, [result]) == ({delivery.id.hex}, set(), set())
+    assert settle(owner, [result]) == (set(), set(), set())
 
     delivery.refresh_from_db()
     assert (delivery.status, Attempt.objects.count()) == ("SUCCESS", 1)

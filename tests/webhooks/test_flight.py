@@ -1,11 +1,14 @@
 """What a worker holds: whose turn it is, and how much more it may claim."""
 
+from unittest.mock import Mock
 from uuid import UUID, uuid4
 
-from webhooks.dispatch.claim import ClaimedDelivery
-from webhooks.dispatch.flight import CLAIM_ROWS, MAX_QUICK, Flight
+from webhooks.dispatch.endpoints import Endpoint
+from webhooks.dispatch.flight import CLAIM_ROWS, MAX_QUICK, Flight, Sent
+from webhooks.dispatch.take import ClaimedDelivery
 
 BUSY, QUIET = uuid4(), uuid4()
+ENDPOINT = Mock(Endpoint, owner_id=BUSY)
 
 
 def row(*, payload: bytes = b"{}", webhook_id: UUID | None = None) -> ClaimedDelivery:
@@ -62,3 +65,40 @@ def test_fewer_rows_are_claimed_ahead_of_slow_receivers() -> None:
     # What hangs gives its place to others.
     flight.slow = MAX_QUICK
     assert flight.room == CLAIM_ROWS
+
+
+def test_next_row_of_a_run_starts_when_the_result_of_the_one_before_is_written() -> None:
+    flight = Flight()
+    webhook_id = uuid4()
+    first, second, exempt = (row(webhook_id=webhook_id) for _ in range(3))
+    flight.line_up_run([first, second], BUSY)
+    flight.line_up(exempt, BUSY)
+    assert flight.next_ready(9) == [first, exempt]
+
+    for delivery in (first, exempt):
+        flight.begin(sent := Sent(delivery, ENDPOINT, uuid4(), 0.0))
+        flight.end(sent, succeeded=True, duration_ms=5)
+    assert flight.next_ready(9) == []
+
+    flight.written(webhook_id, exempt.id)
+    assert flight.next_ready(9) == []
+    flight.written(webhook_id, first.id)
+    assert flight.next_ready(9) == [second]
+    assert flight.has_run(webhook_id)
+
+    flight.written(webhook_id, second.id)
+    assert not flight.has_run(webhook_id)
+
+
+def test_run_that_was_ended_does_not_go_on() -> None:
+    flight = Flight()
+    webhook_id = uuid4()
+    first, second = row(webhook_id=webhook_id), row(webhook_id=webhook_id)
+    flight.line_up_run([first, second], BUSY)
+    flight.next_ready(9)
+
+    assert flight.end_run(webhook_id) == [second]
+    flight.written(webhook_id, first.id)
+
+    assert flight.next_ready(9) == []
+    assert not flight.has_run(webhook_id)

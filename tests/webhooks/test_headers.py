@@ -9,10 +9,10 @@ from django.core.exceptions import ValidationError
 from projects.models import Project, User
 from tests.webhooks.sending import kind_of, send_all
 from webhooks import service
-from webhooks.dispatch.claim import ClaimedDelivery
 from webhooks.dispatch.endpoints import Endpoint
 from webhooks.dispatch.engine import run_until_idle
 from webhooks.dispatch.request import build_request
+from webhooks.dispatch.take import ClaimedDelivery
 from webhooks.header_rules import header_problem, header_problems, is_forbidden
 from webhooks.http_receiver import HttpReceiver
 from webhooks.ids import new_id

@@ -21,7 +21,6 @@ from projects.models import Project, User
 from sessions_app.models import Agent, Recording, Session, SessionMessage
 from webhooks.models import Event
 
-CASES = 500
 QUOTA = 10
 SLOTS = 2
 """Everything lives in a few places with fixed keys: a user with one project, one session and so on;
@@ -402,17 +401,17 @@ def reference(place: Place, event_type: str) -> str:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_histories_tell_what_the_model_says() -> None:
+@pytest.mark.parametrize("cases", [200, pytest.param(3000, marks=pytest.mark.full)])
+def test_histories_tell_what_the_model_says(cases: int) -> None:
     with connection.cursor() as cursor:
         # Nothing here has to outlive a crash.
         cursor.execute("SET synchronous_commit = off")
         try:
-            check_history()
+            settings(max_examples=cases, deadline=None, database=None)(check_history)()
         finally:
             cursor.execute("RESET synchronous_commit")
 
 
-@settings(max_examples=CASES, deadline=None, database=None)
 @given(size=st.integers(0, len(MODELS)), history=histories)
 def check_history(size: int, history: list[Any]) -> None:
     wipe()

@@ -13,10 +13,10 @@ from django.db.models.functions import Now
 
 from projects.models import User
 from tests.concurrency import in_thread
+from tests.webhooks.claiming import claim_due
 from tests.webhooks.history import succeeded, trigger
 from tests.workers import free_port, running_worker, wait_for_heartbeats, wait_until
 from webhooks.dispatch import life
-from webhooks.dispatch.claim import claim_due
 from webhooks.dispatch.settle import settle
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.ids import new_id

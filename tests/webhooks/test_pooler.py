@@ -240,3 +240,16 @@ def test_worker_refuses_a_pooler_without_transactions() -> None:
     assert "The worker does not start.\nThe pooler before Postgres allows no transactions" in shown
     assert "pool_mode=transaction" in shown
     assert "Traceback" not in shown
+
+
+def test_worker_that_would_hear_of_nothing_does_not_start(pooled_url: str) -> None:
+    with (
+        tempfile.TemporaryFile() as log,
+        running(
+            "manage.py", "rqworker", stdout=log, stderr=log,
+            DATABASE_URL=pooled_url, WEBHOOKS_WAKEUP="listen",
+        ) as worker,
+    ):  # fmt: skip
+        assert worker.wait(60) == 1
+        log.seek(0)
+        assert b"WEBHOOKS_WAKEUP=listen, and a pooler" in log.read()

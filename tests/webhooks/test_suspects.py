@@ -11,15 +11,14 @@ from django.db.models.functions import Now
 
 from projects.models import User
 from tests.concurrency import another_connection
+from tests.webhooks.claiming import claim_due, claim_suspects
 from tests.webhooks.history import trigger
 from webhooks.database import set_up_connection
 from webhooks.dispatch import life
-from webhooks.dispatch.claim import claim_due
 from webhooks.dispatch.suspects import (
     ALONE,
     GROUP_SIZES,
     Count,
-    claim_suspects,
     count_by_level,
     level_for,
 )
@@ -155,8 +154,9 @@ def test_window_of_a_webhook_holds_for_suspects(
     taken = claim_suspects(new_worker(), level=0, limit=512, room_of=lambda *_: 4)
 
     assert len(taken.deliveries) == 4
-    assert taken.full == {webhook.id}
-    assert not taken.has_more
+    assert {delivery.webhook_id for delivery in taken.deliveries} == {webhook.id}
+    full = claim_suspects(new_worker(), level=0, limit=512, room_of=lambda *_: 0)
+    assert full.deliveries == []
 
 
 def rows_read() -> int:

@@ -36,7 +36,7 @@ from webhooks.testing import captured_events
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-CASES = 300
+MANY = pytest.param(2000, marks=pytest.mark.full)
 NAMES = ["A", "B", "C", "D"]
 TEXT = CharField()
 
@@ -205,8 +205,9 @@ def fill(owners: list[User], rows: list[tuple[int, str, str, bool]]) -> list[Pro
     )
 
 
-def test_update_does_what_the_twin_does(user: User, other_user: User) -> None:
-    @settings(max_examples=CASES, deadline=None, database=None)
+@pytest.mark.parametrize("cases", [150, MANY])
+def test_update_does_what_the_twin_does(user: User, other_user: User, cases: int) -> None:
+    @settings(max_examples=cases, deadline=None, database=None)
     @given(tables, conditions, st.sampled_from(SHAPES), values)
     def check(table: Any, condition: Any, shape: Any, changes: Any) -> None:
         def update(model: Any) -> int:
@@ -219,8 +220,9 @@ def test_update_does_what_the_twin_does(user: User, other_user: User) -> None:
     check()
 
 
-def test_bulk_update_does_what_the_twin_does(user: User, other_user: User) -> None:
-    @settings(max_examples=CASES // 3, deadline=None, database=None)
+@pytest.mark.parametrize("cases", [50, MANY])
+def test_bulk_update_does_what_the_twin_does(user: User, other_user: User, cases: int) -> None:
+    @settings(max_examples=cases, deadline=None, database=None)
     @given(tables, conditions, st.lists(one_of(TEXTS), min_size=8, max_size=8))
     def check(table: Any, condition: Any, texts: Any) -> None:
         def update(model: Any) -> int:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import redis
+from django.db import connection, transaction
 
 from projects.models import Project, User
-from tests.concurrency import in_thread
+from tests.concurrency import another_connection, in_thread
 from tests.webhooks.test_product_jobs import StockWorker
 from tests.workers import running_worker, wait_for_heartbeats, wait_until
 from webhooks import service, wakeup
@@ -84,6 +85,84 @@ def test_saves_are_heard_at_once_on_one_queue_and_on_several(
 
     # Without wake-ups the poll would make it half a second on average.
     assert sorted(waits)[5] < 0.25
+
+
+def waits_for_saves(user: User, receiver: HttpReceiver, count: int) -> list[float]:
+    """Save one project after the other; returns the seconds from each save to its receipt, sorted."""
+    before = len(receiver.requests)
+    waits = []
+    for number in range(1, count + 1):
+        Project.objects.create(owner=user, name="P")
+        saved_at = time.time()
+        waits.append(receiver.wait_for(before + number)[-1].received_at - saved_at)
+    return sorted(waits)
+
+
+LISTENERS_SQL = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+ WHERE datname = current_database() AND query LIKE 'LISTEN%'
+"""
+
+
+def test_postgres_itself_tells_of_commits(
+    user: User,
+    make_webhook: Callable[..., Webhook],
+    receiver: HttpReceiver,
+    client: redis.Redis,
+    settings: Any,
+) -> None:
+    settings.WEBHOOKS_WAKEUP = "listen"
+    make_webhook(url=receiver.url, events=["project.created"])
+    client.config_resetstat()
+    with running_worker(WEBHOOKS_WAKEUP="listen"):
+        wait_for_heartbeats(1)
+        assert waits_for_saves(user, receiver, 10)[5] < 0.25
+        with connection.cursor() as cursor:
+            cursor.execute(LISTENERS_SQL)
+            assert cursor.fetchall() == [(True,)]
+        # By the poll until the listener is back.
+        wait_until(lambda: waits_for_saves(user, receiver, 10)[5] < 0.25)
+
+    assert not client.exists(wakeup.TOKEN_KEY)
+    assert calls(client).get("evalsha", 0) == 0
+
+
+def test_poll_alone_finds_what_is_saved(
+    user: User,
+    make_webhook: Callable[..., Webhook],
+    receiver: HttpReceiver,
+    client: redis.Redis,
+    settings: Any,
+) -> None:
+    settings.WEBHOOKS_WAKEUP = "poll"
+    make_webhook(url=receiver.url, events=["project.created"])
+    client.config_resetstat()
+    with running_worker(WEBHOOKS_WAKEUP="poll"):
+        wait_for_heartbeats(1)
+        Project.objects.create(owner=user, name="P")
+        receiver.wait_for(1)
+
+    assert not client.exists(wakeup.TOKEN_KEY)
+    assert calls(client).get("evalsha", 0) == 0
+
+
+@pytest.mark.parametrize("way", ["listen", "poll", "rq"])
+def test_rollback_tells_nobody(
+    user: User, make_webhook: Callable[..., Webhook], settings: Any, way: str
+) -> None:
+    make_webhook(events=["project.created"])
+    settings.WEBHOOKS_WAKEUP = way
+    with another_connection() as listener:
+        listener.execute("LISTEN webhooks_wakeup")
+        listener.commit()
+        with transaction.atomic():
+            Project.objects.create(owner=user, name="P")
+            transaction.set_rollback(True)
+        Project.objects.create(owner=user, name="Q")
+        listener.autocommit = True
+        heard = list(listener.notifies(timeout=0.5))
+
+    assert len(heard) == (1 if way == "listen" else 0)
 
 
 def test_our_queue_needs_no_argument(client: redis.Redis) -> None:

@@ -1,546 +1,317 @@
-"""Take due rows to send: short transactions, SKIP LOCKED, only what can start now (invariant 4).
+"""One claim: find what is due, decide how much of it this worker may have, and mark it.
 
-One claim visits the owners and webhooks that wait for anything, in rotation, decides in Python how
-many rows each may have (`allot`), and takes them in one statement. Webhooks with a rate limit or an
-open breaker are decided on under a lock of their row, so that all workers together keep the limit
-and only one sends a probe. A crash after a claim leaves rows marked with a worker that no longer
-beats (webhooks/dispatch/life.py).
+Runs on a database thread. A look finds what became due lately; lanes that the worker knew of come
+first. Webhooks that may not be sent to now are parked, so that they cost later claims nothing.
 """
 
+import logging
 import math
 import random
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from itertools import zip_longest
-from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
-from webhooks import breaker, rate
-from webhooks.breaker import Breaker
+from webhooks import breaker
 from webhooks.choices import BreakerState
-from webhooks.database import limited_transaction, run
+from webhooks.database import limited_transaction
+from webhooks.dispatch import discovery, guard, quick, take
+from webhooks.dispatch.discovery import News, Position
+from webhooks.dispatch.endpoints import Endpoints, Standing
+from webhooks.dispatch.lanes import Key, Lane
+from webhooks.dispatch.release import cancel_deleted, release_from_order
+from webhooks.dispatch.share import allot, in_turn
+from webhooks.dispatch.take import Taken
 from webhooks.dispatch.window import LARGEST
-from webhooks.horizon import IS_IN_ORDER
 
-Position = tuple[UUID, UUID]
-"""An owner and a webhook: how far a rotation has come."""
+logger = logging.getLogger(__name__)
 
-START_OF_ROTATION: Position = (UUID(int=0), UUID(int=0))
-WEBHOOKS_PER_CLAIM = 256
-"""How many waiting webhooks one claim visits; the next claim goes on behind the last of them."""
-MAX_CLAIM_BYTES = 16 * 1024 * 1024
-"""Payloads of one claim, which is more than the largest."""
-RATE_POLL_SECONDS = 0.02
+LANES_PER_CLAIM = 256
+"""How many webhooks one claim serves; the others come next."""
+RUN_ROWS = 64
+"""How many rows of an ordered webhook are claimed at once, to be sent one after the other."""
+OFF_SECONDS = 60.0
+"""When a disabled webhook is looked at again; enabling it is noticed sooner (discovery.News)."""
+UNREADABLE_SECONDS = 30.0
+"""When a webhook whose secret cannot be decrypted is looked at again."""
+LOCKED_SECONDS = 0.05
+"""When a webhook whose row another worker has locked is looked at again."""
+RATE_SECONDS = 0.02
 """How soon to look again where a rate limit holds rows back; what it allows adds up meanwhile."""
-ORDER_POLL_SECONDS = 0.05
+ORDER_SECONDS = 0.05
 """How soon to look again where an ordered webhook waits for an older transaction to end."""
+ORDER_SHARE = 0.125
+"""Of the time it has waited, so that a transaction of an hour costs little."""
+LONGEST_ORDER_SECONDS = 1.0
+HEAD_SECONDS = 1.0
+"""How soon to look again where somebody else has the first row of an ordered webhook: what is behind
+it became due long ago, and nothing else would tell that it may go."""
+LONGEST_PARK_SECONDS = 60.0
+"""What a parked lane waits for may change meanwhile; after this time it is looked at again."""
+BEFORE_LOW_SECONDS = 0.001
+"""How far a lane's low mark stays behind what was claimed: times are rounded on the way."""
 
 
-class ClaimedDelivery(NamedTuple):
-    """A row that is ours to send while this worker lives."""
+@dataclass(slots=True)
+class Order:
+    """What a worker asks of one claim."""
 
-    id: UUID
-    webhook_id: UUID
-    event_id: UUID
-    attempt_count: int
-    attempts_before_round: int
-    event_type: str
-    payload: bytes
+    worker_id: UUID
+    limit: int
+    lanes: list[Lane]
+    """Out of the worker's memory, in turn."""
+    room_of: Callable[[UUID, int], int]
+    """How many more rows of a webhook may be held, where no more than a number may be in all."""
+    knows: Callable[[Key], bool] = lambda _: False
+    back_seconds: float = discovery.LOOK_SECONDS
+    survey_from: Position | None = None
+    wants_news: bool = False
+    rooms: dict[UUID, int] | None = None
+    """For a quick claim: how many more rows may be held of webhooks that may not have START; None
+    where a usual claim is to be made."""
+
+
+class Fate(NamedTuple):
+    """What becomes of a lane that a claim served."""
+
+    lane: Lane
+    has_more: bool
+    parked_until: float | None = None
+    """Unix seconds."""
+    had_room: bool = True
+    """Whether any row of it might have been taken."""
 
 
 @dataclass(slots=True)
 class Claim:
-    """What one claim took."""
+    """What one claim found and took."""
 
     database_time: float
     """Unix seconds, when it was made."""
     clock_offset: float
     """From the monotonic clock to the database's."""
-    deliveries: list[ClaimedDelivery] = field(default_factory=list)
-    next_position: Position = START_OF_ROTATION
-    """Where the rotation goes on; the start when everything that waits was visited."""
-    has_more: bool = False
-    """Whether something due was left that could start at once."""
-    full: frozenset[UUID] = frozenset()
-    """Webhooks that had more due than they had room for."""
-    next_at: float = math.inf
-    """When the next row becomes due of what was visited, as far as it is known (Unix seconds)."""
-
-    deleted: list[UUID] = field(default_factory=list)
-    """Deleted webhooks for which something still waits."""
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether nothing due was left that could start now."""
-        return self.next_position == START_OF_ROTATION and not self.has_more
-
-
-class Waiting(NamedTuple):
-    """A webhook that waits for something, and what decides whether it may have it."""
-
-    owner_id: UUID
-    webhook_id: UUID
-    first_at: datetime
-    """When its first row is due, or was if that one is in flight."""
-    ordered: bool
-    rate_limit: float | None
-    breaker_state: str
-    breaker_changed_at: datetime | None
+    is_paused: bool = False
+    taken: Taken = field(default_factory=Taken)
+    fates: list[Fate] = field(default_factory=list)
+    found: list[Lane] = field(default_factory=list)
+    """Due, and not served by this claim."""
+    is_cut: bool = False
+    """Whether more lanes were found than one claim serves."""
+    is_look_cut: bool = False
+    """Whether a look saw only part of what became due."""
+    look_seconds: float = 0.0
+    survey_seconds: float = 0.0
+    survey_next: Position | None = None
+    news: News | None = None
 
     @property
-    def is_guarded(self) -> bool:
-        """Whether it needs a look at the webhook's row, under a lock."""
-        return self.rate_limit is not None or self.breaker_state != BreakerState.CLOSED
+    def is_empty(self) -> bool:
+        """Whether nothing due was found that could be sent now, or could be found by looking on."""
+        if self.is_paused:
+            return True
+        has_more = any(fate.has_more for fate in self.fates)
+        return not (self.taken.count or has_more or self.is_cut)
 
 
-# Each step of the recursion finds the next owner and webhook in the index of unfinished rows.
-VISIT_SQL = """
-WITH RECURSIVE visited (owner_id, webhook_id, first_at, position) AS (
-    (SELECT d.owner_id, d.webhook_id, d.next_attempt_at, 1
-       FROM webhooks_delivery d
-      WHERE d.finished_at IS NULL
-        AND (d.owner_id, d.webhook_id) > (%(after_owner)s, %(after_webhook)s)
-      ORDER BY d.owner_id, d.webhook_id, d.next_attempt_at LIMIT 1)
-    UNION ALL
-    SELECT next.owner_id, next.webhook_id, next.next_attempt_at, v.position + 1
-      FROM visited v
-     CROSS JOIN LATERAL (
-        SELECT d.owner_id, d.webhook_id, d.next_attempt_at
-          FROM webhooks_delivery d
-         WHERE d.finished_at IS NULL AND (d.owner_id, d.webhook_id) > (v.owner_id, v.webhook_id)
-         ORDER BY d.owner_id, d.webhook_id, d.next_attempt_at LIMIT 1
-     ) next
-     WHERE v.position <= %(webhooks)s
-)
-SELECT extract(epoch FROM clock_timestamp())::float8, v.position,
-       v.owner_id, v.webhook_id, v.first_at,
-       w.ordered, w.rate_limit, w.breaker_state, w.breaker_changed_at,
-       w.active AND w.deleted_at IS NULL AND NOT EXISTS (SELECT FROM webhooks_pause)
-           AND coalesce(w.held_until <= clock_timestamp(), true),
-       w.deleted_at IS NOT NULL OR w.id IS NULL
-  FROM (SELECT) AS always_one_row
-  LEFT JOIN (visited v LEFT JOIN webhooks_webhook w ON w.id = v.webhook_id) ON true
-"""
-
-CLAIM_SQL = """
-WITH due AS (
-    SELECT row.id
-      FROM unnest(%(owners)s::uuid[], %(webhooks)s::uuid[], %(counts)s::int[], %(ordered)s::bool[])
-           WITH ORDINALITY AS wanted (owner_id, webhook_id, count, ordered, position)
-     CROSS JOIN LATERAL (
-        SELECT d.id FROM webhooks_delivery d
-         WHERE d.owner_id = wanted.owner_id AND d.webhook_id = wanted.webhook_id
-           AND d.finished_at IS NULL AND d.next_attempt_at <= statement_timestamp()
-           AND d.claimed_by IS NULL AND NOT d.is_suspect
-           AND NOT (wanted.ordered AND d.order_key IS NOT NULL)
-         ORDER BY d.next_attempt_at
-         LIMIT wanted.count
-           FOR UPDATE SKIP LOCKED
-     ) row
-     LIMIT %(limit)s
-)"""
-
-# Of an ordered webhook only the head, the first that is not finished, may go.
-HEADS_SQL = f"""
-SELECT d.id, d.claimed_by IS NOT NULL OR d.is_suspect, extract(epoch FROM d.next_attempt_at)::float8,
-       {IS_IN_ORDER}
-  FROM unnest(%(webhooks)s::uuid[]) AS wanted (webhook_id)
- CROSS JOIN LATERAL (
-    SELECT d.id, d.claimed_by, d.is_suspect, d.next_attempt_at, d.epoch, d.order_key
-      FROM webhooks_delivery d
-     WHERE d.webhook_id = wanted.webhook_id AND d.finished_at IS NULL AND d.order_key IS NOT NULL
-     ORDER BY d.epoch, d.order_key, d.id LIMIT 1
- ) d
-"""  # noqa: S608 (constants only)
-
-# Never the next one in a head's place: who comes late finds the head taken and goes away.
-CLAIM_HEADS_SQL = """
-WITH due AS (
-    SELECT d.id FROM webhooks_delivery d
-     WHERE d.id = ANY(%(ids)s) AND d.finished_at IS NULL AND d.claimed_by IS NULL
-       AND NOT d.is_suspect AND d.next_attempt_at <= statement_timestamp()
-       FOR UPDATE SKIP LOCKED
-)"""
-
-# The lock on the worker's heartbeat keeps its burial and its claims apart: a worker that was declared
-# dead claims nothing, and while a claim of before goes on the heartbeat stays (webhooks/dispatch/life.py).
-TAKE_SQL = """, alive AS (
-    SELECT FROM webhooks_workerheartbeat
-     WHERE id = %(worker)s AND declared_dead_at IS NULL
-       FOR KEY SHARE SKIP LOCKED
-), claimed AS (
-    UPDATE webhooks_delivery d
-       SET status = 'SENDING', claimed_by = %(worker)s
-     WHERE d.id = ANY(ARRAY(SELECT id FROM due)) AND EXISTS (SELECT FROM alive)
-    RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round
-)
-SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
-       CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s
-            THEN e.payload END
-  FROM claimed c JOIN webhooks_event e ON e.id = c.event_id
-"""
-
-# For this transaction only: it need not wait until what was settled meanwhile is on disk. When
-# Postgres crashes, a claim may be forgotten, so that its rows are sent once more; none is lost.
-# Not where order counts: the head of an ordered webhook must never go out beside the next one.
-WITHOUT_WAITING_SQL = """
-     , (SELECT set_config('synchronous_commit', 'off', true)) AS asynchronous
-"""
-
-
-def claim_due(
-    worker_id: UUID,
-    *,
-    limit: int,
-    room_of: Callable[[UUID, int], int],
-    after: Position = START_OF_ROTATION,
-) -> Claim:
-    """Mark up to `limit` due deliveries as SENDING by this worker and return them.
-
-    `room_of` says how many more rows of a webhook this worker may hold, where no more than a number
-    may be in all; `after` is where the last claim's rotation stopped.
-    """
-    claim, waiting = _visit(after)
-    due = [one for one in waiting if one.first_at.timestamp() <= claim.database_time]
-    rooms = {one.webhook_id: room_of(one.webhook_id, most_held(one, claim)) for one in due}
-    wanted = allot(due, rooms, limit)
-    due = in_turn(due)
-    plain = [one for one in due if not one.is_guarded]
-    guarded = [one for one in due if one.is_guarded and wanted[one.webhook_id]]
-    _take(claim, worker_id, plain, wanted, limit)
-    if guarded and len(claim.deliveries) < limit:
-        _take_guarded(claim, worker_id, guarded, wanted, limit - len(claim.deliveries))
-    _look_ahead(claim, waiting, rooms, wanted)
+def claim_due(order: Order, endpoints: Endpoints) -> Claim:
+    """Mark up to `order.limit` due deliveries as SENDING by this worker and return them."""
+    began_at = time.monotonic()
+    taken = Taken()
+    if order.rooms is None:
+        looked = discovery.look(order.back_seconds)
+    else:
+        taken, looked = quick.take_recent(
+            order.worker_id,
+            order.limit,
+            endpoints,
+            rooms=order.rooms,
+            back_seconds=order.back_seconds,
+        )
+        if looked.is_cut:
+            looked = discovery.look(order.back_seconds)
+    looked_at = time.monotonic()
+    claim = Claim(looked.database_time, looked.clock_offset, looked.is_paused, taken)
+    claim.is_look_cut, claim.look_seconds = looked.is_cut, looked_at - began_at
+    found = {lane.key: lane for lane in looked.lanes}
+    if order.survey_from is not None:
+        step = discovery.survey(order.survey_from)
+        claim.survey_next, claim.survey_seconds = step.next, time.monotonic() - looked_at
+        found |= {lane.key: lane for lane in step.lanes}
+    if order.wants_news:
+        claim.news = discovery.news(order.back_seconds)
+    if claim.is_paused:
+        claim.fates = [Fate(lane, True) for lane in order.lanes]
+        claim.found = list(found.values())
+        return claim
+    for lane in order.lanes:
+        lane.low = min(lane.low, found[lane.key].low) if lane.key in found else lane.low
+    fresh = in_turn([lane for key, lane in found.items() if not order.knows(key)])
+    room = max(0, LANES_PER_CLAIM - len(order.lanes))
+    claim.is_cut = len(fresh) > room
+    serve = in_turn([*order.lanes, *fresh[:room]])
+    served = {lane.key for lane in serve}
+    claim.found = [lane for key, lane in found.items() if key not in served]
+    if serve:
+        _serve(claim, order, serve, endpoints)
     return claim
 
 
-def _visit(after: Position) -> tuple[Claim, list[Waiting]]:
-    """Return the waiting webhooks that may be sent to, from `after` on."""
-    parameters = {
-        "after_owner": after[0],
-        "after_webhook": after[1],
-        "webhooks": WEBHOOKS_PER_CLAIM,
-    }
-    asked_at = time.monotonic()
-    rows = run(VISIT_SQL, parameters).fetchall()
-    claim = Claim(rows[0][0], clock_offset(rows[0][0], asked_at))
-    found = sorted((row for row in rows if row[1] is not None), key=itemgetter(1))
-    visited = found[:WEBHOOKS_PER_CLAIM]
-    if len(found) > len(visited):
-        claim.next_position = (visited[-1][2], visited[-1][3])
-    claim.deleted = [row[3] for row in visited if row[10]]
-    return claim, [Waiting._make(row[2:9]) for row in visited if row[9]]
+def _serve(claim: Claim, order: Order, lanes: Sequence[Lane], endpoints: Endpoints) -> None:
+    endpoints.load({lane.webhook_id for lane in lanes})
+    standings = {lane.webhook_id: endpoints.standing(lane.webhook_id) for lane in lanes}
+    due = []
+    for lane in lanes:
+        until = _parked_until(lane, standings[lane.webhook_id], endpoints, claim.database_time)
+        if standings[lane.webhook_id].is_deleted:
+            claim.fates.append(Fate(lane, cancel_deleted([lane.webhook_id])))
+        elif until is not None:
+            claim.fates.append(Fate(lane, False, until))
+        elif lane.is_ordered and not standings[lane.webhook_id].ordered:
+            claim.fates.append(Fate(lane, release_from_order(lane.webhook_id)))
+            claim.found.append(Lane(lane.owner_id, lane.webhook_id, is_ordered=False))
+        else:
+            due.append(lane)
+    held = _counts(claim.taken)
+    rooms = {}
+    for webhook_id in {lane.webhook_id for lane in due}:
+        most = _most(standings[webhook_id], claim.database_time)
+        rooms[webhook_id] = max(0, order.room_of(webhook_id, most) - held.get(webhook_id, 0))
+    wanted = allot(due, rooms, order.limit)
+    guarded = [lane for lane in due if standings[lane.webhook_id].is_guarded]
+    groups = [[lane for lane in due if not standings[lane.webhook_id].is_guarded]]
+    # Each kind in a transaction of its own: only one of them waits for its commit.
+    groups += [[lane for lane in guarded if lane.is_ordered == kind] for kind in (False, True)]
+    # The limit may cut the last ones off.
+    for group in random.sample(groups, len(groups)):
+        if group:
+            takes = _take if group is groups[0] else _take_guarded
+            takes(claim, order, group, wanted, standings)
 
 
-def clock_offset(database_time: float, asked_at: float) -> float:
-    """The database looked at its clock between our question and its answer."""
-    return database_time - (asked_at + time.monotonic()) / 2
+def _parked_until(lane: Lane, standing: Standing, endpoints: Endpoints, now: float) -> float | None:
+    """Return when a webhook that may not be sent to now is to be looked at again (Unix seconds)."""
+    if standing.is_paused:
+        return _rounded(now)
+    if not standing.is_on:
+        return _rounded(now + OFF_SECONDS)
+    if endpoints.last(lane.webhook_id) is None:
+        return _rounded(now + UNREADABLE_SECONDS)
+    until = standing.held_until or 0.0
+    if standing.breaker_state != BreakerState.CLOSED:
+        until = max(until, standing.breaker_probe_at or 0.0)
+    return _rounded(min(until, now + LONGEST_PARK_SECONDS)) if until > now else None
 
 
-def most_held(one: Waiting, claim: Claim) -> int:
+def _most(standing: Standing, now: float) -> int:
+    return most_held(standing.breaker_state, standing.breaker_changed_at, now)
+
+
+def most_held(breaker_state: str, breaker_changed_at: float | None, now: float) -> int:
     """Return how many rows of a webhook a worker may hold: one as a probe, more and more while the
     webhook recovers."""
-    if one.breaker_state != BreakerState.CLOSED:
+    if breaker_state != BreakerState.CLOSED:
         return 1
-    changed_at = one.breaker_changed_at
-    ramp = None
-    if changed_at is not None:
-        ramp = breaker.most_in_flight(changed_at.timestamp(), claim.database_time)
+    ramp = breaker.most_in_flight(breaker_changed_at, now)
     return LARGEST if ramp is None else min(ramp, LARGEST)
-
-
-def allot(due: Sequence[Waiting], rooms: Mapping[UUID, int], limit: int) -> dict[UUID, int]:
-    """Deal `limit` rows out: to the owners first, then to each owner's webhooks, within their room.
-
-    Twice what would be even, since most have less than their share due; the limit keeps it fair
-    together with the order in which they are served (in_turn).
-    """
-    webhooks_of = Counter(one.owner_id for one in due)
-    share = 2 * limit / max(1, len(webhooks_of))
-    return {
-        one.webhook_id: min(rooms[one.webhook_id], math.ceil(share / webhooks_of[one.owner_id]))
-        for one in due
-    }
-
-
-def in_turn(due: Sequence[Waiting]) -> list[Waiting]:
-    """Return the webhooks as they are served: one of each owner, then another of each, and so on.
-
-    Chance decides who comes first, so that nobody is always the one whom the limit cuts off.
-    """
-    by_owner: defaultdict[UUID, list[Waiting]] = defaultdict(list)
-    for one in random.sample(due, len(due)):
-        by_owner[one.owner_id].append(one)
-    turns = zip_longest(*by_owner.values())
-    return [one for turn in turns for one in turn if one is not None]
 
 
 def _take(
     claim: Claim,
-    worker_id: UUID,
-    webhooks: Sequence[Waiting],
-    counts: Mapping[UUID, int],
-    limit: int,
+    order: Order,
+    lanes: Iterable[Lane],
+    wanted: Mapping[Key, int],
+    standings: Mapping[UUID, Standing],
 ) -> None:
-    """Claim rows of these webhooks, up to `counts` of each and `limit` of all."""
-    webhooks = [one for one in webhooks if counts[one.webhook_id] > 0]
-    if not webhooks:
-        return
-    if heads := _find_heads(claim, [one.webhook_id for one in webhooks if one.ordered]):
-        hold(claim, worker_id, CLAIM_HEADS_SQL + TAKE_SQL, {"ids": heads})
-    parameters = {
-        "owners": [one.owner_id for one in webhooks],
-        "webhooks": [one.webhook_id for one in webhooks],
-        "counts": [counts[one.webhook_id] for one in webhooks],
-        "ordered": [one.ordered for one in webhooks],
-        "limit": limit,
-    }
-    sql = CLAIM_SQL + TAKE_SQL
-    if not any(one.ordered for one in webhooks):
-        sql += WITHOUT_WAITING_SQL
-    if hold(claim, worker_id, sql, parameters) == limit:
-        claim.has_more = True
-
-
-def hold(claim: Claim, worker_id: UUID, sql: str, parameters: Mapping[str, Any]) -> int:
-    """Take rows and return how many; those whose payloads are too much at once are given back."""
-    room = MAX_CLAIM_BYTES - sum(len(delivery.payload) for delivery in claim.deliveries)
-    if room <= 0:
-        claim.has_more = True
-        return 0
-    always = {"worker": worker_id, "bytes": room}
-    rows = list(map(ClaimedDelivery._make, run(sql, {**parameters, **always})))
-    claim.deliveries.extend(row for row in rows if row.payload is not None)
-    if too_heavy := [row.id for row in rows if row.payload is None]:
-        release(worker_id, too_heavy)
-        claim.has_more = True
-    return len(rows)
-
-
-def _find_heads(claim: Claim, webhook_ids: list[UUID]) -> list[UUID]:
-    """Return the heads of ordered webhooks that may go now, and note when others may.
-
-    An event may go when all older transactions have ended: what they still commit comes first
-    (invariant 13). Older is the smaller id, not the smaller number of the sequence: a transaction
-    may take its number before, and its id after another one.
-    """
-    if not webhook_ids:
-        return []
-    heads = []
-    for head, is_taken, due_at, is_in_order in run(HEADS_SQL, {"webhooks": webhook_ids}):
-        if is_taken:
+    """Mark rows of these lanes, up to `wanted` of each, and note what becomes of each lane."""
+    lanes = list(lanes)
+    asked = [lane for lane in lanes if wanted[lane.key] > 0]
+    due = [lane for lane in asked if not lane.is_ordered]
+    ordered = [lane for lane in asked if lane.is_ordered]
+    taken = claim.taken
+    if due:
+        counts = [wanted[lane.key] for lane in due]
+        take.take_due(taken, order.worker_id, due, counts, order.limit - taken.count)
+    if ordered:
+        ids = [lane.webhook_id for lane in ordered]
+        counts = [min(wanted[lane.key], RUN_ROWS) for lane in ordered]
+        take.take_runs(taken, order.worker_id, ids, counts)
+    last_at: dict[UUID, float] = {}
+    count_of: dict[UUID, int] = {}
+    for delivery in taken.deliveries:
+        last_at[delivery.webhook_id] = max(last_at.get(delivery.webhook_id, 0.0), delivery.due_at)
+        count_of[delivery.webhook_id] = count_of.get(delivery.webhook_id, 0) + 1
+    for lane in lanes:
+        if lane.is_ordered:
+            claim.fates.append(_fate_of_run(claim, lane, wanted[lane.key]))
             continue
-        if due_at > claim.database_time:
-            claim.next_at = min(claim.next_at, due_at)
-        elif is_in_order:
-            heads.append(head)
-        else:
-            claim.next_at = min(claim.next_at, claim.database_time + ORDER_POLL_SECONDS)
-    return heads
+        if lane.webhook_id in last_at:
+            lane.low = last_at[lane.webhook_id] - BEFORE_LOW_SECONDS
+        has_more = taken.is_cut or count_of.get(lane.webhook_id, 0) >= wanted[lane.key]
+        claim.fates.append(Fate(lane, has_more, had_room=wanted[lane.key] > 0))
 
 
-# Webhooks with a rate limit or a breaker that is not closed.
-
-LOCK_SQL = """
-SELECT w.id, w.rate_limit, extract(epoch FROM w.rate_ready_at)::float8,
-       w.breaker_state, w.breaker_failures, w.breaker_probes,
-       extract(epoch FROM w.breaker_changed_at)::float8,
-       extract(epoch FROM w.breaker_probe_at)::float8,
-       extract(epoch FROM w.failing_since)::float8
-  FROM webhooks_webhook w
- WHERE w.id = ANY(%(webhooks)s) AND w.active AND w.deleted_at IS NULL
- ORDER BY w.id
-   FOR NO KEY UPDATE SKIP LOCKED
-"""
-
-SPEND_SQL = """
-UPDATE webhooks_webhook w
-   SET rate_ready_at = to_timestamp(s.ready_at), breaker_state = s.state,
-       breaker_probe_at = to_timestamp(s.probe_at)
-  FROM unnest(%(webhooks)s::uuid[], %(ready_at)s::float8[], %(states)s::text[],
-              %(probe_at)s::float8[]) AS s (webhook_id, ready_at, state, probe_at)
- WHERE w.id = s.webhook_id
-"""
+def _fate_of_run(claim: Claim, lane: Lane, wanted: int) -> Fate:
+    if (due_at := claim.taken.waits_for_others.get(lane.webhook_id)) is not None:
+        waited_seconds = claim.database_time - due_at
+        pause = min(max(ORDER_SECONDS, waited_seconds * ORDER_SHARE), LONGEST_ORDER_SECONDS)
+        return Fate(lane, False, claim.database_time + pause)
+    if lane.webhook_id in claim.taken.waits_for_head:
+        return Fate(lane, False, _rounded(claim.database_time + HEAD_SECONDS))
+    # More of it is looked for when the run has ended; where the first row is not due, there is
+    # nothing to look for.
+    has_more = lane.webhook_id in claim.taken.runs or wanted == 0 or claim.taken.is_cut
+    return Fate(lane, has_more, had_room=wanted > 0)
 
 
-class Guard(NamedTuple):
-    """The locked row of a webhook that is guarded."""
-
-    rate_limit: float | None
-    ready_at: float | None
-    breaker: Breaker
-
-
-def lock_guards(webhook_ids: Sequence[UUID]) -> dict[UUID, Guard]:
-    """Lock those of these webhooks that nobody else has locked, until the transaction ends."""
-    rows = run(LOCK_SQL, {"webhooks": list(webhook_ids)})
-    return {row[0]: Guard(row[1], row[2], Breaker._make(row[3:])) for row in rows}
+def _rounded(moment: float) -> float:
+    """Return the next full second: what is looked at again then is looked at in one claim."""
+    return float(math.ceil(moment))
 
 
 def _take_guarded(
     claim: Claim,
-    worker_id: UUID,
-    guarded: Sequence[Waiting],
-    wanted: Mapping[UUID, int],
-    limit: int,
+    order: Order,
+    lanes: Sequence[Lane],
+    wanted: Mapping[Key, int],
+    standings: Mapping[UUID, Standing],
 ) -> None:
     now = claim.database_time
     with limited_transaction():
-        guards = lock_guards([one.webhook_id for one in guarded])
+        guards = guard.lock_guards(lane.webhook_id for lane in lanes)
+        allowed = {webhook_id: guard.allowance(row, now) for webhook_id, row in guards.items()}
+        before = _counts(claim.taken)
+        may: list[Lane] = []
         counts = {}
-        for webhook_id, guard in guards.items():
-            counts[webhook_id] = min(wanted[webhook_id], allowed(guard, now, claim))
-        already = len(claim.deliveries)
-        _take(claim, worker_id, [one for one in guarded if one.webhook_id in guards], counts, limit)
-        taken = Counter(delivery.webhook_id for delivery in claim.deliveries[already:])
+        for lane in lanes:
+            if lane.webhook_id not in guards:
+                claim.fates.append(Fate(lane, False, now + LOCKED_SECONDS))
+            elif not allowed[lane.webhook_id].requests:
+                claim.fates.append(
+                    Fate(lane, False, _next_at(allowed[lane.webhook_id].next_at, now))
+                )
+            else:
+                may.append(lane)
+                counts[lane.key] = min(wanted[lane.key], allowed[lane.webhook_id].requests)
+        first = len(claim.fates)
+        _take(claim, order, may, counts, standings)
+        taken = {k: n - before.get(k, 0) for k, n in _counts(claim.taken).items() if k in guards}
+        taken = {k: n for k, n in taken.items() if n}
         if taken:
-            spend({webhook_id: guards[webhook_id] for webhook_id in taken}, taken, now)
+            guard.spend({webhook_id: guards[webhook_id] for webhook_id in taken}, taken, now)
+    for number in range(first, len(claim.fates)):
+        lane, has_more, *_ = claim.fates[number]
+        limit = allowed[lane.webhook_id]
+        if has_more and taken.get(lane.webhook_id, 0) >= limit.requests and not lane.is_ordered:
+            claim.fates[number] = Fate(lane, False, _next_at(limit.next_at, now))
 
 
-def allowed(guard: Guard, now: float, claim: Claim) -> int:
-    """Return how many requests a guarded webhook may have now; notes when it may have the next."""
-    count = 1_000_000
-    if guard.breaker.state != BreakerState.CLOSED:
-        if breaker.probing(guard.breaker, now) is None:
-            claim.next_at = min(claim.next_at, guard.breaker.probe_at or now)
-            return 0
-        count = 1
-    if guard.rate_limit is not None:
-        allowed = rate.allowance(guard.rate_limit, guard.ready_at, now)
-        claim.next_at = min(claim.next_at, max(allowed.next_at, now + RATE_POLL_SECONDS))
-        count = min(count, allowed.requests)
-    return count
+def _counts(taken: Taken) -> dict[UUID, int]:
+    counts: dict[UUID, int] = {k: len(rows) for k, rows in taken.runs.items()}
+    for delivery in taken.deliveries:
+        counts[delivery.webhook_id] = counts.get(delivery.webhook_id, 0) + 1
+    return counts
 
 
-def spend(guards: Mapping[UUID, Guard], taken: Mapping[UUID, int], now: float) -> None:
-    ready_at, states, probe_at = [], [], []
-    for webhook_id, guard in guards.items():
-        state = guard.breaker
-        if state.state != BreakerState.CLOSED:
-            state = breaker.probing(state, now) or state
-        states.append(str(state.state))
-        probe_at.append(state.probe_at)
-        ready_at.append(
-            None
-            if guard.rate_limit is None
-            else rate.spend(guard.rate_limit, guard.ready_at, now, taken[webhook_id])
-        )
-    run(
-        SPEND_SQL,
-        {
-            "webhooks": list(guards),
-            "ready_at": ready_at,
-            "states": states,
-            "probe_at": probe_at,
-        },
-    )
-
-
-def _look_ahead(
-    claim: Claim,
-    waiting: Sequence[Waiting],
-    rooms: Mapping[UUID, int],
-    wanted: Mapping[UUID, int],
-) -> None:
-    """Note what was left: webhooks cut short, and when the next row becomes due."""
-    for one in waiting:
-        due_at = one.first_at.timestamp()
-        if due_at > claim.database_time:
-            claim.next_at = min(claim.next_at, due_at)
-    taken = Counter(delivery.webhook_id for delivery in claim.deliveries)
-    cut = {
-        one.webhook_id
-        for one in waiting
-        if one.webhook_id in rooms
-        and not (one.is_guarded or one.ordered)
-        and taken[one.webhook_id] >= wanted[one.webhook_id]
-    }
-    claim.full = frozenset(
-        webhook_id for webhook_id, room in rooms.items() if taken[webhook_id] >= room
-    )
-    claim.has_more |= not cut <= claim.full
-
-
-# Rows that are given back.
-
-RELEASE_SQL = """
-UPDATE webhooks_delivery
-   SET status = CASE WHEN attempt_count > attempts_before_round THEN 'RETRYING' ELSE 'PENDING' END,
-       next_attempt_at = next_attempt_at + make_interval(secs => %(delay)s),
-       claimed_by = NULL
- WHERE id = ANY(%(ids)s) AND claimed_by = %(worker)s
-"""
-
-
-def release(worker_id: UUID, delivery_ids: list[UUID], *, delay_seconds: float = 0) -> None:
-    """Give rows back that were claimed and not started; they spend no attempt."""
-    run(RELEASE_SQL, {"delay": delay_seconds, "ids": delivery_ids, "worker": worker_id})
-
-
-# What a worker holds that nobody else has locked just now, and what somebody has.
-HELD_SQL = """
-WITH held AS MATERIALIZED (
-    SELECT id, claimed_by FROM webhooks_delivery
-     WHERE finished_at IS NULL AND claimed_by = ANY(%(workers)s) AND NOT id = ANY(%(kept)s)
-), free AS (
-    SELECT d.id, d.is_suspect FROM webhooks_delivery d JOIN held ON held.id = d.id
-     WHERE d.finished_at IS NULL AND d.claimed_by = held.claimed_by
-       FOR NO KEY UPDATE OF d SKIP LOCKED
-)
-SELECT held.id, held.claimed_by, free.is_suspect, free.id IS NULL
-  FROM held LEFT JOIN free ON free.id = held.id
-"""
-
-
-class HeldDelivery(NamedTuple):
-    """A row that is marked as a worker's."""
-
-    id: UUID
-    worker_id: UUID
-    is_suspect: bool | None
-    """None where it is locked."""
-    is_locked: bool
-    """By somebody else, so that it has to be looked for again."""
-
-
-def lock_held(worker_ids: Sequence[UUID], *, kept: Sequence[UUID] = ()) -> list[HeldDelivery]:
-    """Return what is marked as these workers', but for `kept`, and lock it until the transaction ends.
-
-    Waits for no lock. No index leads to a worker's rows, since it would cost every claim: this
-    reads all rows that are not finished, half a second for a million of them.
-    """
-    parameters = {"workers": list(worker_ids), "kept": list(kept)}
-    return [HeldDelivery._make(row) for row in run(HELD_SQL, parameters)]
-
-
-def release_others(worker_id: UUID, held: Sequence[UUID]) -> int:
-    """Give back what is marked as this worker's and is not among what it holds.
-
-    When the connection breaks, a claim may have been committed without its worker ever knowing.
-    Returns how many rows somebody has locked, which are still to be given back.
-    """
-    with limited_transaction():
-        others = lock_held([worker_id], kept=held)
-        release(worker_id, [row.id for row in others if not row.is_locked])
-    return sum(row.is_locked for row in others)
-
-
-CANCEL_SQL = """
-UPDATE webhooks_delivery
-   SET status = 'CANCELLED', finished_at = clock_timestamp(), next_attempt_at = NULL,
-       error = 'The webhook was deleted.'
- WHERE id = ANY(ARRAY(
-    SELECT d.id FROM webhooks_delivery d
-     WHERE d.webhook_id = ANY(%(webhooks)s) AND d.finished_at IS NULL AND d.claimed_by IS NULL
-     LIMIT 5000
-       FOR UPDATE SKIP LOCKED))
-"""
-
-
-def cancel_deleted(webhook_ids: list[UUID]) -> None:
-    """Cancel some of what waits for deleted webhooks; later claims find the rest."""
-    run(CANCEL_SQL, {"webhooks": webhook_ids})
+def _next_at(next_at: float, now: float) -> float:
+    return max(min(next_at, now + LONGEST_PARK_SECONDS), now + RATE_SECONDS)

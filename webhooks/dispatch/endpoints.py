@@ -3,9 +3,13 @@
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 from uuid import UUID
 
+from django.contrib.auth import get_user_model
+
+from webhooks.choices import BreakerState
 from webhooks.database import run
 from webhooks.encryption import decrypt
 from webhooks.errors import EncryptionKeyError
@@ -20,19 +24,51 @@ logger = logging.getLogger(__name__)
 
 MAX_AGE_SECONDS = 0.5
 
-ENDPOINTS_SQL = """
-SELECT w.id, w.owner_id, w.url, w.headers_encrypted,
-       w.max_retries, w.retry_delay_seconds, w.retry_schedule, w.timeout_seconds, w.ordered,
+ENDPOINT_COLUMNS = """w.id, w.deleted_at IS NOT NULL AS is_deleted,
+       EXISTS (SELECT FROM webhooks_pause) AS is_paused,
+       w.active AND NOT EXISTS (SELECT FROM webhooks_pause)
+           AND NOT EXISTS (SELECT FROM {users} u WHERE u.{key} = w.owner_id AND NOT u.is_active)
+           AS is_on,
+       extract(epoch FROM w.held_until)::float8 AS held_until, w.breaker_state,
+       extract(epoch FROM w.breaker_probe_at)::float8 AS breaker_probe_at,
+       extract(epoch FROM w.breaker_changed_at)::float8 AS breaker_changed_at,
+       w.rate_limit, w.ordered,
+       w.owner_id, w.url, w.headers_encrypted,
+       w.max_retries, w.retry_delay_seconds, w.retry_schedule, w.timeout_seconds,
        array(SELECT s.id FROM webhooks_signingsecret s WHERE s.webhook_id = w.id
               AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
-              ORDER BY s.scheme, s.expires_at DESC NULLS FIRST, s.id DESC),
+              ORDER BY s.scheme, s.expires_at DESC NULLS FIRST, s.id DESC) AS secret_ids,
        array(SELECT s.value_encrypted FROM webhooks_signingsecret s WHERE s.webhook_id = w.id
               AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
-              ORDER BY s.scheme, s.expires_at DESC NULLS FIRST, s.id DESC)
-  FROM webhooks_webhook w
- WHERE w.id = ANY(%(ids)s) AND w.active AND w.deleted_at IS NULL
-   AND NOT EXISTS (SELECT FROM webhooks_pause)
-"""
+              ORDER BY s.scheme, s.expires_at DESC NULLS FIRST, s.id DESC) AS secrets"""
+"""What a worker reads of a webhook `w`; `users` and `key` are the user model's table and key."""
+
+ENDPOINTS_SQL = f"SELECT {ENDPOINT_COLUMNS} FROM webhooks_webhook w WHERE w.id = ANY(%(ids)s)"  # noqa: S608
+
+
+class Standing(NamedTuple):
+    """Whether a webhook may be sent to, as its row says; times are Unix seconds."""
+
+    is_deleted: bool = True
+    is_paused: bool = False
+    """All sending is, which has an end."""
+    is_on: bool = False
+    """Active, its owner too, and sending is not paused."""
+    held_until: float | None = None
+    breaker_state: str = BreakerState.CLOSED
+    breaker_probe_at: float | None = None
+    breaker_changed_at: float | None = None
+    rate_limit: float | None = None
+    ordered: bool = False
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether it needs a look at the webhook's row, under a lock."""
+        return self.rate_limit is not None or self.breaker_state != BreakerState.CLOSED
+
+
+GONE = Standing()
+"""Of a webhook that has no row any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +90,47 @@ class Endpoint:
     ordered: bool
 
 
+class Known(NamedTuple):
+    """What was read of a webhook."""
+
+    read_at: float
+    row: tuple[Any, ...] | None
+    """As it came: while it stays the same, nothing is decrypted anew."""
+    standing: Standing
+    endpoint: Endpoint | None
+    """None where it may not be sent to, or cannot be decrypted."""
+
+
 class Endpoints:
-    """A cache of endpoints; one that is off, deleted or paused is simply not there."""
+    """A cache of webhooks; one that is off, deleted or paused has no endpoint."""
 
     def __init__(self) -> None:
-        self._known: dict[UUID, tuple[float, Endpoint | None]] = {}
+        self._known: dict[UUID, Known] = {}
         # Decryption costs more than the query; equal ciphertexts have equal secrets.
         self._keys: dict[bytes, SigningKey | Ed25519Key] = {}
+        self.unreadable: set[UUID] = set()
+        """Webhooks that are on and cannot be decrypted."""
 
     def get(self, webhook_id: UUID) -> Endpoint | None:
         """Return the endpoint if it may be sent to and is known freshly enough."""
-        read_at, endpoint = self._known.get(webhook_id, (0.0, None))
-        return endpoint if boottime() - read_at < MAX_AGE_SECONDS else None
+        known = self._known.get(webhook_id)
+        if known is None or boottime() - known.read_at >= MAX_AGE_SECONDS:
+            return None
+        return known.endpoint
+
+    def last(self, webhook_id: UUID) -> Endpoint | None:
+        """Return the endpoint as it was last read, however long ago: not to send with."""
+        known = self._known.get(webhook_id)
+        return None if known is None else known.endpoint
+
+    def standing(self, webhook_id: UUID) -> Standing:
+        """Return what was last read of a webhook."""
+        known = self._known.get(webhook_id)
+        return GONE if known is None else known.standing
 
     def is_stale(self, webhook_id: UUID) -> bool:
-        read_at, _ = self._known.get(webhook_id, (float("-inf"), None))
-        return boottime() - read_at >= MAX_AGE_SECONDS / 2
+        known = self._known.get(webhook_id)
+        return known is None or boottime() - known.read_at >= MAX_AGE_SECONDS / 2
 
     def load(self, webhook_ids: Iterable[UUID]) -> None:
         """Read what is stale among these webhooks from the database, in one query."""
@@ -77,18 +138,42 @@ class Endpoints:
         if not stale:
             return
         read_at = boottime()
-        rows = run(ENDPOINTS_SQL, {"ids": stale}).fetchall()
-        found = {row[0]: self._build(row) for row in rows}
+        rows = {row[0]: row for row in run(with_users(ENDPOINTS_SQL), {"ids": stale})}
         for webhook_id in stale:
-            self._known[webhook_id] = (read_at, found.get(webhook_id))
+            self.take_in(webhook_id, rows.get(webhook_id), read_at)
+
+    def take_in(self, webhook_id: UUID, row: tuple[Any, ...] | None, read_at: float) -> None:
+        """Know from now on what a row of ENDPOINT_COLUMNS says; None where there is no webhook."""
+        known = self._known.get(webhook_id)
+        if known is not None and known.row == row and row is not None:
+            self._known[webhook_id] = known._replace(read_at=read_at)
+            return
+        standing = GONE if row is None else Standing._make(row[1:10])
+        is_on = standing.is_on and not standing.is_deleted
+        endpoint = self._build(row) if row is not None and is_on else None
+        self._known[webhook_id] = Known(read_at, row, standing, endpoint)
+        if is_on and endpoint is None:
+            self.unreadable.add(webhook_id)
+        else:
+            self.unreadable.discard(webhook_id)
+
+    def forget(self, webhook_ids: Iterable[UUID]) -> None:
+        """Read these webhooks anew at the next load(): something about them has changed."""
+        for webhook_id in webhook_ids:
+            known = self._known.get(webhook_id)
+            if known is not None:
+                # Still fresh enough to send with.
+                read_at = min(known.read_at, boottime() - MAX_AGE_SECONDS / 2)
+                self._known[webhook_id] = known._replace(read_at=read_at)
 
     def forget_old(self) -> None:
         """Drop what has not been read for a while."""
         horizon = boottime() - 60
         # A copy: the claimer may be loading others meanwhile.
-        for webhook_id, (read_at, _) in list(self._known.items()):
-            if read_at < horizon:
+        for webhook_id, known in list(self._known.items()):
+            if known.read_at < horizon:
                 del self._known[webhook_id]
+                self.unreadable.discard(webhook_id)
         if len(self._keys) > 10_000:
             self._keys.clear()
 
@@ -96,15 +181,16 @@ class Endpoints:
     def _build(self, row: tuple[Any, ...]) -> Endpoint | None:
         """Return the endpoint, or None where it cannot be decrypted: better late than wrongly
         signed, and the other webhooks' deliveries go out."""
-        webhook_id, owner_id, url, headers, *policy, timeout, ordered, secret_ids, values = row
+        webhook_id, ordered = row[0], row[9]
+        owner_id, url, headers, *policy, timeout, secret_ids, values = row[10:]
         try:
             stored = decrypt_headers(headers, webhook_id)
             keys = tuple(map(self._key, secret_ids, values))
         except EncryptionKeyError as problem:
-            logger.error("Webhook %s waits: %s", webhook_id, problem)
+            self._complain(webhook_id, str(problem))
             return None
         if not keys or not isinstance(keys[0], SigningKey):
-            logger.error("Webhook %s waits: it has no signing secret.", webhook_id)
+            self._complain(webhook_id, "it has no signing secret.")
             return None
         # What was stored before a rule became stricter is not sent.
         custom = {name: value for name, value in stored.items() if not header_problem(name, value)}
@@ -125,3 +211,16 @@ class Endpoints:
         if stored not in self._keys:
             self._keys[stored] = load_key(decrypt(stored, secret_id).decode())
         return self._keys[stored]
+
+    def _complain(self, webhook_id: UUID, problem: str) -> None:
+        """Log why a webhook waits: once, not with every look at it."""
+        known = self._known.get(webhook_id)
+        if known is None or known.endpoint is not None or not known.standing.is_on:
+            logger.error("Webhook %s waits: %s", webhook_id, problem)
+
+
+@cache
+def with_users(sql: str) -> str:
+    """Return a statement with ENDPOINT_COLUMNS for this project's user model."""
+    users = get_user_model()._meta
+    return sql.format(users=users.db_table, key=users.pk.column)

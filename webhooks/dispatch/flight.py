@@ -1,8 +1,9 @@
 """What a worker holds: what is ready to go, what is in flight, and which requests have become slow.
 
-Claimed rows start a few at a time, each owner in turn, so that answers are read in between and
-nobody waits behind a crowd. A request that is not answered within SLOW_SECONDS gives its place to others: hanging receivers
-could otherwise fill all places with requests that nobody answers (invariant 9).
+Claimed rows start a few at a time, each owner in turn, so that responses are read between starts and
+no owner queues behind another's backlog. Rows of an ordered webhook start one after the other. A
+request without a response within SLOW_SECONDS gives its place to others: hanging receivers could
+otherwise fill all places with requests that nobody answers (invariant 9).
 """
 
 import time
@@ -11,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from webhooks.dispatch.claim import MAX_CLAIM_BYTES, ClaimedDelivery
 from webhooks.dispatch.endpoints import Endpoint
-from webhooks.dispatch.window import Windows
+from webhooks.dispatch.take import MAX_CLAIM_BYTES, ClaimedDelivery
+from webhooks.dispatch.window import START, Windows
 
 CLAIM_ROWS = 320
 """Most rows of one claim."""
@@ -42,6 +43,16 @@ class Sent:
     is_over: bool = False
 
 
+@dataclass(slots=True)
+class Run:
+    """Rows of an ordered webhook, to be sent one after the other."""
+
+    owner_id: UUID | None
+    head: UUID
+    """The delivery that is ready or in flight, or whose result is not written yet."""
+    behind: deque[ClaimedDelivery]
+
+
 @dataclass
 class Flight:
     """The book of what a worker holds, and the windows of its webhooks."""
@@ -58,6 +69,8 @@ class Flight:
     _ready_of: dict[UUID | None, deque[ClaimedDelivery]] = field(default_factory=dict)
     _turns: deque[UUID | None] = field(default_factory=deque)
     """The owners for which something is ready, in the order of their turns."""
+    _runs: dict[UUID, Run] = field(default_factory=dict)
+    """By ordered webhook."""
     _recent: deque[Sent] = field(default_factory=deque)
     _typical_bytes: float = 1024.0
 
@@ -71,18 +84,41 @@ class Flight:
         # Never stuck: one row at least while nothing is held, however large.
         return max(int(min(by_count, by_bytes)), 0 if held else 1)
 
+    def room_of(self, webhook_id: UUID, most: int) -> int:
+        """Return how many more rows may be held for a webhook, where no more than `most` may be in
+        all; any thread may ask.
+
+        A webhook gets half of the free places at most, so that it gives way to others.
+        """
+        free = min(MAX_QUICK - self.count + self.slow, MAX_IN_FLIGHT - self.count - self.ready)
+        return min(self.windows.room(webhook_id, most), max(free // 2, START))
+
     def took(self, deliveries: Sequence[ClaimedDelivery]) -> None:
-        """Learn from a claim how large payloads are; large ones are remembered for a while."""
+        """Update the estimate of a payload's size, a maximum that decays."""
         if deliveries:
             largest = max(len(delivery.payload) for delivery in deliveries)
             self._typical_bytes = max(float(largest), self._typical_bytes * 0.8, 1024.0)
 
     def line_up(self, delivery: ClaimedDelivery, owner_id: UUID | None) -> None:
         """Hold a claimed row until its owner's turn comes."""
-        self.ready += 1
+        self._hold(delivery)
+        self._make_ready(delivery, owner_id)
+
+    def line_up_run(self, rows: Sequence[ClaimedDelivery], owner_id: UUID | None) -> None:
+        """Hold claimed rows of an ordered webhook: each starts when the one before has succeeded
+        and Postgres knows: a crash then repeats the last one only, and nothing goes back in time."""
+        for delivery in rows:
+            self._hold(delivery)
+        self._make_ready(rows[0], owner_id)
+        self._runs[rows[0].webhook_id] = Run(owner_id, rows[0].id, deque(rows[1:]))
+
+    def _hold(self, delivery: ClaimedDelivery) -> None:
         self.ids.add(delivery.id)
         self.bytes += len(delivery.payload)
         self.windows.take(delivery.webhook_id)
+
+    def _make_ready(self, delivery: ClaimedDelivery, owner_id: UUID | None) -> None:
+        self.ready += 1
         rows = self._ready_of.get(owner_id)
         if rows is None:
             rows = self._ready_of[owner_id] = deque()
@@ -104,7 +140,7 @@ class Flight:
         return taken
 
     def put_down(self, deliveries: Iterable[ClaimedDelivery]) -> None:
-        """Hold these rows, taken with next_ready() and not started, no longer."""
+        """Hold these rows, taken with next_ready() or end_run() and not started, no longer."""
         for delivery in deliveries:
             self.ids.discard(delivery.id)
             self.bytes -= len(delivery.payload)
@@ -115,31 +151,69 @@ class Flight:
         self.count += 1
         self._recent.append(sent)
 
+    def withdraw(self, sent: Sent) -> None:
+        """A request was taken back before any of it was sent; its row stays held."""
+        self.count -= 1
+        self.slow -= sent.is_slow
+        sent.is_over = True
+
     def end(self, sent: Sent, *, succeeded: bool, duration_ms: int) -> None:
+        """A request has ended."""
+        webhook_id = sent.delivery.webhook_id
         self.count -= 1
         self.ids.discard(sent.delivery.id)
         self.slow -= sent.is_slow
         self.bytes -= len(sent.delivery.payload)
         sent.is_over = True
         if succeeded:
-            self.windows.succeeded(sent.delivery.webhook_id, duration_ms)
+            self.windows.succeeded(webhook_id, duration_ms)
         else:
-            self.windows.failed(sent.delivery.webhook_id)
+            self.windows.failed(webhook_id)
 
-    def withdraw(self, sent: Sent) -> None:
-        """A request was taken back before any of it was sent."""
-        self.count -= 1
-        self.slow -= sent.is_slow
-        sent.is_over = True
-        self.put_down([sent.delivery])
+    def written(self, webhook_id: UUID, delivery_id: UUID) -> None:
+        """A result of an ordered webhook is written; the next row of its run becomes ready."""
+        run = self._runs.get(webhook_id)
+        if run is None or run.head != delivery_id:
+            return
+        if run.behind:
+            delivery = run.behind.popleft()
+            run.head = delivery.id
+            self._make_ready(delivery, run.owner_id)
+        else:
+            del self._runs[webhook_id]
+
+    def has_run(self, webhook_id: UUID) -> bool:
+        """Say whether rows of an ordered webhook are held to go one after the other."""
+        return webhook_id in self._runs
+
+    def can_hold(self, webhook_id: UUID, *, is_ordered: bool) -> bool:
+        """Say whether more of a webhook may be held now; of an ordered one, after its run."""
+        if is_ordered:
+            return not self.has_run(webhook_id)
+        return self.windows.room(webhook_id) > 0
+
+    def end_run(self, webhook_id: UUID) -> list[ClaimedDelivery]:
+        """End the run of an ordered webhook, if there is one, since a row of it did not succeed.
+
+        Returns the rows that were to follow; they stay held.
+        """
+        run = self._runs.pop(webhook_id, None)
+        return [] if run is None else list(run.behind)
+
+    def end_runs(self) -> list[ClaimedDelivery]:
+        """End all runs; returns the rows that were to follow, which stay held."""
+        rest = [delivery for run in self._runs.values() for delivery in run.behind]
+        self._runs.clear()
+        return rest
 
     def find_slow(self) -> None:
-        """Move requests that wait too long for their answer out of the way of others."""
-        horizon = time.monotonic() - SLOW_SECONDS
+        """Move requests that wait too long for their response out of the way of others."""
+        now = time.monotonic()
         recent = self._recent
-        while recent and (recent[0].is_over or recent[0].started_at < horizon):
+        while recent and (recent[0].is_over or recent[0].started_at < now - SLOW_SECONDS):
             sent = recent.popleft()
             if not sent.is_over:
                 sent.is_slow = True
                 self.slow += 1
-                self.windows.slowed(sent.delivery.webhook_id)
+                waited_ms = int((now - sent.started_at) * 1000)
+                self.windows.hangs(sent.delivery.webhook_id, waited_ms)

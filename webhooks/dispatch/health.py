@@ -1,13 +1,14 @@
 """What a settled batch means for its webhooks: breaker, Retry-After, 410, failing for days.
 
 Only webhooks that failed, or that recover, have their row written, once per batch and in the order
-of their ids; a healthy webhook's row is never touched. A crash between a settle and this loses a
-count, which the next failures make up for.
+of their ids; a healthy webhook's row is never touched, and no locked row is waited for. A crash
+between a settle and this loses a count, which the next failures make up for.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from django.conf import settings
@@ -36,10 +37,15 @@ class Attempted:
         self.hold_seconds = max(self.hold_seconds, hold_seconds)
         self.is_gone = self.is_gone or is_gone
 
+    def then(self, later: "Attempted") -> "Attempted":
+        """Return what this batch and a later one say together."""
+        return Attempted(
+            self.succeeded or later.succeeded,
+            later.failures + (0 if later.succeeded else self.failures),
+            max(self.hold_seconds, later.hold_seconds),
+            self.is_gone or later.is_gone,
+        )
 
-AILING_SQL = """
-SELECT id FROM webhooks_webhook WHERE id = ANY(%(webhooks)s) AND failing_since IS NOT NULL
-"""
 
 LOCK_SQL = """
 SELECT extract(epoch FROM clock_timestamp())::float8,
@@ -50,8 +56,10 @@ SELECT extract(epoch FROM clock_timestamp())::float8,
   FROM webhooks_webhook w
  WHERE w.id = ANY(%(webhooks)s)
  ORDER BY w.id
-   FOR NO KEY UPDATE
+   FOR NO KEY UPDATE SKIP LOCKED
 """
+
+EXISTING_SQL = "SELECT id FROM webhooks_webhook WHERE id = ANY(%(webhooks)s)"
 
 WRITE_SQL = """
 UPDATE webhooks_webhook w
@@ -67,21 +75,27 @@ UPDATE webhooks_webhook w
 """
 
 
-def record(attempted: Mapping[UUID, Attempted]) -> bool:
-    """Fold what a batch says into the rows of its webhooks; True where a breaker has closed."""
-    failing = {webhook_id for webhook_id, said in attempted.items() if said.failures}
-    healthy = [webhook_id for webhook_id in attempted if webhook_id not in failing]
-    recovering = (row[0] for row in run(AILING_SQL, {"webhooks": healthy})) if healthy else ()
-    concerned = failing.union(recovering)
-    if not concerned:
-        return False
+class Recorded(NamedTuple):
+    """What became of a batch."""
+
+    closed: set[UUID]
+    """Webhooks whose breaker has closed."""
+    locked: set[UUID]
+    """Webhooks whose row somebody else has locked; what was said of them is to be said again."""
+
+
+def record(attempted: Mapping[UUID, Attempted]) -> Recorded:
+    """Fold what a batch says into the rows of webhooks that failed or recover; no locked row is
+    waited for."""
+    if not attempted:
+        return Recorded(set(), set())
     with limited_transaction():
-        return _write({webhook_id: attempted[webhook_id] for webhook_id in concerned})
+        return _write(attempted)
 
 
-def _write(attempted: Mapping[UUID, Attempted]) -> bool:
+def _write(attempted: Mapping[UUID, Attempted]) -> Recorded:
     states: dict[UUID, Breaker] = {}
-    has_closed = False
+    closed: set[UUID] = set()
     held_until: list[float | None] = []
     now = 0.0
     for now, webhook_id, *columns in run(LOCK_SQL, {"webhooks": list(attempted)}).fetchall():
@@ -89,8 +103,18 @@ def _write(attempted: Mapping[UUID, Attempted]) -> bool:
         outcomes = Outcomes(said.succeeded, said.failures)
         before = Breaker._make(columns)
         states[webhook_id] = breaker.after(before, outcomes, now)
-        has_closed |= before.state != states[webhook_id].state == BreakerState.CLOSED
+        if before.state != states[webhook_id].state == BreakerState.CLOSED:
+            closed.add(webhook_id)
         held_until.append(now + said.hold_seconds if said.hold_seconds else None)
+    missing = [webhook_id for webhook_id in attempted if webhook_id not in states]
+    locked = {row[0] for row in run(EXISTING_SQL, {"webhooks": missing})} if missing else set()
+    if states:
+        _write_states(states, held_until)
+        _disable_gone(states, attempted, now)
+    return Recorded(closed, locked)
+
+
+def _write_states(states: Mapping[UUID, Breaker], held_until: Sequence[float | None]) -> None:
     run(
         WRITE_SQL,
         {
@@ -104,6 +128,12 @@ def _write(attempted: Mapping[UUID, Attempted]) -> bool:
             "held_until": held_until,
         },
     )
+
+
+def _disable_gone(
+    states: Mapping[UUID, Breaker], attempted: Mapping[UUID, Attempted], now: float
+) -> None:
+    """Disable webhooks whose receiver is gone, or that have been failing for too long."""
     _disable(
         (k for k in states if attempted[k].is_gone),
         "Its receiver answered 410: it is gone for good.",
@@ -117,7 +147,6 @@ def _write(attempted: Mapping[UUID, Attempted]) -> bool:
         now,
         unless_outage=True,
     )
-    return has_closed
 
 
 def _disable(

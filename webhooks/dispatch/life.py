@@ -19,7 +19,7 @@ from uuid import UUID
 
 from webhooks.database import end_connections, limited_transaction, run
 from webhooks.dispatch import suspects
-from webhooks.dispatch.claim import HeldDelivery, lock_held, release, release_others
+from webhooks.dispatch.release import HeldDelivery, lock_held, release, release_others
 from webhooks.dispatch.suspects import ALONE
 from webhooks.models import WorkerHeartbeat
 from webhooks.wire.clock import boottime

@@ -6,9 +6,9 @@ from uuid import UUID
 from requests import PreparedRequest, Response
 
 from webhooks.choices import FailureKind
-from webhooks.dispatch.claim import ClaimedDelivery
 from webhooks.dispatch.endpoints import Endpoint
 from webhooks.dispatch.settle import Result
+from webhooks.dispatch.take import ClaimedDelivery
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX
 from webhooks.retry import SLOW_DOWN, Verdict, judge
 from webhooks.signing import sign_hex, sign_standard

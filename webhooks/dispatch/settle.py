@@ -4,9 +4,9 @@ A worker that was declared dead changes nothing: its rows carry another worker's
 crash before a settle sends again what was started (at least once); it loses nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from operator import itemgetter
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 from uuid import UUID
 
 from psycopg.types.json import Json
@@ -15,6 +15,8 @@ from webhooks.database import run
 
 # Each result finds its row through the primary key, and the attempts come from what was updated:
 # no join whose order the planner could get wrong, which a batch of 500 wide rows would not forgive.
+# A row that somebody else has locked is skipped and comes back as not settled: waiting for it would
+# hold up the results of everybody.
 SETTLE_SQL = """
 WITH result AS (
     SELECT *
@@ -22,6 +24,14 @@ WITH result AS (
         id uuid, attempt_id uuid, number int, status text, delay_seconds float8, started_at float8,
         duration_ms int, url text, request_head text, code int, response_head text,
         body text, is_truncated bool, kind text, error text, is_free bool)
+), own AS (
+    SELECT d.id, d.webhook_id
+      FROM webhooks_delivery d JOIN result r ON r.id = d.id
+     WHERE d.claimed_by = %(worker)s AND d.attempt_count = r.number - 1
+), free AS (
+    SELECT d.id FROM webhooks_delivery d
+     WHERE d.id = ANY(ARRAY(SELECT id FROM own))
+       FOR NO KEY UPDATE SKIP LOCKED
 ), settled AS (
     UPDATE webhooks_delivery d
        SET status = r.status,
@@ -38,7 +48,8 @@ WITH result AS (
                THEN to_timestamp(r.started_at + r.duration_ms / 1000.0) ELSE d.delivered_at END,
            finished_at = CASE WHEN r.delay_seconds IS NULL THEN clock_timestamp() END
       FROM result r
-     WHERE d.id = r.id AND d.claimed_by = %(worker)s
+     WHERE d.id = r.id AND d.id = ANY(ARRAY(SELECT id FROM free))
+       AND d.claimed_by = %(worker)s AND d.attempt_count = r.number - 1
     RETURNING r.*
 ), recorded AS (
     INSERT INTO webhooks_attempt
@@ -49,8 +60,12 @@ WITH result AS (
       FROM settled
     ON CONFLICT DO NOTHING
 )
-SELECT id
-  FROM settled,
+SELECT own.id, settled.id IS NOT NULL,
+       CASE WHEN own.webhook_id IN (
+                SELECT w.id FROM webhooks_webhook w
+                 WHERE w.id IN (SELECT webhook_id FROM own) AND w.failing_since IS NOT NULL)
+            THEN own.webhook_id END
+  FROM own LEFT JOIN settled ON settled.id = own.id,
        -- For this transaction only: a crash of Postgres then sends again, it never loses.
        (SELECT set_config('synchronous_commit', 'off', true)) AS asynchronous
 """
@@ -90,10 +105,24 @@ def without_answer(result: Result) -> Result:
     return {**result, "response_head": "", "body": "", "is_truncated": True}
 
 
-def settle(worker_id: UUID, results: Sequence[Result]) -> set[str]:
-    """Write results of this worker; returns the ids (hex) of the rows that were still its own."""
+class Settled(NamedTuple):
+    """What became of a batch; ids as hex. What is in neither set is no longer this worker's."""
+
+    written: set[str]
+    locked: set[str]
+    """Rows that somebody else has locked; their results are to be written later."""
+    ailing: Set[UUID] = frozenset()
+    """Of their webhooks, those of which something has failed since the last success."""
+
+
+def settle(worker_id: UUID, results: Sequence[Result]) -> Settled:
+    """Write results of this worker, waiting for no row that somebody else has locked."""
     # Sorted, so that two workers never lock the same rows in opposite orders.
     results = sorted(results, key=itemgetter("id"))
     # One parameter: binding fifteen arrays takes longer than the statement itself.
-    rows = run(SETTLE_SQL, {"worker": worker_id, "results": Json(results)})
-    return {row[0].hex for row in rows}
+    rows = run(SETTLE_SQL, {"worker": worker_id, "results": Json(results)}).fetchall()
+    return Settled(
+        {row[0].hex for row in rows if row[1]},
+        {row[0].hex for row in rows if not row[1]},
+        {row[2] for row in rows if row[2]},
+    )

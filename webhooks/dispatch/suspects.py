@@ -10,17 +10,28 @@ nobody's receiver, and none of them is punished.
 `suspect_level` says how far an unfinished suspect has come, `crash_count` how often it crashed alone.
 """
 
+import math
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from typing import NamedTuple
 from uuid import UUID
 
+from webhooks.choices import BreakerState
 from webhooks.database import limited_transaction, run
-from webhooks.dispatch import claim as claims
-from webhooks.dispatch.claim import TAKE_SQL, Claim, Guard, Waiting
+from webhooks.dispatch import guard
+from webhooks.dispatch.claim import Claim, most_held
+from webhooks.dispatch.claims import POLL_SECONDS
+from webhooks.dispatch.desk import Errand
+from webhooks.dispatch.discovery import clock_offset
+from webhooks.dispatch.flight import Flight
+from webhooks.dispatch.guard import Guard
+from webhooks.dispatch.outage import PROBE_SECONDS
+from webhooks.dispatch.take import MAX_CLAIM_BYTES, ClaimedDelivery, keep_light
 
 GROUP_SIZES = (512, 64, 8, 1)
 """How many suspects a process may hold, by level."""
@@ -112,11 +123,11 @@ WITH {DUE_SQL}
 SELECT extract(epoch FROM clock_timestamp())::float8, waiting.*
   FROM (SELECT) AS always_one_row
   LEFT JOIN (
-    SELECT owner_id, webhook_id, min(next_attempt_at), ordered, rate_limit, breaker_state,
-           breaker_changed_at, count(*)
+    SELECT owner_id, webhook_id, rate_limit, breaker_state,
+           extract(epoch FROM breaker_changed_at)::float8, count(*)
       FROM due
      WHERE suspect_level = %(level)s
-     GROUP BY owner_id, webhook_id, ordered, rate_limit, breaker_state, breaker_changed_at
+     GROUP BY owner_id, webhook_id, rate_limit, breaker_state, breaker_changed_at
   ) AS waiting ON true
 """  # noqa: S608 (constants only)
 
@@ -139,30 +150,72 @@ WITH {DUE_SQL.replace("due AS", "sendable AS")}, picked AS MATERIALIZED (
        AND d.is_suspect AND d.finished_at IS NULL AND d.claimed_by IS NULL
        AND d.suspect_level = %(level)s
        FOR UPDATE SKIP LOCKED
-)"""  # noqa: S608 (constants only)
+), alive AS (
+    SELECT FROM webhooks_workerheartbeat
+     WHERE id = %(worker)s AND declared_dead_at IS NULL
+       FOR KEY SHARE SKIP LOCKED
+), claimed AS (
+    UPDATE webhooks_delivery d
+       SET status = 'SENDING', claimed_by = %(worker)s
+     WHERE d.id = ANY(ARRAY(SELECT id FROM due)) AND EXISTS (SELECT FROM alive)
+    RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round,
+              d.next_attempt_at
+)
+SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
+       CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s
+            THEN e.payload END,
+       extract(epoch FROM c.next_attempt_at)::float8
+  FROM claimed c JOIN webhooks_event e ON e.id = c.event_id
+"""  # noqa: S608 (constants only)
 
 
-def claim_suspects(
-    worker_id: UUID, *, level: int, limit: int, room_of: Callable[[UUID, int], int]
-) -> Claim:
-    """Mark up to `limit` suspects of a level as SENDING by this worker and return them.
+class Waiting(NamedTuple):
+    """A webhook for which suspects may go."""
 
-    They obey what others obey: owners come in turn, and rate limits, breakers, windows (`room_of`, as
-    for claim_due) and the order of their webhooks hold. The limit is for the caller to keep: no more
-    than GROUP_SIZES[level] may be in one process.
+    owner_id: UUID
+    webhook_id: UUID
+    rate_limit: float | None
+    breaker_state: str
+    breaker_changed_at: float | None
+    due: int
+    """How many."""
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether it needs a look at the webhook's row, under a lock."""
+        return self.rate_limit is not None or self.breaker_state != BreakerState.CLOSED
+
+
+@dataclass(slots=True)
+class Order:
+    """What a process for suspects asks of one claim."""
+
+    worker_id: UUID
+    level: int
+    limit: int
+    """For the caller to keep: no more than GROUP_SIZES[level] may be in one process."""
+    room_of: Callable[[UUID, int], int]
+
+
+def claim_suspects(order: Order) -> Claim:
+    """Mark up to `order.limit` suspects of a level as SENDING by this worker and return them.
+
+    They obey what others obey: owners come in turn, and rate limits, breakers, windows and the order
+    of their webhooks hold.
     """
-    claim, waiting, counts_due = _visit(level)
+    claim, waiting = _visit(order.level)
     rooms = {
-        webhook.webhook_id: room_of(webhook.webhook_id, claims.most_held(webhook, claim))
+        webhook.webhook_id: order.room_of(
+            webhook.webhook_id,
+            most_held(webhook.breaker_state, webhook.breaker_changed_at, claim.database_time),
+        )
         for webhook in waiting
     }
-    wanted = deal(waiting, {k: min(room, counts_due[k]) for k, room in rooms.items()}, limit)
+    most = {w.webhook_id: min(rooms[w.webhook_id], w.due) for w in waiting}
+    wanted = deal(waiting, most, order.limit)
     if wanted:
         webhooks = [webhook for webhook in waiting if webhook.webhook_id in wanted]
-        _take(claim, worker_id, webhooks, wanted, level)
-    taken = Counter(delivery.webhook_id for delivery in claim.deliveries)
-    claim.full = frozenset(k for k in taken if counts_due[k] > taken[k] >= rooms[k])
-    claim.has_more |= len(claim.deliveries) == limit
+        _take(claim, order, webhooks, wanted)
     return claim
 
 
@@ -185,43 +238,114 @@ def _in_turn(counts: Mapping[UUID, int]) -> Iterator[UUID]:
         yield from (key for key, count in counts.items() if turn < count)
 
 
-def _visit(level: int) -> tuple[Claim, list[Waiting], dict[UUID, int]]:
-    """Return the webhooks for which suspects may go, and how many each."""
+def _visit(level: int) -> tuple[Claim, list[Waiting]]:
+    """Return the webhooks for which suspects may go."""
     asked_at = time.monotonic()
     rows = run(VISIT_SUSPECTS_SQL, {"level": level}).fetchall()
-    claim = Claim(rows[0][0], claims.clock_offset(rows[0][0], asked_at))
-    found = [row for row in rows if row[2] is not None]
-    return claim, [Waiting._make(row[1:8]) for row in found], {row[2]: row[8] for row in found}
+    claim = Claim(rows[0][0], clock_offset(rows[0][0], asked_at))
+    return claim, [Waiting._make(row[1:]) for row in rows if row[2] is not None]
 
 
 def _take(
-    claim: Claim,
-    worker_id: UUID,
-    webhooks: Sequence[Waiting],
-    wanted: Mapping[UUID, int],
-    level: int,
+    claim: Claim, order: Order, webhooks: Sequence[Waiting], wanted: Mapping[UUID, int]
 ) -> None:
     now = claim.database_time
     guarded = [webhook.webhook_id for webhook in webhooks if webhook.is_guarded]
     with limited_transaction():
-        guards = claims.lock_guards(guarded) if guarded else {}
+        guards = guard.lock_guards(guarded) if guarded else {}
         counts = {
-            webhook.webhook_id: _count_for(webhook, wanted[webhook.webhook_id], guards, claim)
+            webhook.webhook_id: _count_for(webhook, wanted[webhook.webhook_id], guards, now)
             for webhook in webhooks
         }
         parameters = {
-            "level": level,
+            "level": order.level,
             "webhooks": list(counts),
             "counts": list(counts.values()),
+            "worker": order.worker_id,
+            "bytes": MAX_CLAIM_BYTES,
         }
-        claims.hold(claim, worker_id, CLAIM_SUSPECTS_SQL + TAKE_SQL, parameters)
-        taken = Counter(d.webhook_id for d in claim.deliveries if d.webhook_id in guards)
+        rows = map(ClaimedDelivery._make, run(CLAIM_SUSPECTS_SQL, parameters))
+        claim.taken.deliveries = keep_light(claim.taken, order.worker_id, list(rows))
+        taken = Counter(d.webhook_id for d in claim.taken.deliveries if d.webhook_id in guards)
         if taken:
-            claims.spend({webhook_id: guards[webhook_id] for webhook_id in taken}, taken, now)
+            guard.spend({webhook_id: guards[webhook_id] for webhook_id in taken}, taken, now)
 
 
-def _count_for(webhook: Waiting, wanted: int, guards: Mapping[UUID, Guard], claim: Claim) -> int:
+def _count_for(webhook: Waiting, wanted: int, guards: Mapping[UUID, Guard], now: float) -> int:
     if not webhook.is_guarded:
         return wanted
-    guard = guards.get(webhook.webhook_id)
-    return 0 if guard is None else min(wanted, claims.allowed(guard, claim.database_time, claim))
+    locked = guards.get(webhook.webhook_id)
+    return 0 if locked is None else min(wanted, guard.allowance(locked, now).requests)
+
+
+class SuspectClaims:
+    """The desk for claims of a process that sends suspects of one level; see claims.Claims."""
+
+    def __init__(
+        self,
+        submit: Callable[[Order], Future[Claim]],
+        worker_id: UUID,
+        flight: Flight,
+        level: int,
+    ) -> None:
+        self._submit = submit
+        self._worker_id = worker_id
+        self._flight = flight
+        self._level = level
+        self._errand: Errand[Claim] = Errand("claim of suspects")
+        self._due_at = 0.0
+        self._claimed_at = -math.inf
+        self._is_empty = False
+        self.has_backlog = False
+        """Other workers are not called for help: each has a process of its own."""
+
+    def hint(self) -> None:
+        """More may be due."""
+        self._due_at = 0.0
+
+    def freed(self, webhook_id: UUID, *, is_ordered: bool = False) -> None:
+        """A row is held no longer: others of its webhook may go."""
+        self._due_at = 0.0
+
+    def resumed(self, webhook_ids: Iterable[UUID]) -> None:
+        """Webhooks may be sent to again."""
+        if webhook_ids:
+            self._due_at = 0.0
+
+    def look_everywhere(self) -> None:
+        """Look once more, to find out whether anything is left."""
+        self._is_empty = False
+        self._due_at = 0.0
+
+    @property
+    def is_under_way(self) -> bool:
+        return self._errand.is_under_way
+
+    def is_idle(self, now: float) -> bool:
+        """Say whether the last claim found nothing, and nothing has changed since."""
+        return self._is_empty and not self._errand.is_under_way and self._due_at > now
+
+    def due_at(self, now: float, *, is_out: bool) -> float:
+        """Return when the next claim is to be ordered, by the monotonic clock."""
+        if self._errand.is_under_way:
+            return math.inf
+        due_at = max(self._due_at, self._errand.not_before)
+        return max(due_at, self._claimed_at + PROBE_SECONDS) if is_out else due_at
+
+    def order(self, now: float, *, limit: int) -> None:
+        """Order a claim of up to `limit` suspects."""
+        self._claimed_at = now
+        self._due_at = now + POLL_SECONDS
+        order = Order(self._worker_id, self._level, limit, self._flight.room_of)
+        self._errand.begin(self._submit(order))
+
+    def collect(self) -> Claim | None:
+        """Return the claim that was ordered, once it has ended well."""
+        ended = self._errand.collect()
+        if ended is None or ended.value is None:
+            return None
+        self._is_empty = ended.value.taken.count == 0
+        return ended.value
+
+    def settle_lanes(self, claim: Claim) -> None:
+        """Suspects have no lanes: each claim visits all that may go."""

@@ -119,13 +119,20 @@ class Delivery(models.Model):
             models.UniqueConstraint(fields=["event", "webhook"], name="delivery_once_per_webhook")
         ]
         indexes = [
-            # The claim: the owners and webhooks that wait for anything, and due rows in order.
-            # Rows in flight stay in it, and no index names the status: a claim then changes no
-            # indexed column, and Postgres need not touch the indexes (a HOT update).
+            # The claim: what became due lately, of whatever webhook. Rows in flight stay in it, and
+            # no index names the status: a claim then changes no indexed column, and Postgres need
+            # not touch the indexes (a HOT update).
+            models.Index(
+                fields=["next_attempt_at"],
+                name="delivery_recent",
+                condition=Q(finished_at=None, is_suspect=False),
+            ),
+            # The claim: due rows of a webhook, and the survey of all that wait for anything. Without
+            # the rows that go in order: a large backlog of them would stand before the others.
             models.Index(
                 fields=["owner_id", "webhook", "next_attempt_at"],
-                name="delivery_due",
-                condition=Q(finished_at=None),
+                name="delivery_due_unordered",
+                condition=Q(finished_at=None, order_key=None),
             ),
             # The claim of ordered webhooks: the first that is not finished.
             models.Index(
@@ -141,8 +148,8 @@ class Delivery(models.Model):
             ),
             # The progress of a redelivery.
             models.Index(
-                fields=["redelivery", "status"],
-                name="delivery_redelivery",
+                fields=["redelivery"],
+                name="delivery_of_redelivery",
                 condition=Q(redelivery__isnull=False),
             ),
             # Lists, newest first: of a webhook and of an owner.

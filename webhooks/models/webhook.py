@@ -152,6 +152,12 @@ class Webhook(models.Model):
                 fields=["owner", "id"], name="webhook_owner", condition=Q(deleted_at=None)
             ),
             models.Index(fields=["id"], name="webhook_platform", condition=Q(is_platform=True)),
+            # The claim: which webhooks were enabled, or recovered, lately.
+            models.Index(
+                fields=["breaker_changed_at"],
+                name="webhook_resumed",
+                condition=Q(breaker_changed_at__isnull=False),
+            ),
             # Housekeeping: whether most fail, whose owner is owed a mail.
             models.Index(
                 fields=["failing_since"],

@@ -3,12 +3,14 @@
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 import pytest
 from pytest_django import Settings
 
+from tests.servers import relay, stop_listening
 from tests.webhooks.certificates import Authority
 from tests.webhooks.sending import kind_of, policy, request
 from webhooks.http_receiver import Behaviour, HttpReceiver
@@ -61,35 +63,33 @@ class Gate:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.came = threading.Event()
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for the sender to hang up; close it before."""
+        self.open()
+        stop_listening(self._listener, self._thread)
 
     def open(self) -> None:
         self._opened.set()
 
-    def close(self) -> None:
-        self.open()
-        self._listener.close()
-
     def _serve(self) -> None:
-        client, _ = self._listener.accept()
-        self.came.set()
-        self._opened.wait()
-        upstream = socket.create_connection(("127.0.0.1", self._target))
-        threading.Thread(target=_copy, args=(upstream, client), daemon=True).start()
-        _copy(client, upstream)
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError), source, target:
-        while data := source.recv(65536):
-            target.sendall(data)
+        # Nobody may have come, and the receiver may be gone.
+        with suppress(OSError), self._listener.accept()[0] as client:
+            self.came.set()
+            self._opened.wait()
+            with socket.create_connection(("127.0.0.1", self._target)) as upstream:
+                relay(client, upstream)
 
 
 @contextmanager
 def sending(lookup: Callable[[str], Answer] = lambda _: ("127.0.0.1",)) -> Iterator[MultiSender]:
-    sender = MultiSender(policy("127.0.0.0/8"), lookup=lookup)
-    yield sender
-    sender.close()
+    with closing(MultiSender(policy("127.0.0.0/8"), lookup=lookup)) as sender:
+        yield sender
 
 
 def test_request_is_built_once_its_name_is_known(receiver: HttpReceiver, state: State) -> None:
@@ -154,8 +154,7 @@ def test_request_that_waited_for_its_connection_goes_out_only_while_current(
     tls_receiver: HttpReceiver, state: State, monkeypatch: pytest.MonkeyPatch, change: str | None
 ) -> None:
     monkeypatch.setattr(exchange, "MAX_BUILT_SECONDS", 0.0)
-    gate = Gate(tls_receiver.port)
-    with sending() as sender:
+    with Gate(tls_receiver.port) as gate, sending() as sender:
         sender.start(
             state.draft(f"https://{HOST}:{gate.port}/"), timeout_seconds=10, context="waits"
         )
@@ -168,7 +167,6 @@ def test_request_that_waited_for_its_connection_goes_out_only_while_current(
             state.secret = "new"
         gate.open()
         outcome = outcome_of(sender)
-    gate.close()
 
     assert outcome.is_withdrawn is (change is not None)
     assert len(tls_receiver.requests) == (change is None)

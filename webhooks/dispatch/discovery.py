@@ -1,0 +1,195 @@
+"""Find the webhooks for which something is due: a look at what became due lately, and a survey of all.
+
+The look costs the same however many webhooks wait. It misses what became due before it looks back:
+rows of transactions that were open for longer, rows that were locked when they were claimed, rows of
+webhooks that were enabled. The survey finds all of it; it visits every webhook that waits for
+anything, in steps, and so seldom that it takes a small share of the time (webhooks/dispatch/claims.py).
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from uuid import UUID
+
+from webhooks.database import run
+from webhooks.dispatch.lanes import Lane
+
+LOOK_ROWS = 256
+"""How many of the latest due rows a look reads; where there are more, a survey is wanted."""
+LOOK_SECONDS = 2.0
+"""How far a look reaches back: transactions that are open for no longer are found by it."""
+LONGEST_LOOK_SECONDS = 600.0
+STEP_WEBHOOKS = 512
+"""How many webhooks one step of a survey visits."""
+
+# The latest first, and only those that may be claimed: of a large backlog it reads as little as of
+# a small one. (No index serves a comparison with clock_timestamp(), which is volatile.)
+LOOK_SQL = """
+SELECT extract(epoch FROM clock_timestamp())::float8, EXISTS (SELECT FROM webhooks_pause),
+       recent.owner_id, recent.webhook_id, recent.is_ordered, recent.first_at, recent.rows
+  FROM (SELECT) AS always_one_row
+  LEFT JOIN (
+    SELECT r.owner_id, r.webhook_id, r.order_key IS NOT NULL AS is_ordered,
+           extract(epoch FROM min(r.next_attempt_at))::float8 AS first_at, count(*) AS rows
+      FROM (
+        SELECT d.owner_id, d.webhook_id, d.order_key, d.next_attempt_at
+          FROM webhooks_delivery d
+         WHERE d.finished_at IS NULL AND d.claimed_by IS NULL AND NOT d.is_suspect
+           AND d.next_attempt_at <= statement_timestamp()
+           AND d.next_attempt_at > statement_timestamp() - make_interval(secs => %(seconds)s)
+         ORDER BY d.next_attempt_at DESC
+         LIMIT %(rows)s
+      ) r
+     GROUP BY r.owner_id, r.webhook_id, r.order_key IS NOT NULL
+  ) recent ON true
+"""
+
+
+@dataclass(slots=True)
+class Look:
+    """What became due lately."""
+
+    database_time: float
+    """Unix seconds."""
+    clock_offset: float
+    """From the monotonic clock to the database's."""
+    is_paused: bool
+    lanes: list[Lane] = field(default_factory=list)
+    is_cut: bool = False
+    """Whether there was more than a look reads."""
+
+
+def look(back_seconds: float = LOOK_SECONDS) -> Look:
+    """Return the webhooks of which something became due in the last seconds: one statement."""
+    asked_at = time.monotonic()
+    rows = run(LOOK_SQL, {"seconds": back_seconds, "rows": LOOK_ROWS}).fetchall()
+    now, is_paused = rows[0][:2]
+    found = Look(now, clock_offset(now, asked_at), is_paused)
+    if rows[0][2] is not None:
+        found.lanes = [Lane(*row[2:6]) for row in rows]
+        found.is_cut = sum(row[6] for row in rows) >= LOOK_ROWS
+    return found
+
+
+def clock_offset(database_time: float, asked_at: float) -> float:
+    """The database looked at its clock between our question and its answer."""
+    return database_time - (asked_at + time.monotonic()) / 2
+
+
+# Each step of the recursion finds the next owner and webhook in an index of unfinished rows.
+SURVEY_SQL = """
+WITH RECURSIVE visited (owner_id, webhook_id, first_at, position) AS (
+    (SELECT d.owner_id, d.webhook_id, d.next_attempt_at, 1
+       FROM webhooks_delivery d
+      WHERE d.finished_at IS NULL AND d.order_key IS NULL
+        AND (d.owner_id, d.webhook_id) > (%(after_owner)s, %(after_webhook)s)
+      ORDER BY d.owner_id, d.webhook_id, d.next_attempt_at LIMIT 1)
+    UNION ALL
+    SELECT next.owner_id, next.webhook_id, next.next_attempt_at, v.position + 1
+      FROM visited v
+     CROSS JOIN LATERAL (
+        SELECT d.owner_id, d.webhook_id, d.next_attempt_at
+          FROM webhooks_delivery d
+         WHERE d.finished_at IS NULL AND d.order_key IS NULL
+           AND (d.owner_id, d.webhook_id) > (v.owner_id, v.webhook_id)
+         ORDER BY d.owner_id, d.webhook_id, d.next_attempt_at LIMIT 1
+     ) next
+     WHERE v.position < %(webhooks)s
+)
+SELECT v.owner_id, v.webhook_id, extract(epoch FROM v.first_at)::float8, v.position,
+       v.first_at <= clock_timestamp()
+  FROM visited v
+ WHERE v.first_at <= clock_timestamp() OR v.position = %(webhooks)s
+"""
+
+SURVEY_ORDERED_SQL = """
+WITH RECURSIVE visited (owner_id, webhook_id, first_at, position) AS (
+    (SELECT d.owner_id, d.webhook_id, d.next_attempt_at, 1
+       FROM webhooks_delivery d
+      WHERE d.finished_at IS NULL AND d.order_key IS NOT NULL AND d.webhook_id > %(after_webhook)s
+      ORDER BY d.webhook_id, d.epoch, d.order_key, d.id LIMIT 1)
+    UNION ALL
+    SELECT next.owner_id, next.webhook_id, next.next_attempt_at, v.position + 1
+      FROM visited v
+     CROSS JOIN LATERAL (
+        SELECT d.owner_id, d.webhook_id, d.next_attempt_at
+          FROM webhooks_delivery d
+         WHERE d.finished_at IS NULL AND d.order_key IS NOT NULL AND d.webhook_id > v.webhook_id
+         ORDER BY d.webhook_id, d.epoch, d.order_key, d.id LIMIT 1
+     ) next
+     WHERE v.position < %(webhooks)s
+)
+SELECT v.owner_id, v.webhook_id, extract(epoch FROM v.first_at)::float8, v.position,
+       v.first_at <= clock_timestamp()
+  FROM visited v
+ WHERE v.first_at <= clock_timestamp() OR v.position = %(webhooks)s
+"""
+
+
+class Position(NamedTuple):
+    """How far a survey has come."""
+
+    is_ordered: bool = False
+    """Rows that go in order stand in an index of their own, which comes second."""
+    owner_id: UUID = UUID(int=0)
+    webhook_id: UUID = UUID(int=0)
+
+
+START = Position()
+
+
+class Step(NamedTuple):
+    """What one step of a survey found."""
+
+    lanes: list[Lane]
+    """Webhooks of which something is due."""
+    next: Position | None
+    """Where the survey goes on; None where it has seen everything."""
+
+
+def survey(position: Position) -> Step:
+    """Visit the next webhooks that wait for anything: one statement, waiting for no lock."""
+    sql = SURVEY_ORDERED_SQL if position.is_ordered else SURVEY_SQL
+    parameters = {
+        "after_owner": position.owner_id,
+        "after_webhook": position.webhook_id,
+        "webhooks": STEP_WEBHOOKS,
+    }
+    rows = run(sql, parameters).fetchall()
+    lanes = [
+        Lane(owner_id, webhook_id, position.is_ordered, first_at)
+        for owner_id, webhook_id, first_at, _, is_due in rows
+        if is_due
+    ]
+    last = next((row for row in rows if row[3] == STEP_WEBHOOKS), None)
+    if last is not None:
+        return Step(lanes, Position(position.is_ordered, last[0], last[1]))
+    return Step(lanes, None if position.is_ordered else Position(is_ordered=True))
+
+
+# What a look cannot see, and what tells of it.
+NEWS_SQL = """
+SELECT ARRAY(SELECT extract(epoch FROM a.xact_start)::float8
+               FROM pg_stat_activity a
+              WHERE a.datname = current_database() AND a.backend_xid IS NOT NULL
+                AND a.xact_start < clock_timestamp() - make_interval(secs => %(open)s)),
+       ARRAY(SELECT w.id FROM webhooks_webhook w
+              WHERE w.breaker_changed_at > statement_timestamp() - make_interval(secs => %(seconds)s)
+                AND w.breaker_state = 'closed' AND w.active AND w.deleted_at IS NULL)
+"""
+
+
+class News(NamedTuple):
+    """What has happened beside the deliveries."""
+
+    writers: frozenset[float]
+    """When each transaction that writes, and has been open for a while, began (Unix seconds)."""
+    resumed: list[UUID]
+    """Webhooks that were enabled, or whose breaker closed, in the last seconds."""
+
+
+def news(back_seconds: float) -> News:
+    """Return what a look needs to know beside the deliveries: one statement."""
+    parameters = {"open": LOOK_SECONDS / 2, "seconds": back_seconds}
+    writers, resumed = run(NEWS_SQL, parameters).fetchone()
+    return News(frozenset(writers), resumed)

@@ -1,0 +1,132 @@
+"""The claim of a quiet worker: one statement finds what became due, marks it and reads its webhooks.
+
+A worker that knows of nothing due makes this instead of a look (webhooks/dispatch/discovery.py). It
+takes a few rows of webhooks that need no second thought: no order, no rate limit, no breaker, no
+recovery. All else that it sees is returned as lanes, for a usual claim.
+"""
+
+import time
+from uuid import UUID
+
+from webhooks.breaker import RAMP_SECONDS
+from webhooks.database import run
+from webhooks.dispatch import take
+from webhooks.dispatch.discovery import Look, clock_offset
+from webhooks.dispatch.endpoints import ENDPOINT_COLUMNS, Endpoints, with_users
+from webhooks.dispatch.lanes import Lane
+from webhooks.dispatch.take import ClaimedDelivery, Taken, keep_light
+from webhooks.dispatch.window import START
+from webhooks.wire.clock import boottime
+
+QUICK_ROWS = 32
+"""How many of the latest due rows it reads; where there are more, a usual claim follows."""
+
+QUICK_SQL = f"""
+WITH recent AS MATERIALIZED (
+    SELECT d.id, d.owner_id, d.webhook_id, d.order_key IS NOT NULL AS is_ordered, d.next_attempt_at,
+           row_number() OVER (PARTITION BY d.webhook_id, d.order_key IS NOT NULL
+                              ORDER BY d.next_attempt_at) AS place
+      FROM (
+        SELECT d.id, d.owner_id, d.webhook_id, d.order_key, d.next_attempt_at
+          FROM webhooks_delivery d
+         WHERE d.finished_at IS NULL AND d.claimed_by IS NULL AND NOT d.is_suspect
+           AND d.next_attempt_at <= statement_timestamp()
+           AND d.next_attempt_at > statement_timestamp() - make_interval(secs => %(seconds)s)
+         ORDER BY d.next_attempt_at DESC
+         LIMIT %(rows)s
+      ) d
+), webhook AS MATERIALIZED (
+    SELECT {ENDPOINT_COLUMNS}
+      FROM webhooks_webhook w
+     WHERE w.id = ANY(ARRAY(SELECT webhook_id FROM recent))
+), due AS (
+    -- The condition on the status keeps the planner from the partial indexes of all that waits.
+    SELECT d.id FROM webhooks_delivery d
+     WHERE d.id = ANY(ARRAY(
+            SELECT recent.id
+              FROM recent
+              JOIN webhook w ON w.id = recent.webhook_id
+              LEFT JOIN unnest(%(webhooks)s::uuid[], %(rooms)s::int[]) AS known (webhook_id, room)
+                     ON known.webhook_id = recent.webhook_id
+             WHERE NOT recent.is_ordered AND recent.place <= coalesce(known.room, {START})
+               AND w.is_on AND NOT w.is_deleted AND w.breaker_state = 'closed'
+               AND w.rate_limit IS NULL
+               AND coalesce(w.held_until, 0) <= extract(epoch FROM statement_timestamp())
+               AND coalesce(w.breaker_changed_at, 0)
+                   <= extract(epoch FROM statement_timestamp()) - {RAMP_SECONDS}
+             ORDER BY recent.place
+             LIMIT %(limit)s))
+       AND d.status IN ('PENDING', 'RETRYING') AND d.claimed_by IS NULL AND NOT d.is_suspect
+       AND d.next_attempt_at <= statement_timestamp()
+       FOR UPDATE SKIP LOCKED
+), alive AS (
+    SELECT FROM webhooks_workerheartbeat
+     WHERE id = %(worker)s AND declared_dead_at IS NULL
+       FOR KEY SHARE SKIP LOCKED
+), claimed AS (
+    UPDATE webhooks_delivery d
+       SET status = 'SENDING', claimed_by = %(worker)s
+     WHERE d.id = ANY(ARRAY(SELECT id FROM due)) AND EXISTS (SELECT FROM alive)
+    RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round,
+              d.next_attempt_at
+), taken AS (
+    SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
+           CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s
+                THEN e.payload END AS payload,
+           extract(epoch FROM c.next_attempt_at)::float8 AS due_at
+      FROM claimed c JOIN webhooks_event e ON e.id = c.event_id
+)
+SELECT extract(epoch FROM clock_timestamp())::float8, EXISTS (SELECT FROM webhooks_pause),
+       recent.owner_id, recent.webhook_id, recent.is_ordered,
+       extract(epoch FROM recent.next_attempt_at)::float8,
+       taken.*, w.*,
+       (SELECT set_config('synchronous_commit', 'off', true))
+  FROM (SELECT) AS always_one_row
+  LEFT JOIN (recent LEFT JOIN (taken JOIN webhook w ON w.id = taken.webhook_id)
+                           ON taken.id = recent.id) ON true
+"""  # noqa: S608 (constants only)
+
+
+def take_recent(
+    worker_id: UUID,
+    limit: int,
+    endpoints: Endpoints,
+    *,
+    rooms: dict[UUID, int],
+    back_seconds: float,
+) -> tuple[Taken, Look]:
+    """Mark up to `limit` of the latest due rows as this worker's, and return them and what is left.
+
+    `rooms` says how many more rows the worker may hold of webhooks; START of all others.
+    """
+    rooms = rooms | dict.fromkeys(endpoints.unreadable, 0)
+    asked_at = time.monotonic()
+    read_at = boottime()
+    parameters = {
+        "worker": worker_id,
+        "limit": limit,
+        "seconds": back_seconds,
+        "rows": QUICK_ROWS,
+        "webhooks": list(rooms),
+        "rooms": list(rooms.values()),
+        "bytes": take.MAX_CLAIM_BYTES,
+    }
+    rows = run(with_users(QUICK_SQL), parameters).fetchall()
+    now, is_paused = rows[0][:2]
+    taken = Taken()
+    left = Look(now, clock_offset(now, asked_at), is_paused)
+    if rows[0][3] is None:
+        return taken, left
+    left.is_cut = len(rows) >= QUICK_ROWS
+    lanes: dict[tuple[UUID, bool], Lane] = {}
+    marked = []
+    for row in rows:
+        if row[6] is not None:
+            marked.append(ClaimedDelivery._make(row[6:14]))
+            endpoints.take_in(row[7], row[14:-1], read_at)
+            continue
+        lane = lanes.setdefault((row[3], row[4]), Lane(*row[2:6]))
+        lane.low = min(lane.low, row[5])
+    left.lanes = list(lanes.values())
+    taken.deliveries = keep_light(taken, worker_id, marked)
+    return taken, left

@@ -1,0 +1,93 @@
+"""The desk for rows that are given back unsent: in batches, waiting for no row that is locked."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import Future
+from typing import NamedTuple
+from uuid import UUID
+
+from webhooks.dispatch.desk import Errand
+from webhooks.dispatch.release import release, release_others
+
+LOCKED_SECONDS = 1.0
+"""How soon a row that somebody else has locked is tried again."""
+
+
+class Batch(NamedTuple):
+    """What one errand gives back."""
+
+    ids_by_delay: dict[float, list[UUID]]
+    """Seconds until the rows are due again."""
+    held: Collection[UUID] | None
+    """What the worker holds, where whatever else is marked as its own is to be given back, too."""
+
+
+class Returns:
+    """Rows of one life of a worker on their way back."""
+
+    def __init__(self, submit: Callable[..., Future[list[UUID]]], worker_id: UUID) -> None:
+        self._submit = submit
+        self._worker_id = worker_id
+        self._errand: Errand[list[UUID]] = Errand("giving back of rows")
+        self._ids_by_delay: defaultdict[float, list[UUID]] = defaultdict(list)
+        self._under_way = Batch({}, None)
+        self._again_at = 0.0
+        self.has_lost_track = False
+        """Whether a claim failed, and may have been committed all the same."""
+
+    def __bool__(self) -> bool:
+        """Whether anything is still to be given back."""
+        return bool(self._ids_by_delay) or self.has_lost_track or self._errand.is_under_way
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether only what somebody else has locked is left."""
+        return not self._errand.is_under_way and (not self._ids_by_delay or self._again_at > 0)
+
+    def add(self, delivery_ids: Iterable[UUID], delay_seconds: float = 0.0) -> None:
+        """Give rows back, due again after the delay."""
+        ids = list(delivery_ids)
+        if ids:
+            self._ids_by_delay[delay_seconds] += ids
+            self._again_at = 0.0
+
+    def due_at(self, *, may_look: bool) -> float:
+        """When the next batch is to be ordered, by the monotonic clock; see order()."""
+        is_wanted = self._ids_by_delay or (self.has_lost_track and may_look)
+        if self._errand.is_under_way or not is_wanted:
+            return float("inf")
+        return max(self._again_at, self._errand.not_before)
+
+    def order(self, now: float, held: Callable[[], Collection[UUID]], *, may_look: bool) -> None:
+        """Order what is due; `may_look` says that no claim is under way, so that `held()` is all."""
+        if now < self.due_at(may_look=may_look):
+            return
+        looks = self.has_lost_track and may_look
+        self._under_way = Batch(dict(self._ids_by_delay), held() if looks else None)
+        self._ids_by_delay.clear()
+        if looks:
+            self.has_lost_track = False
+        self._errand.begin(self._submit(self._worker_id, self._under_way))
+
+    def collect(self, now: float) -> None:
+        """Take note of how the last batch ended."""
+        ended = self._errand.collect()
+        if ended is None:
+            return
+        if ended.value is None:
+            self.has_lost_track |= self._under_way.held is not None
+            for delay, ids in self._under_way.ids_by_delay.items():
+                self._ids_by_delay[delay] += ids
+        elif ended.value:
+            self._ids_by_delay[0.0] += ended.value
+            self._again_at = now + LOCKED_SECONDS
+
+
+def give_back(worker_id: UUID, batch: Batch) -> list[UUID]:
+    """Give rows back; returns those that somebody else has locked. On the database thread."""
+    locked: list[UUID] = []
+    for delay, ids in batch.ids_by_delay.items():
+        locked += release(worker_id, ids, delay_seconds=delay)
+    if batch.held is not None:
+        locked += release_others(worker_id, list(batch.held))
+    return locked

@@ -1,0 +1,165 @@
+"""The desk between a claimed row and the wire: line up, start, take back.
+
+A request is built and signed when it is handed to libcurl, with what is known of its webhook then
+(invariant 12): what is known must be fresh, and is read anew where it is not. Rows of a webhook that
+may not be sent to any more are given back.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from uuid import UUID
+
+from webhooks.dispatch.desk import Errand
+from webhooks.dispatch.endpoints import MAX_AGE_SECONDS, Endpoint, Endpoints
+from webhooks.dispatch.flight import Flight, Sent
+from webhooks.dispatch.lease import Lease
+from webhooks.dispatch.request import build_request
+from webhooks.dispatch.returns import Returns
+from webhooks.dispatch.take import ClaimedDelivery, Taken
+from webhooks.ids import new_id
+from webhooks.wire.many import MultiSender
+from webhooks.wire.messages import Draft, Post
+
+STARTS_AT_ONCE = 32
+"""Between two looks at the sockets, so that responses do not wait."""
+OFF_DELAY_SECONDS = 1.0
+"""How long to defer rows of a webhook that was disabled after they were claimed."""
+
+
+class Starts:
+    """Starts the requests of one life of a worker."""
+
+    def __init__(
+        self,
+        submit: Callable[..., Future[None]],
+        *,
+        flight: Flight,
+        endpoints: Endpoints,
+        sender: MultiSender,
+        lease: Lease,
+        returns: Returns,
+    ) -> None:
+        self._submit = submit
+        self._flight = flight
+        self._endpoints = endpoints
+        self._sender = sender
+        self._lease = lease
+        self._returns = returns
+        self._errand: Errand[None] = Errand("reading of webhooks")
+        self._stale: list[ClaimedDelivery] = []
+        """Rows whose webhook has to be read anew before they start."""
+        self._refresh_at = 0.0
+        self.clock_offset = 0.0
+        """From the monotonic clock to the database's."""
+
+    @property
+    def can_start(self) -> bool:
+        """Whether start() would start or give back something now."""
+        return self._flight.ready > 0 and self._lease.is_safe
+
+    def line_up(self, taken: Taken) -> None:
+        """Hold what a claim took until its turn comes."""
+        self._flight.took(taken.deliveries)
+        for delivery in taken.deliveries:
+            self._flight.line_up(delivery, self._owner_of(delivery.webhook_id))
+        for webhook_id, rows in taken.runs.items():
+            self._flight.took(rows)
+            self._flight.line_up_run(rows, self._owner_of(webhook_id))
+
+    def _owner_of(self, webhook_id: UUID) -> UUID | None:
+        endpoint = self._endpoints.last(webhook_id)
+        return None if endpoint is None else endpoint.owner_id
+
+    def start(self) -> None:
+        """Start some of what is ready; give it back where it must not start any more."""
+        for delivery in self._flight.next_ready(STARTS_AT_ONCE):
+            endpoint = self._endpoints.get(delivery.webhook_id)
+            if endpoint is not None:
+                self._start(delivery, endpoint)
+            elif self._endpoints.is_stale(delivery.webhook_id):
+                self._stale.append(delivery)
+            else:
+                self._put_down([delivery], OFF_DELAY_SECONDS)
+
+    def withdrawn(self, sent: Sent) -> None:
+        """A request was not built, or was not current any more, when it was to go out."""
+        self._flight.withdraw(sent)
+        self._stale.append(sent.delivery)
+
+    def put_down_ready(self, delay_seconds: float, *, keep: int = 0) -> None:
+        """Give back what has not started, but for `keep` rows."""
+        if self._flight.ready > keep:
+            rows = self._flight.next_ready(self._flight.ready - keep)
+            self._put_down(rows, delay_seconds)
+        rest = [*self._flight.end_runs(), *self._stale]
+        self._stale = []
+        self._put_down(rest, delay_seconds)
+
+    def put_down_run(self, webhook_id: UUID) -> None:
+        """Give back the rows of an ordered webhook that were to follow one that did not succeed."""
+        self._put_down(self._flight.end_run(webhook_id), 0.0)
+
+    def _put_down(self, deliveries: list[ClaimedDelivery], delay_seconds: float) -> None:
+        self._flight.put_down(deliveries)
+        self._returns.add((delivery.id for delivery in deliveries), delay_seconds)
+        for webhook_id in {delivery.webhook_id for delivery in deliveries}:
+            self.put_down_run(webhook_id)
+
+    def due_at(self, now: float) -> float:
+        """When webhooks are to be read anew, by the monotonic clock."""
+        if self._errand.is_under_way or not self._lease.is_safe:
+            return float("inf")
+        if not (self._stale or self._flight.count):
+            return float("inf")
+        return max(0.0 if self._stale else self._refresh_at, self._errand.not_before)
+
+    def order(self, now: float) -> None:
+        """Read anew the webhooks of what waits for that, for a name or for a connection."""
+        if now < self.due_at(now):
+            return
+        self._refresh_at = now + MAX_AGE_SECONDS / 2
+        wanted = {delivery.webhook_id for delivery in self._stale}
+        wanted.update(sent.delivery.webhook_id for sent in self._sender.unsent())
+        if wanted:
+            self._errand.begin(self._submit(wanted))
+
+    def collect(self) -> None:
+        """Start what waited for its webhook to be read."""
+        ended = self._errand.collect()
+        if ended is None or ended.problem is not None or not self._lease.is_safe:
+            return
+        stale, self._stale = self._stale, []
+        for delivery in stale:
+            endpoint = self._endpoints.get(delivery.webhook_id)
+            if endpoint is not None:
+                self._start(delivery, endpoint)
+            elif self._endpoints.is_stale(delivery.webhook_id):
+                # It came to this list while others were read.
+                self._stale.append(delivery)
+            else:
+                self._put_down([delivery], OFF_DELAY_SECONDS)
+
+    def _start(self, delivery: ClaimedDelivery, endpoint: Endpoint) -> None:
+        sent = Sent(delivery, endpoint, new_id(), time.monotonic())
+        self._flight.begin(sent)
+        draft = Draft(endpoint.url, partial(self._build, sent), partial(self._is_current, sent))
+        self._sender.start(
+            draft,
+            timeout_seconds=endpoint.timeout_seconds,
+            context=sent,
+            group=endpoint.owner_id,
+        )
+
+    def _build(self, sent: Sent) -> Post | None:
+        """Sign with what is known now: names may have been waited for since the row was started."""
+        endpoint = self._endpoints.get(sent.delivery.webhook_id)
+        if endpoint is None or not self._lease.is_safe:
+            return None
+        sent.endpoint = endpoint
+        return build_request(sent.delivery, endpoint, int(time.monotonic() + self.clock_offset))
+
+    def _is_current(self, sent: Sent) -> bool:
+        known = self._endpoints.get(sent.delivery.webhook_id)
+        return known == sent.endpoint and self._lease.is_safe
