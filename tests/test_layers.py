@@ -39,7 +39,8 @@ LAYERS = [
         "webhooks.wakeup",
     },
     {
-        "webhooks.audit_log", "webhooks.batch", "webhooks.chores", "webhooks.lifecycle",
+        "webhooks.audit_log", "webhooks.batch", "webhooks.chores", "webhooks.committer",
+        "webhooks.lifecycle",
         "webhooks.redelivery", "webhooks.notices",
     },
     {"webhooks.dispatch"},

@@ -3,10 +3,9 @@
 The right ones are stored together, in as many statements as one of them takes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from django.db import transaction
 from django.db.models import Q
 
 from webhooks.errors import IdempotencyConflictError, WebhooksError
@@ -16,6 +15,8 @@ from webhooks.outbox import Trigger, build_trigger, store_events
 Result = Event | WebhooksError
 Key = tuple[UUID | None, str, bool]
 """What is unique of an event: owner, idempotency key, whether it is self-reported."""
+Store = Callable[[Sequence[Event]], set[UUID]]
+"""store_events(), or a way to call it."""
 
 
 def trigger_each(triggers: Sequence[Trigger | WebhooksError]) -> list[Result]:
@@ -24,26 +25,31 @@ def trigger_each(triggers: Sequence[Trigger | WebhooksError]) -> list[Result]:
     A known idempotency key gives the event of its first use, be it earlier in the same batch.
     Errors among the arguments stay where they are.
     """
-    results = [_build(trigger) for trigger in triggers]
-    events = [result for result in results if isinstance(result, Event)]
-    with transaction.atomic():
-        stored_ids = store_events(events)
-        first_uses = _first_uses([event for event in events if event.id not in stored_ids])
-    return [
-        result
-        if isinstance(result, WebhooksError) or result.id in stored_ids
-        else _first_use(result, first_uses)
-        for result in results
-    ]
+    return store_each([build_each(trigger) for trigger in triggers])
 
 
-def _build(trigger: Trigger | WebhooksError) -> Result:
+def build_each(trigger: Trigger | WebhooksError) -> Result:
+    """Return the event of a trigger, not stored yet, or what is wrong with it."""
     if isinstance(trigger, WebhooksError):
         return trigger
     try:
         return build_trigger(trigger)
     except WebhooksError as problem:
         return problem
+
+
+def store_each(results: Sequence[Result], store: Store = store_events) -> list[Result]:
+    """Store the events among the results; see trigger_each()."""
+    events = [result for result in results if isinstance(result, Event)]
+    # Without a transaction round both: a key that is taken stays taken.
+    stored_ids = store(events)
+    first_uses = _first_uses([event for event in events if event.id not in stored_ids])
+    return [
+        result
+        if isinstance(result, WebhooksError) or result.id in stored_ids
+        else _first_use(result, first_uses)
+        for result in results
+    ]
 
 
 def _first_uses(events: Sequence[Event]) -> dict[Key, Event]:

@@ -28,6 +28,10 @@ class IdempotencyConflictError(WebhooksError):
     """This idempotency key was already used with other data."""
 
 
+class StorageUnavailableError(WebhooksError):
+    """The database does not answer; try again, with the same idempotency key where there is one."""
+
+
 class EncryptionKeyError(WebhooksError):
     """A stored value cannot be decrypted with any key in WEBHOOKS_ENCRYPTION_KEYS."""
 

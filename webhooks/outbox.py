@@ -191,6 +191,8 @@ WITH event AS MATERIALIZED (
         id uuid, type text, owner_id uuid, payload text, idempotency_key text, body_hash text,
         object_reference text, is_self_reported boolean, created_at timestamptz,
         patterns varchar[])) WITH ORDINALITY AS e
+     WHERE %(lock_timeout)s::text IS NULL
+        OR set_config('lock_timeout', %(lock_timeout)s, true) IS NOT NULL
 ), target AS MATERIALIZED (
     SELECT e.id AS event_id, e.type, w.id AS webhook_id, w.owner_id, w.ordered
       FROM event e JOIN webhooks_webhook w ON w.owner_id = e.owner_id
@@ -234,14 +236,20 @@ SELECT id, fanout_count, (SELECT position FROM note) FROM new_event
 
 
 def store_events(
-    events: Sequence[Event], *, using: str = DEFAULT_DB_ALIAS, note: Note | None = None
+    events: Sequence[Event],
+    *,
+    using: str = DEFAULT_DB_ALIAS,
+    note: Note | None = None,
+    lock_timeout_ms: int | None = None,
 ) -> set[uuid.UUID]:
     """Insert events, and a delivery for each active webhook of the owner, or of the platform
     where an event is not self-reported, whose filter selects them: one statement. Sets each
     event's `fanout_count`.
 
     Returns the ids of the stored events: all but those whose idempotency key was known. Where
-    there are any, `note` becomes the journal's last one, and learns its position.
+    there are any, `note` becomes the journal's last one, and learns its position. With
+    `lock_timeout_ms` an OperationalError is raised rather than wait longer for one lock; it holds
+    until the end of the transaction.
     """
     if not events:
         return set()
@@ -262,7 +270,12 @@ def store_events(
         for event in events
     ]
     number = note.number if note else ""
-    parameters = {"events": _json(rows), "no_owner": NO_OWNER, "note": number}
+    parameters = {
+        "events": _json(rows),
+        "no_owner": NO_OWNER,
+        "note": number,
+        "lock_timeout": lock_timeout_ms and str(lock_timeout_ms),
+    }
     stored = run(STORE_SQL, parameters, using).fetchall()
     counts = {event_id: count for event_id, count, _ in stored}
     if note and stored:

@@ -1,11 +1,15 @@
 """Who asks: a bearer token, or once, to get one, a user name and password."""
 
+import threading
 import time
+from collections.abc import Callable, Collection
 from copy import copy
-from datetime import datetime, timedelta
+from datetime import timedelta
 from hmac import compare_digest
-from typing import Any
+from typing import Any, Generic, TypeVar
+from uuid import UUID
 
+from django.contrib.auth import get_user_model
 from django.utils import timezone
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from knox.auth import TokenAuthentication
@@ -20,69 +24,135 @@ LAST_USED_STEP = timedelta(minutes=1)
 """How exact `last_used_at` is: a write for each request would cost more than the request."""
 
 KNOWN_SECONDS = 1.0
-MAX_KNOWN = 10_000
+"""How old may be what is known of a token or a user: revoked ones are refused after that."""
 
 REFUSAL = "This token is unknown, expired or revoked; POST /api/v1/tokens makes a new one."
 
+K = TypeVar("K")
+V = TypeVar("V")
 
-class Tokens:
-    """The tokens seen within the last second: reading one anew for each request takes longer than
-    most requests do otherwise. A revoked one is refused by all processes after that second.
+
+class Recent(Generic[K, V]):
+    """Rows read within the last second: reading one anew for each request takes longer than most
+    requests do otherwise.
+
+    Those in use are read again together, so that many tenants cost as little as one. What was not
+    found is not remembered: a new token works at once.
     """
 
+    def __init__(self, read: Callable[[Collection[K]], dict[K, V]]) -> None:
+        self._read = read
+        self._lock = threading.Lock()
+        self._read_at = float("-inf")
+        self._values: dict[K, V] = {}
+        self._used: set[K] = set()
+
+    def get_many(self, keys: Collection[K]) -> dict[K, V]:
+        """Return what there is of these keys; the values are shared, for reading only."""
+        values = self._fresh_values()
+        missing = [key for key in keys if key not in values]
+        if missing:
+            # Outside the lock: nobody waits for the look-up of a stranger's key.
+            values.update(self._read(missing))
+        found = {key: values[key] for key in keys if key in values}
+        self._used.update(found)
+        return found
+
+    def forget(self, key: K) -> None:
+        """Read a row anew next time, as it has changed."""
+        self._values.pop(key, None)
+
+    def _fresh_values(self) -> dict[K, V]:
+        if self._is_fresh(time.monotonic()):
+            return self._values
+        with self._lock:
+            now = time.monotonic()
+            if not self._is_fresh(now):
+                used, self._used = self._used, set()
+                self._values = self._read(used) if used else {}
+                self._read_at = now
+            return self._values
+
+    def _is_fresh(self, now: float) -> bool:
+        return self._read_at <= now < self._read_at + KNOWN_SECONDS
+
+
+TokenKey = tuple[str, str]
+"""The beginning of a token, which it is found by, and its digest."""
+
+
+class Tokens:
+    """The tokens of recent requests, with their users."""
+
     def __init__(self) -> None:
-        self._known: dict[str, tuple[float, ApiToken]] = {}
+        self._recent: Recent[TokenKey, ApiToken] = Recent(_read_tokens)
+
+    def find(self, text: str) -> ApiToken | None:
+        """Return the token, shared and for reading only; None where there is none."""
+        key = text[: CONSTANTS.TOKEN_KEY_LENGTH], hash_token(text)
+        return self._recent.get_many([key]).get(key)
 
     def get(self, text: str) -> ApiToken | None:
         """Return the token with its user, for this request alone; None where there is none."""
-        digest = hash_token(text)
-        read_at, token = self._known.get(digest, (float("-inf"), None))
-        now = time.monotonic()
-        if token is None or now - read_at >= KNOWN_SECONDS:
-            token = _read(text, digest)
-            if len(self._known) >= MAX_KNOWN:
-                self._known.clear()
-            if token is not None:
-                self._known[digest] = now, token
-        if token is None:
-            return None
-        mine = copy(token)
-        mine.user = copy(token.user)
-        return mine
+        found = self.find(text)
+        return None if found is None else _own(found)
 
-    def forget(self, digest: str) -> None:
+    def forget(self, token: ApiToken) -> None:
         """Read a token anew next time, as it has changed."""
-        self._known.pop(digest, None)
+        self._recent.forget((token.token_key, token.digest))
 
 
-def _read(text: str, digest: str) -> ApiToken | None:
-    start = text[: CONSTANTS.TOKEN_KEY_LENGTH]
-    for found in ApiToken.objects.filter(token_key=start).select_related("user"):
-        if compare_digest(found.digest, digest):
-            return found
-    return None
+def _own(token: ApiToken) -> ApiToken:
+    mine = copy(token)
+    mine.user = copy(token.user)
+    return mine
+
+
+def _read_tokens(keys: Collection[TokenKey]) -> dict[TokenKey, ApiToken]:
+    wanted: dict[str, list[str]] = {}
+    for start, digest in keys:
+        wanted.setdefault(start, []).append(digest)
+    return {
+        (found.token_key, digest): found
+        for found in ApiToken.objects.filter(token_key__in=wanted).select_related("user")
+        for digest in wanted[found.token_key]
+        if compare_digest(found.digest, digest)
+    }
+
+
+def _read_users(ids: Collection[UUID]) -> dict[UUID, bool]:
+    users = get_user_model().objects.filter(pk__in=ids)
+    return dict.fromkeys(users.values_list("pk", flat=True), True)
 
 
 tokens = Tokens()
+users: Recent[UUID, bool] = Recent(_read_users)
+"""Who exists."""
+
+
+def check_token(text: bytes) -> ApiToken:
+    """Return the valid token of a text, shared and for reading only, and note its use.
+
+    Raises AuthenticationFailed.
+    """
+    # Postgres takes no NUL, not even to look for it.
+    is_possible = text.isascii() and b"\0" not in text
+    found = tokens.find(text.decode()) if is_possible else None
+    now = timezone.now()
+    if found is None or not found.user.is_active or (found.expiry and found.expiry <= now):
+        raise AuthenticationFailed(REFUSAL)
+    if found.last_used_at is None or now - found.last_used_at >= LAST_USED_STEP:
+        ApiToken.objects.filter(id=found.id).update(last_used_at=now)
+        tokens.forget(found)
+    return found
 
 
 class BearerAuthentication(TokenAuthentication):  # type: ignore[misc]  # knox is untyped
     """`Authorization: Bearer rdai_…`, in one statement at most and without deleting anything."""
 
     def authenticate_credentials(self, token: bytes) -> tuple[Any, ApiToken]:
-        # Postgres takes no NUL, not even to look for it.
-        is_possible = token.isascii() and b"\0" not in token
-        found = tokens.get(token.decode()) if is_possible else None
-        now = timezone.now()
-        if found is None or not found.user.is_active or (found.expiry and found.expiry <= now):
-            raise AuthenticationFailed(REFUSAL)
-        self._note_use(found, now)
-        return found.user, found
-
-    def _note_use(self, token: ApiToken, now: datetime) -> None:
-        if token.last_used_at is None or now - token.last_used_at >= LAST_USED_STEP:
-            ApiToken.objects.filter(id=token.id).update(last_used_at=now)
-            tokens.forget(token.digest)
+        mine = _own(check_token(token))
+        return mine.user, mine
 
 
 class PasswordAuthentication(BasicAuthentication):

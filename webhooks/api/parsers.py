@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from django.core.exceptions import RequestDataTooBig
-from django.http import UnreadablePostError
+from django.http import HttpRequest, UnreadablePostError
 from rest_framework.exceptions import ParseError
 from rest_framework.parsers import BaseParser
 
@@ -35,15 +35,20 @@ class StrictJSONParser(BaseParser):
     media_type = "application/json"
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
-        try:
-            # Kept by the request, for whoever needs its bytes; limited by
-            # DATA_UPLOAD_MAX_MEMORY_SIZE.
-            body: bytes = parser_context["request"]._request.body
-        except RequestDataTooBig:
-            raise BodyTooLargeError from None
-        except UnreadablePostError:
-            raise ParseError("The body ended too early.") from None
-        return parse_strictly(body)
+        return parse_strictly(read_body(parser_context["request"]._request))
+
+
+def read_body(request: HttpRequest) -> bytes:
+    """Return the body, at most DATA_UPLOAD_MAX_MEMORY_SIZE of it; raises BodyTooLargeError and
+    ParseError.
+    """
+    try:
+        # Kept by the request, for whoever needs its bytes.
+        return request.body
+    except RequestDataTooBig:
+        raise BodyTooLargeError from None
+    except UnreadablePostError:
+        raise ParseError("The body ended too early.") from None
 
 
 def parse_strictly(body: bytes) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
 from django.core.exceptions import ValidationError as DjangoValidationError
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.utils.cache import add_never_cache_headers
 from django.views.decorators.csrf import csrf_exempt
@@ -46,6 +47,7 @@ TITLES = {
     "scope_invalid": "The selection is not valid",
     "throttled": "Too many requests",
     "too_large": "The body is too large",
+    "unavailable": "This cannot be done at the moment",
     "unsupported_media_type": "The body is not JSON",
 }
 """By code, the last part of a problem's `type`; docs/api.md lists them."""
@@ -67,10 +69,11 @@ DOMAIN_ERRORS: dict[type[errors.WebhooksError], tuple[int, str]] = {
     errors.PublicIdInvalidError: (400, "invalid"),
     errors.RedeliveryScopeError: (400, "scope_invalid"),
     errors.SecretRefusedError: (409, "conflict"),
+    errors.StorageUnavailableError: (503, "unavailable"),
     errors.WebhookLimitError: (400, "limit_reached"),
     errors.WebhookNotSendingError: (409, "conflict"),
 }
-"""A caller's mistakes; an error that is not listed is a mistake of ours."""
+"""A caller's mistakes, and what passes; an error that is not listed is a mistake of ours."""
 
 
 def answer_exception(exception: Exception, context: Mapping[str, Any]) -> Response | None:
@@ -102,6 +105,9 @@ def translate(exception: Exception) -> exceptions.APIException | None:
         return exceptions.PermissionDenied()
     if isinstance(exception, DjangoValidationError):
         return exceptions.ValidationError(_field_errors(exception))
+    if isinstance(exception, (OperationalError, InterfaceError)):
+        logger.warning("The database failed: %s", exception)
+        exception = errors.StorageUnavailableError()
     for kind, (status, code) in DOMAIN_ERRORS.items():
         if isinstance(exception, kind):
             answer = exceptions.APIException(str(exception), code)

@@ -1,12 +1,13 @@
 """How often somebody may ask, counted per minute in Valkey for all processes together.
 
-While Valkey does not answer each process counts for itself: a limit must not take the API down. Who
-asks often is counted in advance, up to a hundredth of what was counted, so that not every request
-waits for Valkey; what a process has not used at the end of the minute is lost to its client.
+While Valkey does not answer each process counts for itself: a limit must not take the API down. A
+hundredth of a limit is counted in advance, so that not every request waits for Valkey; what a
+process has not used at the end of the minute is lost to its client.
 """
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from typing import Any
 import redis
 from django.conf import settings
 from django.http import HttpRequest
+from rest_framework.exceptions import Throttled
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
@@ -29,6 +31,9 @@ SILENCE_SECONDS = 10
 MAX_KNOWN = 10_000
 STEPS = 100
 """Counting in advance takes at most the STEPS-th part of what was counted before."""
+LOCKS = 64
+"""Of keys that share one, those who come together wait for one another."""
+NOTHING_KNOWN: tuple[Iterator[int], int] = iter(()), 0
 
 
 class Counter:
@@ -37,21 +42,34 @@ class Counter:
     def __init__(self) -> None:
         self._known: dict[str, tuple[Iterator[int], int]] = {}
         """By key: the numbers of hits that were counted in advance, and the last of them."""
+        self._locks = [threading.Lock() for _ in range(LOCKS)]
         self._silent_until = 0.0
 
     @cached_property
     def _client(self) -> redis.Redis:
         return wakeup.connect(TIMEOUT_SECONDS)
 
-    def hit(self, key: str) -> int:
-        """Count one more and return how many there are."""
-        reserved, last = self._known.get(key, (iter(()), 0))
-        # One step of the interpreter: no two threads get the same number.
-        number = next(reserved, None)
-        return self._count(key, last) if number is None else number
+    def hit(self, key: str, limit: int = 0) -> int:
+        """Count one more and return how many there are.
 
-    def _count(self, key: str, last: int) -> int:
-        step = 1 + last // STEPS
+        Each process may count a hundredth of the limit in advance, from the first hit on: so the
+        many who ask now and then cost no more exchanges with Valkey than one who asks often.
+        """
+        number = self._take_reserved(key)
+        if number is None:
+            # Threads that find nothing left must not all reserve a step of their own.
+            with self._locks[hash(key) % len(self._locks)]:
+                number = self._take_reserved(key)
+                return self._count(key, limit) if number is None else number
+        return number
+
+    def _take_reserved(self, key: str) -> int | None:
+        # One step of the interpreter: no two threads get the same number.
+        return next(self._known.get(key, NOTHING_KNOWN)[0], None)
+
+    def _count(self, key: str, limit: int) -> int:
+        _, last = self._known.get(key, NOTHING_KNOWN)
+        step = 1 + max(last, limit) // STEPS
         last = self._add(key, step, last)
         number = last - step + 1
         if len(self._known) >= MAX_KNOWN:
@@ -93,7 +111,7 @@ def take(name: str, who: str) -> Allowance:
     """Count one request of somebody under a limit of WEBHOOKS_API_REQUESTS_PER_MINUTE."""
     limit = settings.WEBHOOKS_API_REQUESTS_PER_MINUTE[name]
     window, elapsed = divmod(time.time(), WINDOW_SECONDS)
-    count = counter.hit(f"webhooks:requests:{name}:{who}:{int(window)}")
+    count = counter.hit(f"webhooks:requests:{name}:{who}:{int(window)}", limit)
     return Allowance(name, limit, limit - count, max(1, round(WINDOW_SECONDS - elapsed)))
 
 
@@ -125,6 +143,23 @@ class RateThrottle(BaseThrottle):
         if self._name == "token" and isinstance(request.auth, ApiToken):
             return request.auth.id.hex
         return f"user-{request.user.pk}"
+
+
+def take_of(token: ApiToken) -> Allowance:
+    """Count one request with a token."""
+    return take("token", token.id.hex)
+
+
+def check(allowances: Iterable[Allowance]) -> None:
+    """Raise Throttled where a limit is exceeded, by the time that there is to wait."""
+    waits = [one.reset_seconds for one in allowances if one.is_exceeded]
+    if waits:
+        raise Throttled(max(waits))
+
+
+def take_refusal(request: HttpRequest | Request) -> Allowance:
+    """Count one request of an address without valid credentials."""
+    return take("refused", BaseThrottle().get_ident(request))  # type: ignore[arg-type]
 
 
 def address_of(request: Request) -> str | None:

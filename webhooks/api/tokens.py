@@ -103,5 +103,5 @@ class TokenViewSet(ListAction, DeleteAction, ApiViewSet[ApiToken]):
         return self.show(NewTokenSerializer, token, 201)
 
     def perform_destroy(self, token: ApiToken) -> None:
-        tokens.forget(token.digest)
+        tokens.forget(token)
         token.delete()

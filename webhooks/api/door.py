@@ -1,0 +1,135 @@
+"""The short way in for `POST /events` and `/events/batch`: no view, no renderer, no session.
+
+It takes the usual request: a bearer token, a JSON body, an answer in JSON. Any other one, and one
+whose token lacks the scope, goes on to the view (webhooks/api/events.py), which answers to the byte
+as this does: both check tokens, count requests, read bodies, store events and name problems with
+the same functions. It stands before the middleware of sessions, and behind what sets the headers
+of every answer.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from django.core.exceptions import DisallowedHost
+from django.http import HttpRequest, HttpResponse
+from django.urls import resolve, reverse
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.renderers import JSONRenderer
+
+from webhooks.api import throttles, wishes
+from webhooks.api.authentication import BearerAuthentication, check_token
+from webhooks.api.events import EventViewSet
+from webhooks.api.idempotency import HEADER
+from webhooks.api.middleware import GetResponse, answer_crash
+from webhooks.api.parsers import parse_strictly, read_body
+from webhooks.api.problems import CONTENT_TYPE, answer_exception
+from webhooks.models import ApiToken
+
+JSON_TYPES = {"application/json", "application/json; charset=utf-8"}
+ACCEPTED = {"*/*", "application/json"}
+KEY_HEADER = "HTTP_" + HEADER.upper().replace("-", "_")
+
+AUTHENTICATE = BearerAuthentication().authenticate_header(None)
+
+Trigger = Callable[[Any, Any], dict[str, Any]]
+
+
+class Route:
+    """One of the two paths: what is done there, and what the view would say of it."""
+
+    def __init__(self, name: str, status: int, trigger: Trigger) -> None:
+        self.path = reverse(name)
+        self.status, self.trigger = status, trigger
+        match = resolve(self.path)
+        view = EventViewSet()
+        actions = match.func.actions  # type: ignore[attr-defined]
+        for method, action in actions.items():
+            setattr(view, method, getattr(view, action))
+        if "get" in actions:
+            view.head = view.get  # type: ignore[attr-defined]
+        self.headers = view.default_response_headers
+        self.scope = EventViewSet.action_scopes[actions["post"]]
+
+
+class Door:
+    """Middleware that answers the usual requests itself."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    @cached_property
+    def _routes(self) -> dict[str, Route]:
+        routes = (
+            Route("event-list", 201, wishes.trigger_one),
+            Route("event-batch", 200, wishes.trigger_many),
+        )
+        return {route.path: route for route in routes}
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        route = self._routes.get(request.path) if _is_usual(request) else None
+        answer = _answer(request, route) if route else None
+        if answer is None:
+            return self.get_response(request)
+        answer["Content-Length"] = str(len(answer.content))
+        return answer
+
+
+def _is_usual(request: HttpRequest) -> bool:
+    told = request.META
+    return (
+        request.method == "POST"
+        and told.get("CONTENT_TYPE", "").lower() in JSON_TYPES
+        and told.get("HTTP_ACCEPT", "*/*") in ACCEPTED
+        and told.get("CONTENT_LENGTH", "").strip("0").isdecimal()
+        and not told.get("QUERY_STRING")
+        and not told.get("HTTP_COOKIE")
+        and KEY_HEADER not in told
+        and _has_known_host(request)
+    )
+
+
+def _has_known_host(request: HttpRequest) -> bool:
+    try:
+        request.get_host()
+    except DisallowedHost:
+        return False
+    return True
+
+
+def _answer(request: HttpRequest, route: Route) -> HttpResponse | None:
+    """Return the answer, or None where the view should give it."""
+    prefix, _, text = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
+    if prefix != "Bearer" or not text.isascii() or text.split() != [text]:
+        return None
+    allowances: list[throttles.Allowance] = []
+    status, content_type = route.status, "application/json"
+    try:
+        token = _authenticate(request, text, allowances)
+        if route.scope not in token.scopes:
+            return None
+        allowances.append(throttles.take_of(token))
+        throttles.check(allowances)
+        request.user, request.auth = token.user, token  # type: ignore[attr-defined]
+        shown = route.trigger(request, parse_strictly(read_body(request)))
+        headers = route.headers
+    except Exception as problem:  # as the framework does: each becomes an answer
+        refusal = answer_exception(problem, {"request": request})
+        if refusal is None:
+            return answer_crash(request, problem)
+        shown, status, content_type = refusal.data, refusal.status_code, CONTENT_TYPE
+        headers = {**route.headers, **refusal.headers}
+    headers = {**headers, **throttles.headers_of(allowances), "Content-Type": content_type}
+    return HttpResponse(JSONRenderer().render(shown), status=status, headers=headers)
+
+
+def _authenticate(
+    request: HttpRequest, text: str, allowances: list[throttles.Allowance]
+) -> ApiToken:
+    try:
+        return check_token(text.encode())
+    except AuthenticationFailed as refusal:
+        allowances.append(throttles.take_refusal(request))
+        throttles.check(allowances)
+        refusal.auth_header = AUTHENTICATE  # type: ignore[attr-defined]
+        raise

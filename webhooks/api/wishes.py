@@ -1,0 +1,205 @@
+"""The bodies of `POST /events` and `/events/batch`: what they may hold, and what becomes of them.
+
+The view and the door (webhooks/api/door.py) both come here, so there is one definition of both.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import jsonschema_rs
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+from rest_framework.exceptions import PermissionDenied
+
+from webhooks import committer
+from webhooks.api.authentication import users
+from webhooks.api.base import ApiSerializer, PublicIdField
+from webhooks.api.permissions import is_service
+from webhooks.api.problems import DOMAIN_ERRORS
+from webhooks.api.serializers import shared
+from webhooks.batch import build_each
+from webhooks.errors import EventDataInvalidError, WebhooksError
+from webhooks.ids import EVENT_PREFIX
+from webhooks.models import Event
+from webhooks.outbox import Trigger, build_trigger
+
+MAX_BATCH = 1000
+ITEMS = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": MAX_BATCH,
+    "description": "Each like the body of POST /events; one that is not is refused by itself.",
+    "items": {},
+}
+OTHERS_REFUSED = "Only a service token of staff may trigger events for others; leave userId out."
+
+
+class EventSerializer(ApiSerializer):
+    # Not derived from the model: building its fields would take longer than the insert.
+    id = PublicIdField(EVENT_PREFIX, read_only=True)
+    type = serializers.CharField(read_only=True)
+    created = serializers.DateTimeField(source="created_at", read_only=True)
+    user_id = serializers.UUIDField(source="owner_id", read_only=True)
+    webhook_count = serializers.IntegerField(
+        source="fanout_count", read_only=True, help_text="How many webhooks it was stored for."
+    )
+    idempotency_key = serializers.CharField(read_only=True, allow_null=True)
+
+
+class NewEventSerializer(ApiSerializer):
+    type = serializers.CharField(max_length=100)
+    data = serializers.DictField(  # type: ignore[assignment]
+        help_text="Fits the schema of the type; sent as it is."
+    )
+    user_id = serializers.UUIDField(
+        required=False, help_text="Whose event it is; others than yourself by service tokens only."
+    )
+    idempotency_key = serializers.CharField(
+        max_length=255,
+        required=False,
+        # As in a batch: the same text is the same key.
+        trim_whitespace=False,
+        help_text="The same key again gives the first event.",
+    )
+
+
+@extend_schema_field(ITEMS)
+class EventsField(serializers.ListField):
+    """Anything; read by ITEM."""
+
+
+class BatchSerializer(ApiSerializer):
+    # Looked at one by one, so that a wrong one does not refuse the others.
+    events = EventsField(
+        child=serializers.JSONField(allow_null=True), min_length=1, max_length=MAX_BATCH
+    )
+
+
+ITEM = jsonschema_rs.Draft202012Validator(
+    {
+        "type": "object",
+        "required": ["type", "data"],
+        "additionalProperties": False,
+        "properties": {
+            "type": {"type": "string", "maxLength": 100},
+            "data": {"type": "object"},
+            "userId": {"type": "string", "format": "uuid"},
+            "idempotencyKey": {"type": "string", "minLength": 1, "maxLength": 255},
+        },
+    },
+    validate_formats=True,
+)
+"""One event of a batch; checked by serializers, a thousand of them would take a second."""
+
+
+Asker = Any
+"""A request with its `user` and `auth`, of Django or of the framework."""
+
+
+def trigger_one(asker: Asker, body: Any) -> dict[str, Any]:
+    """Store the event of a body and return it as it is shown; raises what the API answers with."""
+    event_type, owner_id, data, key = _read_wish(body)
+    user_id = asker.user.pk
+    if owner_id not in (None, user_id):
+        _check_service(asker)
+        if not users.get_many([owner_id]):
+            raise serializers.ValidationError({"userId": ["There is no user with this id."]})
+    event = build_trigger(_trigger_of(asker, event_type, owner_id or user_id, data, key))
+    (result,) = committer.committer.store([event])
+    if isinstance(result, WebhooksError):
+        raise result
+    return show(result)
+
+
+def show(event: Event) -> dict[str, Any]:
+    """Return what EventSerializer shows of an event, in a tenth of its time."""
+    return {
+        "id": event.public_id,
+        "type": event.type,
+        "created": event.created_at.isoformat().replace("+00:00", "Z"),
+        "userId": str(event.owner_id),
+        "webhookCount": event.fanout_count,
+        "idempotencyKey": event.idempotency_key,
+    }
+
+
+Wish = tuple[str, UUID | None, dict[str, Any], str | None]
+
+
+def _read_wish(body: Any) -> Wish:
+    if ITEM.is_valid(body) and body["type"] and body["type"] == body["type"].strip():
+        # What fits is what the serializer makes of it, in a tenth of the time.
+        owner = body.get("userId")
+        return body["type"], owner and UUID(owner), body["data"], body.get("idempotencyKey")
+    wish = shared(NewEventSerializer).run_validation(body)
+    return wish["type"], wish.get("user_id"), wish["data"], wish.get("idempotency_key")
+
+
+def trigger_many(asker: Asker, body: Any) -> dict[str, Any]:
+    """Store the events of a batch that are right and return a result for each."""
+    items = _read_batch(body)
+    known = _known_users(asker, items)
+    results = committer.committer.store(
+        [build_each(_read_item(asker, item, known)) for item in items]
+    )
+    answers = [_answer(result) for result in results]
+    accepted = sum(answer["error"] is None for answer in answers)
+    return {"accepted": accepted, "refused": len(items) - accepted, "results": answers}
+
+
+def _read_batch(body: Any) -> list[Any]:
+    items = body.get("events") if isinstance(body, dict) and len(body) == 1 else None
+    if isinstance(items, list) and 1 <= len(items) <= MAX_BATCH:
+        return items
+    serializer = BatchSerializer(data=body)
+    serializer.is_valid(raise_exception=True)
+    return serializer.validated_data["events"]  # type: ignore[no-any-return]
+
+
+def _known_users(asker: Asker, items: list[Any]) -> set[UUID]:
+    """Return the users that are named and exist; raises PermissionDenied."""
+    user_id = asker.user.pk
+    named = set()
+    for item in items:
+        if isinstance(item, Mapping) and isinstance(item.get("userId"), str):
+            try:
+                named.add(UUID(item["userId"]))
+            except ValueError:
+                continue  # the item is refused by itself
+    others = named - {user_id}
+    if not others:
+        return {user_id}
+    _check_service(asker)
+    return {user_id, *users.get_many(others)}
+
+
+def _read_item(asker: Asker, item: Any, known: set[UUID]) -> Trigger | WebhooksError:
+    if not ITEM.is_valid(item):
+        problems = [
+            f"{'.'.join(map(str, error.instance_path)) or 'event'}: {error.message}"
+            for error in ITEM.iter_errors(item)
+        ]
+        return EventDataInvalidError(f"{'; '.join(problems)}."[:1000])
+    owner_id = UUID(item["userId"]) if "userId" in item else asker.user.pk
+    if owner_id not in known:
+        return EventDataInvalidError("There is no user with this userId.")
+    return _trigger_of(asker, item["type"], owner_id, item["data"], item.get("idempotencyKey"))
+
+
+def _trigger_of(
+    asker: Asker, event_type: str, owner_id: UUID, data: Any, key: str | None
+) -> Trigger:
+    return Trigger(event_type, owner_id, data, key, is_self_reported=not is_service(asker))
+
+
+def _check_service(asker: Asker) -> None:
+    if not is_service(asker):
+        raise PermissionDenied(OTHERS_REFUSED)
+
+
+def _answer(result: Event | WebhooksError) -> dict[str, Any]:
+    if isinstance(result, Event):
+        return {"id": result.public_id, "error": None}
+    code = DOMAIN_ERRORS[type(result)][1]
+    return {"id": None, "error": {"code": code, "message": str(result)}}
