@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export DEBUG ?= 1
 
-.PHONY: setup demo test test-full check e2e screenshots fmt docs bench bench-report chaos
+.PHONY: setup demo serve test test-full check e2e screenshots fmt docs bench bench-report chaos
 
 setup: $(STAMP)
 
@@ -19,6 +19,10 @@ $(STAMP): requirements.txt requirements-dev.txt
 demo: setup
 	@$(BIN)/python manage.py migrate --verbosity 0
 	@WEBHOOKS_ALLOWED_NETWORKS=127.0.0.0/8 $(BIN)/python manage.py demo $(ARGS)
+
+# In production mode; ARGS="--port 8000 --processes 2 --threads 32".
+serve: setup
+	@$(BIN)/python -m config.serve $(ARGS)
 
 test: setup pgbouncer
 	$(BIN)/python -m pytest -n 3 --dist worksteal -rs

@@ -1,5 +1,8 @@
 """Run benchmarks: `python -m benchmarks [--rounds N] [SCENARIO … | all]`.
 
+A scenario named alone may be given options of its own, as in `quiet --rate 50 --by http`; such a run
+is only printed.
+
 Without a name the ten minutes' worth that shows most. Real Postgres with production durability, real
 Valkey, real workers, on servers of their own under var/. Prints each figure beside its yardstick and
 writes var/bench.json.
@@ -29,16 +32,19 @@ PRODUCTION = {
 }
 """As in production, but for what loopback lacks: with DEBUG Django keeps a record of every statement."""
 USUAL = ["drain", "latency", "saving", "fairness", "receivers", "memory", "api"]
-SCENARIOS = [*USUAL, "idle", "growth", "purge", "lists"]
+WITH_OPTIONS = ["door", "quiet", "servers"]
+SCENARIOS = [*USUAL, *WITH_OPTIONS, "idle", "growth", "purge", "lists"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__, allow_abbrev=False)
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
     parser.add_argument("--rounds", type=int, default=2, help="How often each is measured (2).")
-    options = parser.parse_args()
+    options, own = parser.parse_known_args()
     if unknown := set(options.scenarios) - {*SCENARIOS, "all"}:
         parser.error(f"unknown scenario: {', '.join(sorted(unknown))}")
+    if own and options.scenarios not in ([name] for name in WITH_OPTIONS):
+        parser.error(f"unrecognized arguments: {' '.join(own)}")
     set_up_empty(BASE_DIR / "var" / "bench-services", **PRODUCTION)
     from benchmarks import harness
     from benchmarks.receiver import running_receiver
@@ -49,10 +55,12 @@ def main() -> None:
         print(", ".join(f"{name} {value}" for name, value in facts.items()))
         for name in SCENARIOS if "all" in options.scenarios else options.scenarios or USUAL:
             scenario = importlib.import_module(f"benchmarks.{name}")
+            if own:
+                scenario.parser.parse_args(own, scenario.options)
             results[name] = scenario.run(receiver, options.rounds)
             sys.stdout.flush()
-            store(results, facts, f"{harness.now():%Y-%m-%d %H:%M} UTC")
-    print("\nWritten to var/bench.json.")
+            if not own:
+                store(results, facts, f"{harness.now():%Y-%m-%d %H:%M} UTC")
 
 
 if __name__ == "__main__":

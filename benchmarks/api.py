@@ -2,20 +2,14 @@
 
 import http.client
 import json
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from benchmarks import harness
 from benchmarks.harness import Goal, Series
 from benchmarks.receiver import Receiver
-from config.embedded import die_with_parent
-from config.services import BASE_DIR
+from benchmarks.web import running_web
 from webhooks.models import ApiToken
 
 SECONDS = 4.0
@@ -33,12 +27,12 @@ def run(receiver: Receiver, rounds: int) -> dict[str, Any]:
         (owner,) = harness.make_owners(1)
         harness.make_webhooks([owner], receiver.url)
         _, token = ApiToken.objects.issue(owner, name="bench", scopes=["trigger"], lifetime=None)
-        with web_process("benchmarks.bare_view:application") as port:
-            bare.values.append(post(port, "/events", event, token))
-        with web_process("config.wsgi:application") as port:
-            single.values.append(post(port, "/api/v1/events", event, token))
+        with running_web({"wsgi": "benchmarks.bare_view:application"}, threads=CLIENTS) as web:
+            bare.values.append(post(web.port, "/events", event, token))
+        with running_web(threads=CLIENTS) as web:
+            single.values.append(post(web.port, "/api/v1/events", event, token))
             batch = {"events": [event] * BATCH}
-            batches.values.append(BATCH * post(port, "/api/v1/events/batch", batch, token))
+            batches.values.append(BATCH * post(web.port, "/api/v1/events/batch", batch, token))
     return harness.show(
         "Events by HTTP, one web process with four threads",
         [bare, single, batches],
@@ -47,38 +41,6 @@ def run(receiver: Receiver, rounds: int) -> dict[str, Any]:
             Goal("events per second in batches", batches.median, 8000, form="{:,.0f}"),
         ],
     )
-
-
-@contextmanager
-def web_process(application: str) -> Iterator[int]:
-    """Run one web process; the block gets its port."""
-    port = harness.free_port()
-    process = subprocess.Popen(
-        [
-            sys.executable, "-m", "gunicorn", f"--bind=127.0.0.1:{port}", "--worker-class=gthread",
-            "--workers=1", f"--threads={CLIENTS}", "--log-level=error", application,
-        ],
-        cwd=BASE_DIR,
-        preexec_fn=lambda: die_with_parent(signal.SIGTERM),
-    )  # fmt: skip
-    try:
-        harness.wait_until(lambda: _answers(port), 30, application)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _answers(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port)
-    try:
-        connection.request("GET", "/")
-        connection.getresponse()
-    except OSError:
-        return False
-    finally:
-        connection.close()
-    return True
 
 
 def post(port: int, path: str, body: Any, token: str) -> float:

@@ -19,8 +19,8 @@ DECODED_SECRET = b"k" * 32
 SECRET_TEXT = b"whsec_" + base64.b64encode(DECODED_SECRET)
 
 
-def header_lines(body: bytes) -> list[bytes]:
-    event_id = b"evt_" + uuid.uuid4().hex.encode()
+def header_lines(body: bytes, event_id: bytes | None = None) -> list[bytes]:
+    event_id = event_id or b"evt_" + uuid.uuid4().hex.encode()
     timestamp = b"%d" % time.time()
     content = timestamp + b"." + body
     standard = hmac.digest(DECODED_SECRET, event_id + b"." + content, "sha256")

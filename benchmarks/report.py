@@ -62,7 +62,7 @@ def _tables(scenarios: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
             yield name, found
         else:
             for part, table in found.items():
-                yield f"{name}-{re.sub('[^a-z]+', '-', part.lower())}", table
+                yield f"{name}-{re.sub('[^a-z0-9]+', '-', part.lower())}", table
 
 
 def _head(results: Mapping[str, Any]) -> str:

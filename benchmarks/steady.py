@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import psutil
+
 from benchmarks import harness
 from config.services import BASE_DIR
 from projects.models import Project, User
@@ -22,6 +24,7 @@ class Recorder:
 
     url: str
     path: Path
+    process: psutil.Process
 
     @property
     def received(self) -> dict[str, float]:
@@ -46,7 +49,7 @@ def recording(*options: str) -> Iterator[Recorder]:
     )
     assert process.stdout is not None
     try:
-        yield Recorder(process.stdout.readline().strip(), path)
+        yield Recorder(process.stdout.readline().strip(), path, psutil.Process(process.pid))
     finally:
         process.terminate()
         process.wait()

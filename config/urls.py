@@ -4,6 +4,7 @@ from pathlib import Path
 
 from django.conf import settings
 from django.contrib import admin
+from django.contrib.staticfiles.urls import staticfiles_urlpatterns
 from django.http import HttpRequest, HttpResponse
 from django.templatetags.static import static
 from django.urls import URLPattern, URLResolver, include, path, re_path
@@ -41,6 +42,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("api/v1/docs", SpectacularSwaggerSplitView.as_view(), name="docs"),
     # Last: a problem instead of a page, in DEBUG too.
     re_path("^api/", problems.no_such_route),
+    # With DEBUG alone; in production the server has what collectstatic gathered.
+    *staticfiles_urlpatterns(),
 ]
 handler400 = problems.bad_request
 handler404 = problems.not_found

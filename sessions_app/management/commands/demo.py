@@ -20,6 +20,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db.models import Count, Q, Sum
 
+from config import serve
 from config.embedded import die_with_parent
 from config.services import BASE_DIR
 from projects.models import Project, User
@@ -84,8 +85,9 @@ class Command(BaseCommand):
         with ExitStack() as stack:
             targets = self._prepare(stack)
             port = _free_port(options["port"])
-            stack.enter_context(self._child("rqworker"))
-            web = stack.enter_context(self._child("runserver", str(port), "--noreload"))
+            worker = [sys.executable, "manage.py", "rqworker"]
+            stack.enter_context(self._child("rqworker", worker))
+            web = stack.enter_context(self._child("web", serve.command(port, processes=1)))
             _wait(lambda: WorkerHeartbeat.objects.exists(), STARTUP_SECONDS, "the worker")
             _wait(lambda: _listens(port), STARTUP_SECONDS, "the web server")
             started_at = time.monotonic()
@@ -151,12 +153,12 @@ class Command(BaseCommand):
         return Target(label, webhook, receiver)
 
     @contextmanager
-    def _child(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a command of manage.py beside us; it ends with us, even if we are killed."""
-        log = BASE_DIR / "var" / f"demo-{arguments[0]}.log"
+    def _child(self, name: str, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a command beside us; it ends with us, even if we are killed."""
+        log = BASE_DIR / "var" / f"demo-{name}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "manage.py", *arguments],
+                command,
                 cwd=BASE_DIR,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
