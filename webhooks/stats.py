@@ -490,6 +490,35 @@ def workers() -> list[WorkerLife]:
 
 
 @dataclass(frozen=True, slots=True)
+class FullWindow:
+    """A webhook that waits for its own receiver: it has as many requests under way as it may."""
+
+    workers: int
+    """How many have it at its limit."""
+    requests: int
+    """At a time, in all of them."""
+    usual_ms: int
+    """In which its receiver usually answers."""
+
+
+FULL_WINDOW_SQL = """
+SELECT count(*)::int, coalesce(sum((full_windows -> %(webhook)s ->> 0)::int), 0)::int,
+       coalesce(max((full_windows -> %(webhook)s ->> 1)::int), 0)::int
+  FROM webhooks_workerheartbeat
+ WHERE full_windows ? %(webhook)s AND declared_dead_at IS NULL
+   AND beat_at > clock_timestamp() - make_interval(secs => %(silence)s)
+"""
+
+
+def full_window(webhook_id: UUID) -> FullWindow | None:
+    """Return what holds a webhook's deliveries back at its receiver, as of the workers' last beats;
+    None where nothing does. One statement."""
+    parameters = {"webhook": webhook_id.hex, "silence": SILENCE_BEFORE_DEATH_SECONDS}
+    found = FullWindow(*_query(FULL_WINDOW_SQL, parameters)[0])
+    return found if found.workers else None
+
+
+@dataclass(frozen=True, slots=True)
 class ChoreState:
     """The schedule of a chore of housekeeping, and how its last turns ended."""
 

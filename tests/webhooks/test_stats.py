@@ -353,3 +353,17 @@ def test_the_delivered_rate_counts_retries_as_not_delivered() -> None:
     assert Figures(succeeded=9, retrying=1).delivered_rate == 0.9
     assert Figures(succeeded=9, retrying=1).success_rate == 1.0
     assert Figures(pending=4).delivered_rate is None
+
+
+def test_webhook_at_its_limit_says_so(webhook: Webhook) -> None:
+    other = new_id()
+    for _ in range(2):
+        WorkerHeartbeat.objects.create(
+            host="h", pid=1, full_windows={webhook.id.hex: [8, 300], other.hex: [4, 2]}
+        )
+    dead = {"host": "h", "pid": 1, "full_windows": {webhook.id.hex: [8, 300]}}
+    WorkerHeartbeat.objects.create(**dead, declared_dead_at=timezone.now())
+    WorkerHeartbeat.objects.create(**dead, beat_at=timezone.now() - timedelta(minutes=5))
+
+    assert stats.full_window(webhook.id) == stats.FullWindow(workers=2, requests=16, usual_ms=300)
+    assert stats.full_window(new_id()) is None

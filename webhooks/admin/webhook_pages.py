@@ -38,6 +38,7 @@ def overview(webhook: Webhook, now: datetime) -> dict[str, Any]:
         "state": state_of(webhook, now),
         "figures": stats.totals(selection),
         "backlog": stats.backlog(webhook_ids=(webhook.pk,)),
+        "full_window": stats.full_window(webhook.pk),
         "strip": health_strip(buckets, now),
         "chart": charts.outcomes(buckets),
         "outcomes_legend": charts.OUTCOMES_LEGEND,

@@ -182,7 +182,7 @@ class Engine:
     def _order(self) -> None:
         """Give the database threads what is due to be done."""
         now = time.monotonic()
-        self._lease.order(now, self._flight.count)
+        self._lease.order(now, self._flight)
         self._records.order(now, at_once=not self._flight.ids)
         self._returns.order(now, self._held, may_look=not self._claims.is_under_way)
         self._starts.order(now)

@@ -10,11 +10,14 @@ from concurrent.futures import Future
 from uuid import UUID
 
 from webhooks.dispatch.desk import Errand
+from webhooks.dispatch.flight import Flight
 from webhooks.ids import new_id
 from webhooks.wire.clock import boottime
 
 BEAT_SECONDS = 2.0
 FENCE_SECONDS = 8.0
+FULL_WINDOWS = 100
+"""How many webhooks a beat names."""
 
 
 class Lease:
@@ -44,12 +47,15 @@ class Lease:
             return float("inf")
         return max(self._next_at, self._errand.not_before)
 
-    def order(self, now: float, in_flight: int) -> None:
-        """Order a beat if one is due."""
+    def order(self, now: float, flight: Flight) -> None:
+        """Order a beat if one is due; it tells how many requests are in flight, and which webhooks
+        may have no more of them."""
         if now >= self.due_at():
             self._next_at = now + BEAT_SECONDS
             self._ordered_at = boottime()
-            self._errand.begin(self._submit(self.worker_id, in_flight))
+            self._errand.begin(
+                self._submit(self.worker_id, flight.count, flight.windows.full(FULL_WINDOWS))
+            )
 
     def collect(self) -> bool | None:
         """Return whether the last beat found this worker alive; None where there is no news."""

@@ -14,8 +14,10 @@ old, or a mark, which is all it takes.
 import logging
 import os
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
+
+from psycopg.types.json import Json
 
 from webhooks.database import end_connections, limited_transaction, run
 from webhooks.dispatch import suspects
@@ -55,7 +57,8 @@ def unregister_worker(worker_id: UUID) -> None:
 
 
 BEAT_SQL = """
-UPDATE webhooks_workerheartbeat SET beat_at = clock_timestamp(), in_flight = %(in_flight)s
+UPDATE webhooks_workerheartbeat
+   SET beat_at = clock_timestamp(), in_flight = %(in_flight)s, full_windows = %(full_windows)s
  WHERE id = (
     SELECT id FROM webhooks_workerheartbeat
      WHERE id = %(worker)s AND declared_dead_at IS NULL
@@ -63,9 +66,17 @@ UPDATE webhooks_workerheartbeat SET beat_at = clock_timestamp(), in_flight = %(i
 """
 
 
-def beat(worker_id: UUID, in_flight: int) -> bool:
-    """Say that this worker lives; False when it was declared dead and must drop what it holds."""
-    if run(BEAT_SQL, {"in_flight": in_flight, "worker": worker_id}).rowcount:
+def beat(
+    worker_id: UUID, in_flight: int, full_windows: Mapping[str, tuple[int, int]] | None = None
+) -> bool:
+    """Say that this worker lives, what it has in flight, and which webhooks may have no more of it
+    (Windows.full()); False when it was declared dead and must drop what it holds."""
+    parameters = {
+        "in_flight": in_flight,
+        "full_windows": Json(full_windows or {}),
+        "worker": worker_id,
+    }
+    if run(BEAT_SQL, parameters).rowcount:
         return True
     # While somebody has locked its row it cannot beat, and nobody can declare it dead.
     return bool(find_living([worker_id]))

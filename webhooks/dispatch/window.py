@@ -147,6 +147,13 @@ class Windows:
         window = self.by_webhook.get(webhook_id)
         return 0 if window is None else window.held
 
+    def full(self, most: int) -> dict[str, tuple[int, int]]:
+        """Return size and usual milliseconds of windows that let nothing more in, by webhook (hex);
+        no more than `most`, the widest first."""
+        full = [(w, k) for k, w in self.by_webhook.items() if w.held >= w.size]
+        full.sort(key=lambda pair: -pair[0].size)
+        return {k.hex: (w.size, int(w.usual_ms)) for w, k in full[:most]}
+
     def room(self, webhook_id: UUID, most: int = LARGEST) -> int:
         """Return how many more rows may be held, where no more than `most` may be in all; any
         thread may ask."""

@@ -21,6 +21,14 @@ class WorkerHeartbeat(models.Model):
         db_default=False, help_text="What it left behind is suspect of nothing."
     )
     in_flight = models.PositiveIntegerField(default=0)
+    full_windows = models.JSONField(
+        default=dict,
+        db_default={},
+        help_text=(
+            "By webhook (hex): how many requests it may have here, all of which are under way, and"
+            " the milliseconds in which its receiver usually answers."
+        ),
+    )
     version = models.CharField(max_length=50, blank=True)
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ from projects.models import User
 from tests.concurrency import another_connection
 from tests.webhooks.dispatch.test_one_tenant import running_engine, statuses
 from tests.webhooks.history import trigger
-from tests.workers import wait_until
+from tests.workers import wait_for_heartbeats, wait_until
 from webhooks.dispatch import engine as engines
 from webhooks.dispatch.endpoints import Endpoints
 from webhooks.http_receiver import HttpReceiver
@@ -70,6 +70,8 @@ def test_connections_that_are_cut_again_and_again_lose_nothing(
     events = {event.public_id for event in trigger(user, COUNT)}
     with running_engine(), another_connection() as other:
         other.autocommit = True
+        # A worker that cannot say that it lives does not begin.
+        wait_for_heartbeats(1)
 
         def is_over() -> bool:
             cut(other)

@@ -1,6 +1,7 @@
 """How many rows of a webhook may be held: what its receiver can take, and no more."""
 
 import itertools
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -129,3 +130,15 @@ def test_webhook_gives_way_when_places_become_few() -> None:
 
     flight.count = MAX_QUICK
     assert flight.room_of(webhook_id, LARGEST) == START
+
+
+def test_full_windows_are_named_the_widest_first() -> None:
+    windows = Windows()
+    wide, narrow, half = uuid4(), uuid4(), uuid4()
+    for webhook_id, count in ((narrow, START), (half, 1), (wide, START)):
+        for _ in range(count):
+            windows.take(webhook_id)
+    windows.by_webhook[wide] = replace(windows.by_webhook[wide], size=8, held=8, usual_ms=300.0)
+
+    assert list(windows.full(9).items()) == [(wide.hex, (8, 300)), (narrow.hex, (START, 0))]
+    assert list(windows.full(1)) == [wide.hex]
