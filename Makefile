@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export DEBUG ?= 1
 
-.PHONY: setup demo serve test test-full check e2e screenshots fmt docs bench bench-report chaos
+.PHONY: setup demo serve test test-full check e2e screenshots fmt docs bench bench-report chaos mutants
 
 setup: $(STAMP)
 
@@ -79,6 +79,10 @@ bench-report: .venv/.bench
 
 chaos: setup
 	$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),1) $(ARGS)
+
+# Sabotages of a copy of the code, each of which chaos or a test has to catch; ARGS names some of them.
+mutants: setup
+	$(BIN)/python -m tests.chaos.mutants $(ARGS)
 
 docs: setup
 	@mkdir -p var docs

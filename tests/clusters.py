@@ -32,7 +32,7 @@ def program(name: str, *arguments: str, cwd: Path = Path("/")) -> None:
     """Run one of Postgres' programs to its end, as the user that owns the clusters."""
     uid = embedded.server_uid()
     subprocess.run(
-        [_binaries() / name, *arguments],
+        [binaries() / name, *arguments],
         check=True,
         cwd=cwd,
         user=uid if uid != os.getuid() else None,
@@ -42,7 +42,8 @@ def program(name: str, *arguments: str, cwd: Path = Path("/")) -> None:
     )
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
+    """Return the folder of Postgres' programs."""
     if "TEST_DATABASE_URL" in os.environ:
         pytest.skip("TEST_DATABASE_URL names a server whose programs are not at hand.")
     services = parse_qs(urlsplit(os.environ["DATABASE_URL"]).query)
@@ -77,12 +78,13 @@ class Cluster:
 def new_cluster(**options: str) -> Iterator[Cluster]:
     """Make and run a cluster as young as they come."""
     with folder() as home:
-        _initialise(home)
+        initialise(home)
         with _running(home, options) as cluster:
             yield cluster
 
 
-def _initialise(home: Path) -> None:
+def initialise(home: Path) -> None:
+    """Make a cluster in a folder that Postgres' user owns."""
     locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
     data, user = str(home / "pgdata"), embedded.DATABASE
     program("initdb", "-D", data, "-U", user, "-A", "trust", "-E", "UTF8", "-N", *locale)
@@ -94,10 +96,10 @@ def upgraded() -> Iterator[Cluster]:
     with folder() as old, folder() as new:
         with standby(old) as copy, copy.connect() as maintenance:
             maintenance.execute("SELECT pg_promote()")
-        _initialise(new)
+        initialise(new)
         directories = ["-d", str(old / "pgdata"), "-D", str(new / "pgdata")]
-        binaries = ["-b", str(_binaries()), "-B", str(_binaries()), "-s", str(new)]
-        program("pg_upgrade", "-U", embedded.DATABASE, "-N", *directories, *binaries, cwd=new)
+        programs = ["-b", str(binaries()), "-B", str(binaries()), "-s", str(new)]
+        program("pg_upgrade", "-U", embedded.DATABASE, "-N", *directories, *programs, cwd=new)
         with _running(new, {}) as cluster:
             yield cluster
 
@@ -120,18 +122,19 @@ def standby(home: Path) -> Iterator[Cluster]:
 def _running(home: Path, options: dict[str, str]) -> Iterator[Cluster]:
     options = {"listen_addresses": "", "unix_socket_directories": str(home)} | options
     words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-    command = [str(_binaries() / "postgres"), "-D", str(home / "pgdata"), *words]
+    command = [str(binaries() / "postgres"), "-D", str(home / "pgdata"), *words]
     server = embedded._spawn_server(home, "postgres", command, uid=embedded.server_uid())
     cluster = Cluster(home)
     try:
-        _wait_for(cluster, server)
+        wait_for(cluster, server)
         yield cluster
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(START_SECONDS)
 
 
-def _wait_for(cluster: Cluster, server: subprocess.Popen[bytes]) -> None:
+def wait_for(cluster: Cluster, server: subprocess.Popen[bytes]) -> None:
+    """Wait until a server answers; fails with its log when it ends first."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:

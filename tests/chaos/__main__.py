@@ -3,16 +3,23 @@
 Real Postgres, Valkey, workers, a web process and a receiver; models saved, written in bulk and
 rolled back, events triggered by HTTP; all of it killed, stopped, restarted and emptied at random
 times, the same for the same seed. At the end everything is left to settle, and what the receiver
-wrote down is held against the database.
+wrote down is held against what the producers wrote down before each save.
 Exit status 1 on any broken promise.
 """
 
 import argparse
 import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
-from config.scratch import set_up_empty
-from config.services import BASE_DIR
+from config import embedded
+from config.services import BASE_DIR, provide_services
+from tests.chaos.clock import Clock, build_library
+from tests.chaos.disk import Disk
+
+DISK_BYTES = 4 * 1024**3
 
 
 def main() -> None:
@@ -22,26 +29,65 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=3, help="Worker processes (3).")
     parser.add_argument("--json", help="File to write the figures to.")
     parser.add_argument(
+        "--faults", default="", help="The kinds of faults, comma-separated; all by default."
+    )
+    parser.add_argument(
         "--without-valkey",
         action="store_true",
         help="Break nothing but that there is no Valkey at all; no write may fail then.",
     )
     options = parser.parse_args()
-    set_up_empty(BASE_DIR / "var" / "chaos-services", WEBHOOKS_API_REQUESTS_PER_MINUTE="1000000")
-    from tests.chaos.run import run
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    folder.chmod(0o711)
+    # Before anything starts a thread or a process: they are to see it.
+    disk = Disk(_folder(folder / "disk"), DISK_BYTES)
+    os.chown(disk.folder, embedded.server_uid(), -1)
+    try:
+        status = _run(options, folder, disk)
+    finally:
+        disk.close()
+        shutil.rmtree(folder, ignore_errors=True)
+    sys.exit(status)
 
+
+def _run(options: argparse.Namespace, folder: Path, disk: Disk) -> int:
+    from tests.chaos.postgres import Postgres
+
+    library = build_library(folder)
+    database_clock = Clock(library, folder / "database.clock") if library else None
+    worker_clock = Clock(library, folder / "worker.clock") if library else None
+    public = _folder(folder / "public")
+    os.environ |= {
+        "DEBUG": "1",
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "WEBHOOKS_ALLOWED_NETWORKS": "127.0.0.0/8",
+        "WEBHOOKS_API_REQUESTS_PER_MINUTE": "1000000",
+        "DATABASE_URL": f"postgres:///?host={public}",
+    }
+    postgres = Postgres(disk.folder, public, database_clock.environment if database_clock else {})
+    os.environ["DATABASE_URL"] = postgres.url
+    os.environ.pop("REDIS_URL", None)
+    provide_services(BASE_DIR / "var" / "chaos-services")
     if options.without_valkey:
-        # Read by the processes to be started; this one only looks at Postgres.
         os.environ |= {"REDIS_URL": "redis://127.0.0.1:1/0", "CHAOS_WRITES_MUST_SUCCEED": "1"}
-    sys.exit(
-        run(
-            options.seed,
-            options.minutes,
-            options.workers,
-            options.json,
-            breaks_things=not options.without_valkey,
-        )
-    )
+    postgres.start_first()
+    try:
+        import django
+        from django.core.management import call_command
+
+        django.setup()
+        call_command("migrate", verbosity=0)
+        from tests.chaos.run import run
+        from tests.chaos.world import Servers
+
+        return run(Servers(postgres, disk, database_clock, worker_clock, folder), options)
+    finally:
+        postgres.close()
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(mode=0o711)
+    return path
 
 
 if __name__ == "__main__":

@@ -1,20 +1,31 @@
 """One chaos run from the first webhook to the verdict."""
 
+import argparse
 import json
 import statistics
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from config.services import BASE_DIR
-from projects.models import Project, User
-from sessions_app.models import Session
+from projects.models import User
+from tests.chaos import causes
+from tests.chaos.faults import Fault, Faults
 from tests.chaos.verdict import Verdict, judge
-from tests.chaos.world import TIMEOUT_SECONDS, Fault, World
+from tests.chaos.world import (
+    HOST,
+    SLOW_TIMEOUT_SECONDS,
+    TIMEOUT_SECONDS,
+    Recipient,
+    Servers,
+    Span,
+    World,
+)
 from webhooks import service
 from webhooks.models import ApiToken, Delivery, Webhook
 
@@ -22,41 +33,49 @@ OWNERS = 6
 STANDSTILL_SECONDS = 60
 """After this long without any progress nothing more is waited for."""
 RETRIES = [1, 1, 1, *[2] * 17]
+ALL = ["*"]
+KINDS: dict[str, tuple[list[str], bool]] = {
+    "all": (ALL, False), "messages": (["session.*"], False), "ordered": (ALL, True),
+}  # fmt: skip
+"""Each owner's webhooks: their patterns, and whether they are ordered."""
 
 
-def run(
-    seed: int, minutes: float, workers: int, report: str | None, *, breaks_things: bool = True
-) -> int:
-    """Break things for `minutes`, print the verdict, return the exit status."""
+def run(servers: Servers, options: argparse.Namespace) -> int:
+    """Break things for as long as asked, print the verdict, return the exit status."""
     ledger = BASE_DIR / "var" / "chaos-ledger.jsonl"
-    acknowledged = BASE_DIR / "var" / "chaos-acknowledged.jsonl"
-    for path in (ledger, acknowledged):
-        path.write_text("")
-    with running_receiver(seed, ledger) as url:
-        world = _build(seed, workers, url, acknowledged)
+    ledger.write_text("")
+    seconds = options.minutes * 60
+    with running_receiver(options.seed, ledger) as port:
+        recipients, token = _build(port)
+        world = World(options.seed, options.workers, servers, recipients, token)
+        kinds = [kind for kind in options.faults.split(",") if kind]
+        faults = Faults(world, seconds, kinds)
         world.start()
         try:
-            if breaks_things:
-                _break_for(world, minutes * 60)
+            if options.without_valkey:
+                time.sleep(seconds)
             else:
-                time.sleep(minutes * 60)
+                _break_for(world, faults, seconds)
             producers = world.stop_producing()
             settled_after = _settle()
         finally:
             exits = world.stop()
-    verdict = judge(ledger, acknowledged, world.faults, world.secrets)
+    caused = causes.read(world.causes)
+    verdict = judge(ledger, caused, world.recipients, faults.done, world.address_moves)
     if any(exits):
-        verdict.stuck.append(f"workers ended with {exits} after SIGTERM")
+        verdict.broken["stuck"].append(f"workers ended with {exits} after SIGTERM")
     if any(producers):
-        verdict.stuck.append(f"producers ended with {producers}")
-    _print(verdict, world.faults, seed, settled_after)
-    if report:
-        Path(report).write_text(json.dumps(_figures(verdict, world.faults, seed), indent=2))
+        verdict.broken["stuck"].append(f"producers ended with {producers}")
+    figures = _figures(verdict, faults.done, options.seed, settled_after)
+    _print(figures)
+    if options.json:
+        Path(options.json).write_text(json.dumps(figures, indent=2))
     return 1 if verdict.broken else 0
 
 
 @contextmanager
-def running_receiver(seed: int, ledger: Path) -> Iterator[str]:
+def running_receiver(seed: int, ledger: Path) -> Iterator[int]:
+    """Run the receiver on one port of its addresses."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.chaos.receiver", str(seed), str(ledger)],
         cwd=BASE_DIR,
@@ -65,48 +84,78 @@ def running_receiver(seed: int, ledger: Path) -> Iterator[str]:
     )
     assert process.stdout is not None
     try:
-        yield process.stdout.readline().strip()
+        yield int(process.stdout.readline())
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
 
 
-def _build(seed: int, workers: int, url: str, acknowledged: Path) -> World:
-    webhooks: list[Webhook] = []
-    secrets: defaultdict[str, list[str]] = defaultdict(list)
+def _build(port: int) -> tuple[list[Recipient], str]:
+    """Make the owners, their webhooks, the platform's, and a token for the HTTP API."""
+    # Before the webhook that would hear of it.
+    billing = User.objects.create(username="billing", email="billing@example.com", is_staff=True)
+    recipients = []
     for number in range(OWNERS):
         owner = User.objects.create(username=f"u{number}", email=f"u{number}@example.com")
-        project = Project.objects.create(owner=owner, name="Website")
-        Session.objects.create(project=project, owner=owner, title="Long")
-        for kind in ("all", "messages", "ordered"):
-            webhook = service.create_webhook(
-                owner,
-                name=kind,
-                url=f"{url}{number}/{kind}",
-                events=["session.*"] if kind == "messages" else ["*"],
-                ordered=kind == "ordered",
-                retry_schedule=RETRIES,
-                timeout_seconds=TIMEOUT_SECONDS,
-            )
-            secrets[f"/{number}/{kind}"].append(webhook.secret)
-            webhooks.append(webhook)
-    service_user = User.objects.create(
-        username="billing", email="billing@example.com", is_staff=True
+        for kind, (patterns, ordered) in KINDS.items():
+            # One kind without a name that can move.
+            host = "127.0.0.1" if kind == "messages" else HOST
+            url = f"http://{host}:{port}/{number}/{kind}"
+            recipients.append(_register(owner, url, patterns, ordered=ordered))
+    slow = _register(
+        User.objects.get(username="u0"),
+        f"http://{HOST}:{port}/0/slow",
+        ["agent.*"],
+        timeout_seconds=SLOW_TIMEOUT_SECONDS,
     )
+    platform = _register(None, f"http://{HOST}:{port}/platform", ALL, is_platform=True)
     _, token = ApiToken.objects.issue(
-        service_user, name="chaos", scopes=["trigger"], lifetime=None, is_service=True
+        billing, name="chaos", scopes=["trigger"], lifetime=None, is_service=True
     )
-    return World(seed, workers, url, webhooks, secrets, token, acknowledged)
+    return [*recipients, slow, platform], token
 
 
-def _break_for(world: World, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    time.sleep(5)
-    while time.monotonic() < end:
-        fault = world.break_something()
-        print(f"{time.strftime('%H:%M:%S')}  {fault.kind}", flush=True)
+def _register(
+    owner: User | None, url: str, patterns: list[str], *, ordered: bool = False, **settings: Any
+) -> Recipient:
+    began_at = time.time()
+    settings = {"timeout_seconds": TIMEOUT_SECONDS, **settings}
+    webhook = service.create_webhook(
+        owner,
+        name="chaos",
+        url=url,
+        events=patterns,
+        ordered=ordered,
+        retry_schedule=RETRIES,
+        **settings,
+    )
+    return Recipient(
+        "/" + url.split("/", 3)[3],
+        None if owner is None else str(owner.id),
+        patterns,
+        ordered,
+        Span(began_at, time.time()),
+        [(0.0, webhook.secret)],
+        webhook,
+    )
+
+
+def _break_for(world: World, faults: Faults, seconds: float) -> None:
+    began_at = time.monotonic()
+    moves = [
+        (seconds * number / (len(faults.moves) + 1), move)
+        for number, move in enumerate(faults.moves, start=1)
+    ]
+    while (passed := time.monotonic() - began_at) < seconds:
+        if moves and passed >= moves[0][0]:
+            fault: Fault | None = faults.carry_out(moves.pop(0)[1])
+        else:
+            fault = faults.break_something()
+        if fault:
+            print(f"{time.strftime('%H:%M:%S')}  {fault.kind}", flush=True)
         time.sleep(world.dice.uniform(0.5, 4))
+    faults.end()
 
 
 def _settle() -> float:
@@ -127,26 +176,27 @@ def _settle() -> float:
     return time.monotonic() - started_at
 
 
-def _figures(verdict: Verdict, faults: list[Fault], seed: int) -> dict[str, object]:
-    recoveries = [f.recovery_seconds for f in faults if f.recovery_seconds is not None]
+def _figures(
+    verdict: Verdict, faults: list[Fault], seed: int, settled_after: float
+) -> dict[str, Any]:
     return {
         "seed": seed,
         "faults": len(faults),
-        "byKind": dict(Counter(fault.kind for fault in faults)),
+        "faultsByKind": dict(Counter(fault.kind for fault in faults)),
+        "transactions": dict(verdict.causes),
         "events": verdict.events,
-        "acknowledged": verdict.acknowledged,
-        "deliveries": verdict.deliveries,
-        "succeeded": verdict.succeeded,
-        "cancelled": verdict.cancelled,
+        "eventTypes": len(verdict.by_type),
+        "eventsByType": dict(sorted(verdict.by_type.items())),
+        "deliveries": verdict.owed,
         "requests": verdict.requests,
-        "lost": len(verdict.lost),
-        "sentThoughRolledBack": len(verdict.rolled_back),
-        "outOfOrder": len(verdict.out_of_order),
-        "duplicates": verdict.duplicates,
-        "unexplainedDuplicates": len(verdict.unexplained),
-        "recoverySeconds": _spread(recoveries),
+        "duplicates": verdict.duplicates.total(),
+        "duplicatesByReason": dict(verdict.duplicates),
+        "recoverySeconds": _spread(verdict.recoveries),
         "standstillSeconds": _spread(verdict.standstills),
-        "broken": {name: examples[:5] for name, examples in verdict.broken.items()},
+        "orderedStandstillSeconds": _spread(verdict.ordered_standstills),
+        "settledAfterSeconds": round(settled_after),
+        "broken": {name: len(examples) for name, examples in verdict.broken.items()},
+        "examples": {name: examples[:5] for name, examples in verdict.broken.items()},
     }
 
 
@@ -162,20 +212,12 @@ def _spread(seconds: list[float]) -> dict[str, float]:
     }
 
 
-def _print(verdict: Verdict, faults: list[Fault], seed: int, settled_after: float) -> None:
-    figures = _figures(verdict, faults, seed)
-    print(f"\nSeed {seed}: {len(faults)} faults; settled {settled_after:.0f} s after the last one.")
-    for name in (
-        "events", "acknowledged", "deliveries", "succeeded", "cancelled", "requests", "lost",
-        "sentThoughRolledBack", "outOfOrder", "duplicates", "unexplainedDuplicates",
-    ):  # fmt: skip
-        print(f"  {name:<24}{figures[name]:>10,}")
-    print(f"  recovery after a worker's death, s: {figures['recoverySeconds']}")
-    print(f"  from a fault to the next arrival, s: {figures['standstillSeconds']}")
-    print(f"  by kind: {figures['byKind']}")
-    for name, examples in verdict.broken.items():
-        print(f"BROKEN  {name}: {len(examples)}, such as {', '.join(examples[:5])}")
-    if not verdict.broken:
-        print(
-            "Nothing was lost, nothing was sent that was rolled back, every duplicate is explained."
-        )
+def _print(figures: dict[str, Any]) -> None:
+    print()
+    for name, figure in figures.items():
+        if name not in ("broken", "examples"):
+            print(f"  {name:<26}{figure}")
+    for name, count in figures["broken"].items():
+        print(f"BROKEN  {name}: {count}, such as {', '.join(figures['examples'][name])}")
+    if not figures["broken"]:
+        print("Nothing was lost, out of order or uncaused; every duplicate is explained.")

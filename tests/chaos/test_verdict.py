@@ -1,0 +1,223 @@
+"""The judge of a chaos run names what is wrong, from what it is told alone."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from tests.chaos import verdict
+from tests.chaos.causes import Cause, Expected, Outcome
+from tests.chaos.faults import Fault
+from tests.chaos.verdict import judge
+from tests.chaos.world import Recipient, Span
+from webhooks.models import Webhook
+from webhooks.signing import generate_secret, load_key, sign_hex, sign_standard
+
+pytestmark = pytest.mark.django_db
+
+SECRET, OTHER = generate_secret(), generate_secret()
+ADA, BOB = "ada", "bob"
+START = 1000.0
+
+
+@pytest.fixture(autouse=True)
+def alone_at_the_end() -> None:
+    """No worker runs here."""
+
+
+def recipient(path: str, owner: str, *, ordered: bool = False) -> Recipient:
+    created = Span(START - 2, START - 1)
+    return Recipient(path, owner, ["*"], ordered, created, [(0.0, SECRET)], Webhook())
+
+
+@dataclass
+class Run:
+    """What happened: two transactions of one message each, told to one webhook in order."""
+
+    causes: list[Cause] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    ledger: list[dict[str, Any]] = field(default_factory=list)
+    recipients: list[Recipient] = field(
+        default_factory=lambda: [recipient("/ada", ADA, ordered=True), recipient("/bob", BOB)]
+    )
+
+    def caused(self, name: str, at: float, outcome: Outcome = "committed") -> None:
+        expected = Expected("session.message", ADA, {"id": name, "content": "hello"})
+        ended_at = at + 1 if outcome == "committed" else float("inf")
+        self.causes.append(Cause(name, at, [expected], [], outcome, ended_at, at + 1))
+
+    def came(self, name: str, at: float, *, path: str = "/ada", secret: str = SECRET) -> None:
+        data = {"id": name, "content": "hello"}
+        self.request(at, path, f"evt_{name}", data, secret)
+
+    def request(self, at: float, path: str, event: str, data: dict[str, str], secret: str) -> None:
+        envelope = {"id": event, "type": "session.message", "data": data}
+        body, key = json.dumps(envelope).encode(), load_key(secret)
+        self.ledger.append(
+            {
+                "at": at,
+                "to": "127.0.0.1",
+                "path": path,
+                "event": event,
+                "type": "session.message",
+                "delivery": f"del_{UUID(int=len(event)).hex}",
+                "attempt": 1,
+                "sha256": hashlib.sha256(body).hexdigest(),
+                "good": True,
+                "timestamp": str(int(at)),
+                "standard": sign_standard([key], event, int(at), body),
+                "hex": sign_hex(key, int(at), body),  # type: ignore[arg-type]
+                "body": body.decode(),
+            }
+        )
+
+
+@pytest.fixture
+def run() -> Run:
+    told = Run()
+    told.caused("one", START)
+    told.caused("second", START + 2)
+    told.came("one", START + 4)
+    told.came("second", START + 5)
+    return told
+
+
+@pytest.fixture
+def broken(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    monkeypatch.setattr(verdict, "FEWEST_EVENTS", 0)
+
+    def found() -> list[str]:
+        ledger = tmp_path / "ledger"
+        ledger.write_text("".join(json.dumps(line) + "\n" for line in run.ledger))
+        moves = [(0.0, "127.0.0.1")]
+        return sorted(judge(ledger, run.causes, run.recipients, run.faults, moves).broken)
+
+    return found
+
+
+def test_nothing_is_wrong_with_what_came_once_in_order(broken: Callable[[], list[str]]) -> None:
+    assert broken() == []
+
+
+def test_committed_and_never_received_is_lost(run: Run, broken: Callable[[], list[str]]) -> None:
+    del run.ledger[1]
+
+    assert broken() == ["lost"]
+
+
+def test_unknown_outcome_may_be_nothing_but_not_a_part(
+    run: Run, broken: Callable[[], list[str]]
+) -> None:
+    cause = run.causes[1]
+    cause.outcome = "unknown"
+    run.ledger.pop()
+    assert broken() == []
+
+    cause.expected.append(Expected("session.message", ADA, {"id": "beside"}))
+    run.came("beside", START + 6)
+    assert "lost" in broken()
+
+
+def test_rolled_back_and_received(run: Run, broken: Callable[[], list[str]]) -> None:
+    run.caused("undone", START, "rolled back")
+    run.came("undone", START + 6)
+
+    assert broken() == ["sent though rolled back"]
+
+
+def test_received_without_any_cause(run: Run, broken: Callable[[], list[str]]) -> None:
+    run.came("never", START + 6)
+
+    assert broken() == ["sent without a cause"]
+
+
+def test_later_transaction_received_first(run: Run, broken: Callable[[], list[str]]) -> None:
+    run.ledger.reverse()
+
+    assert broken() == ["out of order"]
+
+
+def test_transactions_that_overlap_have_no_order(run: Run, broken: Callable[[], list[str]]) -> None:
+    run.causes[1].began_at = START + 0.5
+    run.ledger.reverse()
+
+    assert broken() == []
+
+
+def test_event_that_a_webhook_missed_while_off_is_not_waited_for(
+    run: Run, broken: Callable[[], list[str]]
+) -> None:
+    """Switched on in the middle of a transaction, it may get the second event of that and not the first."""
+    run.recipients[0].off = [Span(START + 1.5, START + 1.6), Span(START + 2.4, START + 2.5)]
+    cause = run.causes[1]
+    cause.expected.insert(0, Expected("session.message", ADA, {"id": "missed"}))
+
+    assert broken() == []
+
+
+def test_duplicate_needs_a_fault_that_held_this_very_delivery(
+    run: Run, broken: Callable[[], list[str]]
+) -> None:
+    run.came("second", START + 8)
+    assert broken() == ["unexplained duplicates"]
+
+    fault = Fault("kill_worker", START + 5, START + 6, frozenset({"del_other"}), START + 6)
+    fault.works_from = START + 6
+    run.faults.append(fault)
+    assert broken() == ["unexplained duplicates"]
+
+    run.faults[0] = replace(fault, may_repeat=frozenset({run.ledger[1]["delivery"]}))
+    assert broken() == []
+
+    # What was received after the fault is not repeated for it.
+    run.faults[0].repeats_until = START + 4.5
+    assert broken() == ["unexplained duplicates"]
+
+
+def test_wrong_recipient(run: Run, broken: Callable[[], list[str]]) -> None:
+    run.came("second", START + 5, path="/bob")
+
+    assert broken() == ["wrong recipient"]
+
+
+def test_wrong_signature(run: Run, broken: Callable[[], list[str]]) -> None:
+    run.ledger.pop()
+    run.came("second", START + 5, secret=OTHER)
+
+    assert broken() == ["signature does not fit"]
+
+
+def test_secret_that_was_replaced(run: Run, broken: Callable[[], list[str]]) -> None:
+    run.recipients[0].secrets.append((START, OTHER))
+
+    assert broken() == ["signature does not fit"]
+
+
+def test_other_data_than_was_saved(run: Run, broken: Callable[[], list[str]]) -> None:
+    run.causes[1].expected[0].data["content"] = "bye"
+
+    assert broken() == ["data differ"]
+
+
+def test_two_events_for_one_cause(run: Run, broken: Callable[[], list[str]]) -> None:
+    run.request(START + 6, "/ada", "evt_2nd", {"id": "second", "content": "hello"}, SECRET)
+
+    assert "announced in two versions" in broken()
+
+
+def test_sent_while_off(run: Run, broken: Callable[[], list[str]]) -> None:
+    run.recipients[0].off = [Span(START + 3.1, START + 3.2), Span(START + 90, START + 91)]
+    run.came("second", START + 9)
+
+    assert "sent while off" in broken()
+
+
+def test_timestamp_far_from_the_arrival(run: Run, broken: Callable[[], list[str]]) -> None:
+    run.ledger[1]["at"] += 10
+
+    assert broken() == ["timestamp is off"]
