@@ -20,6 +20,7 @@ LAYERS = [
     LEAVES,
     {
         "webhooks.database",
+        "webhooks.notes",
         "webhooks.postgres",
         "webhooks.process",
         "webhooks.epoch",

@@ -10,6 +10,7 @@ under the same key has a new one, so that the events are `deleted`, `created`. O
 same transaction are ever changed; a committed one is immutable.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
@@ -17,10 +18,15 @@ from uuid import UUID
 from django.db import connections
 from django.db.models import Model, QuerySet
 
-from webhooks import journal, outbox
+from webhooks import catalog, journal, outbox
+from webhooks.errors import EventDataInvalidError, WebhooksError
+from webhooks.event_data import encode
 from webhooks.journal import Key, Life, Lives, StoredEvent
 from webhooks.models import Event
 from webhooks.models.writes import Change, Tracking, Write, concrete, tracking_of
+from webhooks.notes import Note
+
+logger = logging.getLogger(__name__)
 
 WITHDRAW_SQL = """
 WITH withdrawn AS (
@@ -150,12 +156,12 @@ class _Story:
         return tuple(told)
 
     def _add(self, key: Key, changes: Iterable[Change]) -> list[Event]:
-        events = outbox.build_events(changes, self._reference(key))
+        events = build_events(changes, self._reference(key))
         self.fresh += events
         return events
 
     def _rewrite(self, key: Key, event: StoredEvent, change: Change) -> StoredEvent:
-        for again in outbox.build_events([change], self._reference(key), instead_of=event):
+        for again in build_events([change], self._reference(key), instead_of=event):
             if again.data_digest != event.digest:
                 self.rewritten.append(again)
                 return _stored(again)
@@ -176,7 +182,7 @@ class _Story:
         if is_last_word or not self.changed:
             outbox.store_events(self.fresh, using=self.using)
             return
-        note = journal.Note()
+        note = Note()
         outbox.store_events(self.fresh, using=self.using, note=note)
         journal.write_down(self.changed, note, self.using)
 
@@ -184,6 +190,44 @@ class _Story:
         with connections[self.using].cursor() as cursor:
             cursor.execute(sql, parameters)
             return [row[0] for row in cursor.fetchall()] if cursor.description else []
+
+
+def build_events(
+    changes: Iterable[Change], object_reference: str, *, instead_of: StoredEvent | None = None
+) -> list[Event]:
+    """Build the events of our own receivers, which must never abort the user's save.
+
+    Data that does not fit its schema is sent all the same and logged as an error (the test suite
+    fails on it); only what cannot be sent at all is left out. `instead_of` gives an event of this
+    transaction its new data.
+    """
+    events = []
+    for change in changes:
+        try:
+            event = _build_own(change, object_reference, instead_of)
+        except WebhooksError as problem:
+            logger.error("An event of %s is lost: %s", object_reference, problem)
+        else:
+            events.append(event)
+    return events
+
+
+def _build_own(change: Change, object_reference: str, instead_of: StoredEvent | None) -> Event:
+    data = encode(change.data)
+    try:
+        catalog.validate_data(change.event_type, data.value)
+    except EventDataInvalidError as problem:
+        logger.error("%s for %s: %s", change.event_type, object_reference, problem)
+    event = outbox.build_event(
+        change.event_type,
+        outbox.owner_id_of(change.owner_id),
+        data.text,
+        event_id=instead_of.id if instead_of else None,
+        created_at=instead_of.created_at if instead_of else None,
+    )
+    # Of a long key its beginning: the reference is for people to search by.
+    event.object_reference = object_reference[: outbox.MAX_REFERENCE_CHARACTERS]
+    return event
 
 
 def _changes_something(write: Write) -> bool:

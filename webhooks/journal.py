@@ -6,9 +6,8 @@ before, whoever ends them: Django, raw SQL, or a program that has switched autoc
 kept here is believed only as far as the note that the setting names; the rest is dropped.
 """
 
-import itertools
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -17,20 +16,11 @@ from weakref import WeakKeyDictionary
 from django.db import connections, transaction
 from django.db.models import Model
 
-from webhooks.models.writes import POSITION, State
-
-_numbers = itertools.count(1)
+from webhooks.models.writes import State
+from webhooks.notes import ADVANCE, POSITION, Note
 
 Key = tuple[type[Model], Any]
 """A model and a primary key."""
-
-ADVANCE = f"""
-set_config('webhooks.note',
-           concat_ws(' ', %(note)s::text, nullif(split_part({POSITION}, ' ', 1), '')), true)
-"""
-"""An expression that makes the note `note` the last one and returns the new position: the number of
-the last note and that of the note before.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +50,6 @@ class Life:
 
 Lives = Mapping[Key, Life | None]
 """None for an object that is gone."""
-
-
-@dataclass(slots=True)
-class Note:
-    """What is about to be written down, or has been once it has a position."""
-
-    number: str = field(default_factory=lambda: str(next(_numbers)))
-    position: str = ""
-    """Its number and that of the note before, as Postgres has stored them."""
 
 
 class Journal:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -24,18 +25,15 @@ from django.db import InterfaceError, OperationalError, connection
 
 from webhooks import feed
 from webhooks.addresses import AddressPolicy
-from webhooks.dispatch.endpoints import Endpoint
-from webhooks.dispatch.request import build_request
-from webhooks.dispatch.take import ClaimedDelivery
 from webhooks.errors import FeedRefusedError, UrlRefusedError
 from webhooks.feed import FeedEvent, Page
 from webhooks.ids import EVENT_PREFIX, new_id, parse_public_id
-from webhooks.retry import Policy
 from webhooks.signing import SECRET_PREFIX, SigningKey
 from webhooks.url_rules import parse_url
 from webhooks.wire.failures import TransportError
-from webhooks.wire.messages import Draft
+from webhooks.wire.messages import Draft, Post
 from webhooks.wire.one import CurlAdapter
+from webhooks.wire.request import build_request
 
 THIS_MACHINE = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
 FEED_PATH = "/api/v1/events/feed"
@@ -45,7 +43,6 @@ SERVER_TIMEOUT_SECONDS = 30.0
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 15.0
 FORWARD_TIMEOUT_SECONDS = 30
-NO_RETRIES = Policy(0, 1, None)
 
 
 class SourceAwayError(Exception):
@@ -231,36 +228,13 @@ class Forwarder:
     """Sends events to one URL as a worker would: the same bytes, the same headers, signed."""
 
     def __init__(self, url: str, secret: str) -> None:
-        key = SigningKey.from_secret(secret)
-        self._endpoint = Endpoint(
-            owner_id=None,
-            url=url,
-            header_lines=(),
-            hidden_lines=(),
-            key=key,
-            keys=(key,),
-            policy=NO_RETRIES,
-            timeout_seconds=FORWARD_TIMEOUT_SECONDS,
-            ordered=True,
-        )
+        self._url = url
+        self._key = SigningKey.from_secret(secret)
         self._adapter = CurlAdapter(LocalPolicy())
 
     def send(self, event: FeedEvent) -> Forwarded:
         """Send one event and wait for the answer; never raises because of the receiver."""
-        delivery = ClaimedDelivery(
-            id=new_id(),
-            webhook_id=UUID(int=0),
-            event_id=parse_public_id(event.id, EVENT_PREFIX),
-            attempt_count=0,
-            attempts_before_round=0,
-            event_type=event.type,
-            payload=event.payload,
-        )
-        request = Draft(
-            self._endpoint.url,
-            lambda: build_request(delivery, self._endpoint, int(time.time())),
-            lambda: True,
-        )
+        request = Draft(self._url, partial(self._build, event), lambda: True)
         started_at = time.monotonic()
         status, error = None, ""
         try:
@@ -268,6 +242,20 @@ class Forwarder:
         except TransportError as problem:
             error = str(problem)
         return Forwarded(status, error, int((time.monotonic() - started_at) * 1000))
+
+    def _build(self, event: FeedEvent) -> Post:
+        return build_request(
+            url=self._url,
+            header_lines=(),
+            key=self._key,
+            keys=(self._key,),
+            event_id=parse_public_id(event.id, EVENT_PREFIX),
+            event_type=event.type,
+            payload=event.payload,
+            delivery_id=new_id(),
+            attempt=1,
+            timestamp=int(time.time()),
+        )
 
 
 def signing_secret(key: str) -> str:

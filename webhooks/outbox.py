@@ -6,7 +6,6 @@ nothing; nothing here ever raises because of delivery. A crash leaves either all
 
 import hashlib
 import json
-import logging
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,17 +15,14 @@ from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, transaction
 
-from webhooks import catalog, journal, wakeup
+from webhooks import catalog, wakeup
 from webhooks.database import run
-from webhooks.errors import EventDataInvalidError, IdempotencyConflictError, WebhooksError
+from webhooks.errors import EventDataInvalidError, IdempotencyConflictError
 from webhooks.event_data import encode
 from webhooks.ids import EVENT_PREFIX, new_id
-from webhooks.journal import Note, StoredEvent
 from webhooks.models import Event
 from webhooks.models.delivery import NO_OWNER
-from webhooks.models.writes import Change
-
-logger = logging.getLogger(__name__)
+from webhooks.notes import ADVANCE, Note
 
 MAX_KEY_CHARACTERS = 255
 MAX_REFERENCE_CHARACTERS = 100
@@ -85,7 +81,7 @@ def build_trigger(trigger: Trigger) -> Event:
     """Return the event of a trigger, not stored yet; raises like trigger_event()."""
     data = encode(trigger.data)
     catalog.validate_data(trigger.event_type, data.value)
-    event = _build_event(trigger.event_type, owner_id_of(trigger.owner), data.text)
+    event = build_event(trigger.event_type, owner_id_of(trigger.owner), data.text)
     if trigger.object_reference:
         _check_text("object reference", trigger.object_reference, MAX_REFERENCE_CHARACTERS)
         event.object_reference = trigger.object_reference
@@ -124,46 +120,17 @@ def _check_text(name: str, text: object, longest: int, *, at_least: int = 0) -> 
         )
 
 
-def build_events(
-    changes: Iterable[Change], object_reference: str, *, instead_of: StoredEvent | None = None
-) -> list[Event]:
-    """Build the events of our own receivers, which must never abort the user's save.
-
-    Data that does not fit its schema is sent all the same and logged as an error (the test suite
-    fails on it); only what cannot be sent at all is left out. `instead_of` gives an event of this
-    transaction its new data.
-    """
-    events = []
-    for change in changes:
-        try:
-            event = _build_own(change, object_reference, instead_of)
-        except WebhooksError as problem:
-            logger.error("An event of %s is lost: %s", object_reference, problem)
-        else:
-            events.append(event)
-    return events
-
-
-def _build_own(change: Change, object_reference: str, instead_of: StoredEvent | None) -> Event:
-    data = encode(change.data)
-    try:
-        catalog.validate_data(change.event_type, data.value)
-    except EventDataInvalidError as problem:
-        logger.error("%s for %s: %s", change.event_type, object_reference, problem)
-    event = _build_event(change.event_type, owner_id_of(change.owner_id), data.text, instead_of)
-    # Of a long key its beginning: the reference is for people to search by.
-    event.object_reference = object_reference[:MAX_REFERENCE_CHARACTERS]
-    return event
-
-
-def _build_event(
+def build_event(
     event_type: str,
     owner_id: uuid.UUID | None,
     data: bytes,
-    instead_of: StoredEvent | None = None,
+    *,
+    event_id: uuid.UUID | None = None,
+    created_at: datetime | None = None,
 ) -> Event:
-    event_id = instead_of.id if instead_of else new_id()
-    created_at = instead_of.created_at if instead_of else datetime.now(UTC)
+    """Return an event that is not stored yet; `data` is the JSON text that encode() made."""
+    event_id = event_id or new_id()
+    created_at = created_at or datetime.now(UTC)
     payload = b'{"id":"%s%s","type":"%s","created":"%s","data":%s}' % (
         EVENT_PREFIX.encode(),
         event_id.hex.encode(),
@@ -229,7 +196,7 @@ WITH event AS MATERIALIZED (
            CASE WHEN t.ordered THEN pg_current_xact_id()::text::bigint END
       FROM target t JOIN new_event ON new_event.id = t.event_id
 ), note AS MATERIALIZED (
-    SELECT CASE WHEN %(note)s::text <> '' THEN {journal.ADVANCE} END AS position
+    SELECT CASE WHEN %(note)s::text <> '' THEN {ADVANCE} END AS position
 )
 SELECT id, fanout_count, (SELECT position FROM note) FROM new_event
 """  # noqa: S608 (a constant)

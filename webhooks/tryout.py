@@ -19,14 +19,13 @@ from webhooks import catalog
 from webhooks.addresses import AddressPolicy
 from webhooks.database import run
 from webhooks.dispatch.endpoints import Endpoint, Endpoints
-from webhooks.dispatch.request import build_request
-from webhooks.dispatch.take import ClaimedDelivery
 from webhooks.errors import WebhookNotSendingError
 from webhooks.ids import EVENT_PREFIX, new_id
 from webhooks.models import Webhook
 from webhooks.retry import judge
 from webhooks.wire.failures import TransportError, WithdrawnError
 from webhooks.wire.messages import Draft, HeaderBlock, Post
+from webhooks.wire.request import build_request
 
 MAX_SECONDS = 15
 """Somebody waits for the answer, and a thread of the server with them."""
@@ -68,36 +67,30 @@ def send_test(webhook: Webhook, event_type: str = "webhook.test") -> Tryout:
     if event_type == "webhook.test":
         example = {"webhookId": webhook.public_id, "message": "It works."}
     event_id = new_id()
-    request = _TestRequest(_example_delivery(webhook, event_id, event_type, example))
+    payload = _example_payload(event_id, event_type, example)
+    request = _TestRequest(webhook.id, event_id, event_type, payload)
     response, problem, duration_ms = _send(request)
     return _read(event_id, request, response, problem, duration_ms)
 
 
-def _example_delivery(
-    webhook: Webhook, event_id: UUID, event_type: str, example: Any
-) -> ClaimedDelivery:
+def _example_payload(event_id: UUID, event_type: str, example: Any) -> bytes:
     envelope = {
         "id": EVENT_PREFIX + event_id.hex,
         "type": event_type,
         "created": catalog.wire_time(timezone.now()),
         "data": example,
     }
-    return ClaimedDelivery(
-        id=new_id(),
-        webhook_id=webhook.id,
-        event_id=event_id,
-        attempt_count=0,
-        attempts_before_round=0,
-        event_type=event_type,
-        payload=json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode(),
-    )
+    return json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 class _TestRequest:
     """A test request, signed when it goes out with what the database knows of its webhook then."""
 
-    def __init__(self, delivery: ClaimedDelivery) -> None:
-        self._delivery = delivery
+    def __init__(self, webhook_id: UUID, event_id: UUID, event_type: str, payload: bytes) -> None:
+        self._webhook_id = webhook_id
+        self._event_id = event_id
+        self._event_type = event_type
+        self._payload = payload
         self._endpoints = Endpoints()
         endpoint = self._read()
         if endpoint is None:
@@ -111,8 +104,8 @@ class _TestRequest:
         return Draft(self.endpoint.url, self._build, lambda: self._read() == self.endpoint)
 
     def _read(self) -> Endpoint | None:
-        self._endpoints.load([self._delivery.webhook_id])
-        return self._endpoints.get(self._delivery.webhook_id)
+        self._endpoints.load([self._webhook_id])
+        return self._endpoints.get(self._webhook_id)
 
     def _build(self) -> Post | None:
         endpoint = self._read()
@@ -121,9 +114,20 @@ class _TestRequest:
         self.endpoint = endpoint
         # As a claim reads it: a cast to a whole number would round up, into the receiver's future.
         rows = run("SELECT extract(epoch FROM clock_timestamp())::float8", {}).fetchall()
-        signed = build_request(self._delivery, endpoint, int(rows[0][0]))
+        signed = build_request(
+            url=endpoint.url,
+            header_lines=endpoint.header_lines,
+            key=endpoint.key,
+            keys=endpoint.keys,
+            event_id=self._event_id,
+            event_type=self._event_type,
+            payload=self._payload,
+            delivery_id=new_id(),
+            attempt=1,
+            timestamp=int(rows[0][0]),
+        )
         self.post = Post(
-            endpoint.url, self._delivery.payload, HeaderBlock([*signed.headers.lines, TEST_HEADER])
+            endpoint.url, self._payload, HeaderBlock([*signed.headers.lines, TEST_HEADER])
         )
         return self.post
 

@@ -22,6 +22,7 @@ from projects.models import Project, User
 from tests.webhooks.history import DELETED
 from webhooks import catalog, event_data, outbox, service
 from webhooks.catalog import EventType
+from webhooks.coalescing import build_events
 from webhooks.errors import (
     EventDataInvalidError,
     EventTypeUnknownError,
@@ -327,7 +328,7 @@ def test_our_own_builders_may_yield_what_has_an_obvious_form(
 
 
 def test_long_reference_of_our_own_is_cut(user: User) -> None:
-    (event,) = outbox.build_events(
+    (event,) = build_events(
         [Change("project.deleted", user.id, dict(DELETED))], "document:" + "x" * 300
     )
     outbox.store_events([event])

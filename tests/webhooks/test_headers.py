@@ -11,15 +11,14 @@ from tests.webhooks.sending import kind_of, send_all
 from webhooks import service
 from webhooks.dispatch.endpoints import Endpoint
 from webhooks.dispatch.engine import run_until_idle
-from webhooks.dispatch.request import build_request
-from webhooks.dispatch.take import ClaimedDelivery
 from webhooks.header_rules import header_problem, header_problems, is_forbidden
 from webhooks.http_receiver import HttpReceiver
 from webhooks.ids import new_id
 from webhooks.models import Webhook
 from webhooks.retry import Policy
 from webhooks.signing import SigningKey, generate_secret
-from webhooks.wire.messages import header_line
+from webhooks.wire.messages import Post, header_line
+from webhooks.wire.request import build_request
 
 TAKEN = [
     "Host", "Content-Length", "Transfer-Encoding", "Connection", "Expect", "Upgrade", "TE", "Trailer",
@@ -151,8 +150,8 @@ def test_header_fuzz_leaves_exactly_the_expected_block_on_the_wire() -> None:
     with HttpReceiver() as receiver:
         expected, sent = [], []
         for group in groups(accepted):
-            endpoint = _endpoint(receiver.url, tuple(group.items()), key)
-            built = build_request(_delivery(), endpoint, 1_700_000_000)
+            endpoint = endpoint_of(receiver.url, tuple(group.items()), key)
+            built = _built(endpoint)
             sent.append(built)
             system = list(built.headers.items())[len(group) :]
             expected.append(
@@ -175,7 +174,7 @@ def test_header_fuzz_leaves_exactly_the_expected_block_on_the_wire() -> None:
 def test_system_headers_are_the_last_and_only_ones_of_their_name() -> None:
     key = SigningKey.from_secret(generate_secret())
 
-    built = build_request(_delivery(), _endpoint("http://x/", (("X-A", "1"),), key), 1_700_000_000)
+    built = _built(endpoint_of("http://x/", (("X-A", "1"),), key))
 
     assert [name for name, _ in built.headers.items()] == [
         "X-A", "Content-Type", "User-Agent", "webhook-id", "webhook-timestamp", "webhook-signature",
@@ -213,8 +212,8 @@ def test_header_stored_before_a_rule_became_stricter_is_not_sent(
 
 def test_representations_show_no_header_values() -> None:
     key = SigningKey.from_secret(generate_secret())
-    endpoint = _endpoint("http://x/", (("Authorization", "canary"),), key)
-    built = build_request(_delivery(), endpoint, 1_700_000_000)
+    endpoint = endpoint_of("http://x/", (("Authorization", "canary"),), key)
+    built = _built(endpoint)
 
     shown = repr(endpoint) + repr(built) + repr(built.headers) + str(built.headers)
 
@@ -222,19 +221,22 @@ def test_representations_show_no_header_values() -> None:
     assert "v1," not in shown
 
 
-def _delivery() -> ClaimedDelivery:
-    return ClaimedDelivery(
-        id=new_id(),
-        webhook_id=new_id(),
+def _built(endpoint: Endpoint) -> Post:
+    return build_request(
+        url=endpoint.url,
+        header_lines=endpoint.header_lines,
+        key=endpoint.key,
+        keys=endpoint.keys,
         event_id=new_id(),
-        attempt_count=0,
-        attempts_before_round=0,
         event_type="not.in_the_catalogue",
         payload=b"{}",
+        delivery_id=new_id(),
+        attempt=1,
+        timestamp=1_700_000_000,
     )
 
 
-def _endpoint(url: str, headers: tuple[tuple[str, str], ...], key: SigningKey) -> Endpoint:
+def endpoint_of(url: str, headers: tuple[tuple[str, str], ...], key: SigningKey) -> Endpoint:
     return Endpoint(
         owner_id=new_id(),
         url=url,

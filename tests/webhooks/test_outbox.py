@@ -11,6 +11,7 @@ from django.db import transaction
 from projects.models import Project, User
 from tests.webhooks.history import DELETED
 from webhooks import event_data, outbox, service
+from webhooks.coalescing import build_events
 from webhooks.errors import EventDataInvalidError, EventTypeUnknownError, IdempotencyConflictError
 from webhooks.models import Delivery, Event, Webhook
 from webhooks.models.delivery import NO_OWNER
@@ -214,7 +215,7 @@ def test_own_data_that_does_not_fit_is_sent_and_logged(
 ) -> None:
     change = Change("project.deleted", user.id, {"id": "not a uuid"})
 
-    (event,) = outbox.build_events([change], "project:1")
+    (event,) = build_events([change], "project:1")
     outbox.store_events([event])
 
     assert Event.objects.get(id=event.id).type == "project.deleted"

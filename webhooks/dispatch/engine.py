@@ -28,8 +28,8 @@ from webhooks.dispatch.endpoints import Endpoints
 from webhooks.dispatch.flight import MAX_IN_FLIGHT, READY_AT_CLAIM, Flight, Sent
 from webhooks.dispatch.lease import BEAT_SECONDS, Lease
 from webhooks.dispatch.outage import NETWORK_FAILURES, PROBE_SECONDS, OutageGuard
+from webhooks.dispatch.outcome import read_outcome
 from webhooks.dispatch.records import Record, Records, Written, write
-from webhooks.dispatch.request import read_outcome
 from webhooks.dispatch.returns import Returns, give_back
 from webhooks.dispatch.starts import Starts
 from webhooks.dispatch.suspects import (

@@ -15,12 +15,12 @@ from webhooks.dispatch.desk import Errand
 from webhooks.dispatch.endpoints import MAX_AGE_SECONDS, Endpoint, Endpoints
 from webhooks.dispatch.flight import Flight, Sent
 from webhooks.dispatch.lease import Lease
-from webhooks.dispatch.request import build_request
 from webhooks.dispatch.returns import Returns
 from webhooks.dispatch.take import ClaimedDelivery, Taken
 from webhooks.ids import new_id
 from webhooks.wire.many import MultiSender
 from webhooks.wire.messages import Draft, Post
+from webhooks.wire.request import build_request
 
 STARTS_AT_ONCE = 32
 """Between two looks at the sockets, so that responses do not wait."""
@@ -158,7 +158,19 @@ class Starts:
         if endpoint is None or not self._lease.is_safe:
             return None
         sent.endpoint = endpoint
-        return build_request(sent.delivery, endpoint, int(time.monotonic() + self.clock_offset))
+        delivery = sent.delivery
+        return build_request(
+            url=endpoint.url,
+            header_lines=endpoint.header_lines,
+            key=endpoint.key,
+            keys=endpoint.keys,
+            event_id=delivery.event_id,
+            event_type=delivery.event_type,
+            payload=delivery.payload,
+            delivery_id=delivery.id,
+            attempt=delivery.attempt_count + 1,
+            timestamp=int(time.monotonic() + self.clock_offset),
+        )
 
     def _is_current(self, sent: Sent) -> bool:
         known = self._endpoints.get(sent.delivery.webhook_id)

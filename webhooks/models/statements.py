@@ -18,7 +18,6 @@ from django.db.models.sql.compiler import SQLInsertCompiler, SQLUpdateCompiler
 
 from webhooks.database import run
 from webhooks.models.writes import (
-    POSITION,
     ROWS_PER_BATCH,
     RowType,
     Write,
@@ -26,6 +25,7 @@ from webhooks.models.writes import (
     cast_of,
     row_type_of,
 )
+from webhooks.notes import POSITION
 
 MOST_BYTES_IN_MEMORY = 4 * 1024**2
 """Of the rows that wait to be announced; more of them wait on disk."""

@@ -15,7 +15,6 @@ from django.db.models.constants import OnConflict
 from webhooks.models.cascades import delete_tracked
 from webhooks.models.statements import AnnouncedQuery, InsertCompiler
 from webhooks.models.writes import (
-    POSITION,
     Change,
     State,
     Tracking,
@@ -29,6 +28,7 @@ from webhooks.models.writes import (
     track,
     tracking_of,
 )
+from webhooks.notes import POSITION
 
 __all__ = [
     "POSITION",

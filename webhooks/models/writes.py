@@ -24,13 +24,10 @@ State = Mapping[str, Any]
 ROWS_PER_BATCH = 2000
 """Rows whose events are built and stored together: bounds the memory of writes of any size."""
 
-POSITION = "current_setting('webhooks.note', true)"
-"""An SQL expression: how far the journal of the current transaction goes (webhooks/journal.py)."""
-
 rows_written = Signal()
 """Sent with `writes` (of one model) and `using` after they were made, before Django's post_save.
 
-`position` is the journal's, where the statement returned it; `is_last_word` says that nothing else
+`position` is the transaction's (webhooks/notes.py), where the statement returned it; `is_last_word` says that nothing else
 can write these rows in their transaction.
 """
 

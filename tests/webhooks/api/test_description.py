@@ -13,7 +13,7 @@ from django.core.management import call_command
 from django.test import Client
 
 from webhooks import catalog
-from webhooks.dispatch.request import SYSTEM_HEAD
+from webhooks.wire.request import SYSTEM_HEAD
 
 FILE = Path(django_settings.BASE_DIR) / "docs" / "openapi.yaml"
 

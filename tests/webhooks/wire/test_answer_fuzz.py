@@ -13,11 +13,12 @@ import pytest
 
 from projects.models import User
 from tests.webhooks.sending import kind_of, policy, request, send_all
-from tests.webhooks.test_headers import _delivery, _endpoint
+from tests.webhooks.test_headers import endpoint_of
 from webhooks import service
 from webhooks.choices import FailureKind
 from webhooks.dispatch.engine import run_until_idle
-from webhooks.dispatch.request import read_outcome
+from webhooks.dispatch.outcome import read_outcome
+from webhooks.dispatch.take import ClaimedDelivery
 from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.ids import new_id
 from webhooks.models import Attempt, Delivery, Webhook
@@ -111,8 +112,8 @@ def test_mutated_answers_are_all_classified_in_time_and_memory(count: int) -> No
 def _assert_storable(outcome: Outcome, key: SigningKey) -> None:
     error = outcome.error
     result, _ = read_outcome(
-        _delivery(),
-        _endpoint("http://x/", (), key),
+        ClaimedDelivery(new_id(), new_id(), new_id(), 0, 0, "not.in_the_catalogue", b"{}"),
+        endpoint_of("http://x/", (), key),
         new_id(),
         request=request("http://x/"),
         response=outcome.response,

@@ -1,4 +1,4 @@
-"""Build the request of one attempt and read its outcome: pure, no database, no sockets."""
+"""Read the outcome of one attempt: pure, no database, no sockets."""
 
 from base64 import b64encode
 from uuid import UUID
@@ -9,52 +9,14 @@ from webhooks.choices import FailureKind
 from webhooks.dispatch.endpoints import Endpoint
 from webhooks.dispatch.settle import Result
 from webhooks.dispatch.take import ClaimedDelivery
-from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX
 from webhooks.retry import SLOW_DOWN, Verdict, judge
-from webhooks.signing import sign_hex, sign_standard
-from webhooks.wire.messages import HeaderBlock, Post, Reply
+from webhooks.wire.messages import Post, Reply
 
-USER_AGENT = b"RemoteDevAI-Webhooks/1.0"
 MAX_STORED_BODY_BYTES = 16 * 1024
 MAX_STORED_HEAD_BYTES = 16 * 1024
 MAX_ERROR_CHARACTERS = 500
 OUTAGE_RETRY_SECONDS = 30.0
 """When a delivery that failed for a fault of ours is tried again."""
-
-
-SYSTEM_HEAD = b"""\
-Content-Type: application/json
-User-Agent: %b
-webhook-id: %b
-webhook-timestamp: %d
-webhook-signature: %b
-X-Webhook-Signature: %b
-X-Webhook-Timestamp: %d
-X-Webhook-ID: %b
-X-Webhook-Event: %b
-X-Webhook-Delivery: %b
-X-Webhook-Attempt: %d"""
-
-
-def build_request(delivery: ClaimedDelivery, endpoint: Endpoint, timestamp: int) -> Post:
-    """Return the signed request of the next attempt; `timestamp` is its time in Unix seconds."""
-    event_id = EVENT_PREFIX + delivery.event_id.hex
-    body = delivery.payload
-    wire_id = event_id.encode()
-    head = SYSTEM_HEAD % (
-        USER_AGENT,
-        wire_id,
-        timestamp,
-        sign_standard(endpoint.keys, event_id, timestamp, body).encode(),
-        sign_hex(endpoint.key, timestamp, body).encode(),
-        timestamp,
-        wire_id,
-        delivery.event_type.encode(),
-        (DELIVERY_PREFIX + delivery.id.hex).encode(),
-        delivery.attempt_count + 1,
-    )
-    # System headers come last, so that no custom header replaces one.
-    return Post(endpoint.url, body, HeaderBlock([*endpoint.header_lines, *head.split(b"\n")]))
 
 
 def read_outcome(
