@@ -27,9 +27,10 @@ from django.db.models import Count, Max, Q
 from config.embedded import die_with_parent
 from config.services import BASE_DIR
 from projects.models import User
-from webhooks import service, wakeup
+from webhooks import service
 from webhooks.ids import first_id_of
 from webhooks.models import Delivery, Pause, Webhook, WorkerHeartbeat
+from webhooks.outbox import wakeup
 
 TABLES = (
     "webhooks_attempt, webhooks_delivery, webhooks_event, webhooks_webhook, "

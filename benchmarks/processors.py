@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import psutil
 from django.db import connection
 
-from webhooks import wakeup
+from webhooks.outbox import wakeup
 
 
 def valkey_process() -> psutil.Process:

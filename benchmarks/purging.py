@@ -13,7 +13,7 @@ def main() -> None:
     django.setup()
     from django.db import connection
 
-    from webhooks.retention import Policy, purge
+    from webhooks.repair.retention import Policy, purge
 
     longest = 0.0
 

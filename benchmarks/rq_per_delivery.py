@@ -17,8 +17,8 @@ from rq.worker import SimpleWorker
 def deliver(delivery_id: str) -> None:
     from django.utils import timezone
 
-    from webhooks import signing
     from webhooks.models import Attempt, Delivery
+    from webhooks.wire import signing
 
     delivery = Delivery.objects.select_related("event", "webhook").get(id=delivery_id)
     key = signing.SigningKey.from_secret(delivery.webhook.secrets.get().value)
@@ -63,8 +63,8 @@ def deliver(delivery_id: str) -> None:
 def main() -> None:
     count = int(sys.argv[1])
     django.setup()
-    from webhooks import wakeup
     from webhooks.models import Delivery
+    from webhooks.outbox import wakeup
 
     client = wakeup.connect(30)
     client.flushdb()

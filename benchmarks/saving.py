@@ -11,7 +11,7 @@ from benchmarks import bare_rows, harness, steady
 from benchmarks.harness import Goal, Series, ratio
 from benchmarks.receiver import Receiver
 from sessions_app.models import Session, SessionMessage
-from webhooks import wakeup
+from webhooks.outbox import wakeup
 
 SAVES = 400
 TRIGGERED = 20_000

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from django.db import connection
 
-from webhooks import wakeup
+from webhooks.outbox import wakeup
 
 STATEMENT = re.compile(r"\[(\d+)\] LOG:  (?:statement|execute [^:]*): (.*(?:\n\t.*)*)")
 OWN_COMMANDS = {"info", "client|setinfo", "hello"}

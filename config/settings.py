@@ -110,7 +110,7 @@ def _days(name: str, default: float) -> float:
 
 
 def _prepared_statements() -> bool:
-    """Whether statements may be prepared where the connection allows it (webhooks/database.py)."""
+    """Whether statements may be prepared where the connection allows it (webhooks/postgres/sql.py)."""
     name = "DATABASE_PREPARED_STATEMENTS"
     text = env.str(name, default="auto").lower()
     if text not in ("auto", "1", "true", "on", "yes", "0", "false", "off", "no"):
@@ -220,7 +220,7 @@ RQ_QUEUES = {
     }
     for name in ("default", WEBHOOKS_QUEUE)
 }
-RQ = {"WORKER_CLASS": "webhooks.worker.WebhookWorker", "COMMIT_MODE": "auto"}
+RQ = {"WORKER_CLASS": "webhooks.worker.rq_worker.WebhookWorker", "COMMIT_MODE": "auto"}
 RQ_SHOW_ADMIN_LINK = False
 
 WEBHOOKS_ENCRYPTION_KEYS = _encryption_keys()

@@ -18,7 +18,7 @@ from webhooks.catalog import (
     wire_text,
     wire_time,
 )
-from webhooks.models.tracking import Change, State, Tracking, track
+from webhooks.tracking import Change, State, Tracking, track
 
 _ID = "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71"
 _TIME = "2026-11-23T10:30:00.123Z"

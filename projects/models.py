@@ -7,7 +7,7 @@ from django.db import models
 from django.utils import timezone
 
 from webhooks.ids import new_id
-from webhooks.models.tracking import TrackedModel, TrackedQuerySet
+from webhooks.tracking import TrackedModel, TrackedQuerySet
 
 DEFAULT_STORAGE_QUOTA_BYTES = 10 * 1024**3
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 from projects.models import Project, User
 from sessions_app.errors import TransitionNotAllowedError
 from webhooks.ids import new_id
-from webhooks.models.tracking import TrackedModel
+from webhooks.tracking import TrackedModel
 
 
 class StatusModel(TrackedModel):

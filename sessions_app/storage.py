@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from projects.models import User
 from sessions_app.models import Recording, Session, StorageLevel
-from webhooks.models.tracking import (
+from webhooks.tracking import (
     POSITION,
     Write,
     announce,

@@ -23,7 +23,7 @@ leaks: list[str] = []
 
 
 def generate_marked_secret() -> str:
-    """In place of webhooks.signing.generate_secret: the mark and eight random bytes."""
+    """In place of webhooks.wire.signing.generate_secret: the mark and eight random bytes."""
     return "whsec_" + b64encode(b"canary" * 4 + secrets.token_bytes(8)).decode()
 
 
@@ -41,7 +41,7 @@ class LogListener(logging.Handler):
 def pytest_configure(config: pytest.Config) -> None:
     from django.core.handlers.base import BaseHandler
 
-    from webhooks import signing
+    from webhooks.wire import signing
 
     signing.generate_secret = generate_marked_secret
     logging.getLogger().addHandler(LogListener())

@@ -11,9 +11,10 @@ from django.conf import settings
 
 from projects.models import Project, User
 from tests import flush
-from webhooks import catalog, service, wakeup
-from webhooks.http_receiver import HttpReceiver
+from webhooks import catalog, service
 from webhooks.models import Webhook
+from webhooks.outbox import wakeup
+from webhooks.workbench.receiver import HttpReceiver
 
 # Browser tests need what `make e2e` installs.
 collect_ignore = [] if importlib.util.find_spec("playwright") else ["e2e"]
@@ -44,7 +45,9 @@ def _own_data_fits(
     yield
     if "unfit_data" not in request.keywords:
         logged = [*caplog.get_records("setup"), *caplog.get_records("call")]
-        errors = [r for r in logged if r.name == "webhooks.outbox" and r.levelno >= logging.ERROR]
+        errors = [
+            r for r in logged if r.name == "webhooks.outbox.store" and r.levelno >= logging.ERROR
+        ]
         assert [record.getMessage() for record in errors] == []
 
 

@@ -7,4 +7,7 @@ class WebhooksConfig(AppConfig):
 
     def ready(self) -> None:
         # Connects the signals; registers the system checks.
-        from webhooks import checks, receivers  # noqa: F401
+        from webhooks import (
+            checks,  # noqa: F401
+            signals,  # noqa: F401
+        )

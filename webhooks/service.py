@@ -19,18 +19,18 @@ from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from webhooks import catalog
-from webhooks.batch import trigger_each
 from webhooks.errors import SecretRefusedError, WebhookLimitError
-from webhooks.lifecycle import cancel, disable, enable, pause_sending, resume_sending
 from webhooks.models import Delivery, SigningSecret, Webhook
 from webhooks.models.delivery import DeliveryQuerySet
 from webhooks.models.webhook import MAX_LIVE_SECRETS
-from webhooks.outbox import Owner, Trigger, trigger_event, trigger_events
-from webhooks.redelivery import Scope, redeliver, redeliver_one, replay
-from webhooks.routing import Considered, Explanation, explain
-from webhooks.tryout import Tryout
-from webhooks.tryout import send_test as test_webhook
-from webhooks.url_rules import is_same_url
+from webhooks.outbox.batch import trigger_each
+from webhooks.outbox.explain import Considered, Explanation, explain
+from webhooks.outbox.store import Owner, Trigger, trigger_event, trigger_events
+from webhooks.registry.switch import cancel, disable, enable, pause_sending, resume_sending
+from webhooks.repair.redelivery import Scope, redeliver, redeliver_one, replay
+from webhooks.wire.url_rules import is_same_url
+from webhooks.workbench.test_send import Tryout
+from webhooks.workbench.test_send import send_test as test_webhook
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS
 from django.db.models import Max
 
-from webhooks import journal
 from webhooks.models import Event
+from webhooks.tracking import journal
 
 
 @dataclass

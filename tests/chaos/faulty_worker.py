@@ -74,7 +74,7 @@ def after_settle() -> None:
 
 
 def before_wakeup() -> None:
-    from webhooks import wakeup
+    from webhooks.outbox import wakeup
 
     wakeup.nudge = die
 
@@ -181,15 +181,14 @@ def main() -> None:
 
     django.setup()
     import webhooks.wire.many
-    from webhooks import database, housekeeping
     from webhooks.dispatch import engine, lease, life
+    from webhooks.postgres import sql
+    from webhooks.repair import housekeeping
 
     webhooks.wire.many.SUSPENDED_SECONDS = engine.SUSPENDED_SECONDS = SUSPENDED_SECONDS  # type: ignore[attr-defined]
     life.SILENCE_BEFORE_DEATH_SECONDS = SILENCE_SECONDS
     # As far below the silence as in production.
-    database.SET_UP_SQL = database.SET_UP_SQL.replace(
-        "lock_timeout = '5s'", "lock_timeout = '0.7s'"
-    )
+    sql.SET_UP_SQL = sql.SET_UP_SQL.replace("lock_timeout = '5s'", "lock_timeout = '0.7s'")
     engine.BEAT_SECONDS = lease.BEAT_SECONDS = BEAT_SECONDS  # type: ignore[attr-defined]
     lease.FENCE_SECONDS = SILENCE_SECONDS * 0.8
     housekeeping.SECOND = timedelta(seconds=BEAT_SECONDS)

@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from webhooks.http_receiver import Behaviour, HttpReceiver, Received
+from webhooks.workbench.receiver import Behaviour, HttpReceiver, Received
 
 ADDRESSES = ("127.0.0.1", "127.0.0.2")
 GOOD = Behaviour()

@@ -10,8 +10,8 @@ import pytest
 
 from projects.models import Project, User
 from tests.workers import running, wait_for_heartbeats, wait_until
-from webhooks.http_receiver import HttpReceiver
 from webhooks.models import Attempt, Delivery, Event, Webhook
+from webhooks.workbench.receiver import HttpReceiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -17,8 +17,8 @@ from tests.concurrency import another_connection
 from tests.webhooks.history import DELETED, trigger
 from tests.workers import wait_until
 from webhooks import service
-from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Delivery, Webhook, WorkerHeartbeat
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -13,12 +13,12 @@ from django.utils import timezone
 from projects.models import User
 from tests.webhooks.history import trigger
 from tests.workers import running_worker, wait_for_heartbeats, wait_until
-from webhooks import quarantine
 from webhooks.dispatch import life
 from webhooks.dispatch.suspects import ALONE
-from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Webhook, WorkerHeartbeat
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
+from webhooks.worker import quarantine
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_valkey")]
 

@@ -16,7 +16,7 @@ from tests.chaos.faults import Fault
 from tests.chaos.verdict import judge
 from tests.chaos.world import Recipient, Span
 from webhooks.models import Webhook
-from webhooks.signing import generate_secret, load_key, sign_hex, sign_standard
+from webhooks.wire.signing import generate_secret, load_key, sign_hex, sign_standard
 
 pytestmark = pytest.mark.django_db
 

@@ -15,7 +15,7 @@ from pytest_django import Settings
 from config.server_urls import read_database_url, read_redis_url
 from config.services import BASE_DIR
 from tests.pgbouncer import output_of, pgbouncer, python_through
-from webhooks import wakeup
+from webhooks.outbox import wakeup
 
 PASSWORDS = [
     "plain", "p@ss", "@", "p@@ss@", "p/ss", "p//ss/", "p#ss", "#", "p?ss", "p?a=b&c", "p:ss", ":p:",

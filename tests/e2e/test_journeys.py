@@ -12,8 +12,8 @@ from tests.webhooks.admin.conftest import PAYMENT, fail
 from tests.workers import running_worker, wait_until
 from webhooks import service
 from webhooks.choices import DeliveryStatus
-from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import AuditEntry, Delivery, Webhook
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from sessions_app.models import Agent, Recording, Session, SessionMessage
 from tests.e2e.conftest import Watch, sign_in
 from tests.webhooks.admin.conftest import issue_token
 from tests.webhooks.admin.every_url import every_url, fingerprint
-from webhooks import audit_log, service
+from webhooks import service
 from webhooks.models import Attempt, Delivery, Event, Redelivery, Webhook, WorkerHeartbeat
+from webhooks.repair import audit_log
 
 CORPUS = [
     "<script>window.hit=1</script>",

@@ -8,7 +8,8 @@ import pycurl
 import pytest
 
 from tests.webhooks.sending import Canary
-from webhooks import doctor, wakeup
+from webhooks.outbox import wakeup
+from webhooks.repair import doctor
 from webhooks.wire.exchange import Exchange
 
 

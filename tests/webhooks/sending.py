@@ -11,7 +11,7 @@ import requests
 from requests import PreparedRequest, Response
 
 from tests.servers import stop_listening
-from webhooks.addresses import AddressPolicy
+from webhooks.wire.addresses import AddressPolicy
 from webhooks.wire.many import MultiSender, Outcome
 from webhooks.wire.messages import HeaderBlock, Post, Reply, header_line
 from webhooks.wire.names import Answer, host_and_port, system_lookup

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from webhooks.signing import Key, sign_standard
+from webhooks.wire.signing import Key, sign_standard
 
 
 @dataclass(frozen=True)

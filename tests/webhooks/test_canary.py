@@ -14,8 +14,8 @@ from tests import canary
 from tests.workers import searched_log
 from webhooks import service
 from webhooks.dispatch.engine import run_until_idle
-from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Attempt, Webhook
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 
 @pytest.fixture

@@ -21,12 +21,14 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from projects.models import Project, User
-from webhooks import encryption, reencryption, service, signing
+from webhooks import service
 from webhooks.checks import security as checks
 from webhooks.dispatch.engine import run_until_idle
 from webhooks.errors import EncryptionKeyError, SecretRefusedError
-from webhooks.http_receiver import Behaviour, HttpReceiver, Received
-from webhooks.models import Delivery, IdempotentAnswer, SigningSecret, Webhook
+from webhooks.models import Delivery, IdempotentAnswer, SigningSecret, Webhook, encryption
+from webhooks.repair import reencryption
+from webhooks.wire import signing
+from webhooks.workbench.receiver import Behaviour, HttpReceiver, Received
 
 
 def live_values(webhook: Webhook) -> list[str]:

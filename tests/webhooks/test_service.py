@@ -13,9 +13,9 @@ from django.utils import timezone
 from projects.models import User
 from tests.webhooks.history import DELETED
 from webhooks import service
-from webhooks.http_receiver import HttpReceiver
 from webhooks.models import Delivery, SigningSecret, Webhook
 from webhooks.models.delivery import NO_OWNER
+from webhooks.workbench.receiver import HttpReceiver
 
 
 def test_secret_is_readable_on_the_created_instance_only(
@@ -32,8 +32,8 @@ def test_secret_is_readable_on_the_created_instance_only(
 def test_secret_and_headers_are_encrypted_and_bound_to_their_row(
     make_webhook: Callable[..., Webhook],
 ) -> None:
-    from webhooks.encryption import decrypt
     from webhooks.errors import EncryptionKeyError
+    from webhooks.models.encryption import decrypt
 
     webhook = make_webhook(headers={"Authorization": "Bearer canary"})
 

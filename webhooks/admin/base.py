@@ -16,12 +16,12 @@ from psycopg.errors import QueryCanceled
 from unfold.admin import ModelAdmin
 from unfold.paginator import InfinitePaginator
 
-from webhooks import audit_log
 from webhooks.admin.access import permissions_of
 from webhooks.admin.operations import Operation
-from webhooks.database import sqlstate
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import parse_public_id
+from webhooks.postgres.sql import sqlstate
+from webhooks.repair import audit_log
 
 
 class OperatorAdmin(ModelAdmin):

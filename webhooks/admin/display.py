@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 from webhooks.choices import BreakerState, DeliveryStatus
+from webhooks.figures.stats import Bucket, Figures
 from webhooks.models import Webhook
 from webhooks.models.delivery import COUNTED_AT_MOST
-from webhooks.stats import Bucket, Figures
 
 TONES = {
     DeliveryStatus.PENDING: "info",

@@ -13,12 +13,12 @@ from django.db.models import Count, Q
 from django.http import HttpRequest
 from django.utils import timezone
 
-from webhooks import stats
 from webhooks.admin import charts
 from webhooks.admin.access import VIEW_DELIVERY, may_view, permissions_of
 from webhooks.admin.display import Cell, State, health_strip, state_of
 from webhooks.admin.redeliveries import describe, progress_context, webhook_names
 from webhooks.choices import BreakerState
+from webhooks.figures import stats
 from webhooks.models import Pause, Redelivery, Webhook
 
 CACHE_KEY = "webhooks.admin.home"

@@ -14,12 +14,16 @@ from django.urls import reverse
 from django.utils import timezone
 from rq.suspension import is_suspended
 
-from webhooks import horizon, housekeeping, service, stats, wakeup
+from webhooks import service
 from webhooks.admin.access import PAUSE
 from webhooks.admin.base import ReadOnlyAdmin
 from webhooks.admin.operations import Operation
 from webhooks.errors import WebhooksError
+from webhooks.figures import stats
 from webhooks.models import Pause, WorkerHeartbeat
+from webhooks.outbox import wakeup
+from webhooks.postgres import horizon
+from webhooks.repair import housekeeping
 
 DAY = timedelta(hours=24)
 

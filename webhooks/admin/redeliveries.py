@@ -16,7 +16,7 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 from unfold.views import ChangeList
 
-from webhooks import catalog, redelivery, service
+from webhooks import catalog, service
 from webhooks.admin.access import REDELIVER
 from webhooks.admin.base import ReadOnlyAdmin
 from webhooks.admin.display import bounded
@@ -27,7 +27,8 @@ from webhooks.choices import DeliveryStatus
 from webhooks.errors import PublicIdInvalidError, RedeliveryScopeError
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX, REDELIVERY_PREFIX, parse_public_id
 from webhooks.models import Redelivery, Webhook
-from webhooks.redelivery import REPEATABLE, Scope, matching, scope_of, warnings_of
+from webhooks.repair import redelivery
+from webhooks.repair.redelivery import REPEATABLE, Scope, matching, scope_of, warnings_of
 
 COUNTED_AT_MOST = 100_000
 AT_ONCE = timedelta(seconds=5)

@@ -7,8 +7,8 @@ from django import forms
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from webhooks import catalog
-from webhooks.header_rules import header_problems
 from webhooks.models import Webhook
+from webhooks.wire.header_rules import header_problems
 
 
 class PatternsField(forms.CharField):

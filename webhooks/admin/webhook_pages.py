@@ -8,13 +8,14 @@ from uuid import UUID
 from django.conf import settings
 from django.contrib.auth import get_user_model
 
-from webhooks import audit_log, stats
 from webhooks.admin import charts
 from webhooks.admin.display import health_strip, state_of
 from webhooks.choices import DeliveryStatus
+from webhooks.figures import stats
 from webhooks.models import Delivery, SigningSecret, Webhook
 from webhooks.models.delivery import COUNTED_AT_MOST
-from webhooks.redelivery import Scope, matching
+from webhooks.repair import audit_log
+from webhooks.repair.redelivery import Scope, matching
 
 DAY = timedelta(hours=24)
 PAGE = 50

@@ -16,7 +16,7 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 from unfold.views import ChangeList
 
-from webhooks import service, stats
+from webhooks import service
 from webhooks.admin import webhook_pages
 from webhooks.admin.access import permissions_of
 from webhooks.admin.base import OperatorAdmin
@@ -41,6 +41,7 @@ from webhooks.admin.webhook_operations import (
     TestWebhook,
 )
 from webhooks.errors import PublicIdInvalidError
+from webhooks.figures import stats
 from webhooks.ids import WEBHOOK_PREFIX, parse_public_id
 from webhooks.models import Webhook
 

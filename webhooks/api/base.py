@@ -25,7 +25,6 @@ from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 from rest_framework.viewsets import GenericViewSet
 
-from webhooks import audit_log
 from webhooks.api import idempotency, pagination, throttles
 from webhooks.api.errors import ConflictError, ParametersInvalidError
 from webhooks.api.serializers import (
@@ -37,6 +36,7 @@ from webhooks.api.serializers import (
 )
 from webhooks.errors import EncryptionKeyError, PublicIdInvalidError
 from webhooks.ids import parse_public_id
+from webhooks.repair import audit_log
 
 __all__ = [
     "ApiFilters",

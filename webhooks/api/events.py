@@ -16,7 +16,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from webhooks import feed, service
+from webhooks import service
 from webhooks.api import wishes
 from webhooks.api.base import (
     ApiFilters,
@@ -34,6 +34,7 @@ from webhooks.errors import (
 )
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX, WEBHOOK_PREFIX
 from webhooks.models import Event
+from webhooks.outbox import feed
 
 
 class ConsideredSerializer(ApiSerializer):

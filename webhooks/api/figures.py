@@ -1,4 +1,4 @@
-"""The figures of a webhook, and of the queue, as the API shows them (webhooks/stats.py)."""
+"""The figures of a webhook, and of the queue, as the API shows them (webhooks/figures/stats.py)."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -8,8 +8,8 @@ from django_filters import ChoiceFilter, IsoDateTimeFilter
 from rest_framework import serializers
 from rest_framework.request import Request
 
-from webhooks import stats
 from webhooks.api.base import ApiFilters, ApiSerializer, ParametersInvalidError, in_utc
+from webhooks.figures import stats
 from webhooks.models import Webhook
 
 DEFAULT_RANGE = timedelta(days=7)

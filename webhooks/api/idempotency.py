@@ -6,7 +6,7 @@ for the first. Only an action that sends a request of its own (`non_atomic_actio
 transaction: its key is stored first, and a crash leaves it behind for STALE_AFTER.
 
 An answer that is not a success frees its key: nothing has happened. After 24 hours a key is free
-again, whether or not its answer was removed yet (webhooks/retention.py).
+again, whether or not its answer was removed yet (webhooks/repair/retention.py).
 """
 
 import hashlib
@@ -27,11 +27,11 @@ from rest_framework.response import Response
 
 from webhooks.api.errors import IdempotencyKeyError
 from webhooks.api.permissions import is_service
-from webhooks.encryption import decrypt, encrypt
 from webhooks.errors import EncryptionKeyError
 from webhooks.ids import new_id
 from webhooks.models import IdempotentAnswer
-from webhooks.retention import ANSWERS_KEPT_FOR
+from webhooks.models.encryption import decrypt, encrypt
+from webhooks.repair.retention import ANSWERS_KEPT_FOR
 
 HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotency-Replayed"

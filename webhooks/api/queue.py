@@ -11,12 +11,14 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from webhooks import housekeeping, service, stats
+from webhooks import service
 from webhooks.api.base import ApiSerializer, ApiViewSet, NoInput, PublicIdField
 from webhooks.api.permissions import HasScope, IsStaff
 from webhooks.api.redeliveries import RedeliverySerializer, facts_of
+from webhooks.figures import stats
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models import Delivery, Pause
+from webhooks.repair import housekeeping
 
 
 class WorkerSerializer(ApiSerializer):

@@ -10,7 +10,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from webhooks import redelivery, service
+from webhooks import service
 from webhooks.api.base import (
     ApiModelSerializer,
     ApiSerializer,
@@ -30,7 +30,8 @@ from webhooks.ids import (
 )
 from webhooks.models import Delivery, Redelivery
 from webhooks.models.delivery import COUNTED_AT_MOST
-from webhooks.redelivery import REPEATABLE
+from webhooks.repair import redelivery
+from webhooks.repair.redelivery import REPEATABLE
 
 MAX_IDS = 1000
 WARNINGS_HELP = "Such as that an ordered webhook gets these in any order, also behind newer events."

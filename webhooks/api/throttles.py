@@ -21,8 +21,8 @@ from rest_framework.exceptions import Throttled
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
-from webhooks import wakeup
 from webhooks.models import ApiToken
+from webhooks.outbox import wakeup
 
 WINDOW_SECONDS = 60
 TIMEOUT_SECONDS = 0.1

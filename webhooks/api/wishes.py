@@ -12,17 +12,17 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import PermissionDenied
 
-from webhooks import committer
 from webhooks.api.authentication import users
 from webhooks.api.base import ApiSerializer, PublicIdField
 from webhooks.api.permissions import is_service
 from webhooks.api.problems import DOMAIN_ERRORS
 from webhooks.api.serializers import shared
-from webhooks.batch import build_each
 from webhooks.errors import EventDataInvalidError, WebhooksError
 from webhooks.ids import EVENT_PREFIX
 from webhooks.models import Event
-from webhooks.outbox import Trigger, build_trigger
+from webhooks.outbox import committer
+from webhooks.outbox.batch import build_each
+from webhooks.outbox.store import Trigger, build_trigger
 
 MAX_BATCH = 1000
 ITEMS = {

@@ -14,8 +14,8 @@ from django.db.models.options import Options
 
 from webhooks import catalog
 from webhooks.errors import EventDataInvalidError
-from webhooks.models.tracking import TrackedModel, TrackedQuerySet, Tracking
-from webhooks.models.writes import clashes, row_type_of, tracked_models, tracking_of
+from webhooks.tracking import TrackedModel, TrackedQuerySet, Tracking
+from webhooks.tracking.writes import clashes, row_type_of, tracked_models, tracking_of
 
 KEEPING = (models.CASCADE, models.PROTECT, models.RESTRICT, models.DO_NOTHING)
 """The values of on_delete that change no column."""

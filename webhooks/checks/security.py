@@ -6,8 +6,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, InterfaceError, connection
 
-from webhooks import reencryption
-from webhooks.addresses import is_public_network
+from webhooks.repair import reencryption
+from webhooks.wire.addresses import is_public_network
 
 
 @register("webhooks")

@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
-from webhooks import breaker
 from webhooks.choices import BreakerState
-from webhooks.database import limited_transaction
 from webhooks.dispatch import discovery, guard, quick, take
 from webhooks.dispatch.discovery import News, Position
 from webhooks.dispatch.endpoints import Endpoints, Standing
@@ -23,7 +21,9 @@ from webhooks.dispatch.lanes import Key, Lane
 from webhooks.dispatch.release import cancel_deleted, release_from_order
 from webhooks.dispatch.share import allot, in_turn
 from webhooks.dispatch.take import Taken
-from webhooks.dispatch.window import LARGEST
+from webhooks.pace import breaker
+from webhooks.pace.window import LARGEST
+from webhooks.postgres.sql import limited_transaction
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from webhooks.dispatch.desk import Errand
 from webhooks.dispatch.discovery import Position
 from webhooks.dispatch.flight import Flight
 from webhooks.dispatch.lanes import Lanes
-from webhooks.dispatch.outage import PROBE_SECONDS
-from webhooks.dispatch.window import CLOSED_SECONDS, START
+from webhooks.pace.outage import PROBE_SECONDS
+from webhooks.pace.window import CLOSED_SECONDS, START
 
 POLL_SECONDS = 1.0
 LANES_PER_ORDER = 224

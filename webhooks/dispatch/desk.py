@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from django.db import DatabaseError, InterfaceError, connection
 
-from webhooks.database import set_up_connection
+from webhooks.postgres.sql import set_up_connection
 
 logger = logging.getLogger(__name__)
 

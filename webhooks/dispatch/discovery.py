@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
-from webhooks.database import run
 from webhooks.dispatch.lanes import Lane
+from webhooks.postgres.sql import run
 
 LOOK_ROWS = 256
 """How many of the latest due rows a look reads; where there are more, a survey is wanted."""

@@ -10,15 +10,15 @@ from uuid import UUID
 from django.contrib.auth import get_user_model
 
 from webhooks.choices import BreakerState
-from webhooks.database import run
-from webhooks.encryption import decrypt
 from webhooks.errors import EncryptionKeyError
-from webhooks.header_rules import header_problem
+from webhooks.models.encryption import decrypt
 from webhooks.models.webhook import decrypt_headers
-from webhooks.retry import Policy
-from webhooks.signing import Ed25519Key, SigningKey, load_key
+from webhooks.pace.retry import Policy
+from webhooks.postgres.sql import run
 from webhooks.wire.clock import boottime
+from webhooks.wire.header_rules import header_problem
 from webhooks.wire.messages import header_line
+from webhooks.wire.signing import Ed25519Key, SigningKey, load_key
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,6 @@ from uuid import UUID
 
 from django.conf import settings
 
-from webhooks import wakeup
-from webhooks.addresses import AddressPolicy
 from webhooks.dispatch import life
 from webhooks.dispatch.claim import Claim, Order, claim_due
 from webhooks.dispatch.claims import POLL_SECONDS, Claims
@@ -27,7 +25,6 @@ from webhooks.dispatch.desk import DatabaseThread
 from webhooks.dispatch.endpoints import Endpoints
 from webhooks.dispatch.flight import MAX_IN_FLIGHT, READY_AT_CLAIM, Flight, Sent
 from webhooks.dispatch.lease import BEAT_SECONDS, Lease
-from webhooks.dispatch.outage import NETWORK_FAILURES, PROBE_SECONDS, OutageGuard
 from webhooks.dispatch.outcome import read_outcome
 from webhooks.dispatch.records import Record, Records, Written, write
 from webhooks.dispatch.returns import Returns, give_back
@@ -39,6 +36,9 @@ from webhooks.dispatch.suspects import (
     claim_suspects,
     count_by_level,
 )
+from webhooks.outbox import wakeup
+from webhooks.pace.outage import NETWORK_FAILURES, PROBE_SECONDS, OutageGuard
+from webhooks.wire.addresses import AddressPolicy
 from webhooks.wire.clock import boottime
 from webhooks.wire.failures import SuspendedError
 from webhooks.wire.many import SUSPENDED_SECONDS, MultiSender, Outcome

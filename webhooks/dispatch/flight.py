@@ -14,7 +14,7 @@ from uuid import UUID
 
 from webhooks.dispatch.endpoints import Endpoint
 from webhooks.dispatch.take import MAX_CLAIM_BYTES, ClaimedDelivery
-from webhooks.dispatch.window import START, Windows
+from webhooks.pace.window import START, Windows
 
 CLAIM_ROWS = 320
 """Most rows of one claim."""

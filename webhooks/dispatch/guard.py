@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 from uuid import UUID
 
-from webhooks import breaker, rate
-from webhooks.breaker import Breaker
 from webhooks.choices import BreakerState
-from webhooks.database import run
+from webhooks.pace import breaker, rate
+from webhooks.pace.breaker import Breaker
+from webhooks.postgres.sql import run
 
 LOCK_SQL = """
 SELECT w.id, w.rate_limit, extract(epoch FROM w.rate_ready_at)::float8,

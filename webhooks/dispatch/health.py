@@ -13,10 +13,11 @@ from uuid import UUID
 
 from django.conf import settings
 
-from webhooks import breaker, lifecycle
-from webhooks.breaker import Breaker, Outcomes
 from webhooks.choices import BreakerState
-from webhooks.database import limited_transaction, run
+from webhooks.pace import breaker
+from webhooks.pace.breaker import Breaker, Outcomes
+from webhooks.postgres.sql import limited_transaction, run
+from webhooks.registry import switch
 
 
 @dataclass(slots=True)
@@ -155,7 +156,7 @@ def _disable(
     webhook_ids = list(webhook_ids)
     if not webhook_ids or (unless_outage and _most_are_failing()):
         return
-    lifecycle.disable_automatically(webhook_ids, reason, datetime.fromtimestamp(now, UTC))
+    switch.disable_automatically(webhook_ids, reason, datetime.fromtimestamp(now, UTC))
 
 
 MOST_FAIL_SQL = """

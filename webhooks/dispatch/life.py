@@ -19,11 +19,11 @@ from uuid import UUID
 
 from psycopg.types.json import Json
 
-from webhooks.database import end_connections, limited_transaction, run
 from webhooks.dispatch import suspects
 from webhooks.dispatch.release import HeldDelivery, lock_held, release, release_others
 from webhooks.dispatch.suspects import ALONE
 from webhooks.models import WorkerHeartbeat
+from webhooks.postgres.sql import end_connections, limited_transaction, run
 from webhooks.wire.clock import boottime
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from webhooks.choices import FailureKind
 from webhooks.dispatch.endpoints import Endpoint
 from webhooks.dispatch.settle import Result
 from webhooks.dispatch.take import ClaimedDelivery
-from webhooks.retry import SLOW_DOWN, Verdict, judge
+from webhooks.pace.retry import SLOW_DOWN, Verdict, judge
 from webhooks.wire.messages import Post, Reply
 
 MAX_STORED_BODY_BYTES = 16 * 1024

@@ -8,14 +8,14 @@ recovery. All else that it sees is returned as lanes, for a usual claim.
 import time
 from uuid import UUID
 
-from webhooks.breaker import RAMP_SECONDS
-from webhooks.database import run
 from webhooks.dispatch import take
 from webhooks.dispatch.discovery import Look, clock_offset
 from webhooks.dispatch.endpoints import ENDPOINT_COLUMNS, Endpoints, with_users
 from webhooks.dispatch.lanes import Lane
 from webhooks.dispatch.take import ClaimedDelivery, Taken, keep_light
-from webhooks.dispatch.window import START
+from webhooks.pace.breaker import RAMP_SECONDS
+from webhooks.pace.window import START
+from webhooks.postgres.sql import run
 from webhooks.wire.clock import boottime
 
 QUICK_ROWS = 32

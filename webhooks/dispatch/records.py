@@ -17,7 +17,7 @@ from webhooks.dispatch import health
 from webhooks.dispatch.desk import Errand
 from webhooks.dispatch.health import Attempted, Recorded
 from webhooks.dispatch.settle import Result, Settled, settle, without_answer
-from webhooks.retry import Verdict
+from webhooks.pace.retry import Verdict
 
 logger = logging.getLogger(__name__)
 

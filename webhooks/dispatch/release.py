@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from webhooks.database import limited_transaction, run
+from webhooks.postgres.sql import limited_transaction, run
 
 # What comes back is due anew from now on, so that a look finds it.
 RELEASE_SQL = """

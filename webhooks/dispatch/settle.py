@@ -11,7 +11,7 @@ from uuid import UUID
 
 from psycopg.types.json import Json
 
-from webhooks.database import run
+from webhooks.postgres.sql import run
 
 # Each result finds its row through the primary key, and the attempts come from what was updated:
 # no join whose order the planner could get wrong, which a batch of 500 wide rows would not forgive.

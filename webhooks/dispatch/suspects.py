@@ -22,7 +22,6 @@ from typing import NamedTuple
 from uuid import UUID
 
 from webhooks.choices import BreakerState
-from webhooks.database import limited_transaction, run
 from webhooks.dispatch import guard
 from webhooks.dispatch.claim import Claim, most_held
 from webhooks.dispatch.claims import POLL_SECONDS
@@ -30,8 +29,9 @@ from webhooks.dispatch.desk import Errand
 from webhooks.dispatch.discovery import clock_offset
 from webhooks.dispatch.flight import Flight
 from webhooks.dispatch.guard import Guard
-from webhooks.dispatch.outage import PROBE_SECONDS
 from webhooks.dispatch.take import MAX_CLAIM_BYTES, ClaimedDelivery, keep_light
+from webhooks.pace.outage import PROBE_SECONDS
+from webhooks.postgres.sql import limited_transaction, run
 
 GROUP_SIZES = (512, 64, 8, 1)
 """How many suspects a process may hold, by level."""
@@ -81,7 +81,7 @@ suspect AS MATERIALIZED (
              LIMIT 1))
 )"""
 
-# What a breaker or a rate limit (webhooks/rate.py) lets through now.
+# What a breaker or a rate limit (webhooks/pace/rate.py) lets through now.
 COUNT_SQL = f"""
 WITH {DUE_SQL}, allowed AS (
     SELECT suspect_level,

@@ -12,10 +12,10 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from webhooks.database import run
 from webhooks.dispatch.lanes import Lane
 from webhooks.dispatch.release import release
-from webhooks.horizon import IS_IN_ORDER
+from webhooks.postgres.horizon import IS_IN_ORDER
+from webhooks.postgres.sql import run
 
 MAX_CLAIM_BYTES = 16 * 1024 * 1024
 """Payloads of one claim, which is more than the largest."""

@@ -6,7 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from webhooks import process
+from webhooks.worker import process
 
 
 class RunsWorkers(BaseCommand):

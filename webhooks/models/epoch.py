@@ -9,7 +9,7 @@ class Epoch(models.Model):
 
     A restored dump, a promoted standby, an upgrade and a logical copy begin the next one; what was
     stored in an earlier epoch comes before all of a later one. Postgres itself says which is
-    current (webhooks_current_epoch(), made in migration 0006); webhooks/epoch.py keeps the rows.
+    current (webhooks_current_epoch(), made in migration 0006); webhooks/postgres/epoch.py keeps the rows.
     """
 
     number = models.BigIntegerField(primary_key=True)

@@ -20,7 +20,7 @@ class Redelivery(models.Model):
         FAILED = "failed", "Failed"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    scope = models.JSONField(default=dict, help_text="What was asked for (webhooks/redelivery.py).")
+    scope = models.JSONField(default=dict, help_text="What was asked for.")
     is_replay = models.BooleanField(
         default=False, help_text="Creates deliveries that never existed instead of repeating some."
     )

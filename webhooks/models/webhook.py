@@ -15,13 +15,15 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from webhooks import catalog, retry, signing
+from webhooks import catalog
 from webhooks.choices import BreakerState
-from webhooks.encryption import decrypt, encrypt
 from webhooks.errors import EncryptionKeyError, UrlRefusedError
-from webhooks.header_rules import header_problems
 from webhooks.ids import WEBHOOK_PREFIX, new_id
-from webhooks.url_rules import MAX_URL_LENGTH, accept_url
+from webhooks.models.encryption import decrypt, encrypt
+from webhooks.pace import retry
+from webhooks.wire import signing
+from webhooks.wire.header_rules import header_problems
+from webhooks.wire.url_rules import MAX_URL_LENGTH, accept_url
 
 if TYPE_CHECKING:
     from webhooks.models.event import Event
@@ -125,7 +127,7 @@ class Webhook(models.Model):
     breaker_probe_at = models.DateTimeField(null=True, editable=False)
     # No request before this: the receiver's own Retry-After.
     held_until = models.DateTimeField(null=True, editable=False)
-    # When its rate limit's allowance is whole again (webhooks/rate.py).
+    # When its rate limit's allowance is whole again (webhooks/pace/rate.py).
     rate_ready_at = models.DateTimeField(null=True, editable=False)
     verified = models.BooleanField(default=False, editable=False)
     deleted_at = models.DateTimeField(null=True, editable=False)

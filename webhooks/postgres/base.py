@@ -5,7 +5,7 @@ from typing import Any
 from django.db.backends.postgresql.base import DatabaseWrapper as PostgresWrapper
 from django.db.backends.postgresql.schema import DatabaseSchemaEditor
 
-from webhooks.database import is_pooled
+from webhooks.postgres.sql import is_pooled
 
 LOCK_TIMEOUT = "150ms"
 """How long a migration waits for a lock, since whoever comes behind it in the queue waits as long.

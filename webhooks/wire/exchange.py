@@ -9,8 +9,8 @@ import pycurl
 from django.conf import settings
 from requests import PreparedRequest, Response
 
-from webhooks.addresses import AddressPolicy
 from webhooks.choices import FailureKind
+from webhooks.wire.addresses import AddressPolicy
 from webhooks.wire.clock import boottime
 from webhooks.wire.failures import (
     CERTIFICATE_MESSAGES,

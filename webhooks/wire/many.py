@@ -11,8 +11,8 @@ import pycurl
 from django.conf import settings
 from requests import PreparedRequest, Response
 
-from webhooks.addresses import AddressPolicy
 from webhooks.choices import FailureKind
+from webhooks.wire.addresses import AddressPolicy
 from webhooks.wire.clock import asleep_seconds, boottime
 from webhooks.wire.exchange import Exchange
 from webhooks.wire.failures import SuspendedError, TransportError, WithdrawnError, failure

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 
-from webhooks.addresses import AddressPolicy
 from webhooks.choices import FailureKind
 from webhooks.errors import UrlRefusedError
-from webhooks.url_rules import parse_url
+from webhooks.wire.addresses import AddressPolicy
 from webhooks.wire.failures import TransportError, failure, unsendable
+from webhooks.wire.url_rules import parse_url
 
 RESOLVED_SECONDS = 30.0
 """After this time a request makes its host be looked up anew, and goes to the old addresses."""

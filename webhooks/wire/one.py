@@ -10,8 +10,8 @@ from django.conf import settings
 from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
 
-from webhooks.addresses import AddressPolicy
 from webhooks.choices import FailureKind
+from webhooks.wire.addresses import AddressPolicy
 from webhooks.wire.exchange import Exchange
 from webhooks.wire.failures import failure
 from webhooks.wire.messages import draft_of

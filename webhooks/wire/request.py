@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX
-from webhooks.signing import Ed25519Key, SigningKey, sign_hex, sign_standard
 from webhooks.wire.messages import HeaderBlock, Post
+from webhooks.wire.signing import Ed25519Key, SigningKey, sign_hex, sign_standard
 
 USER_AGENT = b"RemoteDevAI-Webhooks/1.0"
 

@@ -26,8 +26,8 @@ from config.services import BASE_DIR
 from projects.models import Project, User
 from sessions_app.models import Agent, Recording, Session, SessionMessage
 from webhooks import service
-from webhooks.http_receiver import Behaviour, HttpReceiver, Received
 from webhooks.models import Delivery, Webhook, WorkerHeartbeat
+from webhooks.workbench.receiver import Behaviour, HttpReceiver, Received
 
 FLAKY_RATE = 0.3
 QUICK_RETRIES = [1] * 20

@@ -13,9 +13,10 @@ from django.utils import timezone
 
 from projects.models import Project, User
 from sessions_app.models import Agent, Recording, Session, SessionMessage
-from webhooks import audit_log, service
+from webhooks import service
 from webhooks.choices import DeliveryStatus
 from webhooks.models import ApiToken, Attempt, Delivery, Event, Redelivery, Webhook, WorkerHeartbeat
+from webhooks.repair import audit_log
 
 PAYMENT = {
     "id": "pay_1", "subscriptionId": "sub_1", "amount": 2900, "currency": "EUR",

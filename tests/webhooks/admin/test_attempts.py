@@ -16,8 +16,8 @@ from webhooks.admin.attempts import (
     show_payload,
     view_attempts,
 )
-from webhooks.http_receiver import HttpReceiver
 from webhooks.models import Attempt, Delivery, Event
+from webhooks.workbench.receiver import HttpReceiver
 
 
 def attempt(**fields: Any) -> Attempt:

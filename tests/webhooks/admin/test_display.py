@@ -18,8 +18,8 @@ from webhooks.admin.display import (
 )
 from webhooks.admin.template_tags import ago
 from webhooks.choices import BreakerState
+from webhooks.figures.stats import Bucket, Figures, Hour
 from webhooks.models import Webhook
-from webhooks.stats import Bucket, Figures, Hour
 
 NOW = datetime(2026, 11, 24, 8, 30, tzinfo=UTC)
 BEFORE = NOW - timedelta(hours=2)

@@ -12,11 +12,12 @@ from django.utils import timezone
 
 from projects.models import User
 from tests.webhooks.admin.conftest import PAYMENT, fail
-from webhooks import audit_log, service
+from webhooks import service
 from webhooks.choices import BreakerState, DeliveryStatus
 from webhooks.ids import first_id_of
 from webhooks.models import Delivery, Event, Redelivery, Webhook
 from webhooks.models.delivery import NO_OWNER
+from webhooks.repair import audit_log
 
 pytestmark = pytest.mark.django_db
 

@@ -14,8 +14,8 @@ from projects.models import Project, User
 from tests.webhooks.admin.conftest import PAYMENT, fail
 from webhooks import service
 from webhooks.choices import BreakerState, DeliveryStatus
-from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import ApiToken, AuditEntry, Delivery, Event, Pause, Redelivery, Webhook
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 pytestmark = pytest.mark.django_db
 
@@ -228,7 +228,7 @@ def test_a_reveal_that_cannot_be_written_down_shows_nothing(
     def fails(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("no log")
 
-    monkeypatch.setattr("webhooks.audit_log.record", fails)
+    monkeypatch.setattr("webhooks.repair.audit_log.record", fails)
 
     with pytest.raises(RuntimeError):
         operator.post(
@@ -242,7 +242,7 @@ def test_what_cannot_be_written_down_is_not_done(
     def fails(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("no log")
 
-    monkeypatch.setattr("webhooks.audit_log.record", fails)
+    monkeypatch.setattr("webhooks.repair.audit_log.record", fails)
 
     with pytest.raises(RuntimeError):
         operator.post(page_of(webhook, "disable"), {"reason": "x"})

@@ -15,7 +15,7 @@ from webhooks import service
 from webhooks.admin.redeliveries import describe, progress_context, webhook_names
 from webhooks.choices import DeliveryStatus
 from webhooks.models import Delivery, Redelivery, Webhook
-from webhooks.redelivery import Scope, run
+from webhooks.repair.redelivery import Scope, run
 
 pytestmark = pytest.mark.django_db
 

@@ -11,8 +11,9 @@ from rest_framework.test import APIClient
 from projects.models import User
 from tests.webhooks.api.conftest import MakeClient
 from tests.webhooks.api.matrix import ROUTES, ROWS, World, rows_of_all_tables, send
-from webhooks import audit_log, service
+from webhooks import service
 from webhooks.models import AuditEntry, Webhook
+from webhooks.repair import audit_log
 
 LEFT = {
     "agent-list.post": "agent.create",
@@ -172,7 +173,7 @@ def test_deed_without_its_entry_is_undone(
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("webhooks.audit_log.record", fails)
+    monkeypatch.setattr("webhooks.repair.audit_log.record", fails)
 
     assert send(client, ROUTES[key], ROWS[key], world).status_code == 500
     assert rows_of_all_tables() == before

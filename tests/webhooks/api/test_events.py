@@ -11,8 +11,9 @@ from rest_framework.test import APIClient
 
 from projects.models import User
 from tests.webhooks.api.conftest import MakeClient
-from webhooks import catalog, redelivery, service
+from webhooks import catalog, service
 from webhooks.models import Delivery, Event, Webhook
+from webhooks.repair import redelivery
 
 DATA = {
     "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",

@@ -14,7 +14,7 @@ from django.conf import settings as django_settings
 from projects.models import User
 from webhooks.api.problems import TITLES
 from webhooks.dispatch.engine import run_until_idle
-from webhooks.http_receiver import HttpReceiver
+from webhooks.workbench.receiver import HttpReceiver
 
 GUIDE = (Path(django_settings.BASE_DIR) / "docs" / "api.md").read_text()
 COMMAND = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -12,8 +12,8 @@ from rest_framework.test import APIClient
 from projects.models import User
 from tests.webhooks.api.conftest import MakeClient
 from webhooks import service
-from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Delivery, Event, IdempotentAnswer, SigningSecret, Webhook
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 CANARY = "canary-3f9a1c"
 NEW = {"name": "Orders", "url": "http://127.0.0.1:9/hook", "events": ["project.*"]}

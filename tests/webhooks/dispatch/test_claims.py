@@ -6,9 +6,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.webhooks.dispatch.fakes import FakeClock, FakeThread
-from webhooks import breaker
 from webhooks.dispatch import claims as claims_module
-from webhooks.dispatch import desk, discovery, window
+from webhooks.dispatch import desk, discovery
 from webhooks.dispatch.claim import Claim, Fate, Order
 from webhooks.dispatch.claims import (
     FULL_SECONDS,
@@ -24,8 +23,9 @@ from webhooks.dispatch.claims import (
 from webhooks.dispatch.discovery import LOOK_SECONDS, News, Position
 from webhooks.dispatch.flight import Flight
 from webhooks.dispatch.lanes import Lane
-from webhooks.dispatch.outage import PROBE_SECONDS
 from webhooks.dispatch.take import ClaimedDelivery, Taken
+from webhooks.pace import breaker, window
+from webhooks.pace.outage import PROBE_SECONDS
 
 OFFSET = 5000.0
 """From the fake clock to the database's."""

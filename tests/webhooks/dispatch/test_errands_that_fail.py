@@ -15,8 +15,8 @@ from tests.webhooks.history import trigger
 from tests.workers import wait_for_heartbeats, wait_until
 from webhooks.dispatch import engine as engines
 from webhooks.dispatch.endpoints import Endpoints
-from webhooks.http_receiver import HttpReceiver
 from webhooks.models import Delivery, Webhook
+from webhooks.workbench.receiver import HttpReceiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -25,10 +25,10 @@ from webhooks.dispatch.claims import Claims
 from webhooks.dispatch.engine import Engine, run_until_idle
 from webhooks.dispatch.flight import Flight, Sent
 from webhooks.dispatch.release import release
-from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.ids import new_id
-from webhooks.lifecycle import disable, enable
 from webhooks.models import Attempt, Delivery, SigningSecret, Webhook, WorkerHeartbeat
+from webhooks.registry.switch import disable, enable
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

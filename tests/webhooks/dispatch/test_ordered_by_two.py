@@ -14,10 +14,10 @@ from tests.webhooks.dispatch.test_one_tenant import end_surveys, locked, running
 from tests.webhooks.history import trigger
 from tests.workers import wait_until
 from webhooks.dispatch import engine as engines
-from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.ids import new_id
-from webhooks.lifecycle import pause_sending, resume_sending
 from webhooks.models import Delivery, Webhook
+from webhooks.registry.switch import pause_sending, resume_sending
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

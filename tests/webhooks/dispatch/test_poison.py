@@ -12,8 +12,8 @@ from tests.webhooks.dispatch.test_one_tenant import locked, running_engine, stat
 from tests.webhooks.history import trigger
 from tests.workers import wait_until
 from webhooks.dispatch.engine import Engine
-from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Attempt, Delivery, Webhook
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -18,10 +18,10 @@ from webhooks.dispatch.discovery import Look
 from webhooks.dispatch.endpoints import Endpoints
 from webhooks.dispatch.quick import QUICK_ROWS, take_recent
 from webhooks.dispatch.take import Taken
-from webhooks.dispatch.window import START
 from webhooks.ids import new_id
-from webhooks.lifecycle import pause_sending
 from webhooks.models import Delivery, SigningSecret, Webhook, WorkerHeartbeat
+from webhooks.pace.window import START
+from webhooks.registry.switch import pause_sending
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

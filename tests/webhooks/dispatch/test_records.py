@@ -20,7 +20,7 @@ from webhooks.dispatch.records import (
     Records,
     Written,
 )
-from webhooks.retry import Verdict
+from webhooks.pace.retry import Verdict
 
 WEBHOOK, OTHER = uuid4(), uuid4()
 NOTHING = Written([], {}, set(), set())

@@ -12,9 +12,9 @@ from tests.workers import wait_until
 from webhooks.dispatch import take
 from webhooks.dispatch.release import release
 from webhooks.dispatch.returns import Returns
-from webhooks.http_receiver import HttpReceiver
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Webhook
+from webhooks.workbench.receiver import HttpReceiver
 
 MakeWebhook = Callable[..., Webhook]
 

@@ -12,7 +12,6 @@ from projects.models import User
 from tests.concurrency import calls_of, in_thread
 from tests.webhooks.history import trigger
 from tests.workers import wait_until
-from webhooks import lifecycle
 from webhooks.dispatch import discovery
 from webhooks.dispatch import engine as engines
 from webhooks.dispatch.claim import Order, claim_due
@@ -22,9 +21,10 @@ from webhooks.dispatch.engine import Engine
 from webhooks.dispatch.lanes import Lane, Lanes
 from webhooks.dispatch.life import register_worker
 from webhooks.dispatch.starts import Starts
-from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Webhook
+from webhooks.registry import switch
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -78,7 +78,7 @@ def test_webhook_that_was_disabled_while_its_lane_was_full_is_sent_to_when_enabl
             end_surveys(engine)
             wait_until(lambda: not engine._flight.ids)
             patch.undo()
-            lifecycle.enable(webhook)
+            switch.enable(webhook)
             wait_until(lambda: len(receiver.requests) == 80)
 
 
@@ -128,7 +128,7 @@ def test_slow_webhook_that_recovers_makes_its_worker_claim_nothing_in_vain(
     webhook = make_webhook(url=receiver.url, events=["project.deleted"])
     receiver.behaviour = Behaviour(delay_seconds=1.5)
     trigger(user, 4)
-    lifecycle.enable(webhook)
+    switch.enable(webhook)
     claims = calls_of(engines, "claim_due", monkeypatch)
     with running_engine():
         receiver.wait_for(1)
@@ -216,7 +216,7 @@ def test_pause_that_begins_in_the_middle_of_a_claim_delays_nothing_longer_than_i
         found = look(back_seconds)
         if found.lanes and not looks:
             looks.append(time.monotonic())
-            lifecycle.pause_sending()
+            switch.pause_sending()
         return found
 
     monkeypatch.setattr(discovery, "look", look_and_pause)
@@ -226,5 +226,5 @@ def test_pause_that_begins_in_the_middle_of_a_claim_delays_nothing_longer_than_i
     with running_engine():
         wait_until(lambda: bool(looks))
         time.sleep(0.3)
-        lifecycle.resume_sending()
+        switch.resume_sending()
         receiver.wait_for(1)

@@ -10,9 +10,9 @@ from pytest_django import Settings
 from projects.models import User
 from tests.webhooks.history import finish, trigger
 from tests.webhooks.management.conftest import Run
-from webhooks.doctor import CHECKS
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Webhook, WorkerHeartbeat
+from webhooks.repair.doctor import CHECKS
 
 
 @pytest.fixture(autouse=True)

@@ -16,10 +16,10 @@ from projects.models import User
 from tests.webhooks.history import trigger
 from tests.webhooks.management.conftest import Run
 from tests.workers import environment
-from webhooks import feed
-from webhooks.http_receiver import Behaviour, HttpReceiver
-from webhooks.listening import signing_secret
 from webhooks.models import ApiToken
+from webhooks.outbox import feed
+from webhooks.workbench.listen import signing_secret
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

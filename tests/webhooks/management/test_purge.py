@@ -11,9 +11,9 @@ import pytest
 from projects.models import User
 from tests.webhooks.history import finish, make_older, trigger
 from tests.webhooks.management.conftest import Run
-from webhooks import retention
 from webhooks.models import AuditEntry, Delivery, Event, Webhook
-from webhooks.retention import Policy, Purged
+from webhooks.repair import retention
+from webhooks.repair.retention import Policy, Purged
 
 
 @pytest.fixture

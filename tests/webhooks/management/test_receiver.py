@@ -13,10 +13,10 @@ import requests
 
 from config.services import BASE_DIR
 from tests.webhooks.management.conftest import Run
-from webhooks import recorded
-from webhooks.feed import FeedEvent
-from webhooks.http_receiver import HttpReceiver
-from webhooks.listening import Forwarder, signing_secret
+from webhooks.outbox.feed import FeedEvent
+from webhooks.workbench import recorded
+from webhooks.workbench.listen import Forwarder, signing_secret
+from webhooks.workbench.receiver import HttpReceiver
 
 SECRET = signing_secret("receiver")
 TEXT = '{"data":{"webhookId":"whk_1","message":"ä"}}'

@@ -20,11 +20,12 @@ from projects.models import User
 from tests.webhooks.history import finish, make_older, trigger
 from tests.webhooks.management.conftest import Run, hold_back
 from tests.workers import environment, running_worker, wait_for_heartbeats
-from webhooks import redelivery, service
-from webhooks.http_receiver import Behaviour, HttpReceiver
+from webhooks import service
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Redelivery, Webhook, WorkerHeartbeat
-from webhooks.redelivery import Scope
+from webhooks.repair import redelivery
+from webhooks.repair.redelivery import Scope
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 HELD_BACK = (
     "Held back means: the webhook is switched off, keeps failing or asked for time, or all sending "

@@ -11,7 +11,7 @@ from django.db import connection
 from projects.models import User
 from tests.webhooks.history import finish, trigger
 from tests.webhooks.management.conftest import Run
-from webhooks import stats
+from webhooks.figures import stats
 from webhooks.ids import new_id
 from webhooks.models import Webhook
 

@@ -12,9 +12,10 @@ from projects.models import User
 from tests.webhooks.history import DELETED
 from tests.webhooks.management.conftest import Run, hold_back
 from tests.workers import running_worker, wait_for_heartbeats
-from webhooks import audit, catalog, service
-from webhooks.http_receiver import Behaviour, HttpReceiver
+from webhooks import catalog, service
 from webhooks.models import Delivery, Event, Webhook
+from webhooks.repair import integrity
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 
 def stored() -> Event:
@@ -75,7 +76,7 @@ def test_one_webhook_gets_it_alone_whatever_its_filter(
     assert ran.code == 0
     assert Delivery.objects.get().webhook == other
     assert stored().owner_id == user.id
-    assert list(audit.find_faults()) == []
+    assert list(integrity.find_faults()) == []
 
 
 def test_list_and_example(run: Run, db: None) -> None:

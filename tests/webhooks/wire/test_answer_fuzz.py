@@ -13,17 +13,17 @@ import pytest
 
 from projects.models import User
 from tests.webhooks.sending import kind_of, policy, request, send_all
-from tests.webhooks.test_headers import endpoint_of
+from tests.webhooks.wire.test_headers import endpoint_of
 from webhooks import service
 from webhooks.choices import FailureKind
 from webhooks.dispatch.engine import run_until_idle
 from webhooks.dispatch.outcome import read_outcome
 from webhooks.dispatch.take import ClaimedDelivery
-from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.ids import new_id
 from webhooks.models import Attempt, Delivery, Webhook
-from webhooks.signing import SigningKey, generate_secret
 from webhooks.wire.many import MultiSender, Outcome
+from webhooks.wire.signing import SigningKey, generate_secret
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 ANSWERS = [
     b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok",

@@ -13,11 +13,11 @@ from tests.webhooks.sending import kind_of, policy, request
 from webhooks.dispatch.endpoints import Endpoints
 from webhooks.dispatch.engine import Engine
 from webhooks.dispatch.life import SILENCE_BEFORE_DEATH_SECONDS, Watch
-from webhooks.http_receiver import HttpReceiver
 from webhooks.ids import new_id
 from webhooks.models import Webhook, WorkerHeartbeat
 from webhooks.wire.failures import SuspendedError
 from webhooks.wire.many import SUSPENDED_SECONDS, MultiSender
+from webhooks.workbench.receiver import HttpReceiver
 
 Sleep = Callable[[float], None]
 

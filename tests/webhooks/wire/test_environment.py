@@ -18,8 +18,8 @@ from tests.webhooks.sending import (
     send,
     send_all,
 )
-from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.wire.many import MultiSender
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 PROXY_VARIABLES = [
     "http_proxy",

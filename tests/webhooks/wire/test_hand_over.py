@@ -13,13 +13,13 @@ from pytest_django import Settings
 from tests.servers import relay, stop_listening
 from tests.webhooks.certificates import Authority
 from tests.webhooks.sending import kind_of, policy, request
-from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.wire import exchange
 from webhooks.wire.failures import WithdrawnError
 from webhooks.wire.many import MultiSender, Outcome
 from webhooks.wire.messages import Draft, Post
 from webhooks.wire.names import Answer
 from webhooks.wire.one import CurlAdapter
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 HOST = "hooks.example"
 

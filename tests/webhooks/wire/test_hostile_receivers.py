@@ -18,12 +18,12 @@ from projects.models import Project, User
 from tests.webhooks.sending import answer_of, kind_of, policy, request, send, send_all
 from webhooks.choices import FailureKind
 from webhooks.dispatch.engine import run_until_idle
-from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Attempt, Delivery, Webhook
 from webhooks.wire import names
 from webhooks.wire.exchange import MAX_BODY_BYTES
 from webhooks.wire.many import MultiSender
 from webhooks.wire.names import Answer, Resolver
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 TIMEOUT_SECONDS = 0.5
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 import pytest
 
 from tests.webhooks.sending import kind_of, policy, request, send_all
-from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.wire import names
 from webhooks.wire.many import MultiSender
 from webhooks.wire.names import Answer
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 OLD, NEW = "127.0.0.2", "127.0.0.3"
 Pair = tuple[HttpReceiver, HttpReceiver]

@@ -7,12 +7,12 @@ import pytest
 
 from tests.concurrency import calls_of
 from tests.webhooks.sending import answer_of, kind_of, policy, request, send, send_all
-from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.wire import sockets
 from webhooks.wire.exchange import MAX_BODY_PIECES, MAX_LINES_READ, Exchange
 from webhooks.wire.many import MultiSender, Outcome
 from webhooks.wire.one import CurlAdapter
 from webhooks.wire.sockets import Sockets
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.webhooks.sending import kind_of, policy, request
-from webhooks.http_receiver import HttpReceiver
 from webhooks.wire import names
 from webhooks.wire.many import MultiSender, Outcome
 from webhooks.wire.names import Answer, Resolver
+from webhooks.workbench.receiver import HttpReceiver
 
 
 class NameServer:

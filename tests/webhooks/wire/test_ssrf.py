@@ -16,12 +16,12 @@ from pytest_django import Settings
 
 from tests.webhooks.hostile_urls import corpus
 from tests.webhooks.sending import Canary, CurlSession, kind_of, policy, request, send_all
-from webhooks.http_receiver import Behaviour, HttpReceiver
-from webhooks.url_rules import parse_url
 from webhooks.wire import many, names
 from webhooks.wire.many import MultiSender, Sending
 from webhooks.wire.messages import draft_of
 from webhooks.wire.names import Answer
+from webhooks.wire.url_rules import parse_url
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 PUBLIC = "93.184.216.34"
 OTHER_PUBLIC = "2606:2800:220:1:248:1893:25c8:1946"
@@ -224,7 +224,7 @@ def test_canary_sings_when_the_guard_is_off(
 ) -> None:
     """The corpus and the canary are worth something: without our checks it is reached."""
     everything: Callable[..., bool] = lambda *_: True  # noqa: E731
-    monkeypatch.setattr("webhooks.addresses.AddressPolicy._is_allowed", everything)
+    monkeypatch.setattr("webhooks.wire.addresses.AddressPolicy._is_allowed", everything)
     urls = [f"http://{host}:{canary.port}/" for host in ("127.0.0.1", "[::1]", "public.example")]
 
     send_all([request(url) for url in urls], allowed=(), lookup=hostile_lookup)

@@ -3,9 +3,9 @@
 import pytest
 
 from tests.webhooks.sending import kind_of, policy, request, send
-from webhooks.http_receiver import HttpReceiver
 from webhooks.wire.messages import request_target
 from webhooks.wire.one import CurlAdapter
+from webhooks.workbench.receiver import HttpReceiver
 
 TARGETS = [
     "/a/../b",

@@ -11,8 +11,8 @@ from pytest_django import Settings
 
 from tests.webhooks.certificates import Authority
 from tests.webhooks.sending import CurlSession, kind_of, policy, request, send_all
-from webhooks.http_receiver import HttpReceiver
 from webhooks.wire.many import MultiSender, Outcome
+from webhooks.workbench.receiver import HttpReceiver
 
 HOST = "hooks.example"
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from webhooks import audit, doctor
-from webhooks.doctor import CHECKS, QUICK_CHECKS, Finding, Level
 from webhooks.management import arguments, terminal
 from webhooks.management.terminal import counted
+from webhooks.repair import doctor, integrity
+from webhooks.repair.doctor import CHECKS, QUICK_CHECKS, Finding, Level
 
 LABELS = {Level.OK: "ok", Level.WARNING: "warning", Level.FAILURE: "failure"}
 
@@ -52,7 +52,7 @@ exit codes: 0 nothing found, 1 found something of the --fail-level, 2 wrong usag
             self._print_faults()
             return
         if options["mend"]:
-            mended = sum(audit.mend().values())
+            mended = sum(integrity.mend().values())
             self.say(f"Mended {counted(mended, 'row')}.")
         findings = []
         for finding in doctor.examine(QUICK_CHECKS if options["quick"] else CHECKS):
@@ -90,7 +90,7 @@ exit codes: 0 nothing found, 1 found something of the --fail-level, 2 wrong usag
 
     def _print_faults(self) -> None:
         count = 0
-        for fault in audit.find_faults():
+        for fault in integrity.find_faults():
             count += 1
             self.show(f"{fault.question.name}\t{fault.id}\t{fault.detail}")
         if count:

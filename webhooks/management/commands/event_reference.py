@@ -4,11 +4,11 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from webhooks import event_reference
+from webhooks.management import events_page
 
 
 class Command(BaseCommand):
     help = "Print the page about every event type in Markdown (make docs keeps docs/events.md)."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self.stdout.write(event_reference.render(), ending="")
+        self.stdout.write(events_page.render(), ending="")

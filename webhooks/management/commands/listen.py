@@ -7,11 +7,18 @@ from urllib.parse import urlsplit
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from webhooks import listening
-from webhooks.feed import FeedEvent
-from webhooks.listening import Away, DatabaseSource, Forwarded, Forwarder, ServerSource, Source
 from webhooks.management import arguments, terminal
 from webhooks.management.terminal import stopping
+from webhooks.outbox.feed import FeedEvent
+from webhooks.workbench import listen
+from webhooks.workbench.listen import (
+    Away,
+    DatabaseSource,
+    Forwarded,
+    Forwarder,
+    ServerSource,
+    Source,
+)
 
 
 class Command(terminal.Command):
@@ -56,7 +63,7 @@ exit codes: 0 stopped, 1 refused, 2 wrong usage"""
 
     def run(self, **options: Any) -> None:
         source, key = self._source(options)
-        secret = listening.signing_secret(key)
+        secret = listen.signing_secret(key)
         if options["print_secret"]:
             self.show(secret)
             return
@@ -86,7 +93,7 @@ exit codes: 0 stopped, 1 refused, 2 wrong usage"""
             cursor = to
 
         with stopping() as stop:
-            for one in listening.follow(source, after, stop=stop, moved=move):
+            for one in listen.follow(source, after, stop=stop, moved=move):
                 if isinstance(one, Away):
                     self.say(f"{one.message} Trying again in {one.retry_seconds:g} s.")
                 elif forwarder is None:

@@ -8,8 +8,8 @@ from django.core.management.commands.migrate import Command as MigrateCommand
 from django.db import OperationalError
 from psycopg.errors import LockNotAvailable
 
-from webhooks.database import sqlstate
 from webhooks.management.terminal import plain
+from webhooks.postgres.sql import sqlstate
 
 PAUSE_SECONDS = 1.0
 """Between two attempts, in which whoever waited behind us goes on."""

@@ -4,9 +4,10 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from webhooks import audit_log, service
+from webhooks import service
 from webhooks.management import terminal
 from webhooks.models import Pause
+from webhooks.repair import audit_log
 
 MAX_REASON_CHARACTERS = 500
 """As many as the column holds."""

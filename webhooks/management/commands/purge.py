@@ -5,10 +5,11 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from webhooks import catalog, retention
+from webhooks import catalog
 from webhooks.management import arguments, terminal
 from webhooks.management.terminal import counted, document, stopping
-from webhooks.retention import LARGEST_BATCH, TERMINAL, Policy, Purged
+from webhooks.repair import retention
+from webhooks.repair.retention import LARGEST_BATCH, TERMINAL, Policy, Purged
 
 
 class Command(terminal.Command):

@@ -9,10 +9,10 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from webhooks import recorded
-from webhooks.http_receiver import Behaviour, HttpReceiver, Received
 from webhooks.management import terminal
-from webhooks.signing import SigningKey
+from webhooks.wire.signing import SigningKey
+from webhooks.workbench import recorded
+from webhooks.workbench.receiver import Behaviour, HttpReceiver, Received
 
 
 class Command(terminal.Command):

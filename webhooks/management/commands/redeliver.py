@@ -7,7 +7,6 @@ from uuid import UUID
 
 from django.core.management.base import CommandError, CommandParser
 
-from webhooks import redelivery
 from webhooks.ids import (
     DELIVERY_PREFIX,
     EVENT_PREFIX,
@@ -18,7 +17,8 @@ from webhooks.management import arguments, terminal
 from webhooks.management.arguments import public_id
 from webhooks.management.terminal import PARTIAL, bar, counted, stopping, table
 from webhooks.models import Delivery, Redelivery
-from webhooks.redelivery import REPEATABLE, Progress, Scope
+from webhooks.repair import redelivery
+from webhooks.repair.redelivery import REPEATABLE, Progress, Scope
 
 POLL_SECONDS = 0.2
 HEADER = ["WEBHOOK", "NAME", "QUEUED", "SUCCEEDED", "FAILED", "RETRYING", "HELD", "ERROR"]

@@ -5,8 +5,8 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from webhooks import reencryption
 from webhooks.management import terminal
+from webhooks.repair import reencryption
 
 
 class Command(terminal.Command):

@@ -5,13 +5,14 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from webhooks import catalog, stats
+from webhooks import catalog
 from webhooks.choices import FailureKind
+from webhooks.figures import stats
+from webhooks.figures.stats import Figures, Selection
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.management import arguments, terminal
 from webhooks.management.arguments import public_id
 from webhooks.management.terminal import counted, document, table
-from webhooks.stats import Figures, Selection
 
 FIGURES = ["SENT", "OK%", "P50", "P95", "RETRYING", "FAILED", "LAST"]
 NUMBERS = "SENT OK% P50 P95 RETRYING FAILED DELIVERIES SHARE% ATTEMPTS WEBHOOKS CODE"

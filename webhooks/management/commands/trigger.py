@@ -9,13 +9,14 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from webhooks import catalog, trial
+from webhooks import catalog
 from webhooks.ids import DELIVERY_PREFIX, WEBHOOK_PREFIX
 from webhooks.management import arguments, terminal
 from webhooks.management.arguments import public_id
 from webhooks.management.terminal import PARTIAL, counted, printable, stopping, table
 from webhooks.models import Event
-from webhooks.trial import Outcome
+from webhooks.workbench import trigger
+from webhooks.workbench.trigger import Outcome
 
 POLL_SECONDS = 0.1
 MANY = 20
@@ -73,7 +74,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
             return
         events = self._trigger(event_type, options)
         ids = [event.id for event in events]
-        outcomes = self._wait(ids) if options["wait"] else trial.outcomes(ids)
+        outcomes = self._wait(ids) if options["wait"] else trigger.outcomes(ids)
         self._report(events, outcomes, options)
         if options["wait"] and any(one.status != "SUCCESS" for one in outcomes):
             raise SystemExit(PARTIAL)
@@ -92,7 +93,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
         if not (webhook_id or owner):
             raise CommandError("Say whose event it is: --owner or --webhook.", returncode=2)
         webhook = arguments.find_webhook(webhook_id) if webhook_id else None
-        return trial.trigger_by_hand(
+        return trigger.trigger_by_hand(
             event_type.name,
             arguments.find_owner(owner) if owner else webhook and webhook.owner_id,
             event_type.example if options["data"] is None else options["data"],
@@ -104,7 +105,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
         self.warn_if_nothing_is_sent()
         with stopping() as stop:
             while True:
-                outcomes = trial.outcomes(ids)
+                outcomes = trigger.outcomes(ids)
                 done = sum(not one.is_awaited for one in outcomes)
                 if done == len(outcomes):
                     self.end_progress()

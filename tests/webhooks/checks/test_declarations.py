@@ -1,0 +1,274 @@
+"""System checks: one test for each id."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from django.db import models
+from django.test.utils import isolate_apps
+
+from projects.models import Project
+from webhooks import catalog
+from webhooks.catalog import TEXT, EventType, object_schema
+from webhooks.checks.declarations import check_catalogue, check_tracked_models
+from webhooks.tracking import TrackedModel, TrackedQuerySet, Tracking, track, writes
+
+GOOD = EventType(
+    name="invoice.sent",
+    description="An invoice was sent.",
+    schema=object_schema({"number": TEXT}),
+    example={"number": "2026-1"},
+)
+
+
+@pytest.fixture(autouse=True)
+def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "_types", dict(catalog._types))
+    monkeypatch.setattr(catalog, "_validators", dict(catalog._validators))
+    monkeypatch.setattr(catalog, "_clashes", list(catalog._clashes))
+    monkeypatch.setattr(writes, "_trackings", dict(writes._trackings))
+    monkeypatch.setattr(writes, "_types", dict(writes._types))
+    monkeypatch.setattr(writes, "_clashes", list(writes._clashes))
+
+
+def catalogue_problems(*event_types: EventType) -> list[tuple[str | None, str]]:
+    catalog.register(*event_types)
+    return [(problem.id, problem.msg) for problem in check_catalogue(None)]
+
+
+def test_our_own_declarations_have_no_problem() -> None:
+    assert check_catalogue(None) == []
+    assert check_tracked_models(None) == []
+
+
+def test_types_of_other_apps_are_registered_and_may_be_repeated() -> None:
+    assert catalogue_problems(GOOD, replace(GOOD)) == []
+    catalog.validate_data("invoice.sent", {"number": "2026-2"})
+
+
+def test_e001_clash() -> None:
+    assert catalogue_problems(GOOD, replace(GOOD, description="Else")) == [
+        ("webhooks.E001", "The event type 'invoice.sent' is declared twice, differently.")
+    ]
+    assert catalog.get_type("invoice.sent") == GOOD
+
+
+def test_e002_invalid_schema() -> None:
+    ((id_, message),) = catalogue_problems(replace(GOOD, schema={"type": "strong"}))
+
+    assert id_ == "webhooks.E002"
+    assert message.startswith("The schema of invoice.sent is not valid JSON Schema: ")
+
+
+def test_e003_invalid_example() -> None:
+    ((id_, message),) = catalogue_problems(replace(GOOD, example={"number": 7}))
+
+    assert id_ == "webhooks.E003"
+    assert message.startswith("The example of invoice.sent does not fit its schema: ")
+
+
+@pytest.mark.parametrize("name", ["invoice", "Invoice.Sent", "invoice.sent.twice", "invoice."])
+def test_e004_malformed_name(name: str) -> None:
+    assert catalogue_problems(replace(GOOD, name=name)) == [
+        ("webhooks.E004", f"The event type {name!r} is not named <group>.<what>, in lower case.")
+    ]
+
+
+@isolate_apps("projects")
+def test_e005_manager_without_events() -> None:
+    class Note(TrackedModel):
+        plain = models.Manager()
+
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    track(Note, Tracking(name="note", fields=()))
+
+    assert [(problem.id, problem.msg) for problem in check_tracked_models(None)] == [
+        ("webhooks.E005", "The manager 'plain' of projects.Note writes without events.")
+    ]
+
+
+@isolate_apps("projects")
+def test_e006_cascade_from_an_untracked_model() -> None:
+    class Team(models.Model):  # noqa: DJ008
+        class Meta:
+            app_label = "projects"
+
+    class Member(TrackedModel):
+        team = models.ForeignKey(Team, on_delete=models.CASCADE)
+        project = models.ForeignKey(Project, on_delete=models.CASCADE)
+
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    track(Member, Tracking(name="member", fields=("team_id",), deleted=lambda row: ()))
+
+    assert [(problem.id, problem.msg) for problem in check_tracked_models(None)] == [
+        ("webhooks.E006", "Deleting a projects.Team deletes projects.Member without events.")
+    ]
+
+
+@isolate_apps("projects")
+def test_e007_cascade_onto_itself() -> None:
+    class Folder(TrackedModel):
+        parent = models.ForeignKey("self", on_delete=models.CASCADE)
+
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    track(Folder, Tracking(name="folder", fields=("parent_id",)))
+
+    assert [(problem.id, problem.msg) for problem in check_tracked_models(None)] == [
+        ("webhooks.E007", "Deletes of projects.Folder cascade onto itself, however deep.")
+    ]
+
+
+def model_problems() -> list[tuple[str | None, str]]:
+    return [(problem.id, problem.msg) for problem in check_tracked_models(None)]
+
+
+@isolate_apps("projects")
+def test_e005_manager_whose_rows_are_plain() -> None:
+    class Plain(models.Manager.from_queryset(TrackedQuerySet)):  # type: ignore[misc]
+        def get_queryset(self) -> models.QuerySet[Any]:
+            return models.QuerySet(self.model, using=self._db)
+
+    class Note(TrackedModel):
+        objects = Plain()
+
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    track(Note, Tracking(name="note", fields=()))
+
+    assert model_problems() == [
+        ("webhooks.E005", "The manager 'objects' of projects.Note writes without events.")
+    ] * len({*Note._meta.managers, Note._meta.base_manager})
+
+
+@isolate_apps("projects")
+def test_e005_manager_of_a_proxy() -> None:
+    class Website(Project):
+        plain = models.Manager()
+
+        class Meta:
+            app_label = "projects"
+            proxy = True
+
+    assert model_problems() == [
+        ("webhooks.E005", "The manager 'plain' of projects.Website writes without events.")
+    ]
+
+
+@isolate_apps("projects")
+def test_e008_plain_model_that_is_tracked() -> None:
+    class Note(models.Model):  # noqa: DJ008
+        class Meta:
+            app_label = "projects"
+
+    track(Note, Tracking(name="note", fields=()))
+
+    assert model_problems() == [
+        ("webhooks.E008", "projects.Note is tracked, but its writes cause no events.")
+    ]
+
+
+@isolate_apps("projects")
+def test_e008_abstract_model_that_is_tracked() -> None:
+    class Note(TrackedModel):
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+            abstract = True
+
+    track(Note, Tracking(name="note", fields=()))
+
+    assert model_problems() == [
+        ("webhooks.E008", "projects.Note is tracked, but its writes cause no events.")
+    ]
+
+
+@isolate_apps("projects")
+def test_e009_tracked_model_without_events() -> None:
+    class Note(TrackedModel):
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    assert model_problems() == [
+        ("webhooks.E009", "projects.Note derives from TrackedModel, but is not tracked.")
+    ]
+
+
+@pytest.mark.parametrize("is_tracked", [False, True])
+@isolate_apps("projects")
+def test_e010_child_with_a_table_of_its_own(is_tracked: bool) -> None:
+    class Special(Project):
+        class Meta:
+            app_label = "projects"
+
+    class Renamed(Special):
+        class Meta:
+            app_label = "projects"
+            proxy = True
+
+    if is_tracked:
+        track(Special, Tracking(name="special", fields=("name",)))
+
+    told = "are spread over several tables and cause no events."
+    assert model_problems() == [
+        ("webhooks.E010", f"Writes of projects.Special {told}"),
+        ("webhooks.E010", f"Writes of projects.Renamed {told}"),
+    ]
+
+
+@isolate_apps("projects")
+def test_e011_model_that_is_tracked_twice() -> None:
+    class Website(Project):
+        class Meta:
+            app_label = "projects"
+            proxy = True
+
+    track(Website, Tracking(name="website", fields=("name",)))
+
+    assert model_problems() == [
+        (
+            "webhooks.E011",
+            "projects.Project is tracked twice; the second declaration is ignored.",
+        )
+    ]
+
+
+@isolate_apps("projects")
+def test_e012_columns_that_do_not_exist() -> None:
+    class Note(TrackedModel):
+        project = models.ForeignKey(Project, on_delete=models.CASCADE)
+
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    related = ("project__title", "project__name")
+    track(Note, Tracking(name="note", fields=("project", "project_id"), related=related))
+
+    assert model_problems() == [
+        ("webhooks.E012", f"projects.Note is tracked by {name!r}, which it does not have.")
+        for name in ("project", "project__title")
+    ]
+
+
+@pytest.mark.parametrize("on_delete", [models.SET_NULL, models.SET(None)])
+@isolate_apps("projects")
+def test_e013_delete_that_empties_a_column(on_delete: Any) -> None:
+    class Note(TrackedModel):
+        project = models.ForeignKey(Project, null=True, on_delete=on_delete)
+
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    track(Note, Tracking(name="note", fields=("project_id",)))
+
+    assert model_problems() == [
+        (
+            "webhooks.E013",
+            "Deleting a projects.Project changes projects.Note without events.",
+        )
+    ]

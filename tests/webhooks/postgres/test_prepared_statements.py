@@ -1,0 +1,147 @@
+"""The statements that run all the time are planned once, and the plans stay good as tables grow."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, connection
+
+from projects.models import Project, User
+from sessions_app.models import Session
+from tests.concurrency import another_connection
+from tests.webhooks.claiming import claim_due
+from tests.webhooks.history import trigger
+from webhooks.dispatch import life
+from webhooks.dispatch.desk import with_fresh_connection
+from webhooks.dispatch.discovery import LOOK_ROWS
+from webhooks.ids import new_id
+from webhooks.models import Webhook
+from webhooks.postgres.sql import run, set_up_connection
+
+OFTEN = 20
+"""psycopg prepares after five executions, and Postgres settles on a plan after five more."""
+
+
+def ask(sql: str) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        return int(cursor.fetchone()[0])
+
+
+@pytest.mark.django_db
+def test_outbox_is_prepared_after_a_few_events(
+    user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    make_webhook()
+
+    for _ in range(OFTEN):
+        trigger(user, 1)
+
+    # Otherwise psycopg keeps the text of every statement of Django's.
+    assert connection.connection.prepare_threshold is None
+    sql = "SELECT sum(generic_plans) FROM pg_prepared_statements WHERE statement LIKE '%new_delivery%'"
+    assert ask(sql) > 0
+
+
+def test_first_statement_of_a_connection_that_may_not_prepare(
+    transactional_db: None, settings: Any
+) -> None:
+    settings.DATABASE_PREPARED_STATEMENTS = False
+    connection.close()
+
+    assert run("SELECT 1::int8", {}).fetchall() == [(1,)]
+
+
+def set_lengths(name: int, email: int) -> None:
+    with another_connection() as other:
+        other.execute(f"ALTER TABLE projects_project ALTER name TYPE varchar({name})")
+        other.execute(f"ALTER TABLE projects_user ALTER email TYPE varchar({email})")
+
+
+def write_often(user: User) -> None:
+    project = Project.objects.create(owner=user, name="P")
+    for number in range(OFTEN):
+        project.name = user.name = f"N{number}"
+        project.save()
+        user.save()
+        Project.objects.create(owner=user, name="P")
+        User.objects.create(username=new_id(), email=f"{new_id()}@example.com")
+        Session.objects.create(owner=user, project=project, title="S")
+
+
+def test_saves_go_on_while_a_migration_makes_columns_longer(
+    transactional_db: None, user: User
+) -> None:
+    write_often(user)
+    assert ask("SELECT count(*) FROM pg_prepared_statements WHERE generic_plans > 0") > 4
+    try:
+        set_lengths(name=300, email=300)
+        write_often(user)
+    finally:
+        set_lengths(name=200, email=254)
+
+
+@pytest.fixture
+def own_connection(transactional_db: None) -> Iterator[None]:
+    connection.close()
+    yield
+    connection.close()
+
+
+def test_claim_planned_for_an_empty_table_reads_few_rows_when_it_has_grown(
+    own_connection: None, user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    make_webhook(events=["project.deleted"])
+    worker = new_id()
+    life.register_worker(worker)
+    set_up_connection("worker")
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE webhooks_delivery, webhooks_event")
+    for _ in range(OFTEN):
+        trigger(user, 1)
+        assert len(claim_due(worker, limit=9, room_of=lambda *_: 9).deliveries) == 1
+    trigger(user, 2000)
+    scans, rows = scans_and_rows()
+
+    claim = claim_due(worker, limit=9, room_of=lambda *_: 9)
+
+    assert len(claim.deliveries) == 9
+    scans_after, rows_after = scans_and_rows()
+    assert scans_after == scans
+    assert rows_after < rows + LOOK_ROWS + 100
+
+
+def test_table_altered_under_a_worker_costs_one_try(
+    own_connection: None, user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    make_webhook(events=["project.deleted"])
+    worker = new_id()
+    life.register_worker(worker)
+
+    def claim() -> int:
+        return len(claim_due(worker, limit=9, room_of=lambda *_: 9).deliveries)
+
+    for _ in range(OFTEN):
+        trigger(user, 1)
+        assert claim() == 1
+    alter("text")
+    try:
+        trigger(user, 1)
+        with pytest.raises(DatabaseError, match="cached plan"):
+            with_fresh_connection("worker", claim)
+        assert with_fresh_connection("worker", claim) == 1
+    finally:
+        alter("varchar(100)")
+
+
+def alter(kind: str) -> None:
+    with another_connection() as other:
+        other.execute(f"ALTER TABLE webhooks_event ALTER COLUMN type TYPE {kind}")
+
+
+def scans_and_rows() -> tuple[int, int]:
+    """Return how often all of the table was read, and how many rows were read by an index."""
+    ask("SELECT 1 FROM pg_stat_force_next_flush()")
+    ask("SELECT 1 FROM pg_stat_clear_snapshot()")
+    table = "FROM pg_stat_user_tables WHERE relname = 'webhooks_delivery'"
+    return ask(f"SELECT seq_scan {table}"), ask(f"SELECT idx_tup_fetch {table}")

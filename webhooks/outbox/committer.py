@@ -1,0 +1,176 @@
+"""Group commit: what concurrent requests of one process store, they store in one statement.
+
+A request that comes alone is stored at once, on its own thread. Those that come while a statement is
+under way wait for its end, and the first of them stores what all of them brought. Nobody gets an
+answer before the commit of what he brought, and each gets his own.
+
+A batch is one statement, committed as a whole or not at all. Where it fails, whatever the reason,
+each request stores its own events, on its own thread and connection: so nobody answers for what
+another one brought. The ids stay the same, and that is how an attempt with an unknown outcome is
+looked up: what it did commit is found, and what is still under way is waited for. A crash leaves
+nothing behind but such an attempt, of which nobody was told.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from functools import partial
+from uuid import UUID
+
+from django.db import Error, IntegrityError, InterfaceError, OperationalError, connection
+
+from webhooks.errors import StorageUnavailableError
+from webhooks.models import Event
+from webhooks.outbox.batch import Result, store_each
+from webhooks.outbox.store import store_events
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH_EVENTS = 1000
+MAX_BATCH_BYTES = 1024 * 1024
+MAX_JOINING_EVENTS = 10
+MAX_JOINING_BYTES = 32 * 1024
+"""Of one request: what is larger gains nothing from company, and would keep it waiting."""
+PATIENCE_MS = 5
+"""How long a batch waits for a lock, as of a transaction that has just taken one of its keys."""
+
+
+class Batch:
+    """What is stored together, and what has become of it."""
+
+    def __init__(self) -> None:
+        self.results: list[Result] = []
+        self.size_bytes = 0
+        self.done = threading.Event()
+        self.answers: list[Result] | None = None
+        """In the order of `results`; None where each has to store his own."""
+
+    def has_room_for(self, count: int, size_bytes: int) -> bool:
+        return (
+            len(self.results) + count <= MAX_BATCH_EVENTS
+            and self.size_bytes + size_bytes <= MAX_BATCH_BYTES
+        )
+
+
+class Committer:
+    """Lets the threads of a process take turns at storing."""
+
+    def __init__(self) -> None:
+        self._joining = threading.Lock()
+        self._storing = threading.Lock()
+        self._open: Batch | None = None
+
+    def store(self, results: Sequence[Result]) -> list[Result]:
+        """Store the events among the results like batch.store_each(); returns once they are
+        committed.
+
+        Inside a transaction of the caller's they are stored in that. Raises
+        StorageUnavailableError where it is not known that they are stored: with an idempotency key
+        it can be tried again.
+        """
+        if connection.in_atomic_block:
+            return store_each(results)
+        size_bytes = sum(len(one.payload) for one in results if isinstance(one, Event))
+        if len(results) > MAX_JOINING_EVENTS or size_bytes > MAX_JOINING_BYTES:
+            return store_alone(results)
+        batch, start = self._join(results, size_bytes)
+        if start == 0:
+            self._lead(batch)
+        else:
+            batch.done.wait()
+        if batch.answers is None:
+            return store_alone(results)
+        return batch.answers[start : start + len(results)]
+
+    def _join(self, results: Sequence[Result], size_bytes: int) -> tuple[Batch, int]:
+        with self._joining:
+            batch = self._open
+            if batch is None or not batch.has_room_for(len(results), size_bytes):
+                batch = self._open = Batch()
+            start = len(batch.results)
+            batch.results.extend(results)
+            batch.size_bytes += size_bytes
+            return batch, start
+
+    def _lead(self, batch: Batch) -> None:
+        """Store a batch as soon as the one before it is stored; others join it until then."""
+        try:
+            with self._storing:
+                self._close(batch)
+                _skip_health_check()
+                store = partial(store_events, lock_timeout_ms=PATIENCE_MS)
+                batch.answers = store_each(batch.results, store)
+        except Exception as problem:  # each finds his own part in it, alone
+            logger.info("%d events are stored one by one: %s", len(batch.results), problem)
+            _drop_broken_connection()
+        finally:
+            self._close(batch)
+            batch.done.set()
+
+    def _close(self, batch: Batch) -> None:
+        with self._joining:
+            if self._open is batch:
+                self._open = None
+
+
+def store_alone(results: Sequence[Result]) -> list[Result]:
+    """Store what one request brought; see Committer.store().
+
+    An attempt with these events may have been made before. One that fails is made once more: a
+    connection, a lock or a webhook that was in the way may be gone.
+    """
+    try:
+        return _attempt(results)
+    except Error as problem:
+        logger.info("%d events are stored once more: %s", len(results), problem)
+    try:
+        return _attempt(results)
+    except (OperationalError, InterfaceError) as problem:
+        logger.warning("%d events could not be stored: %s", len(results), problem)
+        raise StorageUnavailableError from problem
+
+
+def _attempt(results: Sequence[Result]) -> list[Result]:
+    _skip_health_check()
+    try:
+        return store_each(results, _store_again)
+    except Error:
+        _drop_broken_connection()
+        raise
+
+
+def _store_again(events: Sequence[Event]) -> set[UUID]:
+    try:
+        return store_events(events)
+    except IntegrityError:
+        # The attempt before had been committed, whatever became of its connection.
+        ids = [event.id for event in events]
+        counts = dict(Event.objects.filter(id__in=ids).values_list("id", "fanout_count"))
+        if not counts:
+            raise
+        for event in events:
+            event.fanout_count = counts.get(event.id, 0)
+        return set(counts)
+
+
+def _skip_health_check() -> None:
+    # A round trip for each batch; a connection that has died meanwhile is replaced when it fails.
+    connection.health_check_done = True  # type: ignore[attr-defined]
+
+
+def _drop_broken_connection() -> None:
+    if connection.connection is not None and not connection.is_usable():
+        connection.close()
+
+
+committer = Committer()
+
+
+def _start_afresh() -> None:
+    # Locks that another thread held stay locked in a forked child.
+    global committer
+    committer = Committer()
+
+
+os.register_at_fork(after_in_child=_start_afresh)

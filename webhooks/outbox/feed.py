@@ -1,0 +1,222 @@
+"""The feed: every event once, in order, without gaps, for `listen` and for polling through the API.
+
+Events are read in the order of their epoch (webhooks/postgres/epoch.py), their transaction and the
+database's sequence, and only those whose transaction is older than every transaction that still
+runs (invariant 13, webhooks/postgres/horizon.py). Whatever commits later therefore comes later in this
+order, so a reader that keeps its cursor misses nothing and sees nothing twice, however transactions
+overlap, and on whatever server the database lives next. The price is that one long transaction that
+writes holds the feed back until it ends.
+"""
+
+import binascii
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.db import connection
+
+from webhooks import catalog
+from webhooks.errors import CursorForeignError, CursorInvalidError, EventTypeUnknownError
+from webhooks.ids import EVENT_PREFIX
+
+MAX_SCANNED = 10_000
+"""Events that one call looks at, whoever owns them; the cursor moves on past them all the same."""
+LARGEST_NUMBER = 2**63 - 1
+
+
+FIRST_EPOCH = 1
+
+
+class Cursor(NamedTuple):
+    """A place in the feed: right behind this event."""
+
+    transaction_id: int
+    sequence: int
+    epoch: int = FIRST_EPOCH
+    cluster: str = ""
+    """Short for the cluster of the epoch, whose number two copies of a database may give to
+    different ones; empty in a cursor from before there were epochs."""
+
+    def to_text(self) -> str:
+        """Return the opaque form that readers keep."""
+        parts = self if self.cluster else self[:2]
+        return urlsafe_b64encode(".".join(map(str, parts)).encode()).rstrip(b"=").decode()
+
+    @classmethod
+    def from_text(cls, text: str) -> "Cursor":
+        """Raises CursorInvalidError."""
+        try:
+            decoded = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
+            transaction_id, sequence, *epoch = decoded.decode("ascii").split(".")
+            number, cluster = epoch or (FIRST_EPOCH, "")
+            cursor = cls(int(transaction_id), int(sequence), int(number), cluster)
+        except (ValueError, TypeError, binascii.Error):
+            raise CursorInvalidError from None
+        if cursor.to_text() != text or not all(0 <= part <= LARGEST_NUMBER for part in cursor[:3]):
+            raise CursorInvalidError
+        return cursor
+
+
+@dataclass(frozen=True, slots=True)
+class FeedEvent:
+    """An event as a reader of the feed gets it."""
+
+    id: str
+    """Public."""
+    type: str
+    created_at: datetime
+    payload: bytes
+    """The exact bytes that webhooks get."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some events, and the cursor to go on from; `has_more` says that there is no need to wait."""
+
+    events: list[FeedEvent]
+    next: str
+    has_more: bool
+
+
+# Where the feed ends, and the clusters of the epochs from the cursor's on. One that is not recorded
+# yet is this one's.
+END = """
+WITH place AS MATERIALIZED (
+    SELECT webhooks_current_epoch() AS epoch, webhooks_horizon() AS horizon
+), clusters AS MATERIALIZED (
+    SELECT coalesce(jsonb_object_agg(
+               number, left(encode(sha256(convert_to(cluster, 'UTF8')), 'hex'), 8)), '{}') AS names
+      FROM (SELECT number, cluster FROM webhooks_epoch WHERE number >= %(epoch)s
+             UNION ALL
+            SELECT epoch, webhooks_cluster() FROM place
+             WHERE NOT EXISTS (SELECT FROM webhooks_epoch WHERE number = place.epoch)) AS known
+)
+"""
+
+NOW = "SELECT epoch, horizon::text, names FROM place, clusters"
+NOW_SQL = END + NOW
+
+# The inner query walks the index event_epoch_order, whatever the owner: its cost is bounded.
+BEHIND = """, scanned AS MATERIALIZED (
+    SELECT e.id, e.type, e.owner_id, e.epoch, e.transaction_id, e.sequence
+      FROM webhooks_event e
+     WHERE (e.epoch, e.transaction_id, e.sequence)
+               > (%(epoch)s::bigint, %(transaction)s::text::xid8, %(sequence)s::bigint)
+       AND (e.epoch, e.transaction_id)
+               < ((SELECT epoch FROM place), (SELECT horizon FROM place))
+     ORDER BY e.epoch, e.transaction_id, e.sequence
+     LIMIT %(scanned)s
+), chosen AS (
+    SELECT id, epoch, transaction_id, sequence
+      FROM scanned
+     WHERE (%(owner)s::uuid IS NULL OR owner_id = %(owner)s)
+       AND (%(types)s::text[] IS NULL OR type = ANY(%(types)s))
+     ORDER BY epoch, transaction_id, sequence
+     LIMIT %(limit)s
+)
+SELECT names,
+       (%(epoch)s::bigint, %(transaction)s::text::xid8)
+           >= (place.epoch, pg_snapshot_xmax(pg_current_snapshot())) AND NOT pg_is_in_recovery(),
+       last.count, last.transaction_id::text, last.sequence, last.epoch,
+       e.id, e.type, e.created_at, e.payload, e.transaction_id::text, e.sequence, e.epoch
+  FROM place CROSS JOIN clusters
+  LEFT JOIN (SELECT count(*) OVER () AS count, epoch, transaction_id, sequence
+               FROM scanned ORDER BY epoch DESC, transaction_id DESC, sequence DESC LIMIT 1) AS last
+         ON true
+  LEFT JOIN (chosen JOIN webhooks_event e USING (id)) ON true
+ ORDER BY e.epoch, e.transaction_id, e.sequence
+"""
+READ_SQL = END + BEHIND
+
+
+def read(
+    after: str | None,
+    *,
+    owner_id: UUID | None = None,
+    patterns: Iterable[str] = ("*",),
+    limit: int = 100,
+) -> Page:
+    """Return the events behind a cursor, oldest first; with `after` None an empty page from now on.
+
+    `owner_id` None means everybody's. Events whose payload was erased are passed over. Raises
+    CursorInvalidError, CursorForeignError for a cursor that says nothing about this database, and
+    EventTypeUnknownError for a pattern that selects nothing.
+    """
+    types = matching_types(patterns)
+    if after is None:
+        return Page([], now().to_text(), has_more=False)
+    cursor = Cursor.from_text(after)
+    rows = _query(
+        READ_SQL,
+        {
+            "epoch": cursor.epoch,
+            "transaction": cursor.transaction_id,
+            "sequence": cursor.sequence,
+            "scanned": MAX_SCANNED,
+            "owner": owner_id,
+            "types": types,
+            "limit": limit,
+        },
+    )
+    names, is_ahead, scanned, *last_scanned = rows[0][:6]
+    clusters = _clusters(names)
+    if is_ahead or cursor.cluster not in ("", clusters.get(cursor.epoch, UNKNOWN_CLUSTER)):
+        raise CursorForeignError
+    if scanned is None:
+        return Page([], after, has_more=False)
+    found = [row[6:] for row in rows if row[6] is not None]
+    is_full = len(found) == limit
+    end = found[-1][4:] if is_full else last_scanned
+    events = [
+        FeedEvent(EVENT_PREFIX + id_.hex, type_, created_at, bytes(payload))
+        for id_, type_, created_at, payload, *_ in found
+        if payload
+    ]
+    return Page(
+        events, _cursor(end, clusters).to_text(), has_more=is_full or scanned == MAX_SCANNED
+    )
+
+
+def now() -> Cursor:
+    """Return the cursor from which everything comes that is not yet known to have committed.
+
+    That includes what committed while an older transaction was still running.
+    """
+    ((epoch, horizon, names),) = _query(NOW_SQL, {"epoch": FIRST_EPOCH})
+    return _cursor((int(horizon) - 1, LARGEST_NUMBER, epoch), _clusters(names))
+
+
+UNKNOWN_CLUSTER = "unknown"
+"""Of an epoch without a record: its rows came here without the table of epochs."""
+
+
+def _clusters(names: str | dict[str, str]) -> dict[int, str]:
+    # Django leaves JSON as text.
+    pairs = json.loads(names) if isinstance(names, str) else names
+    return {int(number): cluster for number, cluster in pairs.items()}
+
+
+def _cursor(place: Iterable[Any], clusters: Mapping[int, str]) -> Cursor:
+    transaction_id, sequence, epoch = map(int, place)
+    return Cursor(transaction_id, sequence, epoch, clusters.get(epoch, UNKNOWN_CLUSTER))
+
+
+def matching_types(patterns: Iterable[str]) -> list[str] | None:
+    """Return the event types that patterns select, None for all; raises EventTypeUnknownError."""
+    patterns = set(patterns)
+    if unknown := sorted(one for one in patterns if not catalog.is_known_pattern(one)):
+        raise EventTypeUnknownError(f"No event type is selected by {', '.join(unknown)}.")
+    if "*" in patterns:
+        return None
+    names = (event_type.name for event_type in catalog.all_types())
+    return [name for name in names if not catalog.patterns_matching(name).isdisjoint(patterns)]
+
+
+def _query(sql: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return list(cursor.fetchall())

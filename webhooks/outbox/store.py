@@ -1,0 +1,276 @@
+"""The outbox (invariant 1): events and their deliveries, written in the caller's own transaction.
+
+They commit or roll back with the caller's data. A caller's mistake raises at once and stores
+nothing; nothing here ever raises because of delivery. A crash leaves either all of it or nothing.
+"""
+
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import DEFAULT_DB_ALIAS, transaction
+
+from webhooks import catalog
+from webhooks.errors import EventDataInvalidError, IdempotencyConflictError
+from webhooks.ids import EVENT_PREFIX, new_id
+from webhooks.models import Event
+from webhooks.models.delivery import NO_OWNER
+from webhooks.outbox import wakeup
+from webhooks.outbox.event_data import encode
+from webhooks.outbox.notes import ADVANCE, Note
+from webhooks.postgres.sql import run
+
+MAX_KEY_CHARACTERS = 255
+MAX_REFERENCE_CHARACTERS = 100
+NO_NUL_OR_SURROGATE = re.compile(r"[^\0\ud800-\udfff]*")
+
+EVENT_FIELDS = (
+    "id", "type", "owner_id", "payload", "idempotency_key", "body_hash", "fanout_count",
+    "object_reference", "is_self_reported", "created_at",
+)  # fmt: skip
+"""In the order of the model's columns."""
+
+Owner = Any
+"""A user, or the id of one; None for an event that belongs to nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """One event to be: the arguments of trigger_event() as a value."""
+
+    event_type: str
+    owner: Owner
+    data: Mapping[str, Any]
+    idempotency_key: str | None = None
+    object_reference: str = ""
+    is_self_reported: bool = False
+    """Only the owner says so: what platform webhooks receive comes from the product itself."""
+
+
+def trigger_event(
+    event_type: str, owner: Owner, data: Mapping[str, Any], idempotency_key: str | None = None
+) -> Event:
+    """Store an event and its deliveries in the current transaction and return the event.
+
+    With a known `idempotency_key` of this owner the event of the first call is returned and
+    nothing is stored; keys of what owners report themselves through the API are apart. Raises
+    EventTypeUnknownError, EventDataInvalidError, or IdempotencyConflictError when the key was used
+    with other data.
+    """
+    return trigger_events([Trigger(event_type, owner, data, idempotency_key)])[0]
+
+
+def trigger_events(triggers: Iterable[Trigger]) -> list[Event]:
+    """Store many events in one statement; all or none. See trigger_event()."""
+    events = [build_trigger(trigger) for trigger in triggers]
+    if all(event.idempotency_key is None for event in events):
+        store_events(events)
+        return events
+    with transaction.atomic():
+        stored_ids = store_events(events)
+        return [
+            event if event.id in stored_ids else _event_of_first_call(event) for event in events
+        ]
+
+
+def build_trigger(trigger: Trigger) -> Event:
+    """Return the event of a trigger, not stored yet; raises like trigger_event()."""
+    data = encode(trigger.data)
+    catalog.validate_data(trigger.event_type, data.value)
+    event = build_event(trigger.event_type, owner_id_of(trigger.owner), data.text)
+    if trigger.object_reference:
+        _check_text("object reference", trigger.object_reference, MAX_REFERENCE_CHARACTERS)
+        event.object_reference = trigger.object_reference
+    event.is_self_reported = trigger.is_self_reported
+    if trigger.idempotency_key is not None:
+        _check_text("idempotency key", trigger.idempotency_key, MAX_KEY_CHARACTERS, at_least=1)
+        event.idempotency_key = trigger.idempotency_key
+        event.body_hash = hashlib.sha256(trigger.event_type.encode() + b"\0" + data.text).digest()
+    return event
+
+
+def owner_id_of(owner: Owner) -> uuid.UUID | None:
+    """Return the id behind a user, an id or its text; None for nobody.
+
+    Raises EventDataInvalidError for anything else, also for a user who is not logged in.
+    """
+    owner_id = getattr(owner, "pk", owner)
+    if owner is None or isinstance(owner_id, uuid.UUID):
+        return owner_id
+    try:
+        return uuid.UUID(str(owner_id))
+    except ValueError:
+        raise EventDataInvalidError("The owner is neither a user nor the id of one.") from None
+
+
+def _check_text(name: str, text: object, longest: int, *, at_least: int = 0) -> None:
+    """Raise EventDataInvalidError for what its column cannot hold."""
+    if (
+        not isinstance(text, str)
+        or not at_least <= len(text) <= longest
+        or not NO_NUL_OR_SURROGATE.fullmatch(text)
+    ):
+        raise EventDataInvalidError(
+            f"The {name} is not text of {at_least} to {longest} characters without NUL and "
+            "without halves of surrogate pairs."
+        )
+
+
+def build_event(
+    event_type: str,
+    owner_id: uuid.UUID | None,
+    data: bytes,
+    *,
+    event_id: uuid.UUID | None = None,
+    created_at: datetime | None = None,
+) -> Event:
+    """Return an event that is not stored yet; `data` is the JSON text that encode() made."""
+    event_id = event_id or new_id()
+    created_at = created_at or datetime.now(UTC)
+    payload = b'{"id":"%s%s","type":"%s","created":"%s","data":%s}' % (
+        EVENT_PREFIX.encode(),
+        event_id.hex.encode(),
+        event_type.encode(),
+        catalog.wire_time(created_at).encode(),
+        data,
+    )
+    # What the database fills in is read when somebody asks for it.
+    event = Event.from_db(
+        None,
+        EVENT_FIELDS,
+        (event_id, event_type, owner_id, payload, None, None, 0, "", False, created_at),
+    )
+    event.data_digest = hash(data)
+    return event
+
+
+# The look-up of the receivers and the insert are one statement: two would cost a save a third more.
+# A delivery's id is its event's, but for the end, which counts: so ids stay in the order of events,
+# within a millisecond, too (ordered webhooks go by it), and 53 bits of them are still by chance.
+STORE_SQL = f"""
+WITH event AS MATERIALIZED (
+    SELECT *
+      FROM ROWS FROM (json_to_recordset(%(events)s) AS (
+        id uuid, type text, owner_id uuid, payload text, idempotency_key text, body_hash text,
+        object_reference text, is_self_reported boolean, created_at timestamptz,
+        patterns varchar[])) WITH ORDINALITY AS e
+     WHERE %(lock_timeout)s::text IS NULL
+        OR set_config('lock_timeout', %(lock_timeout)s, true) IS NOT NULL
+), target AS MATERIALIZED (
+    SELECT e.id AS event_id, e.type, w.id AS webhook_id, w.owner_id, w.ordered
+      FROM event e JOIN webhooks_webhook w ON w.owner_id = e.owner_id
+     WHERE w.active AND w.deleted_at IS NULL AND w.events && e.patterns
+     UNION ALL
+    SELECT e.id, e.type, w.id, %(no_owner)s, w.ordered
+      FROM event e JOIN webhooks_webhook w ON w.is_platform AND NOT e.is_self_reported
+     WHERE w.active AND w.deleted_at IS NULL AND w.events && e.patterns
+), epoch AS MATERIALIZED (
+    SELECT webhooks_current_epoch() AS number
+), new_event AS (
+    INSERT INTO webhooks_event
+        (id, type, owner_id, payload, idempotency_key, body_hash, fanout_count, object_reference,
+         is_self_reported, created_at, epoch)
+    SELECT e.id, e.type, e.owner_id, convert_to(e.payload, 'UTF8'), e.idempotency_key,
+           decode(e.body_hash, 'hex'), coalesce(counted.count, 0), e.object_reference,
+           e.is_self_reported, e.created_at, (SELECT number FROM epoch)
+      FROM event e
+      LEFT JOIN (SELECT event_id, count(*) FROM target GROUP BY event_id) counted
+        ON counted.event_id = e.id
+     ORDER BY e.ordinality
+    ON CONFLICT (owner_id, idempotency_key, is_self_reported) WHERE idempotency_key IS NOT NULL
+       DO NOTHING
+    RETURNING id, fanout_count
+), new_delivery AS (
+    INSERT INTO webhooks_delivery
+        (id, event_id, webhook_id, owner_id, event_type, status, attempt_count, round,
+         attempts_before_round, is_suspect, crash_count, failure_kind, error, epoch,
+         order_key)
+    SELECT (left(t.event_id::text, -5) || lpad(to_hex(
+               row_number() OVER (PARTITION BY t.event_id ORDER BY t.webhook_id)), 5, '0'))::uuid,
+           t.event_id, t.webhook_id, t.owner_id, t.type, 'PENDING', 0, 1, 0, false, 0, '', '',
+           CASE WHEN t.ordered THEN (SELECT number FROM epoch) END,
+           CASE WHEN t.ordered THEN pg_current_xact_id()::text::bigint END
+      FROM target t JOIN new_event ON new_event.id = t.event_id
+), note AS MATERIALIZED (
+    SELECT CASE WHEN %(note)s::text <> '' THEN {ADVANCE} END AS position
+)
+SELECT id, fanout_count, (SELECT position FROM note) FROM new_event
+"""  # noqa: S608 (a constant)
+
+
+def store_events(
+    events: Sequence[Event],
+    *,
+    using: str = DEFAULT_DB_ALIAS,
+    note: Note | None = None,
+    lock_timeout_ms: int | None = None,
+) -> set[uuid.UUID]:
+    """Insert events, and a delivery for each active webhook of the owner, or of the platform
+    where an event is not self-reported, whose filter selects them: one statement. Sets each
+    event's `fanout_count`.
+
+    Returns the ids of the stored events: all but those whose idempotency key was known. Where
+    there are any, `note` becomes the journal's last one, and learns its position. With
+    `lock_timeout_ms` an OperationalError is raised rather than wait longer for one lock; it holds
+    until the end of the transaction.
+    """
+    if not events:
+        return set()
+    # One parameter: binding an array for each column takes longer than the statement itself.
+    rows = [
+        {
+            "id": event.id.hex,
+            "type": event.type,
+            "owner_id": _hex(event.owner_id),
+            "payload": bytes(event.payload).decode(),
+            "idempotency_key": event.idempotency_key,
+            "body_hash": event.body_hash and bytes(event.body_hash).hex(),
+            "object_reference": event.object_reference,
+            "is_self_reported": event.is_self_reported,
+            "created_at": event.created_at.isoformat(),
+            "patterns": list(catalog.patterns_matching(event.type)),
+        }
+        for event in events
+    ]
+    number = note.number if note else ""
+    parameters = {
+        "events": _json(rows),
+        "no_owner": NO_OWNER,
+        "note": number,
+        "lock_timeout": lock_timeout_ms and str(lock_timeout_ms),
+    }
+    stored = run(STORE_SQL, parameters, using).fetchall()
+    counts = {event_id: count for event_id, count, _ in stored}
+    if note and stored:
+        note.position = stored[0][2]
+    for event in events:
+        event.fanout_count = counts.get(event.id, 0)
+    if any(counts.values()):
+        wakeup.nudge_on_commit(using)
+    return set(counts)
+
+
+def _hex(value: uuid.UUID | None) -> str | None:
+    return None if value is None else value.hex
+
+
+def _json(rows: list[dict[str, Any]]) -> str:
+    return json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
+
+
+def _event_of_first_call(event: Event) -> Event:
+    first = Event.objects.get(
+        owner_id=event.owner_id,
+        idempotency_key=event.idempotency_key,
+        is_self_reported=event.is_self_reported,
+    )
+    if bytes(first.body_hash or b"") != event.body_hash:
+        raise IdempotencyConflictError(
+            f"The idempotency key {event.idempotency_key!r} was already used with other data."
+        )
+    return first

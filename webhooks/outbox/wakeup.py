@@ -1,0 +1,282 @@
+"""Tell the workers that something is due, in the way that WEBHOOKS_WAKEUP names.
+
+A wake-up is a hint and may be lost without harm (invariant 2): workers look at Postgres at least
+once a second anyway, and with `poll` that is all they do.
+
+`rq`: all of it happens on one daemon thread per process, so that no save ever waits for Valkey, a
+connection or a name look-up. One script sets a token, where none stands, and enqueues one RQ job. The
+worker that pops the job deletes the token and then claims: what was committed while the token stood
+is found by that claim, and whatever is committed later sends a hint of its own.
+
+`listen`: Postgres itself tells of each commit (LISTEN and NOTIFY). Commits that notify go one after
+the other.
+"""
+
+import atexit
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import redis
+from django.conf import settings
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    DatabaseError,
+    InterfaceError,
+    connection,
+    connections,
+    transaction,
+)
+from redis.backoff import NoBackoff
+from redis.commands.core import Script
+from redis.retry import Retry
+from rq.job import Job, JobStatus
+from rq.queue import Queue
+from rq.utils import now as utcnow
+from rq.utils import utcformat
+
+from webhooks.postgres.sql import run
+
+logger = logging.getLogger(__name__)
+
+JOB_FUNCTION = "webhooks.jobs.dispatch"
+JOB_DESCRIPTION = "webhooks wake-up"
+JOB_ID_PREFIX = "webhooks-wakeup-"
+"""A worker knows a wake-up by its id and need not read the job."""
+TOKEN_KEY = "webhooks:wakeup"
+TOKEN_TTL_MS = 5000
+TIMEOUT_SECONDS = 0.25
+"""Longest wait for one answer of Valkey; a hint that takes longer is not worth sending."""
+PROBE_INTERVAL_SECONDS = 10
+"""How long Valkey is left alone after it failed to answer."""
+EXIT_FLUSH_SECONDS = 0.25
+RELISTEN_SECONDS = 1.0
+MAX_QUEUE_LENGTH = 100
+"""With this many jobs waiting nobody is listening; more hints would only pile up."""
+
+
+JOB_TTL_SECONDS = 60
+
+# What RQ does to enqueue a job, but for nothing where a token stands or nobody listens: while events
+# pour in a token stands nearly always, and this is all that is done.
+ENQUEUE_LUA = """
+local token, queue, job, queues = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local id, force, token_ms, most, job_seconds = unpack(ARGV, 1, 5)
+if redis.call('SET', token, id, 'NX', 'PX', token_ms) == false and force == '0' then
+  return 0
+end
+if redis.call('LLEN', queue) >= tonumber(most) then
+  return 0
+end
+redis.call('HSET', job, unpack(ARGV, 6))
+redis.call('EXPIRE', job, job_seconds)
+redis.call('SADD', queues, queue)
+redis.call('RPUSH', queue, id)
+return 1
+"""
+
+
+def _job_fields(client: redis.Redis) -> dict[str, Any]:
+    """Return what RQ stores of a wake-up, so that any stock worker can run it."""
+    job = make_queue(client).create_job(
+        JOB_FUNCTION,
+        result_ttl=0,
+        failure_ttl=60,
+        ttl=JOB_TTL_SECONDS,
+        description=JOB_DESCRIPTION,
+        status=JobStatus.QUEUED,
+    )
+    return {name: value for name, value in job.to_dict().items() if value is not None}
+
+
+class Hinter:
+    """Sends hints from a daemon thread; hints that come while one is being sent merge into one."""
+
+    def __init__(self) -> None:
+        self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._is_pending = False
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._client: redis.Redis | None = None
+        self._script: Script | None = None
+        self._job: dict[str, Any] = {}
+        self._silent_until = 0.0
+
+    def nudge(self, *, force: bool = False) -> None:
+        """Ask for one wake-up; returns at once. `force` sends it even while a token stands."""
+        if self._is_pending and not force:
+            return
+        self._is_pending = True
+        self._order(partial(self._send, force))
+
+    def clear_token(self, then: Callable[[], None]) -> None:
+        """Delete the token, so that the next commit sends a hint again, and call `then`."""
+        self._order(partial(self._clear, then))
+
+    def flush(self, timeout_seconds: float) -> None:
+        """Wait until everything ordered so far was sent, or the time is up."""
+        if self._thread is None or not self._thread.is_alive():
+            return
+        done = threading.Event()
+        self._orders.put(done.set)
+        done.wait(timeout_seconds)
+
+    def _order(self, action: Callable[[], None]) -> None:
+        self._orders.put(action)
+        if self._thread is None or not self._thread.is_alive():
+            with self._lock:
+                if self._thread is None or not self._thread.is_alive():
+                    self._thread = threading.Thread(target=self._run, name="wakeup", daemon=True)
+                    self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            action = self._orders.get()
+            try:
+                action()
+            except Exception:
+                # The thread must outlive whatever one hint runs into; a lost hint does no harm.
+                logger.exception("A wake-up could not be sent.")
+
+    def _send(self, force: bool) -> None:
+        # Cleared first: a commit from here on needs a hint of its own.
+        self._is_pending = False
+        if time.monotonic() < self._silent_until:
+            return
+        try:
+            self._enqueue(force)
+        except redis.RedisError as problem:
+            self._give_up(problem)
+
+    def _enqueue(self, force: bool) -> None:
+        if self._script is None:
+            self._client = connect(TIMEOUT_SECONDS)
+            self._script = self._client.register_script(ENQUEUE_LUA)
+            self._job = _job_fields(self._client)
+        now = utcformat(utcnow())
+        fields = {**self._job, "created_at": now, "enqueued_at": now}
+        queue_key = Queue.redis_queue_namespace_prefix + settings.WEBHOOKS_QUEUE
+        job_id = JOB_ID_PREFIX + uuid4().hex
+        self._script(
+            keys=[TOKEN_KEY, queue_key, Job.key_for(job_id), Queue.redis_queues_keys],
+            args=[
+                job_id, int(force), TOKEN_TTL_MS, MAX_QUEUE_LENGTH, JOB_TTL_SECONDS,
+                *chain.from_iterable(fields.items()),
+            ],
+        )  # fmt: skip
+
+    def _clear(self, then: Callable[[], None]) -> None:
+        try:
+            if time.monotonic() >= self._silent_until:
+                if self._client is None:
+                    self._client = connect(TIMEOUT_SECONDS)
+                self._client.delete(TOKEN_KEY)
+        except redis.RedisError as problem:
+            self._give_up(problem)
+        finally:
+            then()
+
+    def _give_up(self, problem: Exception) -> None:
+        self._silent_until = time.monotonic() + PROBE_INTERVAL_SECONDS
+        self._client = self._script = None
+        logger.warning(
+            "Valkey does not answer (%s); workers find new events by polling.",
+            type(problem).__name__,
+        )
+
+
+def connect(timeout_seconds: float) -> redis.Redis:
+    """Return a client of REDIS_URL that never waits longer than the timeout for one answer."""
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_seconds,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if not settings.REDIS_URL.startswith("unix:"):
+        options["socket_connect_timeout"] = timeout_seconds
+    return redis.Redis.from_url(settings.REDIS_URL, **options)
+
+
+def make_queue(client: redis.Redis) -> Queue:
+    """Return the RQ queue that wake-ups travel on."""
+    return Queue(
+        settings.WEBHOOKS_QUEUE, connection=client, serializer="rq.serializers.JSONSerializer"
+    )
+
+
+# By LISTEN and NOTIFY.
+
+CHANNEL = "webhooks_wakeup"
+NOTIFY_SQL = "SELECT pg_notify(%(channel)s, '')"
+
+
+def listen(hear: Callable[[], None]) -> None:
+    """Call `hear` whenever Postgres tells of a commit, on a daemon thread, for as long as this
+    process lives."""
+    threading.Thread(target=_listen, args=(hear,), name="listener", daemon=True).start()
+
+
+def _listen(hear: Callable[[], None]) -> None:
+    while True:
+        try:
+            connection.ensure_connection()
+            connection.connection.execute(f"LISTEN {CHANNEL}")
+            # What was committed before.
+            hear()
+            for _ in connection.connection.notifies():
+                hear()
+        except (DatabaseError, InterfaceError, psycopg.Error) as problem:
+            logger.warning("Postgres does not answer (%s); polling.", type(problem).__name__)
+            connection.close()
+        time.sleep(RELISTEN_SECONDS)
+
+
+_hinter = Hinter()
+
+
+def nudge(*, force: bool = False) -> None:
+    """Tell a worker that something is due. Never raises, and waits for Postgres only."""
+    if settings.WEBHOOKS_WAKEUP == "rq":
+        _hinter.nudge(force=force)
+    elif settings.WEBHOOKS_WAKEUP == "listen":
+        try:
+            run(NOTIFY_SQL, {"channel": CHANNEL})
+        except DatabaseError:
+            logger.warning("A wake-up could not be sent.", exc_info=True)
+
+
+def nudge_on_commit(using: str = DEFAULT_DB_ALIAS) -> None:
+    """Tell a worker once the transaction is committed.
+
+    Not with autocommit switched off by hand: Django then has no such moment, and workers find the
+    rows by polling. (Postgres has it: `listen` needs no poll.)
+    """
+    if settings.WEBHOOKS_WAKEUP == "listen":
+        run(NOTIFY_SQL, {"channel": CHANNEL}, using)
+        return
+    connection = connections[using]
+    if connection.in_atomic_block or connection.get_autocommit():
+        transaction.on_commit(nudge, using=using, robust=True)
+
+
+def clear_token(then: Callable[[], None]) -> None:
+    """Let the next commit send an RQ job again; `then` is called afterwards, on another thread."""
+    _hinter.clear_token(then)
+
+
+def _start_afresh() -> None:
+    # Threads and sockets do not survive a fork.
+    global _hinter
+    _hinter = Hinter()
+
+
+os.register_at_fork(after_in_child=_start_afresh)
+# A command that saves and exits at once gets its hint out, if Valkey answers quickly.
+atexit.register(lambda: _hinter.flush(EXIT_FLUSH_SECONDS))

@@ -1,0 +1,151 @@
+"""The chores that workers do beside delivering, and the threads they do them on.
+
+Each chore has a thread of its own in every worker, so that one that raises or hangs stops no other
+and never the dispatcher; webhooks/repair/chores.py says whose turn it is.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, connection
+
+from webhooks.dispatch.desk import with_fresh_connection
+from webhooks.figures import stats
+from webhooks.ids import new_id
+from webhooks.postgres import epoch, horizon
+from webhooks.repair import notices, redelivery, retention
+from webhooks.repair.chores import Chore, Progress, take_turn
+
+logger = logging.getLogger(__name__)
+
+SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
+DAY = timedelta(days=1)
+LOOK_AGAIN_SECONDS = 30.0
+"""How soon to look at the schedule again, however far away the next turn is."""
+KEEP_CONNECTION_SECONDS = 5.0
+"""A thread that waits for longer gives its connection back meanwhile."""
+DATABASE_PAUSE_SECONDS = 2.0
+SUSPECTS = "suspects"
+TRANSACTIONS = "transactions"
+WATCH_EVERY = timedelta(seconds=5)
+
+
+def chores() -> list[Chore]:
+    """Return the chores that the settings ask for."""
+    wanted = [
+        Chore("redeliveries", again(redelivery.advance_all), SECOND),
+        # A mail server that does not answer is waited for, step by step.
+        Chore("mails", again(notices.send_due), SECOND, lease_seconds=60.0),
+        Chore("stored responses", again(retention.forget_answers), MINUTE),
+    ]
+    if settings.WEBHOOKS_RETENTION_DAYS:
+        wanted.append(Chore("purge", retention.purge_daily, DAY))
+    if settings.WEBHOOKS_AUDIT_RETENTION_DAYS:
+        wanted.append(Chore("audit log", again(retention.forget_audit_entries), DAY))
+    return wanted
+
+
+def states() -> list[stats.ChoreState]:
+    """Return how those chores are doing, and the workers' own ones, by name. One statement.
+
+    A chore that was switched off leaves its row behind, which is shown nowhere.
+    """
+    wanted = {SUSPECTS, TRANSACTIONS, *(chore.name for chore in chores())}
+    return [state for state in stats.chores() if state.name in wanted]
+
+
+def tending(tend: Callable[[], object]) -> Chore:
+    """Return the chore of a worker that looks after its own process for suspects."""
+    return Chore(SUSPECTS, again(tend), SECOND, is_local=True)
+
+
+def watching() -> Chore:
+    """Return the chore of a worker that watches which transactions others wait for."""
+    return Chore(TRANSACTIONS, again(ClusterWatch().look), WATCH_EVERY, is_local=True)
+
+
+def again(do: Callable[[], object]) -> Callable[[Progress], Progress | None]:
+    """Make a chore's work of something that keeps no progress and says whether it has more to do."""
+    return lambda _: {} if do() else None
+
+
+def keep_house() -> bool:
+    """Take one turn of every chore that is due about now; returns whether one has more to do."""
+    early_seconds = SECOND.total_seconds()
+    pauses = [take_turn(chore, new_id(), early_seconds=early_seconds) for chore in chores()]
+    return 0.0 in pauses
+
+
+class ClusterWatch:
+    """Records a new epoch, and says in the log who holds ordered webhooks and the feed back."""
+
+    def __init__(self) -> None:
+        self._say_at_seconds = 0.0
+
+    def look(self) -> None:
+        """Look once."""
+        connection.ensure_connection()
+        with connection.wrap_database_errors:
+            if epoch.record(connection.connection):
+                logger.warning("Postgres is another server than before: a new epoch begins.")
+        self._name(horizon.holder())
+
+    def _name(self, holder: horizon.Holder | None) -> None:
+        if holder is None:
+            self._say_at_seconds = 0.0
+        elif holder.seconds >= self._say_at_seconds:
+            # Again when it has taken twice as long.
+            self._say_at_seconds = 2 * holder.seconds
+            logger.warning("%s To mend it: %s", holder, holder.mend)
+
+
+class Housekeeper:
+    """Does chores again and again, each on a daemon thread of its own, until it is stopped."""
+
+    def __init__(self, chores: Iterable[Chore]) -> None:
+        self.id = new_id()
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(
+                target=self._repeat, args=(chore,), name=f"chore: {chore.name}", daemon=True
+            )
+            for chore in chores
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Begin nothing more, and wait for what is under way, no longer than the timeout in all."""
+        self._stopping.set()
+        ends_at = time.monotonic() + timeout_seconds
+        for thread in self._threads:
+            thread.join(max(0.0, ends_at - time.monotonic()))
+
+    def _repeat(self, chore: Chore) -> None:
+        pause = 0.0
+        while not self._stopping.wait(pause):
+            pause = self._take_turn(chore)
+            if not chore.is_local:
+                # Whoever does it now may end, and the schedule may be changed.
+                pause = min(pause, max(chore.every.total_seconds(), 1.0), LOOK_AGAIN_SECONDS)
+            if pause > KEEP_CONNECTION_SECONDS:
+                connection.close()
+        connection.close()
+
+    def _take_turn(self, chore: Chore) -> float:
+        name = f"webhooks-housekeeper {self.id.hex}"
+        try:
+            return with_fresh_connection(name, take_turn, chore, self.id)
+        except (DatabaseError, InterfaceError) as problem:
+            logger.warning("The chore %r waits for Postgres: %s", chore.name, problem)
+        except Exception:
+            # One failure must not end it for good.
+            logger.exception("The chore %r could not be recorded.", chore.name)
+        return DATABASE_PAUSE_SECONDS

@@ -1,0 +1,284 @@
+"""The audit: proves from the rows alone that nothing was lost and nothing is stuck.
+
+Every event has as many deliveries as were counted when it fanned out; every delivery's state agrees
+with its attempts and with itself; nothing is in flight beyond the life of its worker; nothing
+points at what is gone. Three passes walk the primary keys a page at a time, each page one statement
+and so one snapshot: neither memory nor a lock grows with the tables, and workers go on meanwhile.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.db import connection, transaction
+
+from webhooks.dispatch.life import SILENCE_BEFORE_DEATH_SECONDS
+from webhooks.ids import ATTEMPT_PREFIX, DELIVERY_PREFIX, EVENT_PREFIX
+from webhooks.outbox import wakeup
+
+PAGE = 20_000
+LEASE_SECONDS = SILENCE_BEFORE_DEATH_SECONDS + 5
+"""A dead worker's rows are taken back by then, if any other worker lives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One thing that must hold for every row."""
+
+    name: str
+    what: str
+    """What the rows are that are found."""
+    mend: str
+    """The command that mends it; `{id}` stands for the row."""
+
+
+LOST = Question(
+    "lost",
+    "Deliveries in a state in which no worker will ever find them",
+    "manage.py doctor --mend",
+)
+STUCK = Question(
+    "stuck",
+    "Deliveries in flight at a worker that no longer lives",
+    "manage.py doctor --mend",
+)
+MISSING = Question(
+    "missing",
+    "Events with fewer deliveries than webhooks matched",
+    "manage.py redeliver --missing --event {id}",
+)
+SURPLUS = Question(
+    "surplus", "Events with more deliveries than were counted", "manage.py doctor --mend"
+)
+MISCOUNTED = Question(
+    "miscounted",
+    "Deliveries that count other attempts than are recorded",
+    "manage.py doctor --mend",
+)
+DISAGREEING = Question(
+    "disagreeing",
+    "Deliveries whose status contradicts the rest of them",
+    "manage.py redeliver {id} --force",
+)
+EVENTLESS = Question(
+    "eventless", "Deliveries without an event, which cannot be sent", "manage.py doctor --mend"
+)
+ORPHANED = Question("orphaned", "Attempts without a delivery", "manage.py doctor --mend")
+
+QUESTIONS = (LOST, STUCK, MISSING, SURPLUS, MISCOUNTED, DISAGREEING, EVENTLESS, ORPHANED)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One row that is not as it must be."""
+
+    question: Question
+    id: str
+    """Public id of the event, delivery or attempt."""
+    detail: str
+
+
+EVENTS_SQL = """
+WITH page AS MATERIALIZED (
+    SELECT id, fanout_count FROM webhooks_event
+     WHERE id > %(after)s ORDER BY id LIMIT %(page)s
+)
+SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1), wrong.*
+  FROM (SELECT) AS always_one_row
+  LEFT JOIN (
+    SELECT CASE WHEN found.count < page.fanout_count THEN 'missing' ELSE 'surplus' END,
+           page.id, found.count || ' of ' || page.fanout_count || ' deliveries exist'
+      FROM page
+     CROSS JOIN LATERAL (
+        SELECT count(*) FROM webhooks_delivery d WHERE d.event_id = page.id
+     ) AS found
+     WHERE found.count <> page.fanout_count
+     ORDER BY page.id
+  ) AS wrong ON true
+"""
+
+DELIVERIES_SQL = """
+WITH page AS MATERIALIZED (
+    SELECT id, event_id, status, attempt_count, next_attempt_at, finished_at, claimed_by
+      FROM webhooks_delivery
+     WHERE id > %(after)s ORDER BY id LIMIT %(page)s
+), examined AS (
+    SELECT page.*, tried.count AS tried, tried.last,
+           status IN ('PENDING', 'SENDING', 'RETRYING') AS is_open,
+           NOT EXISTS (SELECT FROM webhooks_event e WHERE e.id = page.event_id) AS is_eventless,
+           claimed_by IS NOT NULL AND NOT EXISTS (
+               SELECT FROM webhooks_workerheartbeat w
+                WHERE w.id = page.claimed_by
+                  AND w.beat_at > clock_timestamp() - make_interval(secs => %(lease)s)
+           ) AS is_stuck
+      FROM page
+     CROSS JOIN LATERAL (
+        SELECT count(*), coalesce(max(a.number), 0) AS last
+          FROM webhooks_attempt a WHERE a.delivery_id = page.id
+     ) AS tried
+)
+SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1), wrong.*
+  FROM (SELECT) AS always_one_row
+  LEFT JOIN (
+    SELECT CASE
+             WHEN is_eventless THEN 'eventless'
+             WHEN is_stuck THEN 'stuck'
+             WHEN is_open AND (finished_at IS NOT NULL OR next_attempt_at IS NULL)
+               OR status = 'SENDING' AND claimed_by IS NULL THEN 'lost'
+             WHEN tried <> attempt_count OR last <> attempt_count THEN 'miscounted'
+             WHEN NOT is_open AND finished_at IS NULL
+               OR claimed_by IS NOT NULL AND status <> 'SENDING'
+               OR status = 'SUCCESS' AND attempt_count = 0 THEN 'disagreeing'
+           END AS question,
+           id,
+           concat_ws(', ', status, attempt_count || ' attempts counted', tried || ' recorded',
+                     'claimed by ' || claimed_by,
+                     CASE WHEN is_open AND next_attempt_at IS NULL THEN 'never due' END,
+                     CASE WHEN is_open AND finished_at IS NOT NULL THEN 'marked finished'
+                          WHEN NOT is_open AND finished_at IS NULL THEN 'not marked finished' END)
+      FROM examined
+     ORDER BY id
+  ) AS wrong ON wrong.question IS NOT NULL
+"""
+
+ATTEMPTS_SQL = """
+WITH page AS MATERIALIZED (
+    SELECT id, delivery_id FROM webhooks_attempt
+     WHERE id > %(after)s ORDER BY id LIMIT %(page)s
+)
+SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1), wrong.*
+  FROM (SELECT) AS always_one_row
+  LEFT JOIN (
+    SELECT 'orphaned', page.id, 'delivery ' || page.delivery_id
+      FROM page
+     WHERE NOT EXISTS (SELECT FROM webhooks_delivery d WHERE d.id = page.delivery_id)
+     ORDER BY page.id
+  ) AS wrong ON true
+"""
+
+PASSES = (
+    (EVENTS_SQL, EVENT_PREFIX),
+    (DELIVERIES_SQL, DELIVERY_PREFIX),
+    (ATTEMPTS_SQL, ATTEMPT_PREFIX),
+)
+
+
+def find_faults() -> Iterator[Fault]:
+    """Walk all events, deliveries and attempts and yield every row that is not as it must be."""
+    for sql, prefix in PASSES:
+        yield from _walk(sql, prefix)
+
+
+def _walk(sql: str, prefix: str) -> Iterator[Fault]:
+    questions = {question.name: question for question in QUESTIONS}
+    after: UUID | None = UUID(int=0)
+    while after is not None:
+        with connection.cursor() as cursor:
+            cursor.execute(sql, {"after": after, "page": PAGE, "lease": LEASE_SECONDS})
+            rows = cursor.fetchall()
+        for _, name, id_, detail in rows:
+            if name is not None:
+                yield Fault(questions[name], prefix + id_.hex, detail)
+        after = rows[0][0]
+
+
+# A claim follows the birth of its worker's heartbeat, so no heartbeat means no worker.
+MEND_STUCK_SQL = """
+UPDATE webhooks_delivery d
+   SET status = CASE WHEN attempt_count > attempts_before_round THEN 'RETRYING' ELSE 'PENDING' END,
+       claimed_by = NULL, is_suspect = true,
+       next_attempt_at = coalesce(next_attempt_at, clock_timestamp())
+ WHERE finished_at IS NULL AND claimed_by IS NOT NULL AND NOT EXISTS (
+    SELECT FROM webhooks_workerheartbeat w
+     WHERE w.id = d.claimed_by
+       AND w.beat_at > clock_timestamp() - make_interval(secs => %(lease)s))
+"""
+
+MEND_LOST_SQL = """
+UPDATE webhooks_delivery
+   SET status = CASE WHEN attempt_count > attempts_before_round THEN 'RETRYING' ELSE 'PENDING' END,
+       finished_at = NULL, claimed_by = NULL,
+       next_attempt_at = coalesce(next_attempt_at, clock_timestamp())
+ WHERE status IN ('PENDING', 'SENDING', 'RETRYING')
+   AND (finished_at IS NOT NULL OR next_attempt_at IS NULL
+        OR status = 'SENDING' AND claimed_by IS NULL)
+"""
+
+MEND_EVENTLESS_SQL = """
+DELETE FROM webhooks_delivery d
+ WHERE claimed_by IS NULL AND NOT EXISTS (SELECT FROM webhooks_event e WHERE e.id = d.event_id)
+"""
+
+MEND_ORPHANED_SQL = """
+DELETE FROM webhooks_attempt a
+ WHERE NOT EXISTS (SELECT FROM webhooks_delivery d WHERE d.id = a.delivery_id)
+"""
+
+MEND_SURPLUS_SQL = """
+UPDATE webhooks_event e SET fanout_count = found.count
+  FROM (SELECT event_id, count(*) FROM webhooks_delivery GROUP BY event_id) AS found
+ WHERE e.id = found.event_id AND e.fanout_count < found.count
+"""
+
+MISCOUNTED_SQL = """
+SELECT d.id
+  FROM webhooks_delivery d
+ CROSS JOIN LATERAL (
+    SELECT count(*), coalesce(max(a.number), 0) AS last
+      FROM webhooks_attempt a WHERE a.delivery_id = d.id
+ ) AS tried
+ WHERE d.claimed_by IS NULL
+   AND (tried.count <> d.attempt_count OR tried.last <> d.attempt_count)
+   FOR NO KEY UPDATE OF d
+"""
+
+# In two steps, because no two attempts may bear the same number on the way.
+RENUMBER_SQL = """
+UPDATE webhooks_attempt SET number = number + 1000000 WHERE delivery_id = ANY(%(ids)s);
+UPDATE webhooks_attempt a SET number = new.number
+  FROM (SELECT id, row_number() OVER (PARTITION BY delivery_id ORDER BY number) AS number
+          FROM webhooks_attempt WHERE delivery_id = ANY(%(ids)s)) AS new
+ WHERE a.id = new.id;
+UPDATE webhooks_delivery d
+   SET attempt_count = tried.count,
+       attempts_before_round = least(attempts_before_round, tried.count)
+  FROM (SELECT picked.id, count(a.id)
+          FROM unnest(%(ids)s::uuid[]) AS picked (id)
+          LEFT JOIN webhooks_attempt a ON a.delivery_id = picked.id
+         GROUP BY picked.id) AS tried
+ WHERE d.id = tried.id
+"""
+
+MENDING = (
+    (STUCK, MEND_STUCK_SQL),
+    (LOST, MEND_LOST_SQL),
+    (SURPLUS, MEND_SURPLUS_SQL),
+    (EVENTLESS, MEND_EVENTLESS_SQL),
+    (ORPHANED, MEND_ORPHANED_SQL),
+)
+
+
+def mend() -> dict[str, int]:
+    """Mend what needs no decision, and return how many rows by question.
+
+    Lost and stuck deliveries are due again (at least once: a stuck one may have arrived), what has
+    lost its event or delivery is removed, attempts are counted and numbered as they are recorded.
+    """
+    mended = {}
+    for question, sql in MENDING:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(sql, {"lease": LEASE_SECONDS})
+            mended[question.name] = cursor.rowcount
+            transaction.on_commit(wakeup.nudge, robust=True)
+    mended[MISCOUNTED.name] = _recount()
+    return mended
+
+
+@transaction.atomic
+def _recount() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(MISCOUNTED_SQL)
+        ids = [row[0] for row in cursor.fetchall()]
+        for statement in RENUMBER_SQL.split(";") if ids else ():
+            cursor.execute(statement, {"ids": ids})
+    return len(ids)

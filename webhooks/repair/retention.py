@@ -1,0 +1,434 @@
+"""Retention: remove what has ended long ago, or erase payloads and keep the history.
+
+Counted from the *terminal* time of a delivery; what is still to be sent, or was sent again lately,
+is never touched. One batch is one transaction: deliveries, their attempts and the events that are
+left without any go together, so that a crash or Ctrl-C leaves whole deliveries behind and the next
+run goes on. Batches grow and shrink to keep their locks short, and pauses between them leave
+Postgres to the workers.
+"""
+
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, astuple, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import Exists, OuterRef, QuerySet
+from django.utils import timezone
+
+from webhooks.choices import DeliveryStatus
+from webhooks.ids import first_id_of
+from webhooks.models import (
+    AuditEntry,
+    Delivery,
+    Redelivery,
+    RedeliveryTakeover,
+    SigningSecret,
+    Webhook,
+)
+from webhooks.postgres.sql import limited_transaction
+
+TERMINAL = (DeliveryStatus.SUCCESS, DeliveryStatus.FAILED, DeliveryStatus.CANCELLED)
+FIRST = UUID(int=0)
+FIRST_BATCH = 500
+LARGEST_BATCH = 5_000
+TARGET_SECONDS = 0.05
+"""How long a batch shall take, and so its locks; they must never be held for 200 ms."""
+SHARE = 0.2
+"""Of the time, how much is spent purging; the rest is the workers'."""
+LONGEST_PAUSE_SECONDS = 1.0
+LONGEST_TRANSACTION = timedelta(days=1)
+"""One that began before a webhook was deleted may still add a delivery, unseen by others."""
+SLICE_SECONDS = 1.0
+"""One turn of the daily run."""
+RUN_REFERENCE = "retention"
+ANSWERS_KEPT_FOR = timedelta(hours=24)
+"""How long a POST can be repeated with its Idempotency-Key (webhooks/api/idempotency.py)."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What may go: deliveries that ended before `before`, in one of these statuses.
+
+    With `payloads_only` rows stay and lose what was sent and answered. `owner_id` erases the
+    payloads of one owner's events, however young; it implies `payloads_only`.
+    """
+
+    before: datetime
+    statuses: Sequence[str] = TERMINAL
+    payloads_only: bool = False
+    owner_id: UUID | None = None
+
+
+@dataclass(frozen=True)
+class Purged:
+    """How much was removed, or erased, or would be."""
+
+    deliveries: int = 0
+    attempts: int = 0
+    events: int = 0
+    webhooks: int = 0
+    redeliveries: int = 0
+
+    def __add__(self, other: "Purged") -> "Purged":
+        return Purged(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+# Who sends again locks events before deliveries; here nothing waits for a lock, so that neither
+# way round can end in a deadlock. What is locked is left for the next run.
+DELETE_SQL = """
+WITH page AS MATERIALIZED (
+    SELECT id, event_id, status, finished_at FROM webhooks_delivery
+     WHERE id > %(after)s AND id < %(last)s
+     ORDER BY id LIMIT %(batch)s
+), doomed AS MATERIALIZED (
+    SELECT d.id, d.event_id FROM webhooks_delivery d JOIN page USING (id)
+     WHERE d.finished_at < %(before)s AND d.status = ANY(%(statuses)s)
+       FOR UPDATE OF d SKIP LOCKED
+), locked AS MATERIALIZED (
+    SELECT e.id, e.fanout_count, counted.count
+      FROM webhooks_event e
+      JOIN (SELECT event_id, count(*) FROM doomed GROUP BY 1) AS counted ON counted.event_id = e.id
+       FOR UPDATE OF e SKIP LOCKED
+), going AS MATERIALIZED (
+    SELECT doomed.id FROM doomed JOIN locked ON locked.id = doomed.event_id
+), takeovers AS (
+    DELETE FROM webhooks_redeliverytakeover t USING going WHERE t.delivery_id = going.id
+), attempts AS (
+    DELETE FROM webhooks_attempt a USING going WHERE a.delivery_id = going.id RETURNING 1
+), deliveries AS (
+    DELETE FROM webhooks_delivery d USING going WHERE d.id = going.id RETURNING 1
+), events AS (
+    DELETE FROM webhooks_event e USING locked
+     WHERE e.id = locked.id AND locked.fanout_count <= locked.count RETURNING 1
+), recounted AS (
+    UPDATE webhooks_event e SET fanout_count = locked.fanout_count - locked.count
+      FROM locked
+     WHERE e.id = locked.id AND locked.fanout_count > locked.count
+)
+SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1),
+       (SELECT count(*) FROM deliveries), (SELECT count(*) FROM attempts),
+       (SELECT count(*) FROM events)
+"""
+
+# Events that no webhook wanted, or whose deliveries went earlier.
+DELETE_UNWANTED_SQL = """
+WITH page AS MATERIALIZED (
+    SELECT id FROM webhooks_event
+     WHERE id > %(after)s AND id < %(last)s
+     ORDER BY id LIMIT %(batch)s
+), doomed AS MATERIALIZED (
+    SELECT e.id FROM webhooks_event e JOIN page USING (id)
+     WHERE e.fanout_count = 0
+       AND NOT EXISTS (SELECT FROM webhooks_delivery d WHERE d.event_id = e.id)
+       FOR UPDATE OF e SKIP LOCKED
+), events AS (
+    DELETE FROM webhooks_event e USING doomed WHERE e.id = doomed.id RETURNING 1
+)
+SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1), 0, 0, (SELECT count(*) FROM events)
+"""
+
+# The deliveries are locked too, and all must be there: none may be sent again meanwhile.
+ERASE_SQL = """
+WITH page AS MATERIALIZED (
+    SELECT id FROM webhooks_event
+     WHERE id > %(after)s AND id < %(last)s
+       AND (%(owner)s::uuid IS NULL OR owner_id = %(owner)s)
+     ORDER BY id LIMIT %(batch)s
+), doomed AS MATERIALIZED (
+    SELECT e.id, e.fanout_count FROM webhooks_event e JOIN page USING (id)
+     WHERE e.payload <> '' AND NOT EXISTS (
+        SELECT FROM webhooks_delivery d
+         WHERE d.event_id = e.id AND (d.finished_at IS NULL OR d.finished_at >= %(before)s
+                                      OR d.status <> ALL(%(statuses)s)))
+       FOR NO KEY UPDATE OF e SKIP LOCKED
+), locked AS MATERIALIZED (
+    SELECT d.id, d.event_id FROM webhooks_delivery d JOIN doomed ON d.event_id = doomed.id
+     WHERE d.finished_at < %(before)s AND d.status = ANY(%(statuses)s)
+       FOR UPDATE OF d SKIP LOCKED
+), going AS MATERIALIZED (
+    SELECT doomed.id FROM doomed
+     WHERE (SELECT count(*) FROM locked WHERE locked.event_id = doomed.id) >= doomed.fanout_count
+), attempts AS (
+    UPDATE webhooks_attempt a
+       SET request_head = '', response_head = NULL, response_body = NULL
+      FROM locked JOIN going ON going.id = locked.event_id
+     WHERE a.delivery_id = locked.id
+    RETURNING 1
+), events AS (
+    UPDATE webhooks_event e SET payload = '' FROM going WHERE e.id = going.id RETURNING 1
+)
+SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1),
+       0, (SELECT count(*) FROM attempts), (SELECT count(*) FROM events)
+"""
+
+COUNT_SQL = """
+WITH doomed AS MATERIALIZED (
+    SELECT id, event_id FROM webhooks_delivery
+     WHERE id < %(last)s AND finished_at < %(before)s AND status = ANY(%(statuses)s)
+)
+SELECT (SELECT count(*) FROM doomed),
+       (SELECT count(*) FROM webhooks_attempt a JOIN doomed ON doomed.id = a.delivery_id),
+       (SELECT count(*) FROM webhooks_event e
+          JOIN (SELECT event_id, count(*) FROM doomed GROUP BY 1) AS gone ON gone.event_id = e.id
+         WHERE e.fanout_count <= gone.count)
+     + (SELECT count(*) FROM webhooks_event e
+         WHERE e.id < %(last)s AND e.fanout_count = 0 AND %(all_statuses)s)
+"""
+
+COUNT_ERASED_SQL = """
+WITH doomed AS MATERIALIZED (
+    SELECT e.id FROM webhooks_event e
+     WHERE e.id < %(last)s AND e.payload <> ''
+       AND (%(owner)s::uuid IS NULL OR e.owner_id = %(owner)s)
+       AND NOT EXISTS (
+        SELECT FROM webhooks_delivery d
+         WHERE d.event_id = e.id AND (d.finished_at IS NULL OR d.finished_at >= %(before)s
+                                      OR d.status <> ALL(%(statuses)s)))
+)
+SELECT 0,
+       (SELECT count(*) FROM doomed JOIN webhooks_delivery d ON d.event_id = doomed.id
+          JOIN webhooks_attempt a ON a.delivery_id = d.id),
+       (SELECT count(*) FROM doomed)
+"""
+
+
+def count(policy: Policy) -> Purged:
+    """Return what purge() would remove or erase now; changes nothing."""
+    sql = COUNT_ERASED_SQL if _erases(policy) else COUNT_SQL
+    deliveries, attempts, events = _query(sql, _parameters(policy))[0]
+    if _erases(policy):
+        return Purged(deliveries, attempts, events)
+    return Purged(
+        deliveries,
+        attempts,
+        events,
+        _unreferenced_webhooks(policy).count(),
+        _unreferenced_redeliveries(policy).count(),
+    )
+
+
+def kept_pending(owner_id: UUID) -> int:
+    """Return how many of an owner's events keep their payload because it is still to be sent."""
+    sql = """
+    SELECT count(DISTINCT e.id) FROM webhooks_event e JOIN webhooks_delivery d ON d.event_id = e.id
+     WHERE e.owner_id = %(owner)s AND e.payload <> '' AND d.finished_at IS NULL
+    """
+    return int(_query(sql, {"owner": owner_id})[0][0])
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a purge has come: in which of its passes, behind which row, with what batch."""
+
+    passed: int = 0
+    after: UUID = FIRST
+    batch: int = FIRST_BATCH
+
+
+def purge(
+    policy: Policy, *, batch_size: int = LARGEST_BATCH, share: float = SHARE
+) -> Generator[Purged]:
+    """Remove or erase what the policy lets go, a batch per step; yields what each batch did.
+
+    May be stopped between any two steps, and run by several at once. `share` is the part of the
+    time that is spent in Postgres.
+    """
+    for purged, _ in _walk(policy, Position(), batch_size, share):
+        yield purged
+
+
+def _walk(
+    policy: Policy, position: Position, batch_size: int, share: float
+) -> Iterator[tuple[Purged, Position]]:
+    """Yield what each batch did, and where the next one begins."""
+    parameters = _parameters(policy)
+    passes = _passes(policy, is_for_all=parameters["all_statuses"])
+    while position.passed < len(passes):
+        started_at = time.monotonic()
+        batch = min(position.batch, batch_size)
+        rows = _query(
+            passes[position.passed], {**parameters, "after": position.after, "batch": batch}
+        )
+        seconds = time.monotonic() - started_at
+        after, deliveries, attempts, events = rows[0]
+        if after is None:
+            position = Position(position.passed + 1)
+        else:
+            position = Position(position.passed, after, next_batch(batch, seconds, batch_size))
+        yield Purged(deliveries, attempts, events), position
+        _leave_to_the_workers(seconds, share)
+    if not _erases(policy) and position.passed == len(passes):
+        yield _remove_unreferenced(policy), Position(position.passed + 1)
+
+
+def _passes(policy: Policy, *, is_for_all: bool) -> list[str]:
+    if _erases(policy):
+        return [ERASE_SQL]
+    return [DELETE_SQL, DELETE_UNWANTED_SQL] if is_for_all else [DELETE_SQL]
+
+
+def _leave_to_the_workers(seconds: float, share: float = SHARE) -> None:
+    time.sleep(min(seconds * (1 / share - 1), LONGEST_PAUSE_SECONDS))
+
+
+def next_batch(batch: int, seconds: float, largest: int) -> int:
+    """Return how many rows the next batch looks at, after one that took this long."""
+    if seconds > 2 * TARGET_SECONDS:
+        return max(batch // 4, 1)
+    if seconds > TARGET_SECONDS:
+        return max(batch // 2, 1)
+    return min(batch + batch // 2 + 1, largest) if seconds < TARGET_SECONDS / 2 else batch
+
+
+def _erases(policy: Policy) -> bool:
+    return policy.payloads_only or policy.owner_id is not None
+
+
+def _parameters(policy: Policy) -> dict[str, Any]:
+    return {
+        # What ended before then was also created before then.
+        "last": first_id_of(policy.before),
+        "before": policy.before,
+        "statuses": list(policy.statuses),
+        "all_statuses": set(policy.statuses) == set(TERMINAL),
+        "owner": policy.owner_id,
+    }
+
+
+# What nothing points at any more.
+
+
+def _unreferenced_webhooks(policy: Policy) -> Any:
+    return Webhook.objects.filter(
+        ~Exists(Delivery.objects.filter(webhook=OuterRef("id"))),
+        deleted_at__lt=min(policy.before, timezone.now() - LONGEST_TRANSACTION),
+    )
+
+
+def _unreferenced_redeliveries(policy: Policy) -> Any:
+    return Redelivery.objects.filter(
+        ~Exists(Delivery.objects.filter(redelivery=OuterRef("id"))),
+        ~Exists(RedeliveryTakeover.objects.filter(redelivery_id=OuterRef("id"))),
+        finished_at__lt=policy.before,
+    )
+
+
+def _remove_unreferenced(policy: Policy) -> Purged:
+    """Remove some of them; what somebody has locked, or is too much for once, waits for a next run."""
+    with limited_transaction():
+        webhooks = _locked(_unreferenced_webhooks(policy))
+        secrets = SigningSecret.objects.filter(webhook__in=webhooks)
+        free = _locked(secrets)
+        busy = {
+            webhook for id_, webhook in secrets.values_list("id", "webhook_id") if id_ not in free
+        }
+        _, removed = Webhook.objects.filter(id__in=webhooks - busy).delete()
+    with limited_transaction():
+        redeliveries = _locked(_unreferenced_redeliveries(policy))
+        _, gone = Redelivery.objects.filter(id__in=redeliveries).delete()
+    return Purged(
+        webhooks=removed.get(Webhook._meta.label, 0),
+        redeliveries=gone.get(Redelivery._meta.label, 0),
+    )
+
+
+def _locked(rows: QuerySet[Any]) -> set[UUID]:
+    """Lock those of the rows that nobody else has locked; returns their ids."""
+    free = rows.select_for_update(skip_locked=True).order_by("id")
+    return set(free.values_list("id", flat=True)[:LARGEST_BATCH])
+
+
+# The daily run.
+
+
+def record(purged: Purged, actor_id: UUID | None = None) -> None:
+    """Note in the audit log what a run did."""
+    AuditEntry.objects.create(
+        actor_id=actor_id,
+        action="purge",
+        object_reference=RUN_REFERENCE,
+        changes=asdict(purged),
+    )
+
+
+def purge_daily(progress: dict[str, Any]) -> dict[str, Any] | None:
+    """Do a slice of the daily run; a chore (webhooks/repair/chores.py)."""
+    if not progress:
+        AuditEntry.objects.create(action="purge started", object_reference=RUN_REFERENCE)
+    before = (
+        progress.get("before")
+        or (timezone.now() - timedelta(days=settings.WEBHOOKS_RETENTION_DAYS)).isoformat()
+    )
+    position = Position(
+        progress.get("passed", 0),
+        UUID(progress.get("after", FIRST.hex)),
+        progress.get("batch", FIRST_BATCH),
+    )
+    purged = Purged(**progress.get("purged", {}))
+    policy = Policy(datetime.fromisoformat(before))
+    ends_at = time.monotonic() + SLICE_SECONDS
+    for batch, next_position in _walk(policy, position, LARGEST_BATCH, SHARE):
+        purged += batch
+        if time.monotonic() >= ends_at:
+            return {
+                "before": before,
+                "passed": next_position.passed,
+                "after": next_position.after.hex,
+                "batch": next_position.batch,
+                "purged": asdict(purged),
+            }
+    record(purged)
+    return None
+
+
+# What is simply too old.
+
+FORGET_ANSWERS_SQL = """
+DELETE FROM webhooks_idempotentanswer
+ WHERE id IN (
+    SELECT id FROM webhooks_idempotentanswer
+     WHERE created_at <= statement_timestamp() - make_interval(secs => %(kept)s)
+     ORDER BY created_at LIMIT %(batch)s
+       FOR UPDATE SKIP LOCKED)
+"""
+
+FORGET_AUDIT_ENTRIES_SQL = """
+DELETE FROM webhooks_auditentry
+ WHERE id IN (
+    SELECT id FROM webhooks_auditentry
+     WHERE id < %(last)s
+     ORDER BY id LIMIT %(batch)s
+       FOR UPDATE SKIP LOCKED)
+"""
+
+
+def forget_answers() -> bool:
+    """Remove a batch of stored responses whose time is up; returns whether there may be more."""
+    return _forget(FORGET_ANSWERS_SQL, {"kept": ANSWERS_KEPT_FOR.total_seconds()})
+
+
+def forget_audit_entries() -> bool:
+    """Remove a batch of entries older than WEBHOOKS_AUDIT_RETENTION_DAYS; likewise."""
+    kept = timedelta(days=settings.WEBHOOKS_AUDIT_RETENTION_DAYS)
+    return _forget(FORGET_AUDIT_ENTRIES_SQL, {"last": first_id_of(timezone.now() - kept)})
+
+
+def _forget(sql: str, parameters: Mapping[str, Any]) -> bool:
+    started_at = time.monotonic()
+    with connection.cursor() as cursor:
+        cursor.execute(sql, {**parameters, "batch": FIRST_BATCH})
+        has_more = bool(cursor.rowcount == FIRST_BATCH)
+    if has_more:
+        _leave_to_the_workers(time.monotonic() - started_at)
+    return has_more
+
+
+def _query(sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    with closing(connection.cursor()) as cursor:
+        cursor.execute(sql, parameters)
+        return list(cursor.fetchall())

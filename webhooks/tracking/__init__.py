@@ -1,0 +1,33 @@
+"""Writes of models become events: what other apps use of it.
+
+A model derives from TrackedModel; track() declares which events its writes cause.
+"""
+
+from webhooks.outbox.notes import POSITION
+from webhooks.tracking.tracked import TrackedModel, TrackedQuerySet
+from webhooks.tracking.writes import (
+    Change,
+    State,
+    Tracking,
+    Write,
+    announce,
+    lock_rows,
+    rows_deleting,
+    rows_written,
+    track,
+)
+
+__all__ = [
+    "POSITION",
+    "Change",
+    "State",
+    "TrackedModel",
+    "TrackedQuerySet",
+    "Tracking",
+    "Write",
+    "announce",
+    "lock_rows",
+    "rows_deleting",
+    "rows_written",
+    "track",
+]

@@ -1,0 +1,219 @@
+"""The base of models whose writes become events, whichever way Django writes them.
+
+Overrides the few doors through which every write passes: an insert, an update and a delete. Each
+holds the write and its events in one transaction: in autocommit Django runs post_save after the
+row is already committed, and an event that then fails would be lost (invariant 1).
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from django.db import connections, models, router, transaction
+from django.db.models import Q, sql
+from django.db.models.constants import OnConflict
+
+from webhooks.tracking.deletes import delete_tracked
+from webhooks.tracking.statements import AnnouncedQuery, InsertCompiler
+from webhooks.tracking.writes import (
+    State,
+    Write,
+    announce,
+    lock_rows,
+    own_transaction,
+    row_type_of,
+    tracking_of,
+)
+
+
+class TrackedQuerySet(models.QuerySet[Any]):
+    """A queryset whose writes are announced, in a constant number of queries per batch."""
+
+    def update(self, **kwargs: Any) -> int:
+        meta = self.model._meta
+        names = {getattr(meta.get_field(name), "attname", "") for name in kwargs}
+        if not self._concerns(names):
+            return super().update(**kwargs)
+        rows: Any = self._announced()
+        rows.query.is_alone = connections[rows.db].get_autocommit()
+        with own_transaction(rows.db):
+            count = models.QuerySet.update(rows, **kwargs)
+        self._result_cache = None
+        return count
+
+    update.alters_data = True  # type: ignore[attr-defined]
+
+    def _update(self, values: Sequence[tuple[Any, Any, Any]]) -> int:
+        """Django's door to every single save of a row that is there."""
+        rows: Any = self
+        if self._concerns({field.attname for field, _, _ in values}):
+            rows = self._announced()
+            is_plain = not any(hasattr(value, "resolve_expression") for _, _, value in values)
+            rows.query.is_plain_save = is_plain
+        return models.QuerySet._update(rows, values)  # type: ignore[attr-defined,no-any-return]
+
+    def _concerns(self, names: set[str]) -> bool:
+        return tracking_of(self.model) is not None and row_type_of(self.model).is_written_by(names)
+
+    def _announced(self) -> "TrackedQuerySet":
+        rows: TrackedQuerySet = self._chain()  # type: ignore[attr-defined]
+        rows._for_write = True
+        rows.query.__class__ = AnnouncedQuery
+        return rows
+
+    def bulk_create(self, *args: Any, **kwargs: Any) -> list[Any]:
+        self._for_write = True
+        with own_transaction(self.db):
+            return super().bulk_create(*args, **kwargs)
+
+    def bulk_update(self, *args: Any, **kwargs: Any) -> int:
+        self._for_write = True
+        with own_transaction(self.db):
+            return super().bulk_update(*args, **kwargs)
+
+    bulk_update.alters_data = True  # type: ignore[attr-defined]
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        if self.query.is_sliced or self.query.combinator or self._fields is not None:  # type: ignore[attr-defined]
+            return super().delete()  # which refuses
+        return delete_tracked(self, models.QuerySet.delete)
+
+    delete.alters_data = True  # type: ignore[attr-defined]
+    delete.queryset_only = True  # type: ignore[attr-defined]
+
+    def _insert(
+        self,
+        objs: list[Any],
+        fields: Any,
+        returning_fields: Any = None,
+        raw: bool = False,
+        using: str | None = None,
+        on_conflict: OnConflict | None = None,
+        update_fields: Any = None,
+        unique_fields: Any = None,
+    ) -> list[tuple[Any, ...]]:
+        """Django's door to every insert, single or in bulk, with primary keys already set.
+
+        With `ignore_conflicts` only what was inserted is announced; with `update_conflicts` what
+        was there before is announced as updated.
+        """
+        options = {
+            "on_conflict": on_conflict,
+            "update_fields": update_fields,
+            "unique_fields": unique_fields,
+        }
+        if raw or tracking_of(self.model) is None:
+            inserted: list[tuple[Any, ...]] = super()._insert(  # type: ignore[misc]
+                objs, fields, returning_fields, raw, using, **options
+            )
+            return inserted
+        self._for_write = True
+        using = using or self.db
+        query = sql.InsertQuery(self.model, **options)
+        query.insert_values(fields, objs, raw=raw)
+        compiler = InsertCompiler(query, connections[using], using)
+        asked = list(returning_fields or ())
+        row_type = row_type_of(self.model)
+        if on_conflict == OnConflict.UPDATE:
+            rows = self._upsert(objs, compiler, asked, unique_fields)
+        else:
+            rows = compiler.insert(row_type, asked)
+            created = (Write(row_type.row(row[len(asked) :], using), None) for row in rows)
+            announce(self.model, created, using)
+        return [row[: len(asked)] for row in rows]
+
+    _insert.alters_data = True  # type: ignore[attr-defined]
+    _insert.queryset_only = False  # type: ignore[attr-defined]
+
+    def _upsert(
+        self, objs: list[Any], compiler: InsertCompiler, asked: list[Any], unique_fields: Any
+    ) -> list[tuple[Any, ...]]:
+        """Insert or update, and tell the two apart: only an updated row has been locked (xmax).
+
+        A row that was not found by the objects' values (another transaction has just committed it,
+        or a trigger changes the values) was never seen as it was; then the insert is undone, and
+        done again with that row locked by its key.
+        """
+        using, row_type = compiler.using, row_type_of(self.model)
+        key = self.model._meta.pk.attname
+        asked = [*asked, _LockingTransaction(self.model)]
+        unseen: set[Any] = set()
+        while True:
+            with transaction.atomic(using=using):
+                before = self._lock_conflicting(objs, unique_fields, unseen)
+                written = compiler.insert(row_type, asked)
+                states = [row_type.state(values[len(asked) :]) for values in written]
+                is_updated = [int(values[len(asked) - 1]) > 0 for values in written]
+                updated = {state[key] for state, old in zip(states, is_updated, strict=True) if old}
+                if updated <= before.keys():
+                    break
+                unseen |= updated - before.keys()
+                transaction.set_rollback(True, using=using)
+        rows = [row_type.row(values[len(asked) :], using) for values in written]
+        announce(self.model, [Write(row, None) for row in rows if row.pk not in updated], using)
+        announce(
+            self.model, [Write(row, before[row.pk]) for row in rows if row.pk in updated], using
+        )
+        return written
+
+    def _lock_conflicting(
+        self, objs: list[Any], unique_fields: Any, keys: set[Any]
+    ) -> dict[Any, State]:
+        same = {
+            f"{field.attname}__in": [getattr(obj, field.attname) for obj in objs]
+            for field in unique_fields
+        }
+        rows = self.model._base_manager.using(self.db).filter(Q(**same) | Q(pk__in=keys))
+        key = self.model._meta.pk.attname
+        names = row_type_of(self.model).names
+        return {state[key]: state for state in lock_rows(rows).values(*names)}
+
+
+class _LockingTransaction(models.BigIntegerField):  # type: ignore[type-arg]
+    """The system column xmax, as something that an insert can return."""
+
+    def __init__(self, model: type[models.Model]) -> None:
+        super().__init__()
+        self.set_attributes_from_name("xmax")
+        self.model = model
+
+
+class TrackedModel(models.Model):
+    """A model whose writes are announced within their own transaction.
+
+    Fixtures (`raw`) are not.
+    """
+
+    objects: ClassVar[Any] = TrackedQuerySet.as_manager()
+
+    class Meta:
+        abstract = True
+        # Single saves and related managers write through the base manager.
+        base_manager_name = "objects"
+
+    _is_raw = False
+
+    def save_base(self, *args: Any, **kwargs: Any) -> None:
+        # In autocommit, receivers of post_save run before the commit, too.
+        using = kwargs.get("using") or router.db_for_write(type(self), instance=self)
+        with own_transaction(using):
+            super().save_base(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        if self.pk is None:
+            return super().delete(*args, **kwargs)
+        using = kwargs.get("using") or router.db_for_write(type(self), instance=self)
+        row = type(self)._base_manager.using(using).filter(pk=self.pk)
+        return delete_tracked(row, lambda _: super(TrackedModel, self).delete(*args, **kwargs))
+
+    def _save_table(self, raw: bool = False, *args: Any, **kwargs: Any) -> bool:
+        """Remember that a fixture is loaded; Django passes it on to inserts alone."""
+        self._is_raw = raw
+        try:
+            return bool(super()._save_table(raw, *args, **kwargs))  # type: ignore[misc]
+        finally:
+            del self._is_raw
+
+    def _do_update(self, base_qs: Any, using: str, *args: Any) -> bool:  # type: ignore[override]  # the stubs are ahead of this Django
+        if self._is_raw:
+            base_qs = models.QuerySet(base_qs.model, using=using)
+        return bool(super()._do_update(base_qs, using, *args))

@@ -1,0 +1,165 @@
+"""Which URLs a webhook may have, and their one spelling.
+
+The grammar is so narrow that every parser reads the same host from it: libcurl, `requests` and a
+browser disagree about backslashes, userinfo, odd numbers and odd dots, so none of these pass. What
+a name resolves to is not decided here but where the socket opens (webhooks.wire).
+"""
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from string import ascii_uppercase
+from urllib.parse import quote
+
+import idna
+from django.conf import settings
+from django.http.request import validate_host
+
+from webhooks.errors import UrlRefusedError
+from webhooks.wire.addresses import AddressPolicy
+
+MAX_URL_LENGTH = 2048
+DEFAULT_PORTS = {"http": 80, "https": 443}
+LOCAL_SUFFIXES = (
+    "localhost", "local", "localdomain", "internal", "intranet", "private", "corp", "home", "lan",
+    "home.arpa", "svc", "cluster.local",
+)  # fmt: skip
+"""Names that only ever lead into somebody's own network."""
+
+# Without re.ASCII the long s (U+017F) would pass for an s.
+URL = re.compile(r"(https?)://([^/?]+)(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
+AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
+NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
+PLAIN_NAME = re.compile(r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.|$))+")
+LOWER = {ord(letter): letter.lower() for letter in ascii_uppercase}
+LEFT_AS_THEY_ARE = ":/?#[]@!$&'()*+,;=%-._~"
+"""Every other character of a path or query is percent-encoded."""
+PERCENT_ENCODED = re.compile("%[0-9a-f]{2}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedUrl:
+    scheme: str
+    host: str
+    """A lower-case ASCII name, or a numeric address without brackets."""
+    port: int
+    target: str
+    """Path and query, as they are sent."""
+    is_numeric: bool
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port == DEFAULT_PORTS[self.scheme] else f":{self.port}"
+        return f"{self.scheme}://{host}{port}{self.target}"
+
+
+def accept_url(url: str) -> str:
+    """Return the URL as a webhook stores it: ASCII, lower-case host, no default port.
+
+    What is stored is sent byte for byte, as the request's target and its Host header. Raises
+    UrlRefusedError, whose text tells the user what to change.
+    """
+    parsed = parse_url(url)
+    if settings.WEBHOOKS_REQUIRE_HTTPS and parsed.scheme != "https":
+        raise UrlRefusedError("The URL must start with https://.")
+    policy = AddressPolicy(settings.WEBHOOKS_ALLOWED_NETWORKS)
+    if not policy.is_port_allowed(parsed.port):
+        raise UrlRefusedError(f"Port {parsed.port} is not allowed; use {_port_list()}.")
+    if validate_host(parsed.host, [host for host in settings.WEBHOOKS_OWN_HOSTS if host != "*"]):
+        raise UrlRefusedError("The URL points to this site itself.")
+    if parsed.is_numeric:
+        is_fine = policy.is_allowed(parsed.host)
+    else:
+        # Who opens a private network to webhooks wants its names as well.
+        is_fine = policy.has_exemptions or not _is_local_name(parsed.host)
+    if not is_fine:
+        raise UrlRefusedError("The URL's host is not a public one.")
+    if _has_dot_segment(parsed.target):
+        raise UrlRefusedError(
+            "The URL's path holds . or .. as a part; write the path that they lead to."
+        )
+    if len(str(parsed)) > MAX_URL_LENGTH:
+        raise UrlRefusedError(f"The URL is longer than {MAX_URL_LENGTH:,} characters.")
+    return str(parsed)
+
+
+def is_same_url(one: str, other: str) -> bool:
+    """Say whether two URLs lead to the same place, also where they were stored by older rules."""
+    try:
+        return str(parse_url(one)) == str(parse_url(other))
+    except UrlRefusedError:
+        return one == other
+
+
+def parse_url(url: str) -> ParsedUrl:
+    """Take an http or https URL apart, whatever the settings allow; raises UrlRefusedError."""
+    if len(url) > MAX_URL_LENGTH:
+        raise UrlRefusedError(f"The URL is longer than {MAX_URL_LENGTH:,} characters.")
+    if "\\" in url or " " in url or not url.isprintable():
+        raise UrlRefusedError("The URL holds a space, a backslash or an invisible character.")
+    match = URL.fullmatch(url)
+    if match is None:
+        raise UrlRefusedError("The URL must start with http:// or https:// and a host.")
+    scheme, authority, target = match.groups()
+    if "@" in authority:
+        raise UrlRefusedError("The URL holds a user name or password; use a custom header instead.")
+    if "#" in url:
+        raise UrlRefusedError("The URL holds a #; what follows it would never be sent.")
+    parts = AUTHORITY.fullmatch(authority)
+    if parts is None:
+        raise UrlRefusedError("The URL has no valid host and port.")
+    host, port = parts.groups()
+    number = DEFAULT_PORTS[scheme.lower()] if port is None else int(port)
+    if not 1 <= number <= 65535:
+        raise UrlRefusedError("The URL's port is not a number from 1 to 65535.")
+    name, is_numeric = _parse_host(host)
+    return ParsedUrl(scheme.lower(), name, number, _spell_target(target), is_numeric)
+
+
+def _spell_target(target: str) -> str:
+    """Return path and query as libcurl sends them: it adds an empty path's slash, and writes the
+    digits of a path's percent-encodings, not those of a query, in upper case."""
+    path, mark, query = quote(target, safe=LEFT_AS_THEY_ARE).partition("?")
+    path = PERCENT_ENCODED.sub(lambda found: found[0].upper(), path or "/")
+    return path + mark + query
+
+
+def _has_dot_segment(target: str) -> bool:
+    """Say whether servers and proxies would take a path for a shorter one, each in its own way."""
+    path = target.partition("?")[0].replace("%2E", ".")
+    return not {".", ".."}.isdisjoint(path.split("/"))
+
+
+def _parse_host(host: str) -> tuple[str, bool]:
+    """Return the host in its one spelling and whether it is a numeric address."""
+    try:
+        if host.startswith("["):
+            return str(IPv6Address(host[1:-1])), True
+        name = _parse_name(host)
+        if NUMBER.fullmatch(name.rpartition(".")[2]):
+            # Only the plain form of an address is taken, not 127.1 or 0x7f000001.
+            return str(IPv4Address(host)), True
+    except (ValueError, UnicodeError):
+        raise UrlRefusedError("The URL's host is not a valid name or address.") from None
+    return name, False
+
+
+def _parse_name(host: str) -> str:
+    # Nothing but A to Z is mapped: mapping would turn look-alikes such as ① into what they resemble.
+    name = host.translate(LOWER)
+    if not name.isascii() or "xn--" in name:
+        name = idna.encode(name, strict=True).decode()
+    elif not PLAIN_NAME.fullmatch(name):
+        raise ValueError
+    return name.removesuffix(".")
+
+
+def _is_local_name(name: str) -> bool:
+    return "." not in name or name.endswith(tuple(f".{suffix}" for suffix in LOCAL_SUFFIXES))
+
+
+def _port_list() -> str:
+    return ", ".join(
+        str(ports[0]) if len(ports) == 1 else f"{ports[0]}-{ports[-1]}"
+        for ports in settings.WEBHOOKS_ALLOWED_PORTS
+    )

@@ -1,0 +1,298 @@
+"""RQ's side of a worker: sort what is popped into wake-ups, jobs of ours, and jobs of others.
+
+A wake-up is consumed where it is popped. A job that this project declares runs, and its end is
+written down. Whatever else lies on the queue is never run and never failed: it goes back to the
+queue's end, for the workers it is meant for. A crash between the pop and that leaves the job in
+RQ's intermediate queue, which RQ's maintenance looks after.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from django.db import close_old_connections
+from redis import Redis, UnixDomainSocketConnection
+from redis.client import Pipeline
+from redis.exceptions import RedisError, ResponseError
+from rq.exceptions import DequeueTimeout, StopRequested
+from rq.executions import Execution
+from rq.intermediate_queue import IntermediateQueue
+from rq.job import Job
+from rq.queue import Queue
+from rq.registry import BaseRegistry
+from rq.serializers import JSONSerializer
+from rq.timeouts import TimerDeathPenalty
+from rq.utils import now
+from rq.worker import SimpleWorker
+
+from webhooks.errors import WebhooksError
+from webhooks.outbox import wakeup
+from webhooks.worker.declared_jobs import declared_class, require_declared
+
+logger = logging.getLogger(__name__)
+
+WORKER_TTL_SECONDS = 30
+"""RQ waits half of this for a job, so that a lost connection is noticed within as much."""
+CONNECT_SECONDS = 2.0
+OVERDUE_SECONDS = 5.0
+"""A job that outlives its own limit by this hangs where RQ's exception cannot reach it."""
+GIVE_UP_SECONDS = 2.0
+"""How long a Valkey that does not answer may keep a worker that gives its job up."""
+REST_SECONDS = 1.0
+"""Between two rounds through jobs that are left to others; the poll takes as long to find events."""
+MOST_LEFT = 1000
+"""Jobs that one round looks at."""
+LINE_SECONDS = 60.0
+"""Between two log lines about them."""
+
+
+class JobInProgress(NamedTuple):
+    job: Job
+    queue: Queue
+    execution: Execution
+    overdue_at: float
+
+
+class SortingWorker(SimpleWorker):
+    """A SimpleWorker on a thread, which tells `hear_wakeup` of wake-ups."""
+
+    # Jobs run on a thread, where SIGALRM cannot reach them. It must not reach the dispatcher
+    # either: raised inside a libcurl callback it would be swallowed and look like a failure.
+    death_penalty_class = TimerDeathPenalty
+    max_connection_wait_time = CONNECT_SECONDS
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # The command line's default is pickle: whoever can write to Valkey could run code.
+        kwargs["serializer"] = JSONSerializer
+        kwargs["worker_ttl"] = min(
+            kwargs.get("worker_ttl") or WORKER_TTL_SECONDS, WORKER_TTL_SECONDS
+        )
+        super().__init__(*args, **kwargs)
+        self.job_class = declared_class(self.job_class)
+        self.queue_class = self._sorting_class(self.queue_class)
+        for queue in self.queues:
+            # Through these RQ's maintenance finds abandoned jobs, and calls their callbacks.
+            queue.job_class, queue.serializer = self.job_class, JSONSerializer
+        self.job_in_progress: JobInProgress | None = None
+        # Held while the end of a job is written down, and for good by whoever gave the job up.
+        self._ending = threading.Lock()
+        self._is_burst = False
+        self._stopping = threading.Event()
+        self._client_id: int | None = None
+        self._has_woken = False
+        self._left: set[str] = set()
+        self._next_line_at = 0.0
+
+    @property
+    def may_clear_token(self) -> bool:
+        """Whether a look at Postgres follows as soon as a wake-up is heard."""
+        raise NotImplementedError
+
+    def hear_wakeup(self, *, owes_token: bool) -> None:
+        """Something may be due; `owes_token` says that the token of the wake-up still stands."""
+        raise NotImplementedError
+
+    def _set_connection(self, connection: Redis) -> Redis:
+        connection = super()._set_connection(connection)
+        pool = connection.connection_pool
+        if not issubclass(pool.connection_class, UnixDomainSocketConnection):
+            pool.connection_kwargs.setdefault("socket_connect_timeout", CONNECT_SECONDS)
+        return connection
+
+    def _set_ip_address(self, connection: Redis) -> None:
+        """Not asked for: a worker starts without Valkey, too."""
+        self.ip_address = "unknown"
+
+    def _install_signal_handlers(self) -> None:
+        """None: RQ's loop runs outside the main thread, where Python allows no handlers."""
+        # Maintenance limits callbacks of abandoned jobs by SIGALRM, too, and cannot be told otherwise.
+        BaseRegistry.death_penalty_class = TimerDeathPenalty  # type: ignore[assignment]
+
+    # What is popped.
+
+    def _sorting_class(self, queue_class: type[Queue]) -> type[Queue]:
+        """Return RQ's queue as a class that gives RQ only jobs that this worker may run."""
+        worker = self
+
+        class SortingQueue(queue_class):  # type: ignore[valid-type, misc]
+            @classmethod
+            def dequeue_any(cls, *args: Any, **options: Any) -> tuple[Job, Queue] | None:
+                if worker._stop_requested:
+                    raise StopRequested
+                popped: tuple[Job, Queue] | None = super().dequeue_any(*args, **options)
+                return popped
+
+            @classmethod
+            def _fetch_dequeued_job(
+                cls, connection: Redis, queue_key: str, job_id: str, **options: Any
+            ) -> tuple[Job, Queue] | None:
+                # None makes RQ pop again.
+                fetch = super()._fetch_dequeued_job
+                return worker._sort(
+                    queue_key, job_id, lambda: fetch(connection, queue_key, job_id, **options)
+                )
+
+        return SortingQueue
+
+    def _sort(
+        self, queue_key: str, job_id: str, fetch: Callable[[], tuple[Job, Queue] | None]
+    ) -> tuple[Job, Queue] | None:
+        """Return the job if it is to run; without one, RQ pops again."""
+        if job_id.startswith(wakeup.JOB_ID_PREFIX):
+            self._consume_wakeup(queue_key, job_id)
+        elif self._stop_requested:
+            self._put_back(queue_key, job_id, at_front=True)
+        elif fetched := self._fetch_own(queue_key, job_id, fetch):
+            return fetched
+        if self._stop_requested:
+            raise StopRequested
+        if (now() - (self.last_heartbeat or now())).total_seconds() > self.dequeue_timeout:
+            # RQ beats and does its maintenance after a pop that found nothing.
+            raise DequeueTimeout(self.dequeue_timeout, queue_key)
+        return None
+
+    def _fetch_own(
+        self, queue_key: str, job_id: str, fetch: Callable[[], tuple[Job, Queue] | None]
+    ) -> tuple[Job, Queue] | None:
+        try:
+            fetched = fetch()
+            if fetched is None:
+                return None
+            if fetched[0].func_name == wakeup.JOB_FUNCTION:
+                # Of another version, or enqueued by hand.
+                self._consume_wakeup(queue_key, job_id)
+                return None
+            require_declared(fetched[0])
+        except RedisError:
+            raise
+        except Exception as problem:
+            # Whatever is wrong with it: what cannot be read or run here is not ours to fail.
+            self._leave(queue_key, job_id, problem)
+            return None
+        return fetched
+
+    def _consume_wakeup(self, queue_key: str, job_id: str) -> None:
+        """The hint is all there is to it: no registries, no result, no log line.
+
+        The token goes first, so that whatever is committed afterwards sends a hint of its own. A
+        worker that is busy deletes it later: it will look again anyway, and more hints cost it time.
+        """
+        owes_token = not self.may_clear_token
+        keys = [Job.key_for(job_id)] if owes_token else [Job.key_for(job_id), wakeup.TOKEN_KEY]
+        self._has_woken = True
+        try:
+            with self.connection.pipeline(transaction=False) as pipeline:
+                pipeline.delete(*keys)
+                pipeline.lrem(IntermediateQueue.get_intermediate_queue_key(queue_key), 1, job_id)
+                pipeline.execute()
+        except RedisError:
+            owes_token = True
+            raise
+        finally:
+            self.hear_wakeup(owes_token=owes_token)
+
+    def _put_back(self, queue_key: str, job_id: str, *, at_front: bool) -> None:
+        with self.connection.pipeline() as pipeline:
+            pipeline.lrem(IntermediateQueue.get_intermediate_queue_key(queue_key), 1, job_id)
+            push = pipeline.lpush if at_front else pipeline.rpush
+            push(queue_key, job_id)
+            pipeline.execute()
+
+    def _leave(self, queue_key: str, job_id: str, reason: Exception) -> None:
+        """Put a job back for other workers; after a round through all such jobs, rest."""
+        self._put_back(queue_key, job_id, at_front=False)
+        if time.monotonic() >= self._next_line_at:
+            self._next_line_at = time.monotonic() + LINE_SECONDS
+            logger.warning(
+                "Job %s is left on the queue %s to other workers (%s). Give webhooks a queue of "
+                "their own with WEBHOOKS_QUEUE where jobs of others share it.",
+                job_id,
+                queue_key.removeprefix(Queue.redis_queue_namespace_prefix),
+                reason if isinstance(reason, WebhooksError) else type(reason).__name__,
+            )
+        if job_id not in self._left and len(self._left) < MOST_LEFT:
+            self._left.add(job_id)
+            return
+        self._left.clear()
+        if self._is_burst:
+            # All that is ours was popped.
+            raise StopRequested
+        self._stopping.wait(REST_SECONDS)
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Job, Queue] | None:
+        """As RQ does, but who hears wake-ups is not idle."""
+        while True:
+            self._has_woken = False
+            popped = super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+            if popped or max_idle_time is None or not self._has_woken:
+                return popped
+
+    # Ending.
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """As RQ does before it waits for a job; remembers the connection on which it will."""
+        super().heartbeat(timeout, pipeline)
+        if pipeline is None:
+            with suppress(ResponseError):  # not allowed to this user: stop_waiting() has no effect
+                self._client_id = self.connection.client_id()
+
+    def stop_waiting(self) -> None:
+        """Have a pop that waits for a job return without one; no job is lost on the way."""
+        if self._client_id is not None:
+            with suppress(RedisError):
+                self.connection.client_unblock(self._client_id)
+
+    def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
+        limit = job.timeout or self.queue_class.DEFAULT_TIMEOUT
+        overdue_at = time.monotonic() + limit + OVERDUE_SECONDS if limit > 0 else math.inf
+        self.job_in_progress = JobInProgress(job, queue, execution, overdue_at)
+        # RQ knows nothing of Django's connections; a stale one would fail the job.
+        close_old_connections()
+        try:
+            return super().perform_job(job, queue, execution)
+        finally:
+            self.job_in_progress = None
+            close_old_connections()
+
+    def _finalize_success(self, *args: Any, **kwargs: Any) -> None:
+        with self._ending:
+            super()._finalize_success(*args, **kwargs)
+            self.job_in_progress = None
+
+    def _finalize_failure(self, *args: Any, **kwargs: Any) -> None:
+        with self._ending:
+            super()._finalize_failure(*args, **kwargs)
+            self.job_in_progress = None
+
+    def give_up_job(self, reason: str) -> None:
+        """Write down that the job in progress failed, or queue it again where it has retries left.
+
+        To be called when this process is about to end: the job itself is not stopped. Returns
+        within seconds, even if Valkey does not answer.
+        """
+        thread = threading.Thread(target=self._record_failure, args=(reason,), daemon=True)
+        thread.start()
+        thread.join(GIVE_UP_SECONDS)
+
+    def _record_failure(self, reason: str) -> None:
+        self._ending.acquire()
+        if self.job_in_progress is None:
+            return  # it has just ended by itself
+        job, queue, execution, _ = self.job_in_progress
+        job.ended_at = now()
+        self.handle_job_failure(job, queue, exc_string=reason, execution=execution)
+
+    def teardown(self) -> None:
+        """RQ ends its loop here; with Valkey gone its goodbye fails, which changes nothing."""
+        try:
+            super().teardown()
+        except RedisError as problem:
+            logger.warning("Valkey does not answer (%s).", problem)
+            with suppress(RedisError):
+                self.unsubscribe()
