@@ -27,7 +27,8 @@ from webhooks.outbox.batch import trigger_each
 from webhooks.outbox.explain import Considered, Explanation, explain
 from webhooks.outbox.store import Owner, Trigger, trigger_event, trigger_events
 from webhooks.registry.switch import cancel, disable, enable, pause_sending, resume_sending
-from webhooks.repair.redelivery import Scope, redeliver, redeliver_one, replay
+from webhooks.repair.redelivery import redeliver, redeliver_one, replay
+from webhooks.repair.redelivery_scope import Scope
 from webhooks.wire.url_rules import is_same_url
 from webhooks.workbench.test_send import Tryout
 from webhooks.workbench.test_send import send_test as test_webhook

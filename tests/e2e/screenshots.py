@@ -10,7 +10,8 @@ from tests.e2e.scene import build_day
 from webhooks import service
 from webhooks.choices import DeliveryStatus
 from webhooks.models import Delivery, Redelivery, Webhook
-from webhooks.repair.redelivery import Scope, run
+from webhooks.repair.redelivery_batches import run
+from webhooks.repair.redelivery_scope import Scope
 
 FOLDER = settings.BASE_DIR / "docs" / "screenshots"
 

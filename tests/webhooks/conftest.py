@@ -9,7 +9,7 @@ import pytest
 
 from tests.webhooks.sending import Canary
 from webhooks.outbox import wakeup
-from webhooks.repair import doctor
+from webhooks.repair import doctor_servers
 from webhooks.wire.exchange import Exchange
 
 
@@ -42,8 +42,8 @@ def canary() -> Iterator[Canary]:
 @pytest.fixture
 def unhurried_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers that answer slowly on a busy machine are no finding."""
-    monkeypatch.setattr(doctor, "SLOW_DATABASE_MS", 10_000)
-    monkeypatch.setattr(doctor, "SLOW_VALKEY_MS", 10_000)
+    monkeypatch.setattr(doctor_servers, "SLOW_DATABASE_MS", 10_000)
+    monkeypatch.setattr(doctor_servers, "SLOW_VALKEY_MS", 10_000)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The operators' admin: one module per screen.
 
-No domain logic lives here: screens read rows and webhooks.figures.stats, and act through webhooks.service
+No domain logic lives here: screens read rows and webhooks.figures.history, and act through webhooks.service
 and webhooks.repair.redelivery. Looking changes nothing, every write leaves an audit entry.
 """
 

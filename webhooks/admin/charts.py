@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import log
 
 from webhooks.admin.display import milliseconds
-from webhooks.figures.stats import Bucket, Hour
+from webhooks.figures.history import Bucket, Hour
 
 HEIGHT = 100.0
 SERIES = ("succeeded", "failed", "cancelled", "open")

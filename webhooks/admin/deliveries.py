@@ -32,7 +32,7 @@ from webhooks.errors import PublicIdInvalidError, RedeliveryScopeError
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX, parse_public_id
 from webhooks.models import Attempt, Delivery, Event
 from webhooks.models.delivery import WAITING
-from webhooks.repair.redelivery import REPEATABLE, Scope, warnings_of
+from webhooks.repair.redelivery_scope import REPEATABLE, Scope, warnings_of
 
 
 class RedeliverDelivery(Operation):

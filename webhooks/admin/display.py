@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 from webhooks.choices import BreakerState, DeliveryStatus
-from webhooks.figures.stats import Bucket, Figures
+from webhooks.figures.history import Bucket, Figures
 from webhooks.models import Webhook
 from webhooks.models.delivery import COUNTED_AT_MOST
 

@@ -25,7 +25,7 @@ from webhooks.admin.template_tags import ago
 from webhooks.errors import PublicIdInvalidError, RedeliveryScopeError
 from webhooks.ids import EVENT_PREFIX, parse_public_id
 from webhooks.models import Event, Webhook
-from webhooks.repair.redelivery import order_warnings, webhooks_missing
+from webhooks.repair.redelivery_scope import order_warnings, webhooks_missing
 
 
 class ReplayForm(forms.Form):

@@ -18,7 +18,7 @@ from webhooks.admin.access import VIEW_DELIVERY, may_view, permissions_of
 from webhooks.admin.display import Cell, State, health_strip, state_of
 from webhooks.admin.redeliveries import describe, progress_context, webhook_names
 from webhooks.choices import BreakerState
-from webhooks.figures import stats
+from webhooks.figures import history, present
 from webhooks.models import Pause, Redelivery, Webhook
 
 CACHE_KEY = "webhooks.admin.home"
@@ -36,9 +36,9 @@ class Troubled:
 
     webhook: Webhook
     state: State
-    figures: stats.Figures
+    figures: history.Figures
     strip: list[Cell]
-    last_error: stats.LastError | None
+    last_error: history.LastError | None
 
 
 def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
@@ -55,17 +55,17 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
 
 def collect(now: datetime) -> dict[str, Any]:
     """Return everything the page shows of the system."""
-    day = stats.Selection(since=now - DAY)
-    hours = stats.hours(day)
+    day = history.Selection(since=now - DAY)
+    hours = history.hours(day)
     return {
         "now": now,
         "day": _sum_up(hours),
-        "hour": stats.totals(stats.Selection(since=now - HOUR)),
-        "events_per_minute": stats.events_since(now - RATE_WINDOW)
+        "hour": history.totals(history.Selection(since=now - HOUR)),
+        "events_per_minute": history.events_since(now - RATE_WINDOW)
         / (RATE_WINDOW.total_seconds() / 60),
-        "backlog": stats.backlog(),
-        "workers": stats.workers(),
-        "failures": stats.failures(day)[:8],
+        "backlog": present.backlog(),
+        "workers": present.workers(),
+        "failures": history.failures(day)[:8],
         "outcomes_chart": charts.outcomes([hour.bucket for hour in hours]),
         "outcomes_legend": charts.OUTCOMES_LEGEND,
         "latency_legend": charts.LATENCY_LEGEND,
@@ -76,8 +76,8 @@ def collect(now: datetime) -> dict[str, Any]:
     }
 
 
-def _sum_up(hours: Sequence[stats.Hour]) -> stats.Figures:
-    return stats.Figures(
+def _sum_up(hours: Sequence[history.Hour]) -> history.Figures:
+    return history.Figures(
         deliveries=sum(hour.bucket.deliveries for hour in hours),
         succeeded=sum(hour.bucket.succeeded for hour in hours),
         failed=sum(hour.bucket.failed for hour in hours),
@@ -96,9 +96,9 @@ def _count_states() -> dict[str, int]:
     return counts
 
 
-def _troubled(day: stats.Selection, now: datetime) -> list[Troubled]:
+def _troubled(day: history.Selection, now: datetime) -> list[Troubled]:
     """The webhooks with the most failures of the day, and those that fail right now."""
-    worst = stats.worst(day, limit=SHOWN_WEBHOOKS)
+    worst = history.worst(day, limit=SHOWN_WEBHOOKS)
     failing = Webhook.objects.filter(failing_since__isnull=False, deleted_at=None, active=True)
     found = {
         webhook.pk: webhook
@@ -109,13 +109,13 @@ def _troubled(day: stats.Selection, now: datetime) -> list[Troubled]:
     }
     ids = [pk for pk in worst if pk in found] + [pk for pk in found if pk not in worst]
     ids = ids[:SHOWN_WEBHOOKS]
-    errors = stats.last_errors(day.since, tuple(ids))
-    strips = stats.series_by_webhook(stats.Selection(since=day.since, webhook_ids=tuple(ids)))
+    errors = history.last_errors(day.since, tuple(ids))
+    strips = history.series_by_webhook(history.Selection(since=day.since, webhook_ids=tuple(ids)))
     return [
         Troubled(
             found[pk],
             state_of(found[pk], now),
-            worst.get(pk, stats.Figures()),
+            worst.get(pk, history.Figures()),
             health_strip(strips.get(pk, []), now),
             errors.get(pk),
         )

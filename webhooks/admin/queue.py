@@ -19,7 +19,7 @@ from webhooks.admin.access import PAUSE
 from webhooks.admin.base import ReadOnlyAdmin
 from webhooks.admin.operations import Operation
 from webhooks.errors import WebhooksError
-from webhooks.figures import stats
+from webhooks.figures import history, present
 from webhooks.models import Pause, WorkerHeartbeat
 from webhooks.outbox import wakeup
 from webhooks.postgres import horizon
@@ -109,9 +109,9 @@ class QueueAdmin(ReadOnlyAdmin):
         context = {
             "title": "Queue",
             "opts": None,
-            "backlog": stats.backlog(),
-            "parked": stats.parked_since(timezone.now() - DAY),
-            "workers": stats.workers(),
+            "backlog": present.backlog(),
+            "parked": history.parked_since(timezone.now() - DAY),
+            "workers": present.workers(),
             "chores": housekeeping.states(),
             "rq": rq_state(),
             "holder": horizon.holder(),

@@ -27,8 +27,8 @@ from webhooks.choices import DeliveryStatus
 from webhooks.errors import PublicIdInvalidError, RedeliveryScopeError
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX, REDELIVERY_PREFIX, parse_public_id
 from webhooks.models import Redelivery, Webhook
-from webhooks.repair import redelivery
-from webhooks.repair.redelivery import REPEATABLE, Scope, matching, scope_of, warnings_of
+from webhooks.repair import redelivery, redelivery_progress
+from webhooks.repair.redelivery_scope import REPEATABLE, Scope, matching, scope_of, warnings_of
 
 COUNTED_AT_MOST = 100_000
 AT_ONCE = timedelta(seconds=5)
@@ -316,7 +316,7 @@ class RedeliveryAdmin(ReadOnlyAdmin):
             "redelivery": row,
             "what": describe(row, webhook_names([row])),
             "warnings": warnings_of(scope_of(row)),
-            "outcomes": redelivery.outcomes(row)[:SHOWN_OUTCOMES],
+            "outcomes": redelivery_progress.outcomes(row)[:SHOWN_OUTCOMES],
             "progress_url": f"{progress_url}?outcomes=1",
         }
         return self.render(
@@ -329,7 +329,7 @@ class RedeliveryAdmin(ReadOnlyAdmin):
         context = {"redelivery": row} | progress_context(row)
         shown = render_to_string("admin/webhooks/redelivery/progress.html", context, request)
         if "outcomes" in request.GET:
-            context = {"outcomes": redelivery.outcomes(row)[:SHOWN_OUTCOMES]}
+            context = {"outcomes": redelivery_progress.outcomes(row)[:SHOWN_OUTCOMES]}
             shown += render_to_string("admin/webhooks/redelivery/outcomes.html", context, request)
         return HttpResponse(shown, headers={"Cache-Control": "no-store"})
 
@@ -351,7 +351,7 @@ def _matched(row: Redelivery) -> str:
 
 def progress_context(row: Redelivery) -> dict[str, Any]:
     """How far a redelivery is, as parts of a bar in percent."""
-    progress = redelivery.progress(row)
+    progress = redelivery_progress.progress(row)
     whole = max(progress.matched if row.status == "running" else progress.queued, 1)
     succeeded, failed, retrying = (
         100 * count / whole for count in (progress.succeeded, progress.failed, progress.retrying)

@@ -25,7 +25,7 @@ from webhooks.admin.webhook_form import PatternsField
 from webhooks.admin.webhook_pages import count_failed
 from webhooks.errors import RedeliveryScopeError
 from webhooks.models.delivery import COUNTED_AT_MOST
-from webhooks.repair.redelivery import Scope, matching, warnings_of
+from webhooks.repair.redelivery_scope import Scope, matching, warnings_of
 
 
 class TestWebhook(Operation):

@@ -11,11 +11,12 @@ from django.contrib.auth import get_user_model
 from webhooks.admin import charts
 from webhooks.admin.display import health_strip, state_of
 from webhooks.choices import DeliveryStatus
-from webhooks.figures import stats
+from webhooks.figures import present
+from webhooks.figures.history import Selection, failures, series, totals
 from webhooks.models import Delivery, SigningSecret, Webhook
 from webhooks.models.delivery import COUNTED_AT_MOST
 from webhooks.repair import audit_log
-from webhooks.repair.redelivery import Scope, matching
+from webhooks.repair.redelivery_scope import Scope, matching
 
 DAY = timedelta(hours=24)
 PAGE = 50
@@ -32,18 +33,17 @@ LANGUAGES = {
 
 def overview(webhook: Webhook, now: datetime) -> dict[str, Any]:
     """How it is, what went wrong last, and what the last 24 hours looked like."""
-    selection = stats.Selection(since=now - DAY, webhook_ids=(webhook.pk,))
-    buckets = stats.series(selection)
-    failures = stats.failures(selection)
+    selection = Selection(since=now - DAY, webhook_ids=(webhook.pk,))
+    buckets = series(selection)
     return {
         "state": state_of(webhook, now),
-        "figures": stats.totals(selection),
-        "backlog": stats.backlog(webhook_ids=(webhook.pk,)),
-        "full_window": stats.full_window(webhook.pk),
+        "figures": totals(selection),
+        "backlog": present.backlog(webhook_ids=(webhook.pk,)),
+        "full_window": present.full_window(webhook.pk),
         "strip": health_strip(buckets, now),
         "chart": charts.outcomes(buckets),
         "outcomes_legend": charts.OUTCOMES_LEGEND,
-        "failures": failures,
+        "failures": failures(selection),
         "last_failed": _last_failed(webhook),
         "failed_count": count_failed(webhook),
         "counted_at_most": COUNTED_AT_MOST,

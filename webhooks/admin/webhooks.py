@@ -41,7 +41,7 @@ from webhooks.admin.webhook_operations import (
     TestWebhook,
 )
 from webhooks.errors import PublicIdInvalidError
-from webhooks.figures import stats
+from webhooks.figures import history
 from webhooks.ids import WEBHOOK_PREFIX, parse_public_id
 from webhooks.models import Webhook
 
@@ -55,13 +55,13 @@ class WebhookList(ChangeList):
         super().get_results(request)
         now = timezone.now()
         page: list[Any] = list(self.result_list)  # type: ignore[has-type]
-        selection = stats.Selection(
+        selection = history.Selection(
             since=now - DAY, webhook_ids=tuple(webhook.pk for webhook in page)
         )
-        figures = {one.id: one.figures for one in stats.by_webhook(selection)}
-        strips = stats.series_by_webhook(selection)
+        figures = {one.id: one.figures for one in history.by_webhook(selection)}
+        strips = history.series_by_webhook(selection)
         for webhook in page:
-            webhook.figures = figures.get(webhook.pk, stats.Figures())
+            webhook.figures = figures.get(webhook.pk, history.Figures())
             webhook.strip = health_strip(strips.get(webhook.pk, []), now)
             webhook.seen_at = now
         self.result_list = page

@@ -1,4 +1,4 @@
-"""The figures of a webhook, and of the queue, as the API shows them (webhooks/figures/stats.py)."""
+"""The figures of a webhook, and of the queue, as the API shows them (webhooks/figures/history.py)."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,7 +9,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 
 from webhooks.api.base import ApiFilters, ApiSerializer, ParametersInvalidError, in_utc
-from webhooks.figures import stats
+from webhooks.figures import history
 from webhooks.models import Webhook
 
 DEFAULT_RANGE = timedelta(days=7)
@@ -68,10 +68,10 @@ def stats_of(webhook: Webhook, request: Request) -> dict[str, Any]:
     chosen = query.form.cleaned_data
     until = in_utc("until", chosen["until"] or timezone.now())
     since = in_utc("since", chosen["since"] or until - DEFAULT_RANGE)
-    size: stats.BucketSize = chosen["bucket"] or "hour"
+    size: history.BucketSize = chosen["bucket"] or "hour"
     _check_range(since, until, size)
-    selection = stats.Selection(since=since, until=until, webhook_ids=(webhook.id,))
-    totals = stats.totals(selection)
+    selection = history.Selection(since=since, until=until, webhook_ids=(webhook.id,))
+    totals = history.totals(selection)
     names = [
         "deliveries", "by_status", "attempts", "success_rate", "duration_p50_ms",
         "duration_p95_ms", "delivery_p50_ms", "delivery_p95_ms", "last_success_at",
@@ -82,7 +82,7 @@ def stats_of(webhook: Webhook, request: Request) -> dict[str, Any]:
         "since": since,
         "until": until,
         **figures,
-        "series": stats.series(selection, size),
+        "series": history.series(selection, size),
     }
 
 

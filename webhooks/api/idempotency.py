@@ -31,7 +31,7 @@ from webhooks.errors import EncryptionKeyError
 from webhooks.ids import new_id
 from webhooks.models import IdempotentAnswer
 from webhooks.models.encryption import decrypt, encrypt
-from webhooks.repair.retention import ANSWERS_KEPT_FOR
+from webhooks.repair.expiry import ANSWERS_KEPT_FOR
 
 HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotency-Replayed"

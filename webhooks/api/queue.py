@@ -15,7 +15,7 @@ from webhooks import service
 from webhooks.api.base import ApiSerializer, ApiViewSet, NoInput, PublicIdField
 from webhooks.api.permissions import HasScope, IsStaff
 from webhooks.api.redeliveries import RedeliverySerializer, facts_of
-from webhooks.figures import stats
+from webhooks.figures import present
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models import Delivery, Pause
 from webhooks.repair import housekeeping
@@ -129,7 +129,7 @@ class QueueViewSet(ApiViewSet[Delivery]):
         return self.show(RedeliverySerializer, asked, 202)
 
     def _show_queue(self) -> Response:
-        backlog = stats.backlog()
+        backlog = present.backlog()
         names = [
             "due", "oldest_due_seconds", "held", "scheduled", "retrying", "sending", "unfinished",
             "is_paused",
@@ -137,6 +137,6 @@ class QueueViewSet(ApiViewSet[Delivery]):
         shown = {name: getattr(backlog, name) for name in names}
         reason = Pause.objects.values_list("reason", flat=True).first()
         shown |= {
-            "pause_reason": reason, "workers": stats.workers(), "chores": housekeeping.states()
+            "pause_reason": reason, "workers": present.workers(), "chores": housekeeping.states()
         }  # fmt: skip
         return self.show(QueueSerializer, shown)

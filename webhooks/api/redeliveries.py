@@ -30,8 +30,8 @@ from webhooks.ids import (
 )
 from webhooks.models import Delivery, Redelivery
 from webhooks.models.delivery import COUNTED_AT_MOST
-from webhooks.repair import redelivery
-from webhooks.repair.redelivery import REPEATABLE
+from webhooks.repair import redelivery, redelivery_progress, redelivery_scope
+from webhooks.repair.redelivery_scope import REPEATABLE
 
 MAX_IDS = 1000
 WARNINGS_HELP = "Such as that an ordered webhook gets these in any order, also behind newer events."
@@ -65,7 +65,7 @@ class StartedRedeliverySerializer(RedeliverySerializer):
         read_only_fields = fields
 
     def get_warnings(self, asked: Redelivery) -> list[str]:
-        return redelivery.warnings_of(redelivery.scope_of(asked))
+        return redelivery_scope.warnings_of(redelivery_scope.scope_of(asked))
 
 
 class RedeliveryDetailSerializer(StartedRedeliverySerializer):
@@ -131,7 +131,7 @@ class CountSerializer(ApiSerializer):
 
 def _counted(rows: QuerySet[Any], scope: service.Scope) -> dict[str, Any]:
     counted: dict[str, Any] = {"matched_count": rows.count()}
-    if warnings := redelivery.warnings_of(scope):
+    if warnings := redelivery_scope.warnings_of(scope):
         counted["warnings"] = warnings
     return counted
 
@@ -162,7 +162,7 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
 
     def retrieve(self, request: Request, pk: str) -> Response:
         found = self.get_object()
-        progress = redelivery.progress(found)
+        progress = redelivery_progress.progress(found)
         found.succeeded_count = progress.succeeded  # type: ignore[attr-defined]
         found.failed_count = progress.failed  # type: ignore[attr-defined]
         found.is_over = found.status != Redelivery.Status.RUNNING and progress.is_over  # type: ignore[attr-defined]
@@ -202,7 +202,7 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
             },
         )
         if wish["dry_run"]:
-            return _counted(redelivery.matching(scope), scope)
+            return _counted(redelivery_scope.matching(scope), scope)
         return service.redeliver(scope, requested_by=owner, rate_limit=wish.get("rate_limit"))
 
     def _replay(self, wish: dict[str, Any]) -> Redelivery | dict[str, Any]:
@@ -219,7 +219,7 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
                 webhook_id=webhook.id, since=wish["since"], until=wish.get("until"), statuses=()
             )
             scope.check()
-            return _counted(redelivery.missing(webhook, scope), scope)
+            return _counted(redelivery_scope.missing(webhook, scope), scope)
         return service.replay(
             webhook,
             wish["since"],

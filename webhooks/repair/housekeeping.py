@@ -14,10 +14,10 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
 
 from webhooks.dispatch.desk import with_fresh_connection
-from webhooks.figures import stats
+from webhooks.figures import present
 from webhooks.ids import new_id
 from webhooks.postgres import epoch, horizon
-from webhooks.repair import notices, redelivery, retention
+from webhooks.repair import expiry, notices, redelivery_batches, retention
 from webhooks.repair.chores import Chore, Progress, take_turn
 
 logger = logging.getLogger(__name__)
@@ -38,25 +38,25 @@ WATCH_EVERY = timedelta(seconds=5)
 def chores() -> list[Chore]:
     """Return the chores that the settings ask for."""
     wanted = [
-        Chore("redeliveries", again(redelivery.advance_all), SECOND),
+        Chore("redeliveries", again(redelivery_batches.advance_all), SECOND),
         # A mail server that does not answer is waited for, step by step.
         Chore("mails", again(notices.send_due), SECOND, lease_seconds=60.0),
-        Chore("stored responses", again(retention.forget_answers), MINUTE),
+        Chore("stored responses", again(expiry.forget_answers), MINUTE),
     ]
     if settings.WEBHOOKS_RETENTION_DAYS:
         wanted.append(Chore("purge", retention.purge_daily, DAY))
     if settings.WEBHOOKS_AUDIT_RETENTION_DAYS:
-        wanted.append(Chore("audit log", again(retention.forget_audit_entries), DAY))
+        wanted.append(Chore("audit log", again(expiry.forget_audit_entries), DAY))
     return wanted
 
 
-def states() -> list[stats.ChoreState]:
+def states() -> list[present.ChoreState]:
     """Return how those chores are doing, and the workers' own ones, by name. One statement.
 
     A chore that was switched off leaves its row behind, which is shown nowhere.
     """
     wanted = {SUSPECTS, TRANSACTIONS, *(chore.name for chore in chores())}
-    return [state for state in stats.chores() if state.name in wanted]
+    return [state for state in present.chores() if state.name in wanted]
 
 
 def tending(tend: Callable[[], object]) -> Chore:

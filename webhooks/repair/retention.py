@@ -46,8 +46,6 @@ LONGEST_TRANSACTION = timedelta(days=1)
 SLICE_SECONDS = 1.0
 """One turn of the daily run."""
 RUN_REFERENCE = "retention"
-ANSWERS_KEPT_FOR = timedelta(hours=24)
-"""How long a POST can be repeated with its Idempotency-Key (webhooks/api/idempotency.py)."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +259,7 @@ def _walk(
         else:
             position = Position(position.passed, after, next_batch(batch, seconds, batch_size))
         yield Purged(deliveries, attempts, events), position
-        _leave_to_the_workers(seconds, share)
+        leave_to_the_workers(seconds, share)
     if not _erases(policy) and position.passed == len(passes):
         yield _remove_unreferenced(policy), Position(position.passed + 1)
 
@@ -272,7 +270,7 @@ def _passes(policy: Policy, *, is_for_all: bool) -> list[str]:
     return [DELETE_SQL, DELETE_UNWANTED_SQL] if is_for_all else [DELETE_SQL]
 
 
-def _leave_to_the_workers(seconds: float, share: float = SHARE) -> None:
+def leave_to_the_workers(seconds: float, share: float = SHARE) -> None:
     time.sleep(min(seconds * (1 / share - 1), LONGEST_PAUSE_SECONDS))
 
 
@@ -387,45 +385,6 @@ def purge_daily(progress: dict[str, Any]) -> dict[str, Any] | None:
 
 
 # What is simply too old.
-
-FORGET_ANSWERS_SQL = """
-DELETE FROM webhooks_idempotentanswer
- WHERE id IN (
-    SELECT id FROM webhooks_idempotentanswer
-     WHERE created_at <= statement_timestamp() - make_interval(secs => %(kept)s)
-     ORDER BY created_at LIMIT %(batch)s
-       FOR UPDATE SKIP LOCKED)
-"""
-
-FORGET_AUDIT_ENTRIES_SQL = """
-DELETE FROM webhooks_auditentry
- WHERE id IN (
-    SELECT id FROM webhooks_auditentry
-     WHERE id < %(last)s
-     ORDER BY id LIMIT %(batch)s
-       FOR UPDATE SKIP LOCKED)
-"""
-
-
-def forget_answers() -> bool:
-    """Remove a batch of stored responses whose time is up; returns whether there may be more."""
-    return _forget(FORGET_ANSWERS_SQL, {"kept": ANSWERS_KEPT_FOR.total_seconds()})
-
-
-def forget_audit_entries() -> bool:
-    """Remove a batch of entries older than WEBHOOKS_AUDIT_RETENTION_DAYS; likewise."""
-    kept = timedelta(days=settings.WEBHOOKS_AUDIT_RETENTION_DAYS)
-    return _forget(FORGET_AUDIT_ENTRIES_SQL, {"last": first_id_of(timezone.now() - kept)})
-
-
-def _forget(sql: str, parameters: Mapping[str, Any]) -> bool:
-    started_at = time.monotonic()
-    with connection.cursor() as cursor:
-        cursor.execute(sql, {**parameters, "batch": FIRST_BATCH})
-        has_more = bool(cursor.rowcount == FIRST_BATCH)
-    if has_more:
-        _leave_to_the_workers(time.monotonic() - started_at)
-    return has_more
 
 
 def _query(sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:

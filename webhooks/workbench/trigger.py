@@ -15,7 +15,7 @@ from webhooks.models import Attempt, Delivery, Event, Pause, Webhook
 from webhooks.models.delivery import NO_OWNER, WAITING
 from webhooks.outbox import wakeup
 from webhooks.outbox.store import Owner, Trigger, trigger_events
-from webhooks.repair.redelivery import PATIENCE
+from webhooks.repair.redelivery_progress import PATIENCE
 
 AWAITED = (DeliveryStatus.PENDING, DeliveryStatus.SENDING)
 

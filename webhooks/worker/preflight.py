@@ -10,15 +10,9 @@ from django.conf import settings
 from webhooks.dispatch import lease, life
 from webhooks.dispatch.flight import MAX_BYTES, MAX_IN_FLIGHT
 from webhooks.postgres.sql import is_pooled
-from webhooks.repair.doctor import (
-    Finding,
-    Level,
-    check_database,
-    check_valkey,
-    examine,
-    failure,
-    ok,
-)
+from webhooks.repair.doctor import examine
+from webhooks.repair.doctor_servers import check_database, check_valkey
+from webhooks.repair.findings import Finding, Level, failure, ok
 
 logger = logging.getLogger(__name__)
 

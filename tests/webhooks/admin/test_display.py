@@ -18,7 +18,7 @@ from webhooks.admin.display import (
 )
 from webhooks.admin.template_tags import ago
 from webhooks.choices import BreakerState
-from webhooks.figures.stats import Bucket, Figures, Hour
+from webhooks.figures.history import Bucket, Figures, Hour
 from webhooks.models import Webhook
 
 NOW = datetime(2026, 11, 24, 8, 30, tzinfo=UTC)

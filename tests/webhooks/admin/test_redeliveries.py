@@ -15,7 +15,8 @@ from webhooks import service
 from webhooks.admin.redeliveries import describe, progress_context, webhook_names
 from webhooks.choices import DeliveryStatus
 from webhooks.models import Delivery, Redelivery, Webhook
-from webhooks.repair.redelivery import Scope, run
+from webhooks.repair.redelivery_batches import run
+from webhooks.repair.redelivery_scope import Scope
 
 pytestmark = pytest.mark.django_db
 

@@ -13,7 +13,7 @@ from rest_framework.test import APIClient
 from projects.models import User
 from webhooks import service
 from webhooks.models import Delivery, Redelivery, Webhook
-from webhooks.repair import redelivery
+from webhooks.repair import redelivery_batches
 
 DATA = {
     "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
@@ -174,7 +174,7 @@ def test_redelivery_by_filter_is_counted_run_and_watched(
     asked = client.post("/api/v1/redeliveries", wish)
     assert asked.status_code == 202
     assert asked.json()["matchedCount"] == 2
-    redelivery.run(Redelivery.objects.get().id)
+    redelivery_batches.run(Redelivery.objects.get().id)
     path = f"/api/v1/redeliveries/{asked.json()['id']}"
     shown = client.get(path).json()
     assert (shown["status"], shown["queuedCount"], shown["isOver"]) == ("done", 2, False)
@@ -248,7 +248,7 @@ def test_replay_sends_what_never_was_sent(
 
     counted = client.post("/api/v1/redeliveries", wish | {"dryRun": True}).json()
     asked = client.post("/api/v1/redeliveries", wish).json()
-    redelivery.run(Redelivery.objects.get().id)
+    redelivery_batches.run(Redelivery.objects.get().id)
 
     assert counted == {"matchedCount": 1}
     assert (asked["isReplay"], asked["matchedCount"]) == (True, 1)

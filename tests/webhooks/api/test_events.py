@@ -13,7 +13,7 @@ from projects.models import User
 from tests.webhooks.api.conftest import MakeClient
 from webhooks import catalog, service
 from webhooks.models import Delivery, Event, Webhook
-from webhooks.repair import redelivery
+from webhooks.repair import redelivery_scope
 
 DATA = {
     "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
@@ -127,12 +127,12 @@ def test_platform_webhooks_hear_nothing_that_owners_say_of_themselves(
     # Neither then nor by a replay.
     for event in self_reported:
         assert [delivery.webhook_id for delivery in event.deliveries.all()] == [own.id]
-        assert redelivery.webhooks_missing(event) == []
+        assert redelivery_scope.webhooks_missing(event) == []
         explained = {one.webhook: one for one in service.explain(event).considered}
         assert not explained[platform].matches
         assert "triggered it" in explained[platform].reason
-    wanted = redelivery.Scope(event_type="project.deleted")
-    assert not redelivery.missing(platform, wanted).exists()
+    wanted = redelivery_scope.Scope(event_type="project.deleted")
+    assert not redelivery_scope.missing(platform, wanted).exists()
 
     # A service is believed.
     wish = NEW | {"userId": str(user.id)}

@@ -10,8 +10,8 @@ from django.utils import timezone
 from projects.models import User
 from webhooks import service
 from webhooks.choices import BreakerState
-from webhooks.figures import stats
-from webhooks.figures.stats import Bucket, FailureFigures, Figures, Selection
+from webhooks.figures import history, present
+from webhooks.figures.history import Bucket, FailureFigures, Figures, Selection
 from webhooks.ids import first_id_of, new_id
 from webhooks.models import Attempt, Delivery, Event, Pause, Webhook, WorkerHeartbeat
 from webhooks.models.delivery import NO_OWNER
@@ -81,13 +81,13 @@ def _id_at(moment: datetime, number: int) -> Any:
 def test_nothing_is_all_zero(db: None) -> None:
     since = timezone.now() - timedelta(days=1)
 
-    assert stats.totals(Selection(since)) == Figures()
-    assert stats.totals(Selection(since)).success_rate is None
-    assert stats.by_webhook(Selection(since)) == []
-    assert stats.by_type(Selection(since)) == {}
-    assert stats.failures(Selection(since)) == []
-    assert stats.backlog() == stats.Backlog(0, None, 0, 0, 0, 0, 0, is_paused=False)
-    assert stats.workers() == []
+    assert history.totals(Selection(since)) == Figures()
+    assert history.totals(Selection(since)).success_rate is None
+    assert history.by_webhook(Selection(since)) == []
+    assert history.by_type(Selection(since)) == {}
+    assert history.failures(Selection(since)) == []
+    assert present.backlog() == present.Backlog(0, None, 0, 0, 0, 0, 0, is_paused=False)
+    assert present.workers() == []
 
 
 def test_totals_count_every_status_and_attempt(add: Add) -> None:
@@ -100,7 +100,7 @@ def test_totals_count_every_status_and_attempt(add: Add) -> None:
     add(status="SENDING", attempts=[])
     add(status="RETRYING", attempts=[(30, "reset")])
 
-    figures = stats.totals(Selection(NOON, NOON + timedelta(hours=1)))
+    figures = history.totals(Selection(NOON, NOON + timedelta(hours=1)))
 
     assert figures == Figures(
         deliveries=25,
@@ -128,7 +128,7 @@ def test_redelivered_ones_do_not_lengthen_the_time_to_delivery(add: Add) -> None
     add(delivered_after=timedelta(milliseconds=20))
     add(delivered_after=timedelta(days=2), round=2)
 
-    assert stats.totals(Selection(NOON)).delivery_p95_ms == 20
+    assert history.totals(Selection(NOON)).delivery_p95_ms == 20
 
 
 def test_selection_is_a_half_open_range_of_creation(add: Add) -> None:
@@ -137,8 +137,8 @@ def test_selection_is_a_half_open_range_of_creation(add: Add) -> None:
     add(NOON + timedelta(hours=1) - timedelta(milliseconds=1))
     add(NOON + timedelta(hours=1))
 
-    assert stats.totals(Selection(NOON, NOON + timedelta(hours=1))).deliveries == 2
-    assert stats.totals(Selection(NOON)).deliveries == 3
+    assert history.totals(Selection(NOON, NOON + timedelta(hours=1))).deliveries == 2
+    assert history.totals(Selection(NOON)).deliveries == 3
 
 
 def test_selection_by_owner_and_webhook(
@@ -150,10 +150,10 @@ def test_selection_by_owner_and_webhook(
         add(webhook=to)
     add()
 
-    assert stats.totals(Selection(NOON, owner_id=user.id)).deliveries == 2
-    assert stats.totals(Selection(NOON, webhook_ids=(second.id, platform.id))).deliveries == 2
-    assert stats.totals(Selection(NOON, owner_id=user.id, webhook_ids=())).deliveries == 0
-    assert stats.totals(Selection(NOON)).deliveries == 4
+    assert history.totals(Selection(NOON, owner_id=user.id)).deliveries == 2
+    assert history.totals(Selection(NOON, webhook_ids=(second.id, platform.id))).deliveries == 2
+    assert history.totals(Selection(NOON, owner_id=user.id, webhook_ids=())).deliveries == 0
+    assert history.totals(Selection(NOON)).deliveries == 4
 
 
 def test_by_webhook_gives_each_its_own_and_the_busiest_first(
@@ -166,14 +166,14 @@ def test_by_webhook_gives_each_its_own_and_the_busiest_first(
         add(webhook=busy, attempts=[(7, "")])
     add(status="FAILED", attempts=[(9, "dns")])
 
-    first, second = stats.by_webhook(Selection(NOON))
+    first, second = history.by_webhook(Selection(NOON))
 
     assert (first.id, first.name, first.state) == (busy.id, "Busy", "failing")
     assert (first.figures.sent, first.figures.duration_p95_ms) == (3, 7)
     assert first.figures.success_rate == 1.0
     assert (second.public_id, second.state) == (webhook.public_id, "disabled")
     assert (second.figures.failed, second.figures.duration_p95_ms) == (1, 9)
-    assert [one.id for one in stats.by_webhook(Selection(NOON), limit=1)] == [busy.id]
+    assert [one.id for one in history.by_webhook(Selection(NOON), limit=1)] == [busy.id]
 
 
 def test_by_type(add: Add) -> None:
@@ -181,7 +181,7 @@ def test_by_type(add: Add) -> None:
     add(event_type="project.created", status="FAILED")
     add(event_type="session.ended")
 
-    found = stats.by_type(Selection(NOON))
+    found = history.by_type(Selection(NOON))
 
     assert list(found) == ["project.created", "session.ended"]
     assert (found["project.created"].succeeded, found["project.created"].failed) == (1, 1)
@@ -191,7 +191,7 @@ def test_failures_by_kind_and_code(add: Add) -> None:
     add(attempts=[(5, "timeout"), (5, "timeout"), (5, "")])
     add(status="FAILED", attempts=[(5, "http_status"), (5, "timeout")])
 
-    assert stats.failures(Selection(NOON)) == [
+    assert history.failures(Selection(NOON)) == [
         FailureFigures("timeout", None, 3, 2, 1, NOON + timedelta(seconds=2)),
         FailureFigures("http_status", 500, 1, 1, 1, NOON + timedelta(seconds=1)),
     ]
@@ -203,12 +203,12 @@ def test_series_has_every_bucket_and_adds_up_to_the_totals(add: Add) -> None:
     add(NOON + timedelta(hours=2), status="RETRYING")
     selection = Selection(NOON + timedelta(minutes=1), NOON + timedelta(hours=3))
 
-    assert stats.series(selection) == [
+    assert history.series(selection) == [
         Bucket(NOON, 2, 1, 1, 0, 0),
         Bucket(NOON + timedelta(hours=1), 0, 0, 0, 0, 0),
         Bucket(NOON + timedelta(hours=2), 1, 0, 0, 0, 1),
     ]
-    assert stats.series(selection, "day") == [
+    assert history.series(selection, "day") == [
         Bucket(NOON - timedelta(hours=12), 3, 1, 1, 0, 1),
     ]
 
@@ -225,20 +225,20 @@ def test_backlog_tells_what_may_go_from_what_is_held(
     add(status="PENDING", next_attempt_at=now - timedelta(hours=1), webhook=disabled)
     add(status="FAILED", next_attempt_at=None)
 
-    backlog = stats.backlog()
+    backlog = present.backlog()
 
     assert (backlog.due, backlog.held, backlog.scheduled) == (2, 1, 1)
     assert (backlog.retrying, backlog.sending, backlog.unfinished) == (2, 1, 5)
     assert backlog.oldest_due_seconds == pytest.approx(90, abs=5)
-    assert stats.backlog(webhook_ids=(disabled.id,)).unfinished == 1
-    assert stats.backlog(owner_id=new_id()).unfinished == 0
+    assert present.backlog(webhook_ids=(disabled.id,)).unfinished == 1
+    assert present.backlog(owner_id=new_id()).unfinished == 0
 
 
 def test_backlog_is_held_while_everything_is_paused(add: Add) -> None:
     add(status="PENDING", next_attempt_at=timezone.now())
     Pause.objects.create()
 
-    backlog = stats.backlog()
+    backlog = present.backlog()
 
     assert (backlog.due, backlog.held, backlog.is_paused) == (0, 1, True)
     assert backlog.oldest_due_seconds is None
@@ -249,7 +249,7 @@ def test_workers_silent_for_too_long_are_dead(db: None) -> None:
     WorkerHeartbeat.objects.create(host="a", pid=1, started_at=now - timedelta(hours=1))
     WorkerHeartbeat.objects.create(host="b", pid=2, beat_at=now - timedelta(seconds=60))
 
-    first, second = stats.workers()
+    first, second = present.workers()
 
     assert (first.host, first.is_alive) == ("a", True)
     assert (second.host, second.is_alive) == ("b", False)
@@ -265,13 +265,13 @@ def test_number_of_statements_does_not_depend_on_the_rows(
     selection = Selection(NOON)
 
     with django_assert_num_queries(8):
-        stats.totals(selection)
-        stats.by_webhook(selection)
-        stats.by_type(selection)
-        stats.failures(selection)
-        stats.series(selection, "day")
-        stats.backlog()
-        stats.workers()
+        history.totals(selection)
+        history.by_webhook(selection)
+        history.by_type(selection)
+        history.failures(selection)
+        history.series(selection, "day")
+        present.backlog()
+        present.workers()
 
 
 def test_hours_of_each_webhook_leave_empty_ones_out(
@@ -283,7 +283,7 @@ def test_hours_of_each_webhook_leave_empty_ones_out(
     add(NOON + timedelta(hours=2), "FAILED")
     add(NOON, "CANCELLED", webhook=other)
 
-    found = stats.series_by_webhook(Selection(NOON, NOON + timedelta(hours=3)))
+    found = history.series_by_webhook(Selection(NOON, NOON + timedelta(hours=3)))
 
     assert found == {
         webhook.pk: [
@@ -301,10 +301,12 @@ def test_hours_have_their_latencies_and_leave_out_what_was_sent_again(add: Add) 
     add(NOON + timedelta(hours=1), "FAILED")
     add(NOON + timedelta(hours=1), "RETRYING")
 
-    found = stats.hours(Selection(NOON, NOON + timedelta(hours=2)))
+    found = history.hours(Selection(NOON, NOON + timedelta(hours=2)))
 
     assert [(one.delivery_p50_ms, one.delivery_p95_ms) for one in found] == [(30, 50), (None, None)]
-    assert [one.bucket for one in found] == stats.series(Selection(NOON, NOON + timedelta(hours=2)))
+    assert [one.bucket for one in found] == history.series(
+        Selection(NOON, NOON + timedelta(hours=2))
+    )
     assert [one.retrying for one in found] == [0, 1]
 
 
@@ -319,9 +321,9 @@ def test_the_worst_webhooks_come_first(
     add(NOON, "FAILED")
     day = Selection(NOON)
 
-    assert [one.id for one in stats.by_webhook(day)] == [webhook.pk, bad.pk]
-    assert stats.worst(day, limit=1) == {bad.pk: Figures(deliveries=2, failed=1, retrying=1)}
-    assert list(stats.worst(day, limit=5)) == [bad.pk, webhook.pk]
+    assert [one.id for one in history.by_webhook(day)] == [webhook.pk, bad.pk]
+    assert history.worst(day, limit=1) == {bad.pk: Figures(deliveries=2, failed=1, retrying=1)}
+    assert list(history.worst(day, limit=5)) == [bad.pk, webhook.pk]
 
 
 def test_the_last_error_is_of_the_latest_that_failed(
@@ -336,18 +338,18 @@ def test_the_last_error_is_of_the_latest_that_failed(
     add(NOON + timedelta(seconds=2))
     add(NOON, webhook=well)
 
-    found = stats.last_errors(NOON, (webhook.pk, well.pk))
+    found = history.last_errors(NOON, (webhook.pk, well.pk))
 
-    assert found == {webhook.pk: stats.LastError("http_status", 503, "It answered 503.")}
-    assert stats.last_errors(NOON + timedelta(hours=1), (webhook.pk,)) == {}
+    assert found == {webhook.pk: history.LastError("http_status", 503, "It answered 503.")}
+    assert history.last_errors(NOON + timedelta(hours=1), (webhook.pk,)) == {}
 
 
 def test_events_since_counts_by_their_ids(add: Add, user: User) -> None:
-    before = stats.events_since(timezone.now() - timedelta(minutes=1))
+    before = history.events_since(timezone.now() - timedelta(minutes=1))
     add(timezone.now())
 
-    assert stats.events_since(timezone.now() - timedelta(minutes=1)) == before + 1
-    assert stats.events_since(timezone.now() + timedelta(minutes=1)) == 0
+    assert history.events_since(timezone.now() - timedelta(minutes=1)) == before + 1
+    assert history.events_since(timezone.now() + timedelta(minutes=1)) == 0
 
 
 def test_the_delivered_rate_counts_retries_as_not_delivered() -> None:
@@ -366,5 +368,7 @@ def test_webhook_at_its_limit_says_so(webhook: Webhook) -> None:
     WorkerHeartbeat.objects.create(**dead, declared_dead_at=timezone.now())
     WorkerHeartbeat.objects.create(**dead, beat_at=timezone.now() - timedelta(minutes=5))
 
-    assert stats.full_window(webhook.id) == stats.FullWindow(workers=2, requests=16, usual_ms=300)
-    assert stats.full_window(new_id()) is None
+    assert present.full_window(webhook.id) == present.FullWindow(
+        workers=2, requests=16, usual_ms=300
+    )
+    assert present.full_window(new_id()) is None

@@ -23,8 +23,8 @@ from tests.workers import environment, running_worker, wait_for_heartbeats
 from webhooks import service
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Redelivery, Webhook, WorkerHeartbeat
-from webhooks.repair import redelivery
-from webhooks.repair.redelivery import Scope
+from webhooks.repair import redelivery, redelivery_batches, redelivery_progress
+from webhooks.repair.redelivery_scope import Scope
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 HELD_BACK = (
@@ -289,28 +289,28 @@ def test_progress_waits_for_a_probe_and_for_a_short_hold(
     failed: list[Delivery], webhook: Webhook
 ) -> None:
     asked = redelivery.redeliver(Scope(webhook_id=webhook.id))
-    redelivery.run(asked.id)
+    redelivery_batches.run(asked.id)
     asked.refresh_from_db()
     now = timezone.now()
     Webhook.objects.update(
         breaker_state="open", breaker_probe_at=now, held_until=now + timedelta(seconds=20)
     )
 
-    progress = redelivery.progress(asked)
+    progress = redelivery_progress.progress(asked)
 
     assert (progress.queued, progress.held, progress.is_answered) == (3, 0, False)
 
 
 def test_progress_tells_what_goes_on_by_itself(failed: list[Delivery], webhook: Webhook) -> None:
     asked = redelivery.redeliver(Scope(webhook_id=webhook.id))
-    redelivery.run(asked.id)
+    redelivery_batches.run(asked.id)
     asked.refresh_from_db()
     later = timezone.now() + timedelta(minutes=5)
 
     Webhook.objects.update(breaker_state="open", breaker_probe_at=later)
-    failing = redelivery.progress(asked)
+    failing = redelivery_progress.progress(asked)
     service.disable(webhook)
-    off = redelivery.progress(asked)
+    off = redelivery_progress.progress(asked)
 
     assert (failing.held, failing.held_for_now, failing.is_answered) == (3, 3, True)
     assert (off.held, off.held_for_now, off.is_answered) == (3, 0, True)
@@ -356,19 +356,19 @@ def test_interrupted_at_the_question_nothing_was_done(
 def test_interrupted_and_resumed_each_goes_once(
     run: Run, user: User, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redelivery, "BATCH", 10)
+    monkeypatch.setattr(redelivery_batches, "BATCH", 10)
     trigger(user, 35)
     finish("FAILED")
-    advance = redelivery.advance
+    advance = redelivery_batches.advance
 
     def interrupted_after_first(redelivery_id: Any) -> bool:
         has_more = advance(redelivery_id)
         signal.raise_signal(signal.SIGINT)
         return has_more
 
-    monkeypatch.setattr(redelivery, "advance", interrupted_after_first)
+    monkeypatch.setattr(redelivery_batches, "advance", interrupted_after_first)
     first = run("redeliver", "--owner", "ada", "--no-input")
-    monkeypatch.setattr(redelivery, "advance", advance)
+    monkeypatch.setattr(redelivery_batches, "advance", advance)
     asked = Redelivery.objects.get()
     half = Delivery.objects.filter(round=2).count()
     second = run("redeliver", "--resume", asked.public_id)

@@ -11,7 +11,7 @@ from django.db import connection
 from projects.models import User
 from tests.webhooks.history import finish, trigger
 from tests.webhooks.management.conftest import Run
-from webhooks.figures import stats
+from webhooks.figures import present
 from webhooks.ids import new_id
 from webhooks.models import Webhook
 
@@ -129,7 +129,7 @@ def test_watch_repeats_until_interrupted(
     run: Run, history: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = 0
-    look = stats.backlog
+    look = present.backlog
 
     def backlog(*selection: Any) -> Any:
         nonlocal looks
@@ -138,7 +138,7 @@ def test_watch_repeats_until_interrupted(
             os.kill(os.getpid(), signal.SIGINT)
         return look(*selection)
 
-    monkeypatch.setattr(stats, "backlog", backlog)
+    monkeypatch.setattr(present, "backlog", backlog)
 
     ran = run("stats", "--watch", 1, "--by", "status", "--format", "json")
 

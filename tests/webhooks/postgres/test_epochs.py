@@ -21,8 +21,8 @@ from webhooks.errors import CursorForeignError
 from webhooks.models import Delivery, Epoch, Event, Webhook
 from webhooks.outbox import feed
 from webhooks.postgres import epoch
-from webhooks.repair import doctor
-from webhooks.repair.doctor import Level
+from webhooks.repair import doctor_work
+from webhooks.repair.findings import Level
 from webhooks.workbench.receiver import HttpReceiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -97,7 +97,7 @@ def test_restored_dump_goes_out_before_what_is_stored_after_it(
 
         assert in_order() == [event.id for event in old + new]
         assert read_all(cursor) == ids((old + new)[12:])
-        assert [found.level for found in doctor.check_order()] == [Level.OK]
+        assert [found.level for found in doctor_work.check_order()] == [Level.OK]
         delivered_in_order(receiver, old + new)
         assert read_all(cursor) == ids((old + new)[12:])
 

@@ -19,12 +19,12 @@ from tests.concurrency import another_connection
 from tests.webhooks.claiming import head_may_go
 from tests.webhooks.history import trigger
 from tests.workers import running_worker, wait_until
-from webhooks.figures import stats
+from webhooks.figures import present
 from webhooks.models import Webhook
 from webhooks.outbox import feed
 from webhooks.postgres import horizon
-from webhooks.repair import doctor
-from webhooks.repair.doctor import Level
+from webhooks.repair import doctor_work
+from webhooks.repair.findings import Level
 from webhooks.repair.housekeeping import ClusterWatch
 from webhooks.workbench.receiver import HttpReceiver
 
@@ -79,7 +79,7 @@ def test_transaction_of_another_database_holds_nobody_back(
 
     assert [event.id for event in feed.read(start).events] == [e.public_id for e in events]
     assert horizon.holder() is None
-    assert [found.level for found in doctor.check_order()] == [Level.OK]
+    assert [found.level for found in doctor_work.check_order()] == [Level.OK]
 
 
 def test_role_that_may_see_nothing_of_others_knows_their_database(
@@ -151,7 +151,7 @@ def test_holder_is_named_by_doctor_log_and_queue_page(
         "idle in transaction"
     )
 
-    (found,) = doctor.check_order()
+    (found,) = doctor_work.check_order()
     with caplog.at_level(logging.WARNING, "webhooks.repair.housekeeping"):
         ClusterWatch().look()
     page = admin_client.get(reverse("admin:webhooks_workerheartbeat_changelist")).content.decode()
@@ -176,12 +176,12 @@ def test_holder_is_named_by_doctor_log_and_queue_page(
 def test_holder_is_no_reason_for_more_workers(
     user: User, ordered: Webhook, forgotten: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "OLD_BACKLOG_SECONDS", 0)
+    monkeypatch.setattr(doctor_work, "OLD_BACKLOG_SECONDS", 0)
     trigger(user, 3)
 
     assert not may_go(ordered)
-    assert [found.level for found in doctor.check_backlog()] == [Level.OK]
-    assert (stats.backlog().due, stats.backlog().held) == (0, 3)
+    assert [found.level for found in doctor_work.check_backlog()] == [Level.OK]
+    assert (present.backlog().due, present.backlog().held) == (0, 3)
 
 
 def test_reader_and_short_transactions_are_not_named(user: User) -> None:
@@ -209,7 +209,7 @@ def test_prepared_transaction_is_named_and_one_of_another_database_passed_over(
             start = feed.read(None).next
             trigger(user)
             assert feed.read(start).events == []
-            (found,) = doctor.check_order()
+            (found,) = doctor_work.check_order()
             assert f'prepared as "it\'s ours", database {name}, user' in found.message
 
             with connection.cursor() as cursor:

@@ -20,10 +20,10 @@ from webhooks.ids import first_id_of, new_id
 from webhooks.models import AuditEntry, Delivery, Event, IdempotentAnswer, Redelivery, Webhook
 from webhooks.models import Chore as Row
 from webhooks.postgres.sql import set_up_connection
-from webhooks.repair import chores, housekeeping, redelivery, retention
+from webhooks.repair import chores, housekeeping, redelivery_batches, retention
 from webhooks.repair.chores import Chore, take_turn
 from webhooks.repair.housekeeping import Housekeeper
-from webhooks.repair.redelivery import Scope
+from webhooks.repair.redelivery_scope import Scope
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -368,7 +368,7 @@ def everything_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """For each of two owners: something to purge, to redeliver, to replay, to mail and to forget."""
-    monkeypatch.setattr(redelivery, "LOOK_AGAIN", timedelta(0))
+    monkeypatch.setattr(redelivery_batches, "LOOK_AGAIN", timedelta(0))
     settings.WEBHOOKS_RETENTION_DAYS = 7
     settings.WEBHOOKS_AUDIT_RETENTION_DAYS = 30
     owners = (user, other_user)

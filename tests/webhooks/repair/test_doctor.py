@@ -32,8 +32,8 @@ from webhooks.models import (
     WorkerHeartbeat,
 )
 from webhooks.outbox import wakeup
-from webhooks.repair import doctor, integrity
-from webhooks.repair.doctor import Finding, Level
+from webhooks.repair import doctor, doctor_servers, doctor_work, findings, integrity
+from webhooks.repair.findings import Finding, Level
 
 DAY = timedelta(days=1)
 
@@ -57,7 +57,7 @@ def healthy(
     return webhook
 
 
-def problems(*checks: doctor.Check) -> list[Finding]:
+def problems(*checks: findings.Check) -> list[Finding]:
     return [found for found in doctor.examine(checks or None) if found.level > Level.OK]
 
 
@@ -110,7 +110,7 @@ def old_backlog(user: User) -> None:
 
 def clock_skew(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     real = time.time
-    monkeypatch.setattr("webhooks.repair.doctor.time.time", lambda: real() + 30)
+    monkeypatch.setattr("webhooks.repair.doctor_servers.time.time", lambda: real() + 30)
 
 
 PLANTED: list[tuple[Callable[..., None], str, str, str]] = [
@@ -229,7 +229,7 @@ def test_evicting_valkey_is_found(evicting_valkey: None) -> None:
 def test_clock_skew_is_found(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     clock_skew(user, monkeypatch)
 
-    (found,) = problems(doctor.check_clock)
+    (found,) = problems(doctor_servers.check_clock)
 
     assert found.message == "This machine's clock is 30.0 s ahead of the database's."
     assert found.mend.startswith("timedatectl set-ntp true")
@@ -271,7 +271,7 @@ def test_valkey_that_is_no_single_server_is_found(
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
         wait_until(lambda: answers(port))
 
-        (found,) = problems(doctor.check_valkey)
+        (found,) = problems(doctor_servers.check_valkey)
         server.kill()
 
     assert found.level == Level.FAILURE
@@ -298,8 +298,8 @@ def test_pause_is_a_warning() -> None:
 
 
 def test_slow_servers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "SLOW_DATABASE_MS", 0)
-    monkeypatch.setattr(doctor, "SLOW_VALKEY_MS", 0)
+    monkeypatch.setattr(doctor_servers, "SLOW_DATABASE_MS", 0)
+    monkeypatch.setattr(doctor_servers, "SLOW_VALKEY_MS", 0)
 
     database, valkey = problems()
 
@@ -311,7 +311,7 @@ def test_events_of_a_restored_dump_need_no_mending() -> None:
     with connection.cursor() as cursor:
         cursor.execute("UPDATE webhooks_event SET transaction_id = '123456789012'")
 
-    (found,) = doctor.check_order()
+    (found,) = doctor_work.check_order()
 
     assert (found.level, found.message) == (
         Level.OK,
@@ -326,7 +326,7 @@ def test_server_that_cannot_be_told_from_others_is_found() -> None:
         cursor.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
         cursor.execute("ALTER FUNCTION webhooks_cluster() OWNER TO unprivileged")
 
-    (found,) = doctor.check_order()
+    (found,) = doctor_work.check_order()
 
     assert (found.check, found.level) == ("order", Level.WARNING)
     assert found.mend.startswith("GRANT EXECUTE ON FUNCTION pg_control_system()")
@@ -355,7 +355,7 @@ def test_one_check_that_cannot_look_does_not_hide_the_others() -> None:
     def check_nothing() -> Iterator[Finding]:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1 / 0")
-        yield doctor.ok("nothing", "")
+        yield findings.ok("nothing", "")
 
     first, second = doctor.examine([check_nothing, doctor.check_settings])
 
@@ -370,7 +370,7 @@ def test_ids_are_bounded_and_counted(user: User) -> None:
 
     (found,) = problems()
 
-    assert (found.count, len(found.ids)) == (30, doctor.IDS_SHOWN)
+    assert (found.count, len(found.ids)) == (30, doctor_work.IDS_SHOWN)
     assert set(found.ids) <= {event.public_id for event in events}
 
 
@@ -411,11 +411,12 @@ def test_named_command_mends_what_was_found(user: User, plant: Callable[[User], 
     call_command(name, *arguments, stdout=StringIO(), stderr=StringIO())
 
     assert program == "manage.py"
-    assert problems(doctor.check_audit, doctor.check_backlog) == []
+    assert problems(doctor.check_audit, doctor_work.check_backlog) == []
 
 
 def test_commands_that_findings_name_exist() -> None:
-    text = Path(doctor.__file__).read_text() + Path(integrity.__file__).read_text()
+    modules = [doctor, doctor_servers, doctor_work, integrity]
+    text = "".join(Path(module.__file__).read_text() for module in modules)
     named = set(re.findall(r"manage\.py ([a-z-]+)", text))
 
     assert named <= set(get_commands())

@@ -14,7 +14,7 @@ from webhooks import service
 from webhooks.dispatch.engine import run_until_idle
 from webhooks.ids import new_id
 from webhooks.models import Attempt, Delivery, Event, Webhook, WorkerHeartbeat
-from webhooks.repair import integrity, redelivery
+from webhooks.repair import integrity, redelivery_batches
 
 Plant = Callable[[Delivery], str]
 
@@ -164,7 +164,7 @@ def test_missing_delivery_is_mended_by_a_replay(
     lose_delivery(history[FAILED])
 
     asked = service.replay(webhook, None, event_id=history[FAILED].event_id)
-    redelivery.run(asked.id)
+    redelivery_batches.run(asked.id)
 
     assert list(integrity.find_faults()) == []
 
@@ -174,7 +174,7 @@ def test_replayed_deliveries_are_counted_with_their_event(
 ) -> None:
     late = make_webhook(events=["project.*"])
 
-    redelivery.run(service.replay(late, timezone.now() - timedelta(hours=1)).id)
+    redelivery_batches.run(service.replay(late, timezone.now() - timedelta(hours=1)).id)
 
     assert Delivery.objects.filter(webhook=late).count() == 6
     assert list(integrity.find_faults()) == []

@@ -18,8 +18,8 @@ from webhooks.errors import RedeliveryScopeError
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Event, Redelivery, RedeliveryTakeover, Webhook
 from webhooks.registry import switch
-from webhooks.repair import redelivery, retention
-from webhooks.repair.redelivery import REPEATABLE, Scope
+from webhooks.repair import redelivery, redelivery_batches, redelivery_progress, retention
+from webhooks.repair.redelivery_scope import REPEATABLE, Scope
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_failed_deliveries_go_again_with_a_new_budget(user: User, webhook: Webho
     fail()
 
     asked = service.redeliver(Scope(webhook_id=webhook.id), requested_by=user)
-    redelivery.run(asked.id)
+    redelivery_batches.run(asked.id)
 
     asked.refresh_from_db()
     assert (asked.status, asked.matched_count, asked.queued_count) == ("done", 3, 3)
@@ -64,7 +64,7 @@ def test_only_what_the_scope_names_goes_again(
     asked = service.redeliver(
         Scope(webhook_id=webhook.id, since=timezone.now() - timedelta(days=1))
     )
-    redelivery.run(asked.id)
+    redelivery_batches.run(asked.id)
 
     assert set(Delivery.objects.filter(round=2)) == {fourth}
     assert Delivery.objects.filter(webhook=other, status="FAILED").count() == 4
@@ -135,17 +135,17 @@ def test_unclear_scope_is_refused_and_nothing_stored(db: None, scope: Scope, mes
 def test_goes_on_after_a_crash_where_it_stopped(
     user: User, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redelivery, "BATCH", 10)
+    monkeypatch.setattr(redelivery_batches, "BATCH", 10)
     trigger(user, 35)
     fail()
     asked = service.redeliver(Scope(webhook_id=webhook.id))
 
-    assert redelivery.advance(asked.id)
-    assert redelivery.advance(asked.id)
+    assert redelivery_batches.advance(asked.id)
+    assert redelivery_batches.advance(asked.id)
     # The first ones fail again before it goes on: they do not go a third time.
     fail(status="PENDING")
-    assert redelivery.advance_all()
-    assert not redelivery.advance_all()
+    assert redelivery_batches.advance_all()
+    assert not redelivery_batches.advance_all()
 
     asked.refresh_from_db()
     assert (asked.status, asked.queued_count) == ("done", 35)
@@ -160,7 +160,7 @@ def test_batches_take_a_constant_number_of_statements(
     asked = service.redeliver(Scope(webhook_id=webhook.id))
 
     with django_assert_max_num_queries(12):
-        redelivery.run(asked.id)
+        redelivery_batches.run(asked.id)
 
     assert Delivery.objects.filter(round=2).count() == 3000
 
@@ -168,11 +168,11 @@ def test_batches_take_a_constant_number_of_statements(
 def test_rate_spreads_the_redelivery(
     user: User, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redelivery, "BATCH", 10)
+    monkeypatch.setattr(redelivery_batches, "BATCH", 10)
     trigger(user, 20)
     fail()
 
-    redelivery.run(service.redeliver(Scope(webhook_id=webhook.id), rate_limit=2.0).id)
+    redelivery_batches.run(service.redeliver(Scope(webhook_id=webhook.id), rate_limit=2.0).id)
 
     times = [
         delivery.next_attempt_at.timestamp()
@@ -186,14 +186,14 @@ def test_rate_spreads_the_redelivery(
 def test_cancelled_redelivery_stops(
     user: User, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redelivery, "BATCH", 10)
+    monkeypatch.setattr(redelivery_batches, "BATCH", 10)
     trigger(user, 30)
     fail()
     asked = service.redeliver(Scope(webhook_id=webhook.id))
-    redelivery.advance(asked.id)
+    redelivery_batches.advance(asked.id)
 
     assert redelivery.cancel(asked)
-    assert not redelivery.advance(asked.id)
+    assert not redelivery_batches.advance(asked.id)
     assert not redelivery.cancel(asked)
 
     assert Delivery.objects.filter(round=2).count() == 10
@@ -203,13 +203,13 @@ def test_progress_counts_what_became_of_them(user: User, webhook: Webhook) -> No
     trigger(user, 4)
     fail()
     asked = service.redeliver(Scope(webhook_id=webhook.id))
-    redelivery.run(asked.id)
+    redelivery_batches.run(asked.id)
     ids = list(Delivery.objects.order_by("id").values_list("id", flat=True))
     Delivery.objects.filter(id__in=ids[:2]).update(status="SUCCESS")
     fail(id=ids[2])
     asked.refresh_from_db()
 
-    now = redelivery.progress(asked)
+    now = redelivery_progress.progress(asked)
 
     assert (now.matched, now.queued, now.succeeded, now.failed) == (4, 4, 2, 1)
     assert not now.is_over
@@ -225,9 +225,9 @@ def test_replay_creates_exactly_what_never_existed(
     trigger(user, 2)
 
     asked = service.replay(webhook, since)
-    redelivery.run(asked.id)
+    redelivery_batches.run(asked.id)
     again = service.replay(webhook, since)
-    redelivery.run(again.id)
+    redelivery_batches.run(again.id)
 
     asked.refresh_from_db()
     assert (asked.matched_count, asked.queued_count, again.matched_count) == (5, 5, 0)
@@ -334,35 +334,35 @@ def test_overlapping_redeliveries_both_count_what_becomes_of_their_deliveries(
     fail()
     ids = tuple(Delivery.objects.order_by("id").values_list("id", flat=True))
     first = service.redeliver(Scope(delivery_ids=ids))
-    redelivery.run(first.id)
+    redelivery_batches.run(first.id)
     second = service.redeliver(Scope(delivery_ids=ids[1:], statuses=("PENDING",)))
-    redelivery.run(second.id)
+    redelivery_batches.run(second.id)
     third = service.redeliver_one(Delivery.objects.get(id=ids[2]))
     asked = list(Redelivery.objects.order_by("id"))
 
     assert [row.queued_count for row in asked] == [3, 2, 1]
-    assert not any(redelivery.progress(row).is_answered for row in asked)
+    assert not any(redelivery_progress.progress(row).is_answered for row in asked)
     settle("SUCCESS", id__in=ids[:2])
     settle("FAILED", id=ids[2])
 
-    now = [redelivery.progress(row) for row in (first, second, third)]
+    now = [redelivery_progress.progress(row) for row in (first, second, third)]
     assert [(one.succeeded, one.failed) for one in now] == [(2, 1), (1, 1), (0, 1)]
     assert all(one.is_over and one.is_answered for one in now)
-    (outcome,) = redelivery.outcomes(first)
+    (outcome,) = redelivery_progress.outcomes(first)
     assert (outcome.queued, outcome.succeeded, outcome.failed) == (3, 2, 1)
 
 
 def carry_out(asked: Redelivery) -> None:
     while Redelivery.objects.get(id=asked.id).status == "running":
-        redelivery.advance(asked.id)
+        redelivery_batches.advance(asked.id)
 
 
 @pytest.mark.django_db(transaction=True)
 def test_two_at_once_of_the_same_deliveries_take_every_one_and_block_nobody(
     user: User, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redelivery, "BATCH", 7)
-    monkeypatch.setattr(redelivery, "LOOK_AGAIN", timedelta(0))
+    monkeypatch.setattr(redelivery_batches, "BATCH", 7)
+    monkeypatch.setattr(redelivery_batches, "LOOK_AGAIN", timedelta(0))
     trigger(user, 100)
     fail()
     everything = Scope(owner_id=user.id, statuses=tuple(REPEATABLE))
@@ -376,7 +376,7 @@ def test_two_at_once_of_the_same_deliveries_take_every_one_and_block_nobody(
     for row in asked:
         row.refresh_from_db()
         assert (row.status, row.queued_count, row.failures) == ("done", 100, 0)
-        assert redelivery.progress(row).succeeded == 100
+        assert redelivery_progress.progress(row).succeeded == 100
     assert set(Delivery.objects.values_list("round", flat=True)) == {4}
 
 
@@ -385,14 +385,14 @@ def test_a_redelivery_is_over_when_its_deliveries_were_purged(user: User, webhoo
     fail()
     for _ in range(2):
         asked = service.redeliver(Scope(webhook_id=webhook.id))
-        redelivery.run(asked.id)
+        redelivery_batches.run(asked.id)
         fail()
     first = Redelivery.objects.order_by("id")[0]
     policy = retention.Policy(timezone.now() + timedelta(days=1))
 
     purged = sum(retention.purge(policy, share=1.0), retention.Purged())
 
-    assert redelivery.progress(first).is_over
+    assert redelivery_progress.progress(first).is_over
     assert (purged.deliveries, purged.redeliveries) == (2, 2)
     assert not RedeliveryTakeover.objects.exists()
 
@@ -442,7 +442,7 @@ def test_what_cannot_be_carried_out_is_marked_and_the_others_go_on(
         bad.scope |= changes[trouble]
         bad.save()
 
-    assert not redelivery.advance_all()
+    assert not redelivery_batches.advance_all()
 
     bad.refresh_from_db()
     good.refresh_from_db()
@@ -462,9 +462,9 @@ def test_what_postgres_may_think_better_of_is_tried_again_and_given_up_in_the_en
         cursor.execute(REFUSE_SQL.format(code=DEADLOCK, webhook=webhook.id))
     bad = service.redeliver(Scope(webhook_id=webhook.id))
     pauses = []
-    for _ in range(redelivery.MOST_FAILURES - 1):
+    for _ in range(redelivery_batches.MOST_FAILURES - 1):
         good = service.redeliver(Scope(webhook_id=other.id, statuses=("PENDING", "FAILED")))
-        redelivery.advance_all()
+        redelivery_batches.advance_all()
         bad.refresh_from_db()
         good.refresh_from_db()
         assert (bad.status, bad.error) == ("running", "OperationalError: not today")
@@ -472,7 +472,7 @@ def test_what_postgres_may_think_better_of_is_tried_again_and_given_up_in_the_en
         pauses.append(round((bad.due_at - timezone.now()).total_seconds()))
         Redelivery.objects.update(due_at=timezone.now())
 
-    redelivery.advance_all()
+    redelivery_batches.advance_all()
 
     bad.refresh_from_db()
     assert (bad.status, bad.error) == ("failed", "OperationalError: not today")
@@ -482,14 +482,14 @@ def test_what_postgres_may_think_better_of_is_tried_again_and_given_up_in_the_en
 def test_nobody_waits_for_a_hundred_of_another(
     user: User, other_user: User, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redelivery, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(redelivery_batches, "TURN_SECONDS", 0.0)
     trigger(user, 5)
     fail()
     for delivery in Delivery.objects.all():
         service.redeliver(Scope(delivery_ids=(delivery.id,)), requested_by=user)
     last = service.redeliver(Scope(owner_id=other_user.id), requested_by=other_user)
 
-    assert redelivery.advance_all()
+    assert redelivery_batches.advance_all()
 
     last.refresh_from_db()
     assert last.status == "done"
@@ -503,7 +503,7 @@ def test_an_empty_list_names_nothing(user: User, webhook: Webhook) -> None:
     by_ids = service.redeliver(Scope(delivery_ids=(), webhook_id=webhook.id))
     by_status = service.redeliver(Scope(webhook_id=webhook.id, statuses=()))
     for asked in (by_ids, by_status):
-        redelivery.run(asked.id)
+        redelivery_batches.run(asked.id)
 
     assert Scope.from_json(by_ids.scope).delivery_ids == ()
     assert set(Redelivery.objects.values_list("status", "queued_count")) == {("done", 0)}
@@ -518,7 +518,7 @@ def test_no_more_is_counted_than_somebody_waits_for(
 
     asked = service.redeliver(Scope(webhook_id=webhook.id))
     assert asked.matched_count == 3
-    redelivery.run(asked.id)
+    redelivery_batches.run(asked.id)
 
     asked.refresh_from_db()
     assert (asked.matched_count, asked.queued_count) == (5, 5)

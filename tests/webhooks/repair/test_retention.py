@@ -23,8 +23,15 @@ from webhooks.models import (
     SigningSecret,
     Webhook,
 )
-from webhooks.repair import housekeeping, integrity, redelivery, retention
-from webhooks.repair.redelivery import Scope
+from webhooks.repair import (
+    expiry,
+    housekeeping,
+    integrity,
+    redelivery_batches,
+    redelivery_scope,
+    retention,
+)
+from webhooks.repair.redelivery_scope import Scope
 from webhooks.repair.retention import Policy, Purged
 
 DAY = timedelta(days=1)
@@ -129,7 +136,9 @@ def test_payloads_only_erases_and_keeps_the_rows(user: User, webhook: Webhook) -
     assert Event.objects.exclude(payload=b"").count() == 1
     assert not Attempt.objects.exclude(response_body=None).exists()
     assert run(policy) == Purged()
-    assert redelivery.matching(Scope(webhook_id=webhook.id, statuses=("SUCCESS",))).count() == 0
+    assert (
+        redelivery_scope.matching(Scope(webhook_id=webhook.id, statuses=("SUCCESS",))).count() == 0
+    )
 
 
 def test_owner_is_erased_at_once_but_not_what_is_still_to_be_sent(
@@ -169,8 +178,8 @@ def test_deleted_webhook_goes_once_nothing_points_at_it(
 def test_old_redelivery_goes_once_nothing_points_at_it(user: User, webhook: Webhook) -> None:
     trigger(user, 1)
     finish("FAILED")
-    redelivery.run(service.redeliver(Scope(webhook_id=webhook.id)).id)
-    redelivery.run(service.redeliver(Scope(webhook_id=webhook.id)).id)
+    redelivery_batches.run(service.redeliver(Scope(webhook_id=webhook.id)).id)
+    redelivery_batches.run(service.redeliver(Scope(webhook_id=webhook.id)).id)
     Redelivery.objects.update(finished_at=timezone.now() - 2 * DAY)
 
     assert run(a_day_ago()).redeliveries == 1
@@ -308,7 +317,7 @@ def test_answers_go_after_a_day_however_long_events_are_kept(
 def test_answers_go_in_batches_the_oldest_first(
     user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "FIRST_BATCH", 2)
+    monkeypatch.setattr(expiry, "FIRST_BATCH", 2)
     make_answers(user, 2 * DAY, 3 * DAY, 4 * DAY)
 
     assert housekeeping.keep_house()
@@ -332,6 +341,6 @@ def test_answer_that_is_being_replaced_is_not_waited_for(user: User) -> None:
     with another_connection() as other:
         other.execute("SELECT FROM webhooks_idempotentanswer WHERE key = '0' FOR UPDATE")
 
-        retention.forget_answers()
+        expiry.forget_answers()
 
         assert kept_keys() == ["0"]

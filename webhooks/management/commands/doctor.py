@@ -7,7 +7,8 @@ from django.core.management.base import CommandError, CommandParser
 from webhooks.management import arguments, terminal
 from webhooks.management.terminal import counted
 from webhooks.repair import doctor, integrity
-from webhooks.repair.doctor import CHECKS, QUICK_CHECKS, Finding, Level
+from webhooks.repair.doctor import CHECKS, QUICK_CHECKS
+from webhooks.repair.findings import Finding, Level
 
 LABELS = {Level.OK: "ok", Level.WARNING: "warning", Level.FAILURE: "failure"}
 

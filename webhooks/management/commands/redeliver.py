@@ -17,8 +17,9 @@ from webhooks.management import arguments, terminal
 from webhooks.management.arguments import public_id
 from webhooks.management.terminal import PARTIAL, bar, counted, stopping, table
 from webhooks.models import Delivery, Redelivery
-from webhooks.repair import redelivery
-from webhooks.repair.redelivery import REPEATABLE, Progress, Scope
+from webhooks.repair import redelivery, redelivery_batches, redelivery_progress, redelivery_scope
+from webhooks.repair.redelivery_progress import Progress
+from webhooks.repair.redelivery_scope import REPEATABLE, Scope
 
 POLL_SECONDS = 0.2
 HEADER = ["WEBHOOK", "NAME", "QUEUED", "SUCCEEDED", "FAILED", "RETRYING", "HELD", "ERROR"]
@@ -97,7 +98,7 @@ not be carried out or (--wait) not everything succeeded, 130 interrupted (the re
         self._started: list[Redelivery] = []
         if options["resume"]:
             found = self._find(options["resume"])
-            self._warn([redelivery.scope_of(one) for one in found])
+            self._warn([redelivery_scope.scope_of(one) for one in found])
             self._carry_out(found, options)
         elif options["missing"]:
             self._run_missing(options)
@@ -114,7 +115,7 @@ not be carried out or (--wait) not everything succeeded, 130 interrupted (the re
 
     def _run_scope(self, options: dict[str, Any]) -> None:
         scope = self._scope(options)
-        found = redelivery.matching(scope)
+        found = redelivery_scope.matching(scope)
         count = found[: scope.limit].count()
         left_alone = self._left_alone(scope)
         for line in left_alone:
@@ -161,7 +162,7 @@ not be carried out or (--wait) not everything succeeded, 130 interrupted (the re
         """Return a line for each named delivery that stays where it is: why it does."""
         if scope.delivery_ids is None:
             return []
-        matched = set(redelivery.matching(scope).values_list("id", flat=True))
+        matched = set(redelivery_scope.matching(scope).values_list("id", flat=True))
         stays = [id_ for id_ in scope.delivery_ids if id_ not in matched]
         found = dict(Delivery.objects.filter(id__in=stays).values_list("id", "status"))
         return [
@@ -172,10 +173,12 @@ not be carried out or (--wait) not everything succeeded, 130 interrupted (the re
     def _run_missing(self, options: dict[str, Any]) -> None:
         wanted = self._replays(options)
         scopes = [
-            (webhook, redelivery.replay_scope(webhook, **limits)) for webhook, limits in wanted
+            (webhook, redelivery_scope.replay_scope(webhook, **limits))
+            for webhook, limits in wanted
         ]
         count = sum(
-            redelivery.missing(webhook, scope)[: scope.limit].count() for webhook, scope in scopes
+            redelivery_scope.missing(webhook, scope)[: scope.limit].count()
+            for webhook, scope in scopes
         )
         if count:
             self._warn([scope for _, scope in scopes])
@@ -205,7 +208,7 @@ not be carried out or (--wait) not everything succeeded, 130 interrupted (the re
         if options["webhook"]:
             webhooks = [arguments.find_webhook(options["webhook"])]
         elif options["event"]:
-            webhooks = redelivery.webhooks_missing(arguments.find_event(options["event"]))
+            webhooks = redelivery_scope.webhooks_missing(arguments.find_event(options["event"]))
         else:
             raise CommandError("Say which: --missing --webhook or --event.", returncode=2)
         limits = {
@@ -219,7 +222,7 @@ not be carried out or (--wait) not everything succeeded, 130 interrupted (the re
 
     def _warn(self, scopes: Sequence[Scope | None]) -> None:
         for scope in scopes:
-            for warning in redelivery.warnings_of(scope):
+            for warning in redelivery_scope.warnings_of(scope):
                 self.say(warning)
 
     def _say_matched(self, count: int, options: dict[str, Any], what: str) -> None:
@@ -246,7 +249,7 @@ not be carried out or (--wait) not everything succeeded, 130 interrupted (the re
 
     def _queue(self, one: Redelivery, pause: Callable[[float], bool]) -> None:
         while True:
-            has_more = redelivery.advance(one.id)
+            has_more = redelivery_batches.advance(one.id)
             one.refresh_from_db()
             if one.status != Redelivery.Status.RUNNING:
                 return
@@ -258,7 +261,7 @@ not be carried out or (--wait) not everything succeeded, 130 interrupted (the re
     def _wait(self, started: list[Redelivery], pause: Callable[[float], bool]) -> None:
         self.warn_if_nothing_is_sent()
         for one in started:
-            while not (now := redelivery.progress(one)).is_answered:
+            while not (now := redelivery_progress.progress(one)).is_answered:
                 self.progress(_progress_line(one, now))
                 if pause(POLL_SECONDS):
                     raise KeyboardInterrupt
@@ -272,7 +275,7 @@ not be carried out or (--wait) not everything succeeded, 130 interrupted (the re
         return f"Interrupted; workers go on with it. See manage.py redeliver --resume {ids} --wait"
 
     def _report(self, started: list[Redelivery], options: dict[str, Any]) -> None:
-        now = [redelivery.progress(one) for one in started]
+        now = [redelivery_progress.progress(one) for one in started]
         if options["format"] == "json":
             documents = [_document(one, p) for one, p in zip(started, now, strict=True)]
             self.show_json(documents[0] if len(documents) == 1 else documents)
@@ -299,7 +302,7 @@ not be carried out or (--wait) not everything succeeded, 130 interrupted (the re
                 f"{part.succeeded:,}", f"{part.failed:,}", f"{part.retrying:,}", f"{part.held:,}",
                 part.last_error,
             ]
-            for part in redelivery.outcomes(one)
+            for part in redelivery_progress.outcomes(one)
         ]  # fmt: skip
         for line in table(HEADER, rows, right=NUMBERS):
             self.show(line)
@@ -343,7 +346,7 @@ def _document(one: Redelivery, now: Progress) -> dict[str, Any]:
         "retrying": now.retrying,
         "held": now.held,
     }
-    if warnings := redelivery.warnings_of(redelivery.scope_of(one)):
+    if warnings := redelivery_scope.warnings_of(redelivery_scope.scope_of(one)):
         document["warnings"] = warnings
     if one.error:
         document["error"] = one.error

@@ -7,8 +7,8 @@ from django.core.management.base import CommandParser
 
 from webhooks import catalog
 from webhooks.choices import FailureKind
-from webhooks.figures import stats
-from webhooks.figures.stats import Figures, Selection
+from webhooks.figures import history, present
+from webhooks.figures.history import Figures, Selection
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.management import arguments, terminal
 from webhooks.management.arguments import public_id
@@ -80,9 +80,9 @@ time one attempt took, LAST success (UTC)."""
 
     def _show_table(self, options: dict[str, Any]) -> None:
         selection = self._selection(options)
-        totals = stats.totals(selection)
-        backlog = stats.backlog(selection.owner_id, selection.webhook_ids)
-        workers = sum(one.is_alive for one in stats.workers())
+        totals = history.totals(selection)
+        backlog = present.backlog(selection.owner_id, selection.webhook_ids)
+        workers = sum(one.is_alive for one in present.workers())
         lines = GROUPS[options["by"]](selection, totals, options["limit"])
         for line in lines:
             self.show(line)
@@ -106,15 +106,15 @@ time one attempt took, LAST success (UTC)."""
 
     def _show_json(self, options: dict[str, Any]) -> None:
         selection = self._selection(options)
-        totals = stats.totals(selection)
+        totals = history.totals(selection)
         self.show_json(
             {
                 "since": catalog.wire_time(selection.since),
                 "by": options["by"],
                 "groups": _groups(options["by"], selection, totals, options["limit"]),
                 "totals": _figures(totals),
-                "backlog": document(stats.backlog(selection.owner_id, selection.webhook_ids)),
-                "workersAlive": sum(one.is_alive for one in stats.workers()),
+                "backlog": document(present.backlog(selection.owner_id, selection.webhook_ids)),
+                "workersAlive": sum(one.is_alive for one in present.workers()),
             }
         )
 
@@ -124,29 +124,29 @@ def _groups(by: str, selection: Selection, totals: Figures, limit: int) -> list[
         return [
             {"id": one.public_id, "name": one.name, "url": one.url, "state": one.state}
             | _figures(one.figures)
-            for one in stats.by_webhook(selection, limit=limit)
+            for one in history.by_webhook(selection, limit=limit)
         ]
     if by == "type":
-        found = stats.by_type(selection).items()
+        found = history.by_type(selection).items()
         return [{"type": name} | _figures(figures) for name, figures in found]
     if by == "status":
         return [
             {"status": status, "deliveries": count} for status, count in totals.by_status.items()
         ]
-    return [document(one) for one in stats.failures(selection)]
+    return [document(one) for one in history.failures(selection)]
 
 
 def _webhook_lines(selection: Selection, totals: Figures, limit: int) -> list[str]:
     rows = [
         [one.public_id, one.name, one.state, *_row(one.figures)]
-        for one in stats.by_webhook(selection, limit=limit)
+        for one in history.by_webhook(selection, limit=limit)
     ]
     rows.append(["all", "", "", *_row(totals)])
     return table(["WEBHOOK", "NAME", "STATE", *FIGURES], rows, right=NUMBERS)
 
 
 def _type_lines(selection: Selection, totals: Figures, limit: int) -> list[str]:
-    rows = [[name, *_row(figures)] for name, figures in stats.by_type(selection).items()]
+    rows = [[name, *_row(figures)] for name, figures in history.by_type(selection).items()]
     rows.append(["all", *_row(totals)])
     return table(["TYPE", *FIGURES], rows, right=NUMBERS)
 
@@ -170,7 +170,7 @@ def _kind_lines(selection: Selection, totals: Figures, limit: int) -> list[str]:
             f"{one.webhooks:,}",
             _time(one.last_at),
         ]
-        for one in stats.failures(selection)
+        for one in history.failures(selection)
     ]
     header = ["KIND", "CODE", "MEANING", "ATTEMPTS", "DELIVERIES", "WEBHOOKS", "LAST"]
     return table(header, rows, right=NUMBERS)

@@ -1,28 +1,21 @@
-"""The figures that the dashboard, the API and `manage.py stats` show, so that all three agree.
+"""What became of the deliveries *created in a time range*, and of their attempts.
 
-Three questions, each a bounded number of statements:
-
-- what became of the deliveries *created in a time range* and of their attempts: totals(),
-  by_webhook(), by_type(), failures(), series(). All of them count the same rows, found through the
-  time-ordered primary keys; the cost grows with the range, not with the table.
-- what waits *now*: backlog().
-- who works: workers(), chores().
+The dashboard, the API and `manage.py stats` show the same figures. totals(), by_webhook(),
+by_type(), failures() and series() count the same rows, found through the time-ordered primary keys,
+in a bounded number of statements: the cost grows with the range, not with the table.
 
 Reads only; nothing here is exact to the millisecond while workers write.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
-from django.db import connection
-
 from webhooks.choices import DeliveryStatus
-from webhooks.dispatch.life import MOST_CRASHES, SILENCE_BEFORE_DEATH_SECONDS
+from webhooks.dispatch.life import MOST_CRASHES
+from webhooks.figures.statements import query
 from webhooks.ids import WEBHOOK_PREFIX, first_id_of
-from webhooks.postgres.horizon import IS_IN_ORDER
 
 LAST_ID = UUID(int=2**128 - 1)
 
@@ -142,38 +135,6 @@ class Bucket:
     open: int
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """What has not ended, now."""
-
-    due: int
-    """Could be sent at once."""
-    oldest_due_seconds: float | None
-    """How long the oldest of these has been due."""
-    held: int
-    """Due, but the webhook is disabled, paused with all others, asked for time, has an open breaker,
-    or is ordered and waits for an older transaction to end (webhooks/postgres/horizon.py)."""
-    scheduled: int
-    """Not due yet: retries, and redeliveries spread by a rate."""
-    retrying: int
-    sending: int
-    unfinished: int
-    is_paused: bool
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerLife:
-    """A worker that has not ended in order."""
-
-    id: UUID
-    host: str
-    pid: int
-    started_at: datetime
-    in_flight: int
-    silent_seconds: float
-    is_alive: bool
-
-
 # Folded away by the planner where the parameter is null: Django binds parameters on the client.
 CHOSEN_SQL = """
 WITH chosen AS (
@@ -225,7 +186,7 @@ BY_TYPE_SQL = CHOSEN_SQL + COUNTED_SQL.format(group="event_type")
 
 def totals(selection: Selection) -> Figures:
     """Return the figures of all selected deliveries together. One statement."""
-    rows = _query(TOTALS_SQL, {**selection.parameters(), "limit": 1})
+    rows = query(TOTALS_SQL, {**selection.parameters(), "limit": 1})
     return Figures(*rows[0][1:]) if rows else Figures()
 
 
@@ -235,10 +196,10 @@ def by_webhook(selection: Selection, *, limit: int = 100) -> list[WebhookFigures
     A page that lists webhooks names them in `selection.webhook_ids`; who is missing in the answer
     had no deliveries. Two statements.
     """
-    rows = _query(BY_WEBHOOK_SQL, {**selection.parameters(), "limit": limit})
+    rows = query(BY_WEBHOOK_SQL, {**selection.parameters(), "limit": limit})
     about: dict[UUID, tuple[str, str, str]] = {
         id_: (name, url, state)
-        for id_, name, url, state in _query(WEBHOOKS_SQL, {"ids": [row[0] for row in rows]})
+        for id_, name, url, state in query(WEBHOOKS_SQL, {"ids": [row[0] for row in rows]})
     }
     return [WebhookFigures(row[0], *about[row[0]], Figures(*row[1:])) for row in rows]
 
@@ -253,7 +214,7 @@ SELECT id, name, url,
 
 def by_type(selection: Selection) -> dict[str, Figures]:
     """Return the figures of each event type with selected deliveries. One statement."""
-    rows = _query(BY_TYPE_SQL, {**selection.parameters(), "limit": None})
+    rows = query(BY_TYPE_SQL, {**selection.parameters(), "limit": None})
     return {row[0]: Figures(*row[1:]) for row in rows}
 
 
@@ -269,7 +230,7 @@ FAILURES_SQL = CHOSEN_SQL + FAILED_SQL
 
 def failures(selection: Selection) -> list[FailureFigures]:
     """Return how attempts failed, by kind and response code, the most frequent first."""
-    return [FailureFigures(*row) for row in _query(FAILURES_SQL, selection.parameters())]
+    return [FailureFigures(*row) for row in query(FAILURES_SQL, selection.parameters())]
 
 
 BUCKETS_SQL = """, counted AS (
@@ -302,7 +263,7 @@ def series(selection: Selection, size: BucketSize = "hour") -> list[Bucket]:
         "since": selection.since,
         "until": selection.until,
     }
-    return [Bucket(*row) for row in _query(SERIES_SQL, parameters)]
+    return [Bucket(*row) for row in query(SERIES_SQL, parameters)]
 
 
 HOURS_BY_WEBHOOK_SQL = """
@@ -319,7 +280,7 @@ SERIES_BY_WEBHOOK_SQL = CHOSEN_SQL + HOURS_BY_WEBHOOK_SQL
 def series_by_webhook(selection: Selection) -> dict[UUID, list[Bucket]]:
     """Return series() by the hour for each webhook with deliveries, without the empty hours."""
     buckets: dict[UUID, list[Bucket]] = {}
-    for webhook_id, *columns in _query(SERIES_BY_WEBHOOK_SQL, selection.parameters()):
+    for webhook_id, *columns in query(SERIES_BY_WEBHOOK_SQL, selection.parameters()):
         buckets.setdefault(webhook_id, []).append(Bucket(*columns))
     return buckets
 
@@ -347,7 +308,7 @@ def last_errors(since: datetime, webhook_ids: tuple[UUID, ...]) -> dict[UUID, La
     parameters = {"first": first_id_of(since), "webhooks": list(webhook_ids)}
     return {
         webhook_id: LastError(*columns)
-        for webhook_id, *columns in _query(LAST_ERRORS_SQL, parameters)
+        for webhook_id, *columns in query(LAST_ERRORS_SQL, parameters)
     }
 
 
@@ -373,7 +334,7 @@ def worst(selection: Selection, *, limit: int) -> dict[UUID, Figures]:
         webhook_id: Figures(
             deliveries=deliveries, succeeded=succeeded, failed=failed, retrying=retrying
         )
-        for webhook_id, deliveries, succeeded, failed, retrying in _query(
+        for webhook_id, deliveries, succeeded, failed, retrying in query(
             WORST_SQL, {**selection.parameters(), "limit": limit}
         )
     }
@@ -417,13 +378,13 @@ class Hour:
 def hours(selection: Selection) -> list[Hour]:
     """Return series() by the hour with the times to delivery. One statement."""
     parameters = selection.parameters() | {"since": selection.since, "until": selection.until}
-    return [Hour(Bucket(*row[:6]), *row[6:]) for row in _query(HOURS_SQL, parameters)]
+    return [Hour(Bucket(*row[:6]), *row[6:]) for row in query(HOURS_SQL, parameters)]
 
 
 def events_since(since: datetime) -> int:
     """Return how many events were triggered since a time. One statement."""
     sql = "SELECT count(*) FROM webhooks_event WHERE id >= %(first)s"
-    return int(_query(sql, {"first": first_id_of(since)})[0][0])
+    return int(query(sql, {"first": first_id_of(since)})[0][0])
 
 
 PARKED_SQL = """
@@ -435,128 +396,4 @@ SELECT count(*) FROM webhooks_delivery
 def parked_since(since: datetime) -> int:
     """Return how many deliveries created since then were given up because workers died while
     sending them. One statement."""
-    return int(_query(PARKED_SQL, {"first": first_id_of(since)})[0][0])
-
-
-# A webhook that is limited, or slow, has due rows too; they count as due, since they may go.
-BACKLOG_SQL = f"""
-SELECT count(*) FILTER (WHERE is_due AND may_go),
-       extract(epoch FROM clock_timestamp()
-           - min(next_attempt_at) FILTER (WHERE is_due AND may_go))::float8,
-       count(*) FILTER (WHERE is_due AND NOT may_go),
-       count(*) FILTER (WHERE NOT is_due AND claimed_by IS NULL),
-       count(*) FILTER (WHERE status = 'RETRYING'),
-       count(*) FILTER (WHERE status = 'SENDING'),
-       count(*),
-       EXISTS (SELECT FROM webhooks_pause)
-  FROM (SELECT d.status, d.claimed_by, d.next_attempt_at,
-               d.claimed_by IS NULL AND d.next_attempt_at <= clock_timestamp() AS is_due,
-               w.active AND w.deleted_at IS NULL AND w.breaker_state = 'closed'
-                   AND coalesce(w.held_until <= clock_timestamp(), true)
-                   AND NOT EXISTS (SELECT FROM webhooks_pause)
-                   AND (NOT w.ordered OR d.order_key IS NULL OR {IS_IN_ORDER}) AS may_go
-          FROM webhooks_delivery d JOIN webhooks_webhook w ON w.id = d.webhook_id
-         WHERE d.finished_at IS NULL
-           AND (%(owner)s::uuid IS NULL OR d.owner_id = %(owner)s)
-           AND (%(webhooks)s::uuid[] IS NULL OR d.webhook_id = ANY(%(webhooks)s))
-       ) AS unfinished
-"""  # noqa: S608 (constants only)
-
-
-def backlog(owner_id: UUID | None = None, webhook_ids: tuple[UUID, ...] | None = None) -> Backlog:
-    """Return what has not ended, of everybody or of an owner's or some webhooks. One statement."""
-    parameters = {
-        "owner": owner_id,
-        "webhooks": None if webhook_ids is None else list(webhook_ids),
-    }
-    return Backlog(*_query(BACKLOG_SQL, parameters)[0])
-
-
-WORKERS_SQL = """
-SELECT id, host, pid, started_at, in_flight, silent_seconds,
-       declared_dead_at IS NULL AND silent_seconds <= %(silence)s
-  FROM (SELECT *, greatest(extract(epoch FROM clock_timestamp() - beat_at), 0)::float8
-                      AS silent_seconds
-          FROM webhooks_workerheartbeat) AS worker
- ORDER BY started_at, id
-"""
-
-
-def workers() -> list[WorkerLife]:
-    """Return the workers that run, and those that died lately, oldest first. One statement."""
-    return [
-        WorkerLife(*row) for row in _query(WORKERS_SQL, {"silence": SILENCE_BEFORE_DEATH_SECONDS})
-    ]
-
-
-@dataclass(frozen=True, slots=True)
-class FullWindow:
-    """A webhook that waits for its own receiver: it has as many requests under way as it may."""
-
-    workers: int
-    """How many have it at its limit."""
-    requests: int
-    """At a time, in all of them."""
-    usual_ms: int
-    """In which its receiver usually answers."""
-
-
-FULL_WINDOW_SQL = """
-SELECT count(*)::int, coalesce(sum((full_windows -> %(webhook)s ->> 0)::int), 0)::int,
-       coalesce(max((full_windows -> %(webhook)s ->> 1)::int), 0)::int
-  FROM webhooks_workerheartbeat
- WHERE full_windows ? %(webhook)s AND declared_dead_at IS NULL
-   AND beat_at > clock_timestamp() - make_interval(secs => %(silence)s)
-"""
-
-
-def full_window(webhook_id: UUID) -> FullWindow | None:
-    """Return what holds a webhook's deliveries back at its receiver, as of the workers' last beats;
-    None where nothing does. One statement."""
-    parameters = {"webhook": webhook_id.hex, "silence": SILENCE_BEFORE_DEATH_SECONDS}
-    found = FullWindow(*_query(FULL_WINDOW_SQL, parameters)[0])
-    return found if found.workers else None
-
-
-@dataclass(frozen=True, slots=True)
-class ChoreState:
-    """The schedule of a chore of housekeeping, and how its last turns ended."""
-
-    name: str
-    due_seconds: float
-    """For how long it has been due and nobody was at it; negative until it is due."""
-    started_at: datetime | None
-    finished_at: datetime | None
-    """When a run last came to its end."""
-    failures: int
-    """Turns in a row that failed or never ended."""
-    last_error: str
-    is_under_way: bool
-
-    @property
-    def is_overdue(self) -> bool:
-        return self.due_seconds > CHORE_OVERDUE_SECONDS
-
-
-CHORE_OVERDUE_SECONDS = 120.0
-"""Workers look at the schedule every half minute."""
-
-# A local chore has no turns: its due time says only how long it rests after a failure.
-CHORES_SQL = """
-SELECT name, CASE WHEN claimed_by IS NOT NULL AND leased_until IS NULL THEN 0.0 ELSE
-           extract(epoch FROM clock_timestamp() - greatest(due_at, leased_until)) END::float8,
-       started_at, finished_at, failures, last_error,
-       coalesce(leased_until > clock_timestamp(), false)
-  FROM webhooks_chore ORDER BY name
-"""
-
-
-def chores() -> list[ChoreState]:
-    """Return the chores that workers do or did, by name. One statement."""
-    return [ChoreState(*row) for row in _query(CHORES_SQL, {})]
-
-
-def _query(sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        return list(cursor.fetchall())
+    return int(query(PARKED_SQL, {"first": first_id_of(since)})[0][0])

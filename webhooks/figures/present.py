@@ -1,0 +1,159 @@
+"""What waits and who works *now*: the backlog, the workers, their chores, webhooks at their limit."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from webhooks.dispatch.life import SILENCE_BEFORE_DEATH_SECONDS
+from webhooks.figures.statements import query
+from webhooks.postgres.horizon import IS_IN_ORDER
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What has not ended, now."""
+
+    due: int
+    """Could be sent at once."""
+    oldest_due_seconds: float | None
+    """How long the oldest of these has been due."""
+    held: int
+    """Due, but the webhook is disabled, paused with all others, asked for time, has an open breaker,
+    or is ordered and waits for an older transaction to end (webhooks/postgres/horizon.py)."""
+    scheduled: int
+    """Not due yet: retries, and redeliveries spread by a rate."""
+    retrying: int
+    sending: int
+    unfinished: int
+    is_paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLife:
+    """A worker that has not ended in order."""
+
+    id: UUID
+    host: str
+    pid: int
+    started_at: datetime
+    in_flight: int
+    silent_seconds: float
+    is_alive: bool
+
+
+# A webhook that is limited, or slow, has due rows too; they count as due, since they may go.
+BACKLOG_SQL = f"""
+SELECT count(*) FILTER (WHERE is_due AND may_go),
+       extract(epoch FROM clock_timestamp()
+           - min(next_attempt_at) FILTER (WHERE is_due AND may_go))::float8,
+       count(*) FILTER (WHERE is_due AND NOT may_go),
+       count(*) FILTER (WHERE NOT is_due AND claimed_by IS NULL),
+       count(*) FILTER (WHERE status = 'RETRYING'),
+       count(*) FILTER (WHERE status = 'SENDING'),
+       count(*),
+       EXISTS (SELECT FROM webhooks_pause)
+  FROM (SELECT d.status, d.claimed_by, d.next_attempt_at,
+               d.claimed_by IS NULL AND d.next_attempt_at <= clock_timestamp() AS is_due,
+               w.active AND w.deleted_at IS NULL AND w.breaker_state = 'closed'
+                   AND coalesce(w.held_until <= clock_timestamp(), true)
+                   AND NOT EXISTS (SELECT FROM webhooks_pause)
+                   AND (NOT w.ordered OR d.order_key IS NULL OR {IS_IN_ORDER}) AS may_go
+          FROM webhooks_delivery d JOIN webhooks_webhook w ON w.id = d.webhook_id
+         WHERE d.finished_at IS NULL
+           AND (%(owner)s::uuid IS NULL OR d.owner_id = %(owner)s)
+           AND (%(webhooks)s::uuid[] IS NULL OR d.webhook_id = ANY(%(webhooks)s))
+       ) AS unfinished
+"""  # noqa: S608 (constants only)
+
+
+def backlog(owner_id: UUID | None = None, webhook_ids: tuple[UUID, ...] | None = None) -> Backlog:
+    """Return what has not ended, of everybody or of an owner's or some webhooks. One statement."""
+    parameters = {
+        "owner": owner_id,
+        "webhooks": None if webhook_ids is None else list(webhook_ids),
+    }
+    return Backlog(*query(BACKLOG_SQL, parameters)[0])
+
+
+WORKERS_SQL = """
+SELECT id, host, pid, started_at, in_flight, silent_seconds,
+       declared_dead_at IS NULL AND silent_seconds <= %(silence)s
+  FROM (SELECT *, greatest(extract(epoch FROM clock_timestamp() - beat_at), 0)::float8
+                      AS silent_seconds
+          FROM webhooks_workerheartbeat) AS worker
+ ORDER BY started_at, id
+"""
+
+
+def workers() -> list[WorkerLife]:
+    """Return the workers that run, and those that died lately, oldest first. One statement."""
+    return [
+        WorkerLife(*row) for row in query(WORKERS_SQL, {"silence": SILENCE_BEFORE_DEATH_SECONDS})
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class FullWindow:
+    """A webhook that waits for its own receiver: it has as many requests under way as it may."""
+
+    workers: int
+    """How many have it at its limit."""
+    requests: int
+    """At a time, in all of them."""
+    usual_ms: int
+    """In which its receiver usually answers."""
+
+
+FULL_WINDOW_SQL = """
+SELECT count(*)::int, coalesce(sum((full_windows -> %(webhook)s ->> 0)::int), 0)::int,
+       coalesce(max((full_windows -> %(webhook)s ->> 1)::int), 0)::int
+  FROM webhooks_workerheartbeat
+ WHERE full_windows ? %(webhook)s AND declared_dead_at IS NULL
+   AND beat_at > clock_timestamp() - make_interval(secs => %(silence)s)
+"""
+
+
+def full_window(webhook_id: UUID) -> FullWindow | None:
+    """Return what holds a webhook's deliveries back at its receiver, as of the workers' last beats;
+    None where nothing does. One statement."""
+    parameters = {"webhook": webhook_id.hex, "silence": SILENCE_BEFORE_DEATH_SECONDS}
+    found = FullWindow(*query(FULL_WINDOW_SQL, parameters)[0])
+    return found if found.workers else None
+
+
+@dataclass(frozen=True, slots=True)
+class ChoreState:
+    """The schedule of a chore of housekeeping, and how its last turns ended."""
+
+    name: str
+    due_seconds: float
+    """For how long it has been due and nobody was at it; negative until it is due."""
+    started_at: datetime | None
+    finished_at: datetime | None
+    """When a run last came to its end."""
+    failures: int
+    """Turns in a row that failed or never ended."""
+    last_error: str
+    is_under_way: bool
+
+    @property
+    def is_overdue(self) -> bool:
+        return self.due_seconds > CHORE_OVERDUE_SECONDS
+
+
+CHORE_OVERDUE_SECONDS = 120.0
+"""Workers look at the schedule every half minute."""
+
+# A local chore has no turns: its due time says only how long it rests after a failure.
+CHORES_SQL = """
+SELECT name, CASE WHEN claimed_by IS NOT NULL AND leased_until IS NULL THEN 0.0 ELSE
+           extract(epoch FROM clock_timestamp() - greatest(due_at, leased_until)) END::float8,
+       started_at, finished_at, failures, last_error,
+       coalesce(leased_until > clock_timestamp(), false)
+  FROM webhooks_chore ORDER BY name
+"""
+
+
+def chores() -> list[ChoreState]:
+    """Return the chores that workers do or did, by name. One statement."""
+    return [ChoreState(*row) for row in query(CHORES_SQL, {})]

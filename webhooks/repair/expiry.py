@@ -1,0 +1,56 @@
+"""Remove what is simply too old: stored API responses and audit entries."""
+
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import connection
+from django.utils import timezone
+
+from webhooks.ids import first_id_of
+from webhooks.repair.retention import FIRST_BATCH, leave_to_the_workers
+
+ANSWERS_KEPT_FOR = timedelta(hours=24)
+"""How long a POST can be repeated with its Idempotency-Key (webhooks/api/idempotency.py)."""
+
+
+FORGET_ANSWERS_SQL = """
+DELETE FROM webhooks_idempotentanswer
+ WHERE id IN (
+    SELECT id FROM webhooks_idempotentanswer
+     WHERE created_at <= statement_timestamp() - make_interval(secs => %(kept)s)
+     ORDER BY created_at LIMIT %(batch)s
+       FOR UPDATE SKIP LOCKED)
+"""
+
+FORGET_AUDIT_ENTRIES_SQL = """
+DELETE FROM webhooks_auditentry
+ WHERE id IN (
+    SELECT id FROM webhooks_auditentry
+     WHERE id < %(last)s
+     ORDER BY id LIMIT %(batch)s
+       FOR UPDATE SKIP LOCKED)
+"""
+
+
+def forget_answers() -> bool:
+    """Remove a batch of stored responses whose time is up; returns whether there may be more."""
+    return _forget(FORGET_ANSWERS_SQL, {"kept": ANSWERS_KEPT_FOR.total_seconds()})
+
+
+def forget_audit_entries() -> bool:
+    """Remove a batch of entries older than WEBHOOKS_AUDIT_RETENTION_DAYS; likewise."""
+    kept = timedelta(days=settings.WEBHOOKS_AUDIT_RETENTION_DAYS)
+    return _forget(FORGET_AUDIT_ENTRIES_SQL, {"last": first_id_of(timezone.now() - kept)})
+
+
+def _forget(sql: str, parameters: Mapping[str, Any]) -> bool:
+    started_at = time.monotonic()
+    with connection.cursor() as cursor:
+        cursor.execute(sql, {**parameters, "batch": FIRST_BATCH})
+        has_more = bool(cursor.rowcount == FIRST_BATCH)
+    if has_more:
+        leave_to_the_workers(time.monotonic() - started_at)
+    return has_more

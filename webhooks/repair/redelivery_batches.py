@@ -1,0 +1,306 @@
+"""Carry redeliveries out, batch by batch: workers do, and a command may do so itself.
+
+Each batch is one transaction that also moves the cursor, so that a redelivery goes on after a crash
+where it stopped and nothing is queued twice. A batch waits for no row that somebody else has locked:
+it passes over it and comes back. A redelivery that cannot be carried out is marked as failed, with
+the reason, and holds up no other.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import (
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+    connection,
+    transaction,
+)
+from django.db.models import F, QuerySet, Window
+from django.db.models.functions import Now, RowNumber
+from django.utils import timezone
+
+from webhooks.errors import RedeliveryScopeError
+from webhooks.ids import new_id
+from webhooks.models import Delivery, Redelivery, Webhook
+from webhooks.models.delivery import NO_OWNER
+from webhooks.outbox import wakeup
+from webhooks.postgres.sql import limited_transaction
+from webhooks.repair.chores import in_one_line
+from webhooks.repair.redelivery_scope import Scope, matching, missing
+
+logger = logging.getLogger(__name__)
+
+BATCH = 5000
+"""Deliveries in one transaction: about a fifth of a second, in which they are locked."""
+TURN_SECONDS = 1.0
+"""How long one turn of housekeeping goes on with redeliveries, once each person had a batch."""
+LONGEST_TURN_SECONDS = 5.0
+AT_ONCE = 100
+"""Redeliveries that one turn looks at."""
+LOOK_AGAIN = timedelta(seconds=1)
+"""How soon a redelivery comes back to rows that were locked."""
+MOST_FAILURES = 10
+"""Batches that Postgres refuses, one after the other, until the redelivery is given up."""
+LONGEST_PAUSE_SECONDS = 300
+
+REFUSALS = (OperationalError, ProgrammingError, InterfaceError)
+"""What Postgres may think better of: a time-out, a deadlock, a table that is being migrated."""
+
+
+def run(redelivery_id: UUID) -> None:
+    """Carry a redelivery out to its end."""
+    while advance(redelivery_id):
+        pass
+
+
+def advance_all() -> bool:
+    """Carry out batches of those that run, in turn, for a second; returns whether more is to be done.
+
+    Every person gets a batch before anybody gets a second one; among a person's requests the one that
+    has waited longest comes first.
+    """
+    started_at = time.monotonic()
+    has_more = False
+    for redelivery_id, place in _due():
+        seconds = time.monotonic() - started_at
+        if seconds > (TURN_SECONDS if place > 1 else LONGEST_TURN_SECONDS):
+            return True
+        has_more |= advance(redelivery_id)
+    return has_more
+
+
+def _due() -> list[tuple[UUID, int]]:
+    """Return redeliveries and, from 1, their places in the line of the person who asked."""
+    due = Redelivery.objects.filter(status=Redelivery.Status.RUNNING, due_at__lte=Now())
+    place = Window(RowNumber(), partition_by=F("requested_by"), order_by="due_at")
+    in_turn = due.annotate(place=place).order_by("place", "due_at")
+    return list(in_turn.values_list("id", "place")[:AT_ONCE])
+
+
+def advance(redelivery_id: UUID) -> bool:
+    """Carry out one batch; returns whether more is to be done at once. Any number may try.
+
+    What cannot be carried out is marked as failed. Raises only the errors of a database that is away.
+    """
+    try:
+        return _advance(redelivery_id)
+    except RedeliveryScopeError as problem:
+        _give_up(redelivery_id, str(problem))
+    except REFUSALS as problem:
+        # A statement of this one was refused or ended; that of the next one need not be.
+        is_cut_off = not connection.is_usable()
+        if is_cut_off:
+            connection.close()
+        _postpone(redelivery_id, in_one_line(problem))
+        if is_cut_off:
+            raise
+    except Exception as problem:
+        # The failure becomes the row's, so that the others go on.
+        logger.exception("Redelivery %s failed.", redelivery_id)
+        _give_up(redelivery_id, in_one_line(problem))
+    return False
+
+
+def _postpone(redelivery_id: UUID, reason: str) -> None:
+    """Try again after a growing pause, or give it up after the last of them."""
+    with limited_transaction():
+        redelivery = _lock(redelivery_id)
+        if redelivery is None:
+            return
+        if redelivery.failures + 1 >= MOST_FAILURES:
+            _give_up(redelivery_id, reason)
+            return
+        pause = min(2**redelivery.failures, LONGEST_PAUSE_SECONDS)
+        Redelivery.objects.filter(id=redelivery_id).update(
+            failures=F("failures") + 1, due_at=Now() + timedelta(seconds=pause), error=reason
+        )
+
+
+def _give_up(redelivery_id: UUID, reason: str) -> None:
+    with limited_transaction():
+        if _lock(redelivery_id) is not None:
+            Redelivery.objects.filter(id=redelivery_id).update(
+                status=Redelivery.Status.FAILED, finished_at=timezone.now(), error=reason
+            )
+
+
+def _lock(redelivery_id: UUID) -> Redelivery | None:
+    """Lock a redelivery that runs; None where it does not, or somebody else has locked it."""
+    running = Redelivery.objects.filter(id=redelivery_id, status=Redelivery.Status.RUNNING)
+    return running.select_for_update(skip_locked=True, of=("self",), no_key=True).first()
+
+
+def _advance(redelivery_id: UUID) -> bool:
+    with limited_transaction():
+        redelivery = _lock(redelivery_id)
+        if redelivery is None:
+            return False
+        scope = Scope.from_json(redelivery.scope)
+        webhook = _webhook_of(scope)
+        wanted = BATCH
+        if scope.limit is not None:
+            taken = redelivery.queued_count + len(redelivery.passed_over)
+            wanted = max(min(BATCH, scope.limit - taken), 0)
+        room = min(wanted, BATCH - len(redelivery.passed_over))
+        found = _next_ids(redelivery, scope, webhook, room)
+        _queue(redelivery, scope, webhook, [*redelivery.passed_over, *found])
+        is_at_end = len(found) < room or room == wanted < BATCH
+        if found:
+            redelivery.cursor = found[-1]
+        if is_at_end and not redelivery.passed_over:
+            redelivery.status = Redelivery.Status.DONE
+            redelivery.finished_at = timezone.now()
+        redelivery.matched_count = max(redelivery.matched_count, redelivery.queued_count)
+        redelivery.failures, redelivery.error = 0, ""
+        # Only locks of others are left, or the next batch goes behind those of other redeliveries.
+        is_waiting = is_at_end or room == 0
+        redelivery.due_at = Now() + (LOOK_AGAIN if is_waiting else timedelta(0))
+        redelivery.save(update_fields=ADVANCED)
+        transaction.on_commit(wakeup.nudge, robust=True)
+        return not is_waiting
+
+
+ADVANCED = [
+    "status", "finished_at", "cursor", "passed_over", "matched_count", "queued_count", "due_at",
+    "failures", "error",
+]  # fmt: skip
+
+
+def _webhook_of(scope: Scope) -> Webhook | None:
+    """Return the webhook that a scope names, if it does; raises RedeliveryScopeError."""
+    if scope.webhook_id is None:
+        return None
+    webhook = Webhook.objects.filter(id=scope.webhook_id, deleted_at=None).first()
+    if webhook is None:
+        raise RedeliveryScopeError("The webhook was deleted.")
+    return webhook
+
+
+def _next_ids(
+    redelivery: Redelivery, scope: Scope, webhook: Webhook | None, count: int
+) -> list[UUID]:
+    """Return the next deliveries behind the cursor, or for a replay the next events."""
+    found: QuerySet[Any]
+    if redelivery.is_replay:
+        if webhook is None:
+            raise RedeliveryScopeError("A replay needs a webhook.")
+        found = missing(webhook, scope).order_by("id")
+    else:
+        found = matching(scope).exclude(redelivery_id=redelivery.id)
+    if redelivery.cursor:
+        found = found.filter(id__gt=redelivery.cursor)
+    return list(found.values_list("id", flat=True)[:count])
+
+
+def _queue(
+    redelivery: Redelivery, scope: Scope, webhook: Webhook | None, ids: Sequence[UUID]
+) -> None:
+    """Queue what is not locked by others, and note the rest in `passed_over`."""
+    if redelivery.is_replay and webhook is not None:
+        queued, redelivery.passed_over = _create_missing(redelivery, webhook, scope, ids)
+    else:
+        queued, redelivery.passed_over = _repeat(redelivery, scope, ids)
+    redelivery.queued_count += queued
+
+
+# Nothing here waits for a lock: neither for one of a stranger nor for one of a redelivery of the same
+# rows, whichever way round. The events are locked against an erasure (webhooks/repair/retention.py): nothing
+# goes out empty.
+REPEAT_SQL = """
+WITH picked AS MATERIALIZED (
+    SELECT d.id, d.event_id, position
+      FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS p (id, position)
+      JOIN webhooks_delivery d USING (id)
+     WHERE d.status = ANY(%(statuses)s) AND d.claimed_by IS NULL
+       AND d.redelivery_id IS DISTINCT FROM %(redelivery)s
+), free AS MATERIALIZED (
+    SELECT d.id, d.redelivery_id FROM webhooks_delivery d
+     WHERE d.id = ANY(ARRAY(SELECT id FROM picked))
+       AND d.status = ANY(%(statuses)s) AND d.claimed_by IS NULL
+     ORDER BY d.id FOR UPDATE SKIP LOCKED
+), kept AS MATERIALIZED (
+    SELECT e.id, e.payload <> '' AS is_whole FROM webhooks_event e
+     WHERE e.id = ANY(ARRAY(SELECT event_id FROM picked))
+     ORDER BY e.id FOR SHARE SKIP LOCKED
+), taken AS (
+    INSERT INTO webhooks_redeliverytakeover (redelivery_id, delivery_id)
+    SELECT free.redelivery_id, picked.id
+      FROM picked JOIN free USING (id) JOIN kept ON kept.id = picked.event_id AND kept.is_whole
+     WHERE free.redelivery_id IS NOT NULL
+    ON CONFLICT DO NOTHING
+), queued AS (
+    UPDATE webhooks_delivery d
+       SET status = 'PENDING', round = d.round + 1, attempts_before_round = d.attempt_count,
+           next_attempt_at = clock_timestamp()
+               + make_interval(secs => coalesce((%(before)s + picked.position - 1) / %(rate)s, 0)),
+           finished_at = NULL, order_key = NULL, is_suspect = false, crash_count = 0,
+           redelivery_id = %(redelivery)s
+      FROM picked JOIN free USING (id) JOIN kept ON kept.id = picked.event_id AND kept.is_whole
+     WHERE d.id = picked.id
+    RETURNING d.id
+)
+SELECT (SELECT count(*) FROM queued),
+       ARRAY(SELECT picked.id FROM picked LEFT JOIN free USING (id)
+                    LEFT JOIN kept ON kept.id = picked.event_id
+              WHERE free.id IS NULL OR kept.id IS NULL ORDER BY picked.position)
+"""
+
+
+def _repeat(redelivery: Redelivery, scope: Scope, ids: Sequence[UUID]) -> tuple[int, list[UUID]]:
+    """Queue deliveries once more; returns how many, and which of them are locked by others."""
+    if not ids:
+        return 0, []
+    with connection.cursor() as cursor:
+        cursor.execute(
+            REPEAT_SQL,
+            {
+                "ids": list(ids),
+                "statuses": list(scope.statuses),
+                "redelivery": redelivery.id,
+                "before": redelivery.queued_count,
+                "rate": redelivery.rate_limit,
+            },
+        )
+        queued, locked = cursor.fetchone()
+    return queued, locked
+
+
+# Kept true: the audit holds it against the deliveries that exist (webhooks/repair/integrity.py).
+RECOUNT_SQL = """
+UPDATE webhooks_event e
+   SET fanout_count = greatest(e.fanout_count,
+           (SELECT count(*) FROM webhooks_delivery d WHERE d.event_id = e.id))
+ WHERE e.id = ANY(%(ids)s)
+"""
+
+
+def _create_missing(
+    redelivery: Redelivery, webhook: Webhook, scope: Scope, ids: Sequence[UUID]
+) -> tuple[int, list[UUID]]:
+    """Create deliveries of events; returns how many, and which events are locked by others."""
+    found = missing(webhook, scope).filter(id__in=ids).order_by("id")
+    # Locked, so that a purge does not take an event away from under its new delivery.
+    free = list(found.select_for_update(no_key=True, skip_locked=True).values_list("id", "type"))
+    created = Delivery.objects.bulk_create(
+        [
+            Delivery(
+                id=new_id(),
+                event_id=event_id,
+                webhook=webhook,
+                owner_id=webhook.owner_id or NO_OWNER,
+                event_type=event_type,
+                redelivery=redelivery,
+            )
+            for event_id, event_type in free
+        ],
+        ignore_conflicts=True,
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(RECOUNT_SQL, {"ids": [event_id for event_id, _ in free]})
+    # What is still missing was locked, since the others exist by now.
+    return len(created), list(found.values_list("id", flat=True))

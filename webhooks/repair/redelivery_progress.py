@@ -1,0 +1,140 @@
+"""How far a redelivery is, and what became of what it sent."""
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from django.db.models import Count, Exists, Max, Q
+from django.db.models.functions import Now
+
+from webhooks.choices import BreakerState, DeliveryStatus
+from webhooks.models import Delivery, Pause, Redelivery, RedeliveryTakeover
+from webhooks.models.delivery import WAITING, DeliveryQuerySet
+
+PATIENCE = timedelta(seconds=30)
+"""A webhook that asked for less time than this is waited for."""
+IS_OFF = Q(status__in=WAITING) & ~Q(webhook__active=True, webhook__deleted_at=None)
+IS_STOPPED = Q(status=DeliveryStatus.PENDING) & (
+    Q(Exists(Pause.objects.all()))
+    | (~Q(webhook__breaker_state=BreakerState.CLOSED) & Q(webhook__breaker_probe_at__gt=Now()))
+    | Q(webhook__held_until__gt=Now() + PATIENCE)
+)
+SUCCEEDED = Count("id", filter=Q(status=DeliveryStatus.SUCCESS))
+FAILED = Count("id", filter=Q(status__in=(DeliveryStatus.FAILED, DeliveryStatus.CANCELLED)))
+RETRYING = Count("id", filter=Q(status=DeliveryStatus.RETRYING) & ~IS_OFF)
+HELD = Count("id", filter=IS_OFF | IS_STOPPED)
+HELD_FOR_NOW = Count("id", filter=IS_STOPPED & ~IS_OFF)
+UNFINISHED = Count("id", filter=Q(status__in=(*WAITING, DeliveryStatus.SENDING)))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the deliveries of a redelivery have come."""
+
+    matched: int
+    queued: int
+    succeeded: int
+    failed: int
+    retrying: int = 0
+    """Failed once more and will be tried again."""
+    held: int = 0
+    """Wait for a webhook that is switched off, fails or asked for time, or for the end of a pause."""
+    held_for_now: int = 0
+    """Of these, all but those of a webhook that is switched off: they go on by themselves."""
+    unfinished: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all have ended; those that were purged since have, too."""
+        return not self.unfinished
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether nothing is left whose answer is still to come soon."""
+        return self.unfinished <= self.retrying + self.held
+
+
+def _parts(redelivery: Redelivery) -> list[DeliveryQuerySet]:
+    """Return its deliveries: those it queued last, and those that a later redelivery took over.
+
+    Apart, since an index leads to each of them and none to both.
+    """
+    own = Delivery.objects.filter(redelivery=redelivery)
+    takeovers = RedeliveryTakeover.objects.filter(redelivery_id=redelivery.id)
+    taken_over = Delivery.objects.filter(id__in=takeovers.values("delivery_id"))
+    return [own, taken_over.exclude(redelivery=redelivery)]
+
+
+def progress(redelivery: Redelivery) -> Progress:
+    """Return the present counts of a redelivery, whichever one sent its deliveries last."""
+    counts: Counter[str] = Counter()
+    for part in _parts(redelivery):
+        counts.update(
+            part.aggregate(
+                succeeded=SUCCEEDED,
+                failed=FAILED,
+                retrying=RETRYING,
+                held=HELD,
+                held_for_now=HELD_FOR_NOW,
+                unfinished=UNFINISHED,
+            )
+        )
+    return Progress(redelivery.matched_count, redelivery.queued_count, **counts)
+
+
+@dataclass(frozen=True)
+class WebhookOutcome:
+    """What became of one webhook's part of a redelivery."""
+
+    webhook_id: UUID
+    name: str
+    queued: int
+    succeeded: int
+    failed: int
+    retrying: int
+    held: int
+    last_error: str
+    """Of any that failed or is retried, or empty."""
+
+    def __add__(self, other: "WebhookOutcome") -> "WebhookOutcome":
+        return WebhookOutcome(
+            self.webhook_id,
+            self.name,
+            self.queued + other.queued,
+            self.succeeded + other.succeeded,
+            self.failed + other.failed,
+            self.retrying + other.retrying,
+            self.held + other.held,
+            self.last_error or other.last_error,
+        )
+
+
+def outcomes(redelivery: Redelivery) -> list[WebhookOutcome]:
+    """Return what became of a redelivery by webhook, the largest part first. Two statements."""
+    found: dict[UUID, WebhookOutcome] = {}
+    for part in _parts(redelivery):
+        rows = part.values("webhook_id", "webhook__name").annotate(
+            queued=Count("id"),
+            succeeded=SUCCEEDED,
+            failed=FAILED,
+            retrying=RETRYING,
+            held=HELD,
+            last_error=Max(
+                "error", filter=~Q(status__in=(DeliveryStatus.SUCCESS, DeliveryStatus.PENDING))
+            ),
+        )
+        for row in rows:
+            outcome = WebhookOutcome(
+                row["webhook_id"],
+                row["webhook__name"],
+                row["queued"],
+                row["succeeded"],
+                row["failed"],
+                row["retrying"],
+                row["held"],
+                row["last_error"] or "",
+            )
+            earlier = found.get(outcome.webhook_id)
+            found[outcome.webhook_id] = outcome if earlier is None else earlier + outcome
+    return sorted(found.values(), key=lambda outcome: (-outcome.queued, outcome.webhook_id))
