@@ -5,9 +5,12 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export DEBUG ?= 1
 
-.PHONY: setup demo serve test test-full check e2e screenshots fmt docs bench bench-report chaos mutants
+.PHONY: help setup demo serve test test-full check e2e screenshots fmt docs bench bench-report chaos mutants
 
-setup: $(STAMP)
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP)  ## a virtual environment in .venv
 
 $(STAMP): requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed.")'
@@ -16,21 +19,20 @@ $(STAMP): requirements.txt requirements-dev.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $(STAMP)
 
-demo: setup
+demo: setup  ## the main job, working; then the admin on port 8000
 	@$(BIN)/python manage.py migrate --verbosity 0
 	@WEBHOOKS_ALLOWED_NETWORKS=127.0.0.0/8 $(BIN)/python manage.py demo $(ARGS)
 
-# In production mode; ARGS="--port 8000 --processes 2 --threads 32".
-serve: setup
+serve: setup  ## the production server; ARGS="--port 8000 --processes 2 --threads 32"
 	@$(BIN)/python -m config.serve $(ARGS)
 
-test: setup pgbouncer
-	$(BIN)/python -m pytest -n 3 --dist worksteal -rs
+test: setup pgbouncer  ## the tests; ARGS="PATHS OPTIONS" for some of them
+	$(BIN)/python -m pytest -n 3 --dist worksteal -rs $(ARGS)
 
-test-full: setup pgbouncer
+test-full: setup pgbouncer  ## also the slow ones
 	$(BIN)/python -m pytest -m "not e2e" -rs
 
-check: setup
+check: setup  ## format, lint, types, imports, Django's checks
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
@@ -42,10 +44,10 @@ check: setup
 	 $(BIN)/python manage.py check --deploy --fail-level WARNING
 
 # A real browser: Debian's Chromium, or the one that CHROMIUM names.
-e2e: .venv/.e2e browser
+e2e: .venv/.e2e browser  ## the admin in a real browser
 	$(BIN)/python -m pytest -m e2e tests/e2e --tracing retain-on-failure --output var/e2e $(ARGS)
 
-screenshots: .venv/.e2e browser
+screenshots: .venv/.e2e browser  ## pictures of the admin for docs/
 	$(BIN)/python -m pytest -m e2e tests/e2e/screenshots.py -p no:randomly
 
 # The real pooler; without it its tests are skipped.
@@ -66,11 +68,11 @@ browser:
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-e2e.txt
 	@touch $@
 
-bench: .venv/.bench
+bench: .venv/.bench  ## figures beside yardsticks; ARGS=SCENARIO
 	$(BIN)/python -m benchmarks $(ARGS)
 
 # Everything, an hour or so; then docs/performance.md and its plots.
-bench-report: .venv/.bench
+bench-report: .venv/.bench  ## all figures, then docs/performance.md
 	$(BIN)/python -m benchmarks $(or $(ARGS),all)
 	$(BIN)/python -m benchmarks.report
 
@@ -78,14 +80,14 @@ bench-report: .venv/.bench
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	@touch $@
 
-chaos: setup
+chaos: setup  ## break things and count; SEED=1 MINUTES=10
 	$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),1) $(ARGS)
 
 # Sabotages of a copy of the code, each of which chaos or a test has to catch; ARGS names some of them.
-mutants: setup
+mutants: setup  ## sabotage copies of the code; each must be caught
 	$(BIN)/python -m tests.chaos.mutants $(ARGS)
 
-docs: setup
+docs: setup  ## regenerate docs/events.md, commands.md and openapi.yaml
 	@mkdir -p var docs
 	$(BIN)/python manage.py event_reference > var/events.md
 	@mv var/events.md docs/events.md
@@ -93,6 +95,6 @@ docs: setup
 	@mv var/commands.md docs/commands.md
 	$(BIN)/python manage.py spectacular --validate --fail-on-warn --file docs/openapi.yaml
 
-fmt: setup
+fmt: setup  ## format and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Run a management command; in development this also runs Postgres and Valkey (DESIGN section 10)."""
+"""Run a management command; in development this also runs Postgres and Valkey (README.md)."""
 
 import os
 import sys

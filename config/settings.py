@@ -1,4 +1,4 @@
-"""Settings, all from the environment (DESIGN.md section 10). Importing them starts nothing."""
+"""Settings, all from the environment (README.md). Importing them starts nothing."""
 
 import base64
 import ipaddress
@@ -12,12 +12,13 @@ import environ
 from django.core.exceptions import ImproperlyConfigured
 
 from config import server_urls, unfold
+from webhooks.conf import DEFAULTS
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"
 
 MOST_DAYS = 36_525
-"""A hundred years: the calendar has dates for what is so long ago."""
+"""A hundred years: every date that many days ago exists in the calendar."""
 
 env = environ.Env()
 
@@ -89,7 +90,8 @@ def _ports(name: str, default: str) -> list[range]:
     return ranges
 
 
-def _whole_number(name: str, default: int, least: int = 0, most: int = 10**9) -> int:
+def _whole_number(name: str, default: int | None = None, least: int = 0, most: int = 10**9) -> int:
+    default = DEFAULTS[name] if default is None else default
     try:
         number = int(env.str(name, default=str(default)))
     except ValueError:
@@ -99,9 +101,9 @@ def _whole_number(name: str, default: int, least: int = 0, most: int = 10**9) ->
     return number
 
 
-def _days(name: str, default: float) -> float:
+def _days(name: str) -> float:
     try:
-        days = float(env.str(name, default=str(default)))
+        days = float(env.str(name, default=str(DEFAULTS[name])))
     except ValueError:
         days = 0.0
     if not 0 < days <= MOST_DAYS:
@@ -224,10 +226,13 @@ RQ = {"WORKER_CLASS": "webhooks.worker.rq_worker.WebhookWorker", "COMMIT_MODE": 
 RQ_SHOW_ADMIN_LINK = False
 
 WEBHOOKS_ENCRYPTION_KEYS = _encryption_keys()
-WEBHOOKS_DISABLE_AFTER_DAYS = _days("WEBHOOKS_DISABLE_AFTER_DAYS", 5.0)
+WEBHOOKS_DISABLE_AFTER_DAYS = _days("WEBHOOKS_DISABLE_AFTER_DAYS")
 # 0 keeps everything.
-WEBHOOKS_RETENTION_DAYS = _whole_number("WEBHOOKS_RETENTION_DAYS", 0, most=MOST_DAYS)
-WEBHOOKS_AUDIT_RETENTION_DAYS = _whole_number("WEBHOOKS_AUDIT_RETENTION_DAYS", 365, most=MOST_DAYS)
+WEBHOOKS_RETENTION_DAYS = _whole_number("WEBHOOKS_RETENTION_DAYS", most=MOST_DAYS)
+WEBHOOKS_AUDIT_RETENTION_DAYS = _whole_number("WEBHOOKS_AUDIT_RETENTION_DAYS", most=MOST_DAYS)
+
+# What `doctor` takes for a server of config/embedded.py.
+WEBHOOKS_DEVELOPMENT_SERVERS = [str(VAR_DIR), "/remotedevai-"]
 
 # Where webhooks may point and how they get there (docs/security.md).
 WEBHOOKS_REQUIRE_HTTPS = env.bool("WEBHOOKS_REQUIRE_HTTPS", default=not DEBUG)
@@ -329,14 +334,9 @@ if not DEBUG:
 
 # The HTTP API (docs/api.md).
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
-WEBHOOKS_MAX_PER_OWNER = _whole_number("WEBHOOKS_MAX_PER_OWNER", 100)
-WEBHOOKS_API_REQUESTS_PER_MINUTE = {
-    "token": _whole_number("WEBHOOKS_API_REQUESTS_PER_MINUTE", 1200, least=1),
-    "test": 20,
-    "secret": 20,
-    "login": 10,
-    # Requests without a valid token, per address.
-    "refused": 60,
+WEBHOOKS_MAX_PER_OWNER = _whole_number("WEBHOOKS_MAX_PER_OWNER")
+WEBHOOKS_API_REQUESTS_PER_MINUTE = DEFAULTS["WEBHOOKS_API_REQUESTS_PER_MINUTE"] | {
+    "token": _whole_number("WEBHOOKS_API_REQUESTS_PER_MINUTE", 1200, least=1)
 }
 REST_KNOX = {"AUTH_HEADER_PREFIX": "Bearer", "TOKEN_PREFIX": "rdai_"}
 REST_FRAMEWORK: dict[str, Any] = {

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
 from django.contrib.auth import get_user_model
 
+from webhooks import workbench
 from webhooks.admin import charts
 from webhooks.admin.display import health_strip, state_of
 from webhooks.choices import DeliveryStatus
@@ -20,6 +21,7 @@ from webhooks.repair.redelivery_scope import Scope, matching
 
 DAY = timedelta(hours=24)
 PAGE = 50
+SNIPPETS = Path(workbench.__file__).parent / "snippets"
 UNREADABLE = "cannot be decrypted with any key of this installation"
 LANGUAGES = {
     "Python": "python/verify.py",
@@ -106,11 +108,10 @@ def mask(secret: SigningSecret) -> str:
 
 def verify(webhook: Webhook) -> dict[str, Any]:
     """The snippets that verify a signature, as they stand in the documentation and are tested."""
-    folder = settings.BASE_DIR / "docs" / "snippets"
     snippets = [
-        {"language": language, "slug": file.split("/")[0], "code": (folder / file).read_text()}
+        {"language": language, "slug": file.split("/")[0], "code": (SNIPPETS / file).read_text()}
         for language, file in LANGUAGES.items()
-        if (folder / file).exists()
+        if (SNIPPETS / file).exists()
     ]
     return {"snippets": snippets, "public_keys": webhook.public_keys}
 

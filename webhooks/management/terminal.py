@@ -1,4 +1,4 @@
-"""What our commands share: the habits of DESIGN.md and how they talk.
+"""What our commands share: their habits and how they talk.
 
 Data goes to stdout, everything else to stderr; progress only to a terminal. Exit codes: 0 done,
 1 refused or failed, 2 wrong usage, 3 done in part, 130 interrupted.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from webhooks.choices import FailureKind
 
 MAX_DELAY_SECONDS = 12 * 3600
-"""No retry waits longer than this, whatever the exponential says (DESIGN.md section 6)."""
+"""No retry waits longer than this, whatever the exponential says (docs/architecture.md)."""
 
 MAX_RETRY_AFTER_SECONDS = 24 * 3600
 """Longest wait a receiver may ask for."""

@@ -150,7 +150,7 @@ def _harmful_settings() -> Iterator[Finding]:
 
 
 def _is_embedded(where: str) -> bool:
-    return str(settings.VAR_DIR) in where or "/remotedevai-" in where
+    return any(part in where for part in settings.WEBHOOKS_DEVELOPMENT_SERVERS)
 
 
 # The rows.

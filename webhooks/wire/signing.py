@@ -1,4 +1,4 @@
-"""Signatures of both families, made and checked (DESIGN.md section 6).
+"""Signatures of both families, made and checked (docs/architecture.md).
 
 Standard Webhooks: over `id.timestamp.body`, `v1` a base64 HMAC-SHA256 keyed with the decoded
 secret, `v1a` a base64 ed25519 signature. X-Webhook-*: hex HMAC-SHA256 of `timestamp.body`, keyed

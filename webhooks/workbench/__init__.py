@@ -1,0 +1,1 @@
+"""What developers use: a receiver, listen, trigger, test sends, and snippets that verify signatures."""

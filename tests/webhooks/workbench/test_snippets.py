@@ -1,4 +1,4 @@
-"""The snippets in docs/snippets, run as they stand against the shared vectors."""
+"""The snippets in webhooks/workbench/snippets, run as they stand against the shared vectors."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 
 from webhooks.wire.signing import verify_standard
 
-SNIPPETS = Path(__file__).resolve().parents[3] / "docs" / "snippets"
+SNIPPETS = Path(__file__).resolve().parents[3] / "webhooks" / "workbench" / "snippets"
 VECTORS: list[dict[str, Any]] = json.loads((SNIPPETS / "vectors.json").read_text())
 
 COMMANDS: dict[str, tuple[str, Callable[[str, Path], list[str]]]] = {

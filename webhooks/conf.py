@@ -1,0 +1,49 @@
+"""Default settings: a project overrides what it wants, under the same names."""
+
+from typing import Any
+
+from django.conf import settings
+
+DEFAULTS: dict[str, Any] = {
+    # base64 of 32 bytes each, as bytes; the first encrypts. Without one no webhook can be made.
+    "WEBHOOKS_ENCRYPTION_KEYS": [],
+    "WEBHOOKS_DISABLE_AFTER_DAYS": 5.0,
+    # 0 keeps everything.
+    "WEBHOOKS_RETENTION_DAYS": 0,
+    "WEBHOOKS_AUDIT_RETENTION_DAYS": 365,
+    "WEBHOOKS_REQUIRE_HTTPS": True,
+    "WEBHOOKS_ALLOWED_NETWORKS": [],
+    "WEBHOOKS_FORBIDDEN_NETWORKS": [],
+    # Ranges of port numbers.
+    "WEBHOOKS_ALLOWED_PORTS": [range(port, port + 1) for port in (80, 443, 8000, 8080, 8443)],
+    "WEBHOOKS_OWN_HOSTS": [],
+    "WEBHOOKS_PROXY_URL": "",
+    "WEBHOOKS_CA_BUNDLE": "",
+    # Of one Valkey or Redis, for wake-ups.
+    "REDIS_URL": "redis://127.0.0.1:6379/0",
+    # Whether statements may be prepared where the connection allows it.
+    "DATABASE_PREPARED_STATEMENTS": True,
+    # rq, listen or poll.
+    "WEBHOOKS_WAKEUP": "rq",
+    "WEBHOOKS_QUEUE": "default",
+    "WEBHOOKS_JOB_MODULES": [],
+    "WEBHOOKS_MAX_PER_OWNER": 100,
+    "WEBHOOKS_API_REQUESTS_PER_MINUTE": {
+        "token": 1200,
+        "test": 20,
+        "secret": 20,
+        "login": 10,
+        # Requests without a valid token, per address.
+        "refused": 60,
+    },
+    # Parts of addresses that belong to servers of a development environment; `doctor` warns of
+    # them in production.
+    "WEBHOOKS_DEVELOPMENT_SERVERS": [],
+}
+
+
+def apply_defaults() -> None:
+    """Set what the project leaves unset."""
+    for name, value in DEFAULTS.items():
+        if not hasattr(settings, name):
+            setattr(settings, name, value)
