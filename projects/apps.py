@@ -5,4 +5,8 @@ class ProjectsConfig(AppConfig):
     name = "projects"
 
     def ready(self) -> None:
-        from projects import events  # noqa: F401  (declares the event types)
+        # They declare the event types.
+        from projects import (
+            billing,  # noqa: F401
+            events,  # noqa: F401
+        )

@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
+from django.apps import apps
 from django.core.management import get_commands, load_command_class
 from django.core.management.base import BaseCommand, CommandParser
 
-APPS = ("webhooks", "sessions_app")
 INTRODUCTION = """\
 # Commands
 
@@ -21,10 +21,11 @@ This page is made by `make docs`."""
 
 def render() -> str:
     """Return the page in Markdown."""
+    own = {app.name for app in apps.get_app_configs() if "site-packages" not in app.path}
     names = sorted(
         name
         for name, app in get_commands().items()
-        if app in APPS and not name.endswith("_reference")
+        if app in own and not name.endswith("_reference")
     )
     contents = "\n".join(f"- [{name}](#{name}): {_first_sentence(_load(name))}" for name in names)
     return "\n\n".join([INTRODUCTION, contents, *map(_render_command, names)]) + "\n"
