@@ -37,6 +37,7 @@ check: setup  ## format, lint, types, imports, Django's checks
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry .
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	@DEBUG=0 SECRET_KEY=$$($(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(50))') \
 	 WEBHOOKS_ENCRYPTION_KEYS=$$($(BIN)/python -c 'import base64, os; print(base64.b64encode(os.urandom(32)).decode())') \
