@@ -4,6 +4,7 @@ import base64
 import ipaddress
 import re
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
-from config import server_urls, unfold
+from config import logs, server_urls, unfold
 from webhooks.conf import DEFAULTS
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -146,12 +147,12 @@ def _queue_name() -> str:
     return name
 
 
-def _wakeup() -> str:
-    ways = ("rq", "listen", "poll")
-    way = str(env.str("WEBHOOKS_WAKEUP", default="rq"))
-    if way not in ways:
-        raise ImproperlyConfigured(f"WEBHOOKS_WAKEUP must be one of {', '.join(ways)}.")
-    return way
+def _one_of(name: str, choices: Sequence[str]) -> str:
+    """Return one of the choices, the first by default."""
+    value = str(env.str(name, default=choices[0]))
+    if value not in choices:
+        raise ImproperlyConfigured(f"{name} must be one of {', '.join(choices)}.")
+    return value
 
 
 def _ca_bundle() -> str:
@@ -210,7 +211,7 @@ DATABASES["default"] |= {
 DATABASE_PREPARED_STATEMENTS = _prepared_statements()
 
 # How workers learn at once that something is due (docs/reliability.md).
-WEBHOOKS_WAKEUP = _wakeup()
+WEBHOOKS_WAKEUP = _one_of("WEBHOOKS_WAKEUP", ("rq", "listen", "poll"))
 # The queue of wake-ups, and the modules whose functions are jobs (docs/reliability.md).
 WEBHOOKS_QUEUE = _queue_name()
 WEBHOOKS_JOB_MODULES = env.list("WEBHOOKS_JOB_MODULES", default=[])
@@ -274,6 +275,8 @@ INSTALLED_APPS = [
 # knox's own token model is replaced by ours and needs no table.
 MIGRATION_MODULES = {"knox": None}
 MIDDLEWARE = [
+    # First: probes come by address, over plain HTTP.
+    "config.health.health",
     "webhooks.api.middleware.RequestIdMiddleware",
     "webhooks.api.middleware.ApiMiddleware",
     "django.middleware.security.SecurityMiddleware",
@@ -326,9 +329,15 @@ UNFOLD = unfold.UNFOLD
 
 if not DEBUG:
     SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=True)
-    SECURE_HSTS_SECONDS = 31_536_000
-    SECURE_HSTS_INCLUDE_SUBDOMAINS = True
-    SECURE_HSTS_PRELOAD = True
+    # A proxy that ends TLS: the header that says so, which it must set on every request.
+    if header := env.str("SECURE_PROXY_SSL_HEADER", default=""):
+        SECURE_PROXY_SSL_HEADER = (f"HTTP_{header.upper().replace('-', '_')}", "https")
+    CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+    SECURE_HSTS_SECONDS = _whole_number("SECURE_HSTS_SECONDS", 31_536_000)
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = env.bool("SECURE_HSTS_INCLUDE_SUBDOMAINS", default=True)
+    # Browsers forget a site of their preload list only after months, so it is for you to ask for.
+    SECURE_HSTS_PRELOAD = env.bool("SECURE_HSTS_PRELOAD", default=False)
+    SILENCED_SYSTEM_CHECKS = ["security.W021"]
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
 
@@ -394,10 +403,7 @@ SPECTACULAR_SETTINGS = {
     ],
 }
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "loggers": {"webhooks": {"handlers": ["console"], "level": "INFO"}},
-}
+LOGGING = logs.configuration(_one_of("LOG_LEVEL", logs.LEVELS), _one_of("LOG_FORMAT", logs.FORMATS))
+
+if SENTRY_DSN := env.str("SENTRY_DSN", default=""):
+    logs.report_to_sentry(SENTRY_DSN)

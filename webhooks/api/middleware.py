@@ -15,6 +15,7 @@ from webhooks.api.problems import (
     answer_our_mistake,
     answer_outside_views,
 )
+from webhooks.context import request_id as current_request_id
 from webhooks.ids import new_id
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,11 @@ class RequestIdMiddleware:
         given = request.META.get("HTTP_X_REQUEST_ID", "")
         request_id = given if ACCEPTABLE_ID.fullmatch(given) else new_id().hex
         request.request_id = request_id  # type: ignore[attr-defined]
-        response = self.get_response(request)
+        token = current_request_id.set(request_id)
+        try:
+            response = self.get_response(request)
+        finally:
+            current_request_id.reset(token)
         response["X-Request-ID"] = request_id
         return response
 

@@ -1,0 +1,74 @@
+"""What load balancers and orchestrators ask: does this process run, and can it do its work?
+
+Both answer before hosts and schemes are checked: probes come by address and over plain HTTP.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+
+from django.db import DatabaseError, InterfaceError, connection
+from django.db.migrations.executor import MigrationExecutor
+from django.http import HttpRequest, HttpResponse, JsonResponse
+
+from webhooks.errors import EncryptionKeyError
+from webhooks.ids import new_id
+from webhooks.models.encryption import decrypt, encrypt
+
+KEPT_SECONDS = 1.0
+"""How long a process gives the same response: whoever floods `/readyz` does not reach Postgres."""
+
+
+def health(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[..., HttpResponse]:
+    """Middleware, the first one, that answers `/healthz` and `/readyz`.
+
+    `/healthz` is 200 while the process runs. `/readyz` is 200 when Postgres answers, all migrations
+    are applied and the encryption keys work, otherwise 503; its body names what is missing.
+    """
+    readiness = _Readiness()
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        if request.path == "/healthz":
+            return HttpResponse("ok\n", content_type="text/plain")
+        if request.path == "/readyz":
+            return readiness.response()
+        return get_response(request)
+
+    return middleware
+
+
+class _Readiness:
+    def __init__(self) -> None:
+        self._checked_at = float("-inf")
+        self._problems: dict[str, str] = {}
+        self._is_migrated = False
+        """Once true it stays true: the next migrations come with new processes."""
+
+    def response(self) -> HttpResponse:
+        if time.monotonic() - self._checked_at >= KEPT_SECONDS:
+            self._problems = dict(self._check())
+            self._checked_at = time.monotonic()
+        body = {"ready": not self._problems, "problems": self._problems}
+        return JsonResponse(body, status=503 if self._problems else 200)
+
+    def _check(self) -> Iterator[tuple[str, str]]:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            if not self._is_migrated and (missing := _missing_migrations()):
+                yield "migrations", f"Not applied: {', '.join(missing)}."
+            else:
+                self._is_migrated = True
+        except (DatabaseError, InterfaceError):
+            # Its text may name hosts and users; the log has it.
+            yield "database", "Postgres does not answer."
+        try:
+            row_id = new_id()
+            decrypt(encrypt(b"ready", row_id), row_id)
+        except (EncryptionKeyError, IndexError, ValueError):
+            yield "keys", "WEBHOOKS_ENCRYPTION_KEYS holds no usable key."
+
+
+def _missing_migrations() -> list[str]:
+    executor = MigrationExecutor(connection)
+    plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    return [f"{migration.app_label}.{migration.name}" for migration, _ in plan]

@@ -1,0 +1,36 @@
+"""`manage.py webhooks_alive`: the liveness check of a worker's container or host."""
+
+import socket
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+from django.db import DatabaseError, InterfaceError
+
+from webhooks.figures import present
+from webhooks.management import terminal
+
+
+class Command(terminal.Command):
+    help = (
+        "Say whether a worker on this host is alive: exit status 0 if one has sent a heartbeat "
+        "within ten seconds, 1 if none has. Without Postgres it is 0, since a restart would not help."
+    )
+    epilog = """examples:
+  manage.py webhooks_alive
+  manage.py webhooks_alive --host worker-7"""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--host", default=socket.gethostname(), help="The worker's host name (this host)."
+        )
+
+    def run(self, **options: Any) -> None:
+        host = options["host"]
+        try:
+            alive = [one for one in present.workers() if one.host == host and one.is_alive]
+        except (DatabaseError, InterfaceError):
+            self.say("Postgres does not answer; a worker waits for it and need not be restarted.")
+            return
+        if not alive:
+            raise CommandError(f"No worker on {host} has sent a heartbeat within ten seconds.")
+        self.show(f"Workers alive on {host}: {len(alive)}.")
