@@ -86,6 +86,8 @@ COUNT_SQL = f"""
 WITH {DUE_SQL}, allowed AS (
     SELECT suspect_level,
            least(count(*), CASE WHEN breaker_state <> 'closed' THEN 1 END, CASE
+               WHEN rate_ready_at > statement_timestamp()
+                    + make_interval(secs => greatest(1, 1 / rate_limit) + 0.001) THEN 1
                WHEN rate_limit IS NOT NULL THEN floor(1e-6 + rate_limit * extract(epoch FROM
                    make_interval(secs => greatest(1, 1 / rate_limit)) + statement_timestamp()
                    - greatest(rate_ready_at, statement_timestamp()))) END) AS count

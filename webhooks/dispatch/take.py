@@ -116,8 +116,8 @@ WITH run AS MATERIALIZED (
                row_number() OVER (ORDER BY d.epoch, d.order_key, d.id) AS position,
                {IS_IN_ORDER} AS is_in_order,
                d.claimed_by IS NULL AND NOT d.is_suspect
-                   AND d.next_attempt_at <= statement_timestamp() AS is_free,
-               d.next_attempt_at <= statement_timestamp() AS is_due
+                   AND d.next_attempt_at <= greatest(statement_timestamp(), d.created_at) AS is_free,
+               d.next_attempt_at <= greatest(statement_timestamp(), d.created_at) AS is_due
           FROM (
             SELECT * FROM webhooks_delivery d
              WHERE d.webhook_id = wanted.webhook_id
@@ -132,7 +132,7 @@ WITH run AS MATERIALIZED (
     SELECT d.id FROM webhooks_delivery d
      WHERE d.id = ANY(ARRAY(SELECT id FROM run WHERE is_free AND is_in_order))
        AND d.status IN ('PENDING', 'RETRYING') AND d.claimed_by IS NULL AND NOT d.is_suspect
-       AND d.next_attempt_at <= statement_timestamp()
+       AND d.next_attempt_at <= greatest(statement_timestamp(), d.created_at)
        FOR UPDATE SKIP LOCKED
 ), alive AS (
     SELECT FROM webhooks_workerheartbeat

@@ -10,6 +10,10 @@ BURST_SECONDS = 1.0
 """How much of the allowance may go out at once; never less than one request."""
 
 
+ROUNDING_SECONDS = 0.001
+"""Times are stored in whole microseconds."""
+
+
 class Allowance(NamedTuple):
     """How many requests may go out now, and when the next one may if none can."""
 
@@ -19,7 +23,7 @@ class Allowance(NamedTuple):
 
 def allowance(rate_limit: float, ready_at: float | None, now: float) -> Allowance:
     """Return what a limit of `rate_limit` requests per second allows at `now` (Unix seconds)."""
-    used_until = max(ready_at or 0.0, now)
+    used_until = _used_until(rate_limit, ready_at, now)
     room_seconds = now + _burst(rate_limit) - used_until
     # A millionth of a request: sums of fractions must not round a whole one away.
     count = int(room_seconds * rate_limit + 1e-6)
@@ -28,7 +32,19 @@ def allowance(rate_limit: float, ready_at: float | None, now: float) -> Allowanc
 
 def spend(rate_limit: float, ready_at: float | None, now: float, count: int) -> float:
     """Return `ready_at` after `count` requests went out."""
-    return max(ready_at or 0.0, now) + count / rate_limit
+    return _used_until(rate_limit, ready_at, now) + count / rate_limit
+
+
+def _used_until(rate_limit: float, ready_at: float | None, now: float) -> float:
+    """Return until when the allowance is spent.
+
+    Nobody spends more than a burst ahead. A later time was stored before the database's clock was set
+    back, or before the limit was raised; one request may go out then, which stores a time that can be.
+    """
+    latest = now + _burst(rate_limit)
+    if ready_at is not None and ready_at > latest + ROUNDING_SECONDS:
+        return latest - 1 / rate_limit
+    return max(ready_at or 0.0, now)
 
 
 def _burst(rate_limit: float) -> float:

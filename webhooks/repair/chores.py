@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS = 2.0
 """After a failure; doubled with each further one."""
 LONGEST_PAUSE_SECONDS = 300.0
+LONGEST_LOCAL_PAUSE_SECONDS = 4.0
+"""Of a chore that each worker does for itself: the failures of all of them are counted together."""
 GONE_SECONDS = 60.0
 """After its pause: a worker that has not tried its own chore again by then has ended."""
 
@@ -178,7 +180,7 @@ def _record_failure(chore: Chore, holder: UUID, problem: Exception) -> float:
         "is_local": chore.is_local,
         "error": in_one_line(problem),
         "first": FIRST_PAUSE_SECONDS,
-        "longest": LONGEST_PAUSE_SECONDS,
+        "longest": LONGEST_LOCAL_PAUSE_SECONDS if chore.is_local else LONGEST_PAUSE_SECONDS,
     }
     row = run(FAILURE_SQL, parameters).fetchone()
     if not connection.in_atomic_block:

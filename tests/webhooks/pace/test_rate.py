@@ -60,7 +60,17 @@ def test_next_at_is_when_one_more_may_go() -> None:
     assert allowance(50, ready_at, spent.next_at).requests == 1
 
 
-def test_clock_that_steps_back_never_frees_more() -> None:
+def test_clock_that_steps_back_frees_one_request_and_then_keeps_the_limit() -> None:
     ready_at = spend(10, None, NOW, 10)
+    earlier = NOW - 3600
 
-    assert allowance(10, ready_at, NOW - 3600).requests == 0
+    assert allowance(10, ready_at, earlier).requests == 1
+    ready_at = spend(10, ready_at, earlier, 1)
+    assert allowance(10, ready_at, earlier).requests == 0
+    assert allowance(10, ready_at, earlier + 0.1).requests == 1
+
+
+def test_raised_limit_counts_from_now_on() -> None:
+    ready_at = spend(0.01, None, NOW, 1)
+
+    assert allowance(10, ready_at, NOW).requests == 1

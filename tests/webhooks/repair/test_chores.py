@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.core import mail
-from django.db import connection
+from django.db import OperationalError, connection
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -175,6 +175,16 @@ def test_a_local_chore_is_done_by_every_worker_and_rests_only_where_it_fails() -
     take_turn(good, here)
 
     assert (done, row().failures) == (["there", "there"], 0)
+
+
+def test_workers_whose_connections_are_cut_go_on_looking_for_the_dead() -> None:
+    def cut() -> None:
+        raise OperationalError("terminating connection due to administrator command")
+
+    workers = [new_id() for _ in range(3)]
+    pauses = [take_turn(housekeeping.tending(cut), worker) for _ in range(3) for worker in workers]
+
+    assert max(pauses) < 5
 
 
 def test_the_failures_of_a_worker_that_is_gone_end_with_the_next_success_of_another() -> None:
