@@ -1,0 +1,12 @@
+-- A role for the site and its workers that owns nothing and changes no schema. Run it as the owner of the
+-- database, after `manage.py migrate` (which the owner runs):
+--   psql "$OWNER_URL" --set role=webhooks_app --file deploy/grants.sql
+GRANT USAGE ON SCHEMA public TO :role;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO :role;
+GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO :role;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO :role;
+-- Tables of later migrations.
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO :role;
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE, SELECT ON SEQUENCES TO :role;
+-- A worker ends the connections of a dead one, which logged in as the same role.
+GRANT pg_signal_backend TO :role;

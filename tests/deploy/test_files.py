@@ -1,0 +1,157 @@
+"""The files of deploy/, read by the programs that they are for, where those are installed."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from django.core.management import call_command, get_commands
+from django.db import connection
+
+from config.services import BASE_DIR
+from projects.models import Project, User
+from webhooks.dispatch.engine import run_until_idle
+from webhooks.models import Attempt, Delivery, Webhook
+from webhooks.service import get_deliveries
+from webhooks.workbench.receiver import HttpReceiver
+
+DEPLOY = BASE_DIR / "deploy"
+
+
+def need(program: str) -> str:
+    path = shutil.which(program, path="/usr/sbin:/usr/bin:/bin:/sbin")
+    if path is None:
+        pytest.skip(f"{program}: not installed here")
+    return path
+
+
+def run(*command: str) -> str:
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    return ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("unit", ["remotedevai-web.service", "remotedevai-worker@.service"])
+def test_systemd_finds_nothing_but_the_missing_program(unit: str) -> None:
+    text = run(need("systemd-analyze"), "verify", str(DEPLOY / "systemd" / unit))
+
+    complaints = [line for line in text.splitlines() if "is not executable" not in line]
+    assert complaints == []
+
+
+def certificate(folder: Path) -> Path:
+    path = folder / "both.pem"
+    subject = ["-subj", "/CN=webhooks.example.com"]
+    made = [
+        "-newkey",
+        "rsa:2048",
+        "-keyout",
+        str(folder / "key.pem"),
+        "-out",
+        str(folder / "c.pem"),
+    ]
+    run(need("openssl"), "req", "-x509", "-nodes", "-days", "1", *subject, *made)
+    path.write_text((folder / "c.pem").read_text() + (folder / "key.pem").read_text())
+    return path
+
+
+def test_nginx_accepts_its_file(tmp_path: Path) -> None:
+    nginx, pem = need("nginx"), certificate(tmp_path)
+    site = (DEPLOY / "nginx.conf").read_text()
+    site = site.replace("/etc/ssl/webhooks.example.com.pem", str(pem))
+    site = site.replace("/etc/ssl/private/webhooks.example.com.key", str(pem))
+    whole = tmp_path / "nginx.conf"
+    whole.write_text(f"pid {tmp_path}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\n{site}\n}}\n")
+
+    text = run(nginx, "-t", "-p", str(tmp_path), "-c", str(whole))
+
+    assert "test is successful" in text, text
+
+
+def test_haproxy_accepts_its_file(tmp_path: Path) -> None:
+    haproxy, pem = need("haproxy"), certificate(tmp_path)
+    text = (DEPLOY / "haproxy.cfg").read_text()
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(text.replace("/etc/haproxy/webhooks.example.com.pem", str(pem)))
+
+    ran = subprocess.run([haproxy, "-c", "-f", str(file)], capture_output=True, check=False)
+
+    assert ran.returncode == 0, ran.stderr
+
+
+def manifests() -> Iterator[dict[str, Any]]:
+    yield from yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+
+
+def containers() -> Iterator[dict[str, Any]]:
+    for manifest in manifests():
+        if "template" in manifest["spec"]:
+            yield from manifest["spec"]["template"]["spec"]["containers"]
+
+
+def commands() -> Iterator[list[str]]:
+    for container in containers():
+        yield container.get("command", [])
+        yield container.get("livenessProbe", {}).get("exec", {}).get("command", [])
+    for service in yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"].values():
+        yield service.get("command", [])
+        yield service.get("healthcheck", {}).get("test", [])[1:]
+
+
+def test_every_named_command_exists() -> None:
+    named = {line[2] for line in commands() if line[:2] == ["python", "manage.py"]}
+
+    assert named == {"migrate", "rqworker", "webhooks_alive"}
+    assert named <= set(get_commands())
+
+
+def test_image_copies_what_exists_and_serves_as_the_code_does() -> None:
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    copied = [line.split()[1] for line in lines if line.startswith("COPY") and "--from" not in line]
+    unit = (DEPLOY / "systemd" / "remotedevai-web.service").read_text()
+
+    assert all((BASE_DIR / name).exists() for name in copied)
+    for option in ("--respawn-failed-workers", "--interface", "--static-path-mount"):
+        assert any(option in line for line in lines)
+        assert option in unit
+
+
+@pytest.fixture
+def app_role() -> Iterator[str]:
+    """A role as grants.sql leaves it, which Django's connections then log in as."""
+    role, user = "webhooks_app", connection.settings_dict["USER"]
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE ROLE {role} LOGIN")
+        cursor.execute((DEPLOY / "grants.sql").read_text().replace(":role", role))
+    connection.close()
+    connection.settings_dict["USER"] = role
+    try:
+        yield role
+    finally:
+        connection.close()
+        connection.settings_dict["USER"] = user
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP OWNED BY {role}")
+            cursor.execute(f"DROP ROLE {role}")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_role_of_the_grants_delivers_and_changes_no_schema(
+    app_role: str, make_webhook: Callable[..., Webhook], user: User
+) -> None:
+    with HttpReceiver() as receiver:
+        webhook = make_webhook(url=receiver.url)
+        Project.objects.create(owner=user, name="P")
+        run_until_idle()
+
+    assert [one.status for one in get_deliveries(webhook, user)] == ["SUCCESS"]
+    assert Attempt.objects.count() == 1
+    call_command("purge", "--older-than", "0d", "--no-input", "--verbosity", "0")
+    assert not Delivery.objects.exists()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT current_user, has_schema_privilege(current_user, 'public', 'CREATE')"
+        )
+        assert cursor.fetchone() == (app_role, False)
