@@ -405,5 +405,7 @@ SPECTACULAR_SETTINGS = {
 
 LOGGING = logs.configuration(_one_of("LOG_LEVEL", logs.LEVELS), _one_of("LOG_FORMAT", logs.FORMATS))
 
+# Bearer token of /metrics, which is off without one.
+METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
 if SENTRY_DSN := env.str("SENTRY_DSN", default=""):
     logs.report_to_sentry(SENTRY_DSN)

@@ -16,6 +16,7 @@ import projects.api
 import sessions_app.api
 import webhooks.api.urls
 from config.login import login
+from config.metrics import metrics
 from webhooks.api import problems
 
 OPENAPI_FILE = Path(settings.BASE_DIR) / "docs" / "openapi.yaml"
@@ -40,6 +41,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("api/v1/", include(router.urls)),
     path("api/v1/schema", schema, name="schema"),
     path("api/v1/docs", SpectacularSwaggerSplitView.as_view(), name="docs"),
+    path("metrics", metrics),
     # Last: a problem instead of a page, in DEBUG too.
     re_path("^api/", problems.no_such_route),
     # With DEBUG alone; in production the server has what collectstatic gathered.
