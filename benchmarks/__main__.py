@@ -32,8 +32,8 @@ PRODUCTION = {
 }
 """As in production, but for what loopback lacks: with DEBUG Django keeps a record of every statement."""
 USUAL = ["drain", "latency", "saving", "fairness", "receivers", "memory", "api"]
-WITH_OPTIONS = ["door", "quiet", "servers"]
-SCENARIOS = [*USUAL, *WITH_OPTIONS, "idle", "growth", "purge", "lists"]
+WITH_OPTIONS = ["fairness", "door", "quiet", "servers"]
+SCENARIOS = list(dict.fromkeys([*USUAL, *WITH_OPTIONS, "idle", "growth", "purge", "lists"]))
 
 
 def main() -> None:

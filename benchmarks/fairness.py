@@ -1,12 +1,16 @@
-"""Healthy webhooks beside hanging ones, beside dead host names, and beside one with all the volume."""
+"""Healthy webhooks beside hanging ones, dead host names, one with all the volume, and dear answers.
 
+A part alone: `python -m benchmarks fairness --only dear --rounds 3`.
+"""
+
+import argparse
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from benchmarks import harness, steady
+from benchmarks import harness, neighbours, steady
 from benchmarks.harness import Goal, Series, ratio
 from benchmarks.receiver import Receiver
 from projects.models import User
@@ -34,32 +38,37 @@ def dead_names() -> Iterator[str]:
     yield "http://%d.dead.invalid/"
 
 
-def run(receiver: Receiver, rounds: int) -> dict[str, Any]:
-    results = {}
-    for name, bad, count in (("hang", hanging, 30), ("have a dead host name", dead_names, 50)):
-        alone, beside = Series("healthy alone", "/s"), Series(f"beside {count} that {name}", "/s")
-        p99_alone, p99_beside = Series("p99 alone", "ms"), Series("p99 beside them", "ms")
-        for _ in range(rounds):
-            alone.values.append(_throughput(receiver, 100 - count, None, 0))
-            p99_alone.values.append(_p99(100 - count, None, 0))
-            with bad() as url:
-                beside.values.append(_throughput(receiver, 100 - count, url, count))
-                p99_beside.values.append(_p99(100 - count, url, count))
-        results[name] = harness.show(
-            f"{count} of 100 webhooks {name}",
-            [alone, beside, p99_alone, p99_beside],
-            [
-                Goal("throughput of the healthy beside / alone", ratio(beside, alone), 0.9),
-                Goal(
-                    "p99 of the healthy beside / alone",
-                    ratio(p99_beside, p99_alone),
-                    2,
-                    at_most=True,
-                ),
-            ],
-            digits=1,
-        )
-    results |= {
+def beside_failing(
+    receiver: Receiver,
+    rounds: int,
+    name: str,
+    bad: Callable[[], AbstractContextManager[str]],
+    count: int,
+) -> dict[str, Any]:
+    alone, beside = Series("healthy alone", "/s"), Series(f"beside {count} that {name}", "/s")
+    p99_alone, p99_beside = Series("p99 alone", "ms"), Series("p99 beside them", "ms")
+    for _ in range(rounds):
+        alone.values.append(_throughput(receiver, 100 - count, None, 0))
+        p99_alone.values.append(_p99(100 - count, None, 0))
+        with bad() as url:
+            beside.values.append(_throughput(receiver, 100 - count, url, count))
+            p99_beside.values.append(_p99(100 - count, url, count))
+    results = harness.show(
+        f"{count} of 100 webhooks {name}",
+        [alone, beside, p99_alone, p99_beside],
+        [
+            Goal("throughput of the healthy beside / alone", ratio(beside, alone), 0.9),
+            Goal(
+                "p99 of the healthy beside / alone", ratio(p99_beside, p99_alone), 2, at_most=True
+            ),
+        ],
+        digits=1,
+    )
+    return {name: results}
+
+
+def beside_backlog(receiver: Receiver, rounds: int) -> dict[str, Any]:
+    return {
         "busy owner": _beside_backlog(
             receiver, rounds, "One owner has 120,000 due, 20 others are quiet", 20, 100, 120_000
         ),
@@ -67,6 +76,26 @@ def run(receiver: Receiver, rounds: int) -> dict[str, Any]:
             receiver, rounds, "One webhook has 200,000 due, 99 others are quiet", 99, 1, 200_000
         ),
     }
+
+
+PARTS: dict[str, Callable[[Receiver, int], dict[str, Any]]] = {
+    "hang": lambda receiver, rounds: beside_failing(receiver, rounds, "hang", hanging, 30),
+    "dead": lambda receiver, rounds: beside_failing(
+        receiver, rounds, "have a dead host name", dead_names, 50
+    ),
+    "backlog": beside_backlog,
+    "dear": lambda receiver, rounds: neighbours.beside_dear_answers(rounds),
+    "names": lambda receiver, rounds: neighbours.beside_dead_names(rounds),
+}
+parser = argparse.ArgumentParser(prog="benchmarks fairness")
+parser.add_argument("--only", choices=PARTS, action="append", help="A part; repeatable.")
+options = parser.parse_args([])
+
+
+def run(receiver: Receiver, rounds: int) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    for name in options.only or PARTS:
+        results |= PARTS[name](receiver, rounds)
     return results
 
 
