@@ -4,8 +4,6 @@ with an undisturbed worker.
 Hostile owners cause events at a steady rate, each of which goes to all webhooks of its owner.
 """
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +13,10 @@ from urllib.parse import urlsplit
 
 from django.db import connection
 
-from benchmarks import dear_receiver, harness, steady
+from benchmarks import harness, steady
 from benchmarks.harness import Goal, Series, ratio
-from config.services import BASE_DIR
 from projects.models import User
+from tests.hostile import receivers
 from webhooks import service
 
 QUIET_OWNERS = 20
@@ -28,6 +26,12 @@ SECONDS = 10
 HOSTILE_EVENTS = 5
 """A second, of all hostile owners together."""
 SHARES = (0.5, 0.99)
+DEAR = [
+    kind
+    for kinds in (receivers.ANSWERS, receivers.DRIPS, receivers.FLOODS)
+    for kind in kinds
+    if kind != receivers.PLAIN
+]
 
 
 @contextmanager
@@ -38,20 +42,8 @@ def nobody() -> Iterator[list[list[str]]]:
 @contextmanager
 def dear_answers(kinds: Sequence[str]) -> Iterator[list[list[str]]]:
     """One owner with 100 webhooks whose receiver answers in these ways, in turn."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.dear_receiver"],
-        cwd=BASE_DIR,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        url = process.stdout.readline().strip()
+    with receivers.hostile_receivers() as url:
         yield [[f"{url}{kinds[number % len(kinds)]}" for number in range(100)]]
-    finally:
-        process.terminate()
-        process.wait()
-        process.stdout.close()
 
 
 @contextmanager
@@ -66,8 +58,8 @@ def beside_dear_answers(rounds: int) -> dict[str, Any]:
         rounds,
         {
             "nobody": nobody,
-            "100 plain answers": lambda: dear_answers(["plain"]),
-            "100 dear answers": lambda: dear_answers(dear_receiver.DEAR),
+            "100 plain answers": lambda: dear_answers([receivers.PLAIN]),
+            "100 dear answers": lambda: dear_answers(DEAR),
         },
     )
 

@@ -21,19 +21,25 @@ from webhooks.wire.failures import (
     unsendable,
 )
 from webhooks.wire.messages import Draft, HeaderBlock, Reply, draft_of, header_line, request_target
+from webhooks.wire.meter import Usage
 from webhooks.wire.names import MAX_LIFE_SECONDS, Pin
 
 MAX_BODY_BYTES = 64 * 1024
 """Of an answer's body; reading stops there."""
-MAX_BODY_PIECES = 256
+MAX_BODY_PIECES = 64
 """Reading stops after so many chunks or frames, too: each costs a call, however small it is."""
 MAX_HEADER_BYTES = 64 * 1024
-"""Of an answer's headers, interim answers included; libcurl itself stops at 300 KB."""
+"""Of an answer's headers, interim answers and trailers included; reading stops there."""
 MAX_HEADER_LINES = 102
 """A status line, a hundred headers and the blank line."""
-MAX_LINES_READ = 2 * MAX_HEADER_LINES
-"""Of headers and trailers together; trailers are thrown away."""
+MAX_LINES_READ = 128
+"""Of headers, interim answers and trailers together; trailers are thrown away."""
 MAX_INTERIM_ANSWERS = 8
+RECEIVE_BUFFER_BYTES = 64 * 1024
+"""Of a connection, in the kernel, which doubles it. By itself it would become six megabytes for who
+sends fast enough, and libcurl reads all that is there at once."""
+MAX_KEPT_HEADER_BYTES = 8 * 1024
+"""libcurl keeps the headers of an answer until a handle is used again; one with more is not kept."""
 MAX_SENDS = 2
 """Of one request in one attempt. libcurl sends it again where a kept connection breaks before a full
 line of an answer came (it does not say whether less came), each time on the next kept one, up to
@@ -88,8 +94,15 @@ class Exchange:
         self.request: PreparedRequest | None = None
         """As it was built last."""
         self.pin: Pin | None = None
+        self.usage: Usage | None = None
+        """What its connection costs, where that is much."""
+        self.is_reusable = True
+        """Whether the handle holds little of the last answer."""
         self._policy = policy
         self._lines: list[bytes] = []
+        self._head_size = 0
+        self._answers = 0
+        """Status lines that came, those of interim answers included."""
         self._chunks: list[bytes] = []
         self._body_size = 0
         self._is_blocked = False
@@ -178,6 +191,8 @@ class Exchange:
         """Return the outcome of the transfer that just ended, and be ready for the next one."""
         lines, body = self._lines[:], b"".join(self._chunks)
         is_blocked, self._is_blocked = self._is_blocked, False
+        self.is_reusable = self._head_size <= MAX_KEPT_HEADER_BYTES
+        self._head_size = self._answers = 0
         self._lines.clear()
         self._chunks.clear()
         self._body_size = 0
@@ -201,21 +216,9 @@ class Exchange:
                 request=self.request or self._draft,
                 is_truncated=error_code != pycurl.E_OK,
             )
-        return failure(FailureKind.BLOCKED_ADDRESS) if is_blocked else self._failure(error_code)
-
-    def _failure(self, error_code: int) -> TransportError:
-        if error_code == pycurl.E_PEER_FAILED_VERIFICATION:
-            verdict = self.handle.getinfo(pycurl.SSL_VERIFYRESULT)
-            return TransportError(
-                FailureKind.TLS, CERTIFICATE_MESSAGES.get(verdict, UNKNOWN_ISSUER)
-            )
-        if self._has_proxy:
-            answer = self.handle.getinfo(pycurl.HTTP_CONNECTCODE)
-            if answer == PROXY_TIMEOUT:
-                return failure(FailureKind.TIMEOUT)
-            if answer >= 300:
-                return failure(PROXY_REFUSALS.get(answer, FailureKind.CONNECT))
-        return failure(KINDS.get(error_code, FailureKind.PROTOCOL))
+        if is_blocked:
+            return failure(FailureKind.BLOCKED_ADDRESS)
+        return _failure(self.handle, error_code, has_proxy=self._has_proxy)
 
     def _write(self, chunk: bytes) -> int | None:
         room = MAX_BODY_BYTES - self._body_size
@@ -226,7 +229,14 @@ class Exchange:
 
     def _take_line(self, line: bytes) -> int | None:
         self._lines.append(line)
-        return None if len(self._lines) <= MAX_LINES_READ else GIVE_UP
+        self._head_size += len(line)
+        self._answers += line.startswith(b"HTTP/")
+        has_room = (
+            self._head_size <= MAX_HEADER_BYTES
+            and len(self._lines) <= MAX_LINES_READ
+            and self._answers <= MAX_INTERIM_ANSWERS + 1
+        )
+        return None if has_room else GIVE_UP
 
     def _may_send(self, *_: object) -> int:
         """A connection is there and the request about to go out on it, perhaps not for the first time."""
@@ -244,8 +254,10 @@ class Exchange:
         if not (self._has_proxy or self._may_connect(family, target)):
             self._is_blocked = True
             return pycurl.SOCKET_BAD
-        self._opened.append(socket.socket(family, kind, protocol))
-        return self._opened[-1]
+        opened = socket.socket(family, kind, protocol)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        self._opened.append(opened)
+        return opened
 
     def _has_socket(self, fd: int, purpose: int) -> int:
         """libcurl got a duplicate of ours, of this number."""
@@ -260,6 +272,19 @@ class Exchange:
             and self._policy.is_allowed(target[0])
             and self._policy.is_port_allowed(target[1])
         )
+
+
+def _failure(handle: Any, error_code: int, *, has_proxy: bool) -> TransportError:
+    if error_code == pycurl.E_PEER_FAILED_VERIFICATION:
+        verdict = handle.getinfo(pycurl.SSL_VERIFYRESULT)
+        return TransportError(FailureKind.TLS, CERTIFICATE_MESSAGES.get(verdict, UNKNOWN_ISSUER))
+    if has_proxy:
+        answer = handle.getinfo(pycurl.HTTP_CONNECTCODE)
+        if answer == PROXY_TIMEOUT:
+            return failure(FailureKind.TIMEOUT)
+        if answer >= 300:
+            return failure(PROXY_REFUSALS.get(answer, FailureKind.CONNECT))
+    return failure(KINDS.get(error_code, FailureKind.PROTOCOL))
 
 
 BLANK = (b"\r\n", b"\n")

@@ -38,7 +38,8 @@ MESSAGES = {
     FailureKind.TIMEOUT: NO_ANSWER,
     FailureKind.RESET: NO_ANSWER,
     FailureKind.PROTOCOL: NO_ANSWER,
-    FailureKind.TOO_LARGE: "The receiver's answer has too many or too large headers.",
+    FailureKind.TOO_LARGE: "The receiver's answer has too many or too large headers, or comes in "
+    "too many pieces.",
 }
 CERTIFICATE_MESSAGES = {
     1: "The receiver's TLS certificate is for another host name.",

@@ -1,9 +1,7 @@
 """Many requests at a time, for a worker: libcurl's multi handle on one thread."""
 
-import math
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,25 +9,19 @@ import pycurl
 from django.conf import settings
 from requests import PreparedRequest, Response
 
-from webhooks.choices import FailureKind
 from webhooks.wire.addresses import AddressPolicy
 from webhooks.wire.clock import asleep_seconds, boottime
-from webhooks.wire.exchange import Exchange
-from webhooks.wire.failures import SuspendedError, TransportError, WithdrawnError, failure
-from webhooks.wire.messages import Draft, draft_of
-from webhooks.wire.names import (
-    MAX_HOSTS,
-    Answer,
-    Group,
-    Pin,
-    Resolver,
-    check,
-    host_and_port,
-    pin,
-    system_lookup,
-)
+from webhooks.wire.exchange import E_TOO_LARGE, Exchange
+from webhooks.wire.failures import SuspendedError, TransportError, WithdrawnError
+from webhooks.wire.lookups import Lookups, Sending
+from webhooks.wire.messages import draft_of
+from webhooks.wire.names import Answer, Group, Pin, host_and_port, system_lookup
+from webhooks.wire.phases import Phases, phases_of
+from webhooks.wire.pins import Pins
 from webhooks.wire.sockets import Sockets
 
+JUDGE_SECONDS = 0.05
+"""How often it is looked at whose requests are dear."""
 SUSPENDED_SECONDS = 7.0
 """A wait that takes so much longer than asked for: the process was stopped, or its machine slept."""
 
@@ -45,24 +37,14 @@ class Outcome:
     error: TransportError | None
     started_at_monotonic: float
     duration_ms: int
+    phases: Phases
+    processor_ms: float = 0.0
+    """Of reading the answer, where that took much more than usual; 0 elsewhere."""
 
     @property
     def is_withdrawn(self) -> bool:
         """Whether the draft was not built, or not current any more; nothing was sent."""
         return self.response is None and self.error is None
-
-
-@dataclass(slots=True)
-class Sending:
-    """A request that was started and has not ended."""
-
-    draft: Draft
-    context: Any
-    group: Group
-    started_at: float
-    deadline: float
-    name: tuple[str, int] | None
-    """What has to be looked up."""
 
 
 class MultiSender:
@@ -80,7 +62,6 @@ class MultiSender:
     ) -> None:
         self._policy = policy
         self._has_proxy = bool(settings.WEBHOOKS_PROXY_URL)
-        self._resolver = Resolver(self._answered, lookup)
         self._awake_at = 0.0
         """By the clock that goes on in sleep."""
         self._asleep_seconds = asleep_seconds()
@@ -90,19 +71,17 @@ class MultiSender:
         self._sockets = Sockets(self._multi, keeps_idle=not self._has_proxy)
         self._idle: list[Exchange] = []
         self._active: set[Exchange] = set()
-        self._waiting: dict[str, list[Sending]] = {}
-        """For the look-up of a host. Many may wait for dead ones: nothing here walks over all."""
-        self._first_deadline = math.inf
-        self._pinned: set[str] = set()
-        """The entries of all pins that libcurl was told of, until they are taken back."""
-        self._hosts_answered: deque[str] = deque()
+        self._lookups = Lookups(
+            policy, lookup, begin=self._begin, end=self._end_unsent, wake=self._sockets.wake
+        )
+        self._pins = Pins(self._multi)
         self._ended: list[Outcome] = []
+        self._judge_at = 0.0
 
     @property
     def in_flight(self) -> int:
         """How many requests were started and not yet returned by poll()."""
-        waiting = sum(map(len, self._waiting.values()))
-        return len(self._active) + waiting + len(self._ended)
+        return len(self._active) + self._lookups.count + len(self._ended)
 
     def start(
         self, request: PreparedRequest, *, timeout_seconds: float, context: Any, group: Group = None
@@ -117,21 +96,19 @@ class MultiSender:
         try:
             sending.name = name = host_and_port(sending.draft.url or "")
         except TransportError as problem:
-            self._end(sending, None, problem)
+            self._end_unsent(sending, problem)
             return
         if name is None or self._has_proxy:
             self._begin(sending, None)
-        elif not self._begin_if_resolved(sending, name):
-            self._waiting.setdefault(name[0], []).append(sending)
-            self._first_deadline = min(self._first_deadline, sending.deadline)
+        else:
+            self._lookups.start(sending, name)
 
     def unsent(self) -> list[Any]:
         """Return the contexts of the requests that wait for a name or a connection.
 
         Whoever answers for their drafts keeps what it knows of them fresh.
         """
-        looked_up = [sending.context for waiting in self._waiting.values() for sending in waiting]
-        return looked_up + [
+        return self._lookups.contexts + [
             exchange.sending.context for exchange in self._active if not exchange.is_sent
         ]
 
@@ -141,7 +118,7 @@ class MultiSender:
         Raises SuspendedError, before anything else is sent, when the process was stopped
         meanwhile, or the machine slept since the last poll().
         """
-        wait = self._first_deadline - time.monotonic()
+        wait = self._lookups.first_deadline - time.monotonic()
         wait = 0.0 if self._ended else max(0.0, min(timeout_seconds, wait))
         before = boottime()
         ready = self._sockets.wait(wait)
@@ -151,11 +128,13 @@ class MultiSender:
         if max(slept, self._awake_at - before - wait) > SUSPENDED_SECONDS:
             raise SuspendedError
         self._sockets.act(ready)
-        self._begin_answered()
-        if len(self._pinned) > MAX_HOSTS:
-            self._unpin()
-        if self._first_deadline <= time.monotonic():
-            self._end_overdue()
+        meter = self._sockets.meter
+        if meter.noticed and (meter.is_full or self._judge_at <= time.monotonic()):
+            self._judge()
+        self._lookups.begin_answered()
+        if self._pins.are_many:
+            self._pins.forget({exchange.pin.entry for exchange in self._active if exchange.pin})
+        self._lookups.end_overdue()
         if self._was_suspended:
             raise SuspendedError
         self._read_ended()
@@ -176,76 +155,28 @@ class MultiSender:
             exchange.handle.close()
         self._active.clear()
         self._idle.clear()
-        self._resolver.drop_all()
-        self._waiting.clear()
+        self._lookups.close()
         self._multi.close()
         self._sockets.close()
 
-    # Names.
+    # What answers cost.
 
-    def _begin_if_resolved(self, sending: Sending, name: tuple[str, int]) -> bool:
-        is_known, answer = self._resolver.get(name[0], sending.group)
-        if not is_known:
-            return False
-        if problem := check(answer, self._policy):
-            self._end(sending, None, problem)
-        else:
-            self._begin(sending, pin(*name, answer or ()))
-        return True
-
-    def _answered(self, host: str) -> None:
-        """A look-up ended; called on its thread."""
-        self._hosts_answered.append(host)
-        self.wake()
-
-    def _begin_answered(self) -> None:
-        while self._hosts_answered:
-            host = self._hosts_answered.popleft()
-            waiting = self._waiting.pop(host, [])
-            still = [
-                sending
-                for sending in waiting
-                if sending.name and not self._begin_if_resolved(sending, sending.name)
-            ]
-            if still:
-                self._waiting[host] = still
-
-    def _end_overdue(self) -> None:
-        now = time.monotonic()
-        for host, waiting in list(self._waiting.items()):
-            still = [sending for sending in waiting if sending.deadline > now]
-            groups = {sending.group for sending in still}
-            for sending in waiting:
-                if sending.deadline <= now:
-                    self._end(sending, None, failure(FailureKind.DNS))
-                    if sending.group not in groups:
-                        self._resolver.drop(host, sending.group)
-            if still:
-                self._waiting[host] = still
-            else:
-                del self._waiting[host]
-        deadlines = (sending.deadline for waiting in self._waiting.values() for sending in waiting)
-        self._first_deadline = min(deadlines, default=math.inf)
-
-    def _unpin(self) -> None:
-        """Make libcurl forget all pins that no request is under way to.
-
-        By itself it keeps what RESOLVE tells it for ever. With a `+` before an entry it would not,
-        but a request that outlives the entry, and is sent again, would look its host up by itself.
-        """
-        in_use = {exchange.pin.entry for exchange in self._active if exchange.pin}
-        gone = self._pinned - in_use
-        self._pinned -= gone
-        # A transfer that ends before it opens a socket: its entries are taken in as it begins.
-        carrier = pycurl.Curl()
-        carrier.setopt(pycurl.URL, "http://0.0.0.0/")
-        carrier.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTPS)
-        carrier.setopt(pycurl.NOSIGNAL, 1)
-        carrier.setopt(pycurl.RESOLVE, [f"-{entry}" for entry in gone])
-        self._multi.add_handle(carrier)
-        self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
-        self._multi.remove_handle(carrier)
-        carrier.close()
+    def _judge(self) -> None:
+        """Charge what dear connections cost to their requests, and cut off what costs too much."""
+        # Not for each of many at a time: this walks over all that is in flight.
+        self._judge_at = time.monotonic() + JUDGE_SECONDS
+        meter = self._sockets.meter
+        noticed, meter.noticed = meter.noticed, set()
+        for fd, exchanges in _by_socket(self._active, noticed).items():
+            usage = meter.by_socket[fd]
+            usage.requests = max(len(exchanges), 1)
+            is_over = usage.is_over(meter.bytes_in_all)
+            if is_over:
+                self._sockets.cut(fd, len(exchanges))
+            for exchange in exchanges:
+                exchange.usage = usage
+                if is_over:
+                    self._finish(exchange, E_TOO_LARGE)
 
     # libcurl.
 
@@ -257,10 +188,11 @@ class MultiSender:
             exchange.prepare(sending.draft, sending.deadline - since, pinned)
         except (TransportError, WithdrawnError) as problem:
             self._idle.append(exchange)
-            self._end(sending, exchange.request, problem)
+            phases = Phases(sending.looked_up_ms)
+            self._ended.append(_outcome(sending, exchange.request, problem, phases))
             return
         if pinned:
-            self._pinned.add(pinned.entry)
+            self._pins.add(pinned.entry)
         exchange.sending = sending
         self._active.add(exchange)
         self._sockets.begin(exchange.handle)
@@ -285,23 +217,47 @@ class MultiSender:
     def _finish(self, exchange: Exchange, code: int) -> None:
         self._multi.remove_handle(exchange.handle)
         self._active.discard(exchange)
-        self._end(exchange.sending, exchange.request, exchange.finish(code))
-        exchange.sending = exchange.request = None
-        self._idle.append(exchange)
+        sending, usage = exchange.sending, exchange.usage
+        phases = phases_of(exchange.handle, sending.looked_up_ms, is_sent=exchange.is_sent)
+        processor_ms = usage.seconds * 1000 / usage.requests if usage else 0.0
+        result = exchange.finish(code)
+        self._ended.append(_outcome(sending, exchange.request, result, phases, processor_ms))
+        exchange.sending = exchange.request = exchange.usage = None
+        if usage or not exchange.is_reusable:
+            # libcurl would keep what it holds for as long as the handle.
+            exchange.handle.close()
+        else:
+            self._idle.append(exchange)
 
-    def _end(
-        self,
-        sending: Sending,
-        request: PreparedRequest | None,
-        result: Response | TransportError | WithdrawnError,
-    ) -> None:
-        self._ended.append(
-            Outcome(
-                sending.context,
-                request,
-                result if isinstance(result, Response) else None,
-                result if isinstance(result, TransportError) else None,
-                sending.started_at,
-                int((time.monotonic() - sending.started_at) * 1000),
-            )
-        )
+    def _end_unsent(self, sending: Sending, problem: TransportError) -> None:
+        spent_ms = (time.monotonic() - sending.started_at) * 1000
+        self._ended.append(_outcome(sending, None, problem, Phases(dns=spent_ms)))
+
+
+def _outcome(
+    sending: Sending,
+    request: PreparedRequest | None,
+    result: Response | TransportError | WithdrawnError,
+    phases: Phases,
+    processor_ms: float = 0.0,
+) -> Outcome:
+    return Outcome(
+        sending.context,
+        request,
+        result if isinstance(result, Response) else None,
+        result if isinstance(result, TransportError) else None,
+        sending.started_at,
+        int((time.monotonic() - sending.started_at) * 1000),
+        phases,
+        processor_ms,
+    )
+
+
+def _by_socket(exchanges: Iterable[Exchange], fds: set[int]) -> dict[int, list[Exchange]]:
+    """Return which of these are on each of some sockets."""
+    found: dict[int, list[Exchange]] = {fd: [] for fd in fds}
+    for exchange in exchanges:
+        fd = exchange.handle.getinfo(pycurl.ACTIVESOCKET)
+        if fd in found:
+            found[fd].append(exchange)
+    return found

@@ -6,16 +6,21 @@ A wake-up is so noticed at once even while every connection is silent.
 import contextlib
 import os
 import select
+import socket
 import time
-from collections import Counter
+from array import array
+from fcntl import ioctl
+from termios import FIONREAD
 from typing import Any
 
 import pycurl
 
-MAX_READS = 64
-"""On a socket without the end of a request; beyond them its receiver sends too little at a time."""
-REST_SECONDS = 0.02
-"""How long such a socket is not waited for after each read, so that the next read finds more."""
+from webhooks.wire.meter import Meter
+
+MAX_READY = 64
+MAX_ACT_SECONDS = 0.01
+"""Sockets, and their processor time, before it is looked at what has ended and what is to start; the
+other sockets come next."""
 
 
 class Sockets:
@@ -31,8 +36,10 @@ class Sockets:
         """Every socket in the epoll, and for which events."""
         self._wanted: dict[int, int] = {}
         """Those of them that libcurl waits for, and for which events."""
-        self._reads: Counter[int] = Counter()
-        """Of each socket since a request ended by one."""
+        self.meter = Meter()
+        self._processor_seconds = 0.0
+        """Of this thread, as last read."""
+        self._available = array("i", [0])
         self._resting: dict[int, float] = {}
         """Until when each of these is not waited for, the earliest first."""
         self._running = 0
@@ -53,23 +60,25 @@ class Sockets:
             timeout_seconds = min(timeout_seconds, rests_until - now)
         if self._timer_at is not None:
             timeout_seconds = min(timeout_seconds, self._timer_at - now)
-        return self._epoll.poll(max(0.0, timeout_seconds))
+        return self._epoll.poll(max(0.0, timeout_seconds), MAX_READY)
 
     def act(self, ready: list[tuple[int, int]]) -> None:
         """Let libcurl do what is to be done on these sockets, and what its timer is due for."""
+        self._processor_seconds = time.thread_time()
+        until = self._processor_seconds + MAX_ACT_SECONDS
         for fd, events in ready:
+            if self._processor_seconds > until:
+                break
             if fd == self._wake_fd:
                 self._clear_wakeup()
             elif fd not in self._wanted:
                 # Its receiver closed it while no request was on it.
                 self._unwatch(fd)
             else:
-                # EPOLLHUP and EPOLLERR count as readable: libcurl then reads the error itself.
-                readable = pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0
-                self._act(fd, readable | (pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0))
+                self._act(fd, events)
         if self._timer_at is not None and self._timer_at <= time.monotonic():
             self._timer_at = None
-            self._act(pycurl.SOCKET_TIMEOUT, 0)
+            _, self._running = self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
 
     def wake(self) -> None:
         """Make a wait() return at once; safe from threads and signal handlers."""
@@ -86,15 +95,34 @@ class Sockets:
         os.close(self._wake_fd)
         self._wake_fd = -1
 
+    def cut(self, fd: int, requests: int) -> None:
+        """Let nothing more come on a connection; libcurl is about to be rid of its requests."""
+        self._running -= requests
+        connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
+        try:
+            connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # its receiver has closed it
+        finally:
+            # libcurl goes on to own it.
+            connection.detach()
+
     def _act(self, fd: int, events: int) -> None:
-        before = self._running
-        _, self._running = self._multi.socket_action(fd, events)
-        if self._running < before:
-            self._reads.pop(fd, None)
-        elif events & pycurl.CSELECT_IN and fd in self._wanted:
-            self._reads[fd] += 1
-            if self._reads[fd] >= MAX_READS:
-                self._resting[fd] = time.monotonic() + REST_SECONDS
+        # EPOLLHUP and EPOLLERR count as readable: libcurl then reads the error itself.
+        readable = pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0
+        writable = pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0
+        if readable:
+            ioctl(fd, FIONREAD, self._available)
+        running, since = self._running, self._processor_seconds
+        _, self._running = self._multi.socket_action(fd, readable | writable)
+        self._processor_seconds = time.thread_time()
+        if self._running < running:
+            self.meter.end(fd)
+        elif readable and fd in self._wanted:
+            seconds = self._processor_seconds - since
+            rests_until = self.meter.charge(fd, seconds, self._available[0])
+            if rests_until is not None:
+                self._resting[fd] = rests_until
                 self._wait_for(fd, 0)
 
     def _end_rests(self, now: float) -> float | None:
@@ -115,7 +143,7 @@ class Sockets:
         """
         if what == pycurl.POLL_REMOVE:
             self._wanted.pop(fd, None)
-            self._reads.pop(fd, None)
+            self.meter.end(fd)
             self._resting.pop(fd, None)
             if not self._keeps_idle:
                 self._unwatch(fd)

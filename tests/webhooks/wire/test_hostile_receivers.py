@@ -472,7 +472,7 @@ def test_x19_a_closed_sender_looks_nothing_up(monkeypatch: pytest.MonkeyPatch) -
         sender.start(request(f"http://h{number}.example/"), timeout_seconds=5, context=number)
     sender.close()
     released.set()
-    eventually(lambda: not sender._resolver._under_way)
+    eventually(lambda: not sender._lookups._resolver._under_way)
 
     assert asked == ["h0.example"]
 

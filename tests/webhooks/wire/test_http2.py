@@ -13,7 +13,7 @@ from pytest_django import Settings
 from tests.concurrency import calls_of
 from tests.webhooks.certificates import Authority
 from tests.webhooks.sending import answer_of, kind_of, policy, request, send_all
-from webhooks.wire import names, sockets
+from webhooks.wire import meter, names
 from webhooks.wire.exchange import MAX_BODY_PIECES, Exchange
 from webhooks.wire.many import MultiSender
 
@@ -189,13 +189,13 @@ def test_http2_body_in_too_many_frames_is_cut(
 def test_http2_connection_by_which_requests_end_never_rests(
     base: str, sender: MultiSender, monkeypatch: pytest.MonkeyPatch, dialled: list[str]
 ) -> None:
-    monkeypatch.setattr(sockets, "REST_SECONDS", 3600)
+    monkeypatch.setattr(meter, "REST_SECONDS", 3600)
     # Keeps the connection in use all the time.
     sender.start(request(base + "/hang"), timeout_seconds=60, context=None)
     while sender.unsent():
         sender.poll(0.1)
 
-    for _ in range(2 * sockets.MAX_READS):
+    for _ in range(2 * meter.FREE_READS):
         sender.start(request(base + "/ok"), timeout_seconds=5, context=None)
         while not (outcomes := sender.poll(0.1)):
             pass

@@ -7,7 +7,7 @@ import pytest
 
 from tests.concurrency import calls_of
 from tests.webhooks.sending import answer_of, kind_of, policy, request, send, send_all
-from webhooks.wire import sockets
+from webhooks.wire import meter
 from webhooks.wire.exchange import MAX_BODY_PIECES, MAX_LINES_READ, Exchange
 from webhooks.wire.many import MultiSender, Outcome
 from webhooks.wire.one import CurlAdapter
@@ -101,9 +101,9 @@ class Drip:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
-    def send(self, connection: socket.socket, answer: bytes) -> None:
-        for byte in answer:
-            connection.send(bytes([byte]))
+    def send(self, connection: socket.socket, answer: bytes, size: int = 1) -> None:
+        for start in range(0, len(answer), size):
+            connection.send(answer[start : start + size])
             self.ended += self.sender.poll(0.0)
 
     def end(self) -> Outcome:
@@ -131,7 +131,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_socket_that_is_read_from_too_often_rests(
     drip: Drip, reads: list[float], monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
-    monkeypatch.setattr(sockets, "REST_SECONDS", 3600)
+    monkeypatch.setattr(meter, "REST_SECONDS", 3600)
     drip.start()
     with drip.accept() as connection:
         reads.clear()
@@ -139,7 +139,7 @@ def test_socket_that_is_read_from_too_often_rests(
         drip.send(connection, head + b"1" * 1000)
 
     assert not drip.ended
-    assert len(reads) <= sockets.MAX_READS + 10
+    assert len(reads) <= meter.FREE_READS + 10
 
 
 def test_socket_that_has_rested_is_read_from_again(drip: Drip, reads: list[float]) -> None:
@@ -158,12 +158,12 @@ def test_socket_that_has_rested_is_read_from_again(drip: Drip, reads: list[float
 def test_connection_of_which_each_answer_is_short_never_rests(
     drip: Drip, reads: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockets, "REST_SECONDS", 3600)
+    monkeypatch.setattr(meter, "REST_SECONDS", 3600)
     drip.start()
     with drip.accept() as connection:
-        for _ in range(5):
-            drip.send(connection, OK + b"Content-Length: 2\r\n\r\nok")
+        for _ in range(8):
+            drip.send(connection, OK + b"Content-Length: 2\r\n\r\nok", size=2)
             assert kind_of(drip.end()) == "200"
             drip.start()
 
-    assert len(reads) > 3 * sockets.MAX_READS
+    assert len(reads) > 3 * meter.FREE_READS

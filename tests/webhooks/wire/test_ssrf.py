@@ -16,8 +16,9 @@ from pytest_django import Settings
 
 from tests.webhooks.hostile_urls import corpus
 from tests.webhooks.sending import Canary, CurlSession, kind_of, policy, request, send_all
-from webhooks.wire import many, names
-from webhooks.wire.many import MultiSender, Sending
+from webhooks.wire import lookups, many, names, pins
+from webhooks.wire.lookups import Sending
+from webhooks.wire.many import MultiSender
 from webhooks.wire.messages import draft_of
 from webhooks.wire.names import Answer
 from webhooks.wire.url_rules import parse_url
@@ -145,7 +146,7 @@ def test_thousand_rebinding_flips_never_reach_the_canary(
 def test_pin_is_forgotten_when_many_came_after_it_but_not_under_a_request(
     monkeypatch: pytest.MonkeyPatch, dialled: list[str]
 ) -> None:
-    monkeypatch.setattr(many, "MAX_HOSTS", 10)
+    monkeypatch.setattr(pins, "MAX_HOSTS", 10)
     # libcurl itself knows such names as 127.0.0.1, without a name server.
     monkeypatch.setattr(names, "PIN_SUFFIX", "localhost")
 
@@ -181,14 +182,14 @@ def test_pin_is_forgotten_when_many_came_after_it_but_not_under_a_request(
 
         assert dialled_without_a_pin(slow) == "127.0.0.2"
         assert dialled_without_a_pin(old) != "127.0.0.3"
-        assert len(sender._pinned) <= 11
+        assert len(sender._pins._entries) <= 11
         sender.close()
 
 
 def test_address_is_checked_where_the_socket_opens_even_without_the_checks_before(
     monkeypatch: pytest.MonkeyPatch, canary: Canary, dialled: list[str]
 ) -> None:
-    monkeypatch.setattr(many, "check", lambda answer, policy: None)
+    monkeypatch.setattr(lookups, "check", lambda answer, policy: None)
     monkeypatch.setattr(many, "host_and_port", _loose_host_and_port)
     urls = [url for url in corpus(canary.port) if url.isprintable()]
 
