@@ -1,5 +1,6 @@
 """Names of receivers: looked up on threads of their own, checked, and pinned for libcurl."""
 
+import math
 import socket
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from typing import NamedTuple
 
 from webhooks.choices import FailureKind
 from webhooks.errors import UrlRefusedError
@@ -21,6 +23,8 @@ RESOLVED_SECONDS = 30.0
 STALE_SECONDS = 60.0
 """After this time it waits for the new ones: a host that has moved is followed by then."""
 UNRESOLVED_SECONDS = 5.0
+"""How long a name without an answer is not looked up again; each time twice as long."""
+LONGEST_UNRESOLVED_SECONDS = 160.0
 MAX_LIFE_SECONDS = 300
 """A connection older than this gets no more requests."""
 PIN_SUFFIX = "invalid"
@@ -61,12 +65,33 @@ Group = Hashable
 """Whose look-up it is: an owner's."""
 
 
+class Known(NamedTuple):
+    """What the last look-up of a host brought."""
+
+    asked_at: float = -math.inf
+    """By the monotonic clock."""
+    answer: Answer = None
+    failures: int = 0
+    """In a row, while others had answers."""
+
+    @property
+    def lasts_seconds(self) -> float:
+        """For how long the answer is given out."""
+        if self.answer:
+            return STALE_SECONDS
+        longest = max(LONGEST_UNRESOLVED_SECONDS, UNRESOLVED_SECONDS)
+        return min(UNRESOLVED_SECONDS * 2.0 ** min(self.failures - 1, 30), longest)
+
+
+UNKNOWN = Known()
+
+
 class Resolver:
     """Looks names up on threads of its own: a dead name server delays only its own hosts.
 
     libcurl's own resolver is not used: ten dead names stall it for everybody. One look-up per host
     at a time; groups take turns, and one with many dead names keeps a few threads at most, so that
-    nobody's first look-up waits for those of others. `on_answer` is called on the look-up's thread.
+    nobody's first look-up waits for those of others. Dead names are looked up ever more rarely. `on_answer` is called on the look-up's thread.
     """
 
     def __init__(
@@ -76,7 +101,9 @@ class Resolver:
     ) -> None:
         self._on_answer = on_answer
         self._lookup = lookup
-        self._known: dict[str, tuple[float, Answer]] = {}
+        self._known: dict[str, Known] = {}
+        self._answered_at = -math.inf
+        """When a look-up last brought an answer."""
         self._prune_above = MAX_HOSTS
         self._lock = threading.Lock()
         self._queues: dict[Group, dict[str, None]] = {}
@@ -88,11 +115,11 @@ class Resolver:
 
     def get(self, host: str, group: Group = None) -> tuple[bool, Answer]:
         """Return (whether an answer is known, the answer), asking for a new one when it is due."""
-        asked_at, answer = self._known.get(host, (float("-inf"), None))
-        age = time.monotonic() - asked_at
-        if age > (RESOLVED_SECONDS if answer else UNRESOLVED_SECONDS):
+        known = self._known.get(host, UNKNOWN)
+        age = time.monotonic() - known.asked_at
+        if age > (RESOLVED_SECONDS if known.answer else known.lasts_seconds):
             self._ask(host, group)
-        return age <= _lasts(answer), answer or None
+        return age <= known.lasts_seconds, known.answer or None
 
     def drop(self, host: str, group: Group = None) -> None:
         """Do not look a host up for a group, unless that has begun: it waits for it no more."""
@@ -120,7 +147,7 @@ class Resolver:
         while host is not None:
             answer = self._lookup(host)
             with self._lock:
-                self._known[host] = (time.monotonic(), answer)
+                self._learn(host, answer)
                 group = self._under_way.pop(host)
                 self._busy[group] -= 1
                 if not self._busy[group]:
@@ -130,6 +157,17 @@ class Resolver:
                 following = self._next()
             self._on_answer(host)
             host = following
+
+    def _learn(self, host: str, answer: Answer) -> None:
+        now = time.monotonic()
+        if answer:
+            self._answered_at = now
+            self._known[host] = Known(now, answer)
+            return
+        before = self._known.get(host, UNKNOWN)
+        # Where nobody gets an answer the fault is ours, and nobody's name is dead.
+        is_again = not before.failures or self._answered_at > before.asked_at
+        self._known[host] = Known(now, None, before.failures + is_again)
 
     def _next(self) -> str | None:
         """Take the host whose turn it is and for which there is a thread; the lock is held."""
@@ -161,17 +199,12 @@ class Resolver:
         """Forget the answers that get() gives nobody any more."""
         now = time.monotonic()
         self._known = {
-            host: (asked_at, answer)
-            for host, (asked_at, answer) in self._known.items()
-            if now - asked_at <= _lasts(answer) or host in self._under_way
+            host: known
+            for host, known in self._known.items()
+            if now - known.asked_at <= known.lasts_seconds or host in self._under_way
         }
         # Not again before as many have come: nothing walks over all for each look-up.
         self._prune_above = max(MAX_HOSTS, 2 * len(self._known))
-
-
-def _lasts(answer: Answer) -> float:
-    """Return for how many seconds an answer is given out."""
-    return STALE_SECONDS if answer else UNRESOLVED_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from webhooks.workbench.receiver import HttpReceiver
 
 
 class NameServer:
-    """Answers at once, but for hosts that begin with `dead`: not before it is released."""
+    """Answers at once, but for hosts that begin with `dead`: not before it is released. Those that
+    begin with `gone` have no address."""
 
     def __init__(self) -> None:
         self.released = threading.Event()
@@ -30,7 +31,7 @@ class NameServer:
         if host.startswith("dead"):
             self.released.wait(30)
             return None
-        return ("127.0.0.1",)
+        return None if host.startswith("gone") else ("127.0.0.1",)
 
     def on_answer(self, host: str) -> None:
         with self._changed:
@@ -139,3 +140,50 @@ def test_all_threads_end_with_the_last_look_up(server: NameServer) -> None:
     server.wait_for(answered=50)
 
     assert (resolver._under_way, resolver._queues, resolver._busy) == ({}, {}, {})
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    return now
+
+
+def look_ups_of(
+    server: NameServer, clock: list[float], hosts: list[str], seconds: int
+) -> Counter[str]:
+    """Ask for some hosts each second, and return how often each was looked up."""
+    resolver = Resolver(server.on_answer, server.lookup)
+    for _ in range(seconds):
+        for host in hosts:
+            resolver.get(host, "owner")
+        server.wait_for(answered=len(server.asked))
+        clock[0] += 1.0
+    return Counter(server.asked)
+
+
+def test_dead_name_is_looked_up_ever_more_rarely(server: NameServer, clock: list[float]) -> None:
+    counts = look_ups_of(server, clock, ["gone", "good"], 3600)
+
+    # After 5, 10, 20, 40, 80 and then each 160 seconds, where another has had an answer in between.
+    assert counts["gone"] <= 3600 / 160 + 15
+    assert counts["good"] >= 3600 / 31
+
+
+def test_in_an_outage_of_our_own_no_name_is_taken_for_dead(
+    server: NameServer, clock: list[float]
+) -> None:
+    counts = look_ups_of(server, clock, ["gone1", "gone2"], 600)
+
+    assert min(counts.values()) >= 600 / (names.UNRESOLVED_SECONDS + 1)
+
+
+def test_name_that_has_come_back_is_not_taken_for_dead_again_at_once() -> None:
+    answers: list[Answer] = [None, ("192.0.2.1",), None]
+    answered = threading.Semaphore(0)
+    resolver = Resolver(lambda host: answered.release(), lambda host: answers.pop(0))
+    for _ in range(3):
+        resolver._ask("host", None)
+        assert answered.acquire(timeout=10)
+
+    assert resolver._known["host"].lasts_seconds == names.UNRESOLVED_SECONDS
