@@ -321,6 +321,7 @@ class Engine:
         webhook_id = sent.delivery.webhook_id
         is_ordered = sent.endpoint.ordered or self._flight.has_run(webhook_id)
         self._flight.end(sent, succeeded=verdict.succeeded, duration_ms=outcome.duration_ms)
+        self._flight.windows.charge(webhook_id, outcome.processor_ms)
         if not verdict.succeeded:
             self._starts.put_down_run(webhook_id)
         self._claims.freed(webhook_id)

@@ -27,6 +27,9 @@ RATE_PER_SECOND = 1280
 JITTER_MS = 50
 """A response that takes this long beyond twice the usual time is late."""
 CLOSED_SECONDS = 1.0
+REST_PER_DEAR_SECOND = 50.0
+"""How long nothing more is sent to a receiver, for each second of processor time that its answer took
+to read; only answers that took much more than usual are charged for."""
 IDLE_SECONDS = 60.0
 """After which a window that holds nothing is forgotten."""
 
@@ -43,6 +46,8 @@ class Window:
     """Failures in a row."""
     closed_until: float = 0.0
     """By the monotonic clock; until then the database learns that the breaker has to open."""
+    rests_until: float = 0.0
+    """By the monotonic clock; until then its receiver pays for what its answers cost to read."""
     used_at: float = 0.0
 
     @property
@@ -52,8 +57,10 @@ class Window:
 
     @property
     def is_shut(self) -> bool:
-        """Whether nothing may be held until the database knows of the failures."""
-        return bool(self.closed_until) and time.monotonic() < self.closed_until
+        """Whether nothing more may be held, until the database knows of the failures, or its
+        receiver has paid for dear answers."""
+        until = max(self.closed_until, self.rests_until)
+        return bool(until) and time.monotonic() < until
 
     def room(self, most: int) -> int:
         """Return how many more rows may be held, where no more than `most` may be in all."""
@@ -87,6 +94,12 @@ class Window:
         if not self.usual_ms or not self._is_in_time(duration_ms):
             self.narrow()
 
+    def charge(self, processor_ms: float) -> None:
+        """An answer took so much processor time to read: what is sent becomes less, and rarer."""
+        self.narrow()
+        rest = processor_ms / 1000 * REST_PER_DEAR_SECOND
+        self.rests_until = max(self.rests_until, time.monotonic()) + rest
+
     def narrow(self) -> None:
         self.size = max(self.size // 2, 1)
 
@@ -108,7 +121,7 @@ class Windows:
         self._note(webhook_id, window)
 
     def _note(self, webhook_id: UUID, window: Window) -> None:
-        if window.size - window.held < START or window.closed_until:
+        if window.size - window.held < START or window.closed_until or window.rests_until:
             self.uncommon.add(webhook_id)
         else:
             self.uncommon.discard(webhook_id)
@@ -125,6 +138,15 @@ class Windows:
     def failed(self, webhook_id: UUID) -> None:
         window = self._end(webhook_id)
         window.failed()
+        self._note(webhook_id, window)
+
+    def charge(self, webhook_id: UUID, processor_ms: float) -> None:
+        """The answer to a request of its that has ended took so much processor time to read; 0 where
+        that was not more than usual."""
+        if not processor_ms:
+            return
+        window = self.by_webhook[webhook_id]
+        window.charge(processor_ms)
         self._note(webhook_id, window)
 
     def hangs(self, webhook_id: UUID, duration_ms: int) -> None:

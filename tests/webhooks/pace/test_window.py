@@ -142,3 +142,36 @@ def test_full_windows_are_named_the_widest_first() -> None:
 
     assert list(windows.full(9).items()) == [(wide.hex, (8, 300)), (narrow.hex, (START, 0))]
     assert list(windows.full(1)) == [wide.hex]
+
+
+def test_receiver_whose_answers_are_dear_to_read_gets_fewer_and_rests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    windows = Windows()
+    dear, usual = uuid4(), uuid4()
+    for webhook_id, processor_ms in ((dear, 10.0), (usual, 0.0)):
+        windows.take(webhook_id)
+        windows.succeeded(webhook_id, 5)
+        windows.charge(webhook_id, processor_ms)
+
+    assert windows.is_shut(dear)
+    assert windows.room(dear) == 0
+    assert dear in windows.uncommon
+    assert windows.room(usual) >= START
+
+    now[0] += 0.010 * window.REST_PER_DEAR_SECOND
+    assert not windows.is_shut(dear)
+    assert 0 < windows.room(dear) < START
+
+
+def test_dear_answers_that_come_together_are_paid_for_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 1000.0)
+    state = Window()
+    for _ in range(4):
+        state.charge(10.0)
+
+    assert state.rests_until == pytest.approx(1000 + 4 * 0.010 * window.REST_PER_DEAR_SECOND)
