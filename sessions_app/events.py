@@ -196,7 +196,7 @@ def session_created(session: Session) -> Iterator[Change]:
     yield _session_change(session, "session.started", data)
 
 
-def session_steps(session: Session, before: State | None) -> Iterator[Change]:
+def session_transitions(session: Session, before: State | None) -> Iterator[Change]:
     status = session.status
     was = Session.Status.ACTIVE if before is None else before["status"]
     if status == was:
@@ -227,7 +227,7 @@ def message_created(message: SessionMessage) -> Iterator[Change]:
     yield Change("session.message", session.owner_id, data)
 
 
-def recording_steps(recording: Recording, before: State | None) -> Iterator[Change]:
+def recording_transitions(recording: Recording, before: State | None) -> Iterator[Change]:
     if before is not None and before["status"] == recording.status:
         return
     session = recording.session
@@ -249,7 +249,7 @@ def recording_steps(recording: Recording, before: State | None) -> Iterator[Chan
         yield Change("recording.failed", session.owner_id, data)
 
 
-def agent_steps(agent: Agent, before: State | None) -> Iterator[Change]:
+def agent_transitions(agent: Agent, before: State | None) -> Iterator[Change]:
     status = str(agent.status)
     was = Agent.Status.OFFLINE.value if before is None else str(before["status"])
     if status == was:
@@ -295,7 +295,7 @@ track(
         fields=("project_id", "owner_id", "title", "status", "started_at", "ended_at"),
         related=("project__name",),
         created=session_created,
-        steps=session_steps,
+        transitions=session_transitions,
     ),
 )
 track(
@@ -316,7 +316,7 @@ track(
             "file_size_bytes", "error",
         ),
         related=("session__owner_id", "session__project_id"),
-        steps=recording_steps,
+        transitions=recording_transitions,
     ),
 )  # fmt: skip
 track(
@@ -324,7 +324,7 @@ track(
     Tracking(
         name="agent",
         fields=("owner_id", "name", "platform", "version", "status", "disconnect_reason"),
-        steps=agent_steps,
+        transitions=agent_transitions,
     ),
 )
 track(

@@ -14,20 +14,21 @@ from tests import flush
 from webhooks import catalog, service
 from webhooks.models import Webhook
 from webhooks.outbox import wakeup
+from webhooks.tracking import coalescing
 from webhooks.workbench.receiver import HttpReceiver
 
-# Browser tests need what `make e2e` installs.
+# Browser tests need the packages that `make e2e` installs.
 collect_ignore = [] if importlib.util.find_spec("playwright") else ["e2e"]
 
 
 def pytest_configure() -> None:
-    # The real one takes a third of a second, on purpose.
+    # Django's default hasher takes a third of a second on purpose.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest test comes first: of several processes none waits for it in the end."""
+    """Run the longest test first, so that parallel processes end at about the same time."""
     items.sort(key=lambda item: "test_chaos.py" not in item.nodeid)
 
 
@@ -41,19 +42,21 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
 def _own_data_fits(
     request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> Iterator[None]:
-    """Data of our own receivers that does not fit its schema is only logged; here it fails."""
+    """Fail on invalid data of our own signal receivers, which production only logs."""
     yield
     if "unfit_data" not in request.keywords:
         logged = [*caplog.get_records("setup"), *caplog.get_records("call")]
         errors = [
-            r for r in logged if r.name == "webhooks.outbox.store" and r.levelno >= logging.ERROR
+            record
+            for record in logged
+            if record.name == coalescing.logger.name and record.levelno >= logging.ERROR
         ]
         assert [record.getMessage() for record in errors] == []
 
 
 @pytest.fixture(autouse=True)
 def _received_payloads_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever any receiver of the test run got is an event that fits its schema."""
+    """Fail if a receiver of the test run got an event whose data does not fit its schema."""
     close = HttpReceiver.close
 
     def close_and_look(receiver: HttpReceiver) -> None:
@@ -103,5 +106,5 @@ def receiver() -> Iterator[HttpReceiver]:
 
 @pytest.fixture
 def empty_valkey() -> None:
-    """No wake-ups of other tests, and no token that would keep this one's back."""
+    """Delete the wake-up jobs and tokens of earlier tests; a token would suppress new wake-ups."""
     wakeup.connect(2).flushdb()

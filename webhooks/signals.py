@@ -1,4 +1,4 @@
-"""Signals, one-line adapters to the outbox and the wake-up."""
+"""Signal receivers: adapters of one or two lines to the outbox and the wake-up."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from django.dispatch import receiver
 from webhooks.models import Delivery, Webhook
 from webhooks.outbox import wakeup
 from webhooks.registry import retirement
-from webhooks.tracking import story
+from webhooks.tracking import coalescing
 from webhooks.tracking.writes import Write, rows_deleting, rows_written
 
 
@@ -21,21 +21,21 @@ def tracked_rows_written(
     writes: Sequence[Write],
     using: str,
     position: str | None,
-    is_last_word: bool,
+    is_final_write: bool,
     **_: Any,
 ) -> None:
-    story.store_writes(sender, writes, using, position=position, is_last_word=is_last_word)
+    coalescing.store_writes(sender, writes, using, position=position, is_final_write=is_final_write)
 
 
 @receiver(rows_deleting, dispatch_uid="webhooks.rows_deleting")
 def tracked_rows_deleting(sender: type[Model], queryset: QuerySet[Any], **_: Any) -> None:
     if sender is get_user_model():
         retirement.retire_webhooks_of(queryset)
-    story.withdraw_created(queryset)
+    coalescing.withdraw_created(queryset)
 
 
 @receiver(post_save, sender=Delivery, dispatch_uid="webhooks.delivery_saved")
 @receiver(post_save, sender=Webhook, dispatch_uid="webhooks.webhook_saved")
-def something_may_be_due(sender: type[Model], using: str, **_: Any) -> None:
-    """A delivery saved or a webhook re-activated by hand goes out at once."""
+def wake_workers(sender: type[Model], using: str, **_: Any) -> None:
+    """Wake the workers: a saved delivery or an enabled webhook may have made deliveries due."""
     wakeup.nudge_on_commit(using)

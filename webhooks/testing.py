@@ -1,4 +1,4 @@
-"""For the tests of product developers: assert which events an action emits, without network."""
+"""Help for product developers' tests: assert which events an action stores, without a network."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from webhooks.tracking import journal
 
 @dataclass
 class CapturedEvents:
-    """The events stored while the block ran, in their order."""
+    """The events that the block stored, in order; available when the block has ended."""
 
     events: list[Event] = field(default_factory=list)
 
@@ -24,13 +24,13 @@ class CapturedEvents:
         return [event.type for event in self.events]
 
     @property
-    def told(self) -> list[tuple[str, dict[str, Any]]]:
-        """Type and `data` of every captured event."""
+    def types_and_data(self) -> list[tuple[str, dict[str, Any]]]:
+        """The type and `data` of every captured event."""
         return [(event.type, json.loads(bytes(event.payload))["data"]) for event in self.events]
 
     def data_of(self, event_type: str) -> list[dict[str, Any]]:
         """Return the `data` of every captured event of one type."""
-        return [data for told_type, data in self.told if told_type == event_type]
+        return [data for type_, data in self.types_and_data if type_ == event_type]
 
 
 @contextmanager
@@ -42,8 +42,8 @@ def captured_events() -> Iterator[CapturedEvents]:
     >>> assert captured.types == ["project.updated"]
     """
     captured = CapturedEvents()
-    # In a test that never commits, what came before must look committed, or writes in the block
-    # would rewrite its events.
+    # A test that never commits needs this: otherwise writes in the block would rewrite events that
+    # the test stored before the block.
     journal.seal(DEFAULT_DB_ALIAS)
     last = Event.objects.aggregate(last=Max("sequence"))["last"] or 0
     try:

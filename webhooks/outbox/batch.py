@@ -1,6 +1,6 @@
-"""Trigger many events of which some may be wrong: each has a result of its own.
+"""Trigger many events with a separate result for each, so that one error fails only its own event.
 
-The right ones are stored together, in as many statements as one of them takes.
+The valid events are stored together, in as many statements as a single event takes.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,22 +14,23 @@ from webhooks.outbox.store import Trigger, build_trigger, store_events
 
 Result = Event | WebhooksError
 Key = tuple[UUID | None, str, bool]
-"""What is unique of an event: owner, idempotency key, whether it is self-reported."""
+"""The unique columns of an event: owner, idempotency key, whether it is self-reported."""
 Store = Callable[[Sequence[Event]], set[UUID]]
-"""store_events(), or a way to call it."""
+"""store_events(), or a function that wraps it."""
 
 
 def trigger_each(triggers: Sequence[Trigger | WebhooksError]) -> list[Result]:
-    """Store the events that can be stored; return an event or the reason for each, in their order.
+    """Store the valid events; return an event or an error for each trigger, in the same order.
 
-    A known idempotency key gives the event of its first use, be it earlier in the same batch.
-    Errors among the arguments stay where they are.
+    For a known idempotency key the result is the event of its first use, even earlier in the same
+    batch; if the data differs, it is an IdempotencyConflictError. Errors among the arguments are
+    returned as they are. Raises only database errors.
     """
     return store_each([build_each(trigger) for trigger in triggers])
 
 
 def build_each(trigger: Trigger | WebhooksError) -> Result:
-    """Return the event of a trigger, not stored yet, or what is wrong with it."""
+    """Return the unsaved event of a trigger, or the error in it."""
     if isinstance(trigger, WebhooksError):
         return trigger
     try:
@@ -39,9 +40,9 @@ def build_each(trigger: Trigger | WebhooksError) -> Result:
 
 
 def store_each(results: Sequence[Result], store: Store = store_events) -> list[Result]:
-    """Store the events among the results; see trigger_each()."""
+    """Store the events among the results and return the results; see trigger_each()."""
     events = [result for result in results if isinstance(result, Event)]
-    # Without a transaction round both: a key that is taken stays taken.
+    # The two statements need no common transaction: a used key stays used.
     stored_ids = store(events)
     first_uses = _first_uses([event for event in events if event.id not in stored_ids])
     return [
@@ -53,7 +54,7 @@ def store_each(results: Sequence[Result], store: Store = store_events) -> list[R
 
 
 def _first_uses(events: Sequence[Event]) -> dict[Key, Event]:
-    """Return the events that took these events' keys first, in one statement."""
+    """Return the stored events with the idempotency keys of these events. One statement."""
     keys: dict[UUID | None, list[str]] = {}
     for event in events:
         keys.setdefault(event.owner_id, []).append(event.idempotency_key or "")
@@ -62,7 +63,7 @@ def _first_uses(events: Sequence[Event]) -> dict[Key, Event]:
     wanted = Q()
     for owner_id, texts in keys.items():
         wanted |= Q(owner_id=owner_id, idempotency_key__in=texts)
-    # Also the condition of the index event_idempotency_by_source.
+    # Postgres needs this condition to use the partial index event_idempotency_by_source.
     found = Event.objects.filter(wanted, idempotency_key__isnull=False).defer("payload")
     return {_key_of(event): event for event in found}
 

@@ -1,6 +1,6 @@
-"""Event data as JSON: the bytes that are stored, signed and sent, and the value that they hold.
+"""Encode event data as JSON: the bytes to store, sign and send, and the value they decode to.
 
-Validation looks at that value, never at the caller's objects: what is checked is what is sent.
+Validation uses the decoded value, never the caller's objects, so that it checks the sent data.
 """
 
 import json
@@ -23,16 +23,16 @@ class EncodedData(NamedTuple):
     text: bytes
     """UTF-8."""
     value: Any
-    """What a receiver reads from it."""
+    """The value that a receiver decodes from the text."""
 
 
 def encode(data: Any) -> EncodedData:
-    """Return event data as it is sent.
+    """Return event data as JSON text and decoded value.
 
     UUIDs, dates, times, decimals and lazy texts become text, durations become seconds, mappings
-    become objects; keys that are numbers, booleans or None become text as `json` has it. Raises
-    EventDataInvalidError for everything else that is not JSON and for what receivers could not
-    read: NaN and Infinity, NUL, lone surrogates, equal keys, more than 256 KB or 32 levels.
+    become objects; keys that are numbers, booleans or None become text in the way of `json.dumps()`.
+    Raises EventDataInvalidError for values without a JSON form and for data that receivers may fail
+    to read: NaN, Infinity, NUL, lone surrogates, duplicate keys, more than 256 KB or 32 levels.
     """
     try:
         text = ENCODER.encode(data)
@@ -41,12 +41,12 @@ def encode(data: Any) -> EncodedData:
         value = DECODER.decode(text)
     except EventDataInvalidError:
         raise
-    except Exception as problem:  # the caller's objects run code of their own, as lazy texts do
+    except Exception as problem:  # the caller's objects may run any code, as lazy texts do
         raise EventDataInvalidError(
             f"The data cannot be sent as JSON: {_reason(problem)}."
         ) from None
-    if "\\u0000" in text and _holds_nul(value):
-        raise EventDataInvalidError("The data holds a NUL character.")
+    if "\\u0000" in text and _contains_nul(value):
+        raise EventDataInvalidError("The data contains a NUL character.")
     brackets = text.count("{") + text.count("[")
     if brackets > MAX_NESTING and _nesting(value) > MAX_NESTING:
         raise EventDataInvalidError(f"The data is nested deeper than {MAX_NESTING} levels.")
@@ -61,7 +61,7 @@ def _check_size(encoded: bytes) -> None:
 
 
 def _convert(value: object) -> Any:
-    """Return the JSON value of what is not JSON itself, as the wire shows it."""
+    """Return the JSON value of an object that `json` cannot encode; raises ValueError if none."""
     if isinstance(value, datetime):
         if value.utcoffset() is None:
             raise ValueError(f"the time {value.isoformat()} has no time zone")
@@ -77,39 +77,39 @@ def _convert(value: object) -> Any:
         return str(value)
     if isinstance(value, Mapping):
         return dict(value)
-    raise ValueError(f"a value of type {type(value).__name__} has no form in JSON")
+    raise ValueError(f"a value of type {type(value).__name__} has no JSON form")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("two keys of an object, such as 1 and '1', are the same text")
-    return found
+def _object_with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("two keys of an object, such as 1 and '1', become the same text")
+    return value
 
 
-# Made once: json.dumps() and json.loads() would make them for each call.
+# json.dumps() and json.loads() would create these for each call.
 ENCODER = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_convert
 )
-DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+DECODER = json.JSONDecoder(object_pairs_hook=_object_with_unique_keys)
 
 
 def _reason(problem: Exception) -> str:
     if isinstance(problem, UnicodeEncodeError):
-        return "it holds half of a surrogate pair"
+        return "it contains a lone surrogate"
     if isinstance(problem, RecursionError):
         return f"it is nested deeper than {MAX_NESTING} levels"
-    # int() speaks of a Python function to raise its limit.
+    # The message of int() advises to raise a Python limit, which is no help to an API client.
     text = str(problem)
     return "an integer has too many digits" if "limit (" in text else text[:200].rstrip(".")
 
 
-def _holds_nul(value: Any) -> bool:
+def _contains_nul(value: Any) -> bool:
     if isinstance(value, str):
         return "\0" in value
     if isinstance(value, dict):
-        return any(_holds_nul(part) for pair in value.items() for part in pair)
-    return isinstance(value, list) and any(map(_holds_nul, value))
+        return any(_contains_nul(part) for pair in value.items() for part in pair)
+    return isinstance(value, list) and any(map(_contains_nul, value))
 
 
 def _nesting(value: Any) -> int:

@@ -1,4 +1,7 @@
-"""Why an event reached a webhook, or did not (the fan-out itself is webhooks/outbox/store.py)."""
+"""Explain why an event was or was not sent to each webhook.
+
+The fan-out itself is STORE_SQL in webhooks/outbox/store.py.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,42 +14,42 @@ from webhooks.models import Delivery, Event, Webhook
 
 @dataclass(frozen=True, slots=True)
 class Considered:
-    """One webhook that an event could have reached."""
+    """A webhook of the event's owner or of the platform, and whether it receives the event."""
 
     webhook: Webhook
     matches: bool
-    """Whether it would receive the event by today's settings."""
+    """Whether the webhook would receive the event with its current settings."""
     reason: str
-    """Why it would, or would not."""
+    """A sentence that explains `matches`."""
     delivery: Delivery | None
-    """What the fan-out recorded at the time."""
+    """The delivery that the fan-out stored at the time, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Who got an event and who did not, then and by today's settings."""
+    """The recipients of an event, at the time and with the webhooks' current settings."""
 
     event: Event
     fanout_count: int
-    """How many webhooks it was stored for at the time."""
+    """The number of deliveries that the fan-out stored at the time."""
     considered: list[Considered]
 
 
 def explain(event: Event) -> Explanation:
-    """Say for every webhook of the event's owner, and of the platform, why it did or did not get it.
+    """Explain for each webhook of the event's owner and of the platform whether it receives it.
 
-    The reasons are today's settings; nothing is stored for a webhook that did not match. What was
-    recorded at the time stands beside them.
+    The reasons come from the current settings, because the fan-out stores nothing for a webhook
+    that does not match. The deliveries stored at the time are returned beside them.
     """
     deliveries: dict[Any, Delivery] = {
         delivery.webhook_id: delivery for delivery in event.deliveries.all()
     }
-    concerned = Q(is_platform=True) | Q(id__in=deliveries.keys())
+    candidates = Q(is_platform=True) | Q(id__in=deliveries.keys())
     if event.owner_id is not None:
-        concerned |= Q(owner_id=event.owner_id)
+        candidates |= Q(owner_id=event.owner_id)
     considered = [
         Considered(webhook, *_reason(webhook, event), deliveries.get(webhook.id))
-        for webhook in Webhook.objects.filter(concerned).order_by("id")
+        for webhook in Webhook.objects.filter(candidates).order_by("id")
     ]
     return Explanation(event, event.fanout_count, considered)
 
@@ -58,13 +61,18 @@ def _reason(webhook: Webhook, event: Event) -> tuple[bool, str]:
     if webhook.deleted_at is not None:
         return False, f"It was deleted at {catalog.wire_time(webhook.deleted_at)}."
     if not webhook.active:
-        why = webhook.disabled_reason.rstrip(".") or "switched off by hand"
+        why = webhook.disabled_reason.rstrip(".") or "disabled manually"
         return False, f"It is disabled: {why}."
     if not matching:
         return False, f"Its filter ({', '.join(webhook.events)}) does not select {event.type}."
     if webhook.is_platform and event.is_self_reported:
-        return False, "Its owner triggered it; platform webhooks hear only of what happened here."
+        return False, (
+            "The owner triggered the event; platform webhooks receive only events of the product."
+        )
     if webhook.created_at > event.created_at:
         return False, f"It was created after the event, at {catalog.wire_time(webhook.created_at)}."
-    who = "Every owner's events" if webhook.is_platform else "The owner's events"
-    return True, f"{who} reach it, and its filter selects {event.type} by {matching[0]}."
+    whose = "every owner's" if webhook.is_platform else "its owner's"
+    return (
+        True,
+        f"It receives {whose} events, and its filter selects {event.type} by {matching[0]}.",
+    )

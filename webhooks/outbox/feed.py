@@ -1,11 +1,10 @@
-"""The feed: every event once, in order, without gaps, for `listen` and for polling through the API.
+"""The event feed: every event once, in order and without gaps, for `listen` and for API polling.
 
-Events are read in the order of their epoch (webhooks/postgres/epoch.py), their transaction and the
-database's sequence, and only those whose transaction is older than every transaction that still
-runs (invariant 13, webhooks/postgres/horizon.py). Whatever commits later therefore comes later in this
-order, so a reader that keeps its cursor misses nothing and sees nothing twice, however transactions
-overlap, and on whatever server the database lives next. The price is that one long transaction that
-writes holds the feed back until it ends.
+The feed returns events in the order of epoch (webhooks/postgres/epoch.py), transaction id and
+sequence, and only those whose transaction is older than every running transaction (invariant 13,
+webhooks/postgres/horizon.py). Events that commit later thus come later in this order: a reader that
+keeps its cursor misses no event and gets none twice, even if transactions overlap and the database
+moves to another server. The price: a long transaction that writes delays the feed until it ends.
 """
 
 import binascii
@@ -24,31 +23,29 @@ from webhooks.errors import CursorForeignError, CursorInvalidError, EventTypeUnk
 from webhooks.ids import EVENT_PREFIX
 
 MAX_SCANNED = 10_000
-"""Events that one call looks at, whoever owns them; the cursor moves on past them all the same."""
+"""How many events of any owner one call reads; the cursor moves past those it does not return."""
 LARGEST_NUMBER = 2**63 - 1
-
-
 FIRST_EPOCH = 1
 
 
 class Cursor(NamedTuple):
-    """A place in the feed: right behind this event."""
+    """A position in the feed, right after one event."""
 
     transaction_id: int
     sequence: int
     epoch: int = FIRST_EPOCH
     cluster: str = ""
-    """Short for the cluster of the epoch, whose number two copies of a database may give to
-    different ones; empty in a cursor from before there were epochs."""
+    """A short hash of the epoch's cluster, because two copies of a database may number different
+    clusters alike; empty in cursors from before epochs were introduced."""
 
     def to_text(self) -> str:
-        """Return the opaque form that readers keep."""
+        """Return the opaque text form that readers store."""
         parts = self if self.cluster else self[:2]
         return urlsafe_b64encode(".".join(map(str, parts)).encode()).rstrip(b"=").decode()
 
     @classmethod
     def from_text(cls, text: str) -> "Cursor":
-        """Raises CursorInvalidError."""
+        """Return the cursor of a text form; raises CursorInvalidError."""
         try:
             decoded = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
             transaction_id, sequence, *epoch = decoded.decode("ascii").split(".")
@@ -63,27 +60,29 @@ class Cursor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FeedEvent:
-    """An event as a reader of the feed gets it."""
+    """An event in the feed."""
 
     id: str
-    """Public."""
+    """The public id, `evt_…`."""
     type: str
     created_at: datetime
     payload: bytes
-    """The exact bytes that webhooks get."""
+    """The exact bytes that webhooks receive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some events, and the cursor to go on from; `has_more` says that there is no need to wait."""
+    """Some events of the feed."""
 
     events: list[FeedEvent]
     next: str
+    """The cursor of the next page."""
     has_more: bool
+    """Whether the next page may hold events already, so that the reader need not wait."""
 
 
-# Where the feed ends, and the clusters of the epochs from the cursor's on. One that is not recorded
-# yet is this one's.
+# The end of the feed, and the clusters of the epochs from the cursor's on. An epoch without a record
+# belongs to the current cluster.
 END = """
 WITH place AS MATERIALIZED (
     SELECT webhooks_current_epoch() AS epoch, webhooks_horizon() AS horizon
@@ -100,7 +99,7 @@ WITH place AS MATERIALIZED (
 NOW = "SELECT epoch, horizon::text, names FROM place, clusters"
 NOW_SQL = END + NOW
 
-# The inner query walks the index event_epoch_order, whatever the owner: its cost is bounded.
+# `scanned` reads the index event_epoch_order for all owners, which bounds the cost of a call.
 BEHIND = """, scanned AS MATERIALIZED (
     SELECT e.id, e.type, e.owner_id, e.epoch, e.transaction_id, e.sequence
       FROM webhooks_event e
@@ -140,11 +139,11 @@ def read(
     patterns: Iterable[str] = ("*",),
     limit: int = 100,
 ) -> Page:
-    """Return the events behind a cursor, oldest first; with `after` None an empty page from now on.
+    """Return at most `limit` events after a cursor, oldest first.
 
-    `owner_id` None means everybody's. Events whose payload was erased are passed over. Raises
-    CursorInvalidError, CursorForeignError for a cursor that says nothing about this database, and
-    EventTypeUnknownError for a pattern that selects nothing.
+    With `after` None, return an empty page whose cursor starts now. `owner_id` None means all
+    owners. Events with an erased payload are left out. Raises CursorInvalidError, CursorForeignError
+    for a cursor of another database, and EventTypeUnknownError for a pattern that selects no type.
     """
     types = matching_types(patterns)
     if after is None:
@@ -182,20 +181,20 @@ def read(
 
 
 def now() -> Cursor:
-    """Return the cursor from which everything comes that is not yet known to have committed.
+    """Return the cursor of the feed's current end.
 
-    That includes what committed while an older transaction was still running.
+    Events that committed while an older transaction was running come after it, like future events.
     """
     ((epoch, horizon, names),) = _query(NOW_SQL, {"epoch": FIRST_EPOCH})
     return _cursor((int(horizon) - 1, LARGEST_NUMBER, epoch), _clusters(names))
 
 
 UNKNOWN_CLUSTER = "unknown"
-"""Of an epoch without a record: its rows came here without the table of epochs."""
+"""The cluster of an epoch without a record: its rows were copied without the table of epochs."""
 
 
 def _clusters(names: str | dict[str, str]) -> dict[int, str]:
-    # Django leaves JSON as text.
+    # Django's cursors return JSON as text.
     pairs = json.loads(names) if isinstance(names, str) else names
     return {int(number): cluster for number, cluster in pairs.items()}
 
@@ -206,10 +205,13 @@ def _cursor(place: Iterable[Any], clusters: Mapping[int, str]) -> Cursor:
 
 
 def matching_types(patterns: Iterable[str]) -> list[str] | None:
-    """Return the event types that patterns select, None for all; raises EventTypeUnknownError."""
+    """Return the event types that the patterns select, or None for all types.
+
+    Raises EventTypeUnknownError for patterns that select no type.
+    """
     patterns = set(patterns)
-    if unknown := sorted(one for one in patterns if not catalog.is_known_pattern(one)):
-        raise EventTypeUnknownError(f"No event type is selected by {', '.join(unknown)}.")
+    if unknown := sorted(p for p in patterns if not catalog.is_known_pattern(p)):
+        raise EventTypeUnknownError(f"These patterns select no event type: {', '.join(unknown)}.")
     if "*" in patterns:
         return None
     names = (event_type.name for event_type in catalog.all_types())

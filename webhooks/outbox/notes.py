@@ -1,7 +1,7 @@
-"""Notes: how a transaction knows what it has stored so far, exact under savepoints.
+"""Notes: numbers by which a transaction knows the events it has stored, across savepoints.
 
-The number of the last note stands in a setting of Postgres that is local to the transaction. A
-commit or a rollback empties it, and a savepoint's rollback brings back what it was before.
+A Postgres setting that is local to the transaction holds the number of the last note. A commit or a
+rollback clears it, and a savepoint's rollback restores the previous number.
 """
 
 import itertools
@@ -10,19 +10,19 @@ from dataclasses import dataclass, field
 _numbers = itertools.count(1)
 
 POSITION = "current_setting('webhooks.note', true)"
-"""An SQL expression: the numbers of the current transaction's last note and of the one before."""
+"""An SQL expression: the numbers of the current transaction's last two notes, the last one first."""
 
 ADVANCE = f"""
 set_config('webhooks.note',
            concat_ws(' ', %(note)s::text, nullif(split_part({POSITION}, ' ', 1), '')), true)
 """
-"""An SQL expression that makes the note `note` the last one and returns the new position."""
+"""An SQL expression that makes the note with number `note` the last one; returns the position."""
 
 
 @dataclass(slots=True)
 class Note:
-    """What is about to be written down, or has been once it has a position."""
+    """A note of one batch of writes; it has a position once it is stored in Postgres."""
 
     number: str = field(default_factory=lambda: str(next(_numbers)))
     position: str = ""
-    """Its number and that of the note before, as Postgres has stored them."""
+    """The value of POSITION after storing the note: its number and that of the note before."""

@@ -1,7 +1,7 @@
-"""The outbox (invariant 1): events and their deliveries, written in the caller's own transaction.
+"""The outbox (invariant 1): store events and their deliveries in the caller's own transaction.
 
-They commit or roll back with the caller's data. A caller's mistake raises at once and stores
-nothing; nothing here ever raises because of delivery. A crash leaves either all of it or nothing.
+They commit or roll back with the caller's data, also in a crash. Invalid arguments raise at once
+and store nothing; no failure of a delivery ever raises here.
 """
 
 import hashlib
@@ -33,15 +33,15 @@ EVENT_FIELDS = (
     "id", "type", "owner_id", "payload", "idempotency_key", "body_hash", "fanout_count",
     "object_reference", "is_self_reported", "created_at",
 )  # fmt: skip
-"""In the order of the model's columns."""
+"""Fields of Event, in the order of the model."""
 
 Owner = Any
-"""A user, or the id of one; None for an event that belongs to nobody."""
+"""A user or a user's id; None for an event without an owner."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """One event to be: the arguments of trigger_event() as a value."""
+    """An event to trigger: the arguments of trigger_event() as a value."""
 
     event_type: str
     owner: Owner
@@ -49,7 +49,7 @@ class Trigger:
     idempotency_key: str | None = None
     object_reference: str = ""
     is_self_reported: bool = False
-    """Only the owner says so: what platform webhooks receive comes from the product itself."""
+    """Whether the owner triggered it through the API; platform webhooks receive no such event."""
 
 
 def trigger_event(
@@ -57,16 +57,19 @@ def trigger_event(
 ) -> Event:
     """Store an event and its deliveries in the current transaction and return the event.
 
-    With a known `idempotency_key` of this owner the event of the first call is returned and
-    nothing is stored; keys of what owners report themselves through the API are apart. Raises
-    EventTypeUnknownError, EventDataInvalidError, or IdempotencyConflictError when the key was used
-    with other data.
+    If the owner already has an event with this `idempotency_key`, return that event and store
+    nothing; events that owners trigger through the API have separate keys. Raises
+    EventTypeUnknownError, EventDataInvalidError, and IdempotencyConflictError if the key was used
+    with different data.
     """
     return trigger_events([Trigger(event_type, owner, data, idempotency_key)])[0]
 
 
 def trigger_events(triggers: Iterable[Trigger]) -> list[Event]:
-    """Store many events in one statement; all or none. See trigger_event()."""
+    """Store many events in one statement, all or none, and return them in the same order.
+
+    See trigger_event() for idempotency keys and errors.
+    """
     events = [build_trigger(trigger) for trigger in triggers]
     if all(event.idempotency_key is None for event in events):
         store_events(events)
@@ -79,7 +82,10 @@ def trigger_events(triggers: Iterable[Trigger]) -> list[Event]:
 
 
 def build_trigger(trigger: Trigger) -> Event:
-    """Return the event of a trigger, not stored yet; raises like trigger_event()."""
+    """Return the unsaved event of a trigger.
+
+    Raises EventTypeUnknownError and EventDataInvalidError.
+    """
     data = encode(trigger.data)
     catalog.validate_data(trigger.event_type, data.value)
     event = build_event(trigger.event_type, owner_id_of(trigger.owner), data.text)
@@ -95,9 +101,9 @@ def build_trigger(trigger: Trigger) -> Event:
 
 
 def owner_id_of(owner: Owner) -> uuid.UUID | None:
-    """Return the id behind a user, an id or its text; None for nobody.
+    """Return the owner's id, given a user, an id or an id's text; None for None.
 
-    Raises EventDataInvalidError for anything else, also for a user who is not logged in.
+    Raises EventDataInvalidError for anything else, such as an anonymous user.
     """
     owner_id = getattr(owner, "pk", owner)
     if owner is None or isinstance(owner_id, uuid.UUID):
@@ -105,19 +111,19 @@ def owner_id_of(owner: Owner) -> uuid.UUID | None:
     try:
         return uuid.UUID(str(owner_id))
     except ValueError:
-        raise EventDataInvalidError("The owner is neither a user nor the id of one.") from None
+        raise EventDataInvalidError("The owner is neither a user nor a user's id.") from None
 
 
 def _check_text(name: str, text: object, longest: int, *, at_least: int = 0) -> None:
-    """Raise EventDataInvalidError for what its column cannot hold."""
+    """Raise EventDataInvalidError for a value that its column cannot hold."""
     if (
         not isinstance(text, str)
         or not at_least <= len(text) <= longest
         or not NO_NUL_OR_SURROGATE.fullmatch(text)
     ):
         raise EventDataInvalidError(
-            f"The {name} is not text of {at_least} to {longest} characters without NUL and "
-            "without halves of surrogate pairs."
+            f"The {name} must be text of {at_least} to {longest} characters without NUL and "
+            "without lone surrogates."
         )
 
 
@@ -129,7 +135,10 @@ def build_event(
     event_id: uuid.UUID | None = None,
     created_at: datetime | None = None,
 ) -> Event:
-    """Return an event that is not stored yet; `data` is the JSON text that encode() made."""
+    """Return an unsaved event with its payload; `data` is the JSON text from encode().
+
+    `event_id` and `created_at` default to a new id and the current time.
+    """
     event_id = event_id or new_id()
     created_at = created_at or datetime.now(UTC)
     payload = b'{"id":"%s%s","type":"%s","created":"%s","data":%s}' % (
@@ -139,7 +148,7 @@ def build_event(
         catalog.wire_time(created_at).encode(),
         data,
     )
-    # What the database fills in is read when somebody asks for it.
+    # from_db() defers the other columns, which the database fills in: they are read on access.
     event = Event.from_db(
         None,
         EVENT_FIELDS,
@@ -149,9 +158,9 @@ def build_event(
     return event
 
 
-# The look-up of the receivers and the insert are one statement: two would cost a save a third more.
-# A delivery's id is its event's, but for the end, which counts: so ids stay in the order of events,
-# within a millisecond, too (ordered webhooks go by it), and 53 bits of them are still by chance.
+# One statement finds the webhooks and inserts the rows: two would make a save a third slower.
+# A delivery's id is its event's id with the last 20 bits replaced by a counter. So ids keep the order
+# of the events even within a millisecond (ordered webhooks rely on it), with 53 random bits left.
 STORE_SQL = f"""
 WITH event AS MATERIALIZED (
     SELECT *
@@ -210,18 +219,20 @@ def store_events(
     note: Note | None = None,
     lock_timeout_ms: int | None = None,
 ) -> set[uuid.UUID]:
-    """Insert events, and a delivery for each active webhook of the owner, or of the platform
-    where an event is not self-reported, whose filter selects them: one statement. Sets each
-    event's `fanout_count`.
+    """Insert events, and a delivery for each active webhook whose filter selects them. One statement.
 
-    Returns the ids of the stored events: all but those whose idempotency key was known. Where
-    there are any, `note` becomes the journal's last one, and learns its position. With
-    `lock_timeout_ms` an OperationalError is raised rather than wait longer for one lock; it holds
+    An event goes to webhooks of its owner and, unless it is self-reported, of the platform. Sets
+    each event's `fanout_count` and wakes the workers on commit. Returns the ids of the stored
+    events, which are all except those with a known idempotency key.
+
+    If events were stored, `note` becomes the transaction's last note and gets its position. With
+    `lock_timeout_ms`, waiting longer than that for a lock raises OperationalError; the limit lasts
     until the end of the transaction.
     """
     if not events:
         return set()
-    # One parameter: binding an array for each column takes longer than the statement itself.
+    # The events are one JSON parameter, because binding an array per column takes longer than the
+    # statement itself.
     rows = [
         {
             "id": event.id.hex,

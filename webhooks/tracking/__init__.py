@@ -1,4 +1,4 @@
-"""Writes of models become events: what other apps use of it.
+"""Turn writes of models into events: the names that other apps may use.
 
 A model derives from TrackedModel; track() declares which events its writes cause.
 """

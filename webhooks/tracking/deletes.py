@@ -1,9 +1,9 @@
-"""Deletes of tracked rows: announced before the rows go, without loading what hangs on them.
+"""Delete tracked rows: announce them first, and do not load their dependent rows.
 
-Django's collector would load every dependent row that is tracked. Here dependents are removed by
-statements over subqueries, children first; what cannot be (models that somebody's signals watch or
-that untracked rows hang on, and all above them) is left to the collector. The roots are locked
-before, so that nothing new can hang on to them meanwhile.
+Django's collector would load every tracked dependent row. This module deletes dependents by
+statements over subqueries, children first. It leaves to the collector the models that have delete
+signal receivers or untracked dependents, and all models above those. It locks the root rows first,
+so that no transaction can add a dependent meanwhile.
 """
 
 from collections import Counter
@@ -28,52 +28,53 @@ from webhooks.tracking.writes import (
 )
 
 Deleted = tuple[int, dict[str, int]]
-"""What Django's delete() returns: how many rows in all, and of each model."""
+"""The result of Django's delete(): the number of rows in all, and per model label."""
 
 
 def delete_tracked(
     rows: models.QuerySet[Any], delete: Callable[[models.QuerySet[Any]], Deleted]
 ) -> Deleted:
-    """Announce the deletion of rows and of what goes with them, then let Django delete the rest.
+    """Announce the deletion of rows and their dependents, then delete them.
 
-    `delete` is called with the rows that were locked: one that another transaction adds meanwhile
-    would go without an event. Opens a savepoint: where Django refuses (PROTECT), nothing is gone
-    and nothing announced.
+    Calls `delete` with the locked rows only: a row that another transaction adds meanwhile would be
+    deleted without an event. Opens a savepoint, so that nothing is deleted or announced where
+    Django refuses. Returns the counts of all deleted rows. Raises ProtectedError and
+    RestrictedError like Django's delete().
     """
     tracking = tracking_of(rows.model)
     if tracking is None:
         return delete(rows)
     with transaction.atomic(using=rows.db):
         rows = _lock(rows)
-        removed: Counter[str] = Counter()
-        _prepare(rows, tracking, removed)
-        removed.update(delete(rows)[1])
-    return removed.total(), dict(removed)
+        counts: Counter[str] = Counter()
+        _prepare(rows, tracking, counts)
+        counts.update(delete(rows)[1])
+    return counts.total(), dict(counts)
 
 
 def _lock(rows: models.QuerySet[Any]) -> models.QuerySet[Any]:
-    """Choose the rows once, and lock them: none changes, nobody else adds a dependent."""
+    """Lock the rows and return a queryset of exactly these, by primary key."""
     keys = lock_rows(rows, for_delete=True).values_list("pk", flat=True)
     locked: models.QuerySet[Any] = rows.model._base_manager.using(rows.db).filter(pk__in=list(keys))
     return locked
 
 
-def _prepare(rows: models.QuerySet[Any], tracking: Tracking, removed: Counter[str]) -> None:
-    """Announce rows that are about to go, and remove their tracked dependents."""
+def _prepare(rows: models.QuerySet[Any], tracking: Tracking, counts: Counter[str]) -> None:
+    """Announce rows before their deletion, and delete their tracked dependents."""
     rows_deleting.send(sender=concrete(rows.model), queryset=rows)
     if tracking.deleted is not None:
         _announce_deleted(rows)
     for dependents, dependent_tracking in _tracked_dependents(rows):
-        _prepare(dependents, dependent_tracking, removed)
+        _prepare(dependents, dependent_tracking, counts)
         if not _needs_collector(dependents.model):
             count = dependents._raw_delete(dependents.db)
-            removed.update({dependents.model._meta.label: count} if count else {})
+            counts.update({dependents.model._meta.label: count} if count else {})
 
 
 def _announce_deleted(rows: models.QuerySet[Any]) -> None:
     row_type = row_type_of(rows.model)
-    found = lock_rows(rows, for_delete=True).values_list(*row_type.paths).iterator(ROWS_PER_BATCH)
-    writes = (Write(row_type.row(row, rows.db), row_type.state(row), True) for row in found)
+    locked = lock_rows(rows, for_delete=True).values_list(*row_type.paths).iterator(ROWS_PER_BATCH)
+    writes = (Write(row_type.row(row, rows.db), row_type.state(row), True) for row in locked)
     announce(rows.model, writes, rows.db)
 
 
@@ -84,24 +85,26 @@ def _tracked_dependents(
         model: Any = relation.related_model
         tracking = tracking_of(model)
         if tracking is not None and relation.on_delete is CASCADE:
-            chosen = {f"{relation.field.name}__in": rows.order_by()}
-            yield model._base_manager.using(rows.db).filter(**chosen), tracking
+            condition = {f"{relation.field.name}__in": rows.order_by()}
+            yield model._base_manager.using(rows.db).filter(**condition), tracking
 
 
 def _needs_collector(model: type[models.Model]) -> bool:
-    """Say whether Django has to load the rows of a model that are about to go.
+    """Return whether Django's collector must load and delete the rows of a model.
 
-    Because somebody's signals must hear of each of them, or because something hangs on them that is
-    not removed here: it would be left pointing at nothing.
+    It must where a delete signal needs each instance, or where rows depend on them that this module
+    does not delete: their foreign keys would dangle.
     """
     if pre_delete.has_listeners(model) or post_delete.has_listeners(model):
         return True
     relations = get_candidate_relations_to_delete(model._meta)
-    return bool(model._meta.private_fields) or any(map(_is_left_hanging, relations))
+    return bool(model._meta.private_fields) or any(map(_relation_needs_collector, relations))
 
 
-def _is_left_hanging(relation: Any) -> bool:
+def _relation_needs_collector(relation: Any) -> bool:
     if relation.on_delete is DO_NOTHING:
         return False
-    is_removed = relation.on_delete is CASCADE and tracking_of(relation.related_model) is not None
-    return not is_removed or _needs_collector(relation.related_model)
+    is_deleted_here = (
+        relation.on_delete is CASCADE and tracking_of(relation.related_model) is not None
+    )
+    return not is_deleted_here or _needs_collector(relation.related_model)

@@ -1,9 +1,10 @@
-"""What the current transaction has stored about each object, exact under savepoints.
+"""Remember which events the current transaction has stored for each object, across savepoints.
 
-Postgres says what is current: every note's number is written to a setting that is local to the
-transaction. A commit or a rollback empties it, and a savepoint's rollback brings back what it was
-before, whoever ends them: Django, raw SQL, or a program that has switched autocommit off. What is
-kept here is believed only as far as the note that the setting names; the rest is dropped.
+Postgres holds the truth: each batch of writes stores the number of its note in a setting that is
+local to the transaction (webhooks/outbox/notes.py). A commit or a rollback clears the setting, and
+a savepoint's rollback restores the previous number, whoever ends them: Django, raw SQL, or a
+program that has switched autocommit off. The journal in memory is valid only up to the note that
+the setting names; later notes are dropped.
 """
 
 from collections.abc import Collection, Mapping
@@ -32,42 +33,42 @@ class StoredEvent:
     owner_id: UUID | None
     created_at: datetime
     digest: int
-    """Of its data: an equal one need not be written again."""
+    """The hash of its data; an equal hash makes rewriting unnecessary."""
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
-    """One object in this transaction, from its first write on or from its last creation."""
+class ObjectHistory:
+    """An object's events in this transaction, from its first write or its latest creation on."""
 
-    is_born: bool
+    is_created_here: bool
     before: State | None
-    """The row as this transaction found it; None where it was created here."""
-    told: tuple[StoredEvent, ...] = ()
-    """Created or updated: kept at the net change."""
-    steps: tuple[UUID, ...] = ()
-    """Changes of status, which stay as they are."""
+    """The row before the transaction's first write; None where this transaction created it."""
+    net_events: tuple[StoredEvent, ...] = ()
+    """Created or updated events, which later writes rewrite to the net change."""
+    transition_ids: tuple[UUID, ...] = ()
+    """Ids of the events of status changes, which later writes never rewrite."""
 
 
-Lives = Mapping[Key, Life | None]
-"""None for an object that is gone."""
+Histories = Mapping[Key, ObjectHistory | None]
+"""None for a deleted object."""
 
 
 class Journal:
     """The notes of one connection, one for each batch of writes."""
 
     def __init__(self) -> None:
-        self.notes: list[tuple[str, Lives]] = []
-        self.lives: dict[Key, Life | None] = {}
+        self.notes: list[tuple[str, Histories]] = []
+        self.histories: dict[Key, ObjectHistory | None] = {}
 
     def rewind(self, number: str) -> None:
-        """Drop what came after a note; everything where it is unknown."""
+        """Drop the notes after this number, or all notes if the number is unknown."""
         if self.notes and self.notes[-1][0] == number:
             return
         while self.notes and self.notes[-1][0] != number:
             self.notes.pop()
-        self.lives = {}
-        for _, lives in self.notes:
-            self.lives.update(lives)
+        self.histories = {}
+        for _, histories in self.notes:
+            self.histories.update(histories)
 
 
 _journals: WeakKeyDictionary[Any, Journal] = WeakKeyDictionary()
@@ -77,24 +78,25 @@ def _journal(using: str) -> Journal:
     return _journals.setdefault(connections[using], Journal())
 
 
-def known_keys(model: type[Model], using: str) -> list[Any]:
-    """Return the keys of a model's objects that this transaction may have written."""
-    return [key for known, key in _journal(using).lives if known is model]
+def written_keys(model: type[Model], using: str) -> list[Any]:
+    """Return the primary keys of a model's objects that this transaction may have written."""
+    return [key for written, key in _journal(using).histories if written is model]
 
 
-def lives_of(keys: Collection[Key], using: str, position: str | None = None) -> Lives:
-    """Return those of the objects that this transaction has written so far.
+def histories_of(keys: Collection[Key], using: str, position: str | None = None) -> Histories:
+    """Return the histories of those of the objects that this transaction has written.
 
-    An object may have been written only if a note says so; then `position` is believed where it
-    names the last note. Any other may be older than that, and Postgres is asked.
+    `position` is the transaction's position as the statement of the write returned it. A position
+    that does not name the last note may be outdated; then this function queries Postgres. It
+    queries nothing where no note names any of the objects.
     """
     journal = _journal(using)
-    if not journal.lives.keys().isdisjoint(keys):
+    if not journal.histories.keys().isdisjoint(keys):
         number = (position or "").partition(" ")[0]
         if number != journal.notes[-1][0]:
             number = _select(POSITION, {}, using).partition(" ")[0]
         journal.rewind(number)
-    return {key: journal.lives[key] for key in keys if key in journal.lives}
+    return {key: journal.histories[key] for key in keys if key in journal.histories}
 
 
 def _select(expression: str, parameters: Mapping[str, str], using: str) -> str:
@@ -103,17 +105,20 @@ def _select(expression: str, parameters: Mapping[str, str], using: str) -> str:
         return cursor.fetchone()[0] or ""
 
 
-def write_down(changed: Lives, note: Note, using: str) -> None:
-    """Note what was stored; must be called in the transaction that stored it."""
+def add_note(changed: Histories, note: Note, using: str) -> None:
+    """Add a note of the changed histories; call it in the transaction that stored their events.
+
+    Stores the note's number in Postgres unless store_events() has done so.
+    """
     position = note.position or _select(ADVANCE, {"note": note.number}, using)
     number, _, number_before = position.partition(" ")
     journal = _journal(using)
     journal.rewind(number_before)
     journal.notes.append((number, changed))
-    journal.lives.update(changed)
+    journal.histories.update(changed)
     transaction.on_commit(lambda: seal(using), using=using, robust=True)
 
 
 def seal(using: str) -> None:
-    """Let nothing stored so far be rewritten, as if the transaction had been committed here."""
+    """Forget all notes, as a commit does, so that no later write rewrites the stored events."""
     _journal(using).rewind("")

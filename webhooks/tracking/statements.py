@@ -1,8 +1,8 @@
-"""The INSERT and UPDATE of tracked rows: Django's own, but they also return what they wrote.
+"""Compile Django's INSERT and UPDATE of tracked rows so that they also return the written rows.
 
-One statement finds the rows, locks them, writes them and returns them as they were and as they
-are: its condition and its values are evaluated once, on the same snapshot that Django's statement
-would have used, and nobody can write in between. Must never write a row that it does not return.
+One statement finds, locks and writes the rows, and returns their old and new values. Postgres
+evaluates its condition and values once, on the same snapshot as for Django's statement, and no
+other transaction can write in between. A statement must return every row that it writes.
 """
 
 import pickle
@@ -27,44 +27,48 @@ from webhooks.tracking.writes import (
     row_type_of,
 )
 
-MOST_BYTES_IN_MEMORY = 4 * 1024**2
-"""Of the rows that wait to be announced; more of them wait on disk."""
+MAX_BYTES_IN_MEMORY = 4 * 1024**2
+"""The limit for rows that are not announced yet; above it they move to a temporary file."""
 
 ROWS_PER_CHUNK = 200
-"""That libpq hands over together."""
+"""How many rows libpq returns at a time."""
 
 Row = tuple[Any, ...]
 
 
 class InsertCompiler(SQLInsertCompiler):
-    """An INSERT that returns the fields that Django asked for and then all of the row type's."""
+    """An INSERT that returns the fields that Django requested, then all fields of the row type."""
 
     connection: Any
     using: str
 
-    def insert(self, row_type: RowType, asked: Sequence[Any]) -> list[Row]:
-        """Insert the rows and return what was inserted or updated, in the order of the objects."""
+    def insert(self, row_type: RowType, requested: Sequence[Any]) -> list[Row]:
+        """Insert the objects; return the inserted or updated rows in the order of the objects.
+
+        A row holds the values of the `requested` fields, then those of `row_type.all_fields`.
+        """
         self.row_type = row_type
-        # Django's compiler writes no RETURNING for nothing.
-        self.returning_fields = [*asked, row_type.fields[0]]
-        rows: list[Row] = self._execute(asked).fetchall()
-        converters = _converters(self, row_type, len(asked), len(row_type.all_fields))
-        if asked:
-            converters |= self.get_converters([f.get_col(f.model._meta.db_table) for f in asked])
+        # Without a field, Django's compiler leaves out RETURNING.
+        self.returning_fields = [*requested, row_type.fields[0]]
+        rows: list[Row] = self._execute(requested).fetchall()
+        converters = _converters(self, row_type, len(requested), len(row_type.all_fields))
+        if requested:
+            columns = [field.get_col(field.model._meta.db_table) for field in requested]
+            converters |= self.get_converters(columns)
         if not converters:
             return rows
         return [tuple(row) for row in self.apply_converters(rows, converters)]
 
-    def _execute(self, asked: Sequence[Any]) -> Any:
+    def _execute(self, requested: Sequence[Any]) -> Any:
         [(statement, parameters)] = self.as_sql()
-        if self._is_plain and len(self.query.objs) == 1 and not any(map(cast_of, asked)):
+        if self._is_plain and len(self.query.objs) == 1 and not any(map(cast_of, requested)):
             return run(statement, parameters, self.using, is_binary=False)
         cursor = self.connection.cursor()
         cursor.execute(statement, parameters)
         return cursor
 
     def assemble_as_sql(self, fields: Any, value_rows: Any) -> Any:
-        """Find out whether all values are plain, so that the server can bind them."""
+        """Note whether all values are plain parameters, which the server can bind."""
         placeholders, parameters = super().assemble_as_sql(fields, value_rows)
         self._is_plain = set(placeholders[0]) <= {"%s", "DEFAULT"}
         return placeholders, parameters
@@ -77,10 +81,10 @@ class InsertCompiler(SQLInsertCompiler):
 
 
 class AnnouncedUpdate(sql.UpdateQuery):
-    """An UPDATE that announces what it changed, as part of its execution."""
+    """An UPDATE that announces its changes as part of its execution."""
 
     is_plain_save = False
-    is_alone = False
+    is_whole_transaction = False
 
     def get_compiler(
         self, using: str | None = None, connection: Any = None, elide_empty: bool = True
@@ -90,12 +94,13 @@ class AnnouncedUpdate(sql.UpdateQuery):
 
 
 class AnnouncedQuery(sql.Query):
-    """A query whose update() is announced."""
+    """A query whose update() announces its changes."""
 
     is_plain_save = False
-    """One row by its key, no expressions: the same statement again and again, worth preparing."""
-    is_alone = False
-    """Nothing else is in the transaction, so that nothing need be remembered of many rows."""
+    """Whether it updates one row by its key without expressions: a text that repeats, so that
+    preparing it pays."""
+    is_whole_transaction = False
+    """Whether the transaction holds no other statement, so that the journal may skip its rows."""
 
     def chain(self, klass: Any = None) -> Any:
         return super().chain(AnnouncedUpdate if klass is sql.UpdateQuery else klass)
@@ -108,15 +113,15 @@ class UpdateCompiler(SQLUpdateCompiler):
     _is_set_up = False
 
     def pre_sql_setup(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        """Turn joins into a subquery of the condition; a second time would bring them back."""
+        """Turn joins into a subquery of the condition, once: a second call would restore them."""
         if not self._is_set_up:
             self._is_set_up = True
             super().pre_sql_setup(*args, **kwargs)
 
     def as_sql(self) -> tuple[str, Row]:  # type: ignore[override]
-        """Compile Django's UPDATE, with its condition moved to where the old rows are read.
+        """Compile Django's UPDATE with its condition moved to the query of the old rows.
 
-        Sorted by key twice: locks are taken and events are told in that order.
+        Both queries sort by key: the first for the order of locks, the second for that of events.
         """
         self.pre_sql_setup()
         if not self.query.values:
@@ -132,7 +137,7 @@ class UpdateCompiler(SQLUpdateCompiler):
         key = f"{quote(meta.db_table)}.{quote(meta.pk.column)}"
         row_type = row_type_of(meta.model)
         own = row_type.columns[: len(row_type.fields)]
-        # Names that no raw SQL in a value of the update can mean.
+        # Raw SQL in the update's values must not resolve to these columns.
         old = ", ".join(f"old_row_{number}" for number in range(len(own)))
         statement = f"""
             WITH old_row (old_row_key, {old}) AS MATERIALIZED (
@@ -147,7 +152,7 @@ class UpdateCompiler(SQLUpdateCompiler):
         return statement, (*condition_parameters, *update_parameters)
 
     def execute_sql(self, result_type: Any) -> int:  # type: ignore[override]
-        """Update and announce rows; returns how many."""
+        """Update and announce the rows; return their number."""
         try:
             statement, parameters = self.as_sql()
         except EmptyResultSet:
@@ -183,25 +188,25 @@ class UpdateCompiler(SQLUpdateCompiler):
             writes,
             self.using,
             position=rows.first()[-1],
-            is_last_word=self.query.is_alone and rows.count > ROWS_PER_BATCH,
+            is_final_write=self.query.is_whole_transaction and rows.count > ROWS_PER_BATCH,
         )
 
 
 def _converters(compiler: Any, row_type: RowType, start: int, count: int) -> dict[int, Any]:
-    """Return what turns `count` fields of a row type, from column `start` on, into attributes."""
+    """Return Django's converters for `count` fields of a row type, starting at column `start`."""
     if row_type.converters is None:
         columns = [field.get_col(field.model._meta.db_table) for field in row_type.all_fields]
         row_type.converters = compiler.get_converters(columns)
-    return {start + i: found for i, found in row_type.converters.items() if i < count}
+    return {start + i: converter for i, converter in row_type.converters.items() if i < count}
 
 
 class _Rows:
-    """Rows of a statement of any size: a batch in memory, the others in a temporary file."""
+    """The rows of a statement of any size: the last batch in memory, the others spooled."""
 
     def __init__(self) -> None:
         self.count = 0
         self._batch: list[Row] = []
-        self._file = SpooledTemporaryFile(MOST_BYTES_IN_MEMORY)  # noqa: SIM115 (closed below)
+        self._file = SpooledTemporaryFile(MAX_BYTES_IN_MEMORY)  # noqa: SIM115 (closed below)
 
     def __enter__(self) -> "_Rows":
         return self
@@ -223,19 +228,19 @@ class _Rows:
     def __iter__(self) -> Iterator[Row]:
         self._file.seek(0)
         for _ in range((self.count - 1) // ROWS_PER_BATCH):
-            yield from pickle.load(self._file)  # noqa: S301 (what this process wrote)
+            yield from pickle.load(self._file)  # noqa: S301 (this process wrote it)
         yield from self._batch
 
 
 class _StreamingCursor:
-    """A cursor whose execute() hands every row on as it comes: libpq would gather them all."""
+    """A cursor whose execute() passes rows on as they arrive, so that libpq buffers few of them."""
 
     def __init__(self, cursor: Any, rows: _Rows) -> None:
         self._cursor = cursor
         self._rows = rows
 
     def execute(self, statement: str, parameters: Row | None = None) -> None:
-        # Older versions of libpq know no chunks, only single rows.
+        # Versions of libpq before 17 have no chunked mode, only single rows.
         size = ROWS_PER_CHUNK if psycopg.capabilities.has_stream_chunked() else 1
         self._rows.extend(self._cursor.stream(statement, parameters, size=size))
 

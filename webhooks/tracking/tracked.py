@@ -1,8 +1,8 @@
-"""The base of models whose writes become events, whichever way Django writes them.
+"""The base class of models whose writes become events, whichever Django API writes them.
 
-Overrides the few doors through which every write passes: an insert, an update and a delete. Each
-holds the write and its events in one transaction: in autocommit Django runs post_save after the
-row is already committed, and an event that then fails would be lost (invariant 1).
+It overrides the few methods that every insert, update and delete calls. Each holds the write and
+its events in one transaction: in autocommit, Django sends post_save after it has committed the row,
+and a failure to store the event would then lose it (invariant 1).
 """
 
 from collections.abc import Sequence
@@ -26,15 +26,15 @@ from webhooks.tracking.writes import (
 
 
 class TrackedQuerySet(models.QuerySet[Any]):
-    """A queryset whose writes are announced, in a constant number of queries per batch."""
+    """A queryset that announces its writes, with a constant number of queries per batch."""
 
     def update(self, **kwargs: Any) -> int:
         meta = self.model._meta
         names = {getattr(meta.get_field(name), "attname", "") for name in kwargs}
-        if not self._concerns(names):
+        if not self._are_tracked(names):
             return super().update(**kwargs)
-        rows: Any = self._announced()
-        rows.query.is_alone = connections[rows.db].get_autocommit()
+        rows: Any = self._with_announced_query()
+        rows.query.is_whole_transaction = connections[rows.db].get_autocommit()
         with own_transaction(rows.db):
             count = models.QuerySet.update(rows, **kwargs)
         self._result_cache = None
@@ -43,18 +43,18 @@ class TrackedQuerySet(models.QuerySet[Any]):
     update.alters_data = True  # type: ignore[attr-defined]
 
     def _update(self, values: Sequence[tuple[Any, Any, Any]]) -> int:
-        """Django's door to every single save of a row that is there."""
+        """Update one row; Django calls this for every save() of an existing row."""
         rows: Any = self
-        if self._concerns({field.attname for field, _, _ in values}):
-            rows = self._announced()
+        if self._are_tracked({field.attname for field, _, _ in values}):
+            rows = self._with_announced_query()
             is_plain = not any(hasattr(value, "resolve_expression") for _, _, value in values)
             rows.query.is_plain_save = is_plain
         return models.QuerySet._update(rows, values)  # type: ignore[attr-defined,no-any-return]
 
-    def _concerns(self, names: set[str]) -> bool:
+    def _are_tracked(self, names: set[str]) -> bool:
         return tracking_of(self.model) is not None and row_type_of(self.model).is_written_by(names)
 
-    def _announced(self) -> "TrackedQuerySet":
+    def _with_announced_query(self) -> "TrackedQuerySet":
         rows: TrackedQuerySet = self._chain()  # type: ignore[attr-defined]
         rows._for_write = True
         rows.query.__class__ = AnnouncedQuery
@@ -74,7 +74,7 @@ class TrackedQuerySet(models.QuerySet[Any]):
 
     def delete(self) -> tuple[int, dict[str, int]]:
         if self.query.is_sliced or self.query.combinator or self._fields is not None:  # type: ignore[attr-defined]
-            return super().delete()  # which refuses
+            return super().delete()  # raises, because Django refuses such deletes
         return delete_tracked(self, models.QuerySet.delete)
 
     delete.alters_data = True  # type: ignore[attr-defined]
@@ -91,10 +91,10 @@ class TrackedQuerySet(models.QuerySet[Any]):
         update_fields: Any = None,
         unique_fields: Any = None,
     ) -> list[tuple[Any, ...]]:
-        """Django's door to every insert, single or in bulk, with primary keys already set.
+        """Insert objects that have primary keys; Django calls this for save() and bulk_create().
 
-        With `ignore_conflicts` only what was inserted is announced; with `update_conflicts` what
-        was there before is announced as updated.
+        With `ignore_conflicts` only inserted rows are announced; with `update_conflicts` existing
+        rows are announced as updated.
         """
         options = {
             "on_conflict": on_conflict,
@@ -111,44 +111,45 @@ class TrackedQuerySet(models.QuerySet[Any]):
         query = sql.InsertQuery(self.model, **options)
         query.insert_values(fields, objs, raw=raw)
         compiler = InsertCompiler(query, connections[using], using)
-        asked = list(returning_fields or ())
+        requested = list(returning_fields or ())
         row_type = row_type_of(self.model)
         if on_conflict == OnConflict.UPDATE:
-            rows = self._upsert(objs, compiler, asked, unique_fields)
+            rows = self._upsert(objs, compiler, requested, unique_fields)
         else:
-            rows = compiler.insert(row_type, asked)
-            created = (Write(row_type.row(row[len(asked) :], using), None) for row in rows)
+            rows = compiler.insert(row_type, requested)
+            created = (Write(row_type.row(row[len(requested) :], using), None) for row in rows)
             announce(self.model, created, using)
-        return [row[: len(asked)] for row in rows]
+        return [row[: len(requested)] for row in rows]
 
     _insert.alters_data = True  # type: ignore[attr-defined]
     _insert.queryset_only = False  # type: ignore[attr-defined]
 
     def _upsert(
-        self, objs: list[Any], compiler: InsertCompiler, asked: list[Any], unique_fields: Any
+        self, objs: list[Any], compiler: InsertCompiler, requested: list[Any], unique_fields: Any
     ) -> list[tuple[Any, ...]]:
-        """Insert or update, and tell the two apart: only an updated row has been locked (xmax).
+        """Insert or update the objects, and announce each row as created or updated.
 
-        A row that was not found by the objects' values (another transaction has just committed it,
-        or a trigger changes the values) was never seen as it was; then the insert is undone, and
-        done again with that row locked by its key.
+        Only an updated row has an xmax, because Postgres locked it. An updated row that
+        _lock_conflicting() did not find (another transaction has just committed it, or a trigger
+        changes the values) has no known old values; then this method rolls back to the savepoint,
+        locks that row by its key and tries again.
         """
         using, row_type = compiler.using, row_type_of(self.model)
         key = self.model._meta.pk.attname
-        asked = [*asked, _LockingTransaction(self.model)]
-        unseen: set[Any] = set()
+        requested = [*requested, _XmaxField(self.model)]
+        missed_keys: set[Any] = set()
         while True:
             with transaction.atomic(using=using):
-                before = self._lock_conflicting(objs, unique_fields, unseen)
-                written = compiler.insert(row_type, asked)
-                states = [row_type.state(values[len(asked) :]) for values in written]
-                is_updated = [int(values[len(asked) - 1]) > 0 for values in written]
+                before = self._lock_conflicting(objs, unique_fields, missed_keys)
+                written = compiler.insert(row_type, requested)
+                states = [row_type.state(values[len(requested) :]) for values in written]
+                is_updated = [int(values[len(requested) - 1]) > 0 for values in written]
                 updated = {state[key] for state, old in zip(states, is_updated, strict=True) if old}
                 if updated <= before.keys():
                     break
-                unseen |= updated - before.keys()
+                missed_keys |= updated - before.keys()
                 transaction.set_rollback(True, using=using)
-        rows = [row_type.row(values[len(asked) :], using) for values in written]
+        rows = [row_type.row(values[len(requested) :], using) for values in written]
         announce(self.model, [Write(row, None) for row in rows if row.pk not in updated], using)
         announce(
             self.model, [Write(row, before[row.pk]) for row in rows if row.pk in updated], using
@@ -158,18 +159,19 @@ class TrackedQuerySet(models.QuerySet[Any]):
     def _lock_conflicting(
         self, objs: list[Any], unique_fields: Any, keys: set[Any]
     ) -> dict[Any, State]:
-        same = {
+        """Lock existing rows with the objects' unique values, and those with the given keys."""
+        same_values = {
             f"{field.attname}__in": [getattr(obj, field.attname) for obj in objs]
             for field in unique_fields
         }
-        rows = self.model._base_manager.using(self.db).filter(Q(**same) | Q(pk__in=keys))
+        rows = self.model._base_manager.using(self.db).filter(Q(**same_values) | Q(pk__in=keys))
         key = self.model._meta.pk.attname
         names = row_type_of(self.model).names
         return {state[key]: state for state in lock_rows(rows).values(*names)}
 
 
-class _LockingTransaction(models.BigIntegerField):  # type: ignore[type-arg]
-    """The system column xmax, as something that an insert can return."""
+class _XmaxField(models.BigIntegerField):  # type: ignore[type-arg]
+    """The system column xmax as a field, so that an INSERT can return it."""
 
     def __init__(self, model: type[models.Model]) -> None:
         super().__init__()
@@ -178,10 +180,7 @@ class _LockingTransaction(models.BigIntegerField):  # type: ignore[type-arg]
 
 
 class TrackedModel(models.Model):
-    """A model whose writes are announced within their own transaction.
-
-    Fixtures (`raw`) are not.
-    """
+    """A model whose writes are announced in their own transaction, except when loading fixtures."""
 
     objects: ClassVar[Any] = TrackedQuerySet.as_manager()
 
@@ -193,7 +192,7 @@ class TrackedModel(models.Model):
     _is_raw = False
 
     def save_base(self, *args: Any, **kwargs: Any) -> None:
-        # In autocommit, receivers of post_save run before the commit, too.
+        # This keeps receivers of post_save before the commit in autocommit, too.
         using = kwargs.get("using") or router.db_for_write(type(self), instance=self)
         with own_transaction(using):
             super().save_base(*args, **kwargs)
@@ -206,7 +205,7 @@ class TrackedModel(models.Model):
         return delete_tracked(row, lambda _: super(TrackedModel, self).delete(*args, **kwargs))
 
     def _save_table(self, raw: bool = False, *args: Any, **kwargs: Any) -> bool:
-        """Remember that a fixture is loaded; Django passes it on to inserts alone."""
+        """Remember `raw` for _do_update(): Django passes it on to inserts alone."""
         self._is_raw = raw
         try:
             return bool(super()._save_table(raw, *args, **kwargs))  # type: ignore[misc]

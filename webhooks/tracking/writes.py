@@ -1,9 +1,9 @@
-"""What a write of a tracked model is, which events it causes, and how it is announced.
+"""Declare which events the writes of a tracked model cause, and announce the writes.
 
-Announced means: `rows_written` is sent with each row as it was and as it is, inside the
-transaction of the write, so that events commit or roll back with their cause (invariant 1). What
-a row was and is comes from the statement that writes it, never from an instance: that may be hours
-old, hold values that were never saved, or be of a transaction that was rolled back (invariant 14).
+To announce a write is to send `rows_written` with each row's old and new values inside the write's
+transaction, so that events commit or roll back with their cause (invariant 1). The values come from
+the statement that writes the row, never from an instance: an instance may be hours old, hold
+unsaved values, or come from a transaction that rolled back (invariant 14).
 """
 
 import re
@@ -19,30 +19,31 @@ from django.db import DEFAULT_DB_ALIAS, connections, models, transaction
 from django.dispatch import Signal
 
 State = Mapping[str, Any]
-"""Values of the tracked columns of a row, by attribute name."""
+"""The values of a row's tracked columns, by attribute name."""
 
 ROWS_PER_BATCH = 2000
-"""Rows whose events are built and stored together: bounds the memory of writes of any size."""
+"""How many rows have their events built and stored together; bounds the memory of large writes."""
 
 rows_written = Signal()
-"""Sent with `writes` (of one model) and `using` after they were made, before Django's post_save.
+"""Sent after the rows are written and before Django's post_save.
 
-`position` is the transaction's (webhooks/outbox/notes.py), where the statement returned it; `is_last_word` says that nothing else
-can write these rows in their transaction.
+`writes` is a list of Write for one model; `using` names the database. `position` is the
+transaction's position (webhooks/outbox/notes.py), or None where the statement did not return it.
+`is_final_write` says that no later statement of the transaction writes these rows.
 """
 
 rows_deleting = Signal()
-"""Sent with `queryset` before its rows go, also for rows that a cascade is about to take."""
+"""Sent with `queryset` before its rows are deleted, directly or by a cascade."""
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One row, before and after."""
+    """One written row, with its values before and after."""
 
     row: Any
-    """The tracked values as stored (the last ones of a deleted row), and those of related rows."""
+    """An instance with the stored values (of a deleted row, the last ones) and related values."""
     before: State | None
-    """None where the row is new."""
+    """The values before the write; None for a new row."""
     is_deleted: bool = False
 
 
@@ -55,28 +56,30 @@ class Change:
     data: dict[str, Any]
 
 
-def _nothing(*_: Any) -> Iterable[Change]:
+def _no_changes(*_: Any) -> Iterable[Change]:
     return ()
 
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
-    """Which events the writes of a model cause. All functions get rows as they are stored."""
+    """Which events the writes of a model cause. The functions receive rows with stored values."""
 
     name: str
-    """Of the object, in `Event.object_reference`."""
+    """The object's name in `Event.object_reference`."""
     fields: tuple[str, ...]
-    """Attribute names of every column the events depend on; writes of others cost nothing."""
+    """Attribute names of all columns that the events depend on; writes of other columns are not
+    announced."""
     related: tuple[str, ...] = ()
-    """Columns of other rows that the events need, as `foreign key__attribute name`."""
-    created: Callable[[Any], Iterable[Change]] = _nothing
-    updated: Callable[[Any, State], Iterable[Change]] = _nothing
-    """(row, state before): the net change, told once per transaction."""
+    """Columns of related rows that the events need, as `foreign key__attribute name`."""
+    created: Callable[[Any], Iterable[Change]] = _no_changes
+    updated: Callable[[Any, State], Iterable[Change]] = _no_changes
+    """(row, values before): the net change, one event per transaction."""
     deleted: Callable[[Any], Iterable[Change]] | None = None
-    steps: Callable[[Any, State | None], Iterable[Change]] = _nothing
-    """(row, state before or None): changes of status, each told on its own."""
+    transitions: Callable[[Any, State | None], Iterable[Change]] = _no_changes
+    """(row, values before or None): status changes, a separate event each."""
     is_announced_by_hand: bool = False
-    """The writes are raw SQL and passed to announce(); the model need not be a TrackedModel."""
+    """Whether raw SQL writes the rows and the caller passes them to announce(); then the model need
+    not be a TrackedModel."""
 
 
 _trackings: dict[type[models.Model], Tracking] = {}
@@ -85,7 +88,7 @@ _clashes: list[type[models.Model]] = []
 
 
 class RowType:
-    """What the statements that write rows of a model return of each of them."""
+    """The columns that a statement returns for each row of a tracked model that it writes."""
 
     def __init__(self, model: type[models.Model], tracking: Tracking) -> None:
         self.model = model
@@ -93,57 +96,57 @@ class RowType:
         self.fields = [f for f in model._meta.concrete_fields if f.attname in wanted]
         self.names = tuple(f.attname for f in self.fields)
         self.links: list[tuple[Any, list[Any]]] = []
-        """Foreign keys, each with the fields that are read of its target."""
+        """Foreign keys, each with the fields to read from its target."""
         for link in [f for f in model._meta.concrete_fields if f.is_relation]:
-            known = link.remote_field.model._meta.concrete_fields  # type: ignore[union-attr]
-            followed = [f for f in known if f"{link.name}__{f.attname}" in tracking.related]
-            if followed:
-                self.links.append((link, followed))
+            fields = link.remote_field.model._meta.concrete_fields  # type: ignore[union-attr]
+            read = [f for f in fields if f"{link.name}__{f.attname}" in tracking.related]
+            if read:
+                self.links.append((link, read))
         self.unknown = {*wanted, *tracking.related} - {*self.paths}
-        """What was declared and does not exist."""
+        """Declared names that the model does not have."""
         self.converters: dict[int, Any] | None = None
-        """Of `all_fields`, by index, as Django's compilers know them; None until one has asked."""
+        """Django's converters of `all_fields`, by index; None until a compiler has set them."""
 
     @cached_property
     def all_fields(self) -> list[Any]:
-        """The fields behind `columns`, in its order."""
-        return [*self.fields, *(f for _, followed in self.links for f in followed)]
+        """The fields of `columns`, in the same order."""
+        return [*self.fields, *(f for _, read in self.links for f in read)]
 
     @cached_property
     def columns(self) -> list[str]:
-        """SQL expressions over the model's table, those of related rows as subqueries."""
+        """SQL expressions over the model's table; related columns are subqueries."""
         table = _quoted(self.model._meta.db_table)
         own = [f"{table}.{_quoted(f.column)}{cast_of(f)}" for f in self.fields]
         return own + [
             f"(SELECT related.{_quoted(f.column)}{cast_of(f)}"  # noqa: S608 (names of columns)
             f" FROM {_quoted(f.model._meta.db_table)} related"
             f" WHERE related.{_quoted(link.target_field.column)} = {table}.{_quoted(link.column)})"
-            for link, followed in self.links
-            for f in followed
+            for link, read in self.links
+            for f in read
         ]
 
     @property
     def paths(self) -> list[str]:
-        """`all_fields` as a queryset's values_list() names them."""
+        """`all_fields` as the names that a queryset's values_list() takes."""
         return [*self.names, *(f"{link.name}__{f.attname}" for link, fs in self.links for f in fs)]
 
     def is_written_by(self, names: Collection[str]) -> bool:
-        """Say whether an update of these columns, by attribute name, can change a tracked one."""
+        """Return whether an update of these columns (attribute names) can change a tracked one."""
         return any(f.generated or f.attname in names for f in self.fields)
 
     def state(self, values: Sequence[Any]) -> State:
-        """Return the values of `fields`, which come first in `values`, by name."""
+        """Return the values of `fields` by name; they come first in `values`."""
         return dict(zip(self.names, values, strict=False))
 
     def row(self, values: Sequence[Any], using: str) -> Any:
-        """Return an instance that holds the values of `all_fields`; it reads all others anew."""
+        """Return an instance with the values of `all_fields`; its other fields are deferred."""
         row = self.model.from_db(using, self.names, values[: len(self.names)])
         start = len(self.names)
-        for link, followed in self.links:
-            end = start + len(followed)
+        for link, read in self.links:
+            end = start + len(read)
             key = getattr(row, link.attname)
             if key is not None:
-                names = [link.target_field.attname, *(f.attname for f in followed)]
+                names = [link.target_field.attname, *(f.attname for f in read)]
                 related = link.remote_field.model.from_db(using, names, [key, *values[start:end]])
                 link.set_cached_value(row, related)
             start = end
@@ -151,14 +154,14 @@ class RowType:
 
 
 def cast_of(field: Any) -> str:
-    """Return the SQL that frees a column of its length, or nothing where it has none.
+    """Return the SQL cast that removes a column's length limit; empty where it has none.
 
-    Postgres refuses to go on with a prepared statement once the type of a result has changed, and
-    a migration that makes a column longer must not stop the saves of running processes.
+    Postgres refuses a prepared statement whose result type has changed, and a migration that
+    lengthens a column must not break the saves of running processes.
     """
     declared = field.db_type(connections[DEFAULT_DB_ALIAS])
-    free = re.sub(r"\(.*?\)", "", declared).replace("varchar", "text")
-    return "" if free == declared else f"::{free}"
+    unlimited = re.sub(r"\(.*?\)", "", declared).replace("varchar", "text")
+    return "" if unlimited == declared else f"::{unlimited}"
 
 
 def _quoted(name: str | None) -> str:
@@ -167,9 +170,10 @@ def _quoted(name: str | None) -> str:
 
 
 def track(model: type[models.Model], tracking: Tracking) -> None:
-    """Declare which events the writes of a model cause; called once, from AppConfig.ready().
+    """Declare which events the writes of a model cause; call it once, from AppConfig.ready().
 
-    A model that cannot be tracked is a system check error (webhooks/checks/declarations.py).
+    System checks (webhooks/checks/declarations.py) report a model that cannot be tracked and a
+    second declaration, which has no effect.
     """
     model = concrete(model)
     if model in _trackings:
@@ -182,17 +186,17 @@ def track(model: type[models.Model], tracking: Tracking) -> None:
 
 
 def concrete(model: type[models.Model]) -> type[models.Model]:
-    """Return the model whose rows these are, also for a proxy."""
+    """Return the model that owns the table; for a proxy, its concrete model."""
     return model._meta.concrete_model or model
 
 
 def tracking_of(model: type[models.Model]) -> Tracking | None:
-    """Return how a model is tracked, or None where its writes cause no events."""
+    """Return the model's tracking, or None if its writes cause no events."""
     return _trackings.get(concrete(model))
 
 
 def row_type_of(model: type[models.Model]) -> RowType:
-    """Return what is read of each row of a tracked model."""
+    """Return the row type of a tracked model; raises KeyError for any other."""
     return _types[concrete(model)]
 
 
@@ -202,15 +206,15 @@ def tracked_models() -> Mapping[type[models.Model], Tracking]:
 
 
 def clashes() -> list[type[models.Model]]:
-    """Return the models that were tracked a second time; the first declaration stands."""
+    """Return the models that have a second declaration; the first one is in effect."""
     return list(_clashes)
 
 
 def own_transaction(using: str) -> AbstractContextManager[Any]:
-    """Hold a write and its events together, without doing anything to the caller's transaction.
+    """Return a context manager that holds a write and its events in one transaction.
 
-    In autocommit this opens a transaction; with autocommit switched off by hand, a savepoint. In
-    an atomic block it does nothing: Django marks that one as broken where a write has failed.
+    It opens a transaction in autocommit, and a savepoint if the program has switched autocommit
+    off. In an atomic block it does nothing: if the write fails, Django marks the block as broken.
     """
     if connections[using].in_atomic_block:
         return nullcontext()
@@ -223,16 +227,19 @@ def announce(
     using: str,
     *,
     position: str | None = None,
-    is_last_word: bool = False,
+    is_final_write: bool = False,
 ) -> None:
-    """Send `rows_written`, a batch at a time."""
+    """Send `rows_written` for each batch of ROWS_PER_BATCH writes of one model.
+
+    Call it in the transaction of the writes. The keyword arguments are those of the signal.
+    """
     for batch in batches(writes):
         rows_written.send(
             sender=concrete(model),
             writes=batch,
             using=using,
             position=position,
-            is_last_word=is_last_word,
+            is_final_write=is_final_write,
         )
         position = None
 
@@ -241,18 +248,19 @@ T = TypeVar("T")
 
 
 def batches(items: Iterable[T]) -> Iterator[list[T]]:
-    """Cut anything into lists of ROWS_PER_BATCH."""
+    """Yield the items in lists of at most ROWS_PER_BATCH."""
     iterator = iter(items)
     while batch := list(islice(iterator, ROWS_PER_BATCH)):
         yield batch
 
 
 def lock_rows(rows: models.QuerySet[Any], *, for_delete: bool = False) -> models.QuerySet[Any]:
-    """Return rows as a queryset that locks them, in the order of their keys.
+    """Return a queryset that locks the rows in the order of their keys when it is evaluated.
 
-    Through a subquery where they are found by joins or groups, which would forbid the lock.
+    The lock is FOR NO KEY UPDATE, or FOR UPDATE with `for_delete`. Joins, DISTINCT and GROUP BY
+    move into a subquery, because Postgres refuses row locks with them.
     """
-    chosen, query = rows.order_by(), rows.query
+    locked, query = rows.order_by(), rows.query
     if query.count_active_tables() > 1 or query.distinct or query.group_by is not None:
-        chosen = rows.model._base_manager.using(rows.db).filter(pk__in=chosen.values("pk"))
-    return chosen.select_for_update(no_key=not for_delete, of=("self",)).order_by("pk")
+        locked = rows.model._base_manager.using(rows.db).filter(pk__in=locked.values("pk"))
+    return locked.select_for_update(no_key=not for_delete, of=("self",)).order_by("pk")

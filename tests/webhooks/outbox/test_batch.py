@@ -1,4 +1,4 @@
-"""Many events at once, of which some are wrong."""
+"""A batch of events of which some are invalid."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ DATA = {
 }
 
 
-def test_right_ones_are_stored_and_wrong_ones_told(
+def test_valid_events_are_stored_and_invalid_ones_reported(
     user: User, make_webhook: Callable[..., Webhook]
 ) -> None:
     make_webhook(events=["project.deleted"])
@@ -55,5 +55,5 @@ def test_known_keys_give_the_first_event_or_a_conflict(user: User) -> None:
     assert Event.objects.filter(type="project.deleted").count() == 2
 
 
-def test_nothing_gives_nothing(db: None) -> None:
+def test_empty_batch_has_no_results(db: None) -> None:
     assert service.trigger_each([]) == []

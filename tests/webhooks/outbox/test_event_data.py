@@ -1,4 +1,4 @@
-"""What callers put into event data is sent as the wire shows it, or refused in words."""
+"""Callers' values in event data are converted to JSON, or refused with a clear error."""
 
 import json
 import uuid
@@ -31,7 +31,7 @@ from webhooks.models import Event
 from webhooks.outbox import event_data, store
 from webhooks.testing import captured_events
 from webhooks.tracking import writes
-from webhooks.tracking.story import build_events
+from webhooks.tracking.coalescing import build_events
 from webhooks.tracking.writes import Change
 
 ID = uuid.UUID("01935710-5a3c-7d2e-9f10-3b6c8e2a4d71")
@@ -56,7 +56,7 @@ class Point:
 
 
 class Backwards(str):
-    """Shows something else than it is."""
+    """Its text differs from its value."""
 
     def __str__(self) -> str:
         return "shown"
@@ -68,7 +68,7 @@ class Angry(UserDict[str, Any]):
 
 
 class Array:
-    """Looks like one of numpy."""
+    """A scalar like those of numpy."""
 
     def tolist(self) -> list[int]:
         return [1]
@@ -130,7 +130,7 @@ REFUSED: list[Any] = [
 
 @pytest.fixture
 def free_form(monkeypatch: pytest.MonkeyPatch) -> str:
-    """An event type whose schema takes anything."""
+    """An event type whose schema accepts any value."""
     event_type = EventType("free.form", "Anything.", {"type": "object"}, {})
     monkeypatch.setitem(catalog._types, event_type.name, event_type)
     monkeypatch.setitem(catalog._validators, event_type.name, catalog.compile_schema(event_type))
@@ -142,7 +142,7 @@ def data_of(event: Event) -> Any:
 
 
 @pytest.mark.parametrize(("value", "wire"), SENT, ids=lambda value: type(value).__name__)
-def test_what_has_an_obvious_form_is_sent_in_it(
+def test_values_with_an_obvious_json_form_are_sent_in_it(
     user: User, free_form: str, value: Any, wire: Any
 ) -> None:
     event = service.trigger_event(free_form, user, {"value": value, "list": [value]})
@@ -151,7 +151,9 @@ def test_what_has_an_obvious_form_is_sent_in_it(
 
 
 @pytest.mark.parametrize("value", REFUSED, ids=lambda value: type(value).__name__)
-def test_everything_else_is_refused_in_words(user: User, free_form: str, value: Any) -> None:
+def test_all_other_values_are_refused_with_a_clear_error(
+    user: User, free_form: str, value: Any
+) -> None:
     with pytest.raises(EventDataInvalidError) as refusal:
         service.trigger_event(free_form, user, {"value": value})
 
@@ -166,12 +168,12 @@ def test_lazy_text_that_fails_is_refused(user: User, free_form: str) -> None:
 
 
 @pytest.mark.parametrize("data", [None, [], "text", 7, b"{}", {1, 2}, object(), [("id", 1)]])
-def test_data_that_is_no_mapping_is_refused(user: User, free_form: str, data: Any) -> None:
+def test_data_other_than_mappings_is_refused(user: User, free_form: str, data: Any) -> None:
     with pytest.raises(EventDataInvalidError):
         service.trigger_event(free_form, user, data)
 
 
-def test_validation_sees_what_is_sent(user: User) -> None:
+def test_validation_sees_the_sent_values(user: User) -> None:
     as_objects = DELETED | {"id": ID, "deletedAt": MOMENT, "name": gettext_lazy("Website")}
 
     event = service.trigger_event("project.deleted", user, as_objects)
@@ -226,14 +228,14 @@ def test_one_bad_value_refuses_its_event_only(user: User, free_form: str) -> Non
         object(),
     ],
 )
-def test_idempotency_keys_that_cannot_be_are_refused_at_every_door(user: User, key: Any) -> None:
+def test_invalid_idempotency_keys_are_refused_by_every_function(user: User, key: Any) -> None:
     trigger = service.Trigger("project.deleted", user, DELETED, key)
 
     for door in (
         lambda: service.trigger_event("project.deleted", user, DELETED, key),
         lambda: service.trigger_events([trigger]),
     ):
-        with pytest.raises(EventDataInvalidError, match="idempotency key is not text"):
+        with pytest.raises(EventDataInvalidError, match="idempotency key must be text"):
             door()
     bad, good = service.trigger_each([trigger, replace(trigger, idempotency_key="é" * 255)])
 
@@ -243,26 +245,26 @@ def test_idempotency_keys_that_cannot_be_are_refused_at_every_door(user: User, k
 
 
 @pytest.mark.parametrize("reference", ["x" * 101, "a\0b", "\ud800", 7, ID])
-def test_object_references_that_cannot_be_are_refused(user: User, reference: Any) -> None:
+def test_invalid_object_references_are_refused(user: User, reference: Any) -> None:
     trigger = service.Trigger("project.deleted", user, DELETED, object_reference=reference)
 
-    with pytest.raises(EventDataInvalidError, match="object reference is not text"):
+    with pytest.raises(EventDataInvalidError, match="object reference must be text"):
         service.trigger_events([trigger])
 
 
 @pytest.mark.parametrize("owner", ["ada", 7, object(), AnonymousUser(), b"", [], Decimal("NaN")])
-def test_owners_that_are_none_are_refused(user: User, owner: Any) -> None:
-    with pytest.raises(EventDataInvalidError, match="neither a user nor the id"):
+def test_invalid_owners_are_refused(user: User, owner: Any) -> None:
+    with pytest.raises(EventDataInvalidError, match="neither a user nor a user's id"):
         service.trigger_event("project.deleted", owner, DELETED)
 
 
 @pytest.mark.parametrize("name", [None, 7, [], {}, object(), b"project.deleted", lazystr("x.y")])
-def test_types_that_are_no_text_are_refused(user: User, name: Any) -> None:
+def test_event_types_other_than_text_are_refused(user: User, name: Any) -> None:
     with pytest.raises(EventTypeUnknownError):
         service.trigger_event(name, user, DELETED)
 
 
-def test_refusal_does_not_repeat_all_of_the_data(user: User) -> None:
+def test_error_does_not_repeat_all_of_the_data(user: User) -> None:
     with pytest.raises(EventDataInvalidError) as refusal:
         service.trigger_event("project.deleted", user, {"id": "x" * 200_000})
 
@@ -270,7 +272,7 @@ def test_refusal_does_not_repeat_all_of_the_data(user: User) -> None:
 
 
 def announce(monkeypatch: pytest.MonkeyPatch, *changes: Change) -> None:
-    """Have the builder of projects yield these for every update."""
+    """Make the builder of project events yield these changes for every update."""
     tracking = replace(writes._trackings[Project], updated=lambda row, before: list(changes))
     monkeypatch.setitem(cast(dict[Any, Any], writes._trackings), Project, tracking)
 
@@ -288,8 +290,8 @@ def test_no_value_of_our_own_builders_aborts_a_save(
         project.save()
 
     assert Project.objects.get(pk=project.pk).name == "Saved"
-    assert captured.told == [("project.deleted", DELETED)]
-    assert f"An event of project:{project.pk} is lost: The data" in caplog.text
+    assert captured.types_and_data == [("project.deleted", DELETED)]
+    assert f"An event of project:{project.pk} was dropped: The data" in caplog.text
 
 
 @pytest.mark.unfit_data
@@ -316,7 +318,7 @@ def test_no_mistake_of_our_own_builders_aborts_a_save(
     assert Project.objects.get(pk=project.pk).name == "Saved"
 
 
-def test_our_own_builders_may_yield_what_has_an_obvious_form(
+def test_our_own_builders_may_yield_values_with_an_obvious_json_form(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = DELETED | {"id": ID, "deletedAt": MOMENT}
@@ -326,10 +328,10 @@ def test_our_own_builders_may_yield_what_has_an_obvious_form(
         project.name = "Saved"
         project.save()
 
-    assert captured.told == [("project.deleted", DELETED)]
+    assert captured.types_and_data == [("project.deleted", DELETED)]
 
 
-def test_long_reference_of_our_own_is_cut(user: User) -> None:
+def test_long_object_reference_is_cut(user: User) -> None:
     (event,) = build_events(
         [Change("project.deleted", user.id, dict(DELETED))], "document:" + "x" * 300
     )

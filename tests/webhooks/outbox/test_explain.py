@@ -1,4 +1,4 @@
-"""Who gets an event, and why not: service.explain()."""
+"""service.explain(): which webhooks receive an event, and why the others do not."""
 
 from collections.abc import Callable
 
@@ -49,17 +49,17 @@ def test_explains_every_webhook_of_the_owner_and_of_the_platform(
     assert explained == {
         "exact": (
             True,
-            "The owner's events reach it, and its filter selects project.created by project.created.",
+            "It receives its owner's events, and its filter selects project.created by project.created.",
             True,
         ),
         "group": (
             True,
-            "The owner's events reach it, and its filter selects project.created by project.*.",
+            "It receives its owner's events, and its filter selects project.created by project.*.",
             True,
         ),
         "platform": (
             True,
-            "Every owner's events reach it, and its filter selects project.created by *.",
+            "It receives every owner's events, and its filter selects project.created by *.",
             True,
         ),
         "other type": (
@@ -67,11 +67,11 @@ def test_explains_every_webhook_of_the_owner_and_of_the_platform(
             "Its filter (project.deleted) does not select project.created.",
             False,
         ),
-        "off": (False, "It is disabled: switched off by hand.", False),
+        "off": (False, "It is disabled: disabled manually.", False),
     }
 
 
-def test_today_stands_beside_what_was_recorded(event: Event) -> None:
+def test_current_settings_and_recorded_deliveries_are_both_returned(event: Event) -> None:
     Webhook.objects.filter(name="exact").update(events=["session.*"])
     Webhook.objects.filter(name="group").update(active=False, disabled_reason="Failing for 5 days.")
 
@@ -91,7 +91,7 @@ def test_takes_two_queries(event: Event, django_assert_num_queries: Callable[...
         service.explain(event)
 
 
-def test_event_of_nobody_reaches_the_platform_only(
+def test_event_without_an_owner_goes_to_platform_webhooks_only(
     user: User, make_webhook: Callable[..., Webhook]
 ) -> None:
     make_webhook()

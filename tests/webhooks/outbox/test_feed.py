@@ -1,4 +1,4 @@
-"""The feed: no gaps, no repeats, whatever transactions do (invariant 13)."""
+"""The feed has no gaps and no repeats, however transactions overlap (invariant 13)."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def insert_event(other: psycopg.Connection[Any]) -> None:
     )
 
 
-def test_starts_now_and_goes_on_from_its_cursor(user: User) -> None:
+def test_starts_now_and_continues_from_its_cursor(user: User) -> None:
     trigger(user)
     start = feed.read(None)
     first = trigger(user, 2)
@@ -66,7 +66,7 @@ def test_events_carry_the_bytes_that_webhooks_get(user: User) -> None:
     assert event.created_at == stored.created_at
 
 
-def test_waits_for_older_transactions_and_then_gives_all_in_order(user: User) -> None:
+def test_waits_for_older_transactions_and_then_returns_all_in_order(user: User) -> None:
     start = feed.read(None).next
     with another_connection() as other:
         insert_event(other)
@@ -81,7 +81,7 @@ def test_waits_for_older_transactions_and_then_gives_all_in_order(user: User) ->
     assert len(feed.read(start).events) == 2
 
 
-def test_what_rolls_back_holds_nothing_up(user: User) -> None:
+def test_rolled_back_transaction_does_not_delay_the_feed(user: User) -> None:
     start = feed.read(None).next
     with another_connection() as other:
         insert_event(other)
@@ -127,11 +127,13 @@ def test_patterns_select_types(user: User) -> None:
 
 
 def test_unknown_pattern_is_refused(db: None) -> None:
-    with pytest.raises(EventTypeUnknownError, match=r"selected by billing\.\*, nothing\."):
+    with pytest.raises(
+        EventTypeUnknownError, match=r"select no event type: billing\.\*, nothing\."
+    ):
         feed.read(None, patterns=["nothing", "*", "billing.*"])
 
 
-def test_erased_payloads_are_passed_over(user: User) -> None:
+def test_events_with_erased_payloads_are_left_out(user: User) -> None:
     start = feed.read(None).next
     trigger(user)
     Event.objects.update(payload=b"")
@@ -141,12 +143,12 @@ def test_erased_payloads_are_passed_over(user: User) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "MQ", "LTEuMQ", "MS4xLjE", "é", "MS4x=", "MDEuMQ"])
-def test_garbage_is_no_cursor(text: str) -> None:
+def test_invalid_cursor_is_refused(text: str) -> None:
     with pytest.raises(CursorInvalidError):
         Cursor.from_text(text)
 
 
-def test_cursor_survives_its_text() -> None:
+def test_cursor_equals_itself_after_a_round_trip_as_text() -> None:
     cursor = Cursor(12345678901, 42)
 
     assert Cursor.from_text(cursor.to_text()) == cursor

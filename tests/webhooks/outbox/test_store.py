@@ -1,4 +1,4 @@
-"""The outbox (invariant 1): what is stored, what is refused, what rolls back."""
+"""The outbox (invariant 1): stored events, refused data, rollbacks."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from webhooks.models.delivery import NO_OWNER
 from webhooks.outbox import event_data, store
 from webhooks.testing import captured_events
 from webhooks.tracking import Change
-from webhooks.tracking.story import build_events
+from webhooks.tracking.coalescing import build_events
 
 
 def test_trigger_stores_event_and_one_delivery_per_matching_webhook(
@@ -67,7 +67,7 @@ def test_payload_holds_envelope_and_untouched_data(user: User) -> None:
         (DELETED | {"name": "x" * event_data.MAX_DATA_BYTES}, "the limit is 262,144"),
     ],
 )
-def test_data_that_does_not_fit_is_refused_and_nothing_stored(
+def test_invalid_data_is_refused_and_nothing_stored(
     user: User, data: dict[str, Any], message: str
 ) -> None:
     Event.objects.all().delete()
@@ -93,7 +93,7 @@ def test_nesting_is_bounded() -> None:
         event_data.encode(deep)
 
 
-def test_escaped_backslash_before_u0000_is_no_nul() -> None:
+def test_escaped_backslash_before_u0000_is_not_a_nul() -> None:
     assert event_data.encode({"path": "C:\\u0000"}).text == rb'{"path":"C:\\u0000"}'
 
 
@@ -167,7 +167,7 @@ def test_same_idempotency_key_with_other_data_is_refused(user: User) -> None:
         )
 
 
-def test_idempotency_keys_of_two_owners_are_apart(user: User, other_user: User) -> None:
+def test_idempotency_keys_of_two_owners_are_separate(user: User, other_user: User) -> None:
     first = service.trigger_event("project.deleted", user, DELETED, idempotency_key="k1")
     second = service.trigger_event("project.deleted", other_user, DELETED, idempotency_key="k1")
 
@@ -211,7 +211,7 @@ def test_failing_receiver_leaves_no_row_in_autocommit(
 
 
 @pytest.mark.unfit_data
-def test_own_data_that_does_not_fit_is_sent_and_logged(
+def test_invalid_data_of_our_own_is_sent_and_logged(
     user: User, caplog: pytest.LogCaptureFixture
 ) -> None:
     change = Change("project.deleted", user.id, {"id": "not a uuid"})
@@ -220,10 +220,10 @@ def test_own_data_that_does_not_fit_is_sent_and_logged(
     store.store_events([event])
 
     assert Event.objects.get(id=event.id).type == "project.deleted"
-    assert "project.deleted for project:1" in caplog.text
+    assert "invalid event of project:1: The data does not fit project.deleted" in caplog.text
 
 
-def test_stored_payload_is_what_was_hashed(user: User) -> None:
+def test_stored_payload_equals_the_hashed_one(user: User) -> None:
     event = service.trigger_event("project.deleted", user, DELETED)
 
     stored = Event.objects.get(id=event.id)

@@ -1,4 +1,4 @@
-"""What owners report themselves and what the product reports share no key and no answer."""
+"""Self-reported events and product events have separate idempotency keys."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -58,7 +58,7 @@ def _webhooks_of(event: Event) -> set[object]:
     return set(event.deliveries.values_list("webhook_id", flat=True))
 
 
-def test_both_levels_stand_in_one_batch(user: User) -> None:
+def test_one_batch_may_hold_both_kinds(user: User) -> None:
     product = Trigger("project.deleted", user, DELETED, "k")
     reported = replace(product, is_self_reported=True)
     other = replace(reported, data=DELETED | {"name": "Other"})
@@ -75,7 +75,7 @@ def test_both_levels_stand_in_one_batch(user: User) -> None:
     assert Event.objects.filter(idempotency_key="k").count() == 2
 
 
-def test_keys_of_nobodys_events_are_known_too(db: None) -> None:
+def test_keys_of_events_without_an_owner_are_known_too(db: None) -> None:
     trigger = Trigger("project.deleted", None, DELETED, "k")
 
     assert one(trigger).id == one(trigger).id != one(replace(trigger, is_self_reported=True)).id

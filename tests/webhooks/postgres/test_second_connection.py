@@ -44,7 +44,9 @@ def test_event_is_stored_over_the_connection_of_its_write(user: User) -> None:
             project.save(using=SECOND, force_insert=True)
             Project.objects.using(SECOND).update(name="Done")
 
-    assert [(kind, data["name"]) for kind, data in captured.told] == [("project.created", "Done")]
+    assert [(kind, data["name"]) for kind, data in captured.types_and_data] == [
+        ("project.created", "Done")
+    ]
 
 
 def test_storage_is_reviewed_over_the_connection_of_the_recording(project: Project) -> None:
@@ -76,5 +78,5 @@ def test_connections_do_not_share_a_story(project: Project) -> None:
             Project.objects.using(SECOND).filter(pk=other.pk).update(name="Theirs")
         Project.objects.filter(pk=project.pk).update(name="Third")
 
-    assert {data["name"] for _, data in captured.told} == {"Third", "Theirs"}
+    assert {data["name"] for _, data in captured.types_and_data} == {"Third", "Theirs"}
     assert Event.objects.filter(type="project.updated").count() == 2

@@ -372,7 +372,7 @@ class Written:
 def watch(write: Callable[[], Any]) -> Written:
     with captured_events() as captured, CaptureQueriesContext(connection) as queries:
         write()
-    return Written(captured.told, [query["sql"] for query in queries.captured_queries])
+    return Written(captured.types_and_data, [query["sql"] for query in queries.captured_queries])
 
 
 def expect(written: Written, told: Told, queries: int) -> None:

@@ -58,7 +58,7 @@ def test_new_session_carries_the_name_that_its_project_has(project: Project, way
     with captured_events() as captured:
         CREATE[way](project)
 
-    assert {data["projectName"] for _, data in captured.told} == {"Website"}
+    assert {data["projectName"] for _, data in captured.types_and_data} == {"Website"}
 
 
 CHANGE: dict[str, Callable[[Session], Any]] = {
@@ -76,7 +76,7 @@ def test_changed_session_carries_the_name_that_its_project_has(session: Session,
     with captured_events() as captured:
         CHANGE[way](session)
 
-    assert [data["projectName"] for _, data in captured.told] == ["Website"]
+    assert [data["projectName"] for _, data in captured.types_and_data] == ["Website"]
 
 
 def test_project_that_was_renamed_by_another_process(project: Project, session: Session) -> None:
@@ -86,7 +86,7 @@ def test_project_that_was_renamed_by_another_process(project: Project, session: 
         session.pause()
         Session.objects.create(project=project, owner=project.owner, title="S")
 
-    assert [data["projectName"] for _, data in captured.told] == ["Renamed", "Renamed"]
+    assert [data["projectName"] for _, data in captured.types_and_data] == ["Renamed", "Renamed"]
 
 
 def hand_over(session: Session, owner: User) -> None:
@@ -179,7 +179,7 @@ def test_what_a_trigger_makes_of_a_value_is_told(project: Project, way: str) -> 
     ):
         WRITE_NAME[way](project)
 
-    assert [data["name"] for _, data in captured.told] == ["Padded"]
+    assert [data["name"] for _, data in captured.types_and_data] == ["Padded"]
 
 
 def test_row_that_a_conflict_finds_by_what_a_trigger_makes_of_a_value(user: User) -> None:
@@ -192,7 +192,7 @@ def test_row_that_a_conflict_finds_by_what_a_trigger_makes_of_a_value(user: User
             [again], update_conflicts=True, update_fields=["name"], unique_fields=["email"]
         )
 
-    ((kind, data),) = captured.told
+    ((kind, data),) = captured.types_and_data
     assert (kind, data["id"], data["name"]) == ("user.updated", str(user.pk), "New name")
 
 
@@ -215,7 +215,7 @@ def test_value_that_a_receiver_of_pre_save_sets_is_told(project: Project) -> Non
     finally:
         pre_save.disconnect(shout, sender=Project)
 
-    assert [data["name"] for _, data in captured.told] == ["WEBSITE"]
+    assert [data["name"] for _, data in captured.types_and_data] == ["WEBSITE"]
 
 
 @pytest.mark.parametrize("status", ["COMPLETED", "ACTIVE"])
@@ -242,5 +242,5 @@ def test_partial_instances_are_told_in_full(session: Session) -> None:
     with captured_events() as captured:
         partial.save(update_fields=["status"])
 
-    ((_, data),) = captured.told
+    ((_, data),) = captured.types_and_data
     assert (data["projectName"], data["projectId"]) == ("Renamed", str(session.project_id))

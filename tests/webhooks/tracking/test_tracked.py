@@ -156,7 +156,7 @@ def test_expressions_are_told_as_their_values(project: Project) -> None:
         Project.objects.update(name=Concat(F("name"), Value("!")))
         Project.objects.bulk_create([Project(owner=project.owner, name=Upper(Value("bulk")))])
 
-    assert [data["name"] for _, data in captured.told] == ["SAVE", "SAVE!", "BULK"]
+    assert [data["name"] for _, data in captured.types_and_data] == ["SAVE", "SAVE!", "BULK"]
 
 
 def test_texts_of_keys_and_times_are_told_as_their_values(user: User) -> None:
@@ -197,7 +197,7 @@ def test_ignored_conflicts_tell_nothing(project: Project) -> None:
         Project.objects.bulk_create(rows, ignore_conflicts=True)
         Project.objects.bulk_create(rows[:1], ignore_conflicts=True)
 
-    assert [data["name"] for _, data in captured.told] == ["New"]
+    assert [data["name"] for _, data in captured.types_and_data] == ["New"]
 
 
 def test_upsert_tells_inserted_from_updated_by_another_key(user: User) -> None:
@@ -211,7 +211,7 @@ def test_upsert_tells_inserted_from_updated_by_another_key(user: User) -> None:
             rows, update_conflicts=True, update_fields=["name"], unique_fields=["email"]
         )
 
-    assert [(kind, data["id"], data["name"]) for kind, data in captured.told] == [
+    assert [(kind, data["id"], data["name"]) for kind, data in captured.types_and_data] == [
         ("user.created", str(rows[1].pk), "Eve"),
         ("user.updated", str(user.pk), "Changed"),
     ]

@@ -61,7 +61,7 @@ def test_each_commit_by_hand_ends_a_story(user: User) -> None:
         project.delete()
         transaction.commit()
 
-    assert [(kind, data["name"]) for kind, data in captured.told] == [
+    assert [(kind, data["name"]) for kind, data in captured.types_and_data] == [
         ("project.created", "Draft"),
         ("project.updated", "Third"),
         ("project.deleted", "Third"),
@@ -81,7 +81,9 @@ def test_rollback_by_hand_forgets_the_story(project: Project) -> None:
         again.delete()
         transaction.commit()
 
-    assert [(kind, data["name"]) for kind, data in captured.told] == [("project.updated", "Third")]
+    assert [(kind, data["name"]) for kind, data in captured.types_and_data] == [
+        ("project.updated", "Third")
+    ]
 
 
 def test_status_and_storage_between_commits_by_hand(project: Project) -> None:
@@ -128,7 +130,7 @@ def test_transaction_that_the_driver_ends(project: Project) -> None:
         rename(project, "Fourth")
         connection.connection.commit()
 
-    assert [data["name"] for _, data in captured.told] == ["Second", "Fourth"]
+    assert [data["name"] for _, data in captured.types_and_data] == ["Second", "Fourth"]
 
 
 @pytest.mark.parametrize("write", ["update", "delete", "create", "nothing"])
@@ -162,7 +164,7 @@ def test_savepoints_in_savepoints_by_hand(user: User) -> None:
         execute("ROLLBACK TO SAVEPOINT around")
         Project.objects.update(description="Kept")
 
-    ((kind, data),) = captured.told
+    ((kind, data),) = captured.types_and_data
     assert (kind, data["name"], data["description"]) == ("project.created", "First", "Kept")
 
 
@@ -184,7 +186,7 @@ def test_receiver_that_hears_first_and_writes_itself(project: Project) -> None:
         rows_written.disconnect(follow, sender=Project)
 
     assert captured.types == ["project.updated", "project.updated"]
-    told = {data["name"]: data["description"] for _, data in captured.told}
+    told = {data["name"]: data["description"] for _, data in captured.types_and_data}
     assert told == {"Fourth": project.description, "Other": "Fourth"}
 
 

@@ -69,7 +69,7 @@ RELATION: dict[Any, str] = {Project: "projects", Twin: "twins"}
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writes, "ROWS_PER_BATCH", 3)
     monkeypatch.setattr(statements, "ROWS_PER_BATCH", 3)
-    monkeypatch.setattr(statements, "MOST_BYTES_IN_MEMORY", 1)
+    monkeypatch.setattr(statements, "MAX_BYTES_IN_MEMORY", 1)
 
 
 def siblings(model: Any) -> Any:
@@ -265,7 +265,7 @@ def test_volatile_values_and_conditions_are_evaluated_once(user: User) -> None:
             cursor.execute("DROP SEQUENCE evaluations")
 
     stored = Project.objects.exclude(name__startswith="p").order_by("pk")
-    assert [data["name"] for _, data in captured.told] == [row.name for row in stored]
+    assert [data["name"] for _, data in captured.types_and_data] == [row.name for row in stored]
 
 
 def test_deletes_choose_their_rows_once(user: User) -> None:
@@ -303,7 +303,7 @@ def test_large_update_is_told_in_batches_and_in_order(user: User) -> None:
         assert Project.objects.update(name="B") == 10
 
     keys = Project.objects.order_by("pk").values_list("pk", flat=True)
-    assert [data["id"] for _, data in captured.told] == [str(key) for key in keys]
+    assert [data["id"] for _, data in captured.types_and_data] == [str(key) for key in keys]
 
 
 def test_update_of_nothing_is_no_write(project: Project) -> None:

@@ -138,7 +138,7 @@ def test_deleted_and_created_again_are_two_stories(project: Project) -> None:
         again.name = "Final"
         again.save()
 
-    assert captured.told[0][0] == "project.deleted"
+    assert captured.types_and_data[0][0] == "project.deleted"
     assert captured.types == ["project.deleted", "project.created"]
     assert captured.data_of("project.created")[0]["name"] == "Final"
 
