@@ -1,10 +1,9 @@
-"""What became of the deliveries *created in a time range*, and of their attempts.
+"""Figures of the deliveries *created in a time range*, and of their attempts.
 
 The dashboard, the API and `manage.py stats` show the same figures. totals(), by_webhook(),
-by_type(), failures() and series() count the same rows, found through the time-ordered primary keys,
-in a bounded number of statements: the cost grows with the range, not with the table.
-
-Reads only; nothing here is exact to the millisecond while workers write.
+by_type(), failures() and series() count the same rows in a bounded number of statements. They find
+the rows by their time-ordered primary keys, so that the cost grows with the range, not with the
+table. All functions only read, and may miss writes of the same moment.
 """
 
 from dataclasses import dataclass
@@ -24,9 +23,10 @@ BucketSize = Literal["hour", "day"]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which deliveries: those created from `since` until before `until` (None: until now).
+    """Deliveries created from `since` (included) to `until` (excluded; None means now).
 
-    `owner_id` is the webhooks' owner; `webhook_ids` None means all of them.
+    `owner_id` is the owner of the webhooks; None means all owners. `webhook_ids` None means all
+    webhooks.
     """
 
     since: datetime
@@ -46,7 +46,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What became of a group of deliveries. Times to delivery leave out what people sent again."""
+    """The figures of a group of deliveries. Times to delivery leave out redelivered ones."""
 
     deliveries: int = 0
     pending: int = 0
@@ -58,27 +58,27 @@ class Figures:
     sent: int = 0
     """Deliveries with at least one attempt."""
     parked: int = 0
-    """Of the failed ones: given up because workers died while sending them."""
+    """Failed deliveries that were given up because workers crashed while sending them."""
     attempts: int = 0
     duration_p50_ms: int | None = None
-    """Of one attempt; None without any. Likewise the other three."""
+    """The median duration of an attempt; like the 95th percentile, None without attempts."""
     duration_p95_ms: int | None = None
     delivery_p50_ms: int | None = None
-    """From the creation of a delivery to its success."""
+    """The median time from creation to success; like the 95th percentile, None without any."""
     delivery_p95_ms: int | None = None
     last_success_at: datetime | None = None
     last_failure_at: datetime | None = None
-    """When a delivery was last given up."""
+    """The time at which a delivery last became FAILED."""
 
     @property
     def success_rate(self) -> float | None:
-        """The share, 0 to 1, of those that ended by themselves; None while none has."""
+        """Succeeded / (succeeded + failed), 0 to 1; None if both are 0."""
         ended = self.succeeded + self.failed
         return self.succeeded / ended if ended else None
 
     @property
     def delivered_rate(self) -> float | None:
-        """The share, 0 to 1, of those tried: what is still retried counts as not delivered."""
+        """Succeeded / (succeeded + failed + retrying), 0 to 1; None if all are 0."""
         tried = self.succeeded + self.failed + self.retrying
         return self.succeeded / tried if tried else None
 
@@ -96,7 +96,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class WebhookFigures:
-    """A webhook and what became of its deliveries."""
+    """A webhook and the figures of its deliveries."""
 
     id: UUID
     name: str
@@ -112,7 +112,7 @@ class WebhookFigures:
 
 @dataclass(frozen=True, slots=True)
 class FailureFigures:
-    """Attempts that failed in one way."""
+    """Failed attempts with the same failure kind and response code."""
 
     kind: str
     """A FailureKind."""
@@ -125,7 +125,7 @@ class FailureFigures:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The deliveries created in one hour or day (UTC); `open` is what has not ended."""
+    """The deliveries created in one hour or day (UTC); `open` counts the unfinished ones."""
 
     starts_at: datetime
     deliveries: int
@@ -135,7 +135,7 @@ class Bucket:
     open: int
 
 
-# Folded away by the planner where the parameter is null: Django binds parameters on the client.
+# The planner drops a condition whose parameter is null, because Django binds on the client.
 CHOSEN_SQL = """
 WITH chosen AS (
     SELECT d.id, d.webhook_id, d.event_type, d.status, d.attempt_count, d.round, d.crash_count,
@@ -185,23 +185,23 @@ BY_TYPE_SQL = CHOSEN_SQL + COUNTED_SQL.format(group="event_type")
 
 
 def totals(selection: Selection) -> Figures:
-    """Return the figures of all selected deliveries together. One statement."""
+    """Return the figures of all selected deliveries; zeros if there are none. One statement."""
     rows = query(TOTALS_SQL, {**selection.parameters(), "limit": 1})
     return Figures(*rows[0][1:]) if rows else Figures()
 
 
 def by_webhook(selection: Selection, *, limit: int = 100) -> list[WebhookFigures]:
-    """Return the figures of each webhook with selected deliveries, the busiest first.
+    """Return the figures of each webhook with selected deliveries, the busiest `limit` ones first.
 
-    A page that lists webhooks names them in `selection.webhook_ids`; who is missing in the answer
-    had no deliveries. Two statements.
+    To get the figures of certain webhooks, set `selection.webhook_ids`; webhooks without deliveries
+    are missing in the result. Two statements.
     """
     rows = query(BY_WEBHOOK_SQL, {**selection.parameters(), "limit": limit})
-    about: dict[UUID, tuple[str, str, str]] = {
+    webhooks: dict[UUID, tuple[str, str, str]] = {
         id_: (name, url, state)
         for id_, name, url, state in query(WEBHOOKS_SQL, {"ids": [row[0] for row in rows]})
     }
-    return [WebhookFigures(row[0], *about[row[0]], Figures(*row[1:])) for row in rows]
+    return [WebhookFigures(row[0], *webhooks[row[0]], Figures(*row[1:])) for row in rows]
 
 
 WEBHOOKS_SQL = """
@@ -229,7 +229,7 @@ FAILURES_SQL = CHOSEN_SQL + FAILED_SQL
 
 
 def failures(selection: Selection) -> list[FailureFigures]:
-    """Return how attempts failed, by kind and response code, the most frequent first."""
+    """Return the failed attempts by kind and response code, most frequent first. One statement."""
     return [FailureFigures(*row) for row in query(FAILURES_SQL, selection.parameters())]
 
 
@@ -253,9 +253,9 @@ SERIES_SQL = CHOSEN_SQL + BUCKETS_SQL
 
 
 def series(selection: Selection, size: BucketSize = "hour") -> list[Bucket]:
-    """Return the selected deliveries by hour or day of creation, empty ones included, oldest first.
+    """Return a bucket for each hour or day of the selection, oldest first, empty ones included.
 
-    The first and the last bucket hold only what the selection holds of them. One statement.
+    The first and the last bucket count only deliveries within the selection. One statement.
     """
     parameters = selection.parameters() | {
         "size": size,
@@ -278,7 +278,7 @@ SERIES_BY_WEBHOOK_SQL = CHOSEN_SQL + HOURS_BY_WEBHOOK_SQL
 
 
 def series_by_webhook(selection: Selection) -> dict[UUID, list[Bucket]]:
-    """Return series() by the hour for each webhook with deliveries, without the empty hours."""
+    """Return the hourly buckets of each webhook, without the empty ones. One statement."""
     buckets: dict[UUID, list[Bucket]] = {}
     for webhook_id, *columns in query(SERIES_BY_WEBHOOK_SQL, selection.parameters()):
         buckets.setdefault(webhook_id, []).append(Bucket(*columns))
@@ -296,7 +296,7 @@ SELECT chosen.id, last.failure_kind, last.response_code, last.error
 
 @dataclass(frozen=True, slots=True)
 class LastError:
-    """What the latest delivery that failed, for good or for now, ran into."""
+    """The error of a webhook's most recent failed or retrying delivery."""
 
     kind: str
     response_code: int | None
@@ -304,7 +304,10 @@ class LastError:
 
 
 def last_errors(since: datetime, webhook_ids: tuple[UUID, ...]) -> dict[UUID, LastError]:
-    """Return the last error of each of some webhooks that had one since then. One statement."""
+    """Return the last error of each webhook with an error in deliveries created since then.
+
+    Webhooks without one are missing. One statement.
+    """
     parameters = {"first": first_id_of(since), "webhooks": list(webhook_ids)}
     return {
         webhook_id: LastError(*columns)
@@ -312,7 +315,7 @@ def last_errors(since: datetime, webhook_ids: tuple[UUID, ...]) -> dict[UUID, La
     }
 
 
-WORST_OF_THEM_SQL = """
+WORST_WEBHOOKS_SQL = """
 SELECT webhook_id, count(*),
        count(*) FILTER (WHERE status = 'SUCCESS'),
        count(*) FILTER (WHERE status = 'FAILED') AS failed,
@@ -322,13 +325,14 @@ HAVING count(*) FILTER (WHERE status IN ('FAILED', 'RETRYING')) > 0
  ORDER BY count(*) FILTER (WHERE status IN ('FAILED', 'RETRYING')) DESC, 1
  LIMIT %(limit)s
 """
-WORST_SQL = CHOSEN_SQL + WORST_OF_THEM_SQL
+WORST_SQL = CHOSEN_SQL + WORST_WEBHOOKS_SQL
 
 
 def worst(selection: Selection, *, limit: int) -> dict[UUID, Figures]:
-    """Return the webhooks with the most deliveries failed or retried, the worst first.
+    """Return the webhooks with the most failed and retrying deliveries, the worst first.
 
-    Only the counts of the figures are there: what they leave out costs as much again. One statement.
+    The figures hold only the counts of deliveries, succeeded, failed and retrying: the others would
+    double the cost. One statement.
     """
     return {
         webhook_id: Figures(
@@ -366,23 +370,23 @@ HOURS_SQL = CHOSEN_SQL + TIMED_SQL
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """A Bucket of one hour, and how long its deliveries took until their success."""
+    """A bucket of one hour and the times from its deliveries' creation to their success."""
 
     bucket: Bucket
     retrying: int
     delivery_p50_ms: int | None
-    """None without any. What people sent again is left out, here and below."""
+    """None without successes. Like the next one, it leaves out redelivered deliveries."""
     delivery_p95_ms: int | None
 
 
 def hours(selection: Selection) -> list[Hour]:
-    """Return series() by the hour with the times to delivery. One statement."""
+    """Return series() by hour, with the times to delivery. One statement."""
     parameters = selection.parameters() | {"since": selection.since, "until": selection.until}
     return [Hour(Bucket(*row[:6]), *row[6:]) for row in query(HOURS_SQL, parameters)]
 
 
 def events_since(since: datetime) -> int:
-    """Return how many events were triggered since a time. One statement."""
+    """Return the number of events triggered since a time. One statement."""
     sql = "SELECT count(*) FROM webhooks_event WHERE id >= %(first)s"
     return int(query(sql, {"first": first_id_of(since)})[0][0])
 
@@ -394,6 +398,8 @@ SELECT count(*) FROM webhooks_delivery
 
 
 def parked_since(since: datetime) -> int:
-    """Return how many deliveries created since then were given up because workers died while
-    sending them. One statement."""
+    """Return the number of deliveries created since a time and given up after worker crashes.
+
+    One statement.
+    """
     return int(query(PARKED_SQL, {"first": first_id_of(since)})[0][0])

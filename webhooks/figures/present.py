@@ -1,4 +1,4 @@
-"""What waits and who works *now*: the backlog, the workers, their chores, webhooks at their limit."""
+"""Figures of the present: the backlog, the workers, their chores, webhooks at their limit."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,17 +11,18 @@ from webhooks.postgres.horizon import IS_IN_ORDER
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What has not ended, now."""
+    """The unfinished deliveries, counted by what they wait for."""
 
     due: int
-    """Could be sent at once."""
+    """Due deliveries that may be sent now."""
     oldest_due_seconds: float | None
-    """How long the oldest of these has been due."""
+    """How long the oldest of these has been due; None without any."""
     held: int
-    """Due, but the webhook is disabled, paused with all others, asked for time, has an open breaker,
-    or is ordered and waits for an older transaction to end (webhooks/postgres/horizon.py)."""
+    """Due deliveries that may not be sent now: the webhook is disabled, sent Retry-After or has an
+    open breaker, all sending is paused, or the webhook is ordered and an older transaction is still
+    running (webhooks/postgres/horizon.py)."""
     scheduled: int
-    """Not due yet: retries, and redeliveries spread by a rate."""
+    """Deliveries that are not due yet: retries, and redeliveries with a rate."""
     retrying: int
     sending: int
     unfinished: int
@@ -30,7 +31,7 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLife:
-    """A worker that has not ended in order."""
+    """A worker that has not shut down properly: a running one, or one that died recently."""
 
     id: UUID
     host: str
@@ -41,7 +42,7 @@ class WorkerLife:
     is_alive: bool
 
 
-# A webhook that is limited, or slow, has due rows too; they count as due, since they may go.
+# Rows of a webhook that waits for its rate limit or for a slow receiver count as due.
 BACKLOG_SQL = f"""
 SELECT count(*) FILTER (WHERE is_due AND may_go),
        extract(epoch FROM clock_timestamp()
@@ -67,7 +68,7 @@ SELECT count(*) FILTER (WHERE is_due AND may_go),
 
 
 def backlog(owner_id: UUID | None = None, webhook_ids: tuple[UUID, ...] | None = None) -> Backlog:
-    """Return what has not ended, of everybody or of an owner's or some webhooks. One statement."""
+    """Return the backlog of all webhooks, or only of an owner's or the given ones. One statement."""
     parameters = {
         "owner": owner_id,
         "webhooks": None if webhook_ids is None else list(webhook_ids),
@@ -86,7 +87,7 @@ SELECT id, host, pid, started_at, in_flight, silent_seconds,
 
 
 def workers() -> list[WorkerLife]:
-    """Return the workers that run, and those that died lately, oldest first. One statement."""
+    """Return the running workers and those that died recently, oldest first. One statement."""
     return [
         WorkerLife(*row) for row in query(WORKERS_SQL, {"silence": SILENCE_BEFORE_DEATH_SECONDS})
     ]
@@ -94,14 +95,14 @@ def workers() -> list[WorkerLife]:
 
 @dataclass(frozen=True, slots=True)
 class FullWindow:
-    """A webhook that waits for its own receiver: it has as many requests under way as it may."""
+    """A webhook with as many requests in flight as allowed, so that its deliveries wait."""
 
     workers: int
-    """How many have it at its limit."""
+    """The number of workers in which the webhook is at its limit."""
     requests: int
-    """At a time, in all of them."""
+    """The limit of requests in flight, summed over these workers."""
     usual_ms: int
-    """In which its receiver usually answers."""
+    """The usual response time of its receiver."""
 
 
 FULL_WINDOW_SQL = """
@@ -114,8 +115,10 @@ SELECT count(*)::int, coalesce(sum((full_windows -> %(webhook)s ->> 0)::int), 0)
 
 
 def full_window(webhook_id: UUID) -> FullWindow | None:
-    """Return what holds a webhook's deliveries back at its receiver, as of the workers' last beats;
-    None where nothing does. One statement."""
+    """Return a webhook's full window as of the workers' last heartbeats; None if it is not full.
+
+    One statement.
+    """
     parameters = {"webhook": webhook_id.hex, "silence": SILENCE_BEFORE_DEATH_SECONDS}
     found = FullWindow(*query(FULL_WINDOW_SQL, parameters)[0])
     return found if found.workers else None
@@ -123,16 +126,16 @@ def full_window(webhook_id: UUID) -> FullWindow | None:
 
 @dataclass(frozen=True, slots=True)
 class ChoreState:
-    """The schedule of a chore of housekeeping, and how its last turns ended."""
+    """The schedule of a housekeeping chore, and the results of its last runs."""
 
     name: str
     due_seconds: float
-    """For how long it has been due and nobody was at it; negative until it is due."""
+    """How long it has been due without running; negative before it is due."""
     started_at: datetime | None
     finished_at: datetime | None
-    """When a run last came to its end."""
+    """When a run last finished."""
     failures: int
-    """Turns in a row that failed or never ended."""
+    """Consecutive runs that failed or never ended."""
     last_error: str
     is_under_way: bool
 
@@ -142,9 +145,9 @@ class ChoreState:
 
 
 CHORE_OVERDUE_SECONDS = 120.0
-"""Workers look at the schedule every half minute."""
+"""Workers read the schedule every 30 seconds."""
 
-# A local chore has no turns: its due time says only how long it rests after a failure.
+# Every worker runs a local chore by itself: its due time is only the end of a pause after a failure.
 CHORES_SQL = """
 SELECT name, CASE WHEN claimed_by IS NOT NULL AND leased_until IS NULL THEN 0.0 ELSE
            extract(epoch FROM clock_timestamp() - greatest(due_at, leased_until)) END::float8,
@@ -155,5 +158,5 @@ SELECT name, CASE WHEN claimed_by IS NOT NULL AND leased_until IS NULL THEN 0.0 
 
 
 def chores() -> list[ChoreState]:
-    """Return the chores that workers do or did, by name. One statement."""
+    """Return the chores that workers have run, by name. One statement."""
     return [ChoreState(*row) for row in query(CHORES_SQL, {})]

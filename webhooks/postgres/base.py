@@ -1,4 +1,4 @@
-"""Django's Postgres backend, safe behind a transaction pooler and beside traffic."""
+"""Django's Postgres backend, adapted to transaction poolers and to migrations under load."""
 
 from typing import Any
 
@@ -8,17 +8,17 @@ from django.db.backends.postgresql.schema import DatabaseSchemaEditor
 from webhooks.postgres.sql import is_pooled
 
 LOCK_TIMEOUT = "150ms"
-"""How long a migration waits for a lock, since whoever comes behind it in the queue waits as long.
+"""How long a migration waits for a lock, because writers that queue behind it wait as long.
 
-A migration that needs two locks one after the other holds writers up for twice as long at worst.
+A migration that takes two locks in turn delays writers for at most twice this time.
 """
 
 
 class LockLimitedSchemaEditor(DatabaseSchemaEditor):
-    """A schema editor that fails rather than hold writers up; `migrate` tries again.
+    """A schema editor that fails instead of delaying writers for long; `migrate` tries again.
 
-    A migration that is not atomic, such as an index built concurrently, waits without a limit: it
-    holds no writer up, and half of it would remain.
+    A non-atomic migration, such as a concurrent index build, waits without a limit: it does not
+    delay writers, and a failure would leave it half done.
     """
 
     def __enter__(self) -> Any:
@@ -29,15 +29,16 @@ class LockLimitedSchemaEditor(DatabaseSchemaEditor):
 
 
 class DatabaseWrapper(PostgresWrapper):
-    """Django's own but for the two things above."""
+    """Django's wrapper with limited lock waits in migrations and pooler-safe chunked cursors."""
 
     SchemaEditorClass = LockLimitedSchemaEditor
 
     def chunked_cursor(self) -> Any:
-        """Return a cursor on the server, or an ordinary one where it would outlive its transaction.
+        """Return a server-side cursor, or a client-side one in autocommit behind a pooler.
 
-        Such a cursor belongs to a session: behind a pooler the next chunk is asked of a backend
-        that does not have it, or that has another client's of the same name.
+        In autocommit, a server-side cursor outlives its transaction and belongs to a session. A
+        pooler may send the next fetch to another backend, which does not have the cursor or has
+        another client's cursor of the same name.
         """
         if self.get_autocommit() and is_pooled(self):
             return self.cursor()

@@ -1,16 +1,16 @@
-"""Keep the table of epochs: which cluster's transaction ids are stored, one after the other.
+"""Maintain the table of epochs: the clusters, in order, whose transaction ids are stored.
 
-Postgres names the current epoch by itself, in every statement that stores or compares a transaction
-id (webhooks_current_epoch(), migration 0006); until it is recorded everybody comes to the same
-number, only more slowly. Recording needs a transaction of its own, that of no caller: an epoch that
-waits for somebody's commit would hold up all who store events. A crash here loses nothing.
+Every statement that stores or compares a transaction id calls webhooks_current_epoch() (migration
+0006). Until an epoch is recorded, all sessions compute the same number, only more slowly. Recording
+needs a transaction of its own: an epoch that waited for a caller's commit would block every session
+that stores events. A crash here loses nothing.
 """
 
 from typing import Any
 
 import psycopg
 
-WANTED_SQL = """
+IS_NEW_SQL = """
 SELECT webhooks_examine_epoch() > coalesce(max(number), 0) FROM webhooks_epoch
 """
 RECORD_SQL = """
@@ -20,14 +20,14 @@ SELECT webhooks_examine_epoch(), webhooks_cluster() ON CONFLICT DO NOTHING
 
 
 def record(raw: psycopg.Connection[Any]) -> bool:
-    """Record the current epoch where it is a new one; returns whether it was.
+    """Record the current epoch if it is new, and return whether it was.
 
-    For a connection outside any transaction; on a standby, or before the migration, nothing
-    happens. Any number of processes may do it at once. Raises psycopg's errors.
+    The connection must be outside any transaction. Does nothing on a standby and before the
+    migration. Safe to run in many processes at once. Raises psycopg's errors.
     """
     with psycopg.Cursor(raw) as cursor:
         try:
-            wanted = cursor.execute(WANTED_SQL).fetchone()
+            row = cursor.execute(IS_NEW_SQL).fetchone()
         except (psycopg.errors.UndefinedFunction, psycopg.errors.UndefinedTable):
             return False
-        return bool(wanted and wanted[0]) and cursor.execute(RECORD_SQL).rowcount == 1
+        return bool(row and row[0]) and cursor.execute(RECORD_SQL).rowcount == 1

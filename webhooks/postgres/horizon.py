@@ -1,9 +1,9 @@
-"""The horizon: below it every transaction has ended that could still store events (invariant 13).
+"""The horizon: the oldest transaction that may still store events (invariant 13).
 
-What is read in order is read up to here. Transactions of other databases of the cluster do not
-count, since they cannot store events in this one; any other that is not known to be theirs does.
-Prepared transactions count until they are committed or rolled back. Replication slots and snapshots
-hold back vacuum, not this. (webhooks_horizon(), made in migration 0006.)
+The feed and ordered webhooks read events only below the horizon (webhooks_horizon(), migration
+0006). Transactions that are known to belong to other databases of the cluster do not count, because
+they cannot store events in this one. Prepared transactions count until they are committed or rolled
+back. Replication slots and snapshots hold back vacuum, but not the horizon.
 """
 
 from dataclasses import dataclass
@@ -12,31 +12,32 @@ from typing import Any
 from django.db import connection
 
 LONG_SECONDS = 5.0
-"""A transaction that holds the horizon back for longer is worth a word."""
+"""The doctor and the screens name a transaction that holds the horizon back for longer."""
 
 IS_IN_ORDER = """(
     (d.epoch, d.order_key) < ((SELECT webhooks_current_epoch()),
                               pg_snapshot_xmin(pg_current_snapshot())::text::bigint)
     OR (d.epoch, d.order_key) < ((SELECT webhooks_current_epoch()),
                                  (SELECT webhooks_horizon()::text::bigint)))"""
-"""Whether nothing can come any more before the delivery `d`, which has an order key. The horizon is
-at xmin or behind it; looking at every session for it is spared where xmin is enough."""
+"""An SQL condition: no delivery can be stored any more that precedes the delivery `d` with an order
+key. The first comparison is cheap: the horizon is xmin or newer, and computing it reads all
+sessions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A transaction that has been holding the horizon back for some time."""
+    """A transaction that has held the horizon back for some time."""
 
     seconds: float
     pid: int | None
-    """None for a prepared transaction, which belongs to no session, and where nothing is known."""
+    """None for a prepared transaction, which has no session, and for an invisible session."""
     database: str
     user: str
     application: str
     state: str
-    """As pg_stat_activity has it; empty where this role may not see it."""
+    """`state` of pg_stat_activity; empty if this role may not see it."""
     prepared_as: str
-    """The name of a prepared transaction; empty for a session's."""
+    """The name of a prepared transaction; empty for a session's transaction."""
 
     def __str__(self) -> str:
         words = [f"A transaction that writes has been open for {self.seconds:.0f} s:"]
@@ -48,22 +49,22 @@ class Holder:
             words.append(f"prepared as {self.prepared_as!r}, database {self.database},")
             words.append(f"user {self.user}")
         else:
-            words.append("whose session cannot be seen")
+            words.append("its session is not visible to this role")
         return f"{' '.join(words)}. Ordered webhooks and the feed wait for it to end."
 
     @property
     def mend(self) -> str:
-        """The command that ends it."""
+        """The command that ends the transaction, or advice if none is known."""
         if self.prepared_as:
             name = self.prepared_as.replace("'", "''")
             return f"""manage.py dbshell -- -c "ROLLBACK PREPARED '{name}'" (or COMMIT PREPARED)"""
         if self.pid is not None:
             return f'manage.py dbshell -- -c "SELECT pg_terminate_backend({self.pid})"'
-        return "Look at pg_stat_activity and pg_prepared_xacts as a superuser, and end it"
+        return "Find it in pg_stat_activity and pg_prepared_xacts as a superuser, and end it"
 
 
-# When a session of another role began its transaction is hidden from most; then it is at least as
-# old as the first event that waits for it.
+# Most roles cannot see when another role's session began its transaction. The transaction is at least
+# as old as the first event that waits for it, so the statement takes that event's time instead.
 HOLDER_SQL = """
 WITH held AS MATERIALIZED (
     SELECT webhooks_horizon() AS horizon
@@ -86,7 +87,7 @@ SELECT extract(epoch FROM clock_timestamp() - coalesce(
 
 
 def holder() -> Holder | None:
-    """Return who has been holding the horizon back for longer than LONG_SECONDS; None for nobody.
+    """Return the transaction that has held the horizon back for longer than LONG_SECONDS, or None.
 
     One statement.
     """

@@ -1,12 +1,12 @@
-"""The one door to what Django's connection does not do by itself: prepared statements, settings.
+"""Use features of Postgres that Django's connection lacks: prepared statements, session settings.
 
-Django binds parameters on the client, so that Postgres parses and plans every statement anew; for
-the outbox and for the claim that takes longer than the work. Statements that run all the time go
-through run(), which prepares them.
+Django binds parameters on the client, so that Postgres parses and plans every execution; for the
+outbox and the claim that takes longer than the execution itself. Frequent statements use run(),
+which prepares them.
 
-What is prepared or SET lives in one backend of Postgres. A pooler that lends a backend for a
-transaction leaves it there for strangers: a client would run another's statement, and lose events
-without an error. So nothing is kept in a session that may not be ours alone (has_session_state).
+Prepared statements and SET values belong to one backend of Postgres. A transaction pooler lends
+that backend to other clients: a client could run another client's statement and lose events without
+an error. So this module keeps no state in a session that may be shared (has_session_state()).
 """
 
 import logging
@@ -32,24 +32,26 @@ def run(
     *,
     is_binary: bool = True,
 ) -> Any:
-    """Run one statement and return its cursor; raises Django's database errors.
+    """Run one statement with server-side parameters and return its cursor.
 
-    Django's converters of fields expect what is not binary.
+    Prepares the statement after a few executions if the session allows it. Set `is_binary` to False
+    if Django's field converters read the result: they expect the text format. Raises Django's
+    database errors.
     """
     connection: Any = connections[using]
-    # What connection.cursor() does, but with a cursor that leaves the parameters to the server.
+    # The same steps as connection.cursor(), but the cursor binds parameters on the server.
     connection.close_if_health_check_failed()
     connection.ensure_connection()
     may_prepare = has_session_state(connection)
     raw = connection.connection
     prepared = psycopg.Cursor(raw)
-    # Half the bytes of a payload on the way, and none of the work of writing it as hex.
+    # Text format would send a payload as hex: twice the bytes, and the work to convert them.
     if is_binary:
         prepared.format = psycopg.pq.Format.BINARY
-    # Django's own wrapper: it translates errors, and logs and counts queries where that is asked.
+    # Django's wrapper translates errors, and logs and counts queries if configured.
     cursor = connection._prepare_cursor(prepared)
     if may_prepare:
-        # Only for now: psycopg would keep the text of Django's statements too, values and all.
+        # Reset below: otherwise psycopg would store the texts of Django's statements, with values.
         raw.prepare_threshold = EXECUTIONS_BEFORE_PREPARING
     try:
         cursor.execute(sql, parameters)
@@ -59,18 +61,18 @@ def run(
 
 
 def sqlstate(problem: BaseException) -> str | None:
-    """Return the SQLSTATE of one of Django's database errors, whose text depends on lc_messages.
+    """Return the SQLSTATE of a Django database error, or None if Postgres sent none.
 
-    None where Postgres sent none, as when the connection broke.
+    Use it instead of the error's text, which depends on lc_messages. A broken connection has none.
     """
     return getattr(problem.__cause__, "sqlstate", None)
 
 
-# What is found out once about each new connection.
+# Facts about each new connection.
 
 
 class Facts(NamedTuple):
-    """What a new connection is asked, in one round trip before the first use that needs it."""
+    """Facts about a connection, queried in one round trip before their first use."""
 
     backend_pid: int
 
@@ -81,7 +83,7 @@ _facts: WeakKeyDictionary[psycopg.Connection[Any], Facts] = WeakKeyDictionary()
 
 
 def look_at(wrapper: BaseDatabaseWrapper) -> Facts:
-    """Return the facts about Django's connection, which is opened where it is not.
+    """Return the facts about a Django connection; opens the connection if necessary.
 
     Raises Django's database errors.
     """
@@ -89,18 +91,18 @@ def look_at(wrapper: BaseDatabaseWrapper) -> Facts:
     raw = wrapper.connection
     facts = _facts.get(raw)
     if facts is None:
-        # Not with a cursor of Django's: this is no query of the caller's, to be logged and counted.
+        # Django's cursor would log and count this query as one of the caller's.
         with wrapper.wrap_database_errors, psycopg.Cursor(raw) as cursor:
             facts = _facts[raw] = Facts._make(cursor.execute(FACTS_SQL).fetchone() or ())
     return facts
 
 
 def is_pooled(wrapper: BaseDatabaseWrapper | None = None) -> bool:
-    """Say whether a pooler stands between us and Postgres, for Django's default connection or another.
+    """Return whether a Django connection (default: the default one) goes through a pooler.
 
-    The process id for cancelling, sent when the connection begins, is the backend's own; poolers
-    that change backends make one up (PgBouncer a random one), however few backends they have.
-    In session mode they do, too: doing without a session is right there as well.
+    Postgres sends its backend's process id when a connection begins, for cancelling queries.
+    Poolers send a made-up one (PgBouncer a random one), however few backends they have. They also
+    do so in session mode, where avoiding session state is safe, too. Raises Django's database errors.
     """
     wrapper = wrapper or connection
     facts = look_at(wrapper)
@@ -108,21 +110,22 @@ def is_pooled(wrapper: BaseDatabaseWrapper | None = None) -> bool:
 
 
 def has_session_state(wrapper: BaseDatabaseWrapper | None = None) -> bool:
-    """Say whether what is prepared, SET or locked in a session is seen by this thread alone.
+    """Return whether this thread alone uses its session, so that session state is safe.
 
-    Of Django's default connection or another. False behind a pooler, and everywhere with
-    DATABASE_PREPARED_STATEMENTS=0.
+    Session state means prepared statements, SET values and session-level locks. The connection
+    defaults to Django's default one. False behind a pooler and with DATABASE_PREPARED_STATEMENTS=0.
+    Raises Django's database errors.
     """
     return settings.DATABASE_PREPARED_STATEMENTS and not is_pooled(wrapper)
 
 
 # The limits of a worker's connections.
 
-# Rows are found by an index only: a prepared plan lives on while its table grows, and one made for
-# an empty table would read the whole of it until Postgres next gathers statistics. (A table without
-# an index counts as so expensive then that its scan would be compiled.)
-# A worker that freezes in a transaction must not keep its locks, and one that finds a row locked
-# must not wait in silence until it counts as dead.
+# enable_seqscan: a prepared plan stays in use while its table grows, and a plan made for an empty
+# table would scan the whole table until Postgres next gathers statistics. jit: without sequential
+# scans, a table without an index has so high a cost that Postgres would compile its scan.
+# Timeouts: a worker that freezes in a transaction must not keep its locks, and a worker that waits
+# for a locked row must not miss heartbeats until it counts as dead.
 SET_UP_SQL = """
 SET enable_seqscan = off;
 SET jit = off;
@@ -137,9 +140,10 @@ SELECT set_config('idle_in_transaction_session_timeout', '5s', true),
 
 
 def set_up_connection(name: str) -> None:
-    """Give this thread's connection the limits of a worker's, and a name to end it by.
+    """Set a worker's limits on this thread's connection, and the name for end_connections().
 
-    Behind a pooler it has neither: see limited_transaction().
+    Does nothing behind a pooler; there limited_transaction() sets the limits. Raises Django's
+    database errors.
     """
     if has_session_state():
         with connection.cursor() as cursor:
@@ -148,7 +152,10 @@ def set_up_connection(name: str) -> None:
 
 @contextmanager
 def limited_transaction() -> Iterator[None]:
-    """A worker's atomic(): Postgres ends it where the worker freezes, behind a pooler as well."""
+    """Open a transaction with a worker's limits, behind a pooler as well.
+
+    Postgres ends the transaction if the worker freezes in it.
+    """
     with transaction.atomic():
         if not has_session_state():
             run(LIMITS_SQL, {})
@@ -163,13 +170,13 @@ END_SQL = "SELECT pg_terminate_backend(%(pid)s, 1000)"
 
 
 def end_connections(names: list[str]) -> None:
-    """End every connection of these names, with what it has locked and not committed.
+    """Terminate all connections with these names, which rolls back their open transactions.
 
-    What Postgres refuses to end, as another role's connections, is logged and goes on. Connections
-    through a pooler have no name, and are not found.
+    Logs a warning for a connection that Postgres refuses to terminate, such as another role's.
+    Connections through a pooler have no name and are not found. Raises Django's database errors.
     """
     for (pid,) in run(FIND_CONNECTIONS_SQL, {"names": names}).fetchall():
         try:
             run(END_SQL, {"pid": pid})
         except ProgrammingError as refusal:
-            logger.warning("Backend %d of a dead worker could not be ended: %s", pid, refusal)
+            logger.warning("Backend %d of a dead worker could not be terminated: %s", pid, refusal)

@@ -226,7 +226,7 @@ def test_cursor_of_a_copy_that_went_its_own_way_is_refused_in_words(
             after = feed.read(feed.Cursor(0, 0).to_text()).next
         with connected_to(another, "copy"):
             trigger(user)
-            with pytest.raises(CursorForeignError, match="of another database"):
+            with pytest.raises(CursorForeignError, match="to another database"):
                 feed.read(after)
     with pytest.raises(CursorForeignError):
         feed.read(after)

@@ -220,7 +220,7 @@ def test_doctor_warns_of_a_pooler(pooled_url: str) -> None:
         log.seek(0)
         shown = log.read().decode()
 
-    assert "A pooler stands before Postgres" in shown
+    assert "DATABASE_URL leads to a connection pooler" in shown
     assert "Set DATABASE_URL of the workers to Postgres itself" in shown
 
 
@@ -237,7 +237,7 @@ def test_worker_refuses_a_pooler_without_transactions() -> None:
         shown = log.read().decode()
 
     assert worker.returncode == 1
-    assert "The worker does not start.\nThe pooler before Postgres allows no transactions" in shown
+    assert "The worker does not start.\nThe connection pooler allows no transactions" in shown
     assert "pool_mode=transaction" in shown
     assert "Traceback" not in shown
 
