@@ -173,6 +173,6 @@ def test_child_that_hangs_is_ended_and_its_slot_is_free(
         assert process.poll() is None
         wait_until(lambda: WorkerHeartbeat.objects.count() == 1)
         wait_until(lambda: set(quarantine.take_slots(ALONE, 1, [])) != set(), 10)
-        quarantine.give_slot_back(ALONE * quarantine.MOST_PROCESSES)
+        quarantine.give_slot_back(ALONE * quarantine.MAX_PROCESSES)
 
     assert outcomes() == {("FAILED", True): 1}

@@ -1,6 +1,6 @@
-"""System checks: what would hurt later is said before anything runs.
+"""System checks: report wrong declarations and risky settings before anything runs.
 
-E001 to E007 are about what developers declare, E101 and W101 to W103 about security.
+E001 to E013 are about developers' declarations, E101 and W101 to W103 about security.
 """
 
 from webhooks.checks import declarations, security

@@ -1,7 +1,7 @@
-"""What a developer declared wrongly.
+"""Check developers' declarations.
 
-E001 to E004 are about the catalogue, E005 to E013 about tracked models: what looks tracked tells
-every write, or `manage.py check` says why not.
+E001 to E004 are about the catalogue, E005 to E013 about tracked models: `manage.py check` reports any
+model that seems to be tracked but has writes without events.
 """
 
 import re
@@ -18,7 +18,7 @@ from webhooks.tracking import TrackedModel, TrackedQuerySet, Tracking
 from webhooks.tracking.writes import clashes, row_type_of, tracked_models, tracking_of
 
 KEEPING = (models.CASCADE, models.PROTECT, models.RESTRICT, models.DO_NOTHING)
-"""The values of on_delete that change no column."""
+"""Values of on_delete that do not change a column of the dependent rows."""
 
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
 
@@ -28,8 +28,8 @@ def check_catalogue(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMe
     return [
         *(
             Error(
-                f"The event type {event_type.name!r} is declared twice, differently.",
-                hint="Rename one of the two declarations, or share one.",
+                f"The event type {event_type.name!r} has two different declarations.",
+                hint="Rename one of the event types, or use the same declaration.",
                 obj=event_type.name,
                 id="webhooks.E001",
             )
@@ -43,8 +43,8 @@ def _type_problems(event_type: catalog.EventType) -> Iterator[CheckMessage]:
     name = event_type.name
     if not NAME_PATTERN.fullmatch(name):
         yield Error(
-            f"The event type {name!r} is not named <group>.<what>, in lower case.",
-            hint="Patterns such as project.* select by the part before the dot.",
+            f"The event type {name!r} is not a name of the form <group>.<action> in lower case.",
+            hint="Filters such as project.* select event types by the part before the dot.",
             obj=name,
             id="webhooks.E004",
         )
@@ -63,7 +63,7 @@ def _type_problems(event_type: catalog.EventType) -> Iterator[CheckMessage]:
     except EventDataInvalidError as problem:
         yield Error(
             f"The example of {name} does not fit its schema: {problem}",
-            hint="Receivers build on the example: make it a payload that could be sent.",
+            hint="Developers of receivers rely on the example: make it valid data.",
             obj=name,
             id="webhooks.E003",
         )
@@ -75,7 +75,7 @@ def check_tracked_models(app_configs: Sequence[Any] | None, **_: Any) -> list[Ch
         *(
             Error(
                 f"{model._meta.label} is tracked twice; the second declaration is ignored.",
-                hint="Call track() once for each table; a proxy is tracked with its model.",
+                hint="Call track() once per table; a proxy shares the tracking of its model.",
                 obj=model,
                 id="webhooks.E011",
             )
@@ -86,7 +86,7 @@ def check_tracked_models(app_configs: Sequence[Any] | None, **_: Any) -> list[Ch
 
 
 def _candidates() -> list[type[models.Model]]:
-    """Return every model that is tracked or looks so, proxies and children included."""
+    """Return all tracked models and all subclasses of TrackedModel, including proxies."""
     installed = [
         model
         for model in Options.default_apps.get_models()
@@ -117,13 +117,13 @@ def _model_problems(model: type[models.Model]) -> Iterator[CheckMessage]:
 
 
 def _untracked_problems(model: type[models.Model]) -> Iterator[CheckMessage]:
-    """Find what a TrackedModel without a track() of its own lacks."""
+    """Yield the problems of a TrackedModel without a track() call of its own."""
     if any(tracking_of(parent) for parent in model._meta.all_parents):
         yield from _table_problems(model)
     else:
         yield Error(
             f"{model._meta.label} derives from TrackedModel, but is not tracked.",
-            hint="Say in track() which events its writes cause, or derive it from Model.",
+            hint="Declare its events with track(), or derive it from models.Model.",
             obj=model,
             id="webhooks.E009",
         )
@@ -132,8 +132,8 @@ def _untracked_problems(model: type[models.Model]) -> Iterator[CheckMessage]:
 def _table_problems(model: type[models.Model]) -> Iterator[CheckMessage]:
     if model._meta.concrete_model._meta.parents:  # type: ignore[union-attr]
         yield Error(
-            f"Writes of {model._meta.label} are spread over several tables and cause no events.",
-            hint="Share columns through an abstract model, or use a proxy or a OneToOneField.",
+            f"Writes of {model._meta.label} go to several tables (multi-table inheritance) and cause no events.",
+            hint="Use an abstract base model, a proxy or a OneToOneField instead.",
             obj=model,
             id="webhooks.E010",
         )
@@ -143,7 +143,7 @@ def _manager_problems(model: type[models.Model]) -> Iterator[CheckMessage]:
     for manager in {*model._meta.managers, model._meta.base_manager}:
         if not isinstance(manager.get_queryset(), TrackedQuerySet):
             yield Error(
-                f"The manager {manager.name!r} of {model._meta.label} writes without events.",
+                f"The manager {manager.name!r} of {model._meta.label} causes no events.",
                 hint="Derive it with from_queryset(TrackedQuerySet).",
                 obj=model,
                 id="webhooks.E005",
@@ -153,8 +153,8 @@ def _manager_problems(model: type[models.Model]) -> Iterator[CheckMessage]:
 def _declared_problems(model: type[models.Model]) -> Iterator[CheckMessage]:
     for name in sorted(row_type_of(model).unknown):
         yield Error(
-            f"{model._meta.label} is tracked by {name!r}, which it does not have.",
-            hint="Name columns as attributes (owner_id), and those of others as owner__email.",
+            f"{model._meta.label} is tracked by {name!r}, which is not a column of it.",
+            hint="Use attribute names (owner_id), and owner__email for columns of related rows.",
             obj=model,
             id="webhooks.E012",
         )
@@ -168,22 +168,22 @@ def _relation_problems(model: type[models.Model], tracking: Tracking) -> Iterato
         on_delete = field.remote_field.on_delete  # type: ignore[union-attr]
         if on_delete is models.CASCADE and target is model:
             yield Error(
-                f"Deletes of {model._meta.label} cascade onto itself, however deep.",
-                hint="Use another on_delete than CASCADE, and delete the tree level by level.",
+                f"Deletes of {model._meta.label} cascade to rows of the same model.",
+                hint="Use an on_delete other than CASCADE, and delete the tree level by level.",
                 obj=field,
                 id="webhooks.E007",
             )
         if on_delete is models.CASCADE and tracking.deleted and tracking_of(target) is None:
             yield Error(
                 f"Deleting a {target._meta.label} deletes {model._meta.label} without events.",
-                hint=f"Track {target._meta.label} too, or use another on_delete than CASCADE.",
+                hint=f"Track {target._meta.label} too, or use an on_delete other than CASCADE.",
                 obj=field,
                 id="webhooks.E006",
             )
         if on_delete not in KEEPING and field.attname in tracking.fields:
             yield Error(
                 f"Deleting a {target._meta.label} changes {model._meta.label} without events.",
-                hint="Use CASCADE, PROTECT or RESTRICT, and change the rows before the delete.",
+                hint="Use CASCADE, PROTECT or RESTRICT, and update the rows before the delete.",
                 obj=field,
                 id="webhooks.E013",
             )

@@ -1,4 +1,4 @@
-"""Security: keys that do not fit, and settings that open doors."""
+"""Check encryption keys and settings that weaken security."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from webhooks.wire.addresses import is_public_network
 
 @register("webhooks")
 def check_encryption_keys(**_: Any) -> list[CheckMessage]:
-    """E101: something in the database cannot be decrypted, so its webhooks would not be sent to.
+    """E101: some secrets or headers cannot be decrypted, so their webhooks receive nothing.
 
-    Says nothing while the database cannot be asked.
+    Reports nothing if the database is unavailable.
     """
     was_open = connection.connection is not None
     try:
@@ -22,7 +22,7 @@ def check_encryption_keys(**_: Any) -> list[CheckMessage]:
     except (DatabaseError, InterfaceError):
         return []
     finally:
-        # A worker pool forks after the checks; children must not share a connection.
+        # A worker pool forks after the checks, and its children must not share a connection.
         if not was_open:
             connection.close()
     if not unreadable:
@@ -30,8 +30,8 @@ def check_encryption_keys(**_: Any) -> list[CheckMessage]:
     return [
         Error(
             f"{unreadable} stored secrets or headers are encrypted with a key that is not in "
-            "WEBHOOKS_ENCRYPTION_KEYS; nothing is sent to their webhooks.",
-            hint="Put the former key behind the new one, run `manage.py reencrypt`, then remove it.",
+            "WEBHOOKS_ENCRYPTION_KEYS; their webhooks receive nothing.",
+            hint="Add the old key after the new one, run `manage.py reencrypt`, then remove the old key.",
             id="webhooks.E101",
         )
     ]
@@ -39,14 +39,14 @@ def check_encryption_keys(**_: Any) -> list[CheckMessage]:
 
 @register("webhooks")
 def check_proxy(**_: Any) -> list[CheckMessage]:
-    """W101: with a proxy our address table guards nothing at send."""
+    """W101: with an egress proxy, the worker does not check receivers' addresses at send time."""
     if not settings.WEBHOOKS_PROXY_URL:
         return []
     return [
         Warning(
-            "WEBHOOKS_PROXY_URL is set: the proxy decides which addresses webhooks may reach, "
-            "the table of forbidden addresses is only applied when a URL is saved.",
-            hint="Use a proxy that refuses private addresses, such as smokescreen, and then add "
+            "WEBHOOKS_PROXY_URL is set: the proxy decides which addresses webhooks may reach; "
+            "addresses are checked only when a URL is saved.",
+            hint="Use a proxy that refuses private addresses, such as smokescreen, then add "
             "webhooks.W101 to SILENCED_SYSTEM_CHECKS.",
             id="webhooks.W101",
         )
@@ -55,7 +55,7 @@ def check_proxy(**_: Any) -> list[CheckMessage]:
 
 @register(Tags.security, deploy=True)
 def check_allowed_networks(**_: Any) -> list[CheckMessage]:
-    """W102: users may point webhooks into a network that is not public."""
+    """W102: WEBHOOKS_ALLOWED_NETWORKS holds networks that are not public."""
     opened = [
         str(network)
         for network in settings.WEBHOOKS_ALLOWED_NETWORKS
@@ -66,7 +66,7 @@ def check_allowed_networks(**_: Any) -> list[CheckMessage]:
     return [
         Warning(
             f"WEBHOOKS_ALLOWED_NETWORKS lets users send requests into {', '.join(opened)}.",
-            hint="Remove what is not meant for webhooks; the demo and tests open loopback only.",
+            hint="Remove networks that are not meant for webhooks; the demo and tests allow only loopback.",
             id="webhooks.W102",
         )
     ]
@@ -74,12 +74,12 @@ def check_allowed_networks(**_: Any) -> list[CheckMessage]:
 
 @register(Tags.security, deploy=True)
 def check_https_is_required(**_: Any) -> list[CheckMessage]:
-    """W103: payloads may travel in clear text."""
+    """W103: webhooks may use http:// URLs."""
     if settings.WEBHOOKS_REQUIRE_HTTPS:
         return []
     return [
         Warning(
-            "Webhooks may have http:// URLs: payloads and custom headers travel in clear text.",
+            "Webhooks may use http:// URLs: payloads and custom headers are sent unencrypted.",
             hint="Set WEBHOOKS_REQUIRE_HTTPS=1.",
             id="webhooks.W103",
         )

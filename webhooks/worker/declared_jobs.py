@@ -1,8 +1,7 @@
-"""Which RQ jobs a worker runs: functions that this project declares as jobs, and no others.
+"""Restrict the RQ jobs of a worker to functions that this project declares as jobs.
 
-Whoever can write to Valkey names a job's function and its callbacks. Nothing is imported because a
-job names it: the name must lead into a module of an installed app, or into one that is listed in
-WEBHOOKS_JOB_MODULES.
+Anyone who can write to Valkey chooses the names of a job's function and callbacks. So a worker
+imports a named module only if it belongs to an installed app or WEBHOOKS_JOB_MODULES lists it.
 """
 
 import inspect
@@ -18,14 +17,15 @@ from webhooks.errors import WebhooksError
 
 
 class JobNotDeclaredError(WebhooksError):
-    """This is not declared as a job."""
+    """This function is not declared as a job."""
 
 
 def find_declared(name: str) -> Callable[..., Any]:
-    """Return the function with this dotted name.
+    """Return the declared function with this dotted name.
 
-    It carries RQ's `@job` in a module of an installed app, or is defined in a listed module. Raises
-    JobNotDeclaredError for any other, ImportError where its module is not there.
+    A function is declared if it has RQ's `@job` in a module of an installed app, or if its module is
+    listed in WEBHOOKS_JOB_MODULES. Raises JobNotDeclaredError for any other, and ImportError if the
+    module does not exist.
     """
     module_name, _, function_name = name.rpartition(".")
     is_listed = module_name in settings.WEBHOOKS_JOB_MODULES
@@ -34,13 +34,13 @@ def find_declared(name: str) -> Callable[..., Any]:
         if _is_decorated(function) or (is_listed and _is_defined_in(module_name, function)):
             return function  # type: ignore[return-value]
     raise JobNotDeclaredError(
-        f"{name} is not declared as a job: give it django_rq's @job, or name its module in "
-        "WEBHOOKS_JOB_MODULES"
+        f"{name} is not declared as a job: decorate it with django_rq's @job, or list its module "
+        "in WEBHOOKS_JOB_MODULES"
     )
 
 
 def _is_decorated(function: Any) -> bool:
-    # RQ's decorator returns the function itself with a wrapper of it as an attribute.
+    # RQ's decorator returns the function itself, with a wrapper of it as the attribute `enqueue`.
     enqueue = getattr(function, "enqueue", None)
     return function is not None and getattr(enqueue, "__wrapped__", None) is function
 
@@ -50,12 +50,12 @@ def _is_defined_in(module_name: str, function: Any) -> bool:
 
 
 class _Declared:
-    """Mixed into a class of jobs: all that it can call is declared."""
+    """A mixin for a job class that finds declared functions only."""
 
     @property
     def func(self: Any) -> Callable[..., Any]:
         if self.instance is not None:
-            raise JobNotDeclaredError("It calls a method, which is not declared as a job")
+            raise JobNotDeclaredError("The job calls a method, which cannot be declared as a job")
         return find_declared(self.func_name)
 
     @property
@@ -76,12 +76,18 @@ def _find_callback(name: str | None) -> Callable[..., Any] | None:
 
 
 def declared_class(job_class: type[Job]) -> type[Job]:
-    """Return a class of jobs like this one which can call nothing that is not declared."""
+    """Return a subclass of an RQ job class that can call declared functions only."""
     return type("DeclaredJob", (_Declared, job_class), {})
 
 
 def require_declared(job: Job) -> None:
-    """Raise, with the reason, unless a worker may run this job of a declared class."""
+    """Raise an error unless a worker may run this job; its class is from declared_class().
+
+    Raises JobNotDeclaredError for undeclared functions and callbacks and for RQ's own webhooks, and
+    ImportError for missing modules.
+    """
     _ = job.func, job.success_callback, job.failure_callback, job.stopped_callback
     if job.webhooks:
-        raise JobNotDeclaredError("It has RQ's own webhooks, which may lead into our network")
+        raise JobNotDeclaredError(
+            "The job has RQ's own webhooks, which may call internal addresses"
+        )

@@ -1,4 +1,4 @@
-"""What a worker looks at before it starts: where it could not keep its promises, it does not run."""
+"""Preflight checks: a worker refuses to start where it could not keep its delivery guarantees."""
 
 import logging
 import resource
@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 
 FILES_BESIDE_SOCKETS = 128
 LEAST_MEMORY_BYTES = MAX_BYTES + 160 * 1024 * 1024
-"""Payloads in flight and all else; with less the kernel would kill it in the middle of its work."""
+"""Payloads in flight, plus 160 MB for the process; with less, the kernel may kill a busy worker."""
 BEATS_BEFORE_DEATH = 3
-"""Fewer, and one late beat would have a worker that lives declared dead."""
+"""With fewer, a single late heartbeat would declare a running worker dead."""
 MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -28,14 +28,14 @@ MEMORY_LIMITS = (
 
 
 def refusals() -> list[str]:
-    """Return why a worker must not start here, each with what mends it; empty where it may.
+    """Return the reasons why a worker must not start here, each with its remedy; empty if none.
 
-    Nothing about Valkey is a reason (invariant 2); it is only logged. Raises the limit of open
-    files as far as it is allowed.
+    Problems of Valkey are only logged, never a reason (invariant 2). As a side effect, this raises
+    the process's soft limit of open files if necessary.
     """
     refused = []
     for finding in examine(CHECKS):
-        line = f"{finding.message} To mend it: {finding.mend}"
+        line = f"{finding.message} To fix it: {finding.mend}"
         if finding.level == Level.FAILURE:
             refused.append(line)
         elif finding.level == Level.WARNING:
@@ -44,40 +44,40 @@ def refusals() -> list[str]:
 
 
 def check_wakeup() -> Iterator[Finding]:
-    """What tells of commits reaches this worker."""
+    """Check that notifications of commits reach this worker."""
     if settings.WEBHOOKS_WAKEUP == "listen" and is_pooled():
         yield failure(
             "wakeup",
-            "WEBHOOKS_WAKEUP=listen, and a pooler that lends connections for a transaction stands "
-            "between this worker and Postgres: it would hear of nothing.",
-            "Give workers a DATABASE_URL that leads to Postgres itself, or set WEBHOOKS_WAKEUP=rq",
+            "WEBHOOKS_WAKEUP=listen does not work through a connection pooler, and this worker's "
+            "DATABASE_URL leads to one: it would get no notifications of commits.",
+            "Give workers a DATABASE_URL that leads directly to Postgres, or set WEBHOOKS_WAKEUP=rq",
         )
     else:
-        yield ok("wakeup", f"Workers learn of commits by {settings.WEBHOOKS_WAKEUP}.")
+        yield ok("wakeup", f"Workers are notified of commits by {settings.WEBHOOKS_WAKEUP}.")
 
 
 def check_lease() -> Iterator[Finding]:
-    """A worker beats several times before it counts as dead."""
+    """Check that a worker sends several heartbeats in the time after which it counts as dead."""
     if lease.BEAT_SECONDS * BEATS_BEFORE_DEATH > life.SILENCE_BEFORE_DEATH_SECONDS:
         yield failure(
             "lease",
-            f"A worker beats every {lease.BEAT_SECONDS:g} s and counts as dead after "
-            f"{life.SILENCE_BEFORE_DEATH_SECONDS:g} s: its rows would be sent twice.",
-            f"Let SILENCE_BEFORE_DEATH_SECONDS be at least {BEATS_BEFORE_DEATH} times BEAT_SECONDS",
+            f"A worker sends a heartbeat every {lease.BEAT_SECONDS:g} s and counts as dead after "
+            f"{life.SILENCE_BEFORE_DEATH_SECONDS:g} s: its deliveries would be sent twice.",
+            f"Set SILENCE_BEFORE_DEATH_SECONDS to at least {BEATS_BEFORE_DEATH} times BEAT_SECONDS",
         )
     else:
-        yield ok("lease", "Workers beat often enough.")
+        yield ok("lease", "Workers send heartbeats often enough.")
 
 
 def check_files() -> Iterator[Finding]:
-    """As many files may be open as there may be requests in flight."""
+    """Check the limit of open files, which must allow a socket per request in flight."""
     needed = MAX_IN_FLIGHT + FILES_BESIDE_SOCKETS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         yield failure(
             "files",
-            f"Only {hard:,} files may be open, and {needed:,} are needed.",
-            f"ulimit -n {needed} (LimitNOFILE={needed} in a systemd unit), and start again",
+            f"The limit of open files is {hard:,}; a worker needs {needed:,}.",
+            f"Run ulimit -n {needed} (LimitNOFILE={needed} in a systemd unit), and restart",
         )
         return
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -86,26 +86,26 @@ def check_files() -> Iterator[Finding]:
 
 
 def check_memory() -> Iterator[Finding]:
-    """The container's limit leaves room for the payloads in flight."""
+    """Check that the container's memory limit leaves room for the payloads in flight."""
     limit = _memory_limit_bytes()
     needed = LEAST_MEMORY_BYTES // 2**20
     if limit is not None and limit < LEAST_MEMORY_BYTES:
         yield failure(
             "memory",
-            f"Only {limit // 2**20} MB of memory are allowed, and up to {needed} MB are needed.",
-            f"Raise the container's memory limit to {needed} MB or more, and start again",
+            f"The memory limit is {limit // 2**20} MB; a worker needs up to {needed} MB.",
+            f"Raise the container's memory limit to at least {needed} MB, and restart",
         )
     else:
-        yield ok("memory", "There is memory enough.")
+        yield ok("memory", "The memory limit is high enough.")
 
 
 def _memory_limit_bytes() -> int | None:
-    """Return the limit of this process's control group; None where there is none."""
+    """Return the memory limit of this process's control group, or None."""
     for path in MEMORY_LIMITS:
         try:
             return int(path.read_text())
         except (OSError, ValueError):
-            continue  # not this version of control groups, or no limit ("max")
+            continue  # another version of control groups, or no limit ("max")
     return None
 
 

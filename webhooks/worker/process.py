@@ -1,6 +1,6 @@
-"""What the operating system expects of a process that runs for long: signals, a parent, orphans.
+"""Operating-system duties of a long-running process: signals, a lost parent, adopted orphans.
 
-It knows nothing of webhooks, and never waits for a child that it did not start or adopt.
+This module knows nothing about webhooks and waits only for children that it started or adopted.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from typing import NoReturn
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 IGNORED_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
-"""They would end a process that has no use for them; RQ has none either."""
+"""Their default action would end the process; neither the worker nor RQ uses them."""
 PARENT_CHECK_SECONDS = 1.0
 PR_GET_CHILD_SUBREAPER = 37
 
@@ -24,9 +24,9 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 def handle_signals(stop: Handler) -> None:
-    """Have `stop` called for every signal that ends a process in order; in the main thread only."""
+    """Call `stop` on each stop signal, and ignore IGNORED_SIGNALS; for the main thread only."""
     for number in STOP_SIGNALS:
-        # Under nohup a hang-up is ignored, and stays so.
+        # nohup makes a process ignore SIGHUP; that must remain so.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
     for number in IGNORED_SIGNALS:
@@ -34,7 +34,10 @@ def handle_signals(stop: Handler) -> None:
 
 
 def stop_with_parent(parent: int) -> None:
-    """Have this process terminated in order when its parent `parent` is gone, even by SIGKILL."""
+    """Send SIGTERM to this process when its parent (process id) is gone, even by SIGKILL.
+
+    Starts a thread that checks every PARENT_CHECK_SECONDS.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -45,7 +48,7 @@ def stop_with_parent(parent: int) -> None:
 
 
 def leave_at_once() -> NoReturn:
-    """End this process without waiting for its threads, which may hang in a server that is away."""
+    """Exit with code 0 without waiting for threads, which may hang on an unreachable server."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -53,21 +56,21 @@ def leave_at_once() -> NoReturn:
 
 
 def split_from_init() -> None:
-    """Go on in a child where this process is given orphans, as process 1 of a container is.
+    """Continue in a child process if this process adopts orphans, like process 1 of a container.
 
-    Somebody has to wait for those; whoever waits for any child takes the exit codes that `subprocess`
-    waits for. So this process does nothing else: it passes signals on, and ends as its child does.
-    To be called before there are threads or connections.
+    A process that adopts orphans must wait for any child, and so would take the exit codes that
+    `subprocess` waits for. So the parent does nothing else: it forwards signals to the child and
+    exits with the child's exit code. Call this before starting threads or opening connections.
     """
-    if not _is_given_orphans():
+    if not _adopts_orphans():
         return
     init = os.getpid()
-    passed_on = {*STOP_SIGNALS, *IGNORED_SIGNALS}
-    # Held back until both sides are ready for them.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
+    forwarded = {*STOP_SIGNALS, *IGNORED_SIGNALS}
+    # Block the signals until both processes have their handlers.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, forwarded)
     child = os.fork()
     if child != 0:
-        for number in passed_on:
+        for number in forwarded:
             signal.signal(number, lambda number, _: os.kill(child, number))
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if child != 0:
@@ -75,18 +78,18 @@ def split_from_init() -> None:
     stop_with_parent(init)
 
 
-def _is_given_orphans() -> bool:
+def _adopts_orphans() -> bool:
     if os.getpid() == 1:
         return True
     if not sys.platform.startswith("linux"):
         return False
-    answer = ctypes.c_int(0)
-    ctypes.CDLL(None).prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(answer))
-    return bool(answer.value)
+    is_subreaper = ctypes.c_int(0)
+    ctypes.CDLL(None).prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(is_subreaper))
+    return bool(is_subreaper.value)
 
 
 def _wait_for(child: int) -> int:
-    """Wait for every child until `child` ends; returns its exit code, as a shell would."""
+    """Reap all children until `child` ends; return its exit code as a shell does (128 + signal)."""
     while True:
         ended, status = os.wait()
         if ended == child:

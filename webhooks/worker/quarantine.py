@@ -1,14 +1,15 @@
-"""Send suspects apart from everything else (invariant 8).
+"""Send suspect deliveries in separate processes (invariant 8).
 
-A delivery that was in flight when its worker died may be what killed it. It goes out in a process
-that sends nothing but suspects, so that it cannot take the worker with it. How many go out together
-is for webhooks/dispatch/suspects.py to say.
+A suspect was in flight when its worker died, and may have caused the crash. A process that sends
+only suspects handles it, so that a second crash cannot kill a worker. webhooks/dispatch/suspects.py
+decides how many suspects a process sends.
 
-Three kinds of processes take part. A worker looks for the dead, and while there are any, or somebody
-has been silent for a while, it keeps a supervisor: a process with everything loaded and one thread,
-which sends nothing, forks a child for each group, sees at once when one dies, and has what it held
-sent again in smaller groups. Supervisors of all workers share the slots of each level, however many
-there are. A crash of a supervisor leaves children that end by themselves when they are done.
+Three kinds of processes take part. Workers look for dead workers; while suspects are due, or a
+worker has missed heartbeats for some seconds, each worker keeps a supervisor. A supervisor is a
+process with one thread and all code loaded. It sends nothing: it forks a child per group of suspects,
+notices at once when a child dies, and has the dead child's suspects sent again in smaller groups. The
+supervisors of all workers share a fixed number of slots per level. If a supervisor crashes, its
+children finish their requests and exit.
 """
 
 import gc
@@ -37,28 +38,28 @@ from webhooks.worker import process
 
 logger = logging.getLogger(__name__)
 
-MOST_PROCESSES = 16
-"""Per level, so that groups that wait for slow receivers hold up no smaller ones. Each has one
-connection to Postgres. Twice what one culprit needs (suspects.GROUPS)."""
-SLOTS = 7_733
-"""Each process of a group is stood for by an advisory lock of this class, held by its supervisor.
+MAX_PROCESSES = 16
+"""The limit per level, so that large groups with slow receivers do not delay smaller groups. Each
+process has one Postgres connection. A single culprit needs half of them (suspects.GROUPS)."""
+SLOT_LOCK_CLASS = 7_733
+"""The class of advisory locks for slots; a supervisor holds one lock per child process.
 
-Behind a pooler there is none: a lock would outlive who took it. There each supervisor has slots of its
-own.
+Behind a pooler there are no locks, because a lock would outlive its supervisor. There each supervisor
+has slots of its own.
 """
 WARM_UP_SECONDS = 5.0
-"""So long a silence starts a supervisor: it is ready when the silence turns out to be a death."""
+"""A worker's silence of this length starts a supervisor, which is ready if the worker is dead."""
 LOOK_SECONDS = 0.5
 LINGER_SECONDS = 10.0
-"""A supervisor goes when it had nothing to do for so long."""
+"""A supervisor exits after this time without work."""
 PARENT_CHECK_SECONDS = 1.0
-LONGEST_STOP_SECONDS = 35.0
-"""What is in flight ends within the longest timeout, 30 s."""
+MAX_STOP_SECONDS = 35.0
+"""Requests in flight end within the longest timeout, 30 s."""
 STOP_STEP_SECONDS = 0.1
 
 
 class Quarantine:
-    """A worker's side: looks for the dead, starts the supervisor, ends it with the worker."""
+    """The worker's part: find dead workers, start the supervisor and stop it with the worker."""
 
     def __init__(self) -> None:
         self._watch = life.Watch()
@@ -66,37 +67,44 @@ class Quarantine:
         self._is_stopping = False
 
     def tend(self) -> None:
-        """Look after it once; to be called again and again, on one thread."""
+        """Reclaim the rows of dead workers, and start the supervisor if needed.
+
+        Call this periodically, always on the same thread. Raises Django's database errors.
+        """
         with_fresh_connection("webhooks-quarantine", self._tend)
 
     def _tend(self) -> None:
         if reclaimed := self._watch.look():
-            logger.warning("Took back %d deliveries from dead workers.", reclaimed)
+            logger.warning("Reclaimed %d deliveries from dead workers.", reclaimed)
         if self._is_stopping or self._is_running():
             return
         if self._watch.longest_silence_seconds > WARM_UP_SECONDS or suspects.are_any_due():
             command = [sys.executable, "-c", START, str(os.getpid())]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
             if self._is_stopping:
-                # It began to stop meanwhile.
+                # begin_stop() ran after the check above and did not see the new process.
                 self._process.terminate()
 
     def _is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     def begin_stop(self) -> None:
-        """Start nothing more, and have what is in flight finished; safe in a signal handler."""
+        """Make the supervisor finish its requests in flight and exit; safe in a signal handler."""
         self._is_stopping = True
         if self._process is not None:
             self._process.terminate()
 
     def stop(self, is_hurried: Callable[[], bool]) -> None:
-        """Stop, and wait until what is in flight is finished, or the stop is hurried."""
+        """Stop the supervisor and wait until it exits.
+
+        Stops waiting after MAX_STOP_SECONDS or when `is_hurried` returns True; the supervisor then
+        ends without this process.
+        """
         self.begin_stop()
-        ends_at = time.monotonic() + LONGEST_STOP_SECONDS
+        ends_at = time.monotonic() + MAX_STOP_SECONDS
         while self._is_running():
             if is_hurried() or time.monotonic() > ends_at:
-                logger.warning("Suspects are still being sent; leaving them to their end.")
+                logger.warning("Exiting while another process still sends suspect deliveries.")
                 return
             time.sleep(STOP_STEP_SECONDS)
 
@@ -105,8 +113,8 @@ START = "import django, sys; django.setup(); from webhooks.worker import quarant
 
 
 def main(worker: str) -> None:
-    """Run a supervisor until there is nothing to do for it, or the process `worker` is gone."""
-    # The children share these pages for longer.
+    """Run a supervisor until it has no work, or until its worker (a process id) is gone."""
+    # Frozen objects keep their memory pages shared with the children for longer.
     gc.freeze()
     Supervisor(int(worker)).run()
 
@@ -119,21 +127,22 @@ class Child:
     level: int
     slot: int
     is_registered: bool = False
-    """Whether its heartbeat was seen."""
+    """Whether the supervisor has seen its heartbeat."""
     inherited: Any = None
-    """In the child, the supervisor's connection: never to be used, nor to be closed by the collector."""
+    """In the child process, the supervisor's database connection. The reference keeps the garbage
+    collector from closing it; the child must not use it."""
 
 
 class Supervisor:
-    """Forks a process for each group of suspects and takes note of how it ends. One thread only."""
+    """Fork a process for each group of suspects and handle its exit. Single-threaded."""
 
     def __init__(self, worker: int) -> None:
         self._worker = worker
         self._children: dict[int, Child] = {}
         self._crashed: set[UUID] = set()
-        """Children whose rows may still be marked as theirs."""
+        """Crashed children whose deliveries may not be reclaimed yet."""
         self._slots: set[int] = set()
-        """Taken by our connection."""
+        """Slots whose locks this process's connection holds."""
         self._is_stopping = False
         self._busy_at = time.monotonic()
         self._looks_at = 0.0
@@ -144,11 +153,12 @@ class Supervisor:
         while self._children or not self._is_over():
             pause = max(0.0, self._looks_at - time.monotonic())
             received = signal.sigtimedwait(signals, pause)
-            is_told_to_stop = received is not None and received.si_signo != signal.SIGCHLD
-            if is_told_to_stop or os.getppid() != self._worker:
+            is_stop_signal = received is not None and received.si_signo != signal.SIGCHLD
+            if is_stop_signal or os.getppid() != self._worker:
                 self._stop()
             self._reap()
-            # Not at each orderly end: where nothing can be claimed, that would go round in circles.
+            # A normal exit is no reason to look at once: if no suspect can be claimed, children would
+            # start and exit in a busy loop.
             if self._crashed or time.monotonic() >= self._looks_at:
                 self._looks_at = time.monotonic() + LOOK_SECONDS
                 self._look()
@@ -157,14 +167,14 @@ class Supervisor:
         return self._is_stopping or time.monotonic() - self._busy_at > LINGER_SECONDS
 
     def _stop(self) -> None:
-        """Start nothing more, and let the children finish what is in flight."""
+        """Start no more children, and let the running ones finish their requests in flight."""
         if not self._is_stopping:
             self._is_stopping = True
             for process_id in self._children:
                 os.kill(process_id, signal.SIGTERM)
 
     def _reap(self) -> None:
-        """Take note of children that ended."""
+        """Collect the exit codes of children that have ended."""
         while self._children:
             process_id, status = os.waitpid(-1, os.WNOHANG)
             if process_id == 0:
@@ -172,16 +182,16 @@ class Supervisor:
             child = self._children.pop(process_id)
             if status != 0:
                 code = os.waitstatus_to_exitcode(status)
-                logger.error("A process that sent suspects ended with %d.", code)
+                logger.error("A process that sent suspects exited with code %d.", code)
                 self._crashed.add(child.worker_id)
 
     def _look(self) -> None:
         try:
-            with_fresh_connection("webhooks-supervisor", self._look_after_all)
+            with_fresh_connection("webhooks-supervisor", self._supervise)
         except (DatabaseError, InterfaceError) as problem:
-            logger.warning("Suspects wait for Postgres: %s", problem)
+            logger.warning("Cannot look for suspects, Postgres is unavailable: %s", problem)
 
-    def _look_after_all(self) -> None:
+    def _supervise(self) -> None:
         if self._crashed:
             life.declare_dead(self._crashed)
             life.take_back()
@@ -191,7 +201,7 @@ class Supervisor:
             self._start_groups()
 
     def _end_hanging(self) -> None:
-        """Kill children that were declared dead and are still there; others have their suspects."""
+        """Kill running children that were declared dead, because others now send their suspects."""
         living = life.find_living([child.worker_id for child in self._children.values()])
         for process_id, child in self._children.items():
             if child.worker_id in living:
@@ -226,35 +236,37 @@ class Supervisor:
 
 
 def _signals_to_wait_for() -> set[int]:
-    """Return the signals that end a process in order, and the one that tells of a child's end."""
-    # Waited for, never handled. This also ignores what has no meaning here.
+    """Return the stop signals and SIGCHLD; also set the process to ignore meaningless signals."""
+    # sigtimedwait() receives the stop signals, so that this handler never runs.
     process.handle_signals(lambda *_: None)
     stop = {n for n in process.STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}
     return {*stop, signal.SIGCHLD}
 
 
 def _send_group(child: Child, supervisor: int) -> NoReturn:
-    """Send suspects of one level until none is due, and end this process."""
+    """Send suspects of one level until none is due, then exit this process (1 after an error)."""
     code = 1
     try:
-        # It belongs to the supervisor: to close it here would end the session there.
+        # The connection belongs to the supervisor: closing it here would end its session.
         child.inherited, connection.connection = connection.connection, None
         engine = Engine(suspects=child.level, worker_id=child.worker_id)
         process.handle_signals(lambda *_: engine.stop())
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        threading.Thread(target=_follow, args=(supervisor, engine), daemon=True).start()
+        threading.Thread(
+            target=_stop_with_supervisor, args=(supervisor, engine), daemon=True
+        ).start()
         engine.run(until_idle=True)
         code = 0
     except Exception:
-        logger.exception("A process that sends suspects fails.")
+        logger.exception("A process that sends suspects failed.")
     finally:
         logging.shutdown()
-        # The rest of the supervisor's program is not for this process.
+        # Returning would run the rest of the supervisor's program in this process.
         os._exit(code)
 
 
-def _follow(supervisor: int, engine: Engine) -> None:
-    """Stop when the supervisor is gone, however it ended."""
+def _stop_with_supervisor(supervisor: int, engine: Engine) -> None:
+    """Stop the engine when the supervisor is gone, even by SIGKILL."""
     while os.getppid() == supervisor:
         time.sleep(PARENT_CHECK_SECONDS)
     engine.stop()
@@ -269,17 +281,18 @@ SELECT objid::bigint FROM pg_locks JOIN pg_database d ON d.oid = database
 
 
 def take_slots(level: int, needed: int, mine: Collection[int]) -> list[int]:
-    """Take slots of a level until `needed` are taken, by whomever; returns the new ones.
+    """Take free slots of a level until `needed` are taken in total; return the new ones.
 
-    They are ours until they are given back or this thread's connection ends. `mine` is what it
-    holds already.
+    Slots of other supervisors count; `mine` are those that this one already holds. This thread's
+    connection holds a slot until give_slot_back() or until the connection ends. Raises Django's
+    database errors.
     """
     taken = set(mine)
     has_locks = has_session_state()
     if has_locks:
-        taken.update(row[0] for row in run(TAKEN_SLOTS_SQL, {"slots": SLOTS}))
-    slots = range(level * MOST_PROCESSES, (level + 1) * MOST_PROCESSES)
-    wanted = min(needed, MOST_PROCESSES) - len(taken.intersection(slots))
+        taken.update(row[0] for row in run(TAKEN_SLOTS_SQL, {"slots": SLOT_LOCK_CLASS}))
+    slots = range(level * MAX_PROCESSES, (level + 1) * MAX_PROCESSES)
+    wanted = min(needed, MAX_PROCESSES) - len(taken.intersection(slots))
     new: list[int] = []
     for slot in slots:
         if len(new) < wanted and slot not in taken and (not has_locks or _lock(slot)):
@@ -288,13 +301,13 @@ def take_slots(level: int, needed: int, mine: Collection[int]) -> list[int]:
 
 
 def _lock(slot: int) -> bool:
-    parameters = {"slots": SLOTS, "slot": slot}
+    parameters = {"slots": SLOT_LOCK_CLASS, "slot": slot}
     row = run("SELECT pg_try_advisory_lock(%(slots)s, %(slot)s)", parameters).fetchone()
     return bool(row[0])
 
 
 def give_slot_back(slot: int) -> None:
-    """Let others have a slot; one that went with its connection is theirs already."""
+    """Release a slot; does nothing if the connection that held it has ended."""
     if has_session_state():
-        parameters = {"slots": SLOTS, "slot": slot}
+        parameters = {"slots": SLOT_LOCK_CLASS, "slot": slot}
         run("SELECT pg_advisory_unlock(%(slots)s, %(slot)s)", parameters)

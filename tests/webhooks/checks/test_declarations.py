@@ -48,7 +48,7 @@ def test_types_of_other_apps_are_registered_and_may_be_repeated() -> None:
 
 def test_e001_clash() -> None:
     assert catalogue_problems(GOOD, replace(GOOD, description="Else")) == [
-        ("webhooks.E001", "The event type 'invoice.sent' is declared twice, differently.")
+        ("webhooks.E001", "The event type 'invoice.sent' has two different declarations.")
     ]
     assert catalog.get_type("invoice.sent") == GOOD
 
@@ -70,7 +70,10 @@ def test_e003_invalid_example() -> None:
 @pytest.mark.parametrize("name", ["invoice", "Invoice.Sent", "invoice.sent.twice", "invoice."])
 def test_e004_malformed_name(name: str) -> None:
     assert catalogue_problems(replace(GOOD, name=name)) == [
-        ("webhooks.E004", f"The event type {name!r} is not named <group>.<what>, in lower case.")
+        (
+            "webhooks.E004",
+            f"The event type {name!r} is not a name of the form <group>.<action> in lower case.",
+        )
     ]
 
 
@@ -85,7 +88,7 @@ def test_e005_manager_without_events() -> None:
     track(Note, Tracking(name="note", fields=()))
 
     assert [(problem.id, problem.msg) for problem in check_tracked_models(None)] == [
-        ("webhooks.E005", "The manager 'plain' of projects.Note writes without events.")
+        ("webhooks.E005", "The manager 'plain' of projects.Note causes no events.")
     ]
 
 
@@ -120,7 +123,7 @@ def test_e007_cascade_onto_itself() -> None:
     track(Folder, Tracking(name="folder", fields=("parent_id",)))
 
     assert [(problem.id, problem.msg) for problem in check_tracked_models(None)] == [
-        ("webhooks.E007", "Deletes of projects.Folder cascade onto itself, however deep.")
+        ("webhooks.E007", "Deletes of projects.Folder cascade to rows of the same model.")
     ]
 
 
@@ -143,7 +146,7 @@ def test_e005_manager_whose_rows_are_plain() -> None:
     track(Note, Tracking(name="note", fields=()))
 
     assert model_problems() == [
-        ("webhooks.E005", "The manager 'objects' of projects.Note writes without events.")
+        ("webhooks.E005", "The manager 'objects' of projects.Note causes no events.")
     ] * len({*Note._meta.managers, Note._meta.base_manager})
 
 
@@ -157,7 +160,7 @@ def test_e005_manager_of_a_proxy() -> None:
             proxy = True
 
     assert model_problems() == [
-        ("webhooks.E005", "The manager 'plain' of projects.Website writes without events.")
+        ("webhooks.E005", "The manager 'plain' of projects.Website causes no events.")
     ]
 
 
@@ -214,10 +217,10 @@ def test_e010_child_with_a_table_of_its_own(is_tracked: bool) -> None:
     if is_tracked:
         track(Special, Tracking(name="special", fields=("name",)))
 
-    told = "are spread over several tables and cause no events."
+    message = "go to several tables (multi-table inheritance) and cause no events."
     assert model_problems() == [
-        ("webhooks.E010", f"Writes of projects.Special {told}"),
-        ("webhooks.E010", f"Writes of projects.Renamed {told}"),
+        ("webhooks.E010", f"Writes of projects.Special {message}"),
+        ("webhooks.E010", f"Writes of projects.Renamed {message}"),
     ]
 
 
@@ -250,7 +253,7 @@ def test_e012_columns_that_do_not_exist() -> None:
     track(Note, Tracking(name="note", fields=("project", "project_id"), related=related))
 
     assert model_problems() == [
-        ("webhooks.E012", f"projects.Note is tracked by {name!r}, which it does not have.")
+        ("webhooks.E012", f"projects.Note is tracked by {name!r}, which is not a column of it.")
         for name in ("project", "project__title")
     ]
 

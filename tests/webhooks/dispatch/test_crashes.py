@@ -30,7 +30,7 @@ from webhooks.wire.failures import SuspendedError
 from webhooks.wire.many import Outcome
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
 from webhooks.worker import quarantine
-from webhooks.worker.quarantine import MOST_PROCESSES, give_slot_back, take_slots
+from webhooks.worker.quarantine import MAX_PROCESSES, give_slot_back, take_slots
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -203,12 +203,12 @@ def test_supervisors_of_all_workers_share_their_slots(monkeypatch: pytest.Monkey
     # Not the slots of real ones: that of a test before this may just be ending.
     monkeypatch.setattr(quarantine, "SLOTS", OTHER_SLOTS)
     level = 2
-    slots = range(level * MOST_PROCESSES, (level + 1) * MOST_PROCESSES)
+    slots = range(level * MAX_PROCESSES, (level + 1) * MAX_PROCESSES)
 
     with another_connection() as other:
         for slot in slots:
             other.execute("SELECT pg_try_advisory_lock(%s, %s)", [OTHER_SLOTS, slot])
-        full = take_slots(level, MOST_PROCESSES, [])
+        full = take_slots(level, MAX_PROCESSES, [])
         other.execute("SELECT pg_advisory_unlock(%s, %s)", [OTHER_SLOTS, slots[3]])
         one = take_slots(level, 100, [])
         again = take_slots(level, 100, one)
@@ -218,7 +218,7 @@ def test_supervisors_of_all_workers_share_their_slots(monkeypatch: pytest.Monkey
         other.execute("SELECT pg_advisory_unlock_all()")
 
     assert (full, one, again) == ([], [slots[3]], [])
-    assert below == [(level - 1) * MOST_PROCESSES, (level - 1) * MOST_PROCESSES + 1]
+    assert below == [(level - 1) * MAX_PROCESSES, (level - 1) * MAX_PROCESSES + 1]
     assert take_slots(level, 1, []) == [slots[0]]
     give_slot_back(slots[0])
 

@@ -272,7 +272,7 @@ def test_connections_that_may_not_be_ended_stop_no_burial(
         assert life.reclaim_from_dead_workers() == 4
     assert life.reclaim_from_dead_workers() == 1
 
-    assert "could not be ended" in caplog.text
+    assert "could not be terminated" in caplog.text
     assert not WorkerHeartbeat.objects.exists()
 
 

@@ -1,4 +1,4 @@
-"""A worker refuses to start where it could not keep its promises, and says what to do."""
+"""A worker refuses to start where it could not keep its guarantees, and says how to fix it."""
 
 import resource
 import subprocess
@@ -33,7 +33,7 @@ def start_worker(files: tuple[int, int] | None = None) -> subprocess.CompletedPr
     )
 
 
-def test_nothing_is_refused_here() -> None:
+def test_this_machine_passes_the_preflight_checks() -> None:
     assert preflight.refusals() == []
 
 
@@ -42,7 +42,7 @@ def test_evicting_valkey_is_only_logged(evicting_valkey: None) -> None:
 
     assert finished.returncode == 0
     assert (
-        "WARNING webhooks.worker.preflight: Valkey throws keys away when it is full"
+        "WARNING webhooks.worker.preflight: Valkey evicts keys, including jobs, when its memory is full"
         in finished.stderr
     )
     assert "valkey-cli CONFIG SET maxmemory-policy noeviction" in finished.stderr
@@ -53,8 +53,9 @@ def test_worker_refuses_too_few_open_files() -> None:
     finished = start_worker(files=(512, 512))
 
     assert finished.returncode == 1
-    assert "Only 512 files may be open, and 1,664 are needed. To mend it: ulimit -n 1664" in (
-        finished.stderr
+    assert (
+        "The limit of open files is 512; a worker needs 1,664. To fix it: Run ulimit -n 1664"
+        in (finished.stderr)
     )
 
 
@@ -68,12 +69,12 @@ def test_worker_raises_a_soft_limit_of_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_beats_and_death_must_not_contradict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeats_must_fit_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(life, "SILENCE_BEFORE_DEATH_SECONDS", 5.0)
 
     (refusal,) = preflight.refusals()
 
-    assert refusal.startswith("A worker beats every 2 s and counts as dead after 5 s")
+    assert refusal.startswith("A worker sends a heartbeat every 2 s and counts as dead after 5 s")
 
 
 @pytest.mark.parametrize(
@@ -89,4 +90,4 @@ def test_memory_limit_must_leave_room(
     refusals = preflight.refusals()
 
     assert bool(refusals) == is_refused
-    assert all(r.startswith("Only 100 MB of memory are allowed") for r in refusals)
+    assert all(r.startswith("The memory limit is 100 MB") for r in refusals)
