@@ -1,23 +1,23 @@
-"""Every error this app raises on purpose; the docstring is the message a caller sees by default."""
+"""The errors of this app; an error's docstring is its default message."""
 
 
 class WebhooksError(Exception):
-    """Something about webhooks went wrong."""
+    """A webhook operation failed."""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or self.__doc__)
 
 
 class UrlRefusedError(WebhooksError):
-    """A webhook may not have this URL."""
+    """This URL is not allowed for webhooks."""
 
 
 class SecretRefusedError(WebhooksError):
-    """This cannot be done with a webhook's signing secrets."""
+    """This change of a webhook's signing secrets is not allowed."""
 
 
 class EventTypeUnknownError(WebhooksError):
-    """There is no such event type in the catalogue."""
+    """The catalogue has no such event type."""
 
 
 class EventDataInvalidError(WebhooksError):
@@ -29,7 +29,7 @@ class IdempotencyConflictError(WebhooksError):
 
 
 class StorageUnavailableError(WebhooksError):
-    """The database does not answer; try again, with the same idempotency key where there is one."""
+    """The database is unavailable; try again, with the same idempotency key if there was one."""
 
 
 class EncryptionKeyError(WebhooksError):
@@ -41,24 +41,24 @@ class PublicIdInvalidError(WebhooksError):
 
 
 class RedeliveryScopeError(WebhooksError):
-    """Say which deliveries: name some, or choose a webhook, an event or an owner."""
+    """Select the deliveries: give ids, a webhook, an event or an owner."""
 
 
 class CursorInvalidError(WebhooksError):
-    """This is not a cursor of the feed; start again without one."""
+    """This is not a valid feed cursor; start again without a cursor."""
 
 
 class CursorForeignError(CursorInvalidError):
-    """This cursor is of another database, or of a lost state of this one; start without one."""
+    """This cursor belongs to another database, or to a lost state of this one; start without a cursor."""
 
 
 class FeedRefusedError(WebhooksError):
-    """The server does not give its events to us."""
+    """The server refused to return its events."""
 
 
 class WebhookLimitError(WebhooksError):
-    """An owner has as many webhooks as there may be."""
+    """The owner has reached the maximum number of webhooks."""
 
 
 class WebhookNotSendingError(WebhooksError):
-    """Nothing is sent to this webhook: it is disabled, paused or undecryptable; enable it first."""
+    """This webhook receives nothing: it is disabled, paused or undecryptable; enable it first."""

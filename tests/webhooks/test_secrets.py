@@ -384,14 +384,14 @@ def test_reencryption_lets_the_old_key_go(
     settings.WEBHOOKS_ENCRYPTION_KEYS = [new_key(), *settings.WEBHOOKS_ENCRYPTION_KEYS]
 
     assert reencrypted("--dry-run") == (
-        "signing secrets: 4 to encrypt anew\n"
-        "custom headers: 3 to encrypt anew\n"
-        "stored answers: 1 to encrypt anew\n"
+        "signing secrets: 4 to re-encrypt\n"
+        "custom headers: 3 to re-encrypt\n"
+        "stored answers: 1 to re-encrypt\n"
     )
     assert reencrypted() == (
-        "signing secrets: 4 encrypted anew\n"
-        "custom headers: 3 encrypted anew\n"
-        "stored answers: 1 encrypted anew\n"
+        "signing secrets: 4 re-encrypted\n"
+        "custom headers: 3 re-encrypted\n"
+        "stored answers: 1 re-encrypted\n"
     )
     settings.WEBHOOKS_ENCRYPTION_KEYS = settings.WEBHOOKS_ENCRYPTION_KEYS[:1]
 

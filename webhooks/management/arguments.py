@@ -1,4 +1,4 @@
-"""How our commands read their arguments; what is wrong is said in words that help."""
+"""Parse the arguments of our commands, with error messages that show the expected form."""
 
 from argparse import ArgumentTypeError
 from collections.abc import Callable
@@ -22,23 +22,26 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 LONGEST = timedelta(days=36_525)
 YEARS = range(1900, 9001)
-"""Of a time that is given: Python and Postgres calculate with all of them, in any time zone."""
+"""Years that a time may have: Python and Postgres can calculate with them in any time zone."""
 
 
 def add_format(parser: CommandParser) -> None:
     parser.add_argument(
-        "--format", choices=["table", "json"], default="table", help="How to print (table)."
+        "--format", choices=["table", "json"], default="table", help="Output format (table)."
     )
 
 
 def add_no_input(parser: CommandParser) -> None:
     parser.add_argument(
-        "--no-input", action="store_false", dest="is_interactive", help="Do not ask."
+        "--no-input",
+        action="store_false",
+        dest="is_interactive",
+        help="Do not ask for confirmation.",
     )
 
 
 def public_id(prefix: str) -> Callable[[str], UUID]:
-    """Return an argument type for ids such as `whk_…`; a bare UUID will do, too."""
+    """Return an argument type for public ids with this prefix; it also accepts UUIDs."""
 
     def read(text: str) -> UUID:
         try:
@@ -52,40 +55,43 @@ def public_id(prefix: str) -> Callable[[str], UUID]:
 
 
 def duration(text: str) -> timedelta:
-    """Read `90s`, `15m`, `2h`, `7d` or `4w`, a hundred years at most."""
+    """Parse `90s`, `15m`, `2h`, `7d` or `4w`; raises ArgumentTypeError above a hundred years."""
     number, unit = text[:-1], text[-1:]
-    is_readable = number.isascii() and number.isdecimal() and unit in UNITS and len(number) <= 6
-    found = timedelta(seconds=int(number) * UNITS[unit]) if is_readable else None
-    if found is None or found > LONGEST:
+    is_valid = number.isascii() and number.isdecimal() and unit in UNITS and len(number) <= 6
+    parsed = timedelta(seconds=int(number) * UNITS[unit]) if is_valid else None
+    if parsed is None or parsed > LONGEST:
         raise ArgumentTypeError(
-            f"{text!r} is not a duration such as 90s, 15m, 2h, 7d or 4w, of a hundred years at most"
+            f"{text!r} is not a duration such as 90s, 15m, 2h, 7d or 4w, of at most a hundred years"
         )
-    return found
+    return parsed
 
 
 def moment(text: str) -> datetime:
-    """Read a duration before now, an ISO date or an ISO time; UTC where no zone is given."""
+    """Parse a duration before now, an ISO date or an ISO time into an aware UTC time.
+
+    A time without a time zone is in UTC. Raises ArgumentTypeError.
+    """
     if text[-1:] in UNITS and text[:-1].isdecimal():
         return datetime.now(UTC) - duration(text)
     try:
-        found = parse_datetime(text)
-        if found is None and (date := parse_date(text)) is not None:
-            found = datetime(date.year, date.month, date.day)  # noqa: DTZ001 (a zone follows)
+        parsed = parse_datetime(text)
+        if parsed is None and (date := parse_date(text)) is not None:
+            parsed = datetime(date.year, date.month, date.day)  # noqa: DTZ001 (a zone follows)
     except ValueError:
-        found = None
-    if found is None or found.year not in YEARS:
+        parsed = None
+    if parsed is None or parsed.year not in YEARS:
         raise ArgumentTypeError(
             f"{text!r} is not a time such as 2h, 7d, 2026-11-23 or 2026-11-23T10:30:00Z, "
             f"of the years {YEARS[0]} to {YEARS[-1]}"
         )
-    # In UTC: Postgres knows no zone that is more than 16 hours away.
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    # Postgres rejects UTC offsets of 16 hours and more.
+    return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
 def pattern(text: str) -> str:
     if not catalog.is_known_pattern(text):
         raise ArgumentTypeError(
-            f"{text!r} selects no event type; manage.py trigger --list shows them all"
+            f"{text!r} selects no event type; manage.py trigger --list shows all event types"
         )
     return text
 
@@ -93,7 +99,7 @@ def pattern(text: str) -> str:
 def event_type(text: str) -> str:
     if text not in catalog.WEBHOOK_EVENTS:
         raise ArgumentTypeError(
-            f"{text!r} is not an event type; manage.py trigger --list shows them all"
+            f"{text!r} is not an event type; manage.py trigger --list shows all event types"
         )
     return text
 
@@ -103,27 +109,27 @@ def patterns(text: str) -> list[str]:
 
 
 def statuses(text: str) -> list[str]:
-    """Read statuses, comma-separated, in any case."""
-    found = [part.strip().upper() for part in text.split(",")]
-    if unknown := [part for part in found if part not in DeliveryStatus.values]:
+    """Parse comma-separated statuses in upper or lower case; raises ArgumentTypeError."""
+    parts = [part.strip().upper() for part in text.split(",")]
+    if unknown := [part for part in parts if part not in DeliveryStatus.values]:
         raise ArgumentTypeError(
             f"{unknown[0].lower()!r} is not a status; choose from "
             f"{', '.join(DeliveryStatus.values).lower()}"
         )
-    return found
+    return parts
 
 
 def at_least(low: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         if not (text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) >= low):
-            raise ArgumentTypeError(f"{text!r} is not a whole number from {low} on")
+            raise ArgumentTypeError(f"{text!r} is not a whole number of at least {low}")
         return int(text)
 
     return read
 
 
 def rate(text: str) -> float:
-    """Read `50`, `50/s` or `30/m` as a number per second."""
+    """Parse `50`, `50/s` or `30/m` into a number per second; raises ArgumentTypeError."""
     number, _, unit = text.partition("/")
     try:
         per_second = float(number) / UNITS[unit or "s"]
@@ -144,13 +150,13 @@ def find_owner(text: str) -> Any:
         wanted |= Q(pk=UUID(text))
     found = list(users.filter(wanted)[:2])
     if len(found) != 1:
-        problem = "is not known" if not found else "is not unique"
-        raise CommandError(f"The owner {text!r} {problem}: give an e-mail address or an id.")
+        problem = "does not exist" if not found else "is not unique"
+        raise CommandError(f"The owner {text!r} {problem}: use an e-mail address or an id.")
     return found[0]
 
 
 def find_owner_id(text: str) -> UUID:
-    """Return the id of a user, also of one who was deleted and whose id is given."""
+    """Return a user's id; an id may be that of a deleted user. Raises CommandError."""
     try:
         return UUID(text)
     except ValueError:
@@ -158,7 +164,7 @@ def find_owner_id(text: str) -> UUID:
 
 
 def find_event(event_id: UUID) -> Event:
-    """Return an event; raises CommandError when there is none."""
+    """Return an event; raises CommandError if it does not exist."""
     event = Event.objects.filter(id=event_id).first()
     if event is None:
         raise CommandError(f"There is no event {EVENT_PREFIX}{event_id.hex}.")
@@ -166,7 +172,7 @@ def find_event(event_id: UUID) -> Event:
 
 
 def find_webhook(webhook_id: UUID, *, even_deleted: bool = False) -> Webhook:
-    """Return a webhook; raises CommandError when there is none, or it was deleted."""
+    """Return a webhook; raises CommandError if it does not exist or was deleted."""
     webhook = Webhook.objects.filter(id=webhook_id).first()
     if webhook is None or (webhook.deleted_at and not even_deleted):
         raise CommandError(f"There is no webhook {WEBHOOK_PREFIX}{webhook_id.hex}.")

@@ -1,4 +1,4 @@
-"""The page about every command, written from what --help shows."""
+"""Generate docs/commands.md, the page about all commands, from their argument parsers."""
 
 import argparse
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ from django.core.management.base import BaseCommand, CommandParser
 INTRODUCTION = """\
 # Commands
 
-All are started as `manage.py <command>`; `manage.py <command> --help` shows the same. Data goes to
-stdout and everything else to stderr, with a progress line only in a terminal. `--verbosity 0` keeps
-all but data and errors silent, `--no-color` leaves colours out. Ids are public ids (`whk_…`,
-`evt_…`, `del_…`, `red_…`) or UUIDs; times are UTC where no zone is given.
+Run a command as `manage.py <command>`; `manage.py <command> --help` shows the text of this page. All
+commands print data to stdout and everything else to stderr; they show progress only in a terminal.
+`--verbosity 0` suppresses all output except data and errors; `--no-color` removes colours. Ids are
+public ids (`whk_…`, `evt_…`, `del_…`, `red_…`) or UUIDs. Times without a time zone are in UTC.
 
-This page is made by `make docs`."""
+`make docs` generates this page."""
 
 
 def render() -> str:
-    """Return the page in Markdown."""
+    """Return the page as Markdown."""
     own = {app.name for app in apps.get_app_configs() if "site-packages" not in app.path}
     names = sorted(
         name
@@ -49,8 +49,8 @@ def _render_command(name: str) -> str:
 
 
 def _tables(parser: CommandParser) -> Iterator[str]:
+    # The page leaves out the options that all Django commands have.
     shared = {action.dest for action in BaseCommand().create_parser("manage.py", "x")._actions}
-    # Options shared by all of Django's commands are left out.
     actions = [action for action in parser._actions if action.dest not in shared]
     if actions:
         rows = [f"| {_spelling(action)} | {_cell(action)} |" for action in actions]

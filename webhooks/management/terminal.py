@@ -1,7 +1,7 @@
-"""What our commands share: their habits and how they talk.
+"""The base class and the output of our commands.
 
-Data goes to stdout, everything else to stderr; progress only to a terminal. Exit codes: 0 done,
-1 refused or failed, 2 wrong usage, 3 done in part, 130 interrupted.
+Commands print data to stdout and everything else to stderr, and progress only to a terminal. Exit
+codes: 0 done, 1 refused or failed, 2 wrong usage, 3 partly done, 130 interrupted.
 """
 
 import json
@@ -32,21 +32,22 @@ INTERRUPTED = 130
 
 
 def plain(text: str) -> str:
-    """The style of what is no error: by itself, Django paints all of stderr red."""
+    """Style stderr messages that are not errors: plain, where Django's default is red."""
     return text
 
 
 class HelpFormatter(DjangoHelpFormatter):
-    """Django's order of options, and our examples line by line."""
+    """Django's help formatter, except that it keeps the line breaks of our examples."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
 class Command(BaseCommand):
-    """The base of our commands: `epilog` is shown below the options."""
+    """The base class of our commands; subclasses implement run()."""
 
     epilog = ""
+    """Text that --help shows below the options."""
     requires_migrations_checks = True
 
     def create_parser(self, prog_name: str, subcommand: str, **options: Any) -> CommandParser:
@@ -58,7 +59,7 @@ class Command(BaseCommand):
             return super().execute(*args, **options)
         except (OperationalError, InterfaceError) as problem:
             raise CommandError(
-                f"Postgres does not answer; see manage.py doctor. {str(problem).strip()}"
+                f"Postgres is unavailable; see manage.py doctor. {str(problem).strip()}"
             ) from None
 
     def handle(self, *args: Any, **options: Any) -> str | None:
@@ -75,17 +76,17 @@ class Command(BaseCommand):
         raise NotImplementedError
 
     def interrupted(self) -> str:
-        """Return what to say after Ctrl-C."""
+        """Return the message to print after Ctrl-C."""
         return "Interrupted."
 
     def say(self, line: str) -> None:
-        """Tell the person something that is not data."""
+        """Print a message to stderr; --verbosity 0 suppresses it."""
         if self.verbosity > 0:
             self.stderr.write(line, plain)
             self.stderr.flush()
 
     def show(self, line: str = "") -> None:
-        """Print a line of data at once, so that a pipe gets it too."""
+        """Print a line of data to stdout and flush it, so that a pipe gets it at once."""
         self.stdout.write(line)
         self.stdout.flush()
 
@@ -93,7 +94,7 @@ class Command(BaseCommand):
         self.show(json.dumps(document, ensure_ascii=False))
 
     def progress(self, line: str) -> None:
-        """Replace the line of progress; nothing where nobody watches."""
+        """Replace the progress line on stderr; does nothing without a terminal."""
         if self.verbosity > 0 and self.stderr.isatty():
             self.stderr.write(f"\r{line}\x1b[K", plain, ending="")
             self.stderr.flush()
@@ -102,26 +103,30 @@ class Command(BaseCommand):
         self.progress("")
 
     def confirm(self, question: str, *, is_interactive: bool) -> None:
-        """Go on only after a yes; without a terminal only with --no-input."""
+        """Ask a question on the terminal; does nothing with --no-input.
+
+        Raises CommandError if the answer is not yes, and without a terminal.
+        """
         if not is_interactive:
             return
         if not sys.stdin.isatty():
-            raise CommandError(f"{question} Nobody is there to ask: add --no-input.")
+            raise CommandError(f"{question} To confirm without a terminal, add --no-input.")
         self.stderr.write(f"{question} [y/N] ", plain, ending="")
         self.stderr.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise CommandError("Nothing was done.")
 
     def warn_if_nothing_is_sent(self) -> None:
+        """Warn if no worker is running or all sending is paused."""
         if not WorkerHeartbeat.objects.exists():
-            self.say("No worker runs; start one: manage.py rqworker")
+            self.say("No worker is running; start one: manage.py rqworker")
         if Pause.objects.exists():
-            self.say("All sending is paused; start it again: manage.py pause --end")
+            self.say("All sending is paused; resume it: manage.py pause --end")
 
 
 @contextmanager
 def stopping() -> Iterator[threading.Event]:
-    """Yield an event that the first Ctrl-C or SIGTERM sets; a second one interrupts."""
+    """Yield an event that the first Ctrl-C or SIGTERM sets; the second raises KeyboardInterrupt."""
     stop = threading.Event()
 
     def on_signal(*_: Any) -> None:
@@ -144,7 +149,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], right: str = "") -> list[str]:
-    """Return the lines of a table; `right` names the columns that hold numbers."""
+    """Return the lines of a table; `right` names the right-aligned columns, space-separated."""
     cells = [[printable(str(cell)) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     aligned = [
@@ -158,12 +163,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], right: str = "")
 
 
 def printable(text: str) -> str:
-    """Return text that cannot control the terminal; names and errors come from strangers."""
+    """Escape text that holds control characters: names and errors come from untrusted users."""
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def document(value: Any) -> dict[str, Any]:
-    """Return a dataclass as what goes into JSON: camelCase names, times as on the wire."""
+    """Return a dataclass as a JSON object: camelCase names, times in wire format, UUIDs as text."""
     return {_camel(name): _plain(part) for name, part in asdict(value).items()}
 
 

@@ -1,4 +1,4 @@
-"""What our two commands that run workers have in common."""
+"""The common part of the commands `rqworker` and `rqworker-pool`."""
 
 import signal
 from typing import Any
@@ -10,16 +10,19 @@ from webhooks.worker import process
 
 
 class RunsWorkers(BaseCommand):
-    """Mixed into django-rq's commands: our queue by default, and process 1 where it has to be."""
+    """A mixin for django-rq's commands that adds our default queue and the duties of process 1."""
 
     def handle(self, *queues: str, **options: Any) -> None:
         process.split_from_init()
-        process.handle_signals(_end_as_if_terminated)
+        process.handle_signals(_terminate)
         super().handle(*(queues or [settings.WEBHOOKS_QUEUE]), **options)
 
 
-def _end_as_if_terminated(number: int, frame: Any) -> None:
-    """Until the worker has handlers of its own; a pool never has any for SIGHUP and SIGQUIT."""
+def _terminate(number: int, frame: Any) -> None:
+    """Exit on stop signals until the worker installs its own handlers.
+
+    A pool installs none for SIGHUP and SIGQUIT; raise SIGTERM for these.
+    """
     if number not in (signal.SIGHUP, signal.SIGQUIT):
         raise SystemExit(128 + number)
     signal.raise_signal(signal.SIGTERM)

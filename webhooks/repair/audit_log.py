@@ -1,7 +1,7 @@
-"""The audit log: who did what to what, when and from where. Append-only, and free of secrets.
+"""The audit log of actions: actor, object, changes, time and source address.
 
-The caller names what changed; what looks like a secret is refused here, so that a careless caller
-writes that it changed, never what it was.
+The log is append-only and holds no secrets: record() masks the values of fields whose names suggest
+a secret, even if a caller passes them.
 """
 
 import json
@@ -27,9 +27,10 @@ def record(
     source_address: str | None = None,
     request_id: str = "",
 ) -> AuditEntry:
-    """Write one entry. `subject` is an object or a reference; `actor` None means the system itself.
+    """Write an entry and return it.
 
-    `changes` maps a field to `[old, new]`, or any other fact about the action to its value.
+    `subject` is an object or a reference such as `webhook:0190…`. `actor` is a user or an id; None
+    means the system. `changes` maps a field to `[old, new]`, or a fact about the action to its value.
     """
     return AuditEntry.objects.create(
         actor_id=getattr(actor, "pk", actor),
@@ -42,12 +43,12 @@ def record(
 
 
 def reference_to(subject: Model) -> str:
-    """Return `webhook:0190…`: the model and the primary key."""
+    """Return the reference of an object, `webhook:0190…`: its model's name and primary key."""
     return f"{subject._meta.model_name}:{subject.pk}"
 
 
 def history(subject: Model) -> QuerySet[AuditEntry]:
-    """Return what was done to an object, the latest first."""
+    """Return the entries about an object, the latest first."""
     return AuditEntry.objects.filter(object_reference=reference_to(subject)).order_by("-id")
 
 
@@ -57,7 +58,7 @@ def _storable(name: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_storable(name, part) for part in value]
     if isinstance(value, str):
-        # NUL has no place in a jsonb column.
+        # A jsonb column cannot store NUL.
         return value.replace("\0", "\ufffd")[:MAX_VALUE_CHARACTERS]
     if isinstance(value, Model):
         return reference_to(value)

@@ -1,8 +1,8 @@
-"""The doctor: is everything here that delivering needs, and is nothing wrong?
+"""The doctor: check the servers, the settings and the stored rows.
 
-Each check looks at one thing and returns findings: what is so, how bad it is, and the command that
-mends it. A check that cannot look is a failure itself; it never hides the others. Nothing is
-changed here but by integrity.mend().
+Each check yields findings: a message, its severity and the command that fixes the problem. A check
+that cannot run yields a failure and does not prevent the others. No check changes anything;
+integrity.mend() repairs rows.
 """
 
 from collections import Counter
@@ -28,13 +28,13 @@ from webhooks.repair.doctor_work import (
     check_workers,
 )
 from webhooks.repair.findings import Check, Finding, Level, failure, ok, warning
-from webhooks.repair.integrity import Question
+from webhooks.repair.integrity import Rule
 
 
 def examine(checks: Sequence[Check] | None = None) -> Iterator[Finding]:
-    """Run the checks in order and yield what each finds as soon as it is known.
+    """Run the checks (default: all) in order and yield their findings at once.
 
-    Without a database only those that need none.
+    Without a database connection, skip the checks that need it.
     """
     for check in CHECKS if checks is None else checks:
         name = check.__name__.removeprefix("check_")
@@ -46,25 +46,16 @@ def examine(checks: Sequence[Check] | None = None) -> Iterator[Finding]:
             yield Finding(
                 name,
                 Level.FAILURE,
-                f"Could not look: {_first_line(problem)}",
-                "Mend the database or its migrations first, then look again",
+                f"The check could not run: {_first_line(problem)}",
+                "Fix the database or its migrations first, then run the doctor again",
             )
-
-
-# Postgres.
-
-
-# Valkey.
-
-
-# Workers and what they have to do.
 
 
 # Keys and settings.
 
 
 def check_encryption() -> Iterator[Finding]:
-    """Every stored value can be read with a key that is set, and none needs a former key."""
+    """Check that the first key decrypts all stored values."""
     is_good = True
     for column in reencryption.COLUMNS:
         unreadable = column.with_header().exclude(header__in=headers_of_known_keys())
@@ -74,7 +65,7 @@ def check_encryption() -> Iterator[Finding]:
                 "encryption",
                 f"{column.noun.capitalize()} that no key in WEBHOOKS_ENCRYPTION_KEYS decrypts: "
                 f"{count:,}.",
-                "Put their key behind the first one and restart, then manage.py reencrypt",
+                "Add their key after the first one and restart, then run manage.py reencrypt",
                 count=count,
                 ids=list(
                     map(str, unreadable.order_by("id").values_list("id", flat=True)[:IDS_SHOWN])
@@ -84,7 +75,7 @@ def check_encryption() -> Iterator[Finding]:
             is_good = False
             yield warning(
                 "encryption",
-                f"{column.noun.capitalize()} that still need a former key: {count:,}.",
+                f"{column.noun.capitalize()} that still need an old key: {count:,}.",
                 "manage.py reencrypt",
                 count=count,
             )
@@ -93,14 +84,14 @@ def check_encryption() -> Iterator[Finding]:
 
 
 def check_settings() -> Iterator[Finding]:
-    """No setting that is for development only, outside development."""
-    found = list(_harmful_settings())
-    yield from found
-    if not found:
-        yield ok("settings", "No setting hurts.")
+    """Check that production does not use settings for development."""
+    findings = list(_risky_settings())
+    yield from findings
+    if not findings:
+        yield ok("settings", "No setting is risky.")
 
 
-def _harmful_settings() -> Iterator[Finding]:
+def _risky_settings() -> Iterator[Finding]:
     if settings.DEBUG:
         return
     open_networks = [
@@ -111,25 +102,25 @@ def _harmful_settings() -> Iterator[Finding]:
     if open_networks:
         yield failure(
             "settings",
-            f"Webhooks may reach {', '.join(open_networks)}: this machine, or everything.",
-            "Take these networks out of WEBHOOKS_ALLOWED_NETWORKS and restart",
+            f"Webhooks may reach {', '.join(open_networks)}: this machine, or all addresses.",
+            "Remove these networks from WEBHOOKS_ALLOWED_NETWORKS and restart",
         )
     if not settings.WEBHOOKS_REQUIRE_HTTPS:
         yield warning(
             "settings",
-            "Webhooks may have http:// URLs: payloads travel in the clear.",
+            "Webhooks may use http:// URLs: payloads are sent unencrypted.",
             "Set WEBHOOKS_REQUIRE_HTTPS=1 and restart",
         )
     if not settings.WEBHOOKS_RETENTION_DAYS:
         yield warning(
             "settings",
-            "Nothing is ever purged: the tables grow for ever.",
+            "Old deliveries are never purged: the tables grow without limit.",
             "Set WEBHOOKS_RETENTION_DAYS=90 and restart the workers, or run manage.py purge",
         )
     if settings.EMAIL_BACKEND.endswith((".console.EmailBackend", ".dummy.EmailBackend")):
         yield warning(
             "settings",
-            "Mails to owners of disabled webhooks go nowhere.",
+            "Mails to owners of disabled webhooks are not sent.",
             "Set EMAIL_URL=smtp://user:password@host:587 and restart",
         )
     embedded = [
@@ -144,8 +135,8 @@ def _harmful_settings() -> Iterator[Finding]:
     if embedded:
         yield failure(
             "settings",
-            f"{' and '.join(embedded)} of the development environment in production.",
-            "Set DATABASE_URL and REDIS_URL to servers of their own",
+            f"Production uses the development environment's {' and '.join(embedded)}.",
+            "Set DATABASE_URL and REDIS_URL to production servers",
         )
 
 
@@ -157,25 +148,25 @@ def _is_embedded(where: str) -> bool:
 
 
 def check_audit() -> Iterator[Finding]:
-    """Nothing is lost, nothing is stuck: see webhooks/repair/integrity.py."""
-    counts: Counter[Question] = Counter()
-    ids: dict[Question, list[str]] = {}
+    """Check that no delivery is lost or stuck (webhooks/repair/integrity.py)."""
+    counts: Counter[Rule] = Counter()
+    ids: dict[Rule, list[str]] = {}
     for fault in integrity.find_faults():
-        counts[fault.question] += 1
-        shown = ids.setdefault(fault.question, [])
+        counts[fault.rule] += 1
+        shown = ids.setdefault(fault.rule, [])
         if len(shown) < IDS_SHOWN:
             shown.append(fault.id)
-    for question in integrity.QUESTIONS:
-        if counts[question]:
+    for rule in integrity.RULES:
+        if counts[rule]:
             yield failure(
                 "audit",
-                f"{question.what}: {counts[question]:,}.",
-                question.mend.format(id=ids[question][0]),
-                count=counts[question],
-                ids=ids[question],
+                f"{rule.description}: {counts[rule]:,}.",
+                rule.mend.format(id=ids[rule][0]),
+                count=counts[rule],
+                ids=ids[rule],
             )
     if not counts:
-        yield ok("audit", "Every event has its deliveries, and every delivery is where it says.")
+        yield ok("audit", "All events, deliveries and attempts are consistent.")
 
 
 CHECKS: tuple[Check, ...] = (

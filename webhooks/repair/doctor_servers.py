@@ -16,10 +16,8 @@ from webhooks.repair.findings import Finding, failure, ok, warning
 OLDEST_POSTGRES = 150_000
 SLOW_DATABASE_MS = 20
 SLOW_VALKEY_MS = 20
-
-
 SKEW_SECONDS = 2.0
-"""Ids and `created` carry this machine's time, everything else the database's."""
+"""Ids and `created` use this machine's clock, all else the database's, so they must agree."""
 
 FACTS = ["server_version", "server_version_num", "fsync", "full_page_writes", "synchronous_commit"]
 
@@ -27,14 +25,14 @@ CLOCK_SQL = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 
 def check_database() -> Iterator[Finding]:
-    """Reachable, quick, new enough, durable."""
+    """Check that Postgres is reachable, fast, new enough and durable."""
     try:
         connection.ensure_connection()
     except DatabaseError as problem:
         yield failure(
             "database",
-            f"Postgres does not answer: {_first_line(problem)}",
-            "Start Postgres, or set DATABASE_URL to where it runs",
+            f"Postgres is unavailable: {_first_line(problem)}",
+            "Start Postgres, or correct DATABASE_URL",
         )
         return
     started_at = time.monotonic()
@@ -54,11 +52,11 @@ def check_database() -> Iterator[Finding]:
                 f'manage.py dbshell -- -c "ALTER SYSTEM SET {name} = on" '
                 '-c "SELECT pg_reload_conf()"',
             )
-    answer = f"Postgres {facts['server_version']} answers in {milliseconds:.0f} ms."
+    message = f"Postgres {facts['server_version']} responds in {milliseconds:.0f} ms."
     if milliseconds > SLOW_DATABASE_MS:
-        yield warning("database", answer, "Look for load on Postgres, or move the workers near it")
+        yield warning("database", message, "Reduce Postgres's load, or move the workers closer")
     else:
-        yield ok("database", answer)
+        yield ok("database", message)
     if is_pooled():
         yield _examine_pooler()
 
@@ -71,19 +69,19 @@ def _examine_pooler() -> Finding:
         connection.close()
         return failure(
             "database",
-            f"The pooler before Postgres allows no transactions: {_first_line(problem)}",
-            "Set pool_mode=transaction in the pooler, or DATABASE_URL to Postgres itself",
+            f"The connection pooler allows no transactions: {_first_line(problem)}",
+            "Set pool_mode=transaction in the pooler, or set DATABASE_URL to Postgres itself",
         )
     return warning(
         "database",
-        "A pooler stands before Postgres: statements are planned anew each time, and a worker's"
-        " waits for locks have no limit.",
+        "DATABASE_URL leads to a connection pooler: statements cannot be prepared, and workers"
+        " wait for locks without a limit.",
         "Set DATABASE_URL of the workers to Postgres itself",
     )
 
 
 def check_migrations() -> Iterator[Finding]:
-    """Every migration applied."""
+    """Check that all migrations are applied."""
     executor = MigrationExecutor(connection)
     plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if plan:
@@ -94,7 +92,7 @@ def check_migrations() -> Iterator[Finding]:
 
 
 def check_clock() -> Iterator[Finding]:
-    """This machine's clock agrees with the database's."""
+    """Check that this machine's clock agrees with the database's."""
     before = time.time()
     database_time = _query(CLOCK_SQL)[0][0]
     after = time.time()
@@ -111,7 +109,7 @@ def check_clock() -> Iterator[Finding]:
 
 
 def check_valkey() -> Iterator[Finding]:
-    """Reachable, quick, a single server that never evicts; its queue is being emptied."""
+    """Check that Valkey is reachable, fast, standalone and without eviction, and its queue short."""
     try:
         client = wakeup.connect(2.0)
         client.ping()
@@ -119,13 +117,13 @@ def check_valkey() -> Iterator[Finding]:
         client.ping()
         milliseconds = (time.monotonic() - started_at) * 1000
         server: Any = client.info("server")
-        # What Redis calls it, and what Valkey does.
+        # Redis and Valkey use different names.
         mode = server.get("redis_mode") or server.get("server_mode") or "standalone"
         if mode != "standalone":
             yield failure(
                 "valkey",
                 f"REDIS_URL leads to a server in {mode} mode: jobs cannot be queued there.",
-                "Set REDIS_URL to a single Valkey or Redis (of a Sentinel: to its master)",
+                "Set REDIS_URL to a standalone Valkey or Redis (with Sentinel: to the primary)",
             )
             return
         waiting = wakeup.make_queue(client).count
@@ -133,30 +131,30 @@ def check_valkey() -> Iterator[Finding]:
     except RedisError as problem:
         yield warning(
             "valkey",
-            f"Valkey does not answer ({type(problem).__name__}): events go out up to a second "
+            f"Valkey is unavailable ({type(problem).__name__}): events are sent up to a second "
             "later.",
-            "Start Valkey, or set REDIS_URL to where it runs",
+            "Start Valkey, or correct REDIS_URL",
         )
         return
-    # Not every server that speaks the protocol names its policy.
+    # Some servers with Redis's protocol do not report their policy.
     policy = memory.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         yield warning(
             "valkey",
-            f"Valkey throws keys away when it is full ({policy}), jobs included.",
+            f"Valkey evicts keys, including jobs, when its memory is full ({policy}).",
             "valkey-cli CONFIG SET maxmemory-policy noeviction (and in valkey.conf)",
         )
     if waiting >= wakeup.MAX_QUEUE_LENGTH:
         yield warning(
             "valkey",
-            f"{waiting:,} jobs wait in the queue {settings.WEBHOOKS_QUEUE!r}: nobody takes them.",
+            f"The queue {settings.WEBHOOKS_QUEUE!r} has {waiting:,} jobs: no worker takes them.",
             "manage.py rqworker",
         )
-    answer = f"Valkey answers in {milliseconds:.0f} ms."
+    message = f"Valkey responds in {milliseconds:.0f} ms."
     if milliseconds > SLOW_VALKEY_MS:
-        yield warning("valkey", answer, "Look for slow commands: valkey-cli SLOWLOG GET")
+        yield warning("valkey", message, "Look for slow commands: valkey-cli SLOWLOG GET")
     else:
-        yield ok("valkey", answer)
+        yield ok("valkey", message)
 
 
 def _first_line(problem: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The doctor's checks of what goes on: workers, backlog, chores, order."""
+"""The doctor's checks of workers, backlog, chores and order."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -16,11 +16,11 @@ from webhooks.repair.findings import Finding, failure, ok, warning
 OLD_BACKLOG_SECONDS = 60
 VERY_OLD_BACKLOG_SECONDS = 600
 MANY_FAILURES = 3
-"""Turns of a chore that failed one after the other; fewer may be a passing trouble."""
-LATELY = timedelta(days=7)
-"""How long a mail or a redelivery that was given up is spoken of."""
+"""Consecutive failures of a chore that make a finding; fewer may be temporary."""
+RECENT = timedelta(days=7)
+"""How long the doctor reports mails and redeliveries that were given up."""
 IDS_SHOWN = 20
-"""How many ids of one kind a finding carries; integrity.find_faults() has all."""
+"""The maximum number of ids in a finding; integrity.find_faults() yields all of them."""
 
 EPOCH_SQL = """
 SELECT webhooks_examine_epoch(), coalesce(max(number), 0), webhooks_cluster() FROM webhooks_epoch
@@ -30,7 +30,7 @@ MENDS = {"mails": "Set EMAIL_URL=smtp://user:password@host:587 and restart the w
 
 
 def check_order() -> Iterator[Finding]:
-    """Nobody holds back what is read in order; this server can be told from others."""
+    """Check that no long transaction delays ordered deliveries and that the server has an id."""
     current, recorded, cluster = _query(EPOCH_SQL)[0]
     held = horizon.holder()
     if held:
@@ -39,40 +39,41 @@ def check_order() -> Iterator[Finding]:
     if "?" in cluster:
         yield warning(
             "order",
-            "Postgres does not say which server this is: after a restore, cursors of the feed may "
-            "skip events.",
+            "Postgres does not reveal the identity of this server: after a restore, feed cursors "
+            "may skip events.",
             "GRANT EXECUTE ON FUNCTION pg_control_system(), pg_current_wal_lsn(), "
             "pg_walfile_name(pg_lsn) TO the owner of the function webhooks_cluster()",
         )
     elif not held and current > recorded > 0:
         yield ok(
-            "order", "Events of another server are stored here; they go before all later ones."
+            "order", "The stored events come from an earlier server; they precede all new ones."
         )
     elif not held:
-        yield ok("order", "Events are in order with the transactions of this server.")
+        yield ok("order", "Events are in the order of this server's transactions.")
 
 
 def check_workers() -> Iterator[Finding]:
-    """At least one lives; none has died."""
-    lives = present.workers()
-    for one in lives:
-        if not one.is_alive:
+    """Check that at least one worker is alive and none is dead."""
+    workers = present.workers()
+    for worker in workers:
+        if not worker.is_alive:
             yield failure(
                 "workers",
-                f"Worker {one.host}:{one.pid} has been silent for {one.silent_seconds:.0f} s.",
+                f"Worker {worker.host}:{worker.pid} has sent no heartbeat for "
+                f"{worker.silent_seconds:.0f} s.",
                 "manage.py rqworker",
                 count=1,
-                ids=[str(one.id)],
+                ids=[str(worker.id)],
             )
-    alive = sum(one.is_alive for one in lives)
+    alive = sum(worker.is_alive for worker in workers)
     if alive:
         yield ok("workers", f"{alive} {'worker is' if alive == 1 else 'workers are'} alive.")
-    elif not lives:
-        yield failure("workers", "No worker runs: nothing is delivered.", "manage.py rqworker")
+    elif not workers:
+        yield failure("workers", "No worker is running: no event is sent.", "manage.py rqworker")
 
 
 def check_backlog() -> Iterator[Finding]:
-    """What could go has not been due for long; sending is not paused."""
+    """Check that deliveries have not been due for long and that sending is not paused."""
     backlog = present.backlog()
     for pause in Pause.objects.all():
         yield warning(
@@ -82,24 +83,25 @@ def check_backlog() -> Iterator[Finding]:
             "manage.py pause --end",
         )
     seconds = backlog.oldest_due_seconds or 0.0
-    what = f"Deliveries due: {backlog.due:,}, the oldest for {seconds:.0f} s."
+    message = f"Deliveries due: {backlog.due:,}, the oldest for {seconds:.0f} s."
     if seconds > OLD_BACKLOG_SECONDS:
         level = failure if seconds > VERY_OLD_BACKLOG_SECONDS else warning
-        yield level("backlog", what, "manage.py rqworker-pool --num-workers 4", count=backlog.due)
+        mend = "manage.py rqworker-pool --num-workers 4"
+        yield level("backlog", message, mend, count=backlog.due)
     else:
-        yield ok("backlog", what if backlog.due else "Nothing is due.")
+        yield ok("backlog", message if backlog.due else "No delivery is due.")
 
 
 def check_chores() -> Iterator[Finding]:
-    """Every chore of housekeeping comes round and ends well; nothing of it was given up lately."""
-    found = [*_troubled_chores(), *_given_up()]
-    yield from found
-    if not found:
-        yield ok("chores", "Housekeeping does its chores.")
+    """Check that housekeeping chores run and succeed, and that no mail or redelivery failed."""
+    findings = [*_failing_chores(), *_given_up()]
+    yield from findings
+    if not findings:
+        yield ok("chores", "All housekeeping chores run and succeed.")
 
 
-def _troubled_chores() -> Iterator[Finding]:
-    is_anybody_there = any(worker.is_alive for worker in present.workers())
+def _failing_chores() -> Iterator[Finding]:
+    has_workers = any(worker.is_alive for worker in present.workers())
     for chore in housekeeping.states():
         if chore.failures >= MANY_FAILURES:
             yield failure(
@@ -109,17 +111,17 @@ def _troubled_chores() -> Iterator[Finding]:
                 MENDS.get(chore.name, "Read the workers' logs"),
                 count=chore.failures,
             )
-        elif chore.is_overdue and is_anybody_there:
+        elif chore.is_overdue and has_workers:
             yield warning(
                 "chores",
-                f"The chore {chore.name!r} has been due for {chore.due_seconds:.0f} s and nobody "
-                "does it.",
+                f"The chore {chore.name!r} has been due for {chore.due_seconds:.0f} s, and no "
+                "worker runs it.",
                 "Restart the workers",
             )
 
 
 def _given_up() -> Iterator[Finding]:
-    since = timezone.now() - LATELY
+    since = timezone.now() - RECENT
     mails = Webhook.objects.filter(
         disabled_at__gte=since, active=False, notice_due_at=None, deleted_at=None
     ).exclude(notice_error="")
@@ -127,9 +129,9 @@ def _given_up() -> Iterator[Finding]:
         shown = list(mails.order_by("-disabled_at")[:IDS_SHOWN])
         yield warning(
             "chores",
-            f"Mails about disabled webhooks that were given up: {count:,}, the last one because of: "
+            f"Mails about disabled webhooks that could not be sent: {count:,}. Last error: "
             f"{shown[0].notice_error}",
-            "Tell the owners another way",
+            "Inform the owners another way",
             count=count,
             ids=[webhook.public_id for webhook in shown],
         )
@@ -140,9 +142,8 @@ def _given_up() -> Iterator[Finding]:
         last = list(failed.order_by("-id")[:IDS_SHOWN])
         yield warning(
             "chores",
-            f"Redeliveries that could not be carried out: {count:,}, the last one because of: "
-            f"{last[0].error}",
-            "Ask for them anew, or dismiss them in the admin",
+            f"Failed redeliveries: {count:,}. Last error: {last[0].error}",
+            "Request them again, or dismiss them in the admin",
             count=count,
             ids=[redelivery.public_id for redelivery in last],
         )

@@ -1,4 +1,4 @@
-"""Remove what is simply too old: stored API responses and audit entries."""
+"""Delete expired stored API responses and audit entries."""
 
 import time
 from collections.abc import Mapping
@@ -15,8 +15,7 @@ from webhooks.repair.retention import FIRST_BATCH, leave_to_the_workers
 ANSWERS_KEPT_FOR = timedelta(hours=24)
 """How long a POST can be repeated with its Idempotency-Key (webhooks/api/idempotency.py)."""
 
-
-FORGET_ANSWERS_SQL = """
+DELETE_RESPONSES_SQL = """
 DELETE FROM webhooks_idempotentanswer
  WHERE id IN (
     SELECT id FROM webhooks_idempotentanswer
@@ -25,7 +24,7 @@ DELETE FROM webhooks_idempotentanswer
        FOR UPDATE SKIP LOCKED)
 """
 
-FORGET_AUDIT_ENTRIES_SQL = """
+DELETE_AUDIT_ENTRIES_SQL = """
 DELETE FROM webhooks_auditentry
  WHERE id IN (
     SELECT id FROM webhooks_auditentry
@@ -35,18 +34,21 @@ DELETE FROM webhooks_auditentry
 """
 
 
-def forget_answers() -> bool:
-    """Remove a batch of stored responses whose time is up; returns whether there may be more."""
-    return _forget(FORGET_ANSWERS_SQL, {"kept": ANSWERS_KEPT_FOR.total_seconds()})
+def delete_expired_responses() -> bool:
+    """Delete a batch of stored responses older than 24 h; return whether there may be more."""
+    return _delete(DELETE_RESPONSES_SQL, {"kept": ANSWERS_KEPT_FOR.total_seconds()})
 
 
-def forget_audit_entries() -> bool:
-    """Remove a batch of entries older than WEBHOOKS_AUDIT_RETENTION_DAYS; likewise."""
+def delete_expired_audit_entries() -> bool:
+    """Delete a batch of audit entries older than WEBHOOKS_AUDIT_RETENTION_DAYS.
+
+    Returns whether there may be more.
+    """
     kept = timedelta(days=settings.WEBHOOKS_AUDIT_RETENTION_DAYS)
-    return _forget(FORGET_AUDIT_ENTRIES_SQL, {"last": first_id_of(timezone.now() - kept)})
+    return _delete(DELETE_AUDIT_ENTRIES_SQL, {"last": first_id_of(timezone.now() - kept)})
 
 
-def _forget(sql: str, parameters: Mapping[str, Any]) -> bool:
+def _delete(sql: str, parameters: Mapping[str, Any]) -> bool:
     started_at = time.monotonic()
     with connection.cursor() as cursor:
         cursor.execute(sql, {**parameters, "batch": FIRST_BATCH})

@@ -1,4 +1,4 @@
-"""What a check of the doctor found."""
+"""Findings: the results of the doctor's checks."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Level(IntEnum):
-    """How bad a finding is."""
+    """The severity of a finding."""
 
     OK = 0
     WARNING = 1
@@ -16,29 +16,32 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found."""
+    """One result of a check."""
 
     check: str
     level: Level
     message: str
     mend: str = ""
-    """The command, or else the step, that mends it; empty where nothing is to be done."""
+    """The command or step that fixes the problem; empty if there is none to fix."""
     count: int = 0
-    """Of rows concerned."""
+    """The number of affected rows."""
     ids: list[str] = field(default_factory=list)
-    """Public ids of the first of them."""
+    """The public ids of the first affected rows."""
 
 
 Check = Callable[[], Iterator[Finding]]
 
 
 def ok(check: str, message: str) -> Finding:
+    """Return a finding without a problem."""
     return Finding(check, Level.OK, message)
 
 
 def warning(check: str, message: str, mend: str, **rows: Any) -> Finding:
+    """Return a warning; `rows` are `count` and `ids`."""
     return Finding(check, Level.WARNING, message, mend, **rows)
 
 
 def failure(check: str, message: str, mend: str, **rows: Any) -> Finding:
+    """Return a failure; `rows` are `count` and `ids`."""
     return Finding(check, Level.FAILURE, message, mend, **rows)

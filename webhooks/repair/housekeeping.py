@@ -41,12 +41,12 @@ def chores() -> list[Chore]:
         Chore("redeliveries", again(redelivery_batches.advance_all), SECOND),
         # A mail server that does not answer is waited for, step by step.
         Chore("mails", again(notices.send_due), SECOND, lease_seconds=60.0),
-        Chore("stored responses", again(expiry.forget_answers), MINUTE),
+        Chore("stored responses", again(expiry.delete_expired_responses), MINUTE),
     ]
     if settings.WEBHOOKS_RETENTION_DAYS:
         wanted.append(Chore("purge", retention.purge_daily, DAY))
     if settings.WEBHOOKS_AUDIT_RETENTION_DAYS:
-        wanted.append(Chore("audit log", again(expiry.forget_audit_entries), DAY))
+        wanted.append(Chore("audit log", again(expiry.delete_expired_audit_entries), DAY))
     return wanted
 
 

@@ -1,9 +1,9 @@
-"""The audit: proves from the rows alone that nothing was lost and nothing is stuck.
+"""The audit: verify from the rows alone that no delivery is lost or stuck.
 
-Every event has as many deliveries as were counted when it fanned out; every delivery's state agrees
-with its attempts and with itself; nothing is in flight beyond the life of its worker; nothing
-points at what is gone. Three passes walk the primary keys a page at a time, each page one statement
-and so one snapshot: neither memory nor a lock grows with the tables, and workers go on meanwhile.
+Each event has as many deliveries as its fan-out counted; each delivery's columns agree with one
+another and with its attempts; no delivery is in flight at a dead worker; no row refers to a deleted
+one. Three passes walk the primary keys in pages. Each page is one statement and so one snapshot:
+memory and locks do not grow with the tables, and workers continue meanwhile.
 """
 
 from collections.abc import Iterator
@@ -18,63 +18,61 @@ from webhooks.outbox import wakeup
 
 PAGE = 20_000
 LEASE_SECONDS = SILENCE_BEFORE_DEATH_SECONDS + 5
-"""A dead worker's rows are taken back by then, if any other worker lives."""
+"""Within this time, other workers reclaim a dead worker's deliveries."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """One thing that must hold for every row."""
+class Rule:
+    """A condition that every row must meet."""
 
     name: str
-    what: str
-    """What the rows are that are found."""
+    description: str
+    """A description of the rows that break the rule."""
     mend: str
-    """The command that mends it; `{id}` stands for the row."""
+    """The command that repairs such a row; `{id}` stands for its public id."""
 
 
-LOST = Question(
+LOST = Rule(
     "lost",
-    "Deliveries in a state in which no worker will ever find them",
+    "Deliveries in a state that no worker will ever claim",
     "manage.py doctor --mend",
 )
-STUCK = Question(
+STUCK = Rule(
     "stuck",
-    "Deliveries in flight at a worker that no longer lives",
+    "Deliveries in flight at a dead worker",
     "manage.py doctor --mend",
 )
-MISSING = Question(
+MISSING = Rule(
     "missing",
-    "Events with fewer deliveries than webhooks matched",
+    "Events with fewer deliveries than matching webhooks",
     "manage.py redeliver --missing --event {id}",
 )
-SURPLUS = Question(
-    "surplus", "Events with more deliveries than were counted", "manage.py doctor --mend"
-)
-MISCOUNTED = Question(
+SURPLUS = Rule("surplus", "Events with more deliveries than their count", "manage.py doctor --mend")
+MISCOUNTED = Rule(
     "miscounted",
-    "Deliveries that count other attempts than are recorded",
+    "Deliveries whose attempt count differs from the recorded attempts",
     "manage.py doctor --mend",
 )
-DISAGREEING = Question(
+DISAGREEING = Rule(
     "disagreeing",
-    "Deliveries whose status contradicts the rest of them",
+    "Deliveries whose status contradicts their other columns",
     "manage.py redeliver {id} --force",
 )
-EVENTLESS = Question(
+EVENTLESS = Rule(
     "eventless", "Deliveries without an event, which cannot be sent", "manage.py doctor --mend"
 )
-ORPHANED = Question("orphaned", "Attempts without a delivery", "manage.py doctor --mend")
+ORPHANED = Rule("orphaned", "Attempts without a delivery", "manage.py doctor --mend")
 
-QUESTIONS = (LOST, STUCK, MISSING, SURPLUS, MISCOUNTED, DISAGREEING, EVENTLESS, ORPHANED)
+RULES = (LOST, STUCK, MISSING, SURPLUS, MISCOUNTED, DISAGREEING, EVENTLESS, ORPHANED)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One row that is not as it must be."""
+    """A row that breaks a rule."""
 
-    question: Question
+    rule: Rule
     id: str
-    """Public id of the event, delivery or attempt."""
+    """The public id of the event, delivery or attempt."""
     detail: str
 
 
@@ -129,7 +127,7 @@ SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1), wrong.*
              WHEN NOT is_open AND finished_at IS NULL
                OR claimed_by IS NOT NULL AND status <> 'SENDING'
                OR status = 'SUCCESS' AND attempt_count = 0 THEN 'disagreeing'
-           END AS question,
+           END AS rule,
            id,
            concat_ws(', ', status, attempt_count || ' attempts counted', tried || ' recorded',
                      'claimed by ' || claimed_by,
@@ -138,7 +136,7 @@ SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1), wrong.*
                           WHEN NOT is_open AND finished_at IS NULL THEN 'not marked finished' END)
       FROM examined
      ORDER BY id
-  ) AS wrong ON wrong.question IS NOT NULL
+  ) AS wrong ON wrong.rule IS NOT NULL
 """
 
 ATTEMPTS_SQL = """
@@ -164,13 +162,16 @@ PASSES = (
 
 
 def find_faults() -> Iterator[Fault]:
-    """Walk all events, deliveries and attempts and yield every row that is not as it must be."""
+    """Check all events, deliveries and attempts, and yield each row that breaks a rule.
+
+    Raises Django's database errors.
+    """
     for sql, prefix in PASSES:
         yield from _walk(sql, prefix)
 
 
 def _walk(sql: str, prefix: str) -> Iterator[Fault]:
-    questions = {question.name: question for question in QUESTIONS}
+    rules = {rule.name: rule for rule in RULES}
     after: UUID | None = UUID(int=0)
     while after is not None:
         with connection.cursor() as cursor:
@@ -178,11 +179,11 @@ def _walk(sql: str, prefix: str) -> Iterator[Fault]:
             rows = cursor.fetchall()
         for _, name, id_, detail in rows:
             if name is not None:
-                yield Fault(questions[name], prefix + id_.hex, detail)
+                yield Fault(rules[name], prefix + id_.hex, detail)
         after = rows[0][0]
 
 
-# A claim follows the birth of its worker's heartbeat, so no heartbeat means no worker.
+# A worker stores its heartbeat before its first claim, so no heartbeat means no worker.
 MEND_STUCK_SQL = """
 UPDATE webhooks_delivery d
    SET status = CASE WHEN attempt_count > attempts_before_round THEN 'RETRYING' ELSE 'PENDING' END,
@@ -232,7 +233,7 @@ SELECT d.id
    FOR NO KEY UPDATE OF d
 """
 
-# In two steps, because no two attempts may bear the same number on the way.
+# The numbers of a delivery's attempts are unique at every moment, so renumbering takes two steps.
 RENUMBER_SQL = """
 UPDATE webhooks_attempt SET number = number + 1000000 WHERE delivery_id = ANY(%(ids)s);
 UPDATE webhooks_attempt a SET number = new.number
@@ -259,16 +260,17 @@ MENDING = (
 
 
 def mend() -> dict[str, int]:
-    """Mend what needs no decision, and return how many rows by question.
+    """Repair the faults that have one obvious remedy, and return the number of rows by rule name.
 
-    Lost and stuck deliveries are due again (at least once: a stuck one may have arrived), what has
-    lost its event or delivery is removed, attempts are counted and numbered as they are recorded.
+    Lost and stuck deliveries become due again (a stuck one may be sent twice), deliveries without an
+    event and attempts without a delivery are deleted, and attempts are recounted and renumbered.
+    Raises Django's database errors.
     """
     mended = {}
-    for question, sql in MENDING:
+    for rule, sql in MENDING:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(sql, {"lease": LEASE_SECONDS})
-            mended[question.name] = cursor.rowcount
+            mended[rule.name] = cursor.rowcount
             transaction.on_commit(wakeup.nudge, robust=True)
     mended[MISCOUNTED.name] = _recount()
     return mended

@@ -1,9 +1,9 @@
-"""Mails to owners whose webhook was disabled by itself.
+"""Mails to owners whose webhook was disabled automatically.
 
-Each mail is taken, sent and recorded by itself: one that is refused is tried again after growing
-pauses and then given up, and none waits for another's recipient. A mail server that lets nobody in is
-no fault of the mails: it fails the chore (webhooks/repair/chores.py), and they stay due, until they are too
-old to be of use. A crash here leaves taken mails behind, which are due again when their lease runs out.
+Each mail is claimed, sent and recorded separately, so that none waits for another's recipient. A
+refused mail is tried again after growing pauses and then given up. If the mail server is
+unavailable, the chore fails (webhooks/repair/chores.py) and the mails stay due until they are too old
+to be useful. After a crash, claimed mails are due again when their lease expires.
 """
 
 import logging
@@ -24,25 +24,25 @@ from webhooks.repair.chores import in_one_line
 logger = logging.getLogger(__name__)
 
 LEASE = timedelta(minutes=5)
-"""How long a sender may take; a mail whose sender died goes out after that."""
-AT_ONCE = 8
-"""Mails on their way at a time, each on a connection of its own."""
+"""The time limit of a sender; if it died, another one sends the mail after this time."""
+MAX_CONCURRENT_MAILS = 8
+"""How many mails are sent at a time, each on its own connection."""
 TURN_SECONDS = 2.0
-"""How long a turn waits for its mails; slower ones are on their way during the next turns."""
-LOOKED_AT = 1_000
-"""Owners that are due, of whom a turn takes the first whose rows are free."""
+"""How long send_due() waits for its mails; slower ones continue during the next calls."""
+MAX_DUE_OWNERS = 1_000
+"""How many due owners a call considers; it takes the first ones whose rows are not locked."""
 FIRST_PAUSE_SECONDS = 300
 LONGEST_PAUSE_SECONDS = 43_200
-MOST_TRIES = 10
-"""In about a day and a half."""
+MAX_TRIES = 10
+"""They take about a day and a half."""
 WAIT_FOR_SERVER = timedelta(days=3)
-"""How long after the disabling a mail is kept while its server lets nobody in."""
+"""How long after the disabling a mail stays due while the mail server is unavailable."""
 PERMANENT = 500
-"""SMTP replies from here on say that another try is of no use."""
+"""SMTP replies with this code or a higher one are permanent failures."""
 
 
 class Mail:
-    """One mail on its way, on a daemon thread of its own: it has no part in the database."""
+    """A mail that is being sent on its own daemon thread, which does not use the database."""
 
     def __init__(self, webhook: Webhook) -> None:
         self.webhook = webhook
@@ -51,7 +51,7 @@ class Mail:
         self._thread.start()
 
     def is_done(self, timeout_seconds: float) -> bool:
-        """Say whether it was sent or refused, and wait for that for so long."""
+        """Wait up to a time for the sending to end, and return whether it has ended."""
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
@@ -59,42 +59,42 @@ class Mail:
         try:
             send(self.webhook)
         except Exception as problem:
-            # The failure becomes the row's.
+            # _record() stores the failure in the webhook's row.
             self.problem = problem
 
 
 class Mailroom:
-    """Sends what is due, in turns. Any number of workers may do so at once."""
+    """Send due mails; safe to use in many workers at once."""
 
     def __init__(self) -> None:
         self._under_way: list[Mail] = []
 
     def send_due(self) -> bool:
-        """Send one mail of each owner to whom one is due; returns whether there may be more.
+        """Send at most one due mail per owner, and return whether there may be more.
 
-        Raises what the mail server's refusal of the connection raises; the mails stay due.
+        If the mail server refuses the connection, raises its error; the mails stay due.
         """
         self._collect(0.0)
-        taken = self._take(AT_ONCE - len(self._under_way))
-        self._under_way += [Mail(webhook) for webhook in taken]
+        claimed = self._claim(MAX_CONCURRENT_MAILS - len(self._under_way))
+        self._under_way += [Mail(webhook) for webhook in claimed]
         self._collect(TURN_SECONDS)
-        return bool(taken)
+        return bool(claimed)
 
-    def _take(self, count: int) -> list[Webhook]:
+    def _claim(self, count: int) -> list[Webhook]:
         due = Webhook.objects.filter(notice_due_at__lte=Now())
         if not count or not due.exists():
             return []
-        _reach_server()
+        _check_server()
         place = Window(RowNumber(), partition_by=F("owner_id"), order_by="notice_due_at")
         busy = {mail.webhook.owner_id for mail in self._under_way}
         first = due.exclude(owner_id__in=busy).annotate(place=place).filter(place=1)
-        ids = list(first.order_by("notice_due_at").values_list("id", flat=True)[:LOOKED_AT])
+        ids = list(first.order_by("notice_due_at").values_list("id", flat=True)[:MAX_DUE_OWNERS])
         parameters = {"ids": ids, "count": count, "lease": LEASE.total_seconds()}
-        taken = [row[0] for row in run(TAKE_SQL, parameters)]
-        return list(Webhook.objects.select_related("owner").filter(id__in=taken))
+        claimed = [row[0] for row in run(CLAIM_SQL, parameters)]
+        return list(Webhook.objects.select_related("owner").filter(id__in=claimed))
 
     def _collect(self, timeout_seconds: float) -> None:
-        """Record the mails that are done; those whose row is locked are recorded later."""
+        """Record the finished mails, except those whose row is locked; they are recorded later."""
         ends_at = time.monotonic() + timeout_seconds
         self._under_way = [
             mail
@@ -103,23 +103,22 @@ class Mailroom:
         ]
 
 
-def _reach_server() -> None:
-    """Raise what keeps all mails from being tried, and give up those that waited too long for it."""
+def _check_server() -> None:
+    """Connect to the mail server; on an error, give up mails that are too old and raise it."""
     try:
         with get_connection():
             pass
     except Exception as problem:
         parameters = {
             "kept": WAIT_FOR_SERVER.total_seconds(),
-            "count": LOOKED_AT,
+            "count": MAX_DUE_OWNERS,
             "error": in_one_line(problem),
         }
         if count := run(GIVE_UP_SQL, parameters).rowcount:
-            logger.warning("Mails given up for want of a mail server: %d.", count)
+            logger.warning("Gave up %d mails because the mail server is unavailable.", count)
         raise
 
 
-# Rows that somebody has locked are passed over.
 GIVE_UP_SQL = """
 UPDATE webhooks_webhook SET notice_due_at = NULL, notice_error = %(error)s
  WHERE id = ANY(ARRAY(
@@ -130,7 +129,7 @@ UPDATE webhooks_webhook SET notice_due_at = NULL, notice_error = %(error)s
        FOR NO KEY UPDATE SKIP LOCKED))
 """
 
-TAKE_SQL = """
+CLAIM_SQL = """
 UPDATE webhooks_webhook
    SET notice_due_at = clock_timestamp() + make_interval(secs => %(lease)s)
  WHERE id = ANY(ARRAY(
@@ -143,7 +142,7 @@ UPDATE webhooks_webhook
 RETURNING id
 """
 
-# Only while the notice is still the one that was taken: the webhook may have been enabled since.
+# The condition on notice_due_at protects a newer notice: the webhook may have been enabled since.
 RECORD_SQL = """
 UPDATE webhooks_webhook
    SET notice_due_at = clock_timestamp() + make_interval(secs => %(pause)s),
@@ -155,10 +154,10 @@ UPDATE webhooks_webhook
 
 
 def _record(mail: Mail) -> bool:
-    """Write what became of a mail; False where its row is locked."""
+    """Store the result of a mail; return False if its row is locked."""
     webhook, problem = mail.webhook, mail.problem
     failures = webhook.notice_failures + 1 if problem else 0
-    is_given_up = failures >= MOST_TRIES or _is_permanent(problem)
+    is_given_up = failures >= MAX_TRIES or _is_permanent(problem)
     pause = min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS)
     parameters = {
         "webhook": webhook.id,
@@ -172,7 +171,7 @@ def _record(mail: Mail) -> bool:
             logger.warning(
                 "The mail about webhook %s could not be sent%s: %s",
                 webhook.public_id,
-                " and is given up" if is_given_up else "",
+                " and was given up" if is_given_up else "",
                 parameters["error"],
             )
         return True
@@ -186,7 +185,10 @@ def _is_permanent(problem: Exception | None) -> bool:
 
 
 def send(webhook: Webhook) -> None:
-    """Send the mail about a webhook; raises whatever the mail backend raises."""
+    """Send the mail about a disabled webhook; does nothing if the owner has no address.
+
+    Raises the mail backend's errors.
+    """
     address = getattr(webhook.owner, "email", "")
     if not address:
         return
@@ -202,4 +204,4 @@ def send(webhook: Webhook) -> None:
 
 
 send_due = Mailroom().send_due
-"""Of this process's own mailroom."""
+"""Mailroom.send_due() of this process's mailroom."""

@@ -1,7 +1,8 @@
-"""Ask to send again: named deliveries or a selection (redeliver), and events never sent (replay).
+"""Request redeliveries of existing deliveries, and replays of events that a webhook missed.
 
-A request becomes a Redelivery row; workers carry it out batch by batch
-(webhooks/repair/redelivery_batches.py)."""
+A request is stored as a Redelivery row; workers carry it out in batches
+(webhooks/repair/redelivery_batches.py).
+"""
 
 from dataclasses import replace
 from datetime import datetime
@@ -21,10 +22,11 @@ from webhooks.repair.redelivery_scope import REPEATABLE, Scope, matching, missin
 def redeliver(
     scope: Scope, *, requested_by: Any = None, rate_limit: float | None = None
 ) -> Redelivery:
-    """Ask for the deliveries of a scope to be sent once more; workers carry it out.
+    """Store a request to send the scope's deliveries again; workers carry it out.
 
-    Their retry budget starts anew, attempt numbers go on, and they are exempt from the order of an
-    ordered webhook: warnings_of() says so. Raises RedeliveryScopeError.
+    The deliveries get a new retry budget, their attempt numbers continue, and ordered webhooks may
+    receive them out of order (see warnings_of()). `rate_limit` is in deliveries per second. Raises
+    RedeliveryScopeError.
     """
     scope = replace(scope, until=min(scope.until or timezone.now(), timezone.now()))
     return Redelivery.objects.create(
@@ -35,13 +37,17 @@ def redeliver(
     )
 
 
-def _count(found: QuerySet[Any], scope: Scope) -> int:
-    most = COUNTED_AT_MOST + 1
-    return found.order_by()[: min(scope.limit or most, most)].count()
+def _count(rows: QuerySet[Any], scope: Scope) -> int:
+    limit = COUNTED_AT_MOST + 1
+    return rows.order_by()[: min(scope.limit or limit, limit)].count()
 
 
 def redeliver_one(delivery: Delivery, *, requested_by: Any = None) -> Redelivery:
-    """Send one delivery again, whatever became of it; raises RedeliveryScopeError if it cannot be."""
+    """Queue one delivery again, whatever its status except in flight, and return the redelivery.
+
+    Raises RedeliveryScopeError if the delivery is in flight, its webhook was deleted or its payload
+    was erased.
+    """
     scope = Scope(delivery_ids=(delivery.id,), statuses=tuple(sorted(REPEATABLE)))
     if not matching(scope).exists():
         raise RedeliveryScopeError(
@@ -65,10 +71,11 @@ def replay(
     requested_by: Any = None,
     rate_limit: float | None = None,
 ) -> Redelivery:
-    """Ask for the deliveries of a time range that never existed: the webhook was new or disabled.
+    """Store a request to create deliveries of events that the webhook missed in a time range.
 
-    `since` may be None where `event_id` names a single event. They are exempt from the order of an
-    ordered webhook: warnings_of() says so. Raises RedeliveryScopeError.
+    A webhook misses events before it is created and while it is disabled. `since` may be None if
+    `event_id` names a single event. An ordered webhook may receive the deliveries out of order (see
+    warnings_of()). `rate_limit` is in deliveries per second. Raises RedeliveryScopeError.
     """
     scope = replay_scope(
         webhook, since, until, event_id=event_id, event_type=event_type, limit=limit
@@ -83,7 +90,7 @@ def replay(
 
 
 def cancel(redelivery: Redelivery) -> bool:
-    """Stop a redelivery; what it has queued is still sent. False when it has ended already."""
+    """Stop a redelivery and return whether it was running; queued deliveries are still sent."""
     return bool(
         Redelivery.objects.filter(id=redelivery.id, status=Redelivery.Status.RUNNING).update(
             status=Redelivery.Status.CANCELLED, finished_at=timezone.now()

@@ -1,9 +1,9 @@
-"""Carry redeliveries out, batch by batch: workers do, and a command may do so itself.
+"""Carry out redeliveries in batches; workers do this, and so does `manage.py redeliver`.
 
-Each batch is one transaction that also moves the cursor, so that a redelivery goes on after a crash
-where it stopped and nothing is queued twice. A batch waits for no row that somebody else has locked:
-it passes over it and comes back. A redelivery that cannot be carried out is marked as failed, with
-the reason, and holds up no other.
+Each batch is one transaction that also moves the redelivery's cursor, so that after a crash the
+redelivery continues there and queues nothing twice. A batch does not wait for locked rows: it skips
+them and tries them again later. A redelivery that fails is marked as failed with the reason, and does
+not delay others.
 """
 
 import logging
@@ -36,33 +36,32 @@ from webhooks.repair.redelivery_scope import Scope, matching, missing
 logger = logging.getLogger(__name__)
 
 BATCH = 5000
-"""Deliveries in one transaction: about a fifth of a second, in which they are locked."""
+"""Deliveries per transaction, which locks them for about a fifth of a second."""
 TURN_SECONDS = 1.0
-"""How long one turn of housekeeping goes on with redeliveries, once each person had a batch."""
+"""How long one call of advance_all() continues after it has done one batch per requester."""
 LONGEST_TURN_SECONDS = 5.0
-AT_ONCE = 100
-"""Redeliveries that one turn looks at."""
-LOOK_AGAIN = timedelta(seconds=1)
-"""How soon a redelivery comes back to rows that were locked."""
-MOST_FAILURES = 10
-"""Batches that Postgres refuses, one after the other, until the redelivery is given up."""
+MAX_REDELIVERIES_PER_TURN = 100
+RETRY_LOCKED_AFTER = timedelta(seconds=1)
+MAX_FAILURES = 10
+"""Consecutive database errors after which a redelivery fails."""
 LONGEST_PAUSE_SECONDS = 300
 
-REFUSALS = (OperationalError, ProgrammingError, InterfaceError)
-"""What Postgres may think better of: a time-out, a deadlock, a table that is being migrated."""
+RETRIED_ERRORS = (OperationalError, ProgrammingError, InterfaceError)
+"""Errors that may be temporary: a time-out, a deadlock, a table that is being migrated."""
 
 
 def run(redelivery_id: UUID) -> None:
-    """Carry a redelivery out to its end."""
+    """Carry out a redelivery until no batch is left to do at once."""
     while advance(redelivery_id):
         pass
 
 
 def advance_all() -> bool:
-    """Carry out batches of those that run, in turn, for a second; returns whether more is to be done.
+    """Carry out batches of the running redeliveries for about TURN_SECONDS, and return whether more
+    can be done at once.
 
-    Every person gets a batch before anybody gets a second one; among a person's requests the one that
-    has waited longest comes first.
+    Every requester gets one batch before any gets a second; among one requester's redeliveries, the
+    one that has waited longest comes first.
     """
     started_at = time.monotonic()
     has_more = False
@@ -75,44 +74,45 @@ def advance_all() -> bool:
 
 
 def _due() -> list[tuple[UUID, int]]:
-    """Return redeliveries and, from 1, their places in the line of the person who asked."""
+    """Return redeliveries with their places, counted from 1, in the queue of their requester."""
     due = Redelivery.objects.filter(status=Redelivery.Status.RUNNING, due_at__lte=Now())
     place = Window(RowNumber(), partition_by=F("requested_by"), order_by="due_at")
     in_turn = due.annotate(place=place).order_by("place", "due_at")
-    return list(in_turn.values_list("id", "place")[:AT_ONCE])
+    return list(in_turn.values_list("id", "place")[:MAX_REDELIVERIES_PER_TURN])
 
 
 def advance(redelivery_id: UUID) -> bool:
-    """Carry out one batch; returns whether more is to be done at once. Any number may try.
+    """Carry out one batch, and return whether the next can be done at once.
 
-    What cannot be carried out is marked as failed. Raises only the errors of a database that is away.
+    Safe to call in many processes at once. A redelivery that cannot be carried out is marked as
+    failed. Raises database errors only if the connection is lost.
     """
     try:
         return _advance(redelivery_id)
     except RedeliveryScopeError as problem:
         _give_up(redelivery_id, str(problem))
-    except REFUSALS as problem:
-        # A statement of this one was refused or ended; that of the next one need not be.
-        is_cut_off = not connection.is_usable()
-        if is_cut_off:
+    except RETRIED_ERRORS as problem:
+        # The error may concern this redelivery only; with a usable connection, others continue.
+        is_connection_lost = not connection.is_usable()
+        if is_connection_lost:
             connection.close()
         _postpone(redelivery_id, in_one_line(problem))
-        if is_cut_off:
+        if is_connection_lost:
             raise
     except Exception as problem:
-        # The failure becomes the row's, so that the others go on.
+        # The row stores the failure, so that other redeliveries continue.
         logger.exception("Redelivery %s failed.", redelivery_id)
         _give_up(redelivery_id, in_one_line(problem))
     return False
 
 
 def _postpone(redelivery_id: UUID, reason: str) -> None:
-    """Try again after a growing pause, or give it up after the last of them."""
+    """Schedule the next try after a growing pause; after MAX_FAILURES, mark the row as failed."""
     with limited_transaction():
         redelivery = _lock(redelivery_id)
         if redelivery is None:
             return
-        if redelivery.failures + 1 >= MOST_FAILURES:
+        if redelivery.failures + 1 >= MAX_FAILURES:
             _give_up(redelivery_id, reason)
             return
         pause = min(2**redelivery.failures, LONGEST_PAUSE_SECONDS)
@@ -130,7 +130,7 @@ def _give_up(redelivery_id: UUID, reason: str) -> None:
 
 
 def _lock(redelivery_id: UUID) -> Redelivery | None:
-    """Lock a redelivery that runs; None where it does not, or somebody else has locked it."""
+    """Lock and return a running redelivery; None if it is not running or already locked."""
     running = Redelivery.objects.filter(id=redelivery_id, status=Redelivery.Status.RUNNING)
     return running.select_for_update(skip_locked=True, of=("self",), no_key=True).first()
 
@@ -142,24 +142,24 @@ def _advance(redelivery_id: UUID) -> bool:
             return False
         scope = Scope.from_json(redelivery.scope)
         webhook = _webhook_of(scope)
-        wanted = BATCH
+        size = BATCH
         if scope.limit is not None:
             taken = redelivery.queued_count + len(redelivery.passed_over)
-            wanted = max(min(BATCH, scope.limit - taken), 0)
-        room = min(wanted, BATCH - len(redelivery.passed_over))
-        found = _next_ids(redelivery, scope, webhook, room)
-        _queue(redelivery, scope, webhook, [*redelivery.passed_over, *found])
-        is_at_end = len(found) < room or room == wanted < BATCH
-        if found:
-            redelivery.cursor = found[-1]
+            size = max(min(BATCH, scope.limit - taken), 0)
+        room = min(size, BATCH - len(redelivery.passed_over))
+        next_ids = _next_ids(redelivery, scope, webhook, room)
+        _queue(redelivery, scope, webhook, [*redelivery.passed_over, *next_ids])
+        is_at_end = len(next_ids) < room or room == size < BATCH
+        if next_ids:
+            redelivery.cursor = next_ids[-1]
         if is_at_end and not redelivery.passed_over:
             redelivery.status = Redelivery.Status.DONE
             redelivery.finished_at = timezone.now()
         redelivery.matched_count = max(redelivery.matched_count, redelivery.queued_count)
         redelivery.failures, redelivery.error = 0, ""
-        # Only locks of others are left, or the next batch goes behind those of other redeliveries.
+        # With only locked rows left, pause; otherwise queue behind other redeliveries.
         is_waiting = is_at_end or room == 0
-        redelivery.due_at = Now() + (LOOK_AGAIN if is_waiting else timedelta(0))
+        redelivery.due_at = Now() + (RETRY_LOCKED_AFTER if is_waiting else timedelta(0))
         redelivery.save(update_fields=ADVANCED)
         transaction.on_commit(wakeup.nudge, robust=True)
         return not is_waiting
@@ -172,7 +172,7 @@ ADVANCED = [
 
 
 def _webhook_of(scope: Scope) -> Webhook | None:
-    """Return the webhook that a scope names, if it does; raises RedeliveryScopeError."""
+    """Return the scope's webhook, or None; raises RedeliveryScopeError if it was deleted."""
     if scope.webhook_id is None:
         return None
     webhook = Webhook.objects.filter(id=scope.webhook_id, deleted_at=None).first()
@@ -184,23 +184,23 @@ def _webhook_of(scope: Scope) -> Webhook | None:
 def _next_ids(
     redelivery: Redelivery, scope: Scope, webhook: Webhook | None, count: int
 ) -> list[UUID]:
-    """Return the next deliveries behind the cursor, or for a replay the next events."""
-    found: QuerySet[Any]
+    """Return the ids of the next deliveries after the cursor; for a replay, of the next events."""
+    rows: QuerySet[Any]
     if redelivery.is_replay:
         if webhook is None:
             raise RedeliveryScopeError("A replay needs a webhook.")
-        found = missing(webhook, scope).order_by("id")
+        rows = missing(webhook, scope).order_by("id")
     else:
-        found = matching(scope).exclude(redelivery_id=redelivery.id)
+        rows = matching(scope).exclude(redelivery_id=redelivery.id)
     if redelivery.cursor:
-        found = found.filter(id__gt=redelivery.cursor)
-    return list(found.values_list("id", flat=True)[:count])
+        rows = rows.filter(id__gt=redelivery.cursor)
+    return list(rows.values_list("id", flat=True)[:count])
 
 
 def _queue(
     redelivery: Redelivery, scope: Scope, webhook: Webhook | None, ids: Sequence[UUID]
 ) -> None:
-    """Queue what is not locked by others, and note the rest in `passed_over`."""
+    """Queue the rows that are not locked, and store the ids of the others in `passed_over`."""
     if redelivery.is_replay and webhook is not None:
         queued, redelivery.passed_over = _create_missing(redelivery, webhook, scope, ids)
     else:
@@ -208,9 +208,8 @@ def _queue(
     redelivery.queued_count += queued
 
 
-# Nothing here waits for a lock: neither for one of a stranger nor for one of a redelivery of the same
-# rows, whichever way round. The events are locked against an erasure (webhooks/repair/retention.py): nothing
-# goes out empty.
+# The statement never waits for a lock, not even for one of another redelivery of the same rows. It
+# locks the events so that no erasure (webhooks/repair/retention.py) can empty a payload meanwhile.
 REPEAT_SQL = """
 WITH picked AS MATERIALIZED (
     SELECT d.id, d.event_id, position
@@ -252,7 +251,7 @@ SELECT (SELECT count(*) FROM queued),
 
 
 def _repeat(redelivery: Redelivery, scope: Scope, ids: Sequence[UUID]) -> tuple[int, list[UUID]]:
-    """Queue deliveries once more; returns how many, and which of them are locked by others."""
+    """Queue deliveries again; return the number of queued ones and the ids of locked ones."""
     if not ids:
         return 0, []
     with connection.cursor() as cursor:
@@ -270,7 +269,7 @@ def _repeat(redelivery: Redelivery, scope: Scope, ids: Sequence[UUID]) -> tuple[
     return queued, locked
 
 
-# Kept true: the audit holds it against the deliveries that exist (webhooks/repair/integrity.py).
+# The audit compares fanout_count with the existing deliveries (webhooks/repair/integrity.py).
 RECOUNT_SQL = """
 UPDATE webhooks_event e
    SET fanout_count = greatest(e.fanout_count,
@@ -282,10 +281,10 @@ UPDATE webhooks_event e
 def _create_missing(
     redelivery: Redelivery, webhook: Webhook, scope: Scope, ids: Sequence[UUID]
 ) -> tuple[int, list[UUID]]:
-    """Create deliveries of events; returns how many, and which events are locked by others."""
-    found = missing(webhook, scope).filter(id__in=ids).order_by("id")
-    # Locked, so that a purge does not take an event away from under its new delivery.
-    free = list(found.select_for_update(no_key=True, skip_locked=True).values_list("id", "type"))
+    """Create deliveries of events; return their number and the ids of locked events."""
+    events = missing(webhook, scope).filter(id__in=ids).order_by("id")
+    # The lock keeps a purge from deleting an event while its delivery is created.
+    free = list(events.select_for_update(no_key=True, skip_locked=True).values_list("id", "type"))
     created = Delivery.objects.bulk_create(
         [
             Delivery(
@@ -302,5 +301,5 @@ def _create_missing(
     )
     with connection.cursor() as cursor:
         cursor.execute(RECOUNT_SQL, {"ids": [event_id for event_id, _ in free]})
-    # What is still missing was locked, since the others exist by now.
-    return len(created), list(found.values_list("id", flat=True))
+    # Events that are still missing are the locked ones: the others have a delivery now.
+    return len(created), list(events.values_list("id", flat=True))

@@ -1,4 +1,4 @@
-"""How far a redelivery is, and what became of what it sent."""
+"""The progress of a redelivery and the results of its deliveries."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from webhooks.models import Delivery, Pause, Redelivery, RedeliveryTakeover
 from webhooks.models.delivery import WAITING, DeliveryQuerySet
 
 PATIENCE = timedelta(seconds=30)
-"""A webhook that asked for less time than this is waited for."""
+"""A webhook with a shorter Retry-After counts as awaited, with a longer one as held."""
 IS_OFF = Q(status__in=WAITING) & ~Q(webhook__active=True, webhook__deleted_at=None)
 IS_STOPPED = Q(status=DeliveryStatus.PENDING) & (
     Q(Exists(Pause.objects.all()))
@@ -30,35 +30,36 @@ UNFINISHED = Count("id", filter=Q(status__in=(*WAITING, DeliveryStatus.SENDING))
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the deliveries of a redelivery have come."""
+    """The counts of a redelivery's deliveries."""
 
     matched: int
     queued: int
     succeeded: int
     failed: int
     retrying: int = 0
-    """Failed once more and will be tried again."""
+    """Deliveries that failed again and have another attempt scheduled."""
     held: int = 0
-    """Wait for a webhook that is switched off, fails or asked for time, or for the end of a pause."""
+    """Deliveries that wait for a webhook that is disabled, has an open breaker or sent Retry-After,
+    or for the end of a pause."""
     held_for_now: int = 0
-    """Of these, all but those of a webhook that is switched off: they go on by themselves."""
+    """Held deliveries except those of disabled webhooks; they continue without an operator's help."""
     unfinished: int = 0
 
     @property
     def is_over(self) -> bool:
-        """Whether all have ended; those that were purged since have, too."""
+        """Whether all deliveries are finished; purged ones count as finished."""
         return not self.unfinished
 
     @property
     def is_answered(self) -> bool:
-        """Whether nothing is left whose answer is still to come soon."""
+        """Whether every delivery is finished, has failed again or is held."""
         return self.unfinished <= self.retrying + self.held
 
 
 def _parts(redelivery: Redelivery) -> list[DeliveryQuerySet]:
-    """Return its deliveries: those it queued last, and those that a later redelivery took over.
+    """Return its deliveries in two querysets: its own, and those a later redelivery has taken over.
 
-    Apart, since an index leads to each of them and none to both.
+    Each has an index; a single query for both would have none.
     """
     own = Delivery.objects.filter(redelivery=redelivery)
     takeovers = RedeliveryTakeover.objects.filter(redelivery_id=redelivery.id)
@@ -67,7 +68,10 @@ def _parts(redelivery: Redelivery) -> list[DeliveryQuerySet]:
 
 
 def progress(redelivery: Redelivery) -> Progress:
-    """Return the present counts of a redelivery, whichever one sent its deliveries last."""
+    """Return the current counts of a redelivery's deliveries.
+
+    Deliveries that a later redelivery has taken over count as well. Two statements.
+    """
     counts: Counter[str] = Counter()
     for part in _parts(redelivery):
         counts.update(
@@ -85,7 +89,7 @@ def progress(redelivery: Redelivery) -> Progress:
 
 @dataclass(frozen=True)
 class WebhookOutcome:
-    """What became of one webhook's part of a redelivery."""
+    """The counts of a redelivery's deliveries to one webhook."""
 
     webhook_id: UUID
     name: str
@@ -95,7 +99,7 @@ class WebhookOutcome:
     retrying: int
     held: int
     last_error: str
-    """Of any that failed or is retried, or empty."""
+    """An error of a failed or retrying delivery; empty if none."""
 
     def __add__(self, other: "WebhookOutcome") -> "WebhookOutcome":
         return WebhookOutcome(
@@ -111,8 +115,8 @@ class WebhookOutcome:
 
 
 def outcomes(redelivery: Redelivery) -> list[WebhookOutcome]:
-    """Return what became of a redelivery by webhook, the largest part first. Two statements."""
-    found: dict[UUID, WebhookOutcome] = {}
+    """Return the counts of a redelivery per webhook, the largest first. Two statements."""
+    by_webhook: dict[UUID, WebhookOutcome] = {}
     for part in _parts(redelivery):
         rows = part.values("webhook_id", "webhook__name").annotate(
             queued=Count("id"),
@@ -135,6 +139,6 @@ def outcomes(redelivery: Redelivery) -> list[WebhookOutcome]:
                 row["held"],
                 row["last_error"] or "",
             )
-            earlier = found.get(outcome.webhook_id)
-            found[outcome.webhook_id] = outcome if earlier is None else earlier + outcome
-    return sorted(found.values(), key=lambda outcome: (-outcome.queued, outcome.webhook_id))
+            earlier = by_webhook.get(outcome.webhook_id)
+            by_webhook[outcome.webhook_id] = outcome if earlier is None else earlier + outcome
+    return sorted(by_webhook.values(), key=lambda outcome: (-outcome.queued, outcome.webhook_id))

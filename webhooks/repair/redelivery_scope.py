@@ -1,4 +1,4 @@
-"""Which deliveries a redelivery sends again, and which events a replay finds missing: reads only."""
+"""Select the deliveries of a redelivery and the missing events of a replay. Only reads."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,20 +16,19 @@ from webhooks.ids import first_id_of
 from webhooks.models import Delivery, Event, Redelivery, Webhook
 from webhooks.models.delivery import DeliveryQuerySet
 
-SHOWN = 3
-"""Webhooks that a warning names."""
-
+MAX_NAMED_WEBHOOKS = 3
+"""How many webhooks a warning names."""
 
 REPEATABLE = frozenset(DeliveryStatus.values) - {DeliveryStatus.SENDING}
-"""What is in flight is left alone; everything else may go (again) now."""
+"""The statuses of deliveries that may be sent again: all except those in flight."""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """Which deliveries: all conditions together. Times are those of the delivery's creation."""
+    """The deliveries that match all of these conditions; times are those of their creation."""
 
     delivery_ids: tuple[UUID, ...] | None = None
-    """None for all that fit the rest; an empty tuple names none."""
+    """None means any delivery; an empty tuple means none."""
     webhook_id: UUID | None = None
     event_id: UUID | None = None
     event_type: str | None = None
@@ -38,16 +37,16 @@ class Scope:
     since: datetime | None = None
     until: datetime | None = None
     limit: int | None = None
-    """At most so many, the oldest first."""
+    """The maximum number of deliveries, the oldest first."""
 
     def check(self) -> None:
-        """Raise RedeliveryScopeError for a scope that means everything, or nothing possible."""
-        is_named = self.delivery_ids is not None
-        if not (is_named or self.webhook_id or self.event_id or self.owner_id):
+        """Raise RedeliveryScopeError if the scope is unlimited or cannot match any delivery."""
+        has_ids = self.delivery_ids is not None
+        if not (has_ids or self.webhook_id or self.event_id or self.owner_id):
             raise RedeliveryScopeError
         if unknown := set(self.statuses) - REPEATABLE:
             raise RedeliveryScopeError(
-                f"Not a status that can be redelivered: {', '.join(sorted(unknown))}."
+                f"Deliveries with this status cannot be redelivered: {', '.join(sorted(unknown))}."
             )
         if self.since and self.until and self.since > self.until:
             raise RedeliveryScopeError("The time range ends before it starts.")
@@ -70,10 +69,10 @@ class Scope:
         return cls(**values)
 
 
-def scope_of(asked: Redelivery) -> Scope | None:
-    """Return what was asked for; None where another version wrote it and this cannot read it."""
+def scope_of(redelivery: Redelivery) -> Scope | None:
+    """Return a redelivery's scope, or None if another version wrote it in an unknown form."""
     try:
-        return Scope.from_json(asked.scope)
+        return Scope.from_json(redelivery.scope)
     except (AttributeError, TypeError, ValueError):
         return None
 
@@ -89,27 +88,30 @@ def _plain(value: Any) -> Any:
 
 
 def matching(scope: Scope) -> DeliveryQuerySet:
-    """Return the deliveries that a redelivery of this scope would send, oldest first."""
+    """Return the deliveries that a redelivery of this scope sends, oldest first, without the limit.
+
+    Raises RedeliveryScopeError for an invalid scope.
+    """
     scope.check()
-    found = Delivery.objects.filter(status__in=scope.statuses, webhook__deleted_at=None).exclude(
+    matches = Delivery.objects.filter(status__in=scope.statuses, webhook__deleted_at=None).exclude(
         event__payload=b""
     )
     if scope.delivery_ids is not None:
-        found = found.filter(id__in=scope.delivery_ids)
+        matches = matches.filter(id__in=scope.delivery_ids)
     for name in ("webhook_id", "event_id", "event_type", "owner_id"):
         if value := getattr(scope, name):
-            found = found.filter(**{name: value})
+            matches = matches.filter(**{name: value})
     if scope.since:
-        found = found.filter(created_at__gte=scope.since)
+        matches = matches.filter(created_at__gte=scope.since)
     if scope.until:
-        found = found.filter(created_at__lt=scope.until)
-    return found.order_by("id")
+        matches = matches.filter(created_at__lt=scope.until)
+    return matches.order_by("id")
 
 
 def warnings_of(scope: Scope | None) -> list[str]:
-    """Return what whoever asks for this redelivery or replay should know, a sentence each.
+    """Return warnings about a redelivery or replay, one sentence each.
 
-    That is, so far: which ordered webhooks it may send to, whose order it does not keep.
+    The only warning so far names the ordered webhooks whose order it does not keep.
     """
     if scope is None:
         return []
@@ -117,29 +119,30 @@ def warnings_of(scope: Scope | None) -> list[str]:
     if scope.webhook_id:
         webhooks = webhooks.filter(id=scope.webhook_id)
     elif scope.delivery_ids is not None or scope.event_id:
-        # A replay names its webhook; so these deliveries exist.
-        of_webhook = Delivery.objects.filter(webhook=OuterRef("id"))
+        # A replay has a webhook_id, so this is a redelivery, whose deliveries exist.
+        deliveries = Delivery.objects.filter(webhook=OuterRef("id"))
         if scope.delivery_ids is not None:
-            of_webhook = of_webhook.filter(id__in=scope.delivery_ids)
+            deliveries = deliveries.filter(id__in=scope.delivery_ids)
         if scope.event_id:
-            of_webhook = of_webhook.filter(event_id=scope.event_id)
-        webhooks = webhooks.filter(Exists(of_webhook))
+            deliveries = deliveries.filter(event_id=scope.event_id)
+        webhooks = webhooks.filter(Exists(deliveries))
     if scope.owner_id:
         webhooks = webhooks.filter(owner_id=scope.owner_id)
     return order_warnings(webhooks)
 
 
 def order_warnings(webhooks: QuerySet[Webhook]) -> list[str]:
-    """Return the sentence about those of the webhooks that are ordered, if any. One statement."""
-    names = list(
-        webhooks.filter(ordered=True).order_by("id").values_list("name", flat=True)[: SHOWN + 1]
-    )
+    """Return a warning about the ordered ones of these webhooks, or nothing. One statement."""
+    ordered = webhooks.filter(ordered=True).order_by("id")
+    names = list(ordered.values_list("name", flat=True)[: MAX_NAMED_WEBHOOKS + 1])
     if not names:
         return []
-    named = ", ".join(names[:SHOWN]) + (" and others" if len(names) > SHOWN else "")
+    named = ", ".join(names[:MAX_NAMED_WEBHOOKS])
+    if len(names) > MAX_NAMED_WEBHOOKS:
+        named += " and others"
     return [
-        f"Not in order: {named} receives its events in their order, but what is redelivered or "
-        "replayed is exempt from it and can arrive in any order, also behind newer events."
+        f"Not in order: {named} receives events in order, but redelivered and replayed events may "
+        "arrive in any order, also after newer events."
     ]
 
 
@@ -154,7 +157,7 @@ def replay_scope(
 ) -> Scope:
     """Return the scope of a replay, for missing(); raises RedeliveryScopeError."""
     if since is None and event_id is None:
-        raise RedeliveryScopeError("Say from when on events are to be looked at, or name one.")
+        raise RedeliveryScopeError("Give the start of the time range, or an event.")
     scope = Scope(
         webhook_id=webhook.id,
         event_id=event_id,
@@ -169,28 +172,29 @@ def replay_scope(
 
 
 def missing(webhook: Webhook, scope: Scope) -> QuerySet[Event]:
-    """Return the events of a time range that this webhook selects and has no delivery of."""
-    types = [one.name for one in catalog.all_types() if webhook.receives(one.name)]
+    """Return the scope's events that this webhook selects but has no delivery of."""
+    types = [event_type.name for event_type in catalog.all_types()]
+    types = [name for name in types if webhook.receives(name)]
     if scope.event_type:
         types = [name for name in types if name == scope.event_type]
-    found = Event.objects.filter(type__in=types).exclude(payload=b"")
+    events = Event.objects.filter(type__in=types).exclude(payload=b"")
     if scope.event_id:
-        found = found.filter(id=scope.event_id)
+        events = events.filter(id=scope.event_id)
     if webhook.is_platform:
-        found = found.filter(is_self_reported=False)
+        events = events.filter(is_self_reported=False)
     else:
-        found = found.filter(owner_id=webhook.owner_id)
+        events = events.filter(owner_id=webhook.owner_id)
     if scope.since:
-        found = found.filter(id__gte=first_id_of(scope.since), created_at__gte=scope.since)
+        events = events.filter(id__gte=first_id_of(scope.since), created_at__gte=scope.since)
     if scope.until:
-        found = found.filter(created_at__lt=scope.until)
+        events = events.filter(created_at__lt=scope.until)
     exists = Exists(Delivery.objects.filter(webhook=webhook, event_id=OuterRef("id")))
-    return found.exclude(exists)
+    return events.exclude(exists)
 
 
 def webhooks_missing(event: Event) -> list[Webhook]:
-    """Return the webhooks that select an event now and have no delivery of it."""
-    found = Webhook.objects.receiving(event).exclude(
+    """Return the webhooks that currently select an event but have no delivery of it."""
+    webhooks = Webhook.objects.receiving(event).exclude(
         Exists(Delivery.objects.filter(webhook=OuterRef("id"), event_id=event.id))
     )
-    return [webhook for webhook in found.order_by("id") if webhook.receives(event.type)]
+    return [webhook for webhook in webhooks.order_by("id") if webhook.receives(event.type)]

@@ -1,7 +1,7 @@
-"""Values at rest under a new key: how many wait for it, and the work itself.
+"""Re-encrypt stored values with the first key, and count the outdated and unreadable ones.
 
-Each value is changed by compare-and-swap, so that sending, rotating and editing go on meanwhile;
-a crash leaves every value readable with one of the keys, and the next run does the rest.
+A compare-and-swap replaces each value, so that sending, rotating and editing continue meanwhile.
+After a crash every value is readable with one of the keys, and the next run continues.
 """
 
 from collections.abc import Iterator
@@ -22,28 +22,27 @@ from webhooks.models.encryption import (
 
 BATCH_ROWS = 500
 
-
 Rows: TypeAlias = models.QuerySet[Any]
 
 
 class Column(NamedTuple):
-    """One place where encrypted values are stored."""
+    """A column with encrypted values."""
 
     model: type[models.Model]
     field: str
     noun: str
 
     def with_header(self) -> Rows:
-        """Rows that hold a value, with the first bytes of it, which name its key."""
-        beginning = Func(
+        """Return the rows with a value, annotated with its `header`, which names the key."""
+        header = Func(
             F(self.field), 1, HEADER_BYTES, function="substr", output_field=models.BinaryField()
         )
-        holding = self.model._default_manager.exclude(**{self.field: None})
-        rows: Rows = holding.annotate(header=beginning)
+        with_value = self.model._default_manager.exclude(**{self.field: None})
+        rows: Rows = with_value.annotate(header=header)
         return rows
 
     def outdated(self) -> Rows:
-        """Rows whose value is not encrypted with the first key."""
+        """Return the rows whose value another key than the first one encrypts."""
         return self.with_header().exclude(header=header_of_current_key())
 
 
@@ -55,7 +54,10 @@ COLUMNS = (
 
 
 def count_unreadable() -> int:
-    """Return how many values no key of WEBHOOKS_ENCRYPTION_KEYS can decrypt, in one query each."""
+    """Return the number of values that no key in WEBHOOKS_ENCRYPTION_KEYS decrypts.
+
+    One statement per column.
+    """
     known = Q(header__in=headers_of_known_keys())
     return sum(
         column.with_header().exclude(known).aggregate(count=Count("pk"))["count"]
@@ -64,12 +66,12 @@ def count_unreadable() -> int:
 
 
 def count_outdated() -> dict[str, int]:
-    """Return how many values of each kind another key than the first one encrypted."""
+    """Return the number of values by noun that another key than the first one encrypts."""
     return {column.noun: column.outdated().count() for column in COLUMNS}
 
 
 def reencrypt_all() -> Iterator[tuple[str, int, int]]:
-    """Encrypt everything with the first key; yields (noun, done, unreadable) after each batch."""
+    """Encrypt all values with the first key; yield (noun, changed, unreadable) for each batch."""
     for column in COLUMNS:
         last_id = UUID(int=0)
         while rows := list(
@@ -81,17 +83,17 @@ def reencrypt_all() -> Iterator[tuple[str, int, int]]:
             done = unreadable = 0
             for row_id, stored in rows:
                 try:
-                    fresh = reencrypt(bytes(stored), row_id)
+                    value = reencrypt(bytes(stored), row_id)
                 except EncryptionKeyError:
                     unreadable += 1
                     continue
-                done += _swap(column, row_id, bytes(stored), fresh)
+                done += _swap(column, row_id, bytes(stored), value)
             last_id = rows[-1][0]
             yield column.noun, done, unreadable
 
 
 def _swap(column: Column, row_id: UUID, old: bytes, new: bytes) -> int:
-    """Replace a value unless somebody else has done so since it was read."""
+    """Replace a value unless it has changed since it was read; return the number of rows, 0 or 1."""
     return column.model._default_manager.filter(**{"pk": row_id, column.field: old}).update(
         **{column.field: new}
     )

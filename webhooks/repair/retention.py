@@ -1,10 +1,10 @@
-"""Retention: remove what has ended long ago, or erase payloads and keep the history.
+"""Retention: delete deliveries that finished long ago, or erase payloads and keep the rows.
 
-Counted from the *terminal* time of a delivery; what is still to be sent, or was sent again lately,
-is never touched. One batch is one transaction: deliveries, their attempts and the events that are
-left without any go together, so that a crash or Ctrl-C leaves whole deliveries behind and the next
-run goes on. Batches grow and shrink to keep their locks short, and pauses between them leave
-Postgres to the workers.
+The age of a delivery is the time since it last finished; unfinished and recently redelivered ones are
+never touched. Each batch is one transaction that deletes deliveries, their attempts and the events
+without other deliveries, so that a crash or Ctrl-C leaves only whole deliveries and the next run
+continues. Batches grow and shrink to keep their locks short, and pauses between them leave Postgres
+to the workers.
 """
 
 import time
@@ -37,23 +37,23 @@ FIRST = UUID(int=0)
 FIRST_BATCH = 500
 LARGEST_BATCH = 5_000
 TARGET_SECONDS = 0.05
-"""How long a batch shall take, and so its locks; they must never be held for 200 ms."""
+"""The target duration of a batch, which bounds its locks; the hard limit is 200 ms."""
 SHARE = 0.2
-"""Of the time, how much is spent purging; the rest is the workers'."""
+"""The share of time that a purge spends in Postgres; it pauses for the rest."""
 LONGEST_PAUSE_SECONDS = 1.0
 LONGEST_TRANSACTION = timedelta(days=1)
-"""One that began before a webhook was deleted may still add a delivery, unseen by others."""
+"""A transaction that began before a webhook's deletion may still add a delivery for this long."""
 SLICE_SECONDS = 1.0
-"""One turn of the daily run."""
+"""The duration of one slice of the daily run."""
 RUN_REFERENCE = "retention"
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What may go: deliveries that ended before `before`, in one of these statuses.
+    """Which deliveries to purge: those with one of `statuses` that finished before `before`.
 
-    With `payloads_only` rows stay and lose what was sent and answered. `owner_id` erases the
-    payloads of one owner's events, however young; it implies `payloads_only`.
+    With `payloads_only`, a purge keeps the rows and erases payloads, requests and responses. With
+    `owner_id`, it erases those of one owner's events; that implies `payloads_only`.
     """
 
     before: datetime
@@ -64,7 +64,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Purged:
-    """How much was removed, or erased, or would be."""
+    """The numbers of rows that a purge deleted or erased, or would do."""
 
     deliveries: int = 0
     attempts: int = 0
@@ -76,30 +76,30 @@ class Purged:
         return Purged(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
-# Who sends again locks events before deliveries; here nothing waits for a lock, so that neither
-# way round can end in a deadlock. What is locked is left for the next run.
+# A redelivery may lock the same rows in another order. No statement here waits for a lock, so that
+# no deadlock is possible; the next run handles the locked rows.
 DELETE_SQL = """
 WITH page AS MATERIALIZED (
     SELECT id, event_id, status, finished_at FROM webhooks_delivery
      WHERE id > %(after)s AND id < %(last)s
      ORDER BY id LIMIT %(batch)s
-), doomed AS MATERIALIZED (
+), expired AS MATERIALIZED (
     SELECT d.id, d.event_id FROM webhooks_delivery d JOIN page USING (id)
      WHERE d.finished_at < %(before)s AND d.status = ANY(%(statuses)s)
        FOR UPDATE OF d SKIP LOCKED
 ), locked AS MATERIALIZED (
     SELECT e.id, e.fanout_count, counted.count
       FROM webhooks_event e
-      JOIN (SELECT event_id, count(*) FROM doomed GROUP BY 1) AS counted ON counted.event_id = e.id
+      JOIN (SELECT event_id, count(*) FROM expired GROUP BY 1) AS counted ON counted.event_id = e.id
        FOR UPDATE OF e SKIP LOCKED
-), going AS MATERIALIZED (
-    SELECT doomed.id FROM doomed JOIN locked ON locked.id = doomed.event_id
+), purged AS MATERIALIZED (
+    SELECT expired.id FROM expired JOIN locked ON locked.id = expired.event_id
 ), takeovers AS (
-    DELETE FROM webhooks_redeliverytakeover t USING going WHERE t.delivery_id = going.id
+    DELETE FROM webhooks_redeliverytakeover t USING purged WHERE t.delivery_id = purged.id
 ), attempts AS (
-    DELETE FROM webhooks_attempt a USING going WHERE a.delivery_id = going.id RETURNING 1
+    DELETE FROM webhooks_attempt a USING purged WHERE a.delivery_id = purged.id RETURNING 1
 ), deliveries AS (
-    DELETE FROM webhooks_delivery d USING going WHERE d.id = going.id RETURNING 1
+    DELETE FROM webhooks_delivery d USING purged WHERE d.id = purged.id RETURNING 1
 ), events AS (
     DELETE FROM webhooks_event e USING locked
      WHERE e.id = locked.id AND locked.fanout_count <= locked.count RETURNING 1
@@ -113,31 +113,31 @@ SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1),
        (SELECT count(*) FROM events)
 """
 
-# Events that no webhook wanted, or whose deliveries went earlier.
+# Events that had no matching webhook, or whose deliveries an earlier run deleted.
 DELETE_UNWANTED_SQL = """
 WITH page AS MATERIALIZED (
     SELECT id FROM webhooks_event
      WHERE id > %(after)s AND id < %(last)s
      ORDER BY id LIMIT %(batch)s
-), doomed AS MATERIALIZED (
+), expired AS MATERIALIZED (
     SELECT e.id FROM webhooks_event e JOIN page USING (id)
      WHERE e.fanout_count = 0
        AND NOT EXISTS (SELECT FROM webhooks_delivery d WHERE d.event_id = e.id)
        FOR UPDATE OF e SKIP LOCKED
 ), events AS (
-    DELETE FROM webhooks_event e USING doomed WHERE e.id = doomed.id RETURNING 1
+    DELETE FROM webhooks_event e USING expired WHERE e.id = expired.id RETURNING 1
 )
 SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1), 0, 0, (SELECT count(*) FROM events)
 """
 
-# The deliveries are locked too, and all must be there: none may be sent again meanwhile.
+# The statement must lock all deliveries of an event, so that no redelivery sends one meanwhile.
 ERASE_SQL = """
 WITH page AS MATERIALIZED (
     SELECT id FROM webhooks_event
      WHERE id > %(after)s AND id < %(last)s
        AND (%(owner)s::uuid IS NULL OR owner_id = %(owner)s)
      ORDER BY id LIMIT %(batch)s
-), doomed AS MATERIALIZED (
+), expired AS MATERIALIZED (
     SELECT e.id, e.fanout_count FROM webhooks_event e JOIN page USING (id)
      WHERE e.payload <> '' AND NOT EXISTS (
         SELECT FROM webhooks_delivery d
@@ -145,41 +145,41 @@ WITH page AS MATERIALIZED (
                                       OR d.status <> ALL(%(statuses)s)))
        FOR NO KEY UPDATE OF e SKIP LOCKED
 ), locked AS MATERIALIZED (
-    SELECT d.id, d.event_id FROM webhooks_delivery d JOIN doomed ON d.event_id = doomed.id
+    SELECT d.id, d.event_id FROM webhooks_delivery d JOIN expired ON d.event_id = expired.id
      WHERE d.finished_at < %(before)s AND d.status = ANY(%(statuses)s)
        FOR UPDATE OF d SKIP LOCKED
-), going AS MATERIALIZED (
-    SELECT doomed.id FROM doomed
-     WHERE (SELECT count(*) FROM locked WHERE locked.event_id = doomed.id) >= doomed.fanout_count
+), purged AS MATERIALIZED (
+    SELECT expired.id FROM expired
+     WHERE (SELECT count(*) FROM locked WHERE locked.event_id = expired.id) >= expired.fanout_count
 ), attempts AS (
     UPDATE webhooks_attempt a
        SET request_head = '', response_head = NULL, response_body = NULL
-      FROM locked JOIN going ON going.id = locked.event_id
+      FROM locked JOIN purged ON purged.id = locked.event_id
      WHERE a.delivery_id = locked.id
     RETURNING 1
 ), events AS (
-    UPDATE webhooks_event e SET payload = '' FROM going WHERE e.id = going.id RETURNING 1
+    UPDATE webhooks_event e SET payload = '' FROM purged WHERE e.id = purged.id RETURNING 1
 )
 SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1),
        0, (SELECT count(*) FROM attempts), (SELECT count(*) FROM events)
 """
 
 COUNT_SQL = """
-WITH doomed AS MATERIALIZED (
+WITH expired AS MATERIALIZED (
     SELECT id, event_id FROM webhooks_delivery
      WHERE id < %(last)s AND finished_at < %(before)s AND status = ANY(%(statuses)s)
 )
-SELECT (SELECT count(*) FROM doomed),
-       (SELECT count(*) FROM webhooks_attempt a JOIN doomed ON doomed.id = a.delivery_id),
+SELECT (SELECT count(*) FROM expired),
+       (SELECT count(*) FROM webhooks_attempt a JOIN expired ON expired.id = a.delivery_id),
        (SELECT count(*) FROM webhooks_event e
-          JOIN (SELECT event_id, count(*) FROM doomed GROUP BY 1) AS gone ON gone.event_id = e.id
+          JOIN (SELECT event_id, count(*) FROM expired GROUP BY 1) AS gone ON gone.event_id = e.id
          WHERE e.fanout_count <= gone.count)
      + (SELECT count(*) FROM webhooks_event e
          WHERE e.id < %(last)s AND e.fanout_count = 0 AND %(all_statuses)s)
 """
 
 COUNT_ERASED_SQL = """
-WITH doomed AS MATERIALIZED (
+WITH expired AS MATERIALIZED (
     SELECT e.id FROM webhooks_event e
      WHERE e.id < %(last)s AND e.payload <> ''
        AND (%(owner)s::uuid IS NULL OR e.owner_id = %(owner)s)
@@ -189,14 +189,14 @@ WITH doomed AS MATERIALIZED (
                                       OR d.status <> ALL(%(statuses)s)))
 )
 SELECT 0,
-       (SELECT count(*) FROM doomed JOIN webhooks_delivery d ON d.event_id = doomed.id
+       (SELECT count(*) FROM expired JOIN webhooks_delivery d ON d.event_id = expired.id
           JOIN webhooks_attempt a ON a.delivery_id = d.id),
-       (SELECT count(*) FROM doomed)
+       (SELECT count(*) FROM expired)
 """
 
 
 def count(policy: Policy) -> Purged:
-    """Return what purge() would remove or erase now; changes nothing."""
+    """Return the numbers of rows that purge() would delete or erase now."""
     sql = COUNT_ERASED_SQL if _erases(policy) else COUNT_SQL
     deliveries, attempts, events = _query(sql, _parameters(policy))[0]
     if _erases(policy):
@@ -211,7 +211,7 @@ def count(policy: Policy) -> Purged:
 
 
 def kept_pending(owner_id: UUID) -> int:
-    """Return how many of an owner's events keep their payload because it is still to be sent."""
+    """Return how many of an owner's events keep their payload because of unfinished deliveries."""
     sql = """
     SELECT count(DISTINCT e.id) FROM webhooks_event e JOIN webhooks_delivery d ON d.event_id = e.id
      WHERE e.owner_id = %(owner)s AND e.payload <> '' AND d.finished_at IS NULL
@@ -221,7 +221,7 @@ def kept_pending(owner_id: UUID) -> int:
 
 @dataclass(frozen=True)
 class Position:
-    """How far a purge has come: in which of its passes, behind which row, with what batch."""
+    """The progress of a purge: completed passes, last row of the current one, batch size."""
 
     passed: int = 0
     after: UUID = FIRST
@@ -231,10 +231,10 @@ class Position:
 def purge(
     policy: Policy, *, batch_size: int = LARGEST_BATCH, share: float = SHARE
 ) -> Generator[Purged]:
-    """Remove or erase what the policy lets go, a batch per step; yields what each batch did.
+    """Delete or erase the policy's rows in batches; yield the numbers of each batch.
 
-    May be stopped between any two steps, and run by several at once. `share` is the part of the
-    time that is spent in Postgres.
+    The caller may stop after any batch, and several processes may purge at once. `share` (0 to 1) is
+    the share of time to spend in Postgres. Raises Django's database errors.
     """
     for purged, _ in _walk(policy, Position(), batch_size, share):
         yield purged
@@ -243,7 +243,7 @@ def purge(
 def _walk(
     policy: Policy, position: Position, batch_size: int, share: float
 ) -> Iterator[tuple[Purged, Position]]:
-    """Yield what each batch did, and where the next one begins."""
+    """Yield the numbers of each batch and the position of the next."""
     parameters = _parameters(policy)
     passes = _passes(policy, is_for_all=parameters["all_statuses"])
     while position.passed < len(passes):
@@ -271,11 +271,12 @@ def _passes(policy: Policy, *, is_for_all: bool) -> list[str]:
 
 
 def leave_to_the_workers(seconds: float, share: float = SHARE) -> None:
+    """Sleep after a statement of this duration, so that purging takes only its share of time."""
     time.sleep(min(seconds * (1 / share - 1), LONGEST_PAUSE_SECONDS))
 
 
 def next_batch(batch: int, seconds: float, largest: int) -> int:
-    """Return how many rows the next batch looks at, after one that took this long."""
+    """Return the size of the next batch, given the size and the duration of the last one."""
     if seconds > 2 * TARGET_SECONDS:
         return max(batch // 4, 1)
     if seconds > TARGET_SECONDS:
@@ -289,7 +290,7 @@ def _erases(policy: Policy) -> bool:
 
 def _parameters(policy: Policy) -> dict[str, Any]:
     return {
-        # What ended before then was also created before then.
+        # A delivery that finished before this time was also created before it.
         "last": first_id_of(policy.before),
         "before": policy.before,
         "statuses": list(policy.statuses),
@@ -298,7 +299,7 @@ def _parameters(policy: Policy) -> dict[str, Any]:
     }
 
 
-# What nothing points at any more.
+# Rows without references.
 
 
 def _unreferenced_webhooks(policy: Policy) -> Any:
@@ -317,7 +318,7 @@ def _unreferenced_redeliveries(policy: Policy) -> Any:
 
 
 def _remove_unreferenced(policy: Policy) -> Purged:
-    """Remove some of them; what somebody has locked, or is too much for once, waits for a next run."""
+    """Delete up to LARGEST_BATCH unreferenced rows of each kind, except locked ones."""
     with limited_transaction():
         webhooks = _locked(_unreferenced_webhooks(policy))
         secrets = SigningSecret.objects.filter(webhook__in=webhooks)
@@ -336,7 +337,7 @@ def _remove_unreferenced(policy: Policy) -> Purged:
 
 
 def _locked(rows: QuerySet[Any]) -> set[UUID]:
-    """Lock those of the rows that nobody else has locked; returns their ids."""
+    """Lock up to LARGEST_BATCH of the unlocked rows and return their ids."""
     free = rows.select_for_update(skip_locked=True).order_by("id")
     return set(free.values_list("id", flat=True)[:LARGEST_BATCH])
 
@@ -345,7 +346,7 @@ def _locked(rows: QuerySet[Any]) -> set[UUID]:
 
 
 def record(purged: Purged, actor_id: UUID | None = None) -> None:
-    """Note in the audit log what a run did."""
+    """Write the numbers of a run to the audit log."""
     AuditEntry.objects.create(
         actor_id=actor_id,
         action="purge",
@@ -355,7 +356,10 @@ def record(purged: Purged, actor_id: UUID | None = None) -> None:
 
 
 def purge_daily(progress: dict[str, Any]) -> dict[str, Any] | None:
-    """Do a slice of the daily run; a chore (webhooks/repair/chores.py)."""
+    """Do a slice of the daily run, and return the new progress, or None at the end.
+
+    A chore (webhooks/repair/chores.py) calls this with the stored progress; {} starts a run.
+    """
     if not progress:
         AuditEntry.objects.create(action="purge started", object_reference=RUN_REFERENCE)
     before = (
@@ -382,9 +386,6 @@ def purge_daily(progress: dict[str, Any]) -> dict[str, Any] | None:
             }
     record(purged)
     return None
-
-
-# What is simply too old.
 
 
 def _query(sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:

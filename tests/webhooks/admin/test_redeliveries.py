@@ -53,7 +53,7 @@ def test_a_choice_is_counted_before_anything_happens(
 @pytest.mark.parametrize(
     ("query", "problem"),
     [
-        ("status=FAILED", "Say which deliveries"),
+        ("status=FAILED", "Select the deliveries"),
         ("webhook=nobody", "There is no such webhook."),
         ("owner=nobody@example.com", "Nobody has this address or id."),
         ("event=evt_1", "is not an id of the form"),

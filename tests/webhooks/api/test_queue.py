@@ -82,4 +82,4 @@ def test_failed_ones_are_retried_by_a_redelivery(
     assert by_user.status_code == by_webhook.status_code == 202
     assert by_user.json()["matchedCount"] == by_webhook.json()["matchedCount"] == 1
     assert of_all.status_code == 400
-    assert "Say which deliveries" in of_all.json()["detail"]
+    assert "Select the deliveries" in of_all.json()["detail"]

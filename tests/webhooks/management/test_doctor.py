@@ -33,12 +33,12 @@ def test_healthy_system_prints_a_line_for_each_check(run: Run) -> None:
     assert [line.split()[0] for line in lines] == ["ok"] * len(CHECKS)
     assert lines[4:] == [
         "ok       workers     1 worker is alive.",
-        "ok       backlog     Nothing is due.",
-        "ok       chores      Housekeeping does its chores.",
+        "ok       backlog     No delivery is due.",
+        "ok       chores      All housekeeping chores run and succeed.",
         "ok       order       Events are in order with the transactions of this server.",
         "ok       encryption  All stored values can be decrypted with the first key.",
-        "ok       settings    No setting hurts.",
-        "ok       audit       Every event has its deliveries, and every delivery is where it says.",
+        "ok       settings    No setting is risky.",
+        "ok       audit       All events, deliveries and attempts are consistent.",
     ]
 
 
@@ -56,12 +56,12 @@ def test_finding_comes_with_ids_and_what_mends_it(run: Run, user: User) -> None:
     mended = run("doctor", "--mend")
 
     assert ran.out.splitlines()[-3:] == [
-        "failure  audit       Deliveries in flight at a worker that no longer lives: 1.",
+        "failure  audit       Deliveries in flight at a dead worker: 1.",
         f"                     {delivery.public_id}",
         "                     → manage.py doctor --mend",
     ]
     assert (ran.code, ran.err) == (1, "1 failure, 0 warnings.\n")
-    assert (mended.code, mended.err) == (0, "Mended 1 row.\n")
+    assert (mended.code, mended.err) == (0, "Repaired 1 row.\n")
     delivery.refresh_from_db()
     assert (delivery.status, delivery.claimed_by, delivery.is_suspect) == ("PENDING", None, True)
 
@@ -76,7 +76,7 @@ def test_json(run: Run, user: User) -> None:
     assert document["findings"][-1] == {
         "check": "audit",
         "level": "failure",
-        "message": "Deliveries in flight at a worker that no longer lives: 1.",
+        "message": "Deliveries in flight at a dead worker: 1.",
         "mend": "manage.py doctor --mend",
         "count": 1,
         "ids": [delivery.public_id],

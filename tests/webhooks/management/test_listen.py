@@ -66,7 +66,7 @@ def test_forwards_and_goes_on_by_cursor(user: User, other_user: User) -> None:
             (first,) = trigger(user)
             sent, answered = lines(process, 2)
             process.send_signal(signal.SIGTERM)
-            cursor = said(process).removeprefix("Stopped. Go on with --after ").strip()
+            cursor = said(process).removeprefix("Stopped. Continue with --after ").strip()
             assert process.wait(10) == 0
         missed = trigger(user, 3)
         with listening(*to, "--after", cursor) as process:
@@ -122,9 +122,9 @@ def test_without_a_target_prints_bodies(user: User) -> None:
     ("arguments", "message", "code"),
     [
         ([], "Give either --owner, or --server and --token.", 2),
-        (["--server", "https://x"], "--server and --token belong together.", 2),
-        (["--owner", "eve"], "The owner 'eve' is not known: give an e-mail address or an id.", 1),
-        (["--owner", "ada", "--after", "x!"], "This is not a cursor of the feed", 1),
+        (["--server", "https://x"], "--server needs --token, and --token needs --server.", 2),
+        (["--owner", "eve"], "The owner 'eve' does not exist: use an e-mail address or an id.", 1),
+        (["--owner", "ada", "--after", "x!"], "This is not a valid feed cursor", 1),
         (["--server", "http://x", "--token", "t"], "The token only goes to https://", 1),
         (["--owner", "ada", "--events", "nothing"], "'nothing' selects no event type", 1),
         (["--owner", "ada", "--forward-to", "ftp://x"], "'ftp://x' is not a URL such as", 1),

@@ -15,9 +15,9 @@ def test_pause_and_end(run: Run) -> None:
 
     assert (paused.code, ended.code, reason) == (0, 0, "Too many\x1b[31m")
     assert paused.out == (
-        "All sending is paused (Too many\\x1b[31m). manage.py pause --end starts it again.\n"
+        "All sending is paused (Too many\\x1b[31m). manage.py pause --end resumes it.\n"
     )
-    assert ended.out == "Sending goes on.\n"
+    assert ended.out == "Sending is resumed.\n"
     assert not Pause.objects.exists()
     assert list(AuditEntry.objects.order_by("id").values_list("action", "changes")) == [
         ("sending.pause", {"paused": [False, True], "reason": "Too many\x1b[31m"}),
@@ -32,7 +32,7 @@ def test_what_is_so_already_is_said_and_not_recorded(run: Run) -> None:
 
     assert not_paused.out == "Sending is not paused.\n"
     assert again.out == (
-        f"All sending is paused already, since {since:%Y-%m-%d %H:%M} UTC (First).\n"
+        f"All sending is already paused, since {since:%Y-%m-%d %H:%M} UTC (First).\n"
     )
     assert Pause.objects.get().reason == "First"
     assert not AuditEntry.objects.exists()

@@ -31,9 +31,9 @@ def history(user: User, webhook: Webhook) -> None:
 def test_dry_run_says_what_would_go(run: Run, history: None) -> None:
     ran = run("purge", "--older-than", "30d", "--dry-run")
 
-    before = ran.out.partition("ended before ")[2][:20]
+    before = ran.out.partition("finished before ")[2][:20]
     assert ran.out == (
-        f"Would delete 3 deliveries, 3 attempts and 3 events, ended before {before}, "
+        f"Would delete 3 deliveries, 3 attempts and 3 events, finished before {before}, "
         "0 deleted webhooks and 0 old redeliveries. (--dry-run)\n"
     )
     assert Delivery.objects.count() == 4
@@ -55,14 +55,14 @@ def test_purge_tells_in_json_and_in_the_audit_log(run: Run, history: None) -> No
 def test_asks_in_a_terminal(run: Run, history: None, answer: str, left: int, code: int) -> None:
     ran = run("purge", "--older-than", "30d", answers=answer)
 
-    assert "for good? [y/N] " in ran.err
+    assert "permanently? [y/N] " in ran.err
     assert (ran.code, Delivery.objects.count()) == (code, left)
 
 
 def test_refuses_without_a_terminal(run: Run, history: None) -> None:
     ran = run("purge", "--older-than", "30d")
 
-    assert ran.err.endswith("for good? Nobody is there to ask: add --no-input.\n")
+    assert ran.err.endswith("permanently? To confirm without a terminal, add --no-input.\n")
     assert (ran.code, Delivery.objects.count()) == (1, 4)
 
 
@@ -70,8 +70,10 @@ def test_owner_is_erased(run: Run, history: None, user: User) -> None:
     ran = run("purge", "--owner", "ada", "--no-input")
 
     first, second = ran.out.splitlines()
-    assert first.startswith("Erase the payloads of 3 events of ada and of 3 attempts, ended before")
-    assert second == "1 payload kept: still to be sent."
+    assert first.startswith(
+        "Erase the payloads of 3 events of ada and of 3 attempts, finished before"
+    )
+    assert second == "Kept 1 payload with unfinished deliveries."
     assert Event.objects.exclude(payload=b"").count() == 1
 
 
@@ -100,18 +102,18 @@ def test_interrupted_purge_says_what_it_did(
 
     ran = run("purge", "--older-than", "30d", "--batch-size", 1, "--no-input")
 
-    assert ran.out.startswith("Delete 1 delivery, 1 attempt and 1 event, ended before ")
-    assert ran.err.splitlines()[-1] == "Interrupted; run it again to go on."
+    assert ran.out.startswith("Delete 1 delivery, 1 attempt and 1 event, finished before ")
+    assert ran.err.splitlines()[-1] == "Interrupted; run the command again to continue."
     assert (ran.code, Delivery.objects.count()) == (130, 3)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Say from what age on: --older-than 90d."),
+        ([], "Give the minimum age: --older-than 90d."),
         (
             ["--older-than", "1d", "--status", "failed,pending"],
-            "What is pending is still to be sent and is never purged.",
+            "Deliveries with the status pending are unfinished and cannot be purged.",
         ),
         (
             ["--older-than", "1d", "--status", "failed", "--keep-failed"],

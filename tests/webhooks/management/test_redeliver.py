@@ -28,8 +28,8 @@ from webhooks.repair.redelivery_scope import Scope
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 HELD_BACK = (
-    "Held back means: the webhook is switched off, keeps failing or asked for time, or all sending "
-    "is paused."
+    "Deliveries are held back while their webhook is disabled, keeps failing or sent Retry-After, or "
+    "while all sending is paused."
 )
 
 
@@ -60,7 +60,7 @@ def test_scope_asks_and_json_tells(run: Run, failed: list[Delivery], webhook: We
     assert not Redelivery.objects.exists()
     ran = run(*arguments, answers="y\n")
 
-    assert refused.err == "Redeliver 3 deliveries? Nobody is there to ask: add --no-input.\n"
+    assert refused.err == "Redeliver 3 deliveries? To confirm without a terminal, add --no-input.\n"
     assert declined.err == "Redeliver 3 deliveries? [y/N] Nothing was done.\n"
     assert (refused.code, declined.code, ran.code) == (1, 1, 0)
     assert json.loads(ran.out) == {
@@ -82,7 +82,7 @@ def test_dry_run_only_counts(run: Run, failed: list[Delivery]) -> None:
 
     assert table.out == "Would redeliver 2 deliveries. Nothing was sent.\n"
     assert json.loads(document.out) == {"matched": 3, "dryRun": True}
-    assert nothing.out == "Nothing matches.\n"
+    assert nothing.out == "No delivery matches.\n"
     assert not Redelivery.objects.exists()
 
 
@@ -103,7 +103,7 @@ def test_what_stays_is_named(run: Run, failed: list[Delivery], user: User) -> No
 
     assert sorted(ran.err.splitlines()) == sorted(
         [
-            f"{good.public_id} has succeeded; --force sends it again all the same.",
+            f"{good.public_id} has succeeded; use --force to send it again.",
             f"del_{unknown.hex} does not exist.",
         ]
     )
@@ -122,7 +122,7 @@ def test_time_range_and_status(run: Run, failed: list[Delivery], user: User) -> 
     cancelled = run("redeliver", "--owner", "ada", "--status", "cancelled,failed", "--dry-run")
     old = run("redeliver", "--owner", "ada", "--until", "1d", "--dry-run")
 
-    assert recent.out == "Nothing matches.\n"
+    assert recent.out == "No delivery matches.\n"
     assert cancelled.out == "Would redeliver 4 deliveries. Nothing was sent.\n"
     assert old.out == "Would redeliver 3 deliveries. Nothing was sent.\n"
 
@@ -136,7 +136,7 @@ def test_force_goes_with_the_statuses_that_are_named(
     named = run("redeliver", "--owner", "ada", "--status", "failed", "--force", "--dry-run")
     forced = run("redeliver", "--owner", "ada", "--force", "--dry-run")
 
-    assert named.out == "Nothing matches.\n"
+    assert named.out == "No delivery matches.\n"
     assert forced.out == "Would redeliver 3 deliveries. Nothing was sent.\n"
 
 
@@ -167,7 +167,7 @@ def test_missing_are_created_for_a_new_webhook(
 
     assert dry.out == "Would create 3 missing deliveries. Nothing was sent.\n"
     assert ": 3 deliveries queued." in ran.out
-    assert again.out == "Nothing matches.\n"
+    assert again.out == "No delivery matches.\n"
     assert Delivery.objects.filter(webhook=late, status="PENDING").count() == 3
 
 
@@ -187,19 +187,19 @@ def test_missing_of_one_event_go_to_every_webhook_that_selects_it(
 @pytest.mark.parametrize(
     ("arguments", "message", "code"),
     [
-        ([], "Say which deliveries: name some, or choose a webhook, an event or an owner.", 1),
-        (["--status", "failed"], "Say which deliveries", 1),
+        ([], "Select the deliveries: give ids, a webhook, an event or an owner.", 1),
+        (["--status", "failed"], "Select the deliveries", 1),
         (
             ["--owner", "ada", "--status", "sending"],
-            "Not a status that can be redelivered: SENDING.",
+            "Deliveries with this status cannot be redelivered: SENDING.",
             1,
         ),
         (["del_1"], "'del_1' is not an id of the form del_<32 hex digits>", 1),
         (["--owner", "ada", "--since", "1h", "--until", "2h"], "ends before it starts", 1),
         (["--owner", "ada", "--since", "soon"], "'soon' is not a time such as 2h", 1),
         (["--resume", f"red_{7:032x}"], f"There is no redelivery red_{7:032x}.", 1),
-        (["--missing"], "Say which: --missing --webhook or --event.", 2),
-        (["--missing", "--owner", "ada"], "--missing goes with", 2),
+        (["--missing"], "--missing needs --webhook or --event.", 2),
+        (["--missing", "--owner", "ada"], "--missing works only with", 2),
         (["--missing", "--event", f"evt_{7:032x}"], f"There is no event evt_{7:032x}.", 1),
         (["--event", f"evt_{7:032x}"], f"There is no event evt_{7:032x}.", 1),
         (["--webhook", f"whk_{7:032x}"], f"There is no webhook whk_{7:032x}.", 1),
@@ -219,7 +219,7 @@ def test_wrong_usage_changes_nothing(
 def test_missing_needs_a_beginning(run: Run, webhook: Webhook) -> None:
     ran = run("redeliver", "--missing", "--webhook", webhook.public_id)
 
-    assert ran.err == "Say from when on events are to be looked at, or name one.\n"
+    assert ran.err == "Give the start of the time range, or an event.\n"
     assert ran.code == 1
 
 
@@ -263,7 +263,10 @@ def test_wait_does_not_wait_for_a_webhook_that_is_off(
 
     ran = run("redeliver", "--owner", "ada", "--no-input", "--wait")
 
-    assert ran.err.splitlines() == ["No worker runs; start one: manage.py rqworker", HELD_BACK]
+    assert ran.err.splitlines() == [
+        "No worker is running; start one: manage.py rqworker",
+        HELD_BACK,
+    ]
     assert ran.out.endswith(" 0 to be retried, 3 held back.\n")
     assert ran.code == 3
 
@@ -278,7 +281,7 @@ def test_wait_does_not_wait_for_what_is_held_back(
 
     ran = run("redeliver", "--owner", "ada", "--no-input", "--wait")
 
-    paused = ["All sending is paused; start it again: manage.py pause --end"]
+    paused = ["All sending is paused; resume it: manage.py pause --end"]
     assert ran.err.splitlines() == [*(paused if reason == "pause" else []), HELD_BACK]
     assert ran.out.splitlines()[1].split() == [webhook.public_id, "Orders", *"30003"]
     assert ran.out.endswith(" 0 to be retried, 3 held back.\n")
@@ -321,7 +324,7 @@ def test_named_delivery_that_does_not_exist_is_not_a_success(run: Run, webhook: 
 
     ran = run("redeliver", unknown, "--wait")
 
-    assert (ran.out, ran.err) == ("Nothing matches.\n", f"del_{unknown.hex} does not exist.\n")
+    assert (ran.out, ran.err) == ("No delivery matches.\n", f"del_{unknown.hex} does not exist.\n")
     assert ran.code == 3
 
 
@@ -375,7 +378,7 @@ def test_interrupted_and_resumed_each_goes_once(
 
     assert (first.code, half) == (130, 10)
     assert first.err.splitlines()[-1] == (
-        "Interrupted; workers go on with it. "
+        "Interrupted; workers continue it. "
         f"See manage.py redeliver --resume {asked.public_id} --wait"
     )
     assert second.code == 0
@@ -431,7 +434,7 @@ def test_an_ordered_webhook_is_warned_of(
 
     warning = f"Not in order: {webhook.name} receives"
     assert ran.err.startswith(warning)
-    assert (missing.out, missing.err) == ("Nothing matches.\n", "")
+    assert (missing.out, missing.err) == ("No delivery matches.\n", "")
     assert replayed.err.startswith(warning)
     if option == "--no-input":
         document = json.loads(replayed.out)

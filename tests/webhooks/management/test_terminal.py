@@ -68,16 +68,16 @@ def test_argument_is_read(db: None, read: Callable[[str], Any], text: str, value
             "36526d",
             "not a duration such as 90s, 15m, 2h, 7d or 4w, of a hundred",
         ),
-        (arguments.duration, "999999w", "of a hundred years at most"),
+        (arguments.duration, "999999w", "of at most a hundred years"),
         (arguments.moment, "yesterday", "'yesterday' is not a time such as 2h"),
         (arguments.moment, "2026-13-01", "not a time"),
-        (arguments.moment, "999999d", "of a hundred years at most"),
+        (arguments.moment, "999999d", "of at most a hundred years"),
         (arguments.moment, "0001-01-01T00:00:00+14:00", "not a time"),
         (arguments.moment, "1899-12-31", "of the years 1900 to 9000"),
         (arguments.moment, "9999-12-31T23:59:59-14:00", "of the years 1900 to 9000"),
         (arguments.pattern, "project", "'project' selects no event type"),
         (arguments.statuses, "failed,broken", "'broken' is not a status; choose from pending"),
-        (arguments.at_least(1), "0", "'0' is not a whole number from 1 on"),
+        (arguments.at_least(1), "0", "'0' is not a whole number of at least 1"),
         (arguments.at_least(1), "²", "not a whole number"),
         (arguments.rate, "0/s", "'0/s' is not a rate such as 50/s or 30/m"),
         (arguments.rate, "5/x", "not a rate"),
@@ -113,7 +113,7 @@ def test_too_long_ago_is_wrong_usage(command: list[str]) -> None:
     )
 
     assert ran.returncode == 2
-    assert "of a hundred years at most" in ran.stderr
+    assert "of at most a hundred years" in ran.stderr
     assert "Traceback" not in ran.stderr
 
 
@@ -139,7 +139,7 @@ def test_owner_is_found(user: User, other_user: User, attribute: str) -> None:
 
 
 def test_unknown_owner_is_refused(user: User) -> None:
-    with pytest.raises(CommandError, match=r"The owner 'eve' is not known: give an e-mail"):
+    with pytest.raises(CommandError, match=r"The owner 'eve' does not exist: use an e-mail"):
         arguments.find_owner("eve")
 
 
@@ -188,7 +188,7 @@ def test_without_a_database_commands_say_so_in_a_line() -> None:
         check=False,
     )
 
-    assert ran.stderr.startswith("CommandError: Postgres does not answer; see manage.py doctor. ")
+    assert ran.stderr.startswith("CommandError: Postgres is unavailable; see manage.py doctor. ")
     assert (ran.returncode, ran.stdout) == (1, "")
 
 

@@ -30,8 +30,7 @@ def test_sends_the_example_by_default(run: Run, user: User, webhook: Webhook) ->
     assert json.loads(bytes(event.payload))["data"] == example
     assert (ran.code, ran.out) == (
         0,
-        f"{event.public_id} project.created → 1 webhook\n"
-        f"  {webhook.public_id}  Orders  is on its way\n",
+        f"{event.public_id} project.created → 1 webhook\n  {webhook.public_id}  Orders  queued\n",
     )
 
 
@@ -92,12 +91,12 @@ def test_list_and_example(run: Run, db: None) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message", "code"),
     [
-        ([], "Name an event type; --list shows them all.", 2),
-        (["project.deleted"], "Say whose event it is: --owner or --webhook.", 2),
+        ([], "Give an event type; --list shows all of them.", 2),
+        (["project.deleted"], "Give the event's owner: --owner or --webhook.", 2),
         (["project.gone", "--owner", "ada"], "There is no event type 'project.gone'. Known: ", 1),
         (["project.deleted", "--owner", "ada", "--data", "{}"], "does not fit project.deleted", 1),
         (["project.deleted", "--owner", "ada", "--data", "{"], "this is not JSON: ", 1),
-        (["project.deleted", "--owner", "ada", "--data", "[]"], "is a JSON object", 1),
+        (["project.deleted", "--owner", "ada", "--data", "[]"], "must be a JSON object", 1),
         (["project.deleted", "--owner", "ada", "--data", "@/none"], "/none cannot be read: ", 1),
         (["project.deleted", "--webhook", "whk_1"], "not an id of the form whk_", 1),
     ],
@@ -147,8 +146,8 @@ def test_wait_does_not_wait_for_a_webhook_that_is_off(
 
     ran = run("trigger", "project.deleted", "--webhook", webhook.public_id, "--wait")
 
-    assert ran.err == "No worker runs; start one: manage.py rqworker\n"
-    assert ran.out.splitlines()[1] == f"  {webhook.public_id}  Orders  waits: switched off"
+    assert ran.err == "No worker is running; start one: manage.py rqworker\n"
+    assert ran.out.splitlines()[1] == f"  {webhook.public_id}  Orders  held: switched off"
     assert ran.code == 3
 
 
@@ -168,7 +167,7 @@ def test_wait_does_not_wait_for_what_is_held_back(
 
     ran = run("trigger", "project.deleted", "--owner", "ada", "--wait")
 
-    assert ran.out.splitlines()[1] == f"  {webhook.public_id}  Orders  waits: {words}"
+    assert ran.out.splitlines()[1] == f"  {webhook.public_id}  Orders  held: {words}"
     assert ran.code == 3
 
 

@@ -378,7 +378,7 @@ def everything_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """For each of two owners: something to purge, to redeliver, to replay, to mail and to forget."""
-    monkeypatch.setattr(redelivery_batches, "LOOK_AGAIN", timedelta(0))
+    monkeypatch.setattr(redelivery_batches, "RETRY_LOCKED_AFTER", timedelta(0))
     settings.WEBHOOKS_RETENTION_DAYS = 7
     settings.WEBHOOKS_AUDIT_RETENTION_DAYS = 30
     owners = (user, other_user)

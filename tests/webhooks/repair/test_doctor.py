@@ -115,11 +115,11 @@ def clock_skew(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 PLANTED: list[tuple[Callable[..., None], str, str, str]] = [
-    (lost_row, "audit", "Deliveries in a state in which no worker will ever find them: 1.", "manage.py doctor --mend"),
-    (stuck_lease, "audit", "Deliveries in flight at a worker that no longer lives: 1.", "manage.py doctor --mend"),
-    (missing_delivery, "audit", "Events with fewer deliveries than webhooks matched: 1.", "manage.py redeliver --missing --event evt_"),
+    (lost_row, "audit", "Deliveries in a state that no worker will ever claim: 1.", "manage.py doctor --mend"),
+    (stuck_lease, "audit", "Deliveries in flight at a dead worker: 1.", "manage.py doctor --mend"),
+    (missing_delivery, "audit", "Events with fewer deliveries than matching webhooks: 1.", "manage.py redeliver --missing --event evt_"),
     (orphan_attempt, "audit", "Attempts without a delivery: 1.", "manage.py doctor --mend"),
-    (dead_worker, "workers", "Worker a:1 has been silent for 93 s.", "manage.py rqworker"),
+    (dead_worker, "workers", "Worker a:1 has sent no heartbeat for 93 s.", "manage.py rqworker"),
     (unapplied_migration, "migrations", "Not applied: webhooks.", "manage.py migrate"),
     (failing_chore, "chores", "The chore 'mails' failed 3 times in a row: ConnectionRefusedError: No", "Set EMAIL_URL="),
     (old_backlog, "backlog", "Deliveries due: 1, the oldest for 3600 s.", "manage.py rqworker-pool"),
@@ -163,16 +163,15 @@ def failed_redelivery(webhook: Webhook) -> None:
 @pytest.mark.parametrize(
     ("plant", "message"),
     [
-        (overdue_chore, "The chore 'redeliveries' has been due for 180 s and nobody does it."),
-        (hanging_chore, "The chore 'mails' has been due for 180 s and nobody does it."),
+        (overdue_chore, "The chore 'redeliveries' has been due for 180 s, and no worker runs it."),
+        (hanging_chore, "The chore 'mails' has been due for 180 s, and no worker runs it."),
         (
             given_up_mail,
-            "Mails about disabled webhooks that were given up: 1, the last one because of: 550 Nobody",
+            "Mails about disabled webhooks that could not be sent: 1. Last error: 550 Nobody",
         ),
         (
             failed_redelivery,
-            "Redeliveries that could not be carried out: 1, the last one because of: "
-            "The webhook was deleted.",
+            "Failed redeliveries: 1. Last error: The webhook was deleted.",
         ),
     ],
 )
@@ -205,7 +204,7 @@ def test_wrong_key_is_found_in_secrets_and_headers(
         "Signing secrets that no key in WEBHOOKS_ENCRYPTION_KEYS decrypts: 1."
     )
     assert (headers.message[:14], headers.ids) == ("Custom headers", [str(healthy.id)])
-    assert secrets.mend.startswith("Put their key behind the first one")
+    assert secrets.mend.startswith("Add their key after the first one")
 
 
 def test_former_key_that_is_still_needed_is_a_warning(user: User, settings: Settings) -> None:
@@ -216,7 +215,7 @@ def test_former_key_that_is_still_needed_is_a_warning(user: User, settings: Sett
     assert [(one.level, one.mend, one.count) for one in found] == [
         (Level.WARNING, "manage.py reencrypt", 1)
     ] * 2
-    assert found[0].message == "Signing secrets that still need a former key: 1."
+    assert found[0].message == "Signing secrets that still need an old key: 1."
 
 
 def test_evicting_valkey_is_found(evicting_valkey: None) -> None:
@@ -242,7 +241,7 @@ def test_no_worker_at_all_is_found() -> None:
     (found,) = problems()
 
     assert (found.message, found.mend) == (
-        "No worker runs: nothing is delivered.",
+        "No worker is running: no event is sent.",
         "manage.py rqworker",
     )
 
@@ -285,7 +284,7 @@ def test_full_queue_means_nobody_listens() -> None:
 
     (found,) = problems()
 
-    assert found.message == "150 jobs wait in the queue 'default': nobody takes them."
+    assert found.message == "The queue 'default' has 150 jobs: no worker takes them."
     client.flushdb()
 
 
@@ -316,7 +315,7 @@ def test_events_of_a_restored_dump_need_no_mending() -> None:
 
     assert (found.level, found.message) == (
         Level.OK,
-        "Events of another server are stored here; they go before all later ones.",
+        "The stored events come from an earlier server; they precede all new ones.",
     )
     assert problems() == []
 
@@ -343,11 +342,11 @@ def test_settings_that_hurt_are_found_outside_development(settings: Settings) ->
     messages = [finding.message for finding in problems(doctor.check_settings)]
 
     assert messages == [
-        "Webhooks may reach 127.0.0.0/8: this machine, or everything.",
-        "Webhooks may have http:// URLs: payloads travel in the clear.",
-        "Nothing is ever purged: the tables grow for ever.",
-        "Mails to owners of disabled webhooks go nowhere.",
-        "Postgres and Valkey of the development environment in production.",
+        "Webhooks may reach 127.0.0.0/8: this machine, or all addresses.",
+        "Webhooks may use http:// URLs: payloads are sent unencrypted.",
+        "Old deliveries are never purged: the tables grow without limit.",
+        "Mails to owners of disabled webhooks are not sent.",
+        "Production uses the development environment's Postgres and Valkey.",
     ]
 
 
@@ -361,7 +360,7 @@ def test_one_check_that_cannot_look_does_not_hide_the_others() -> None:
     first, second = doctor.examine([check_nothing, doctor.check_settings])
 
     assert (first.check, first.level) == ("nothing", Level.FAILURE)
-    assert first.message == "Could not look: division by zero"
+    assert first.message == "The check could not run: division by zero"
     assert second.check == "settings"
 
 

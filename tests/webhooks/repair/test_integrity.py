@@ -119,7 +119,7 @@ def test_every_fault_is_found_with_its_id(
 
     found = list(integrity.find_faults())
 
-    assert [(fault.question.name, fault.id) for fault in found] == [(question, wrong_id)]
+    assert [(fault.rule.name, fault.id) for fault in found] == [(question, wrong_id)]
     assert found[0].detail
 
 

@@ -78,7 +78,7 @@ def test_a_refusal_for_now_is_followed_by_growing_pauses_and_an_end(
     server.refuse[user.email] = "451 Greylisted"
     webhook = owe(user)
     pauses = []
-    for _ in range(notices.MOST_TRIES - 1):
+    for _ in range(notices.MAX_TRIES - 1):
         send_all(Mailroom())
         webhook.refresh_from_db()
         assert webhook.notice_due_at is not None
@@ -89,7 +89,7 @@ def test_a_refusal_for_now_is_followed_by_growing_pauses_and_an_end(
     webhook.refresh_from_db()
 
     assert pauses == [5, 10, 20, 40, 80, 160, 320, 640, 720]
-    assert (webhook.notice_due_at, webhook.notice_failures) == (None, notices.MOST_TRIES)
+    assert (webhook.notice_due_at, webhook.notice_failures) == (None, notices.MAX_TRIES)
     assert "451" in webhook.notice_error
     service.enable(webhook)
     assert (webhook.notice_failures, webhook.notice_error) == (0, "")
@@ -117,13 +117,13 @@ def test_a_mail_server_that_is_away_fails_the_chore_and_no_mail(
 ) -> None:
     webhook = owe(user)
     settings.EMAIL_PORT = free_port()
-    for _ in range(notices.MOST_TRIES + 1):
+    for _ in range(notices.MAX_TRIES + 1):
         housekeeping.keep_house()
         Chore.objects.update(due_at=timezone.now())
 
     webhook.refresh_from_db()
     chore = Chore.objects.get(name="mails")
-    assert chore.failures == notices.MOST_TRIES + 1
+    assert chore.failures == notices.MAX_TRIES + 1
     assert "ConnectionRefusedError" in chore.last_error
     assert webhook.notice_failures == 0
     settings.EMAIL_PORT = server.port
@@ -158,7 +158,7 @@ def test_a_recipient_who_hangs_delays_nobody(
     monkeypatch.setattr(notices, "TURN_SECONDS", 0.5)
     server.hang.add(user.email)
     first = owe(user)
-    for _ in range(notices.AT_ONCE):
+    for _ in range(notices.MAX_CONCURRENT_MAILS):
         owe(user)
     mailroom = Mailroom()
     send_all(mailroom)
@@ -176,7 +176,11 @@ def test_a_recipient_who_hangs_delays_nobody(
             or not Webhook.objects.filter(id=first.id).exclude(notice_due_at=None)
         )
     )
-    wait_until(lambda: not mailroom.send_due() and server.asked[user.email] == notices.AT_ONCE + 1)
+    wait_until(
+        lambda: (
+            not mailroom.send_due() and server.asked[user.email] == notices.MAX_CONCURRENT_MAILS + 1
+        )
+    )
 
 
 def test_what_was_sent_while_its_row_is_locked_is_not_sent_again(

@@ -111,8 +111,8 @@ def test_deleted_webhook_gets_nothing_again(user: User, webhook: Webhook) -> Non
 @pytest.mark.parametrize(
     ("scope", "message"),
     [
-        (Scope(), "Say which deliveries"),
-        (Scope(event_type="project.deleted"), "Say which deliveries"),
+        (Scope(), "Select the deliveries"),
+        (Scope(event_type="project.deleted"), "Select the deliveries"),
         (Scope(webhook_id=new_id(), statuses=("SENDING",)), "Not a status"),
         (Scope(webhook_id=new_id(), statuses=("failed",)), "Not a status"),
         (
@@ -362,7 +362,7 @@ def test_two_at_once_of_the_same_deliveries_take_every_one_and_block_nobody(
     user: User, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redelivery_batches, "BATCH", 7)
-    monkeypatch.setattr(redelivery_batches, "LOOK_AGAIN", timedelta(0))
+    monkeypatch.setattr(redelivery_batches, "RETRY_LOCKED_AFTER", timedelta(0))
     trigger(user, 100)
     fail()
     everything = Scope(owner_id=user.id, statuses=tuple(REPEATABLE))
@@ -411,7 +411,7 @@ UNIQUE_VIOLATION, DEADLOCK = "23505", "40P01"
     [
         ("a filter that cannot be read", "ValueError: badly formed hexadecimal UUID string"),
         ("a filter of a later version", "TypeError: "),
-        ("a status that cannot be", "Not a status that can be redelivered: SENDING."),
+        ("a status that cannot be", "Deliveries with this status cannot be redelivered: SENDING."),
         ("a deleted webhook", "The webhook was deleted."),
         ("a refused row", "IntegrityError: not today"),
     ],
@@ -462,7 +462,7 @@ def test_what_postgres_may_think_better_of_is_tried_again_and_given_up_in_the_en
         cursor.execute(REFUSE_SQL.format(code=DEADLOCK, webhook=webhook.id))
     bad = service.redeliver(Scope(webhook_id=webhook.id))
     pauses = []
-    for _ in range(redelivery_batches.MOST_FAILURES - 1):
+    for _ in range(redelivery_batches.MAX_FAILURES - 1):
         good = service.redeliver(Scope(webhook_id=other.id, statuses=("PENDING", "FAILED")))
         redelivery_batches.advance_all()
         bad.refresh_from_db()

@@ -341,6 +341,6 @@ def test_answer_that_is_being_replaced_is_not_waited_for(user: User) -> None:
     with another_connection() as other:
         other.execute("SELECT FROM webhooks_idempotentanswer WHERE key = '0' FOR UPDATE")
 
-        expiry.forget_answers()
+        expiry.delete_expired_responses()
 
         assert kept_keys() == ["0"]

@@ -1,4 +1,4 @@
-"""`manage.py command_reference`: the page about every command."""
+"""`manage.py command_reference`: generate docs/commands.md."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from webhooks.management import reference
 
 
 class Command(BaseCommand):
-    help = "Print the page about every command in Markdown (make docs keeps docs/commands.md)."
+    help = "Print the page about all commands as Markdown (`make docs` writes docs/commands.md)."
 
     def handle(self, *args: Any, **options: Any) -> None:
         self.stdout.write(reference.render(), ending="")

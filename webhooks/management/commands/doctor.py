@@ -1,4 +1,4 @@
-"""`manage.py doctor`: is everything here that delivering needs, and is nothing lost?"""
+"""`manage.py doctor`: check the servers, the settings and the stored rows."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ LABELS = {Level.OK: "ok", Level.WARNING: "warning", Level.FAILURE: "failure"}
 
 class Command(terminal.Command):
     help = (
-        "Examine what delivering needs (database, migrations, clocks, Valkey, workers, backlog, "
-        "keys, settings) and audit all rows: that every event has its deliveries, that they agree "
-        "with their attempts and that nothing is stuck. Each finding comes with what mends it."
+        "Check everything that delivery needs (database, migrations, clocks, Valkey, workers, "
+        "backlog, keys, settings) and audit all rows: each event has its deliveries, each delivery "
+        "agrees with its attempts, no delivery is stuck. Each finding names its remedy."
     )
     epilog = """examples:
   manage.py doctor
@@ -26,25 +26,26 @@ class Command(terminal.Command):
   manage.py doctor --faults > faults.txt
   manage.py doctor --mend
 
---mend makes lost and stuck deliveries due again, recounts attempts and removes what belongs to
-nothing.
+--mend makes lost and stuck deliveries due again, recounts attempts and deletes orphaned rows.
 
-exit codes: 0 nothing found, 1 found something of the --fail-level, 2 wrong usage"""
+exit codes: 0 no finding of the --fail-level, 1 findings of the --fail-level, 2 wrong usage"""
     requires_system_checks: list[str] = []
     requires_migrations_checks = False
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--quick", action="store_true", help="Leave the audit of all rows out.")
+        parser.add_argument("--quick", action="store_true", help="Skip the audit of all rows.")
         parser.add_argument(
             "--fail-level", choices=["warning", "failure", "never"], default="failure",
-            help="From which finding on the exit code is 1 (failure).",
+            help="The lowest level of a finding that makes the exit code 1 (failure).",
         )  # fmt: skip
         parser.add_argument(
             "--faults", action="store_true",
-            help="Only audit, and print every faulty row: what, id, details.",
+            help="Only audit all rows, and print each faulty row: fault, id, details.",
         )  # fmt: skip
         parser.add_argument(
-            "--mend", action="store_true", help="First mend the rows that need no decision."
+            "--mend",
+            action="store_true",
+            help="First repair the faulty rows that have one obvious remedy.",
         )
         arguments.add_format(parser)
 
@@ -54,7 +55,7 @@ exit codes: 0 nothing found, 1 found something of the --fail-level, 2 wrong usag
             return
         if options["mend"]:
             mended = sum(integrity.mend().values())
-            self.say(f"Mended {counted(mended, 'row')}.")
+            self.say(f"Repaired {counted(mended, 'row')}.")
         findings = []
         for finding in doctor.examine(QUICK_CHECKS if options["quick"] else CHECKS):
             findings.append(finding)
@@ -63,9 +64,9 @@ exit codes: 0 nothing found, 1 found something of the --fail-level, 2 wrong usag
         worst = max(finding.level for finding in findings)
         if options["format"] == "json":
             self.show_json(
-                {"level": LABELS[worst], "findings": [_document(one) for one in findings]}
+                {"level": LABELS[worst], "findings": [_document(finding) for finding in findings]}
             )
-        self._judge(findings, options["fail_level"])
+        self._fail_if_found(findings, options["fail_level"])
 
     def _print(self, finding: Finding) -> None:
         style = {
@@ -83,7 +84,7 @@ exit codes: 0 nothing found, 1 found something of the --fail-level, 2 wrong usag
         if finding.mend:
             self.show(f"{indent}→ {finding.mend}")
 
-    def _judge(self, findings: list[Finding], fail_level: str) -> None:
+    def _fail_if_found(self, findings: list[Finding], fail_level: str) -> None:
         failures = sum(finding.level == Level.FAILURE for finding in findings)
         warnings = sum(finding.level == Level.WARNING for finding in findings)
         if fail_level != "never" and (failures or (warnings and fail_level == "warning")):
@@ -93,7 +94,7 @@ exit codes: 0 nothing found, 1 found something of the --fail-level, 2 wrong usag
         count = 0
         for fault in integrity.find_faults():
             count += 1
-            self.show(f"{fault.question.name}\t{fault.id}\t{fault.detail}")
+            self.show(f"{fault.rule.name}\t{fault.id}\t{fault.detail}")
         if count:
             raise CommandError(f"{counted(count, 'fault')}.")
 

@@ -1,4 +1,4 @@
-"""`manage.py event_reference`: the page about every event type."""
+"""`manage.py event_reference`: generate docs/events.md."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from webhooks.management import events_page
 
 
 class Command(BaseCommand):
-    help = "Print the page about every event type in Markdown (make docs keeps docs/events.md)."
+    help = "Print the page about all event types as Markdown (`make docs` writes docs/events.md)."
 
     def handle(self, *args: Any, **options: Any) -> None:
         self.stdout.write(events_page.render(), ending="")

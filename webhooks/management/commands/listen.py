@@ -1,4 +1,4 @@
-"""`manage.py listen`: stream new events to a URL on this machine, signed."""
+"""`manage.py listen`: forward new events, signed, to a URL on this machine."""
 
 from argparse import ArgumentTypeError
 from typing import Any
@@ -23,9 +23,10 @@ from webhooks.workbench.listen import (
 
 class Command(terminal.Command):
     help = (
-        "Forward an owner's new events to a URL on this machine with valid signatures and print "
-        "each request and its answer, until Ctrl-C. Without --forward-to print their bodies. "
-        "Events come from the database, or from a server through its API."
+        "Forward an owner's new events to a URL on this machine with valid signatures, and print "
+        "each request and its response, until Ctrl-C. Without --forward-to, print the events' "
+        "bodies. The command reads events from the database, or with --server through the API of "
+        "a server."
     )
     epilog = """examples:
   manage.py listen --owner ada@example.com --forward-to http://localhost:3000/hooks
@@ -33,32 +34,37 @@ class Command(terminal.Command):
   manage.py listen --server https://api.example.com --token "$TOKEN" --forward-to …
   manage.py listen --owner ada@example.com --print-secret
 
-Nothing is stored and no webhook is needed. The signing secret is the same every time.
-After Ctrl-C, --after CURSOR goes on without a gap.
+The command stores nothing and needs no webhook. The signing secret is the same every time.
+After Ctrl-C, --after CURSOR continues without a gap.
 
 exit codes: 0 stopped, 1 refused, 2 wrong usage"""
-    # With --server it needs no database.
+    # With --server the command needs no database.
     requires_system_checks: list[str] = []
     requires_migrations_checks = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--forward-to", type=_url, metavar="URL", help="Where to; this machine is allowed."
+            "--forward-to",
+            type=_url,
+            metavar="URL",
+            help="The URL to forward to; localhost is allowed.",
         )
         parser.add_argument(
             "--events", type=arguments.patterns, default=["*"], metavar="PATTERN",
-            help="Which: types or patterns, comma-separated (*).",
+            help="Only these event types or patterns, comma-separated (*).",
         )  # fmt: skip
         parser.add_argument(
-            "--owner", metavar="USER", help="Whose: e-mail address, user name or id."
+            "--owner", metavar="USER", help="The owner: e-mail address, user name or id."
         )
-        parser.add_argument("--server", metavar="URL", help="Listen to this server instead.")
+        parser.add_argument("--server", metavar="URL", help="Read the events from this server.")
         parser.add_argument("--token", help="The API token for --server.")
         parser.add_argument(
-            "--after", metavar="CURSOR", help="Go on from here; a stopped listener prints it."
+            "--after",
+            metavar="CURSOR",
+            help="Continue after this cursor, which a stopped `listen` prints.",
         )
         parser.add_argument(
-            "--print-secret", action="store_true", help="Print the signing secret and stop."
+            "--print-secret", action="store_true", help="Print the signing secret and exit."
         )
 
     def run(self, **options: Any) -> None:
@@ -72,10 +78,10 @@ exit codes: 0 stopped, 1 refused, 2 wrong usage"""
         self._listen(source, options["after"], Forwarder(url, secret) if url else None, url)
 
     def _source(self, options: dict[str, Any]) -> tuple[Source, str]:
-        """Return where events come from, and what the signing secret is derived from."""
+        """Return the source of the events and the key to derive the signing secret from."""
         server, token, owner = options["server"], options["token"], options["owner"]
         if bool(server) != bool(token):
-            raise CommandError("--server and --token belong together.", returncode=2)
+            raise CommandError("--server needs --token, and --token needs --server.", returncode=2)
         if bool(server) == bool(owner):
             raise CommandError("Give either --owner, or --server and --token.", returncode=2)
         if server:
@@ -93,18 +99,18 @@ exit codes: 0 stopped, 1 refused, 2 wrong usage"""
             cursor = to
 
         with stopping() as stop:
-            for one in listen.follow(source, after, stop=stop, moved=move):
-                if isinstance(one, Away):
-                    self.say(f"{one.message} Trying again in {one.retry_seconds:g} s.")
+            for item in listen.follow(source, after, stop=stop, moved=move):
+                if isinstance(item, Away):
+                    self.say(f"{item.message} Trying again in {item.retry_seconds:g} s.")
                 elif forwarder is None:
-                    self.show(one.payload.decode())
+                    self.show(item.payload.decode())
                 else:
-                    self.show(f"{_now()}  --> {one.type} [{one.id}]")
-                    self.show(_answer(one, forwarder.send(one), url))
-        self.say(f"Stopped. Go on with --after {cursor}" if cursor else "Stopped.")
+                    self.show(f"{_now()}  --> {item.type} [{item.id}]")
+                    self.show(_response_line(item, forwarder.send(item), url))
+        self.say(f"Stopped. Continue with --after {cursor}" if cursor else "Stopped.")
 
 
-def _answer(event: FeedEvent, forwarded: Forwarded, url: str | None) -> str:
+def _response_line(event: FeedEvent, forwarded: Forwarded, url: str | None) -> str:
     what = forwarded.error or f"[{forwarded.status}]"
     return f"{_now()}  <-- {what} POST {url} ({forwarded.duration_ms} ms) [{event.id}]"
 

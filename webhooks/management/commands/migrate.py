@@ -1,4 +1,4 @@
-"""Django's command, for a database in use: it waits for its locks without making others wait."""
+"""`manage.py migrate`: Django's command, which here waits for locks without blocking writers."""
 
 import time
 from typing import Any
@@ -12,14 +12,14 @@ from webhooks.management.terminal import plain
 from webhooks.postgres.sql import sqlstate
 
 PAUSE_SECONDS = 1.0
-"""Between two attempts, in which whoever waited behind us goes on."""
+"""The pause between two attempts, in which sessions that queued behind the migration continue."""
 PATIENCE_SECONDS = 600
 
 
 class Command(MigrateCommand):
     help = (
-        "Apply migrations beside traffic: a table that others use is locked only when that needs"
-        " no waiting to speak of; otherwise it is tried again for ten minutes."
+        "Apply migrations to a database in use: wait for each lock only briefly, so that writers"
+        " are not blocked, and try again for up to ten minutes."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -33,9 +33,9 @@ class Command(MigrateCommand):
                     raise
             if time.monotonic() > give_up_at:
                 raise CommandError(
-                    f"A table was in use for {PATIENCE_SECONDS // 60} minutes. What was applied"
-                    " before stays; end long transactions (pg_stat_activity) and migrate again."
+                    f"A table was in use for {PATIENCE_SECONDS // 60} minutes. Earlier migrations"
+                    " stay applied; end long transactions (pg_stat_activity) and migrate again."
                 )
-            # Django has begun a line about the migration.
+            # The line break ends Django's unfinished line about the migration.
             self.stderr.write(f"\nA table is in use; trying again in {PAUSE_SECONDS:g} s.", plain)
             time.sleep(PAUSE_SECONDS)

@@ -1,4 +1,4 @@
-"""`manage.py pause`: stop all sending, and start it again."""
+"""`manage.py pause`: pause all sending, and resume it."""
 
 from typing import Any
 
@@ -10,25 +10,26 @@ from webhooks.models import Pause
 from webhooks.repair import audit_log
 
 MAX_REASON_CHARACTERS = 500
-"""As many as the column holds."""
+"""The length of the column."""
 
 
 class Command(terminal.Command):
     help = (
-        "Stop all sending within a second, of everybody's webhooks, until --end starts it again. "
-        "Events are stored meanwhile and wait."
+        "Stop all sending, of all owners' webhooks, within a second, until --end resumes it. New "
+        "events are stored meanwhile."
     )
     epilog = """examples:
   manage.py pause --reason "Receivers complain of duplicates"
   manage.py pause --end
 
-Neither workers nor anything else have to be restarted."""
+No process needs a restart."""
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--reason", default="", metavar="TEXT", help="Everybody who looks sees it."
-        )
-        parser.add_argument("--end", action="store_true", help="Send again.")
+            "--reason", default="", metavar="TEXT",
+            help="The reason, which the admin, the API and the doctor show.",
+        )  # fmt: skip
+        parser.add_argument("--end", action="store_true", help="Resume sending.")
 
     def run(self, **options: Any) -> None:
         if options["end"]:
@@ -39,20 +40,20 @@ Neither workers nor anything else have to be restarted."""
     def _pause(self, reason: str) -> None:
         if (pause := Pause.objects.first()) is not None:
             since = f"{pause.created_at:%Y-%m-%d %H:%M} UTC"
-            self.show(f"All sending is paused already, since {since}{_because(pause)}.")
+            self.show(f"All sending is already paused, since {since}{_because(pause)}.")
             return
         pause = service.pause_sending(reason)
         audit_log.record(
             "sending.pause", "sending", changes={"paused": [False, True], "reason": reason}
         )
-        self.show(f"All sending is paused{_because(pause)}. manage.py pause --end starts it again.")
+        self.show(f"All sending is paused{_because(pause)}. manage.py pause --end resumes it.")
 
     def _end(self) -> None:
         if not service.resume_sending():
             self.show("Sending is not paused.")
             return
         audit_log.record("sending.resume", "sending", changes={"paused": [True, False]})
-        self.show("Sending goes on.")
+        self.show("Sending is resumed.")
 
 
 def _because(pause: Pause) -> str:

@@ -1,4 +1,4 @@
-"""`manage.py purge`: remove what ended long ago, or erase payloads."""
+"""`manage.py purge`: delete old finished deliveries, or erase payloads."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,10 +14,10 @@ from webhooks.repair.retention import LARGEST_BATCH, TERMINAL, Policy, Purged
 
 class Command(terminal.Command):
     help = (
-        "Remove deliveries that ended long ago, with their attempts and events, and deleted "
-        "webhooks that nothing points at. With --payloads-only keep the rows and erase what was "
-        "sent and answered; with --owner do so for everything of one user. What is still to be "
-        "sent is never touched."
+        "Delete deliveries that finished long ago, with their attempts and events, and deleted "
+        "webhooks without deliveries. With --payloads-only, keep the rows and erase payloads and "
+        "responses; with --owner, erase those of all events of one user. The command never touches "
+        "unfinished deliveries."
     )
     epilog = """examples:
   manage.py purge --older-than 90d --dry-run
@@ -25,33 +25,37 @@ class Command(terminal.Command):
   manage.py purge --payloads-only --older-than 7d --no-input
   manage.py purge --owner ada@example.com --no-input
 
-Age counts from the end of a delivery. Ctrl-C stops between two batches; the next run goes
-on. WEBHOOKS_RETENTION_DAYS makes the workers purge once a day.
+The age is the time since a delivery finished. Ctrl-C stops between two batches; the next run
+continues. With WEBHOOKS_RETENTION_DAYS, the workers purge once a day.
 
 exit codes: 0 done, 1 refused, 2 wrong usage, 130 interrupted"""
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--older-than", type=arguments.duration, metavar="AGE",
-            help="How long ago it must have ended: 90d, 4w. Needed without --owner.",
+            help="Minimum age, such as 90d or 4w. Required without --owner.",
         )  # fmt: skip
         parser.add_argument(
             "--status", type=arguments.statuses, metavar="STATUS",
-            help="Only with these statuses: success, failed, cancelled (all three).",
+            help="Only these statuses, comma-separated: success, failed, cancelled (all three).",
         )  # fmt: skip
-        parser.add_argument("--keep-failed", action="store_true", help="All but the failed ones.")
+        parser.add_argument("--keep-failed", action="store_true", help="Keep failed deliveries.")
         parser.add_argument(
-            "--payloads-only", action="store_true", help="Erase payloads and answers, keep rows."
+            "--payloads-only",
+            action="store_true",
+            help="Erase payloads and responses, keep the rows.",
         )
         parser.add_argument(
             "--owner", metavar="USER",
-            help="Erase the payloads of this user's events, however young; of a deleted user: the id.",
+            help="Erase the payloads of this user's events of any age; for a deleted user, the id.",
         )  # fmt: skip
         parser.add_argument(
             "--batch-size", type=arguments.at_least(1), default=LARGEST_BATCH, metavar="N",
-            help=f"Rows in one transaction at most ({LARGEST_BATCH}); slow batches shrink.",
+            help=f"Maximum rows per transaction ({LARGEST_BATCH}); slow batches shrink.",
         )  # fmt: skip
-        parser.add_argument("--dry-run", action="store_true", help="Only say how many.")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="Only print the numbers of rows."
+        )
         arguments.add_no_input(parser)
         arguments.add_format(parser)
 
@@ -62,7 +66,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 130 interrupted"""
             self._report(counts, policy, options, is_done=False)
             return
         self.confirm(
-            f"{self._what(counts, policy, options)} for good?",
+            f"{self._summary(counts, policy, options)} permanently?",
             is_interactive=options["is_interactive"],
         )
         purged, is_interrupted = self._purge(policy, counts, options["batch_size"])
@@ -74,11 +78,11 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 130 interrupted"""
     def _policy(self, options: dict[str, Any]) -> Policy:
         age, owner = options["older_than"], options["owner"]
         if age is None and owner is None:
-            raise CommandError("Say from what age on: --older-than 90d.", returncode=2)
+            raise CommandError("Give the minimum age: --older-than 90d.", returncode=2)
         statuses = options["status"] or list(TERMINAL)
         if pending := sorted(set(statuses) - set(TERMINAL)):
             raise CommandError(
-                f"What is {pending[0].lower()} is still to be sent and is never purged.",
+                f"Deliveries with the status {pending[0].lower()} are unfinished and cannot be purged.",
                 returncode=2,
             )
         if options["keep_failed"] and options["status"]:
@@ -105,7 +109,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 130 interrupted"""
             return purged, stop.is_set()
 
     def interrupted(self) -> str:
-        return "Interrupted; run it again to go on."
+        return "Interrupted; run the command again to continue."
 
     def _report(
         self, purged: Purged, policy: Policy, options: dict[str, Any], *, is_done: bool
@@ -121,22 +125,24 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 130 interrupted"""
                 }
             )
             return
-        what = self._what(purged, policy, options)
-        self.show(f"{what}." if is_done else f"Would {what[0].lower()}{what[1:]}. (--dry-run)")
+        summary = self._summary(purged, policy, options)
+        self.show(
+            f"{summary}." if is_done else f"Would {summary[0].lower()}{summary[1:]}. (--dry-run)"
+        )
         if kept:
-            self.show(f"{counted(kept, 'payload')} kept: still to be sent.")
+            self.show(f"Kept {counted(kept, 'payload')} with unfinished deliveries.")
 
-    def _what(self, counts: Purged, policy: Policy, options: dict[str, Any]) -> str:
+    def _summary(self, counts: Purged, policy: Policy, options: dict[str, Any]) -> str:
         before = f"before {policy.before:%Y-%m-%d %H:%M} UTC"
         if policy.payloads_only or policy.owner_id:
             whose = f" of {options['owner']}" if policy.owner_id else ""
             return (
                 f"Erase the payloads of {counted(counts.events, 'event')}{whose} and of "
-                f"{counted(counts.attempts, 'attempt')}, ended {before}"
+                f"{counted(counts.attempts, 'attempt')}, finished {before}"
             )
         return (
             f"Delete {counted(counts.deliveries, 'delivery', 'deliveries')}, "
             f"{counted(counts.attempts, 'attempt')} and {counted(counts.events, 'event')}, "
-            f"ended {before}, {counted(counts.webhooks, 'deleted webhook')} and "
+            f"finished {before}, {counted(counts.webhooks, 'deleted webhook')} and "
             f"{counted(counts.redeliveries, 'old redelivery', 'old redeliveries')}"
         )

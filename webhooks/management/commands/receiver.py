@@ -1,4 +1,4 @@
-"""`manage.py receiver`: a server that receives webhooks, verifies them and prints a line for each."""
+"""`manage.py receiver`: a server that receives and verifies webhooks, for development."""
 
 import argparse
 import errno
@@ -18,8 +18,8 @@ from webhooks.workbench.receiver import Behaviour, HttpReceiver, Received
 class Command(terminal.Command):
     help = (
         "Receive webhooks on this machine, verify their signatures and print one line for each. "
-        "For development only; stop it with Ctrl-C. With --replay print and verify saved requests "
-        "instead, as of the time they came."
+        "For development only; stop it with Ctrl-C. With --replay, print and verify saved requests "
+        "instead, as of the time of their receipt."
     )
     epilog = """examples:
   manage.py receiver --secret whsec_…
@@ -27,18 +27,21 @@ class Command(terminal.Command):
   manage.py receiver --save requests/
   manage.py receiver --replay requests/000001-evt_0193570e2c7a7bcd8f0a1b2c3d4e5f60.json --secret …
 
-exit codes: 0 done, 1 refused, 2 wrong usage, 3 a replayed signature does not fit"""
+exit codes: 0 done, 1 refused, 2 wrong usage, 3 a replayed signature is invalid"""
     requires_system_checks: list[str] = []
     requires_migrations_checks = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--port", type=_port, default=9000, help="Port to listen on (9000).")
         parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (127.0.0.1).")
-        parser.add_argument("--status", type=_status, default=200, help="Status to answer (200).")
-        parser.add_argument("--delay", type=_seconds, default=0.0, help="Seconds before answering.")
+        parser.add_argument("--status", type=_status, default=200, help="Response status (200).")
         parser.add_argument(
-            "--fail-rate", type=_share, default=0.0, help="Share of requests answered 500, 0 to 1."
+            "--delay", type=_seconds, default=0.0, help="Seconds before the response (0)."
         )
+        parser.add_argument(
+            "--fail-rate", type=_share, default=0.0,
+            help="Share of requests that get status 500, 0 to 1 (0).",
+        )  # fmt: skip
         parser.add_argument(
             "--secret", type=_secret, action="append", default=[], dest="secrets",
             help="Signing secret to verify with (whsec_…); may be given more than once.",
@@ -79,7 +82,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 a replayed signature does not fi
             raise CommandError(str(problem)) from None
         for received in replayed:
             self._print(received)
-        if any(False in (one.standard_ok, one.hex_ok) for one in replayed):
+        if any(False in (received.standard_ok, received.hex_ok) for received in replayed):
             raise SystemExit(terminal.PARTIAL)
 
     def _receive(self, options: dict[str, Any]) -> None:
@@ -92,8 +95,8 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 a replayed signature does not fi
                 delay_seconds=options["delay"],
                 fail_rate=options["fail_rate"],
             ),
-            on_request=self._take,
-            # It may run for days.
+            on_request=self._handle,
+            # The command may run for days, so the receiver must not keep requests in memory.
             keep=0,
         )
         try:
@@ -107,7 +110,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 a replayed signature does not fi
                 "Choose another --port."
             ) from None
 
-    def _take(self, received: Received) -> None:
+    def _handle(self, received: Received) -> None:
         if self._folder is not None:
             self._saved += 1
             recorded.save(received, self._folder, self._saved)
@@ -122,7 +125,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 a replayed signature does not fi
             str(received.status),
             _verdict(received),
         )
-        # Whoever sends to us must not control the terminal.
+        # Senders are untrusted and must not control the terminal.
         line = "  ".join(word if word.isprintable() else ascii(word) for word in words)
         self.stdout.write(line)
         self.stdout.flush()
@@ -134,13 +137,13 @@ def _verdict(received: Received) -> str:
     return f"v1 {'ok' if received.standard_ok else 'BAD'}, hex {'ok' if received.hex_ok else 'BAD'}"
 
 
-def _number(text: str, low: float, high: float, what: str) -> float:
+def _number(text: str, low: float, high: float, name: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = float("nan")
     if not low <= number <= high:
-        raise argparse.ArgumentTypeError(f"{what} is a number from {low:g} to {high:g}.")
+        raise argparse.ArgumentTypeError(f"{name} is a number from {low:g} to {high:g}.")
     return number
 
 

@@ -1,4 +1,4 @@
-"""`manage.py redeliver`: send deliveries once more, or events that a webhook never got."""
+"""`manage.py redeliver`: send deliveries again, or events that a webhook missed."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -25,14 +25,14 @@ POLL_SECONDS = 0.2
 HEADER = ["WEBHOOK", "NAME", "QUEUED", "SUCCEEDED", "FAILED", "RETRYING", "HELD", "ERROR"]
 NUMBERS = "QUEUED SUCCEEDED FAILED RETRYING HELD"
 NAMED = ("CANCELLED", "FAILED", "PENDING", "RETRYING")
-"""What goes again when it is named by its id; the rest only with --force."""
+"""Statuses with which a delivery given by id is sent again; others need --force."""
 
 
 class Command(terminal.Command):
     help = (
-        "Send deliveries once more: those named, or all that fit the scope (by default the failed "
-        "ones). With --missing create the deliveries that a webhook never got because it was new "
-        "or disabled. Workers send them; with --wait see what comes back."
+        "Send deliveries again: the given ids, or all deliveries that match the options (by default "
+        "the failed ones). With --missing, create the deliveries that a webhook missed because it "
+        "was new or disabled. Workers send the deliveries; with --wait, show their results."
     )
     epilog = """examples:
   manage.py redeliver del_0193570e2c7a7bcd8f0a1b2c3d4e5f60 --wait
@@ -41,23 +41,24 @@ class Command(terminal.Command):
   manage.py redeliver --missing --webhook whk_0193570e2c7a7bcd8f0a1b2c3d4e5f60 --since 2d
   manage.py redeliver --resume red_0193570e2c7a7bcd8f0a1b2c3d4e5f60 --wait
 
-Killed half-way, workers go on with it, and so does --resume: each delivery goes once.
+If the command is killed, the workers or --resume continue the redelivery; no delivery is queued
+twice.
 
-exit codes: 0 done, 1 refused, 2 wrong usage, 3 a named delivery was left alone, a redelivery could
-not be carried out or (--wait) not everything succeeded, 130 interrupted (the redelivery goes on)"""
+exit codes: 0 done, 1 refused, 2 wrong usage, 3 a given delivery was skipped, a redelivery failed or
+(--wait) not all deliveries succeeded, 130 interrupted (the redelivery continues)"""
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "ids", nargs="*", type=public_id(DELIVERY_PREFIX), metavar="ID",
-            help="Deliveries, whatever became of them except success (see --force).",
+            help="Deliveries to send again, unless they succeeded (see --force).",
         )  # fmt: skip
         parser.add_argument(
-            "--webhook", type=public_id(WEBHOOK_PREFIX), metavar="ID", help="Those of a webhook."
+            "--webhook", type=public_id(WEBHOOK_PREFIX), metavar="ID", help="Only of this webhook."
         )
         parser.add_argument(
-            "--event", type=public_id(EVENT_PREFIX), metavar="ID", help="Those of an event."
+            "--event", type=public_id(EVENT_PREFIX), metavar="ID", help="Only of this event."
         )
-        parser.add_argument("--owner", metavar="USER", help="Those of a user's webhooks.")
+        parser.add_argument("--owner", metavar="USER", help="Only of this user's webhooks.")
         parser.add_argument(
             "--type", type=arguments.event_type, metavar="TYPE", help="Only of this event type."
         )
@@ -65,41 +66,45 @@ not be carried out or (--wait) not everything succeeded, 130 interrupted (the re
             "--status", type=arguments.statuses, metavar="STATUS",
             help="Only with these statuses, comma-separated (failed).",
         )  # fmt: skip
-        for name, what in (("--since", "Created from"), ("--until", "Created before")):
+        for name, boundary in (("--since", "at or after"), ("--until", "before")):
             parser.add_argument(
                 name, type=arguments.moment, metavar="TIME",
-                help=f"{what} then: 2h, 7d, 2026-11-23 or 2026-11-23T10:30:00Z.",
+                help=f"Only created {boundary} this time: 2h, 7d, 2026-11-23 or 2026-11-23T10:30:00Z.",
             )  # fmt: skip
         parser.add_argument(
             "--missing", action="store_true",
-            help="Create deliveries that never existed, of a --webhook --since, or of an --event.",
+            help="Create missing deliveries of a --webhook with --since, or of an --event.",
         )  # fmt: skip
         parser.add_argument(
-            "--limit", type=arguments.at_least(1), metavar="N", help="At most N, the oldest first."
-        )
+            "--limit", type=arguments.at_least(1), metavar="N",
+            help="Send at most N deliveries, the oldest first.",
+        )  # fmt: skip
         parser.add_argument(
-            "--rate", type=arguments.rate, metavar="RATE", help="Spread them: 50/s or 30/m."
-        )
+            "--rate", type=arguments.rate, metavar="RATE",
+            help="Spread the deliveries over time: 50/s or 30/m.",
+        )  # fmt: skip
         parser.add_argument(
             "--force",
             action="store_true",
-            help="Also what succeeded, unless --status says otherwise; only in flight stays.",
+            help="Without --status, send deliveries of any status except those in flight.",
         )
         parser.add_argument(
             "--resume", type=public_id(REDELIVERY_PREFIX), nargs="+", metavar="ID",
-            help="Go on with redeliveries that were started before.",
+            help="Continue these redeliveries, which were started before.",
         )  # fmt: skip
-        parser.add_argument("--wait", action="store_true", help="Wait for the answers.")
-        parser.add_argument("--dry-run", action="store_true", help="Only say how many.")
+        parser.add_argument("--wait", action="store_true", help="Wait for the results.")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="Only print the number of deliveries."
+        )
         arguments.add_no_input(parser)
         arguments.add_format(parser)
 
     def run(self, **options: Any) -> None:
         self._started: list[Redelivery] = []
         if options["resume"]:
-            found = self._find(options["resume"])
-            self._warn([redelivery_scope.scope_of(one) for one in found])
-            self._carry_out(found, options)
+            resumed = self._find(options["resume"])
+            self._warn([redelivery_scope.scope_of(started) for started in resumed])
+            self._carry_out(resumed, options)
         elif options["missing"]:
             self._run_missing(options)
         else:
@@ -111,20 +116,19 @@ not be carried out or (--wait) not everything succeeded, 130 interrupted (the re
             raise CommandError(f"There is no redelivery {REDELIVERY_PREFIX}{unknown[0].hex}.")
         return [found[id_] for id_ in dict.fromkeys(ids)]
 
-    # What.
+    # Select the deliveries.
 
     def _run_scope(self, options: dict[str, Any]) -> None:
         scope = self._scope(options)
-        found = redelivery_scope.matching(scope)
-        count = found[: scope.limit].count()
-        left_alone = self._left_alone(scope)
-        for line in left_alone:
+        count = redelivery_scope.matching(scope)[: scope.limit].count()
+        skipped = self._skipped(scope)
+        for line in skipped:
             self.say(line)
         if count:
             self._warn([scope])
         if options["dry_run"] or not count:
             self._say_matched(count, options, "deliveries")
-            if left_alone:
+            if skipped:
                 raise SystemExit(PARTIAL)
             return
         if not options["ids"]:
@@ -133,7 +137,7 @@ not be carried out or (--wait) not everything succeeded, 130 interrupted (the re
                 is_interactive=options["is_interactive"],
             )
         self._carry_out([redelivery.redeliver(scope, rate_limit=options["rate"])], options)
-        if left_alone:
+        if skipped:
             raise SystemExit(PARTIAL)
 
     def _scope(self, options: dict[str, Any]) -> Scope:
@@ -158,23 +162,23 @@ not be carried out or (--wait) not everything succeeded, 130 interrupted (the re
             limit=options["limit"],
         )
 
-    def _left_alone(self, scope: Scope) -> list[str]:
-        """Return a line for each named delivery that stays where it is: why it does."""
+    def _skipped(self, scope: Scope) -> list[str]:
+        """Return a line with the reason for each given delivery that is not sent again."""
         if scope.delivery_ids is None:
             return []
         matched = set(redelivery_scope.matching(scope).values_list("id", flat=True))
-        stays = [id_ for id_ in scope.delivery_ids if id_ not in matched]
-        found = dict(Delivery.objects.filter(id__in=stays).values_list("id", "status"))
+        skipped = [id_ for id_ in scope.delivery_ids if id_ not in matched]
+        statuses = dict(Delivery.objects.filter(id__in=skipped).values_list("id", "status"))
         return [
-            f"{DELIVERY_PREFIX}{id_.hex} {REASONS.get(found.get(id_), OTHER_REASON)}"
-            for id_ in stays
+            f"{DELIVERY_PREFIX}{id_.hex} {REASONS.get(statuses.get(id_), OTHER_REASON)}"
+            for id_ in skipped
         ]
 
     def _run_missing(self, options: dict[str, Any]) -> None:
-        wanted = self._replays(options)
+        replays = self._replays(options)
         scopes = [
             (webhook, redelivery_scope.replay_scope(webhook, **limits))
-            for webhook, limits in wanted
+            for webhook, limits in replays
         ]
         count = sum(
             redelivery_scope.missing(webhook, scope)[: scope.limit].count()
@@ -192,16 +196,16 @@ not be carried out or (--wait) not everything succeeded, 130 interrupted (the re
         self._carry_out(
             [
                 redelivery.replay(webhook, rate_limit=options["rate"], **limits)
-                for webhook, limits in wanted
+                for webhook, limits in replays
             ],
             options,
         )
 
     def _replays(self, options: dict[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
-        """Return the webhooks that shall get what they miss, and what that is."""
+        """Return the webhooks to create missing deliveries for, each with its limits."""
         if options["ids"] or options["status"] or options["owner"] or options["force"]:
             raise CommandError(
-                "--missing goes with --webhook, --event, --type, --since, --until, --limit.",
+                "--missing works only with --webhook, --event, --type, --since, --until, --limit.",
                 returncode=2,
             )
         webhooks = []
@@ -210,7 +214,7 @@ not be carried out or (--wait) not everything succeeded, 130 interrupted (the re
         elif options["event"]:
             webhooks = redelivery_scope.webhooks_missing(arguments.find_event(options["event"]))
         else:
-            raise CommandError("Say which: --missing --webhook or --event.", returncode=2)
+            raise CommandError("--missing needs --webhook or --event.", returncode=2)
         limits = {
             "since": options["since"],
             "until": options["until"],
@@ -225,75 +229,76 @@ not be carried out or (--wait) not everything succeeded, 130 interrupted (the re
             for warning in redelivery_scope.warnings_of(scope):
                 self.say(warning)
 
-    def _say_matched(self, count: int, options: dict[str, Any], what: str) -> None:
+    def _say_matched(self, count: int, options: dict[str, Any], noun: str) -> None:
         if options["format"] == "json":
             self.show_json({"matched": count, "dryRun": options["dry_run"]})
         elif count:
             verb = "Would create" if options["missing"] else "Would redeliver"
-            what = what if count > 1 else what.replace("deliveries", "delivery")
-            self.show(f"{verb} {count:,} {what}. Nothing was sent.")
+            noun = noun if count > 1 else noun.replace("deliveries", "delivery")
+            self.show(f"{verb} {count:,} {noun}. Nothing was sent.")
         else:
-            self.show("Nothing matches.")
+            self.show("No delivery matches.")
 
-    # How.
+    # Carry the redeliveries out.
 
     def _carry_out(self, started: list[Redelivery], options: dict[str, Any]) -> None:
         self._started = started
         with stopping() as stop:
-            for one in started:
-                self._queue(one, stop.wait)
+            for each in started:
+                self._queue(each, stop.wait)
             self.end_progress()
             if options["wait"]:
                 self._wait(started, stop.wait)
         self._report(started, options)
 
-    def _queue(self, one: Redelivery, pause: Callable[[float], bool]) -> None:
+    def _queue(self, started: Redelivery, pause: Callable[[float], bool]) -> None:
         while True:
-            has_more = redelivery_batches.advance(one.id)
-            one.refresh_from_db()
-            if one.status != Redelivery.Status.RUNNING:
+            has_more = redelivery_batches.advance(started.id)
+            started.refresh_from_db()
+            if started.status != Redelivery.Status.RUNNING:
                 return
-            self.progress(f"{one.public_id} queued {bar(one.queued_count, one.matched_count)}")
-            # Without more a worker is just at it.
+            queued = bar(started.queued_count, started.matched_count)
+            self.progress(f"{started.public_id} queued {queued}")
+            # If it is running without more to advance, a worker is advancing it at the moment.
             if pause(0 if has_more else POLL_SECONDS):
                 raise KeyboardInterrupt
 
     def _wait(self, started: list[Redelivery], pause: Callable[[float], bool]) -> None:
         self.warn_if_nothing_is_sent()
-        for one in started:
-            while not (now := redelivery_progress.progress(one)).is_answered:
-                self.progress(_progress_line(one, now))
+        for awaited in started:
+            while not (now := redelivery_progress.progress(awaited)).is_answered:
+                self.progress(_progress_line(awaited, now))
                 if pause(POLL_SECONDS):
                     raise KeyboardInterrupt
-                one.refresh_from_db()
+                awaited.refresh_from_db()
         self.end_progress()
 
     def interrupted(self) -> str:
         if not self._started:
             return "Interrupted; nothing was done."
-        ids = " ".join(one.public_id for one in self._started)
-        return f"Interrupted; workers go on with it. See manage.py redeliver --resume {ids} --wait"
+        ids = " ".join(started.public_id for started in self._started)
+        return f"Interrupted; workers continue it. See manage.py redeliver --resume {ids} --wait"
 
     def _report(self, started: list[Redelivery], options: dict[str, Any]) -> None:
-        now = [redelivery_progress.progress(one) for one in started]
+        now = [redelivery_progress.progress(each) for each in started]
         if options["format"] == "json":
-            documents = [_document(one, p) for one, p in zip(started, now, strict=True)]
+            documents = [_document(each, p) for each, p in zip(started, now, strict=True)]
             self.show_json(documents[0] if len(documents) == 1 else documents)
         else:
-            for one, progress in zip(started, now, strict=True):
-                self._show(one, progress, options["wait"])
-        if any(one.status == Redelivery.Status.FAILED for one in started):
+            for each, progress in zip(started, now, strict=True):
+                self._show(each, progress, options["wait"])
+        if any(each.status == Redelivery.Status.FAILED for each in started):
             raise SystemExit(PARTIAL)
         if options["wait"] and any(p.succeeded < p.queued for p in now):
             raise SystemExit(PARTIAL)
 
-    def _show(self, one: Redelivery, now: Progress, is_awaited: bool) -> None:
-        if one.error:
-            self.say(f"{one.public_id} {one.get_status_display().lower()}: {one.error}")
+    def _show(self, started: Redelivery, now: Progress, is_awaited: bool) -> None:
+        if started.error:
+            self.say(f"{started.public_id} {started.get_status_display().lower()}: {started.error}")
         if not is_awaited:
             self.show(
-                f"{one.public_id}: {counted(now.queued, 'delivery', 'deliveries')} queued. "
-                f"See manage.py redeliver --resume {one.public_id} --wait"
+                f"{started.public_id}: {counted(now.queued, 'delivery', 'deliveries')} queued. "
+                f"See manage.py redeliver --resume {started.public_id} --wait"
             )
             return
         rows = [
@@ -302,43 +307,43 @@ not be carried out or (--wait) not everything succeeded, 130 interrupted (the re
                 f"{part.succeeded:,}", f"{part.failed:,}", f"{part.retrying:,}", f"{part.held:,}",
                 part.last_error,
             ]
-            for part in redelivery_progress.outcomes(one)
+            for part in redelivery_progress.outcomes(started)
         ]  # fmt: skip
         for line in table(HEADER, rows, right=NUMBERS):
             self.show(line)
         held = f", {now.held:,} held back" if now.held else ""
         self.show(
-            f"{one.public_id}: {now.queued:,} queued, {now.succeeded:,} succeeded, "
+            f"{started.public_id}: {now.queued:,} queued, {now.succeeded:,} succeeded, "
             f"{now.failed:,} failed, {now.retrying:,} to be retried{held}."
         )
         if now.held:
             self.say(
-                "Held back means: the webhook is switched off, keeps failing or asked for time, or "
-                "all sending is paused."
+                "Deliveries are held back while their webhook is disabled, keeps failing or sent "
+                "Retry-After, or while all sending is paused."
             )
 
 
 REASONS: dict[str | None, str] = {
     None: "does not exist.",
-    "SUCCESS": "has succeeded; --force sends it again all the same.",
+    "SUCCESS": "has succeeded; use --force to send it again.",
     "SENDING": "is in flight.",
 }
-OTHER_REASON = "does not fit, or its webhook was deleted or its payload erased."
+OTHER_REASON = "does not match, or its webhook was deleted or its payload erased."
 
 
-def _progress_line(one: Redelivery, now: Progress) -> str:
+def _progress_line(started: Redelivery, now: Progress) -> str:
     done = now.succeeded + now.failed + now.retrying + now.held
-    seconds = max((datetime.now(UTC) - one.created_at).total_seconds(), 0.001)
+    seconds = max((datetime.now(UTC) - started.created_at).total_seconds(), 0.001)
     return (
-        f"{one.public_id} {bar(done, now.queued)}  ok {now.succeeded:,}  "
+        f"{started.public_id} {bar(done, now.queued)}  ok {now.succeeded:,}  "
         f"failed {now.failed + now.retrying:,}  {done / seconds:,.1f}/s"
     )
 
 
-def _document(one: Redelivery, now: Progress) -> dict[str, Any]:
+def _document(started: Redelivery, now: Progress) -> dict[str, Any]:
     document: dict[str, Any] = {
-        "id": one.public_id,
-        "status": one.status,
+        "id": started.public_id,
+        "status": started.status,
         "matched": now.matched,
         "queued": now.queued,
         "succeeded": now.succeeded,
@@ -346,8 +351,8 @@ def _document(one: Redelivery, now: Progress) -> dict[str, Any]:
         "retrying": now.retrying,
         "held": now.held,
     }
-    if warnings := redelivery_scope.warnings_of(redelivery_scope.scope_of(one)):
+    if warnings := redelivery_scope.warnings_of(redelivery_scope.scope_of(started)):
         document["warnings"] = warnings
-    if one.error:
-        document["error"] = one.error
+    if started.error:
+        document["error"] = started.error
     return document

@@ -1,4 +1,4 @@
-"""`manage.py reencrypt`: the second step of changing the encryption key."""
+"""`manage.py reencrypt`: encrypt stored values with the current key after a key change."""
 
 from collections import Counter
 from typing import Any
@@ -12,23 +12,24 @@ from webhooks.repair import reencryption
 class Command(terminal.Command):
     help = (
         "Encrypt all stored secrets and headers with the first key of WEBHOOKS_ENCRYPTION_KEYS. "
-        "To change keys: put a new one in front, restart everything, run this, remove the old one."
+        "To change keys: put the new key first, restart all processes, run this command, remove "
+        "the old key."
     )
     epilog = (
-        """exit codes: 0 done, 1 refused or something unreadable, 2 wrong usage, 130 interrupted"""
+        """exit codes: 0 done, 1 refused or a value is unreadable, 2 wrong usage, 130 interrupted"""
     )
-    # The check that something is unreadable would keep this command from mending the rest.
+    # The check E101 fails on unreadable values and would prevent re-encrypting the others.
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--dry-run", action="store_true", help="Only say how many values would change."
+            "--dry-run", action="store_true", help="Only print how many values would change."
         )
 
     def run(self, **options: Any) -> None:
         if options["dry_run"]:
             for noun, count in reencryption.count_outdated().items():
-                self.show(f"{noun}: {count:,} to encrypt anew")
+                self.show(f"{noun}: {count:,} to re-encrypt")
             return
         done: Counter[str] = Counter()
         unreadable = 0
@@ -36,12 +37,12 @@ class Command(terminal.Command):
             done[noun] += changed
             unreadable += failed
         for column in reencryption.COLUMNS:
-            self.show(f"{column.noun}: {done[column.noun]:,} encrypted anew")
+            self.show(f"{column.noun}: {done[column.noun]:,} re-encrypted")
         if unreadable:
             raise CommandError(
                 f"{unreadable:,} values cannot be decrypted with any key in "
-                "WEBHOOKS_ENCRYPTION_KEYS; put their key behind the first one and run this again."
+                "WEBHOOKS_ENCRYPTION_KEYS; add their key after the first one and run this again."
             )
 
     def interrupted(self) -> str:
-        return "Interrupted; run it again to go on."
+        return "Interrupted; run the command again to continue."

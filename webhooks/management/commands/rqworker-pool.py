@@ -1,4 +1,4 @@
-"""django-rq's command for several workers, with what ours have in common."""
+"""`manage.py rqworker-pool`: django-rq's command with our defaults and fewer system checks."""
 
 from importlib import import_module
 from typing import Any
@@ -7,11 +7,11 @@ from django.core.checks import Tags
 
 from webhooks.management.workers import RunsWorkers
 
-# Its name is no identifier.
+# The module's name is not an identifier.
 RqWorkerPoolCommand: Any = import_module("django_rq.management.commands.rqworker-pool").Command
 
 
 class Command(RunsWorkers, RqWorkerPoolCommand):  # type: ignore[misc]
-    help = "Run several workers, each in a process of its own."
+    help = "Run several workers, one process each."
 
     requires_system_checks = [Tags.models, "webhooks"]

@@ -1,4 +1,4 @@
-"""django-rq's command, without the system checks of what a worker has no part in."""
+"""`manage.py rqworker`: django-rq's command with our defaults and fewer system checks."""
 
 from django.core.checks import Tags
 from django_rq.management.commands.rqworker import Command as RqWorkerCommand
@@ -7,7 +7,7 @@ from webhooks.management.workers import RunsWorkers
 
 
 class Command(RunsWorkers, RqWorkerCommand):
-    help = "Run a worker, which delivers what is due, and RQ's jobs beside it."
+    help = "Run a worker, which sends due deliveries and runs RQ jobs."
 
-    # To check URLs and the admin means to load them and the whole API: a tenth of its memory.
+    # The checks of URLs and the admin would import the whole API: a tenth of the worker's memory.
     requires_system_checks = [Tags.models, "webhooks"]

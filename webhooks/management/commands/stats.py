@@ -1,4 +1,4 @@
-"""`manage.py stats`: what became of deliveries, the same figures as dashboard and API."""
+"""`manage.py stats`: figures of deliveries, the same as in the dashboard and the API."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,9 +20,9 @@ NUMBERS = "SENT OK% P50 P95 RETRYING FAILED DELIVERIES SHARE% ATTEMPTS WEBHOOKS 
 
 class Command(terminal.Command):
     help = (
-        "Show what became of the deliveries created in a time range: how many were sent, how many "
-        "succeeded and how fast, by webhook, event type, status or kind of failure; and what waits "
-        "now. The same figures as the dashboard and the API."
+        "Show figures of the deliveries created in a time range: how many were sent, how many "
+        "succeeded and how fast, by webhook, event type, status or failure kind; and the current "
+        "backlog. The dashboard and the API show the same figures."
     )
     epilog = """examples:
   manage.py stats
@@ -30,13 +30,13 @@ class Command(terminal.Command):
   manage.py stats --webhook whk_0193570e2c7a7bcd8f0a1b2c3d4e5f60 --format json
   manage.py stats --watch 2
 
-columns: SENT deliveries with an attempt, OK% of those that ended, P50 and P95 of the
-time one attempt took, LAST success (UTC)."""
+columns: SENT deliveries with an attempt; OK% share of successes among succeeded and failed
+deliveries; P50 and P95 duration of an attempt; LAST success (UTC)."""
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--since", type=arguments.moment, metavar="TIME",
-            help="From when on: 2h, 7d, 2026-11-23 or 2026-11-23T10:30:00Z (24h).",
+            help="Start of the range: 2h, 7d, 2026-11-23 or 2026-11-23T10:30:00Z (24h).",
         )  # fmt: skip
         parser.add_argument(
             "--webhook", type=public_id(WEBHOOK_PREFIX), metavar="ID", help="Only this webhook."
@@ -44,15 +44,15 @@ time one attempt took, LAST success (UTC)."""
         parser.add_argument("--owner", metavar="USER", help="Only the webhooks of this user.")
         parser.add_argument(
             "--by", choices=["webhook", "type", "status", "kind"], default="webhook",
-            help="How to group (webhook).",
+            help="Grouping (webhook).",
         )  # fmt: skip
         parser.add_argument(
             "--limit", type=arguments.at_least(1), default=100, metavar="N",
-            help="At most so many webhooks, the busiest first (100).",
+            help="Show at most N webhooks, the busiest first (100).",
         )  # fmt: skip
         parser.add_argument(
             "--watch", type=arguments.at_least(1), metavar="SECONDS",
-            help="Show it again and again until Ctrl-C.",
+            help="Repeat the output at this interval until Ctrl-C.",
         )  # fmt: skip
         arguments.add_format(parser)
 
@@ -82,7 +82,7 @@ time one attempt took, LAST success (UTC)."""
         selection = self._selection(options)
         totals = history.totals(selection)
         backlog = present.backlog(selection.owner_id, selection.webhook_ids)
-        workers = sum(one.is_alive for one in present.workers())
+        workers = sum(worker.is_alive for worker in present.workers())
         lines = GROUPS[options["by"]](selection, totals, options["limit"])
         for line in lines:
             self.show(line)
@@ -114,7 +114,7 @@ time one attempt took, LAST success (UTC)."""
                 "groups": _groups(options["by"], selection, totals, options["limit"]),
                 "totals": _figures(totals),
                 "backlog": document(present.backlog(selection.owner_id, selection.webhook_ids)),
-                "workersAlive": sum(one.is_alive for one in present.workers()),
+                "workersAlive": sum(worker.is_alive for worker in present.workers()),
             }
         )
 
@@ -122,24 +122,24 @@ time one attempt took, LAST success (UTC)."""
 def _groups(by: str, selection: Selection, totals: Figures, limit: int) -> list[dict[str, Any]]:
     if by == "webhook":
         return [
-            {"id": one.public_id, "name": one.name, "url": one.url, "state": one.state}
-            | _figures(one.figures)
-            for one in history.by_webhook(selection, limit=limit)
+            {"id": row.public_id, "name": row.name, "url": row.url, "state": row.state}
+            | _figures(row.figures)
+            for row in history.by_webhook(selection, limit=limit)
         ]
     if by == "type":
-        found = history.by_type(selection).items()
-        return [{"type": name} | _figures(figures) for name, figures in found]
+        by_type = history.by_type(selection).items()
+        return [{"type": name} | _figures(figures) for name, figures in by_type]
     if by == "status":
         return [
             {"status": status, "deliveries": count} for status, count in totals.by_status.items()
         ]
-    return [document(one) for one in history.failures(selection)]
+    return [document(failure) for failure in history.failures(selection)]
 
 
 def _webhook_lines(selection: Selection, totals: Figures, limit: int) -> list[str]:
     rows = [
-        [one.public_id, one.name, one.state, *_row(one.figures)]
-        for one in history.by_webhook(selection, limit=limit)
+        [webhook.public_id, webhook.name, webhook.state, *_row(webhook.figures)]
+        for webhook in history.by_webhook(selection, limit=limit)
     ]
     rows.append(["all", "", "", *_row(totals)])
     return table(["WEBHOOK", "NAME", "STATE", *FIGURES], rows, right=NUMBERS)
@@ -162,15 +162,15 @@ def _status_lines(selection: Selection, totals: Figures, limit: int) -> list[str
 def _kind_lines(selection: Selection, totals: Figures, limit: int) -> list[str]:
     rows = [
         [
-            one.kind,
-            one.response_code or "-",
-            FailureKind(one.kind).label,
-            f"{one.attempts:,}",
-            f"{one.deliveries:,}",
-            f"{one.webhooks:,}",
-            _time(one.last_at),
+            failure.kind,
+            failure.response_code or "-",
+            FailureKind(failure.kind).label,
+            f"{failure.attempts:,}",
+            f"{failure.deliveries:,}",
+            f"{failure.webhooks:,}",
+            _time(failure.last_at),
         ]
-        for one in history.failures(selection)
+        for failure in history.failures(selection)
     ]
     header = ["KIND", "CODE", "MEANING", "ATTEMPTS", "DELIVERIES", "WEBHOOKS", "LAST"]
     return table(header, rows, right=NUMBERS)

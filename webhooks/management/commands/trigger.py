@@ -1,4 +1,4 @@
-"""`manage.py trigger`: store an event by hand and see where it goes and what comes back."""
+"""`manage.py trigger`: trigger an event and show its deliveries and their responses."""
 
 import json
 import sys
@@ -20,13 +20,13 @@ from webhooks.workbench.trigger import Outcome
 
 POLL_SECONDS = 0.1
 MANY = 20
-"""Deliveries that are listed one by one."""
+"""How many events the output lists one by one."""
 
 
 class Command(terminal.Command):
     help = (
-        "Trigger an event as the product would, with the catalogue's example as its data, and "
-        "print where it goes. With --wait also what comes back."
+        "Trigger an event as the product would, by default with the catalogue's example as its "
+        "data, and print the webhooks that receive it. With --wait, also print their responses."
     )
     epilog = """examples:
   manage.py trigger --list
@@ -44,21 +44,27 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
             help="The event's data: JSON, @FILE, or - for stdin (the catalogue's example).",
         )  # fmt: skip
         parser.add_argument(
-            "--owner", metavar="USER", help="Whose event it is: e-mail address, user name or id."
+            "--owner", metavar="USER", help="The event's owner: e-mail address, user name or id."
         )
         parser.add_argument(
             "--webhook", type=public_id(WEBHOOK_PREFIX), metavar="ID",
-            help="Send it to this webhook alone, whatever its filter; the owner is the webhook's.",
+            help="Send the event to this webhook only, ignoring its filter; it sets the owner.",
         )  # fmt: skip
         parser.add_argument(
-            "--count", type=arguments.at_least(1), default=1, metavar="N", help="How many (1)."
+            "--count",
+            type=arguments.at_least(1),
+            default=1,
+            metavar="N",
+            help="Number of events (1).",
         )
         parser.add_argument(
-            "--example", action="store_true", help="Print the type's example and trigger nothing."
+            "--example",
+            action="store_true",
+            help="Print the event type's example and trigger nothing.",
         )
         parser.add_argument("--list", action="store_true", help="Print all event types.")
         parser.add_argument(
-            "--wait", action="store_true", help="Wait for the answers; a worker must be running."
+            "--wait", action="store_true", help="Wait for the responses; needs a running worker."
         )
         arguments.add_format(parser)
 
@@ -67,7 +73,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
             self._list(options["format"])
             return
         if not options["type"]:
-            raise CommandError("Name an event type; --list shows them all.", returncode=2)
+            raise CommandError("Give an event type; --list shows all of them.", returncode=2)
         event_type = catalog.get_type(options["type"])
         if options["example"]:
             self.show(json.dumps(event_type.example, ensure_ascii=False, indent=2))
@@ -76,22 +82,22 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
         ids = [event.id for event in events]
         outcomes = self._wait(ids) if options["wait"] else trigger.outcomes(ids)
         self._report(events, outcomes, options)
-        if options["wait"] and any(one.status != "SUCCESS" for one in outcomes):
+        if options["wait"] and any(outcome.status != "SUCCESS" for outcome in outcomes):
             raise SystemExit(PARTIAL)
 
     def _list(self, format: str) -> None:
         if format == "json":
             types = catalog.all_types()
-            self.show_json([{"type": one.name, "description": one.description} for one in types])
+            self.show_json([{"type": t.name, "description": t.description} for t in types])
             return
-        rows = [[one.name, one.description] for one in catalog.all_types()]
+        rows = [[t.name, t.description] for t in catalog.all_types()]
         for line in table(["TYPE", "WHEN"], rows):
             self.show(line)
 
     def _trigger(self, event_type: catalog.EventType, options: dict[str, Any]) -> list[Event]:
         webhook_id, owner = options["webhook"], options["owner"]
         if not (webhook_id or owner):
-            raise CommandError("Say whose event it is: --owner or --webhook.", returncode=2)
+            raise CommandError("Give the event's owner: --owner or --webhook.", returncode=2)
         webhook = arguments.find_webhook(webhook_id) if webhook_id else None
         return trigger.trigger_by_hand(
             event_type.name,
@@ -106,7 +112,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
         with stopping() as stop:
             while True:
                 outcomes = trigger.outcomes(ids)
-                done = sum(not one.is_awaited for one in outcomes)
+                done = sum(not outcome.is_awaited for outcome in outcomes)
                 if done == len(outcomes):
                     self.end_progress()
                     return outcomes
@@ -115,7 +121,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
                 self.progress(terminal.bar(done, len(outcomes)))
 
     def interrupted(self) -> str:
-        return "Interrupted; what was triggered is sent all the same."
+        return "Interrupted; the triggered events are still sent."
 
     def _report(
         self, events: list[Event], outcomes: list[Outcome], options: dict[str, Any]
@@ -124,27 +130,27 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
             self.show_json({"events": [_document(event, outcomes) for event in events]})
             return
         for event in events[:MANY]:
-            own = [one for one in outcomes if one.event_id == event.id]
+            own = [outcome for outcome in outcomes if outcome.event_id == event.id]
             self.show(f"{event.public_id} {event.type} → {counted(len(own), 'webhook')}")
-            for one in own:
-                self.show(f"  {_line(one, options['wait'])}")
+            for outcome in own:
+                self.show(f"  {_line(outcome, options['wait'])}")
         if len(events) > MANY:
             self.show(f"and {counted(len(events) - MANY, 'more event', 'more events')}")
 
 
-def _line(one: Outcome, is_awaited: bool) -> str:
-    words = [one.webhook_public_id, printable(one.webhook_name)]
-    if one.held:
-        words.append(f"waits: {one.held}")
+def _line(outcome: Outcome, is_awaited: bool) -> str:
+    words = [outcome.webhook_public_id, printable(outcome.webhook_name)]
+    if outcome.held:
+        words.append(f"held: {outcome.held}")
     elif not is_awaited:
-        words.append("is on its way")
+        words.append("queued")
     else:
-        words.append("-" if one.response_code is None else str(one.response_code))
-        words.append("-" if one.duration_ms is None else f"{one.duration_ms} ms")
-        if one.status != "SUCCESS":
-            words.append(f"{one.status}: {printable(one.error)}")
-        if one.status == "RETRYING" and one.next_attempt_at:
-            words.append(f"(retry at {one.next_attempt_at:%H:%M:%S} UTC)")
+        words.append("-" if outcome.response_code is None else str(outcome.response_code))
+        words.append("-" if outcome.duration_ms is None else f"{outcome.duration_ms} ms")
+        if outcome.status != "SUCCESS":
+            words.append(f"{outcome.status}: {printable(outcome.error)}")
+        if outcome.status == "RETRYING" and outcome.next_attempt_at:
+            words.append(f"(retry at {outcome.next_attempt_at:%H:%M:%S} UTC)")
     return "  ".join(words)
 
 
@@ -154,16 +160,16 @@ def _document(event: Event, outcomes: list[Outcome]) -> dict[str, Any]:
         "type": event.type,
         "deliveries": [
             {
-                "id": DELIVERY_PREFIX + one.delivery_id.hex,
-                "webhookId": one.webhook_public_id,
-                "status": one.status,
-                "responseCode": one.response_code,
-                "durationMs": one.duration_ms,
-                "error": one.error,
-                "held": one.held,
+                "id": DELIVERY_PREFIX + outcome.delivery_id.hex,
+                "webhookId": outcome.webhook_public_id,
+                "status": outcome.status,
+                "responseCode": outcome.response_code,
+                "durationMs": outcome.duration_ms,
+                "error": outcome.error,
+                "held": outcome.held,
             }
-            for one in outcomes
-            if one.event_id == event.id
+            for outcome in outcomes
+            if outcome.event_id == event.id
         ],
     }
 
@@ -180,5 +186,5 @@ def _data(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as problem:
         raise ArgumentTypeError(f"this is not JSON: {problem}") from None
     if not isinstance(data, dict):
-        raise ArgumentTypeError("the data of an event is a JSON object")
+        raise ArgumentTypeError("the data of an event must be a JSON object")
     return data
