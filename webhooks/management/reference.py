@@ -19,14 +19,15 @@ public ids (`whk_…`, `evt_…`, `del_…`, `red_…`) or UUIDs. Times without 
 `make docs` generates this page."""
 
 
+def own_commands() -> list[str]:
+    """Return the names of the commands of this project's own apps, sorted."""
+    own_apps = {app.name for app in apps.get_app_configs() if "site-packages" not in app.path}
+    return sorted(name for name, app in get_commands().items() if app in own_apps)
+
+
 def render() -> str:
-    """Return the page as Markdown."""
-    own = {app.name for app in apps.get_app_configs() if "site-packages" not in app.path}
-    names = sorted(
-        name
-        for name, app in get_commands().items()
-        if app in own and not name.endswith("_reference")
-    )
+    """Return the page as Markdown; it leaves out the commands that generate pages."""
+    names = [name for name in own_commands() if not name.endswith("_reference")]
     contents = "\n".join(f"- [{name}](#{name}): {_first_sentence(_load(name))}" for name in names)
     return "\n\n".join([INTRODUCTION, contents, *map(_render_command, names)]) + "\n"
 
