@@ -12,7 +12,6 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
-from psycopg.errors import QueryCanceled
 from unfold.admin import ModelAdmin
 from unfold.paginator import InfinitePaginator
 
@@ -20,7 +19,7 @@ from webhooks.admin.access import permissions_of
 from webhooks.admin.operations import Operation
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import parse_public_id
-from webhooks.postgres.sql import sqlstate
+from webhooks.postgres.sql import limit_statements, took_too_long
 from webhooks.repair import audit_log
 
 
@@ -174,7 +173,7 @@ class BigTableAdmin(ReadOnlyAdmin):
                 limit_statements(0)
                 return response
         except OperationalError as problem:
-            if sqlstate(problem) != QueryCanceled.sqlstate:
+            if not took_too_long(problem):
                 raise
             return self.render(
                 request,
@@ -182,11 +181,3 @@ class BigTableAdmin(ReadOnlyAdmin):
                 {"title": str(self.opts.verbose_name_plural).capitalize()},
                 status=503,
             )
-
-
-def limit_statements(seconds: int) -> None:
-    """Let no statement of this transaction run longer; 0 takes the limit away."""
-    from django.db import connection
-
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [f"{seconds}s"])

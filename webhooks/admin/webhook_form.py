@@ -1,14 +1,35 @@
 """The settings of a webhook as a form."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 from django import forms
+from django.contrib.postgres.forms import SimpleArrayField
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from webhooks import catalog
+from webhooks.bounds import MAX_PATTERNS, length_problem
 from webhooks.models import Webhook
-from webhooks.wire.header_rules import header_problems
+from webhooks.models.webhook import MAX_RETRIES
+from webhooks.wire.header_rules import MAX_HEADERS, header_problems
+
+MAX_LINES = 4 * MAX_HEADERS
+"""Of the text of custom headers, with empty ones between them."""
+
+
+def check_length(value: Sized, most: int) -> None:
+    """Raise ValidationError for what is too long to be looked at."""
+    if problem := length_problem(value, most):
+        raise forms.ValidationError(problem)
+
+
+class NumbersField(SimpleArrayField):
+    """Numbers separated by commas; counted before they are read."""
+
+    def to_python(self, value: Any) -> Any:
+        if isinstance(value, str):
+            check_length(value.split(","), MAX_RETRIES)
+        return super().to_python(value)
 
 
 class PatternsField(forms.CharField):
@@ -22,7 +43,9 @@ class PatternsField(forms.CharField):
     def to_python(self, value: Any) -> Any:
         if isinstance(value, (list, tuple)):
             return list(value)
-        return (super().to_python(value) or "").replace(",", " ").split()
+        patterns = (super().to_python(value) or "").replace(",", " ").split()
+        check_length(patterns, MAX_PATTERNS)
+        return patterns
 
     def validate(self, value: Sequence[str]) -> None:
         super().validate(" ".join(value))
@@ -38,7 +61,9 @@ class HeadersField(forms.CharField):
 
     def to_python(self, value: Any) -> Any:
         headers = {}
-        for line in (super().to_python(value) or "").splitlines():
+        lines = (super().to_python(value) or "").splitlines()
+        check_length(lines, MAX_LINES)
+        for line in lines:
             name, colon, content = line.partition(":")
             if line.strip() and not colon:
                 raise forms.ValidationError(f"“{line[:40]}” is not of the form Name: value.")
@@ -72,6 +97,7 @@ class WebhookForm(forms.ModelForm):
             "name", "url", "description", "events", "timeout_seconds", "rate_limit", "ordered",
             "max_retries", "retry_delay_seconds", "retry_schedule",
         )  # fmt: skip
+        field_classes = {"retry_schedule": NumbersField}
         widgets = {"retry_schedule": UnfoldAdminTextInputWidget}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -6,7 +6,7 @@ an audit log. Triggered events, and what happens in sessions and to agents, leav
 the events themselves are their record.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, TypeVar, cast
@@ -36,6 +36,7 @@ from webhooks.api.serializers import (
 )
 from webhooks.errors import EncryptionKeyError, PublicIdInvalidError
 from webhooks.ids import parse_public_id
+from webhooks.postgres.sql import limit_statements
 from webhooks.repair import audit_log
 
 __all__ = [
@@ -58,6 +59,10 @@ __all__ = [
 ]
 
 M = TypeVar("M", bound=Model)
+
+READ_SECONDS = 3
+WRITE_SECONDS = 15
+"""How long one statement of a request may take; the answer is 503 then."""
 
 
 @extend_schema_field({"type": "boolean"})
@@ -99,6 +104,8 @@ class ApiViewSet(GenericViewSet[M]):
     """Query parameters of actions, beside filters and pages of lists."""
     non_atomic_actions: ClassVar[frozenset[str]] = frozenset()
     """Actions that must not run in one transaction with their Idempotency-Key."""
+    unlimited_actions: ClassVar[frozenset[str]] = frozenset()
+    """Actions that begin their transactions themselves, or somewhere else."""
 
     detail_serializer_class: type[Serializer[Any]] | None = None
     """Of one object by itself, where it shows more than in a list."""
@@ -121,6 +128,10 @@ class ApiViewSet(GenericViewSet[M]):
             return
         self._check_parameters(request)
         key = request.headers.get(idempotency.HEADER)
+        method = str(request.method).lower()
+        if self.action not in self.unlimited_actions | self.non_atomic_actions:
+            limit = READ_SECONDS if request.method in SAFE_METHODS else WRITE_SECONDS
+            setattr(self, method, partial(_within_limit, limit, getattr(self, method)))
         handler = getattr(self, "post", None)
         if request.method == "POST" and key is not None and handler is not None:
             is_atomic = self.action not in self.non_atomic_actions
@@ -238,6 +249,12 @@ def in_utc(name: str, moment: datetime) -> datetime:
     if not 1971 <= moment.year <= 9000:
         raise ParametersInvalidError({name: ["Choose a time between 1971 and 9000."]})
     return moment.astimezone(UTC)
+
+
+def _within_limit(seconds: int, handler: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    with transaction.atomic():
+        limit_statements(seconds)
+        return handler(*args, **kwargs)
 
 
 def _present(changed: Model, name: str) -> Any:

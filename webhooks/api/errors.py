@@ -28,5 +28,14 @@ class LengthRequiredError(exceptions.APIException):
     default_detail = "Send Content-Length and the body in one piece, not in chunks."
 
 
+class TakesTooLongError(exceptions.APIException):
+    status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    default_code = "takes_too_long"
+    default_detail = (
+        "There are too many rows to answer this in time; choose a shorter time range, a webhook, or "
+        "fewer objects."
+    )
+
+
 class ParametersInvalidError(exceptions.ValidationError):
     """Like ValidationError, but about the query string instead of the body."""

@@ -110,6 +110,8 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
     id_prefix = EVENT_PREFIX
     serializer_class = EventSerializer
     filterset_class = EventFilters
+    # What is triggered commits together with that of others (webhooks/outbox/committer.py).
+    unlimited_actions = frozenset({"create", "batch"})
     action_scopes = {"create": "trigger", "batch": "trigger"}
     action_parameters = {
         "retrieve": frozenset({"explain"}),

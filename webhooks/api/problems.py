@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
@@ -19,14 +20,18 @@ from rest_framework.settings import api_settings
 from rest_framework.views import set_rollback
 
 from webhooks import errors
-from webhooks.api.errors import ParametersInvalidError
+from webhooks.api.errors import ParametersInvalidError, TakesTooLongError
 from webhooks.api.names import camel_case
+from webhooks.bounds import MAX_NAME_CHARACTERS, MAX_PROBLEMS, shortened
+from webhooks.postgres.sql import took_too_long
 
 logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:remotedevai:problem:"
 API_PREFIX = "/api/"
+MAX_DETAIL_CHARACTERS = 4000
+"""Of what is wrong with an event's data, which names every problem and quotes the data."""
 
 TITLES = {
     "authentication_failed": "The credentials are not valid",
@@ -45,6 +50,7 @@ TITLES = {
     "parse_error": "The body is not JSON that we accept",
     "permission_denied": "These credentials do not allow this",
     "scope_invalid": "The selection is not valid",
+    "takes_too_long": "This would take too long",
     "throttled": "Too many requests",
     "too_large": "The body is too large",
     "unavailable": "This cannot be done at the moment",
@@ -105,6 +111,8 @@ def translate(exception: Exception) -> exceptions.APIException | None:
         return exceptions.PermissionDenied()
     if isinstance(exception, DjangoValidationError):
         return exceptions.ValidationError(_field_errors(exception))
+    if isinstance(exception, OperationalError) and took_too_long(exception):
+        return TakesTooLongError()
     if isinstance(exception, (OperationalError, InterfaceError)):
         logger.warning("The database failed: %s", exception)
         exception = errors.StorageUnavailableError()
@@ -150,10 +158,10 @@ def problem_of(exception: exceptions.APIException, request: Any) -> dict[str, An
     extra: dict[str, Any] = {}
     if isinstance(exception, exceptions.ValidationError):
         key = "parameter" if isinstance(exception, ParametersInvalidError) else "pointer"
-        extra["errors"] = list(flatten(exception.detail, key))
+        extra["errors"] = list(islice(flatten(exception.detail, key), MAX_PROBLEMS))
         detail = _summary(extra["errors"], key)
     else:
-        detail = str(exception.detail)
+        detail = shortened(str(exception.detail), MAX_DETAIL_CHARACTERS)
         for kind, hint in HINTS.items():
             if isinstance(exception, kind):
                 detail = f"{detail} {hint}"
@@ -179,10 +187,11 @@ def flatten(detail: Any, key: str, place: str = "") -> Iterator[dict[str, str]]:
             yield from flatten(part, key, place if is_leaf else _step(place, str(index), key))
     else:
         code = getattr(detail, "code", None) or "invalid"
-        yield {key: place, "code": code, "message": str(detail)}
+        yield {key: place, "code": code, "message": shortened(str(detail))}
 
 
 def _step(place: str, name: str, key: str) -> str:
+    name = shortened(name, MAX_NAME_CHARACTERS)
     if key == "parameter":
         return place or name
     return f"{place}/{name.replace('~', '~0').replace('/', '~1')}"

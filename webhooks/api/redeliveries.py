@@ -121,7 +121,9 @@ SAY_WHICH = (
 
 
 class CountSerializer(ApiSerializer):
-    matched_count = serializers.IntegerField()
+    matched_count = serializers.IntegerField(
+        help_text=f"{COUNTED_AT_MOST + 1:,} means more than {COUNTED_AT_MOST:,}: no more are counted."
+    )
     warnings = serializers.ListField(
         child=serializers.CharField(),
         required=False,
@@ -130,7 +132,7 @@ class CountSerializer(ApiSerializer):
 
 
 def _counted(rows: QuerySet[Any], scope: service.Scope) -> dict[str, Any]:
-    counted: dict[str, Any] = {"matched_count": rows.count()}
+    counted: dict[str, Any] = {"matched_count": rows.order_by()[: COUNTED_AT_MOST + 1].count()}
     if warnings := redelivery_scope.warnings_of(scope):
         counted["warnings"] = warnings
     return counted

@@ -64,6 +64,7 @@ REFUSALS = {
     "415": "The body is not JSON.",
     "429": "Too many requests; wait as long as Retry-After says.",
     "500": "Our mistake.",
+    "503": "There is too much to answer this in time, or the database does not answer; nothing is done.",
 }
 WITH_BODY = frozenset({"409", "411", "413", "415"})
 

@@ -1,7 +1,8 @@
 """Serializers that spell names in camelCase and refuse what they do not know."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
 from webhooks.api.names import camel_case
+from webhooks.bounds import MAX_ITEMS, MAX_NAME_CHARACTERS, MAX_PROBLEMS, length_problem, shortened
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import parse_public_id
 
@@ -34,23 +36,34 @@ class StrictFields:
     def to_internal_value(self, data: Any) -> Any:
         problems: dict[str, Any] = {}
         if isinstance(data, Mapping):
-            for name in data:
-                field = self.fields.get(name)  # type: ignore[attr-defined]
-                if field is None:
-                    problems[name] = [ErrorDetail(self._unknown(), "unknown_field")]
-                elif field.read_only:
-                    problems[name] = [ErrorDetail("This cannot be set; leave it out.", "read_only")]
-                elif wrong := _wrong_type(field, data[name]):
-                    problems[name] = wrong
+            found = islice(self._problems_of(data), MAX_PROBLEMS)
+            problems = {shortened(name, MAX_NAME_CHARACTERS): problem for name, problem in found}
+            # What has a problem of its own is walked by nobody else.
+            known = self.fields.keys() & data.keys() - problems.keys()  # type: ignore[attr-defined]
+            data = {name: value for name, value in data.items() if name in known}
         try:
             value = super().to_internal_value(data)  # type: ignore[misc]
         except serializers.ValidationError as refusal:
             if isinstance(refusal.detail, Mapping):
+                # A field with a problem was left out, and is not missing for that.
                 raise serializers.ValidationError({**refusal.detail, **problems}) from None
             raise
         if problems:
             raise serializers.ValidationError(problems)
         return value
+
+    def _problems_of(self, data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        # Fields first: there are few of them, and the unknown may be without number.
+        for name, field in self.fields.items():  # type: ignore[attr-defined]
+            if name not in data:
+                continue
+            if field.read_only:
+                yield name, [ErrorDetail("This cannot be set; leave it out.", "read_only")]
+            elif wrong := _wrong_type(field, data[name]):
+                yield name, wrong
+        for name in data:
+            if name not in self.fields:  # type: ignore[attr-defined]
+                yield name, [ErrorDetail(self._unknown(), "unknown_field")]
 
     def _unknown(self) -> str:
         names = [name for name, field in self.fields.items() if not field.read_only]  # type: ignore[attr-defined]
@@ -79,13 +92,15 @@ def _wrong_type(field: Any, value: Any) -> Any:
     """Return the problem with a value's type, nested as the value is; None where there is none."""
     if value is None:
         return None
-    if isinstance(field, serializers.ListField) and isinstance(value, list):
-        found = {str(index): _wrong_type(field.child, one) for index, one in enumerate(value)}
-        return {index: wrong for index, wrong in found.items() if wrong}
-    if isinstance(field, serializers.DictField) and isinstance(value, Mapping):
-        found = {name: _wrong_type(field.child, one) for name, one in value.items()}
-        return {name: wrong for name, wrong in found.items() if wrong}
     longest = getattr(field, "max_length", None)
+    if isinstance(field, serializers.ListField) and isinstance(value, list):
+        return _too_long(value, longest) or _wrong_parts(
+            (str(index), _wrong_type(field.child, one)) for index, one in enumerate(value)
+        )
+    if isinstance(field, BoundedDictField) and isinstance(value, Mapping):
+        return _too_long(value, longest) or _wrong_parts(
+            (name, _wrong_type(field.child, one)) for name, one in value.items()
+        )
     # As it was sent: the framework counts what is left without the spaces around it.
     if isinstance(field, serializers.CharField) and longest and len(str(value)) > longest:
         return [ErrorDetail(f"This has more than {longest:,} characters.", "max_length")]
@@ -94,6 +109,24 @@ def _wrong_type(field: Any, value: Any) -> Any:
             is_right = isinstance(value, types) and (bool in types or not isinstance(value, bool))
             return None if is_right else [ErrorDetail(f"This is {words}.", "invalid")]
     return None
+
+
+def _too_long(value: Any, longest: int | None) -> list[ErrorDetail] | None:
+    problem = length_problem(value, MAX_ITEMS if longest is None else longest)
+    return [ErrorDetail(problem, "max_length")] if problem else None
+
+
+def _wrong_parts(parts: Iterator[tuple[str, Any]]) -> dict[str, Any]:
+    wrong = ((shortened(name, MAX_NAME_CHARACTERS), problem) for name, problem in parts if problem)
+    return dict(islice(wrong, MAX_PROBLEMS))
+
+
+class BoundedDictField(serializers.DictField):
+    """An object with any names, at most `max_length` of them."""
+
+    def __init__(self, *, max_length: int, **options: Any) -> None:
+        self.max_length = max_length
+        super().__init__(**options)
 
 
 class ApiSerializer(StrictFields, serializers.Serializer[Any]):

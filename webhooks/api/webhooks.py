@@ -28,20 +28,24 @@ from webhooks.api.base import (
 )
 from webhooks.api.deliveries import DeliveryFilters, DeliverySerializer
 from webhooks.api.figures import StatsQuery, StatsSerializer, stats_of
+from webhooks.api.serializers import BoundedDictField
+from webhooks.bounds import MAX_PATTERNS
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models import Webhook
-
-MAX_HEADERS = 50
+from webhooks.models.webhook import MAX_RETRIES
+from webhooks.pace.retry import MAX_DELAY_SECONDS
+from webhooks.wire.header_rules import MAX_HEADERS
 
 
 class WebhookSerializer(ApiModelSerializer):
     id = PublicIdField(WEBHOOK_PREFIX, read_only=True)
     events = serializers.ListField(
         child=serializers.CharField(max_length=100),
-        max_length=100,
+        max_length=MAX_PATTERNS,
         help_text="Event types or patterns: `project.created`, `project.*`, `*`.",
     )
-    headers = serializers.DictField(
+    headers = BoundedDictField(
+        max_length=MAX_HEADERS,
         child=serializers.CharField(max_length=4096, allow_blank=True, trim_whitespace=False),
         write_only=True,
         required=False,
@@ -53,6 +57,13 @@ class WebhookSerializer(ApiModelSerializer):
         allow_null=True,
         help_text="Null where they cannot be decrypted; nothing is sent then, until they are "
         "replaced.",
+    )
+    retry_schedule = serializers.ListField(
+        child=serializers.IntegerField(min_value=1, max_value=MAX_DELAY_SECONDS),
+        max_length=MAX_RETRIES,
+        allow_null=True,
+        required=False,
+        help_text="Seconds before each retry, instead of `maxRetries` and `retryDelay`.",
     )
     retry_delay = serializers.IntegerField(
         source="retry_delay_seconds",

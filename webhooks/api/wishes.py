@@ -17,6 +17,7 @@ from webhooks.api.base import ApiSerializer, PublicIdField
 from webhooks.api.permissions import is_service
 from webhooks.api.problems import DOMAIN_ERRORS
 from webhooks.api.serializers import shared
+from webhooks.bounds import MAX_PROBLEMS, shortened
 from webhooks.errors import EventDataInvalidError, WebhooksError
 from webhooks.ids import EVENT_PREFIX
 from webhooks.models import Event
@@ -25,6 +26,8 @@ from webhooks.outbox.batch import build_each
 from webhooks.outbox.store import Trigger, build_trigger
 
 MAX_BATCH = 1000
+MAX_LATER_CHARACTERS = 40
+"""Of what is wrong with an event of a batch, behind the first few that are refused."""
 ITEMS = {
     "type": "array",
     "minItems": 1,
@@ -144,8 +147,11 @@ def trigger_many(asker: Asker, body: Any) -> dict[str, Any]:
         [build_each(_read_item(asker, item, known)) for item in items]
     )
     answers = [_answer(result) for result in results]
-    accepted = sum(answer["error"] is None for answer in answers)
-    return {"accepted": accepted, "refused": len(items) - accepted, "results": answers}
+    refusals = [answer["error"] for answer in answers if answer["error"]]
+    for refusal in refusals[MAX_PROBLEMS:]:
+        refusal["message"] = shortened(refusal["message"], MAX_LATER_CHARACTERS)
+    accepted = len(items) - len(refusals)
+    return {"accepted": accepted, "refused": len(refusals), "results": answers}
 
 
 def _read_batch(body: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from webhooks import catalog
+from webhooks.bounds import MAX_PATTERNS, length_problem, named
 from webhooks.choices import BreakerState
 from webhooks.errors import EncryptionKeyError, UrlRefusedError
 from webhooks.ids import WEBHOOK_PREFIX, new_id
@@ -28,6 +29,7 @@ from webhooks.wire.url_rules import MAX_URL_LENGTH, accept_url
 if TYPE_CHECKING:
     from webhooks.models.event import Event
 
+MAX_RETRIES = 20
 MAX_LIVE_SECRETS = 10
 """Of one webhook and scheme: each of them signs every request."""
 
@@ -78,7 +80,7 @@ class Webhook(models.Model):
     headers_encrypted = models.BinaryField(null=True, editable=False)
     max_retries = models.PositiveSmallIntegerField(
         default=10,
-        validators=[MaxValueValidator(20)],
+        validators=[MaxValueValidator(MAX_RETRIES)],
         help_text="How often a failed delivery is tried again, 0 to 20.",
     )
     retry_delay_seconds = models.PositiveIntegerField(
@@ -90,7 +92,7 @@ class Webhook(models.Model):
         models.PositiveIntegerField(
             validators=[MinValueValidator(1), MaxValueValidator(retry.MAX_DELAY_SECONDS)]
         ),
-        size=20,
+        size=MAX_RETRIES,
         null=True,
         blank=True,
         help_text="Seconds before each retry, instead of the two settings above.",
@@ -242,8 +244,10 @@ class Webhook(models.Model):
             problems["url"] = str(problem)
         if not self.events:
             problems["events"] = "Choose at least one event type, or * for all."
+        elif too_many := length_problem(self.events, MAX_PATTERNS):
+            problems["events"] = too_many
         elif unknown := [name for name in self.events if not catalog.is_known_pattern(name)]:
-            problems["events"] = f"Unknown event types: {', '.join(unknown)}."
+            problems["events"] = f"Unknown event types: {named(unknown)}."
         if problems:
             raise ValidationError(problems)
 

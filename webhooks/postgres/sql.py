@@ -68,6 +68,17 @@ def sqlstate(problem: BaseException) -> str | None:
     return getattr(problem.__cause__, "sqlstate", None)
 
 
+def took_too_long(problem: BaseException) -> bool:
+    """Say whether a statement ended by limit_statements()."""
+    return sqlstate(problem) == psycopg.errors.QueryCanceled.sqlstate
+
+
+def limit_statements(seconds: int) -> None:
+    """Let no statement of this transaction run longer; 0 takes the limit away."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [f"{seconds}s"])
+
+
 # Facts about each new connection.
 
 

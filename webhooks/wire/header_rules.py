@@ -6,6 +6,8 @@ Values often are credentials: no text made here ever holds one.
 import re
 from collections.abc import Mapping
 
+from webhooks.bounds import length_problem
+
 MAX_HEADERS = 20
 MAX_NAME_LENGTH = 64
 MAX_VALUE_LENGTH = 4096
@@ -26,11 +28,11 @@ FORBIDDEN_PREFIXES = ("content-", "proxy-", "sec-", "webhook-", "x-forwarded-", 
 
 def header_problems(headers: Mapping[str, str]) -> list[str]:
     """Return why a webhook may not have these headers, one sentence each; empty when it may."""
+    if problem := length_problem(headers, MAX_HEADERS):
+        return [problem]
     problems = [
         problem for name, value in headers.items() if (problem := header_problem(name, value))
     ]
-    if len(headers) > MAX_HEADERS:
-        problems.append(f"A webhook has at most {MAX_HEADERS} custom headers.")
     if len({_spelled_alike(str(name)) for name in headers}) < len(headers):
         problems.append("Two custom headers have the same name.")
     return problems

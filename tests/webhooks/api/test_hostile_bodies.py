@@ -54,6 +54,7 @@ BOMBS = {
     "null": b"null",
     "350,000 empty arrays": b"[" + b"[]," * 349_000 + b"[]]",
     "350,000 empty objects": b"[" + b"{}," * 349_000 + b"{}]",
+    "110,000 members": b"{" + b",".join(b'"%x":1' % one for one in range(110_000)) + b"}",
     "quotes without end": b'["' + b'\\"[' * 349_000,
 }
 
@@ -93,7 +94,7 @@ def _peak() -> int:
         b"[" + b"1.5," * 262_000 + b"1]",
         b'{"a":"' + b"\\ud83d\\ude00" * 87_000 + b'"}',
         b'{"a":"' + b"\\\\" * 524_000 + b'"}',
-        b"{" + b",".join(b'"%x":1' % number for number in range(110_000)) + b"}",
+        b"{" + b",".join(b'"%020x":1' % number for number in range(40_000)) + b"}",
     ],
     ids=["arrays", "brackets", "numbers", "pairs", "backslashes", "keys"],
 )
