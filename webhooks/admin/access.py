@@ -1,19 +1,13 @@
-"""What an operator may do: view, change, redeliver, reveal and pause are separate permissions."""
+"""What the admin shows to whom; what may be done stands in webhooks/access.py."""
 
 from typing import Any
 
-VIEW_PAYLOAD = "webhooks.view_payload"
-REDELIVER = "webhooks.redeliver_delivery"
-REVEAL = "webhooks.reveal_signingsecret"
-PAUSE = "webhooks.pause_sending"
-ADD_WEBHOOK = "webhooks.add_webhook"
-CHANGE_WEBHOOK = "webhooks.change_webhook"
-DELETE_WEBHOOK = "webhooks.delete_webhook"
+from webhooks import access
+
 VIEW_WEBHOOK = "webhooks.view_webhook"
 VIEW_EVENT = "webhooks.view_event"
 VIEW_DELIVERY = "webhooks.view_delivery"
 VIEW_REDELIVERY = "webhooks.view_redelivery"
-VIEW_QUEUE = "webhooks.view_workerheartbeat"
 
 
 def may_view(user: Any, permission: str) -> bool:
@@ -26,15 +20,15 @@ def may_view(user: Any, permission: str) -> bool:
 def permissions_of(user: Any) -> dict[str, bool]:
     """Return what templates ask for: which buttons and which contents to show."""
     return {
-        "can_view_payload": user.has_perm(VIEW_PAYLOAD),
-        "can_redeliver": user.has_perm(REDELIVER),
-        "can_reveal": user.has_perm(REVEAL),
-        "can_pause": user.has_perm(PAUSE),
-        "can_change_webhook": user.has_perm(CHANGE_WEBHOOK),
-        "can_delete_webhook": user.has_perm(DELETE_WEBHOOK),
+        "can_view_payload": user.has_perm(access.VIEW_PAYLOAD),
+        "can_redeliver": access.may(user, access.REDELIVER),
+        "can_reveal": access.may(user, access.REVEAL_SECRET),
+        "can_pause": access.may(user, access.PAUSE),
+        "can_change_webhook": access.may(user, access.CHANGE_WEBHOOK),
+        "can_delete_webhook": access.may(user, access.DELETE_WEBHOOK),
         "can_view_delivery": may_view(user, VIEW_DELIVERY),
         "can_view_event": may_view(user, VIEW_EVENT),
         "can_view_webhook": may_view(user, VIEW_WEBHOOK),
-        "can_view_queue": may_view(user, VIEW_QUEUE),
+        "can_view_queue": access.may(user, access.VIEW_QUEUE),
         "can_view_redelivery": may_view(user, VIEW_REDELIVERY),
     }

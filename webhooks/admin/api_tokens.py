@@ -16,6 +16,7 @@ from django.views.decorators.debug import sensitive_variables
 from unfold.contrib.filters.admin import BooleanRadioFilter
 from unfold.decorators import display
 
+from webhooks import access
 from webhooks.admin.base import OperatorAdmin
 from webhooks.admin.secrets import SecretOperation
 from webhooks.admin.template_tags import ago, chip
@@ -37,7 +38,7 @@ class NewTokenForm(forms.Form):
     is_service = forms.BooleanField(
         required=False,
         label="Service token",
-        help_text="May trigger events for every owner; its user has to be staff.",
+        help_text="May trigger events for every owner; you and its user need the right to.",
     )
 
     def __init__(self, data: Any, requester: Any) -> None:
@@ -55,15 +56,19 @@ class NewTokenForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or {}
-        if data.get("is_service") and data.get("user") and not data["user"].is_staff:
-            self.add_error("is_service", "Only staff may have service tokens.")
+        if not data.get("is_service"):
+            return data
+        for user in (self._requester, data.get("user")):
+            if user and not access.may(user, access.TRIGGER_FOR_OTHERS):
+                self.add_error("is_service", "You or the user may not trigger events for others.")
+                break
         return data
 
 
 class AddToken(SecretOperation):
     name = "new"
     url_path = "new/"
-    permissions = ("webhooks.add_apitoken",)
+    deed = access.MAKE_TOKEN
     title = "Make an API token"
     text = "Whoever has it acts as the user, within its scopes."
     button = "Make"

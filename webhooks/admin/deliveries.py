@@ -13,8 +13,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
-from webhooks import service
-from webhooks.admin.access import REDELIVER, VIEW_PAYLOAD
+from webhooks import access, service
 from webhooks.admin.attempts import PER_PAGE, show_payload, view_attempts
 from webhooks.admin.base import BigTableAdmin
 from webhooks.admin.filters import (
@@ -37,7 +36,7 @@ from webhooks.repair.redelivery_scope import REPEATABLE, Scope, warnings_of
 
 class RedeliverDelivery(Operation):
     name = "redeliver"
-    permissions = (REDELIVER,)
+    deed = access.REDELIVER
     title = "Send this delivery again"
     text = "It is sent at once, and its retries start anew. Receivers see the same event id."
     button = "Redeliver"
@@ -53,7 +52,7 @@ class RedeliverDelivery(Operation):
 
 class CancelDelivery(Operation):
     name = "cancel"
-    permissions = (REDELIVER,)
+    deed = access.REDELIVER
     title = "Cancel this delivery"
     text = "It is not tried again. It can be redelivered later."
     button = "Cancel the delivery"
@@ -122,7 +121,7 @@ class DeliveryAdmin(BigTableAdmin):
         )
 
     def has_redeliver_permission(self, request: HttpRequest) -> bool:
-        return bool(request.user.has_perm(REDELIVER))
+        return bool(access.may(request.user, access.REDELIVER))
 
     @display(description="Event")
     def named(self, delivery: Delivery) -> SafeString:
@@ -195,7 +194,7 @@ class DeliveryAdmin(BigTableAdmin):
     def answer_view(self, request: HttpRequest, object_id: str, number: int) -> HttpResponse:
         """The body of an answer as a file of plain text, whatever it claims to be."""
         delivery = self.find(request, object_id)
-        if not request.user.has_perm(VIEW_PAYLOAD):
+        if not request.user.has_perm(access.VIEW_PAYLOAD):
             raise PermissionDenied
         attempt = Attempt.objects.filter(delivery=delivery, number=number).first()
         if attempt is None:

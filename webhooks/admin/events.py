@@ -14,8 +14,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
-from webhooks import service
-from webhooks.admin.access import REDELIVER, VIEW_PAYLOAD
+from webhooks import access, service
 from webhooks.admin.attempts import show_payload
 from webhooks.admin.base import BigTableAdmin
 from webhooks.admin.deliveries import as_file
@@ -38,7 +37,7 @@ class ReplayEvent(Operation):
     """Make the deliveries that never existed: the webhook was new, disabled or filtered it out."""
 
     name = "replay"
-    permissions = (REDELIVER,)
+    deed = access.REDELIVER
     title = "Replay this event"
     text = (
         "These webhooks select the event today and never got it: they were made later, or were "
@@ -148,7 +147,7 @@ class EventAdmin(BigTableAdmin):
 
     def payload_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         event = self.find(request, object_id)
-        if not request.user.has_perm(VIEW_PAYLOAD):
+        if not request.user.has_perm(access.VIEW_PAYLOAD):
             raise PermissionDenied
         return as_file(bytes(event.payload), f"{event.public_id}.json")
 

@@ -15,6 +15,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.views.generic import View
 
+from webhooks import access
 from webhooks.errors import WebhooksError
 
 
@@ -24,8 +25,8 @@ class Operation(View):
     model_admin: Any = None
     name: ClassVar[str]
     """The end of its URL, and of the URL's name."""
-    permissions: ClassVar[tuple[str, ...]]
-    """All of them are needed."""
+    deed: ClassVar[access.Deed]
+    """What it is, in the table of who may do what."""
     title: ClassVar[str]
     text: ClassVar[str] = ""
     button: ClassVar[str] = ""
@@ -41,7 +42,7 @@ class Operation(View):
             cls.url_path = f"<path:object_id>/{cls.name}/"
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        if not request.user.has_perms(self.permissions):
+        if not access.may(request.user, self.deed):
             raise PermissionDenied
         self.subject = self.find(kwargs.get("object_id"))
         return super().dispatch(request, *args, **kwargs)

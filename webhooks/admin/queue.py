@@ -14,8 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 from rq.suspension import is_suspended
 
-from webhooks import service
-from webhooks.admin.access import PAUSE
+from webhooks import access, service
 from webhooks.admin.base import ReadOnlyAdmin
 from webhooks.admin.operations import Operation
 from webhooks.errors import WebhooksError
@@ -64,7 +63,7 @@ class PauseForm(forms.Form):
 class PauseSending(QueueOperation):
     name = "pause"
     url_path = "pause/"
-    permissions = (PAUSE,)
+    deed = access.PAUSE
     title = "Pause all sending"
     text = "Within a second no webhook of anybody is sent. Events are stored and wait."
     button = "Pause sending"
@@ -83,7 +82,7 @@ class PauseSending(QueueOperation):
 class ResumeSending(QueueOperation):
     name = "resume"
     url_path = "resume/"
-    permissions = (PAUSE,)
+    deed = access.PAUSE
     title = "Resume sending"
     text = "Everything that waits is sent, as fast as the receivers take it."
     button = "Resume sending"

@@ -16,8 +16,7 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 from unfold.views import ChangeList
 
-from webhooks import catalog, service
-from webhooks.admin.access import REDELIVER
+from webhooks import access, catalog, service
 from webhooks.admin.base import ReadOnlyAdmin
 from webhooks.admin.display import bounded
 from webhooks.admin.filters import owner_of, since_of, webhook_of
@@ -135,7 +134,7 @@ class NewRedelivery(Operation):
 
     name = "new"
     url_path = "new/"
-    permissions = (REDELIVER,)
+    deed = access.REDELIVER
     title = "Redeliver"
     button = "Redeliver"
     form_class = ScopeForm
@@ -209,7 +208,7 @@ def drop_sending(query: QueryDict) -> None:
 
 class CancelRedelivery(Operation):
     name = "cancel"
-    permissions = (REDELIVER,)
+    deed = access.REDELIVER
     title = "Stop this redelivery"
     text = "What it has queued already is still sent."
     button = "Stop"
@@ -224,7 +223,7 @@ class CancelRedelivery(Operation):
 
 class DismissRedelivery(Operation):
     name = "dismiss"
-    permissions = (REDELIVER,)
+    deed = access.REDELIVER
     title = "Dismiss this redelivery"
     text = "It leaves the home page; it stays in the list of redeliveries."
     button = "Dismiss"

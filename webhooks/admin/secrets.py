@@ -12,8 +12,7 @@ from django.http import HttpResponse
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from webhooks import service
-from webhooks.admin.access import CHANGE_WEBHOOK, REVEAL
+from webhooks import access, service
 from webhooks.admin.operations import Operation
 from webhooks.admin.webhook_pages import UNREADABLE
 from webhooks.errors import SecretRefusedError
@@ -56,7 +55,7 @@ class SecretOperation(Operation):
 class RotateSecret(SecretOperation):
     name = "rotate-secret"
     # Whoever rotates sees the new secret.
-    permissions = (CHANGE_WEBHOOK, REVEAL)
+    deed = access.ROTATE
     title = "Rotate the signing secret"
     text = (
         "A new secret is made and signs from now on. The old one signs too until the time you "
@@ -75,7 +74,7 @@ class RotateSecret(SecretOperation):
 
 class RevokeSecret(SecretOperation):
     name = "revoke-secrets"
-    permissions = (CHANGE_WEBHOOK,)
+    deed = access.CHANGE_WEBHOOK
     title = "Revoke the older secrets"
     text = (
         "Requests are no longer signed with them, within a second. The current secret stays; to "
@@ -114,7 +113,7 @@ class RevealForm(forms.Form):
 
 class RevealSecret(SecretOperation):
     name = "reveal-secrets"
-    permissions = (REVEAL,)
+    deed = access.REVEAL_SECRET
     title = "Reveal the signing secrets"
     text = "Whoever knows a signing secret can forge requests. That you looked is written down."
     button = "Reveal"

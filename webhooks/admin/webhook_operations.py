@@ -5,19 +5,12 @@ from typing import Any
 from django import forms
 from django.contrib import messages
 from django.contrib.auth import get_user_model
+from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse
 from django.urls import reverse
 from django.utils.text import Truncator
 
-from webhooks import service
-from webhooks.admin.access import (
-    ADD_WEBHOOK,
-    CHANGE_WEBHOOK,
-    DELETE_WEBHOOK,
-    REDELIVER,
-    REVEAL,
-    VIEW_PAYLOAD,
-)
+from webhooks import access, service
 from webhooks.admin.display import bounded
 from webhooks.admin.operations import Operation
 from webhooks.admin.secrets import SecretOperation
@@ -30,7 +23,7 @@ from webhooks.repair.redelivery_scope import Scope, matching, warnings_of
 
 class TestWebhook(Operation):
     name = "test"
-    permissions = (CHANGE_WEBHOOK,)
+    deed = access.CHANGE_WEBHOOK
     title = "Send a test request"
     text = "One signed webhook.test request goes out at once. Nothing is stored, nothing retried."
     button = "Send now"
@@ -44,7 +37,7 @@ class TestWebhook(Operation):
             told = f"The receiver answered {tryout.response_code} in {tryout.duration_ms} ms."
             return self.done(told)
         told = f"The test failed: {tryout.error}"
-        if tryout.response_excerpt and self.request.user.has_perm(VIEW_PAYLOAD):
+        if tryout.response_excerpt and self.request.user.has_perm(access.VIEW_PAYLOAD):
             told += f" It said: {Truncator(tryout.response_excerpt).chars(200)}"
         return self.done(told, level=messages.ERROR)
 
@@ -57,7 +50,7 @@ class ReasonForm(forms.Form):
 
 class DisableWebhook(Operation):
     name = "disable"
-    permissions = (CHANGE_WEBHOOK,)
+    deed = access.CHANGE_WEBHOOK
     title = "Disable the webhook"
     text = "Nothing more is sent to it, within a second. What is due waits until it is enabled."
     button = "Disable"
@@ -86,7 +79,7 @@ class EnableForm(forms.Form):
 
 class EnableWebhook(Operation):
     name = "enable"
-    permissions = (CHANGE_WEBHOOK,)
+    deed = access.CHANGE_WEBHOOK
     title = "Enable the webhook"
     text = "It starts as if it had never failed, with one request at a time."
     button = "Enable"
@@ -108,7 +101,7 @@ class EnableWebhook(Operation):
 
 class DeleteWebhook(Operation):
     name = "remove"
-    permissions = (DELETE_WEBHOOK,)
+    deed = access.DELETE_WEBHOOK
     title = "Delete the webhook"
     text = "Nothing more is sent to it and what waits is cancelled. Its history stays."
     button = "Delete"
@@ -122,7 +115,7 @@ class DeleteWebhook(Operation):
 
 class RedeliverFailed(Operation):
     name = "redeliver-failed"
-    permissions = (REDELIVER,)
+    deed = access.REDELIVER
     title = "Redeliver what failed"
     button = "Redeliver"
     template = "admin/webhooks/webhook/redeliver_failed.html"
@@ -176,8 +169,7 @@ class NewWebhookForm(forms.Form):
 class AddWebhook(SecretOperation):
     name = "new"
     url_path = "new/"
-    # Whoever makes one sees its secret.
-    permissions = (ADD_WEBHOOK, REVEAL)
+    deed = access.ADD_WEBHOOK
     title = "Add a webhook"
     button = "Add"
     form_class = NewWebhookForm
@@ -190,6 +182,8 @@ class AddWebhook(SecretOperation):
 
     def act(self, form: forms.Form) -> HttpResponse:
         data = form.cleaned_data
+        if data["is_platform"] and not access.may(self.request.user, access.ADD_PLATFORM_WEBHOOK):
+            raise PermissionDenied
         webhook = service.create_webhook(**data)
         self.note(
             "webhook.create", webhook, name=data["name"], url=data["url"], events=data["events"]

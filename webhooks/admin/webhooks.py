@@ -16,7 +16,7 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 from unfold.views import ChangeList
 
-from webhooks import service
+from webhooks import access, service
 from webhooks.admin import webhook_pages
 from webhooks.admin.access import permissions_of
 from webhooks.admin.base import OperatorAdmin
@@ -192,7 +192,7 @@ class WebhookAdmin(OperatorAdmin):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        may_add = request.user.has_perms(AddWebhook.permissions)
+        may_add = access.may(request.user, AddWebhook.deed)
         context = {"may_add_webhook": may_add} | (extra_context or {})
         response: HttpResponse = super().changelist_view(request, context)
         return response
@@ -264,6 +264,12 @@ class WebhookAdmin(OperatorAdmin):
         if not isinstance(webhook, Webhook):
             raise Http404
         return webhook
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        if obj is not None and obj.is_platform:
+            return access.may(request.user, access.CHANGE_PLATFORM_WEBHOOK)
+        allowed: bool = super().has_change_permission(request, obj)
+        return allowed
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         service.update_webhook(obj, **form.changes())

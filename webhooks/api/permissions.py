@@ -1,17 +1,22 @@
-"""What a token may do: every action needs one scope, the queue needs staff."""
+"""What a token may do: every action needs one scope; what is of all owners needs permissions."""
 
 from typing import Any
 
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
+from webhooks import access
 from webhooks.models import ApiToken
 
 
 def is_service(request: Request) -> bool:
-    """Say whether the product itself asks: by a service token whose maker is still staff."""
+    """Say whether the product itself asks: by a service token whose user still has the right."""
     token = request.auth
-    return isinstance(token, ApiToken) and token.is_service and bool(request.user.is_staff)
+    return (
+        isinstance(token, ApiToken)
+        and token.is_service
+        and access.may(request.user, access.TRIGGER_FOR_OTHERS)
+    )
 
 
 class HasScope(BasePermission):
@@ -30,8 +35,18 @@ class HasScope(BasePermission):
         return True
 
 
-class IsStaff(BasePermission):
-    message = "Only staff may look at the queue of all owners or change it."
+class MayDo(BasePermission):
+    """The user may do what the action is in the view's `deeds`."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
-        return bool(request.user.is_staff)
+        deed = view.deeds.get(view.action)
+        if deed is None or access.may(request.user, deed):  # 405 comes next where there is none
+            return True
+        self.message = refusal_of(deed)
+        return False
+
+
+def refusal_of(deed: access.Deed) -> str:
+    """Say which permissions are needed."""
+    names = " and ".join(deed.permissions)
+    return f"Only staff who have the permission {names} may {deed.what}."

@@ -1,4 +1,4 @@
-"""`/queue`: what waits and who works, of all owners together; for staff."""
+"""`/queue`: what waits and who works, of all owners together; for staff with permissions."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from webhooks import service
+from webhooks import access, service
 from webhooks.api.base import ApiSerializer, ApiViewSet, NoInput, PublicIdField
-from webhooks.api.permissions import HasScope, IsStaff
+from webhooks.api.permissions import HasScope, MayDo
 from webhooks.api.redeliveries import RedeliverySerializer, facts_of
 from webhooks.figures import present
 from webhooks.ids import WEBHOOK_PREFIX
@@ -69,7 +69,13 @@ class RetryFailedSerializer(ApiSerializer):
 
 
 class QueueViewSet(ApiViewSet[Delivery]):
-    permission_classes = [HasScope, IsStaff]
+    permission_classes = [HasScope, MayDo]
+    deeds = {
+        "list": access.VIEW_QUEUE,
+        "pause": access.PAUSE,
+        "resume": access.PAUSE,
+        "retry_failed": access.REDELIVER,
+    }
     pagination_class = None
     serializer_class = QueueSerializer
 

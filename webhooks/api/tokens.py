@@ -11,6 +11,7 @@ from rest_framework.exceptions import PermissionDenied
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from webhooks import access
 from webhooks.api import throttles
 from webhooks.api.authentication import PasswordAuthentication, tokens
 from webhooks.api.base import (
@@ -20,6 +21,7 @@ from webhooks.api.base import (
     DeleteAction,
     ListAction,
 )
+from webhooks.api.permissions import refusal_of
 from webhooks.api.serializers import PublicIdField
 from webhooks.ids import TOKEN_PREFIX
 from webhooks.models import ApiToken
@@ -91,8 +93,9 @@ class TokenViewSet(ListAction, DeleteAction, ApiViewSet[ApiToken]):
     @transaction.atomic
     def create(self, request: Request) -> Response:
         wish = self.read(NewTokenSerializer)
-        if wish["is_service"] and not request.user.is_staff:
-            raise PermissionDenied("Only staff may make service tokens; leave isService out.")
+        if wish["is_service"] and not access.may(request.user, access.TRIGGER_FOR_OTHERS):
+            refusal = refusal_of(access.TRIGGER_FOR_OTHERS)
+            raise PermissionDenied(f"{refusal} Leave isService out.")
         if self.get_queryset().count() >= MAX_TOKENS:
             raise ConflictError(f"You have {MAX_TOKENS} tokens; revoke one that is not needed.")
         days = wish.pop("expires_in_days")

@@ -47,7 +47,10 @@ class Event(models.Model):
     """Of the data it was built from, in this process; not stored."""
 
     class Meta:
-        permissions = [("view_payload", "Can read what is sent and what is answered")]
+        permissions = [
+            ("view_payload", "Can read what is sent and what is answered"),
+            ("trigger_for_others", "Can trigger events of every owner, with service tokens"),
+        ]
         constraints = [
             models.UniqueConstraint(
                 # Owners choose keys for what they report themselves: theirs are apart from the

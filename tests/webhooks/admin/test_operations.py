@@ -476,7 +476,7 @@ def test_an_api_token_is_shown_once_and_revoked(operator: Client, user: User) ->
     ("change", "problem"),
     [
         ({"user": "nobody@example.com"}, "Nobody has this address."),
-        ({"is_service": "on"}, "Only staff may have service tokens."),
+        ({"is_service": "on"}, "may not trigger events for others."),
         ({"scopes": ["everything"]}, "not one of the available choices"),
         ({"days": 0}, "greater than or equal to 1"),
     ],

@@ -5,10 +5,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Permission
 from rest_framework.test import APIClient
 
 from projects.models import Project, User
 from tests.webhooks.api.matrix import World, make_world
+from webhooks import access
 from webhooks.api import authentication, throttles
 from webhooks.models import ApiToken, Webhook
 
@@ -20,6 +22,14 @@ MakeClient = Callable[..., APIClient]
 def authorization_of(client: APIClient) -> str:
     """Return the header that a client of make_client() sends."""
     return str(client._credentials["HTTP_AUTHORIZATION"])  # type: ignore[attr-defined]
+
+
+def grant(user: User, *permissions: str) -> None:
+    """Give a user these permissions and no others."""
+    names = [permission.split(".") for permission in permissions]
+    user.user_permissions.set(
+        [Permission.objects.get(content_type__app_label=a, codename=c) for a, c in names]
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +74,7 @@ def client(user: User, make_client: MakeClient) -> APIClient:
 @pytest.fixture
 def staff(db: None) -> User:
     user: User = User.objects.create(username="root", email="root@example.com", is_staff=True)
+    grant(user, *(one for deed in access.DEEDS for one in deed.permissions))
     return user
 
 

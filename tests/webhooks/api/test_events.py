@@ -102,7 +102,7 @@ def test_a_service_token_loses_its_power_with_its_user(
     refused_batch = client.post("/api/v1/events/batch", {"events": [wish]})
 
     assert (refused.status_code, refused_batch.status_code) == (403, 403)
-    assert "service token of staff" in refused.json()["detail"]
+    assert "Use a service token" in refused.json()["detail"]
     assert not stored()
     assert client.post("/api/v1/events", NEW).status_code == 201
 
