@@ -168,14 +168,14 @@ register(
     ),
     EventType(
         name="webhook.disabled",
-        description="One of the owner's other webhooks was disabled automatically.",
+        description="One of the owner's other webhooks was disabled automatically; `url` is its server.",
         schema=object_schema(
             {"webhookId": TEXT, "name": TEXT, "url": TEXT, "reason": TEXT, "disabledAt": TIME_TEXT}
         ),
         example={
             "webhookId": "whk_0193570e2c7a7bcd8f0a1b2c3d4e5f60",
             "name": "Orders",
-            "url": "https://example.com/hooks",
+            "url": "https://example.com",
             "reason": "No delivery succeeded for 5 days.",
             "disabledAt": "2026-11-23T10:30:00.000Z",
         },

@@ -7,12 +7,13 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -150,7 +151,8 @@ def update_webhook(
 ) -> Webhook:
     """Change a webhook's settings, those named and no others; returns the instance.
 
-    `headers` replaces all custom headers; `ed25519` turns `v1a` signatures on or off; a change of
+    `headers` replaces all custom headers, and has to be given where there are some and the URL
+    changes to another server; `ed25519` turns `v1a` signatures on or off; a change of
     `active` is an enable() or a disable(). Raises ValidationError, naming every field that is
     wrong, and stores nothing then.
     """
@@ -164,6 +166,8 @@ def update_webhook(
         changes["headers_encrypted"] = webhook.headers_encrypted
     _validate(*steps, only={*changes, "headers", NON_FIELD_ERRORS})
     with transaction.atomic():
+        if "url" in changes and headers is None:
+            check_headers_stay(webhook, webhook.url)
         Webhook.objects.filter(pk=webhook.pk).update(revision=F("revision") + 1)
         webhook.save(update_fields=[*(changes.keys() - {"active"}), "updated_at"])
         if "active" in changes:
@@ -174,6 +178,28 @@ def update_webhook(
     if not changes.keys().isdisjoint(WARNED_OF):
         _log_warnings(webhook)
     return webhook
+
+
+def check_headers_stay(webhook: Webhook, url: str) -> None:
+    """Raise ValidationError where a new URL would hand custom headers to a server that does not
+    have them: whoever may change the URL need not know them. Locks the row in a transaction.
+    """
+    rows = Webhook.objects.filter(pk=webhook.pk)
+    if connection.in_atomic_block:
+        rows = rows.select_for_update(no_key=True)
+    stored, headers = rows.values_list("url", "headers_encrypted").get()
+    if headers is not None and _server_of(stored) != _server_of(url):
+        raise ValidationError(
+            {
+                "headers": "The URL leads to another server: give the custom headers again, or none "
+                "({}), so that their values do not go where nobody meant them to."
+            }
+        )
+
+
+def _server_of(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def warnings_of(webhook: Webhook) -> list[str]:

@@ -7,11 +7,13 @@ from django import forms
 from django.contrib.postgres.forms import SimpleArrayField
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
-from webhooks import catalog
+from webhooks import catalog, service
 from webhooks.bounds import MAX_PATTERNS, length_problem
+from webhooks.errors import UrlRefusedError
 from webhooks.models import Webhook
 from webhooks.models.webhook import MAX_RETRIES
 from webhooks.wire.header_rules import MAX_HEADERS, header_problems
+from webhooks.wire.url_rules import accept_url
 
 MAX_LINES = 4 * MAX_HEADERS
 """Of the text of custom headers, with empty ones between them."""
@@ -115,6 +117,22 @@ class WebhookForm(forms.ModelForm):
         )
         known = ", ".join(one.name for one in catalog.all_types())
         self.fields["events"].help_text += f". Known: {known}."
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or {}
+        if "url" in self.changed_data and not (
+            data.get("custom_headers") or data.get("remove_headers")
+        ):
+            try:
+                service.check_headers_stay(self.instance, accept_url(data.get("url", "")))
+            except UrlRefusedError:
+                pass  # the model says so
+            except forms.ValidationError:
+                self.add_error(
+                    "custom_headers",
+                    "The URL leads to another server: give the custom headers again, or remove them.",
+                )
+        return data
 
     def changes(self) -> dict[str, Any]:
         """Return what is to be changed, as service.update_webhook() takes it."""

@@ -6,6 +6,7 @@ Disabled keeps: deliveries of a disabled webhook wait until it is enabled again 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from django.db import transaction
@@ -106,7 +107,7 @@ def disable_automatically(webhook_ids: Sequence[UUID], reason: str, now: datetim
                     {
                         "webhookId": webhook.public_id,
                         "name": webhook.name,
-                        "url": webhook.url,
+                        "url": server_of(webhook.url),
                         "reason": reason,
                         "disabledAt": catalog.wire_time(now),
                     },
@@ -115,6 +116,12 @@ def disable_automatically(webhook_ids: Sequence[UUID], reason: str, now: datetim
                 for webhook in webhooks
             ]
         )
+
+
+def server_of(url: str) -> str:
+    """Return a URL without its path and query, which may be secrets of their own."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def cancel(delivery: Delivery, reason: str = "Cancelled by hand.") -> bool:
