@@ -5,7 +5,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from webhooks.context import request_id
+from webhooks.api.context import request_id
 
 LEVELS = ("INFO", "DEBUG", "WARNING", "ERROR")
 FORMATS = ("line", "json")

@@ -10,7 +10,7 @@ import pytest
 
 from config.logs import JsonFormatter, RequestIdFilter
 from config.services import BASE_DIR
-from webhooks.context import request_id
+from webhooks.api.context import request_id
 
 
 def record(message: str, **extra: object) -> logging.LogRecord:

@@ -9,13 +9,13 @@ from django.core.signals import got_request_exception
 from django.http import HttpRequest, HttpResponse
 from rest_framework.exceptions import APIException, UnsupportedMediaType
 
+from webhooks.api.context import request_id as current_request_id
 from webhooks.api.errors import BodyTooLargeError, LengthRequiredError
 from webhooks.api.problems import (
     API_PREFIX,
     answer_our_mistake,
     answer_outside_views,
 )
-from webhooks.context import request_id as current_request_id
 from webhooks.ids import new_id
 
 logger = logging.getLogger(__name__)
