@@ -9,8 +9,14 @@ COMMANDS_WITHOUT_SERVICES = {"help", "version", "receiver", "--help", "-h", "--v
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-    from django.core.exceptions import ImproperlyConfigured
-    from django.core.management import execute_from_command_line
+    try:
+        from django.core.exceptions import ImproperlyConfigured
+        from django.core.management import execute_from_command_line
+    except ModuleNotFoundError as problem:
+        sys.exit(
+            f"{problem.name} is not installed in {sys.executable}. Run `make setup` once, and then "
+            f".venv/bin/python {' '.join(sys.argv)}"
+        )
 
     from config.services import provide_services
 

@@ -69,9 +69,11 @@ def _encryption_keys() -> list[bytes]:
     return keys
 
 
-def _networks(name: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+def _networks(
+    name: str, default: Sequence[str] = ()
+) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
     try:
-        return [ipaddress.ip_network(text) for text in env.list(name, default=[])]
+        return [ipaddress.ip_network(text) for text in env.list(name, default=list(default))]
     except ValueError as problem:
         raise ImproperlyConfigured(f"{name}: {problem}.") from None
 
@@ -237,7 +239,10 @@ WEBHOOKS_DEVELOPMENT_SERVERS = [str(VAR_DIR), "/remotedevai-"]
 
 # Where webhooks may point and how they get there (docs/security.md).
 WEBHOOKS_REQUIRE_HTTPS = env.bool("WEBHOOKS_REQUIRE_HTTPS", default=not DEBUG)
-WEBHOOKS_ALLOWED_NETWORKS = _networks("WEBHOOKS_ALLOWED_NETWORKS")
+# In development receivers run on this machine.
+WEBHOOKS_ALLOWED_NETWORKS = _networks(
+    "WEBHOOKS_ALLOWED_NETWORKS", ["127.0.0.0/8", "::1/128"] if DEBUG else []
+)
 WEBHOOKS_FORBIDDEN_NETWORKS = _networks("WEBHOOKS_FORBIDDEN_NETWORKS")
 WEBHOOKS_ALLOWED_PORTS = _ports(
     "WEBHOOKS_ALLOWED_PORTS", default="*" if DEBUG else "80,443,8000,8080,8443"
@@ -308,6 +313,9 @@ TEMPLATES = [
     }
 ]
 AUTH_USER_MODEL = "projects.User"
+# Where a log-in leads that nothing else led to.
+LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"
 KNOX_TOKEN_MODEL = "webhooks.ApiToken"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}

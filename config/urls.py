@@ -33,6 +33,7 @@ def schema(request: HttpRequest) -> HttpResponse:
 
 
 urlpatterns: list[URLPattern | URLResolver] = [
+    path("", RedirectView.as_view(pattern_name="admin:index")),
     # Before the admin's own page of the same path.
     path("admin/login/", login),
     path("admin/", admin.site.urls),
