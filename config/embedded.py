@@ -181,8 +181,10 @@ def _reachable_home(directory: Path) -> Path:
         digest = hashlib.sha256(str(directory).encode()).hexdigest()[:12]
         directory = Path(tempfile.gettempdir()) / f"remotedevai-{os.getuid()}-{digest}"
     directory.mkdir(parents=True, exist_ok=True)
-    if directory.stat().st_uid != os.getuid():
-        raise EmbeddedServiceError(f"{directory} belongs to somebody else; remove it.")
+    # Itself, not what it leads to: where everybody may write, anybody may have put a link.
+    found = directory.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+        raise EmbeddedServiceError(f"{directory} is not a folder of ours; remove it.")
     # Passable, not readable: as root the server's own user has to get at its data inside.
     directory.chmod(0o711 if os.getuid() == 0 else 0o700)
     return directory

@@ -1,20 +1,43 @@
-"""The admin's login page, where guessing passwords is limited as it is in the API."""
+"""The admin's pages that ask for a password, where guessing is limited as it is in the API."""
+
+from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
-from webhooks.api import throttles
+from webhooks import allowances
+from webhooks.repair import audit_log
 
 
 def login(request: HttpRequest) -> HttpResponse:
     """Show the login page or log in; 429 for an address that has tried too often this minute."""
     if request.method == "POST":
         # Before the password is looked at, which also takes a processor a while.
-        allowance = throttles.take_login(request)
+        allowance = allowances.take_login(request)
         if allowance.is_exceeded:
             return _refuse(request, allowance.reset_seconds)
     return admin.site.login(request)
+
+
+def change_password(request: HttpRequest) -> HttpResponse:
+    """Show the page for one's own password, or change it; 429 for who has tried too often."""
+    user: Any = request.user
+    if request.method == "POST" and user.is_authenticated:
+        allowance = allowances.take_password(request, user)
+        if allowance.is_exceeded:
+            return _refuse(request, allowance.reset_seconds)
+    response = admin.site.admin_view(admin.site.password_change)(request)
+    form = (getattr(response, "context_data", None) or {}).get("form")
+    if request.method == "POST" and form is not None and "old_password" in form.errors:
+        audit_log.record(
+            "password.refuse",
+            user,
+            actor=user,
+            source_address=allowances.address_in(request) or None,
+            request_id=getattr(request, "request_id", ""),
+        )
+    return response
 
 
 def _refuse(request: HttpRequest, seconds: int) -> HttpResponse:

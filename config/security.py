@@ -1,7 +1,8 @@
-"""The Content-Security-Policy of every page."""
+"""What holds for every page: its Content-Security-Policy, and no NUL in what asks for it."""
 
 from collections.abc import Callable
 
+from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse
 
 POLICY = "; ".join(
@@ -31,5 +32,21 @@ def content_security_policy(
         response = get_response(request)
         response.headers.setdefault("Content-Security-Policy", POLICY)
         return response
+
+    return middleware
+
+
+def refuse_nul(
+    get_response: Callable[[HttpRequest], HttpResponse],
+) -> Callable[[HttpRequest], HttpResponse]:
+    """Answer 400 to a page whose query string holds a NUL: Postgres takes none, whatever it is for.
+
+    The API names the parameter.
+    """
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        if "%00" in request.META.get("QUERY_STRING", "") and not request.path.startswith("/api/"):
+            raise BadRequest("A parameter holds a NUL character.")
+        return get_response(request)
 
     return middleware

@@ -21,6 +21,9 @@ VAR_DIR = BASE_DIR / "var"
 MOST_DAYS = 36_525
 """A hundred years: every date that many days ago exists in the calendar."""
 
+MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+"""Addresses in it are looked at as the IPv4 addresses that they are."""
+
 env = environ.Env()
 
 
@@ -73,9 +76,15 @@ def _networks(
     name: str, default: Sequence[str] = ()
 ) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
     try:
-        return [ipaddress.ip_network(text) for text in env.list(name, default=list(default))]
+        networks = [ipaddress.ip_network(text) for text in env.list(name, default=list(default))]
     except ValueError as problem:
         raise ImproperlyConfigured(f"{name}: {problem}.") from None
+    for network in networks:
+        if network.version == 6 and network.overlaps(MAPPED):
+            raise ImproperlyConfigured(
+                f"{name}: {network} means IPv4 addresses and would match none; write them as IPv4."
+            )
+    return networks
 
 
 def _ports(name: str, default: str) -> list[range]:
@@ -287,6 +296,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "config.security.content_security_policy",
+    "config.security.refuse_nul",
     # Behind what sets the headers of every answer, before what its requests do not need.
     "webhooks.api.door.Door",
     "django.contrib.sessions.middleware.SessionMiddleware",

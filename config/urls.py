@@ -15,7 +15,7 @@ from rest_framework.routers import SimpleRouter
 import projects.api
 import sessions_app.api
 import webhooks.api.urls
-from config.login import login
+from config.login import change_password, login
 from config.metrics import metrics
 from webhooks.api import problems
 
@@ -36,6 +36,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     # Before the admin's own page of the same path.
     path("admin/login/", login),
+    path("admin/password_change/", change_password),
     path("admin/", admin.site.urls),
     # Browsers ask for it wherever a page names no icon.
     path("favicon.ico", RedirectView.as_view(url=static("webhooks/icon.svg"))),

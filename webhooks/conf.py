@@ -33,6 +33,8 @@ DEFAULTS: dict[str, Any] = {
         "test": 20,
         "secret": 20,
         "login": 10,
+        # Passwords that a signed-in person enters, per account and per address.
+        "password": 10,
         # Requests without a valid token, per address.
         "refused": 60,
     },

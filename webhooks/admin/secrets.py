@@ -7,12 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 from django import forms
+from django.contrib import messages
 from django.db.models import Model
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from webhooks import access, service
+from webhooks import access, allowances, service
 from webhooks.admin.operations import Operation
 from webhooks.admin.webhook_pages import UNREADABLE
 from webhooks.errors import SecretRefusedError
@@ -103,10 +104,13 @@ class RevealForm(forms.Form):
     def __init__(self, data: Any, user: Any) -> None:
         super().__init__(data)
         self._user = user
+        self.was_refused = False
+        """Whether the password was not the user's."""
 
     @sensitive_variables()
     def clean_password(self) -> str:
         if not self._user.check_password(self.cleaned_data["password"]):
+            self.was_refused = True
             raise forms.ValidationError("This is not your password.")
         return ""
 
@@ -121,6 +125,21 @@ class RevealSecret(SecretOperation):
 
     def build_form(self, data: Any = None) -> forms.Form:
         return RevealForm(data, self.request.user)
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        allowance = allowances.take_password(request, request.user)
+        if not allowance.is_exceeded:
+            return super().post(request, *args, **kwargs)
+        seconds = allowance.reset_seconds
+        messages.error(request, f"Too many tries at a password; wait {seconds} seconds.")
+        response = self.ask(self.build_form(), status=429)
+        response["Retry-After"] = str(seconds)
+        return response
+
+    def ask(self, form: forms.Form, status: int = 200) -> HttpResponse:
+        if getattr(form, "was_refused", False):
+            self.note("secret.refuse")
+        return super().ask(form, status)
 
     @sensitive_variables()
     def act(self, form: forms.Form) -> Any:

@@ -25,6 +25,7 @@ from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 from rest_framework.viewsets import GenericViewSet
 
+from webhooks.allowances import Allowance
 from webhooks.api import idempotency, pagination, throttles
 from webhooks.api.errors import ConflictError, ParametersInvalidError
 from webhooks.api.serializers import (
@@ -122,7 +123,7 @@ class ApiViewSet(GenericViewSet[M]):
         return self.action_scopes.get(self.action or "", default)
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        self.allowances: list[throttles.Allowance] = []
+        self.allowances: list[Allowance] = []
         super().initial(request, *args, **kwargs)
         if self.action is None:  # 405 comes next
             return

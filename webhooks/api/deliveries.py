@@ -27,6 +27,7 @@ from webhooks.api.base import (
 )
 from webhooks.api.pagination import PARAMETERS
 from webhooks.api.redeliveries import StartedRedeliverySerializer
+from webhooks.api.serializers import FailureKindField
 from webhooks.choices import DeliveryStatus
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import (
@@ -47,7 +48,7 @@ class DeliverySerializer(ApiModelSerializer):
     id = PublicIdField(DELIVERY_PREFIX, read_only=True)
     event_id = PublicIdField(EVENT_PREFIX, read_only=True)
     webhook_id = PublicIdField(WEBHOOK_PREFIX, read_only=True)
-    failure_kind = serializers.CharField(
+    failure_kind = FailureKindField(
         read_only=True, help_text="Why the last attempt failed; empty where it did not."
     )
 
@@ -68,7 +69,7 @@ class AttemptSerializer(ApiModelSerializer):
     response_body = serializers.SerializerMethodField(
         method_name="get_response_body", help_text="What is not text is replaced."
     )
-    failure_kind = serializers.CharField(read_only=True, help_text="Empty after a success.")
+    failure_kind = FailureKindField(read_only=True, help_text="Empty after a success.")
 
     class Meta:
         model = Attempt

@@ -17,6 +17,7 @@ from django.urls import resolve, reverse
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.renderers import JSONRenderer
 
+from webhooks.allowances import Allowance
 from webhooks.api import throttles, wishes
 from webhooks.api.authentication import BearerAuthentication, check_token
 from webhooks.api.events import EventViewSet
@@ -102,7 +103,7 @@ def _answer(request: HttpRequest, route: Route) -> HttpResponse | None:
     prefix, _, text = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
     if prefix != "Bearer" or not text.isascii() or text.split() != [text]:
         return None
-    allowances: list[throttles.Allowance] = []
+    allowances: list[Allowance] = []
     status, content_type = route.status, "application/json"
     try:
         token = _authenticate(request, text, allowances)
@@ -123,9 +124,7 @@ def _answer(request: HttpRequest, route: Route) -> HttpResponse | None:
     return HttpResponse(JSONRenderer().render(shown), status=status, headers=headers)
 
 
-def _authenticate(
-    request: HttpRequest, text: str, allowances: list[throttles.Allowance]
-) -> ApiToken:
+def _authenticate(request: HttpRequest, text: str, allowances: list[Allowance]) -> ApiToken:
     try:
         return check_token(text.encode())
     except AuthenticationFailed as refusal:

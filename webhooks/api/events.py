@@ -4,7 +4,8 @@ import json
 from datetime import datetime
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django_filters import CharFilter, IsoDateTimeFilter
 from drf_spectacular.utils import (
     OpenApiParameter,
@@ -33,7 +34,7 @@ from webhooks.errors import (
     EventTypeUnknownError,
 )
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX, WEBHOOK_PREFIX
-from webhooks.models import Event
+from webhooks.models import Delivery, Event
 from webhooks.outbox import feed
 
 
@@ -119,7 +120,12 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
     }
 
     def get_queryset(self) -> QuerySet[Event]:
-        rows = Event.objects.for_owner(self.user_id)
+        own = Delivery.objects.filter(event=OuterRef("pk"), webhook__owner_id=self.user_id)
+        counted = own.order_by().values("event").annotate(count=Count("*")).values("count")
+        # Not fanout_count: how many platform webhooks there are is the platform's business.
+        rows = Event.objects.for_owner(self.user_id).annotate(
+            own_webhook_count=Coalesce(Subquery(counted), 0)
+        )
         return rows if self.action == "retrieve" else rows.defer("payload")
 
     @extend_schema(

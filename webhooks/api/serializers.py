@@ -13,6 +13,7 @@ from rest_framework.exceptions import ErrorDetail
 
 from webhooks.api.names import camel_case
 from webhooks.bounds import MAX_ITEMS, MAX_NAME_CHARACTERS, MAX_PROBLEMS, length_problem, shortened
+from webhooks.choices import FailureKind
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import parse_public_id
 
@@ -149,6 +150,18 @@ def shared(serializer_class: type[ApiSerializer]) -> ApiSerializer:
 
 class NoInput(ApiSerializer):
     """The body of an action that takes none: nothing at all, or `{}`."""
+
+
+class FailureKindField(serializers.CharField):
+    """Why a request failed, as an owner may know it.
+
+    Whether a name of our network exists is nobody's business: one that leads to an address that is
+    not public is not found, as the error's text says of both.
+    """
+
+    def to_representation(self, value: Any) -> str:
+        kind = str(value)
+        return str(FailureKind.DNS) if kind == FailureKind.BLOCKED_ADDRESS else kind
 
 
 class PublicIdField(serializers.Field):  # type: ignore[type-arg]

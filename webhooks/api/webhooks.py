@@ -28,7 +28,7 @@ from webhooks.api.base import (
 )
 from webhooks.api.deliveries import DeliveryFilters, DeliverySerializer
 from webhooks.api.figures import StatsQuery, StatsSerializer, stats_of
-from webhooks.api.serializers import BoundedDictField
+from webhooks.api.serializers import BoundedDictField, FailureKindField
 from webhooks.bounds import MAX_PATTERNS
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models import Webhook
@@ -159,7 +159,7 @@ class TryoutSerializer(ApiSerializer):
     succeeded = serializers.BooleanField()
     response_code = serializers.IntegerField(allow_null=True)
     duration_ms = serializers.IntegerField()
-    failure_kind = serializers.CharField(allow_blank=True)
+    failure_kind = FailureKindField(allow_blank=True)
     error = serializers.CharField(allow_blank=True)
     response_excerpt = serializers.CharField(allow_blank=True)
     is_truncated = serializers.BooleanField()

@@ -47,10 +47,15 @@ class EventSerializer(ApiSerializer):
     type = serializers.CharField(read_only=True)
     created = serializers.DateTimeField(source="created_at", read_only=True)
     user_id = serializers.UUIDField(source="owner_id", read_only=True)
-    webhook_count = serializers.IntegerField(
-        source="fanout_count", read_only=True, help_text="How many webhooks it was stored for."
+    webhook_count = serializers.SerializerMethodField(
+        method_name="get_webhook_count",
+        help_text="How many of your webhooks it was stored for, as long as their deliveries are kept.",
     )
     idempotency_key = serializers.CharField(read_only=True, allow_null=True)
+
+    def get_webhook_count(self, event: Event) -> int:
+        own: int = getattr(event, "own_webhook_count", event.fanout_count)
+        return own
 
 
 class NewEventSerializer(ApiSerializer):

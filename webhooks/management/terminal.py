@@ -5,6 +5,7 @@ codes: 0 done, 1 refused or failed, 2 wrong usage, 3 partly done, 130 interrupte
 """
 
 import json
+import re
 import signal
 import sys
 import threading
@@ -67,7 +68,7 @@ class Command(BaseCommand):
         try:
             return self.run(**options)
         except WebhooksError as problem:
-            raise CommandError(str(problem)) from None
+            raise CommandError(harmless(str(problem))) from None
         except KeyboardInterrupt:
             self.say("")
             raise CommandError(self.interrupted(), returncode=INTERRUPTED) from None
@@ -82,12 +83,12 @@ class Command(BaseCommand):
     def say(self, line: str) -> None:
         """Print a message to stderr; --verbosity 0 suppresses it."""
         if self.verbosity > 0:
-            self.stderr.write(line, plain)
+            self.stderr.write(harmless(line), plain)
             self.stderr.flush()
 
     def show(self, line: str = "") -> None:
         """Print a line of data to stdout and flush it, so that a pipe gets it at once."""
-        self.stdout.write(line)
+        self.stdout.write(harmless(line))
         self.stdout.flush()
 
     def show_json(self, document: Any) -> None:
@@ -160,6 +161,20 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], right: str = "")
         for row in cells
     ]
     return ["  ".join(row).rstrip() for row in aligned]
+
+
+CONTROLS = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+"""What steers a terminal or turns the direction of text, but for line feeds and tabs."""
+
+
+def harmless(text: str) -> str:
+    """Return text, whoever wrote it, as a terminal may show it: controls as `\\u001b`.
+
+    JSON stays the same JSON.
+    """
+    return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def printable(text: str) -> str:

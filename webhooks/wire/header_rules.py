@@ -21,9 +21,28 @@ FORBIDDEN = {
     "accept-encoding", "connection", "cookie", "cookie2", "date", "expect", "forwarded", "host",
     "http2-settings", "keep-alive", "set-cookie", "set-cookie2", "te", "trailer",
     "transfer-encoding", "upgrade", "user-agent", "via", "x-real-ip",
+    # What changes the method or the path behind a proxy that has checked both.
+    "x-http-method", "x-http-method-override", "x-method-override", "x-original-method",
+    "x-original-uri", "x-original-url", "x-original-host", "x-rewrite-url", "x-host",
+    "x-accel-redirect", "x-sendfile",
+    # Whom a proxy has found to be the client.
+    "client-ip", "fastly-client-ip", "remote-addr", "remote-user", "true-client-ip", "x-client-ip",
+    "x-cluster-client-ip", "x-forwarded", "x-originating-ip", "x-remote-addr", "x-remote-ip",
+    "x-remote-user", "x-authenticated-user", "x-appengine-user-ip", "x-ssl-client-cert",
+    "x-client-cert", "x-client-dn",
+    # By which the metadata services of clouds know a request that was meant.
+    "metadata", "metadata-flavor", "x-google-metadata-request", "x-metadata-token",
+    "x-vault-request", "x-identity-header", "x-kubernetes-metadata",
 }  # fmt: skip
-FORBIDDEN_PREFIXES = ("content-", "proxy-", "sec-", "webhook-", "x-forwarded-", "x-webhook-")
-"""What we or libcurl send ourselves, and what steers connections, caches and proxies."""
+FORBIDDEN_PREFIXES = (
+    "content-", "proxy-", "sec-", "webhook-", "x-forwarded-", "x-webhook-",
+    # Identities that a proxy vouches for, and metadata again.
+    "cf-access-", "cf-connecting-", "impersonate-", "x-amzn-oidc-", "x-auth-request-",
+    "x-aws-ec2-metadata-", "x-envoy-", "x-goog-authenticated-user-", "x-goog-iap-",
+    "x-ms-client-principal", "x-ms-token-", "x-remote-extra-", "x-remote-group", "x-ssl-client-",
+)  # fmt: skip
+"""What we or libcurl send ourselves, and what steers connections, caches and proxies, or claims
+what only a proxy may say."""
 
 
 def header_problems(headers: Mapping[str, str]) -> list[str]:

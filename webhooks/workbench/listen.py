@@ -99,6 +99,8 @@ class ServerSource:
         self._url = str(url).rstrip("/") + FEED_PATH
         self._patterns = list(patterns)
         self._session = requests.Session()
+        # The token goes to the server alone, not to a proxy that the environment names.
+        self._session.trust_env = False
         # Set as `auth`, or else a .netrc entry for the server would replace the token.
         self._session.auth = _BearerToken(token)
 

@@ -210,7 +210,7 @@ def test_reveal_needs_a_reason_and_a_password_and_is_written_down(
         refused = operator.post(page_of(webhook, "reveal-secrets"), wrong)
         assert refused.status_code == 422
         assert secret.encode() not in refused.content
-    assert entries() == []
+    assert entries() == [("secret.refuse", {})]
 
     answer = operator.post(
         page_of(webhook, "reveal-secrets"), {"reason": "ticket 7", "password": password}
@@ -218,7 +218,7 @@ def test_reveal_needs_a_reason_and_a_password_and_is_written_down(
 
     assert secret.encode() in answer.content
     assert "no-store" in answer["Cache-Control"]
-    assert entries() == [("secret.reveal", {"reason": "ticket 7", "count": 1})]
+    assert entries()[1:] == [("secret.reveal", {"reason": "ticket 7", "count": 1})]
     assert secret.encode() not in operator.get(page_of(webhook, "history")).content
 
 

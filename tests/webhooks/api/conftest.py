@@ -10,8 +10,8 @@ from rest_framework.test import APIClient
 
 from projects.models import Project, User
 from tests.webhooks.api.matrix import World, make_world
-from webhooks import access
-from webhooks.api import authentication, throttles
+from webhooks import access, allowances
+from webhooks.api import authentication
 from webhooks.models import ApiToken, Webhook
 
 ALL_SCOPES = ("read", "write", "trigger")
@@ -35,9 +35,9 @@ def grant(user: User, *permissions: str) -> None:
 @pytest.fixture(autouse=True)
 def _fresh_counters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts of this process, of this test."""
-    counter = throttles.Counter()
+    counter = allowances.Counter()
     counter._silent_until = float("inf")
-    monkeypatch.setattr(throttles, "counter", counter)
+    monkeypatch.setattr(allowances, "counter", counter)
 
 
 @pytest.fixture(autouse=True)

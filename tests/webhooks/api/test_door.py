@@ -17,8 +17,8 @@ from rest_framework.test import APIClient
 from projects.models import User
 from tests.webhooks.api.conftest import MakeClient
 from tests.webhooks.api.test_hostile_bodies import BOMBS
-from webhooks import service
-from webhooks.api import authentication, throttles, wishes
+from webhooks import allowances, service
+from webhooks.api import authentication, wishes
 from webhooks.models import ApiToken, Event
 
 DATA = {
@@ -162,7 +162,7 @@ def ask(user: User, make_token: Callable[..., str], settings: Any) -> Ask:
         for middleware in ([name for name in with_door if name != DOOR], with_door):
             settings.MIDDLEWARE = middleware
             client = APIClient(raise_request_exception=False)
-            throttles.counter._known.clear()
+            allowances.counter._known.clear()
             with transaction.atomic():
                 for _ in range(times):
                     answers.append(_post(client, path, body, token, told))
@@ -366,7 +366,7 @@ def test_what_changes_of_a_token_holds_within_a_second(
 
 
 def test_threads_that_come_together_reserve_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    counter = throttles.Counter()
+    counter = allowances.Counter()
     taken: list[int] = []
     gate = threading.Barrier(8)
 

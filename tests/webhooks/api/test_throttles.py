@@ -13,7 +13,7 @@ from rest_framework.test import APIClient
 
 from projects.models import User
 from tests.webhooks.api.conftest import MakeClient
-from webhooks.api import throttles
+from webhooks import allowances
 from webhooks.models import Webhook
 
 LIMIT = 3
@@ -170,42 +170,42 @@ def test_operators_log_in_while_valkey_is_away(
     operator: User, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
-    monkeypatch.setattr(throttles, "counter", throttles.Counter())
+    monkeypatch.setattr(allowances, "counter", allowances.Counter())
 
     assert log_in("right")["Location"] == "/admin/"
     assert statuses(lambda: log_in("wrong"), LIMIT) == [200, 200, 429]
 
 
 def test_counts_are_kept_in_valkey_for_all_processes() -> None:
-    one, other = throttles.Counter(), throttles.Counter()
+    one, other = allowances.Counter(), allowances.Counter()
     key = "webhooks:requests:test:shared"
     one._client.delete(key)
 
     assert [one.hit(key), other.hit(key), one.hit(key)] == [1, 2, 3]
-    assert 0 < one._client.ttl(key) <= throttles.WINDOW_SECONDS
+    assert 0 < one._client.ttl(key) <= allowances.WINDOW_SECONDS
 
 
 def test_each_process_counts_for_itself_while_valkey_is_away(settings: Any) -> None:
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
-    counter = throttles.Counter()
+    counter = allowances.Counter()
 
     assert [counter.hit("a"), counter.hit("a"), counter.hit("b")] == [1, 2, 1]
 
 
 def test_busy_keys_are_counted_in_advance_but_never_twice() -> None:
-    one, other = throttles.Counter(), throttles.Counter()
+    one, other = allowances.Counter(), allowances.Counter()
     key = "webhooks:requests:test:busy"
     one._client.delete(key)
 
     numbers = [counter.hit(key) for _ in range(600) for counter in (one, other)]
 
     assert len(set(numbers)) == 1200
-    assert max(numbers) <= 1200 * (1 + 2 / throttles.STEPS)
+    assert max(numbers) <= 1200 * (1 + 2 / allowances.STEPS)
     assert int(one._client.get(key)) >= max(numbers)  # type: ignore[arg-type]
 
 
 def test_threads_share_what_was_counted_in_advance() -> None:
-    counter = throttles.Counter()
+    counter = allowances.Counter()
     counter._silent_until = float("inf")
     for _ in range(10_000):
         counter.hit("a")
@@ -226,8 +226,8 @@ def test_threads_share_what_was_counted_in_advance() -> None:
 
 
 def test_local_counts_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throttles, "MAX_KNOWN", 10)
-    counter = throttles.Counter()
+    monkeypatch.setattr(allowances, "MAX_KNOWN", 10)
+    counter = allowances.Counter()
     counter._silent_until = float("inf")
 
     for number in range(100):

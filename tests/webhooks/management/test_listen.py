@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from pytest_django.live_server_helper import LiveServer
@@ -25,11 +26,11 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @contextmanager
-def listening(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+def listening(*arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "manage.py", "listen", "--no-color", *arguments],
         cwd=BASE_DIR,
-        env=environment(WEBHOOKS_ALLOWED_NETWORKS=""),
+        env=environment(WEBHOOKS_ALLOWED_NETWORKS="") | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -91,7 +92,9 @@ def test_follows_a_server_through_its_api(
     start = feed.read(None).next
     with HttpReceiver(secrets=[signing_secret(token)]) as receiver:
         to = ("--forward-to", receiver.url, "--events", "project.*", "--after", start)
-        with listening("--server", live_server.url, "--token", token, *to) as process:
+        # A proxy that the environment names is not asked: it would read the token.
+        variables = {"WEBHOOKS_TOKEN": token, "http_proxy": "http://127.0.0.1:9"}
+        with listening("--server", live_server.url, *to, **variables) as process:
             said(process)
             trigger(other_user)
             events = trigger(user, 3)
@@ -121,11 +124,12 @@ def test_without_a_target_prints_bodies(user: User) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message", "code"),
     [
-        ([], "Give either --owner, or --server and --token.", 2),
-        (["--server", "https://x"], "--server needs --token, and --token needs --server.", 2),
+        ([], "Give either --owner, or --server and a token.", 2),
+        (["--server", "https://x"], "Put the API token into --token-file or", 2),
+        (["--server", "https://x", "--token-file", "/none"], "The token cannot be read", 2),
+        (["--owner", "ada", "--token-file", "x"], "--token-file belongs to --server.", 2),
         (["--owner", "eve"], "The owner 'eve' does not exist: use an e-mail address or an id.", 1),
         (["--owner", "ada", "--after", "x!"], "This is not a valid feed cursor", 1),
-        (["--server", "http://x", "--token", "t"], "The token only goes to https://", 1),
         (["--owner", "ada", "--events", "nothing"], "'nothing' selects no event type", 1),
         (["--owner", "ada", "--forward-to", "ftp://x"], "'ftp://x' is not a URL such as", 1),
         (["--owner", "ada", "--forward-to", "x:99999"], "'http://x:99999' is not a URL such as", 1),
@@ -148,6 +152,7 @@ def test_wrong_usage(run: Run, user: User, arguments: list[str], message: str, c
             "t",
             "or to this machine. The URL's host is not a valid name",
         ),
+        ("http://x", "t", "The token only goes to https://"),
         ("https://x:99999", "t", "The URL's port is not a number from 1 to 65535."),
         ("https://", "t", "The URL must start with http:// or https:// and a host."),
         ("https://x", "t\nx: y", "The token holds a character that no token has."),
@@ -155,9 +160,12 @@ def test_wrong_usage(run: Run, user: User, arguments: list[str], message: str, c
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_a_line(
-    run: Run, server: str, token: str, message: str
+    run: Run, tmp_path: Path, server: str, token: str, message: str
 ) -> None:
-    ran = run("listen", "--server", server, "--token", token, "--print-secret")
+    file = tmp_path / "token"
+    file.write_text(token)
+
+    ran = run("listen", "--server", server, "--token-file", str(file), "--print-secret")
 
     assert message in ran.err
     assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)

@@ -18,7 +18,7 @@ from rest_framework.test import APIClient
 
 from projects.models import User
 from tests.pgbouncer import output_of, pgbouncer, python_through
-from webhooks.api import throttles
+from webhooks import allowances
 from webhooks.errors import IdempotencyConflictError, StorageUnavailableError, WebhooksError
 from webhooks.models import ApiToken, Delivery, Event, Webhook
 from webhooks.outbox import batch, committer, store
@@ -342,9 +342,9 @@ def test_whoever_is_told_of_an_event_finds_it_once(
 
 @pytest.fixture
 def token(user: User, monkeypatch: pytest.MonkeyPatch) -> str:
-    counter = throttles.Counter()
+    counter = allowances.Counter()
     counter._silent_until = float("inf")
-    monkeypatch.setattr(throttles, "counter", counter)
+    monkeypatch.setattr(allowances, "counter", counter)
     return ApiToken.objects.issue(user, name="t", scopes=["trigger"], lifetime=None)[1]
 
 

@@ -1,6 +1,9 @@
 """`manage.py listen`: forward new events, signed, to a URL on this machine."""
 
+import os
+import sys
 from argparse import ArgumentTypeError
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +23,8 @@ from webhooks.workbench.listen import (
     Source,
 )
 
+TOKEN_VARIABLE = "WEBHOOKS_TOKEN"
+
 
 class Command(terminal.Command):
     help = (
@@ -31,7 +36,8 @@ class Command(terminal.Command):
     epilog = """examples:
   manage.py listen --owner ada@example.com --forward-to http://localhost:3000/hooks
   manage.py listen --owner ada@example.com --events 'session.*,project.created' --forward-to …
-  manage.py listen --server https://api.example.com --token "$TOKEN" --forward-to …
+  WEBHOOKS_TOKEN=rdai_… manage.py listen --server https://api.example.com --forward-to …
+  manage.py listen --server https://api.example.com --token-file token.txt --forward-to …
   manage.py listen --owner ada@example.com --print-secret
 
 The command stores nothing and needs no webhook. The signing secret is the same every time.
@@ -57,7 +63,11 @@ exit codes: 0 stopped, 1 refused, 2 wrong usage"""
             "--owner", metavar="USER", help="The owner: e-mail address, user name or id."
         )
         parser.add_argument("--server", metavar="URL", help="Read the events from this server.")
-        parser.add_argument("--token", help="The API token for --server.")
+        parser.add_argument(
+            "--token-file", metavar="PATH",
+            help="Read the API token for --server from this file, - for stdin; the default is the "
+            "variable WEBHOOKS_TOKEN. (Other users of this machine can see arguments.)",
+        )  # fmt: skip
         parser.add_argument(
             "--after",
             metavar="CURSOR",
@@ -79,12 +89,13 @@ exit codes: 0 stopped, 1 refused, 2 wrong usage"""
 
     def _source(self, options: dict[str, Any]) -> tuple[Source, str]:
         """Return the source of the events and the key to derive the signing secret from."""
-        server, token, owner = options["server"], options["token"], options["owner"]
-        if bool(server) != bool(token):
-            raise CommandError("--server needs --token, and --token needs --server.", returncode=2)
+        server, owner = options["server"], options["owner"]
+        if options["token_file"] and not server:
+            raise CommandError("--token-file belongs to --server.", returncode=2)
         if bool(server) == bool(owner):
-            raise CommandError("Give either --owner, or --server and --token.", returncode=2)
+            raise CommandError("Give either --owner, or --server and a token.", returncode=2)
         if server:
+            token = _token(options["token_file"])
             return ServerSource(server, token, options["events"]), token
         owner_id = arguments.find_owner(owner).pk
         return DatabaseSource(owner_id, options["events"]), str(owner_id)
@@ -108,6 +119,21 @@ exit codes: 0 stopped, 1 refused, 2 wrong usage"""
                     self.show(f"{_now()}  --> {item.type} [{item.id}]")
                     self.show(_response_line(item, forwarder.send(item), url))
         self.say(f"Stopped. Continue with --after {cursor}" if cursor else "Stopped.")
+
+
+def _token(path: str | None) -> str:
+    if path is None:
+        token = os.environ.get(TOKEN_VARIABLE, "")
+    else:
+        try:
+            token = sys.stdin.readline() if path == "-" else Path(path).read_text()
+        except (OSError, UnicodeDecodeError) as problem:
+            raise CommandError(f"The token cannot be read: {problem}", returncode=2) from None
+    if not token.strip():
+        raise CommandError(
+            f"Put the API token into --token-file or into {TOKEN_VARIABLE}.", returncode=2
+        )
+    return token.strip()
 
 
 def _response_line(event: FeedEvent, forwarded: Forwarded, url: str | None) -> str:
