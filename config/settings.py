@@ -2,12 +2,14 @@
 
 import base64
 import ipaddress
+import json
 import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -164,6 +166,29 @@ def _one_of(name: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ImproperlyConfigured(f"{name} must be one of {', '.join(choices)}.")
     return value
+
+
+def _quotas_of_owners() -> dict[str, dict[str, int]]:
+    """Return by the id of an owner what differs from WEBHOOKS_QUOTAS_PER_HOUR."""
+    name = "WEBHOOKS_QUOTAS_OF_OWNERS"
+    form = '{"<user id>": {"events": 1000000}}'
+    try:
+        found = json.loads(env.str(name, default="{}"))
+        quotas = {
+            str(UUID(owner)): {str(kind): int(most) for kind, most in own.items()}
+            for owner, own in found.items()
+        }
+    except (ValueError, TypeError, AttributeError):
+        raise ImproperlyConfigured(f"{name} must be JSON of the form {form}.") from None
+    for own in quotas.values():
+        if (
+            own.keys() - {"events", "deliveries", "redeliveries"}
+            or min(own.values(), default=1) < 0
+        ):
+            raise ImproperlyConfigured(
+                f"{name}: an owner has numbers of events, deliveries and redeliveries."
+            )
+    return quotas
 
 
 def _ca_bundle() -> str:
@@ -362,9 +387,19 @@ if not DEBUG:
 # The HTTP API (docs/api.md).
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 WEBHOOKS_MAX_PER_OWNER = _whole_number("WEBHOOKS_MAX_PER_OWNER")
+_PER_TOKEN = _whole_number("WEBHOOKS_API_REQUESTS_PER_MINUTE", 1200, least=1)
 WEBHOOKS_API_REQUESTS_PER_MINUTE = DEFAULTS["WEBHOOKS_API_REQUESTS_PER_MINUTE"] | {
-    "token": _whole_number("WEBHOOKS_API_REQUESTS_PER_MINUTE", 1200, least=1)
+    "token": _PER_TOKEN,
+    "user": 3 * _PER_TOKEN,
 }
+# What one owner may cause through the API in an hour; a batch counts as its events.
+WEBHOOKS_QUOTAS_PER_HOUR = {
+    kind: _whole_number(f"WEBHOOKS_{kind.upper()}_PER_HOUR", most, least=1)
+    for kind, most in DEFAULTS["WEBHOOKS_QUOTAS_PER_HOUR"].items()
+}
+WEBHOOKS_QUOTAS_OF_OWNERS = _quotas_of_owners()
+# Whether owners prove that a URL is theirs before anything is sent to it (docs/security.md).
+WEBHOOKS_ENDPOINT_PROOF = _one_of("WEBHOOKS_ENDPOINT_PROOF", ("advise", "off", "require"))
 REST_KNOX = {"AUTH_HEADER_PREFIX": "Bearer", "TOKEN_PREFIX": "rdai_"}
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["webhooks.api.authentication.BearerAuthentication"],

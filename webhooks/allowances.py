@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from uuid import UUID
 
 import redis
 from django.conf import settings
@@ -45,6 +46,14 @@ class Counter:
     def _client(self) -> redis.Redis:
         return wakeup.connect(TIMEOUT_SECONDS)
 
+    def add(self, key: str, amount: int, seconds: int) -> int:
+        """Count some more at once, in a window of so many seconds; returns how many there are."""
+        with self._locks[hash(key) % len(self._locks)]:
+            _, last = self._known.get(key, NOTHING_KNOWN)
+            last = self._add(key, amount, last, seconds)
+            self._remember(key, iter(()), last)
+            return last
+
     def hit(self, key: str, limit: int = 0) -> int:
         """Count one more and return how many there are.
 
@@ -66,20 +75,23 @@ class Counter:
     def _count(self, key: str, limit: int) -> int:
         _, last = self._known.get(key, NOTHING_KNOWN)
         step = 1 + max(last, limit) // STEPS
-        last = self._add(key, step, last)
+        last = self._add(key, step, last, WINDOW_SECONDS)
         number = last - step + 1
-        if len(self._known) >= MAX_KNOWN:
-            self._known.clear()
-        self._known[key] = iter(range(number + 1, last + 1)), last
+        self._remember(key, iter(range(number + 1, last + 1)), last)
         return number
 
-    def _add(self, key: str, step: int, last: int) -> int:
+    def _remember(self, key: str, reserved: Iterator[int], last: int) -> None:
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known[key] = reserved, last
+
+    def _add(self, key: str, step: int, last: int, seconds: int) -> int:
         if time.monotonic() >= self._silent_until:
             try:
                 count = int(self._client.incrby(key, step))
                 if count == step:
                     # A pipeline for both would take twice as long, for each request.
-                    self._client.expire(key, WINDOW_SECONDS)
+                    self._client.expire(key, seconds)
                 return count
             except redis.RedisError:
                 self._silent_until = time.monotonic() + SILENCE_SECONDS
@@ -109,6 +121,21 @@ def take(name: str, who: str) -> Allowance:
     window, elapsed = divmod(time.time(), WINDOW_SECONDS)
     count = counter.hit(f"webhooks:requests:{name}:{who}:{int(window)}", limit)
     return Allowance(name, limit, limit - count, max(1, round(WINDOW_SECONDS - elapsed)))
+
+
+HOUR_SECONDS = 3600
+
+
+def spend(name: str, owner_id: UUID, amount: int) -> Allowance:
+    """Count some of an owner's quota of this hour in WEBHOOKS_QUOTAS_PER_HOUR.
+
+    What is refused counts, too; with an amount of 0 nothing is counted and what is left is told.
+    """
+    own = settings.WEBHOOKS_QUOTAS_OF_OWNERS.get(str(owner_id), {})
+    limit = own.get(name, settings.WEBHOOKS_QUOTAS_PER_HOUR[name])
+    hour, elapsed = divmod(time.time(), HOUR_SECONDS)
+    used = counter.add(f"webhooks:quota:{name}:{owner_id}:{int(hour)}", amount, HOUR_SECONDS)
+    return Allowance(name, limit, limit - used, max(1, round(HOUR_SECONDS - elapsed)))
 
 
 def address_in(request: HttpRequest | Request) -> str:

@@ -30,6 +30,8 @@ DEFAULTS: dict[str, Any] = {
     "WEBHOOKS_MAX_PER_OWNER": 100,
     "WEBHOOKS_API_REQUESTS_PER_MINUTE": {
         "token": 1200,
+        # With all tokens of a user together.
+        "user": 3600,
         "test": 20,
         "secret": 20,
         "login": 10,
@@ -38,6 +40,16 @@ DEFAULTS: dict[str, Any] = {
         # Requests without a valid token, per address.
         "refused": 60,
     },
+    # What one owner may cause through the API in an hour; a batch counts as its events.
+    "WEBHOOKS_QUOTAS_PER_HOUR": {
+        "events": 5_000_000,
+        "deliveries": 20_000_000,
+        "redeliveries": 500_000,
+    },
+    # What differs from that, by the owner's id as text.
+    "WEBHOOKS_QUOTAS_OF_OWNERS": {},
+    # Whether owners prove that a URL is theirs before it receives anything: off, advise or require.
+    "WEBHOOKS_ENDPOINT_PROOF": "advise",
     # Parts of addresses that belong to servers of a development environment; `doctor` warns of
     # them in production.
     "WEBHOOKS_DEVELOPMENT_SERVERS": [],

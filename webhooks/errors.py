@@ -62,3 +62,7 @@ class WebhookLimitError(WebhooksError):
 
 class WebhookNotSendingError(WebhooksError):
     """This webhook receives nothing: it is disabled, paused or undecryptable; enable it first."""
+
+
+class WebhookUnprovedError(WebhooksError):
+    """Nobody has proved that this URL's owner wants our requests; verify the webhook first."""

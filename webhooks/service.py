@@ -27,10 +27,19 @@ from webhooks.models.webhook import MAX_LIVE_SECRETS
 from webhooks.outbox.batch import trigger_each
 from webhooks.outbox.explain import Considered, Explanation, explain
 from webhooks.outbox.store import Owner, Trigger, trigger_event, trigger_events
-from webhooks.registry.switch import cancel, disable, enable, pause_sending, resume_sending
+from webhooks.registry.switch import (
+    UNPROVED,
+    cancel,
+    disable,
+    enable,
+    pause_sending,
+    resume_sending,
+    resume_webhooks_of,
+)
 from webhooks.repair.redelivery import redeliver, redeliver_one, replay
 from webhooks.repair.redelivery_scope import Scope
 from webhooks.wire.url_rules import is_same_url
+from webhooks.workbench.proof import Proof, prove
 from webhooks.workbench.test_send import Tryout
 from webhooks.workbench.test_send import send_test as test_webhook
 
@@ -39,6 +48,7 @@ logger = logging.getLogger(__name__)
 __all__ = [
     "Considered",
     "Explanation",
+    "Proof",
     "Scope",
     "Trigger",
     "Tryout",
@@ -51,10 +61,12 @@ __all__ = [
     "get_deliveries",
     "get_webhooks",
     "pause_sending",
+    "prove",
     "redeliver",
     "redeliver_one",
     "replay",
     "resume_sending",
+    "resume_webhooks_of",
     "revoke_secret",
     "rotate_secret",
     "test_webhook",
@@ -103,6 +115,7 @@ def create_webhook(
         lambda: secrets.append(_build_secret(webhook, secret)),
         webhook.full_clean,
     )
+    _require_proof(webhook)
     if not webhook.active:
         webhook.disabled_at = timezone.now()
     if ed25519:
@@ -166,12 +179,16 @@ def update_webhook(
         changes["headers_encrypted"] = webhook.headers_encrypted
     _validate(*steps, only={*changes, "headers", NON_FIELD_ERRORS})
     with transaction.atomic():
-        if "url" in changes and headers is None:
-            check_headers_stay(webhook, webhook.url)
+        has_moved = "url" in changes and _moves(webhook, webhook.url, may_keep=headers is not None)
         Webhook.objects.filter(pk=webhook.pk).update(revision=F("revision") + 1)
         webhook.save(update_fields=[*(changes.keys() - {"active"}), "updated_at"])
+        if has_moved and webhook.verified:
+            webhook.verified = False
+            webhook.save(update_fields=["verified"])
         if "active" in changes:
             _switch(webhook, webhook.active)
+        if has_moved and _require_proof(webhook):
+            disable(webhook, webhook.disabled_reason)
         if ed25519 is not None:
             _set_ed25519(webhook, ed25519)
     webhook.refresh_from_db(fields=["revision"])
@@ -180,21 +197,40 @@ def update_webhook(
     return webhook
 
 
+def _require_proof(webhook: Webhook) -> bool:
+    """Switch an instance off where it needs a proof of its endpoint and has none."""
+    is_missing = (
+        django_settings.WEBHOOKS_ENDPOINT_PROOF == "require"
+        and webhook.active
+        and not webhook.verified
+    )
+    if is_missing:
+        webhook.active, webhook.disabled_reason = False, UNPROVED
+    return is_missing
+
+
 def check_headers_stay(webhook: Webhook, url: str) -> None:
     """Raise ValidationError where a new URL would hand custom headers to a server that does not
     have them: whoever may change the URL need not know them. Locks the row in a transaction.
     """
+    _moves(webhook, url, may_keep=False)
+
+
+def _moves(webhook: Webhook, url: str, *, may_keep: bool) -> bool:
+    """Say whether a URL is another server's than the stored one; see check_headers_stay()."""
     rows = Webhook.objects.filter(pk=webhook.pk)
     if connection.in_atomic_block:
         rows = rows.select_for_update(no_key=True)
     stored, headers = rows.values_list("url", "headers_encrypted").get()
-    if headers is not None and _server_of(stored) != _server_of(url):
+    has_moved = _server_of(stored) != _server_of(url)
+    if has_moved and headers is not None and not may_keep:
         raise ValidationError(
             {
                 "headers": "The URL leads to another server: give the custom headers again, or none "
                 "({}), so that their values do not go where nobody meant them to."
             }
         )
+    return has_moved
 
 
 def _server_of(url: str) -> tuple[str, str | None, int | None]:
@@ -205,9 +241,18 @@ def _server_of(url: str) -> tuple[str, str | None, int | None]:
 def warnings_of(webhook: Webhook) -> list[str]:
     """Return what is allowed but hardly meant of a webhook, a sentence each.
 
-    That is, so far: the owner's other webhooks with the same URL that receive some of the same
-    events. One statement.
+    That is: no proof of its endpoint, and the owner's other webhooks with the same URL that receive
+    some of the same events. One statement.
     """
+    return [*_unproved(webhook), *_twins_of(webhook)]
+
+
+def _unproved(webhook: Webhook) -> list[str]:
+    is_asked = django_settings.WEBHOOKS_ENDPOINT_PROOF != "off" and not webhook.verified
+    return [UNPROVED] if is_asked else []
+
+
+def _twins_of(webhook: Webhook) -> list[str]:
     others = Webhook.objects.for_owner(webhook.owner_id).exclude(pk=webhook.pk).order_by("-id")
     twins = [
         f"{other.name} ({other.public_id})"
@@ -230,7 +275,7 @@ def _share_types(one: Webhook, other: Webhook) -> bool:
 
 
 def _log_warnings(webhook: Webhook) -> None:
-    for warning in warnings_of(webhook):
+    for warning in _twins_of(webhook):
         logger.warning("Webhook %s: %s", webhook.public_id, warning)
 
 

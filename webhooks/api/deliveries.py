@@ -14,6 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from webhooks import service
+from webhooks.api import throttles
 from webhooks.api.base import (
     ApiFilters,
     ApiModelSerializer,
@@ -202,6 +203,7 @@ class DeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Delivery]):
     def redeliver(self, request: Request, pk: str) -> Response:
         delivery = self.get_object()
         self.read()
+        throttles.spend("redeliveries", self.user_id, 1)
         asked = service.redeliver_one(delivery, requested_by=request.user)
         self.note("delivery.redeliver", delivery, redelivery=asked.public_id)
         return self.show(StartedRedeliverySerializer, asked, 202)

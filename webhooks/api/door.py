@@ -111,6 +111,10 @@ def _answer(request: HttpRequest, route: Route) -> HttpResponse | None:
             return None
         allowances.append(throttles.take_of(token))
         throttles.check(allowances)
+        of_user = throttles.take_of_user(token.user_id)
+        if of_user.is_exceeded:
+            allowances.append(of_user)
+            throttles.check(allowances)
         request.user, request.auth = token.user, token  # type: ignore[attr-defined]
         shown = route.trigger(request, parse_strictly(read_body(request)))
         headers = route.headers

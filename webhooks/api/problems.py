@@ -78,6 +78,7 @@ DOMAIN_ERRORS: dict[type[errors.WebhooksError], tuple[int, str]] = {
     errors.StorageUnavailableError: (503, "unavailable"),
     errors.WebhookLimitError: (400, "limit_reached"),
     errors.WebhookNotSendingError: (409, "conflict"),
+    errors.WebhookUnprovedError: (409, "conflict"),
 }
 """A caller's mistakes, and what passes; an error that is not listed is a mistake of ours."""
 

@@ -1,6 +1,7 @@
 """`/redeliveries`: many deliveries sent once more, or events that a webhook never got."""
 
 from typing import Any, ClassVar
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models import QuerySet
@@ -10,7 +11,8 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from webhooks import service
+from webhooks import allowances, service
+from webhooks.api import throttles
 from webhooks.api.base import (
     ApiModelSerializer,
     ApiSerializer,
@@ -138,6 +140,12 @@ def _counted(rows: QuerySet[Any], scope: service.Scope) -> dict[str, Any]:
     return counted
 
 
+def _spend(owner_id: UUID, rows: QuerySet[Any]) -> None:
+    """Count what would be sent again; raises QuotaExceededError where that is more than is left."""
+    left = allowances.spend("redeliveries", owner_id, 0).remaining
+    throttles.spend("redeliveries", owner_id, rows.order_by()[: max(0, left) + 1].count())
+
+
 def facts_of(asked: Redelivery) -> dict[str, Any]:
     """Return what the audit log says of a new redelivery."""
     facts: dict[str, Any] = asked.scope | {
@@ -205,6 +213,7 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
         )
         if wish["dry_run"]:
             return _counted(redelivery_scope.matching(scope), scope)
+        _spend(self.user_id, redelivery_scope.matching(scope))
         return service.redeliver(scope, requested_by=owner, rate_limit=wish.get("rate_limit"))
 
     def _replay(self, wish: dict[str, Any]) -> Redelivery | dict[str, Any]:
@@ -216,12 +225,13 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
             )
             raise serializers.ValidationError({"replay": [message]})
         webhook = self._own_webhook(wish)
+        scope = service.Scope(
+            webhook_id=webhook.id, since=wish["since"], until=wish.get("until"), statuses=()
+        )
+        scope.check()
         if wish["dry_run"]:
-            scope = service.Scope(
-                webhook_id=webhook.id, since=wish["since"], until=wish.get("until"), statuses=()
-            )
-            scope.check()
             return _counted(redelivery_scope.missing(webhook, scope), scope)
+        _spend(self.user_id, redelivery_scope.missing(webhook, scope))
         return service.replay(
             webhook,
             wish["since"],

@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
+from uuid import UUID
 
 from django.http import HttpRequest
-from rest_framework.exceptions import Throttled
+from rest_framework.exceptions import ErrorDetail, Throttled
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
+from webhooks import allowances
 from webhooks.allowances import WINDOW_SECONDS, Allowance, take
 from webhooks.models import ApiToken
 
@@ -26,7 +28,15 @@ class RateThrottle(BaseThrottle):
         allowance = take(self._name, self._who(request))
         view.allowances.append(allowance)
         self._reset_seconds = allowance.reset_seconds
-        return not allowance.is_exceeded
+        if allowance.is_exceeded or self._name != "token" or not request.user.is_authenticated:
+            return not allowance.is_exceeded
+        return not self._exceeds_user(request, view)
+
+    def _exceeds_user(self, request: Request, view: Any) -> bool:
+        of_user = take_of_user(request.user.pk)
+        if of_user.is_exceeded:
+            view.allowances.append(of_user)
+        return of_user.is_exceeded
 
     def wait(self) -> float:
         return self._reset_seconds
@@ -44,9 +54,32 @@ def take_of(token: ApiToken) -> Allowance:
     return take("token", token.id.hex)
 
 
-def check(allowances: Iterable[Allowance]) -> None:
+def take_of_user(user_id: Any) -> Allowance:
+    """Count one request of a user, with whichever of his tokens."""
+    return take("user", str(user_id))
+
+
+def spend(name: str, owner_id: UUID, amount: int) -> None:
+    """Count an owner's quota of this hour; raises QuotaExceededError where it is used up."""
+    allowance = allowances.spend(name, owner_id, amount)
+    if allowance.is_exceeded:
+        raise QuotaExceededError(allowance)
+
+
+class QuotaExceededError(Throttled):
+    """An owner's quota of this hour is used up."""
+
+    def __init__(self, allowance: Allowance) -> None:
+        super().__init__(allowance.reset_seconds)
+        self.detail = ErrorDetail(
+            f"Your {allowance.limit:,} {allowance.name} of this hour are used up, or this would be "
+            f"more than are left; the next hour begins in {allowance.reset_seconds} seconds."
+        )
+
+
+def check(found: Iterable[Allowance]) -> None:
     """Raise Throttled where a limit is exceeded, by the time that there is to wait."""
-    waits = [one.reset_seconds for one in allowances if one.is_exceeded]
+    waits = [one.reset_seconds for one in found if one.is_exceeded]
     if waits:
         raise Throttled(max(waits))
 
@@ -66,15 +99,15 @@ def address_of(request: Request) -> str | None:
     return None
 
 
-def headers_of(allowances: list[Allowance]) -> dict[str, str]:
+def headers_of(found: list[Allowance]) -> dict[str, str]:
     """Return the fields RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers)."""
-    if not allowances:
+    if not found:
         return {}
     return {
         "RateLimit-Policy": ", ".join(
-            f'"{one.name}";q={one.limit};w={WINDOW_SECONDS}' for one in allowances
+            f'"{one.name}";q={one.limit};w={WINDOW_SECONDS}' for one in found
         ),
         "RateLimit": ", ".join(
-            f'"{one.name}";r={max(0, one.remaining)};t={one.reset_seconds}' for one in allowances
+            f'"{one.name}";r={max(0, one.remaining)};t={one.reset_seconds}' for one in found
         ),
     }

@@ -166,6 +166,14 @@ class TryoutSerializer(ApiSerializer):
     signature_headers = serializers.DictField(child=serializers.CharField())
 
 
+class ProofSerializer(ApiSerializer):
+    verified = serializers.BooleanField()
+    response_code = serializers.IntegerField(allow_null=True)
+    error = serializers.CharField(
+        allow_blank=True, help_text="Why it is no proof; empty where it is one."
+    )
+
+
 class WebhookFilters(ApiFilters):
     active = BooleanFilter()
 
@@ -187,12 +195,17 @@ class WebhookViewSet(
     serializer_class = WebhookSerializer
     detail_serializer_class = WebhookDetailSerializer
     filterset_class = WebhookFilters
-    action_limits = {"test": "test", "rotate_secret": "secret", "create": "secret"}
+    action_limits = {
+        "test": "test",
+        "verify": "test",
+        "rotate_secret": "secret",
+        "create": "secret",
+    }
     action_parameters = {
         "deliveries": DeliveryFilters.parameters - {"webhook"},
         "stats": frozenset(StatsQuery.base_filters),
     }
-    non_atomic_actions = frozenset({"test"})
+    non_atomic_actions = frozenset({"test", "verify"})
 
     def get_queryset(self) -> QuerySet[Webhook]:
         return cast(QuerySet[Webhook], service.get_webhooks(self.request.user))
@@ -224,6 +237,21 @@ class WebhookViewSet(
         tryout = service.test_webhook(webhook, event_type)
         self.note("webhook.test", webhook, response_code=tryout.response_code, error=tryout.error)
         return self.show(TryoutSerializer, tryout)
+
+    @extend_schema(
+        summary="Prove that its receiver wants our requests",
+        request=NoInput,
+        responses=ProofSerializer,
+    )
+    @action(detail=True, methods=["post"])
+    def verify(self, request: Request, pk: str) -> Response:
+        """Sends a signed challenge, which has to come back as the body of the answer."""
+        webhook = self.get_object()
+        self.read()
+        was = webhook.verified
+        proof = service.prove(webhook)
+        self.note("webhook.verify", webhook, verified=[was, webhook.verified])
+        return self.show(ProofSerializer, proof)
 
     @extend_schema(
         summary="Replace the signing secret",

@@ -12,7 +12,8 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import PermissionDenied
 
-from webhooks import access
+from webhooks import access, allowances
+from webhooks.api import throttles
 from webhooks.api.authentication import users
 from webhooks.api.base import ApiSerializer, PublicIdField
 from webhooks.api.permissions import is_service, refusal_of
@@ -117,9 +118,11 @@ def trigger_one(asker: Asker, body: Any) -> dict[str, Any]:
         if not users.get_many([owner_id]):
             raise serializers.ValidationError({"userId": ["There is no user with this id."]})
     event = build_trigger(_trigger_of(asker, event_type, owner_id or user_id, data, key))
+    _spend(asker, 1)
     (result,) = committer.committer.store([event])
     if isinstance(result, WebhooksError):
         raise result
+    _spend_deliveries(asker, [result])
     return show(result)
 
 
@@ -151,15 +154,35 @@ def trigger_many(asker: Asker, body: Any) -> dict[str, Any]:
     """Store the events of a batch that are right and return a result for each."""
     items = _read_batch(body)
     known = _known_users(asker, items)
+    _spend(asker, len(items))
     results = committer.committer.store(
         [build_each(_read_item(asker, item, known)) for item in items]
     )
+    _spend_deliveries(asker, results)
     answers = [_answer(result) for result in results]
     refusals = [answer["error"] for answer in answers if answer["error"]]
     for refusal in refusals[MAX_PROBLEMS:]:
         refusal["message"] = shortened(refusal["message"], MAX_LATER_CHARACTERS)
     accepted = len(items) - len(refusals)
     return {"accepted": accepted, "refused": len(refusals), "results": answers}
+
+
+def _spend(asker: Asker, count: int) -> None:
+    """Count what somebody reports himself; what the product reports of him is not his to limit.
+
+    Raises QuotaExceededError: nothing was stored.
+    """
+    if is_service(asker):
+        return
+    throttles.spend("events", asker.user.pk, count)
+    throttles.spend("deliveries", asker.user.pk, 0)
+
+
+def _spend_deliveries(asker: Asker, results: list[Event | WebhooksError]) -> None:
+    """Count what has become of events; the next request finds it used up."""
+    count = sum(one.fanout_count for one in results if isinstance(one, Event))
+    if count and not is_service(asker):
+        allowances.spend("deliveries", asker.user.pk, count)
 
 
 def _read_batch(body: Any) -> list[Any]:

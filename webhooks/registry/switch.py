@@ -9,14 +9,19 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
 from webhooks import catalog
+from webhooks.errors import WebhookUnprovedError
 from webhooks.models import Delivery, Pause, Webhook
 from webhooks.models.delivery import COUNTED_AT_MOST, DeliveryQuerySet
 from webhooks.outbox import store, wakeup
 from webhooks.pace.breaker import Breaker
+
+UNPROVED = "It is not proved yet that this URL's owner wants our requests: verify the webhook."
+"""Why a webhook is off where WEBHOOKS_ENDPOINT_PROOF is `require`."""
 
 RECENT = timedelta(days=3)
 BATCH = 5_000
@@ -38,7 +43,7 @@ def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
     """Send to a webhook again, as if it had never failed; returns how many deliveries now wait.
 
     What is not to be sent is cancelled. A webhook that was deleted meanwhile stays deleted. At most
-    COUNTED_AT_MOST + 1 are counted.
+    COUNTED_AT_MOST + 1 are counted. Raises WebhookUnprovedError.
     """
     waiting = Delivery.objects.filter(webhook=webhook).waiting()
     if send == "none":
@@ -46,6 +51,8 @@ def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
     elif send == "recent":
         _cancel_all(waiting.filter(created_at__lt=timezone.now() - RECENT))
     count = waiting[: COUNTED_AT_MOST + 1].count()
+    if settings.WEBHOOKS_ENDPOINT_PROOF == "require" and not webhook.verified:
+        raise WebhookUnprovedError
     healthy = Breaker()
     changes = {
         "active": True,
@@ -70,6 +77,16 @@ def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
     webhook.save(update_fields=[*changes, "updated_at"])
     transaction.on_commit(wakeup.nudge, robust=True)
     return count
+
+
+def resume_webhooks_of(owner_id: UUID) -> None:
+    """Have workers look at once at the webhooks of an account that is active again.
+
+    Left alone they look within a minute. What waited is sent, as after a recovery.
+    """
+    rows = Webhook.objects.for_owner(owner_id).filter(active=True, breaker_state="closed")
+    rows.update(breaker_changed_at=timezone.now())
+    transaction.on_commit(wakeup.nudge, robust=True)
 
 
 def _cancel_all(unwanted: DeliveryQuerySet) -> None:

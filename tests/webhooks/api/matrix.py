@@ -173,6 +173,7 @@ ROWS = {
     "webhook-deliveries.get": reading(),
     "webhook-stats.get": reading(),
     "webhook-test.post": Row(200),
+    "webhook-verify.post": Row(200),
     "webhook-enable.post": Row(200),
     "webhook-disable.post": Row(200),
     "webhook-rotate-secret.post": Row(200),

@@ -231,7 +231,7 @@ def test_known_keys_are_answered_alike(ask: Ask, name: str) -> None:
 def test_limits_are_told_alike(
     ask: Ask, settings: Any, path: str, authorization: str | None, times: int
 ) -> None:
-    settings.WEBHOOKS_API_REQUESTS_PER_MINUTE = {"token": LIMIT, "refused": LIMIT}
+    settings.WEBHOOKS_API_REQUESTS_PER_MINUTE = {"token": LIMIT, "user": 9, "refused": LIMIT}
     told = {} if authorization is None else {"HTTP_AUTHORIZATION": authorization}
 
     of_view, of_door = ask(path, CASES["an event"], times=times, **told)
