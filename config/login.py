@@ -1,4 +1,4 @@
-"""The admin's pages that ask for a password, where guessing is limited as it is in the API."""
+"""The admin's pages that ask for a password, with the same limit of attempts as the API."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from webhooks.repair import audit_log
 
 
 def login(request: HttpRequest) -> HttpResponse:
-    """Show the login page or log in; 429 for an address that has tried too often this minute."""
+    """Show the login page or log in; status 429 after too many attempts of an address this minute."""
     if request.method == "POST":
-        # Before the password is looked at, which also takes a processor a while.
+        # The check comes first, because hashing the password costs processor time.
         allowance = allowances.take_login(request)
         if allowance.is_exceeded:
             return _refuse(request, allowance.reset_seconds)

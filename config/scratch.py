@@ -1,4 +1,4 @@
-"""Servers and an empty database of its own for a program that wrecks what it finds."""
+"""Separate servers and an empty database for a destructive program, such as chaos."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,10 @@ from config.services import provide_services
 
 
 def set_up_empty(directory: Path, **environment: str) -> None:
-    """Run Django on new tables in the servers of `directory`; never on somebody's own database.
+    """Set up Django with empty tables in the servers of `directory`.
 
-    `environment` is what this process and its children see from then on, instead of DEBUG.
+    Ignores DATABASE_URL and REDIS_URL, so that no other database is touched. `environment` is added
+    to the environment of this process and its children after the servers have started.
     """
     for url in ("DATABASE_URL", "REDIS_URL"):
         os.environ.pop(url, None)
@@ -26,6 +27,6 @@ def set_up_empty(directory: Path, **environment: str) -> None:
 
     django.setup()
     with connection.cursor() as cursor:
-        # Whatever an older version left behind.
+        # An older version of the program may have left tables.
         cursor.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     call_command("migrate", verbosity=0)

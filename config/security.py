@@ -8,9 +8,9 @@ from django.http import HttpRequest, HttpResponse
 POLICY = "; ".join(
     [
         "default-src 'none'",
-        # Alpine, which unfold is built on, evaluates its attributes; scripts come from us alone.
+        # unfold uses Alpine, which evaluates attributes.
         "script-src 'self' 'unsafe-eval'",
-        # unfold writes its colours into the page and sets widths in attributes.
+        # unfold writes colours into the page and widths into attributes.
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data:",
         "font-src 'self'",
@@ -26,7 +26,7 @@ POLICY = "; ".join(
 def content_security_policy(
     get_response: Callable[[HttpRequest], HttpResponse],
 ) -> Callable[[HttpRequest], HttpResponse]:
-    """Set the policy where a view has set none of its own."""
+    """Return a middleware that sets the policy on responses without one."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)

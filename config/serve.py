@@ -1,8 +1,8 @@
 """Serve the site as in production: `python -m config.serve [--port 8000] [--processes N] [--threads N]`.
 
-Owns the command line of the application server. What the environment does not name is provided as in
-development: Postgres and Valkey from their wheels, with the tables brought up to date, and the keys
-in var/. DEBUG is off in any case.
+This module owns the command line of the application server. It provides missing settings as in
+development: Postgres and Valkey from their wheels, with migrated tables, and the keys in var/. DEBUG
+is always off.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from config.services import BASE_DIR, provide_services
 
 PROCESSES = min(2, len(os.sched_getaffinity(0)))
 THREADS = 32
-"""Of each process. They wait for Postgres most of the time, and each keeps a connection: processes
-times threads, with what workers need, must stay below its max_connections."""
+"""Threads per process. They wait for Postgres most of the time. Each keeps a connection, so processes
+times threads plus the workers' connections must stay below max_connections."""
 STATIC = BASE_DIR / "var" / "static"
 
 
@@ -29,10 +29,10 @@ def command(
     processes: int = PROCESSES,
     threads: int = THREADS,
 ) -> list[str]:
-    """Return the command that serves an application; docs/performance-notes.md says why this one.
+    """Return the command line that serves an application (docs/performance-notes.md explains it).
 
-    Without HTTP/2 and WebSockets, which nothing here uses. A process that dies is replaced; when
-    one dies twice within five seconds the server ends, for its supervisor to start it again.
+    HTTP/2 and WebSockets are off, because the site does not use them. The server replaces a process
+    that dies; if one dies twice within five seconds, the server exits for its supervisor to restart.
     """
     return [
         sys.executable, "-m", "granian", application, "--interface=wsgi", "--http=1", "--no-ws",
@@ -46,14 +46,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="config.serve", description=__doc__)
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--processes", type=int, default=PROCESSES, help=f"({PROCESSES})")
-    parser.add_argument("--threads", type=int, default=THREADS, help=f"of each ({THREADS})")
+    parser.add_argument("--threads", type=int, default=THREADS, help=f"per process ({THREADS})")
     options = parser.parse_args()
     _prepare()
     sys.stdout.write(
         f"Serving on http://127.0.0.1:{options.port}/ (admin/, api/v1/docs) with "
         f"{options.processes} x {options.threads} threads until Ctrl-C.\n"
-        "Workers deliver: .venv/bin/python manage.py rqworker (with DEBUG=1 unless DATABASE_URL "
-        "is set)\n"
+        "To deliver events, start a worker: .venv/bin/python manage.py rqworker (with DEBUG=1 "
+        "unless DATABASE_URL is set)\n"
     )
     sys.stdout.flush()
     line = command(options.port, processes=options.processes, threads=options.threads)
@@ -63,13 +63,13 @@ def main() -> None:
         preexec_fn=lambda: die_with_parent(signal.SIGTERM),
     )
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
-    # The terminal tells the server too.
+    # The terminal sends SIGINT to the server, too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(server.wait())
 
 
 def _prepare() -> None:
-    """Put what the environment does not name there, and collect the static files."""
+    """Set missing environment variables, migrate an embedded database, collect static files."""
     is_own_database = "DATABASE_URL" not in os.environ
     os.environ["DEBUG"] = "1"
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
@@ -88,7 +88,7 @@ def _prepare() -> None:
         "WEBHOOKS_ENCRYPTION_KEYS": b64encode(settings.WEBHOOKS_ENCRYPTION_KEYS[0]).decode(),
         "ALLOWED_HOSTS": "127.0.0.1,localhost",
         "EMAIL_URL": "consolemail://",
-        # Nothing here speaks TLS; a proxy in front does.
+        # The server does not support TLS; a proxy in front of it must.
         "SECURE_SSL_REDIRECT": "0",
     }.items():
         os.environ.setdefault(name, value)

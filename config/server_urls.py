@@ -1,7 +1,7 @@
-"""Read DATABASE_URL and REDIS_URL: whatever cannot be meant is refused in one line.
+"""Parse DATABASE_URL and REDIS_URL, and refuse invalid ones with an error of one line.
 
-A refusal shows no part of a URL but the name of an unknown option: anything else may belong to the
-password. Nothing here opens a connection.
+An error shows no part of the URL except the name of an unknown option, because any other part may
+belong to the password. This module opens no connection.
 """
 
 import re
@@ -16,7 +16,7 @@ from psycopg import pq
 DATABASE_FORM = "postgres://user:password@host:5432/name"
 REDIS_FORM = "redis://:password@host:6379/0, rediss://… or unix:///path?db=0"
 
-# What follows the credentials, and one of its hosts.
+# The part after the credentials, and one of its hosts.
 PLACE = re.compile(r"(?P<hosts>[^/?#@]*)(?P<path>/[^?#@]*)?(?:\?(?P<query>[^#]*))?")
 HOST = re.compile(r"(?:\[(?P<ipv6>[\dA-Fa-f:.]+)\]|(?P<name>[\w.%~-]*))(?::(?P<port>\d*))?")
 OPTION_NAME = re.compile(r"[a-zA-Z_]{1,40}")
@@ -37,74 +37,73 @@ T = TypeVar("T")
 
 
 class ServerUrl(NamedTuple):
-    """A URL taken apart; path and query are still encoded."""
+    """The parts of a URL; path and query are still percent-encoded."""
 
     scheme: str
     user: str
     password: str
     hosts: list[str]
     ports: list[str]
-    """One for each host, empty where the URL names none."""
+    """One for each host; empty if the URL has none."""
     path: str
     query: str
 
 
 class UnfitUrlError(ValueError):
-    """A URL cannot be meant like this; the text says why, and goes on behind the setting's name."""
+    """A URL is invalid; the message continues a sentence that begins with the setting's name."""
 
 
 def read_database_url(text: str) -> dict[str, Any]:
-    """Return Django's settings of a Postgres database; raises ImproperlyConfigured."""
+    """Return Django's settings for a Postgres URL; raises ImproperlyConfigured."""
     return _read("DATABASE_URL", text, _database_config)
 
 
 def read_redis_url(text: str) -> str:
-    """Return the URL with its credentials encoded as redis-py expects; raises ImproperlyConfigured."""
+    """Return a Redis URL with percent-encoded credentials; raises ImproperlyConfigured."""
     return _read("REDIS_URL", text, _redis_url)
 
 
 def _read(setting: str, text: str, parse: Callable[[ServerUrl], T]) -> T:
-    """Return what the only way to read a URL means.
+    """Return the parsed URL if there is exactly one valid way to split it.
 
-    A password may hold any character as it is, `@` and `/` as well, so credentials may end at any
-    `@`; but hardly ever does more than one of them leave a place that can be.
+    A password may contain any unencoded character, even `@` and `/`, so the credentials may end at
+    any `@`. In practice at most one split leaves valid hosts.
     """
-    meanings: list[T] = []
+    parsed: list[T] = []
     problems: list[str] = []
-    for scheme, credentials, place in _readings(text.strip()):
+    for scheme, credentials, place in _splits(text.strip()):
         try:
-            meanings.append(parse(_take_apart(scheme, credentials, place)))
+            parsed.append(parse(_split(scheme, credentials, place)))
         except UnfitUrlError as problem:
             problems.append(str(problem))
-    if len(meanings) == 1:
-        return meanings[0]
-    if meanings:
-        problems = ["can be read in two ways: write each @ of the password as %40."]
+    if len(parsed) == 1:
+        return parsed[0]
+    if parsed:
+        problems = ["is ambiguous: write each @ in the password as %40."]
     raise ImproperlyConfigured(f"{setting} {problems[0]}")
 
 
-def _readings(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield scheme, credentials and place, the shortest place first, for each way to split them."""
+def _splits(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield scheme, credentials and place for each way to split the URL, shortest place first."""
     scheme, _, rest = text.partition("://")
     parts = rest.split("@")
     for count in range(len(parts) - 1, -1, -1):
         yield scheme.lower(), "@".join(parts[:count]), "@".join(parts[count:])
 
 
-def _take_apart(scheme: str, credentials: str, place: str) -> ServerUrl:
+def _split(scheme: str, credentials: str, place: str) -> ServerUrl:
     user, _, password = credentials.partition(":")
     parts = PLACE.fullmatch(place)
     if parts is None:
-        raise UnfitUrlError("holds # or @ behind the host: write them as %23 and %40.")
+        raise UnfitUrlError("has # or @ after the host: write them as %23 and %40.")
     hosts = [HOST.fullmatch(host) for host in parts["hosts"].split(",")]
     if not all(hosts):
         raise UnfitUrlError(
-            "names a host or a port that cannot be; special characters of a password can be"
-            " written percent-encoded."
+            "has an invalid host or port; percent-encode special characters in the password."
         )
-    found = [host for host in hosts if host]
-    ports = [_port(host["port"] or "") for host in found]
-    names = [host["ipv6"] or _decode(host["name"]) for host in found]
+    matches = [host for host in hosts if host]
+    ports = [_port(host["port"] or "") for host in matches]
+    names = [host["ipv6"] or _decode(host["name"]) for host in matches]
     return ServerUrl(
         scheme,
         _decode(user),
@@ -118,19 +117,19 @@ def _take_apart(scheme: str, credentials: str, place: str) -> ServerUrl:
 
 def _port(text: str) -> str:
     if text and not 1 <= int(text) <= 65_535:
-        raise UnfitUrlError("names a port that is not from 1 to 65535.")
+        raise UnfitUrlError("has a port outside the range 1 to 65535.")
     return text
 
 
 def _decode(text: str) -> str:
-    """Return text without percent-encoding; a % that encodes nothing stands for itself."""
+    """Return text without percent-encoding; keeps a % that encodes nothing."""
     try:
         decoded = unquote(text, errors="strict")
         decoded.encode()
     except UnicodeError:
-        raise UnfitUrlError("is not UTF-8: write each % of a password as %25.") from None
+        raise UnfitUrlError("is not UTF-8: write each % in a password as %25.") from None
     if "\0" in decoded:
-        raise UnfitUrlError("holds a NUL character.")
+        raise UnfitUrlError("contains a NUL character.")
     return decoded
 
 
@@ -140,13 +139,13 @@ def _decode(text: str) -> str:
 def _database_config(url: ServerUrl) -> dict[str, Any]:
     if url.scheme not in ("postgres", "postgresql", "pgsql", "psql"):
         raise UnfitUrlError(
-            f"must name a Postgres database (version 15 or newer): {DATABASE_FORM}."
+            f"must be the URL of a Postgres database (version 15 or newer): {DATABASE_FORM}."
         )
     options = _libpq_options(url.query)
-    # A path of its own before the name is the folder of a socket.
+    # Path components before the name are the folder of a socket.
     folder, _, name = map(_decode, url.path.removeprefix("/").rpartition("/"))
     if folder and any(url.hosts):
-        raise UnfitUrlError("names a database with a / in it: write it as %2F.")
+        raise UnfitUrlError("has a database name with a /: write it as %2F.")
     ports = ",".join(url.ports)
     config = {
         "NAME": options.pop("dbname", name),
@@ -156,9 +155,9 @@ def _database_config(url: ServerUrl) -> dict[str, Any]:
         "PORT": options.pop("port", ports if ports.strip(",") else ""),
     }
     if not config["NAME"] and "service" not in options:
-        raise UnfitUrlError(f"names no database: {DATABASE_FORM}.")
+        raise UnfitUrlError(f"has no database name: {DATABASE_FORM}.")
     if "," in config["HOST"]:
-        # Of several servers the one that takes writes is meant.
+        # With several hosts, use the one that accepts writes.
         options.setdefault("target_session_attrs", "read-write")
     return {**config, "OPTIONS": options}
 
@@ -170,13 +169,13 @@ def _libpq_options(query: str) -> dict[str, Any]:
         if name not in LIBPQ_OPTIONS:
             shown = f" {name!r}" if OPTION_NAME.fullmatch(name) else ""
             raise UnfitUrlError(
-                f"has an option{shown} that Postgres' client library does not know."
+                f"has an option{shown} that Postgres' client library does not support."
             )
         value = _decode(value)
         if name in CHOICES and value not in CHOICES[name]:
-            raise UnfitUrlError(f"has a {name} that is none of {', '.join(CHOICES[name])}.")
+            raise UnfitUrlError(f"has an invalid {name}; use one of {', '.join(CHOICES[name])}.")
         if name in NUMBERS and not value.isdecimal():
-            raise UnfitUrlError(f"has a {name} that is no whole number.")
+            raise UnfitUrlError(f"has a {name} that is not a whole number.")
         if name == "port":
             for port in value.split(","):
                 _port(port if port.isdecimal() or not port else "0")
@@ -190,23 +189,23 @@ def _libpq_options(query: str) -> dict[str, Any]:
 def _redis_url(url: ServerUrl) -> str:
     if url.scheme not in ("redis", "rediss", "unix"):
         raise UnfitUrlError(
-            f"must name one Valkey or Redis server: {REDIS_FORM}."
+            f"must be the URL of one Valkey or Redis server: {REDIS_FORM}."
             " Sentinel and Cluster are not supported."
         )
     if len(url.hosts) > 1:
-        raise UnfitUrlError("names more than one server; Sentinel and Cluster are not supported.")
+        raise UnfitUrlError("has more than one host; Sentinel and Cluster are not supported.")
     is_socket = url.scheme == "unix"
     if is_socket and (url.hosts != [""] or len(url.path) < 2):
-        raise UnfitUrlError("names no socket: unix:///path?db=0.")
+        raise UnfitUrlError("has no socket path: unix:///path?db=0.")
     database = url.path.strip("/")
     if not is_socket and database and not database.isdecimal():
-        raise UnfitUrlError("names a database that is no number: redis://:password@host:6379/0.")
+        raise UnfitUrlError("has a database that is not a number: redis://:password@host:6379/0.")
     normal = _encode(url)
     try:
-        # Made, not opened: it knows which options there are, and their values.
+        # Creating a connection, without opening it, validates the options and their values.
         redis.ConnectionPool.from_url(normal).make_connection()
     except (ValueError, TypeError, redis.RedisError):
-        raise UnfitUrlError("has an option that redis-py does not know.") from None
+        raise UnfitUrlError("has an option that redis-py does not support.") from None
     return normal
 
 

@@ -1,4 +1,4 @@
-"""Give this process its database and Valkey: from the environment, or embedded in development."""
+"""Provide the database and Valkey: from the environment, or embedded servers in development."""
 
 import os
 from pathlib import Path
@@ -9,9 +9,9 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 
 def provide_services(directory: Path = BASE_DIR / "var" / "services") -> None:
-    """In DEBUG, start what DATABASE_URL or REDIS_URL does not name and put its URL there.
+    """With DEBUG, start embedded servers for a missing DATABASE_URL or REDIS_URL and set it.
 
-    Child processes inherit the URLs. Outside DEBUG nothing happens: the settings insist on both.
+    Child processes inherit the URLs. Does nothing without DEBUG, where the settings require both.
     """
     env = environ.Env()
     if not env.bool("DEBUG", default=False):

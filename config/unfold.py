@@ -1,4 +1,4 @@
-"""The admin's frame: its name, colours, navigation and search (django-unfold)."""
+"""Settings of django-unfold: the admin's name, colours, navigation and search."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from django.urls import reverse_lazy
 
 
 def _permission(*names: str) -> Callable[[HttpRequest], bool]:
-    """Any of these permissions lets an entry of the navigation show."""
+    """Return a condition that shows a navigation entry to users with any of these permissions."""
     return lambda request: any(request.user.has_perm(name) for name in names)
 
 
@@ -57,7 +57,7 @@ UNFOLD: dict[str, Any] = {
             "950": "oklch(25.7% .09 281.288)",
         }
     },
-    # Models are not searched one by one: that would scan the big tables.
+    # Searching the models one by one would scan the large tables.
     "COMMAND": {"search_callback": "webhooks.admin.search.find", "search_models": False},
     "SIDEBAR": {
         "show_search": True,

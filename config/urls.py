@@ -28,25 +28,25 @@ sessions_app.api.register(router)
 
 
 def schema(request: HttpRequest) -> HttpResponse:
-    """Serve the committed description: making it takes a second of processor time."""
+    """Serve the generated file: generating it on request would take a second of processor time."""
     return HttpResponse(OPENAPI_FILE.read_bytes(), content_type="application/yaml")
 
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
-    # Before the admin's own page of the same path.
+    # This must precede the admin's own login page at the same path.
     path("admin/login/", login),
     path("admin/password_change/", change_password),
     path("admin/", admin.site.urls),
-    # Browsers ask for it wherever a page names no icon.
+    # Browsers request this path if a page names no icon.
     path("favicon.ico", RedirectView.as_view(url=static("webhooks/icon.svg"))),
     path("api/v1/", include(router.urls)),
     path("api/v1/schema", schema, name="schema"),
     path("api/v1/docs", SpectacularSwaggerSplitView.as_view(), name="docs"),
     path("metrics", metrics),
-    # Last: a problem instead of a page, in DEBUG too.
+    # The last API route, so that unknown paths get a problem document, even with DEBUG.
     re_path("^api/", problems.no_such_route),
-    # With DEBUG alone; in production the server has what collectstatic gathered.
+    # These exist only with DEBUG; in production the server serves the files of collectstatic.
     *staticfiles_urlpatterns(),
 ]
 handler400 = problems.bad_request

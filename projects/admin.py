@@ -37,7 +37,7 @@ class UserAdmin(DjangoUserAdmin, OperatorAdmin):
     search_fields = ("email", "username", "name")
     ordering = ("-id",)
     list_per_page = 50
-    # Events and webhooks go with a user; deleting many is for a command.
+    # Deleting a user also deletes webhooks and stores events, which is too slow for many users at once.
     actions = None
     fieldsets = (
         (None, {"fields": ("username", "email", "password")}),
@@ -81,10 +81,10 @@ class UserAdmin(DjangoUserAdmin, OperatorAdmin):
         return f"{user.storage_quota_bytes / GIGABYTE:.1f} GB"
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return _may_touch(request, obj) and bool(super().has_change_permission(request, obj))
+        return _may_change(request, obj) and bool(super().has_change_permission(request, obj))
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return _may_touch(request, obj) and bool(super().has_delete_permission(request, obj))
+        return _may_change(request, obj) and bool(super().has_delete_permission(request, obj))
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
@@ -103,7 +103,7 @@ class UserAdmin(DjangoUserAdmin, OperatorAdmin):
     def get_form(
         self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any
     ) -> Any:
-        """Only superusers make superusers, or give anybody permissions."""
+        """Return a form in which only superusers can change staff status, groups and permissions."""
         form = super().get_form(request, obj, change=change, **kwargs)
         if not request.user.is_superuser:
             for name in ("is_superuser", "is_staff", "groups", "user_permissions"):
@@ -112,15 +112,15 @@ class UserAdmin(DjangoUserAdmin, OperatorAdmin):
         return form
 
 
-def _may_touch(request: HttpRequest, account: User | None) -> bool:
-    # Whoever sets the password or the address of an account can act as it.
+def _may_change(request: HttpRequest, account: User | None) -> bool:
+    # An operator who can set an account's password or address can take it over.
     is_privileged = account is not None and (account.is_staff or account.is_superuser)
     return bool(request.user.is_superuser) or not is_privileged
 
 
 @admin.register(Group)
 class GroupAdmin(DjangoGroupAdmin, OperatorAdmin):  # type: ignore[misc]
-    """Groups give permissions, so only superusers write them."""
+    """Groups give permissions, so only superusers can change them."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return bool(request.user.is_superuser)

@@ -1,4 +1,4 @@
-"""`/projects`: the owner's projects; what changes becomes an event."""
+"""The resource `/projects`; changes of projects cause events."""
 
 from typing import Any
 

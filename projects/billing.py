@@ -1,4 +1,4 @@
-"""Event types of billing, which lives in another service: it calls the trigger API."""
+"""Event types of billing, which is another service and triggers its events through the API."""
 
 from webhooks.catalog import (
     COUNT,
@@ -22,7 +22,7 @@ _SUBSCRIPTION = {
     "currentPeriodEnd": TIME_TEXT,
 }
 _PRICE = ("amount", "currency", "interval", "currentPeriodEnd")
-"""What a plan without a price does not have."""
+"""Keys that are missing for a plan without a price."""
 _PAYMENT = {
     "id": TEXT,
     "subscriptionId": OPTIONAL_TEXT,

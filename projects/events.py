@@ -1,4 +1,4 @@
-"""Event types of users and projects, and which writes cause them."""
+"""Event types of users and projects, and the writes that cause them."""
 
 from collections.abc import Iterator
 
@@ -81,7 +81,7 @@ def project_created(project: Project) -> Iterator[Change]:
 def project_updated(project: Project, before: State) -> Iterator[Change]:
     if not _differs(project, before, "name", "description", "archived"):
         return
-    # QuerySet.update() and update_fields leave updated_at as it was.
+    # QuerySet.update() and update_fields do not set updated_at.
     is_stamped = _differs(project, before, "updated_at")
     data = {
         **_project(project),

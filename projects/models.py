@@ -40,7 +40,7 @@ class Project(TrackedModel):
 
     class Meta(TrackedModel.Meta):
         indexes = [
-            # The owner's list, newest first.
+            # For the list of an owner, newest first.
             models.Index(fields=["owner", "id"], name="project_owner")
         ]
 

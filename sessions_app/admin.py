@@ -62,7 +62,7 @@ class SessionAdmin(OperatorAdmin):
 class SessionMessageAdmin(OperatorAdmin):
     list_display = ("session", "sender", "created_at")
     list_select_related = ("session",)
-    # Many: never counted.
+    # The table is large, so that counting its rows would be slow.
     show_full_result_count = False
     paginator = InfinitePaginator
     list_disable_select_all = True

@@ -1,4 +1,4 @@
-"""`/sessions`, `/recordings`, `/agents`: what happens in them becomes events."""
+"""The resources `/sessions`, `/recordings` and `/agents`; their changes cause events."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,13 +31,13 @@ from webhooks.api.base import (
 )
 
 MAX_CONTENT = 40_000
-"""Characters of a message: an event with it still fits its 256 KB."""
+"""The length limit of a message; an event with it fits into 256 KB."""
 MAX_FILE_BYTES = 10**15
-"""A petabyte: no recording is larger, and every JSON reader holds the number exactly."""
+"""A petabyte; every JSON parser represents numbers up to this exactly."""
 
 
 def change(move: Callable[..., None], **values: Any) -> None:
-    """Call a state change; one that is not possible now is a conflict."""
+    """Call a method that changes the status; raises ConflictError (409) if that is not allowed now."""
     try:
         move(**values)
     except TransitionNotAllowedError as problem:
@@ -80,7 +80,7 @@ class SessionViewSet(ListAction, RetrieveAction, CreateAction, ApiViewSet[Sessio
     action_parameters = {"messages": frozenset({"limit", "cursor"})}
 
     def get_queryset(self) -> QuerySet[Session]:
-        # The project is shown by its id alone, and named in the events of a change.
+        # Responses need only the project's id, but the events of a change need its name.
         rows = Session.objects.filter(owner_id=self.user_id)
         return rows.select_related("project")
 
@@ -92,7 +92,7 @@ class SessionViewSet(ListAction, RetrieveAction, CreateAction, ApiViewSet[Sessio
     def pause(self, request: Request, pk: str) -> Response:
         return self._move("pause")
 
-    @extend_schema(summary="Go on with a session", request=NoInput, responses=SessionSerializer)
+    @extend_schema(summary="Resume a session", request=NoInput, responses=SessionSerializer)
     @action(detail=True, methods=["post"])
     def resume(self, request: Request, pk: str) -> Response:
         return self._move("resume")
@@ -127,7 +127,7 @@ class SessionViewSet(ListAction, RetrieveAction, CreateAction, ApiViewSet[Sessio
 
 class RecordingSerializer(ApiModelSerializer):
     session_id = OwnedField(Session.objects, source="session")
-    # Empty until it is complete, which is no URL.
+    # These are empty until the recording is complete, and an empty text is not a valid URL.
     url = serializers.CharField(read_only=True)
     thumbnail_url = serializers.CharField(read_only=True)
 
@@ -183,7 +183,7 @@ class RecordingViewSet(ListAction, RetrieveAction, CreateAction, ApiViewSet[Reco
         return Recording.objects.create(**values)
 
     @extend_schema(
-        summary="Make a recording ready to watch",
+        summary="Mark a recording as ready",
         request=CompletionSerializer,
         responses=RecordingSerializer,
     )
@@ -194,7 +194,9 @@ class RecordingViewSet(ListAction, RetrieveAction, CreateAction, ApiViewSet[Reco
         return self.show(RecordingSerializer, recording)
 
     @extend_schema(
-        summary="Give a recording up", request=FailureSerializer, responses=RecordingSerializer
+        summary="Mark a recording as failed",
+        request=FailureSerializer,
+        responses=RecordingSerializer,
     )
     @action(detail=True, methods=["post"])
     def fail(self, request: Request, pk: str) -> Response:
@@ -212,7 +214,8 @@ class AgentSerializer(ApiModelSerializer):
 
 class AgentStatusSerializer(ApiSerializer):
     status = serializers.ChoiceField(
-        choices=["ONLINE", "BUSY"], help_text="Of a connected agent: idle or at work."
+        choices=["ONLINE", "BUSY"],
+        help_text="The status of a connected agent: ONLINE is idle, BUSY is working.",
     )
 
 
@@ -243,7 +246,7 @@ class AgentViewSet(
     def perform_create(self, values: dict[str, Any]) -> Agent:
         return Agent.objects.create(owner_id=self.user_id, **values)
 
-    @extend_schema(summary="An agent came online", request=NoInput, responses=AgentSerializer)
+    @extend_schema(summary="Connect an agent", request=NoInput, responses=AgentSerializer)
     @action(detail=True, methods=["post"])
     def connect(self, request: Request, pk: str) -> Response:
         agent = self.get_object()
@@ -252,7 +255,7 @@ class AgentViewSet(
         return self.show(AgentSerializer, agent)
 
     @extend_schema(
-        summary="An agent went offline", request=DisconnectSerializer, responses=AgentSerializer
+        summary="Disconnect an agent", request=DisconnectSerializer, responses=AgentSerializer
     )
     @action(detail=True, methods=["post"])
     def disconnect(self, request: Request, pk: str) -> Response:
@@ -261,7 +264,7 @@ class AgentViewSet(
         return self.show(AgentSerializer, agent)
 
     @extend_schema(
-        summary="An agent became busy or idle",
+        summary="Set an agent to busy or idle",
         request=AgentStatusSerializer,
         responses=AgentSerializer,
     )

@@ -6,5 +6,5 @@ class SessionsConfig(AppConfig):
     verbose_name = "Sessions"
 
     def ready(self) -> None:
-        # Declares the event types; watches the quota.
+        # These modules declare the event types and connect the signal receivers of the quota.
         from sessions_app import events, storage  # noqa: F401

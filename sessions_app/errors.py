@@ -1,5 +1,5 @@
-"""Errors that the domain raises on purpose."""
+"""The errors of this app."""
 
 
 class TransitionNotAllowedError(Exception):
-    """This change of state is not possible from the current state."""
+    """This status change is not allowed from the present status."""

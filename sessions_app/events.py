@@ -1,4 +1,4 @@
-"""Event types of sessions, recordings, agents and storage, and which writes cause them."""
+"""Event types of sessions, recordings, agents and storage, and the writes that cause them."""
 
 from collections.abc import Iterator
 
@@ -74,7 +74,7 @@ register(
     ),
     EventType(
         name="session.resumed",
-        description="A session went on after a pause.",
+        description="A session was resumed after a pause.",
         schema=object_schema({**_SESSION, "resumedAt": TIME_TEXT}),
         example={**_SESSION_EXAMPLE, "resumedAt": _TIME},
     ),
@@ -183,12 +183,12 @@ register(
 
 
 def _session_change(session: Session, event_type: str, data: dict[str, object]) -> Change:
-    belongs = {
+    parents = {
         "id": str(session.id),
         "projectId": str(session.project_id),
         "projectName": session.project.name,
     }
-    return Change(event_type, session.owner_id, {**belongs, **data})
+    return Change(event_type, session.owner_id, {**parents, **data})
 
 
 def session_created(session: Session) -> Iterator[Change]:
@@ -207,7 +207,7 @@ def session_transitions(session: Session, before: State | None) -> Iterator[Chan
     elif status == Session.Status.ACTIVE:
         yield _session_change(session, "session.resumed", {"resumedAt": wire_time(now)})
     else:
-        # QuerySet.update() may leave ended_at empty, or as it was before it went on.
+        # QuerySet.update() does not maintain ended_at, so it may be empty or outdated.
         ended_at = session.ended_at or now
         duration = max(0, int((ended_at - session.started_at).total_seconds()))
         data: dict[str, object] = {"duration": duration, "endedAt": wire_time(ended_at)}
@@ -269,7 +269,7 @@ def agent_transitions(agent: Agent, before: State | None) -> Iterator[Change]:
 
 
 def storage_crossings(storage: StorageLevel, before: State) -> Iterator[Change]:
-    """The thresholds that lie between the level before and the level now, lowest first."""
+    """Yield an event for each threshold between the old and the new level, lowest first."""
     was, now = StorageLevel.Level(before["level"]), StorageLevel.Level(storage.level)
     for level, event_type in (
         (StorageLevel.Level.WARNING, "storage.quota_warning"),

@@ -1,4 +1,4 @@
-"""Coding sessions, what they leave behind, and the agents that run them."""
+"""Coding sessions, their messages and recordings, and the agents that run them."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -14,7 +14,7 @@ from webhooks.tracking import TrackedModel
 
 
 class StatusModel(TrackedModel):
-    """A tracked model whose status changes along known ways."""
+    """A tracked model with a status and allowed status changes."""
 
     status = models.CharField(max_length=10)
 
@@ -24,8 +24,10 @@ class StatusModel(TrackedModel):
     def change_status(
         self, action: str, to: str, *, allowed_from: tuple[str, ...], **fields: Any
     ) -> None:
-        """Save a new status and some fields; raises TransitionNotAllowedError and saves nothing
-        where the row, locked for this, has any other status than those allowed.
+        """Lock the row, check its present status, and save the new status and other fields.
+
+        Raises TransitionNotAllowedError and saves nothing if the present status is not in
+        `allowed_from`. `action` completes the error's sentence "Cannot …".
         """
         with transaction.atomic(savepoint=False):
             row: Any = type(self).objects.select_for_update(no_key=True).filter(pk=self.pk)
@@ -34,7 +36,7 @@ class StatusModel(TrackedModel):
                 for name, value in {"status": to, **fields}.items():
                     setattr(self, name, value)
                 self.save(update_fields=["status", *fields])
-        # Outside the block: a refusal must not undo what the caller's transaction did before.
+        # Raising inside the block would make the caller's transaction roll back.
         if not is_allowed:
             raise TransitionNotAllowedError(
                 f"Cannot {action} from {current}; possible from {' or '.join(allowed_from)}."
@@ -42,7 +44,7 @@ class StatusModel(TrackedModel):
 
 
 def saves_status(options: Mapping[str, Any]) -> bool:
-    """Say whether a save with these arguments writes the status, not only holds it in memory."""
+    """Return whether save() with these keyword arguments writes the status column."""
     names = options.get("update_fields")
     return names is None or "status" in names
 
@@ -67,7 +69,7 @@ class Session(StatusModel):
 
     class Meta(TrackedModel.Meta):
         indexes = [
-            # Lists, newest first: of an owner and of a project.
+            # For the lists of an owner and of a project, newest first.
             models.Index(fields=["owner", "id"], name="session_owner"),
             models.Index(fields=["project", "id"], name="session_project"),
         ]
@@ -85,7 +87,7 @@ class Session(StatusModel):
 
     @property
     def duration_seconds(self) -> int:
-        """Whole seconds from start to end, or to now while it runs."""
+        """Whole seconds from start to end; to now if the session has not ended."""
         end: datetime = self.ended_at or timezone.now()
         return max(0, int((end - self.started_at).total_seconds()))
 
@@ -119,7 +121,7 @@ class SessionMessage(TrackedModel):
 
     class Meta(TrackedModel.Meta):
         indexes = [
-            # The session's list, newest first.
+            # For the list of a session, newest first.
             models.Index(fields=["session", "id"], name="message_session")
         ]
 
@@ -150,7 +152,7 @@ class Recording(StatusModel):
 
     class Meta(TrackedModel.Meta):
         indexes = [
-            # The session's list, newest first; the owner's is put together from its sessions'.
+            # For the list of a session, newest first; an owner's list merges those of the sessions.
             models.Index(fields=["session", "id"], name="recording_session")
         ]
 
@@ -203,7 +205,7 @@ class Agent(StatusModel):
 
     class Meta(TrackedModel.Meta):
         indexes = [
-            # The owner's list, newest first.
+            # For the list of an owner, newest first.
             models.Index(fields=["owner", "id"], name="agent_owner")
         ]
 
@@ -256,7 +258,7 @@ class StorageLevel(models.Model):
     owner = models.OneToOneField(User, on_delete=models.CASCADE, primary_key=True, related_name="+")
     level = models.CharField(max_length=8, choices=Level, default=Level.OK)
     used_bytes = models.PositiveBigIntegerField(default=0)
-    # The exact sum of the owner's ready recordings, kept by triggers (migration 0005).
+    # Database triggers maintain this exact sum of the owner's ready recordings (migration 0005).
     ready_bytes = models.DecimalField(max_digits=40, decimal_places=0, db_default=0, editable=False)
     updated_at = models.DateTimeField(auto_now=True)
 

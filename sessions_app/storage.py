@@ -1,9 +1,9 @@
-"""The storage quota: an owner hears of 80 % and of 100 %, once for each crossing.
+"""The storage quota: store an event each time an owner's usage crosses 80 % or 100 %.
 
-Used is the sum of the owner's ready recordings, which triggers of the database keep in the owner's
-row of StorageLevel, however recordings are written. It is read while that row is locked, so that
-of two recordings that cross a threshold together the second sees the first. The level falls
-silently; after that a crossing is told again.
+The usage is the sum of the owner's ready recordings. Database triggers maintain it in the owner's row
+of StorageLevel, whichever way recordings are written. It is read while that row is locked, so that of
+two recordings that cross a threshold together, the second sees the first. A falling level causes no
+event; afterwards, the next crossing causes an event again.
 """
 
 from collections import Counter
@@ -28,8 +28,8 @@ from webhooks.tracking import (
 )
 
 WARNING_PERCENT = 80
-MOST_BYTES = BigIntegerField.MAX_BIGINT
-"""What the column holds; the sum of what recordings say of themselves may be more."""
+MAX_BYTES = BigIntegerField.MAX_BIGINT
+"""The limit of the column; the sum of the recordings' sizes may be larger."""
 
 LOCK_SQL = f"""
 INSERT INTO sessions_app_storagelevel (owner_id, level, used_bytes, updated_at)
@@ -47,7 +47,7 @@ UPDATE sessions_app_storagelevel l
 
 
 def level_of(used_bytes: int, quota_bytes: int) -> StorageLevel.Level:
-    """Return the level that this much of a quota is."""
+    """Return the level of a usage, given the quota, both in bytes."""
     if used_bytes and used_bytes >= quota_bytes:
         return StorageLevel.Level.EXCEEDED
     if used_bytes and 100 * used_bytes >= WARNING_PERCENT * quota_bytes:
@@ -55,19 +55,24 @@ def level_of(used_bytes: int, quota_bytes: int) -> StorageLevel.Level:
     return StorageLevel.Level.OK
 
 
-def review(owner_ids: Iterable[UUID], using: str, going: Mapping[UUID, int] | None = None) -> None:
-    """Tell owners what they crossed; `going` are bytes of theirs that are about to be deleted."""
+def review(
+    owner_ids: Iterable[UUID], using: str, deleted_bytes: Mapping[UUID, int] | None = None
+) -> None:
+    """Store the new levels of owners and the events of crossed thresholds.
+
+    `deleted_bytes` maps owners to bytes of recordings that are about to be deleted.
+    """
     owner_ids = sorted(set(owner_ids))
     if not owner_ids:
         return
     with connections[using].cursor() as cursor:
         cursor.execute(LOCK_SQL, [owner_ids])
-        locked = {owner_id: found for owner_id, *found in cursor.fetchall()}
+        locked = {owner_id: values for owner_id, *values in cursor.fetchall()}
     now, writes, position = timezone.now(), [], None
     owners = User.objects.using(using).filter(pk__in=locked)
     for owner in owners.order_by("pk").only("storage_quota_bytes"):
         level_before, ready_bytes, position = locked[owner.pk]
-        used_bytes = min(int(ready_bytes) - (going or {}).get(owner.pk, 0), MOST_BYTES)
+        used_bytes = min(int(ready_bytes) - (deleted_bytes or {}).get(owner.pk, 0), MAX_BYTES)
         level = level_of(used_bytes, owner.storage_quota_bytes)
         row = StorageLevel(owner=owner, level=level, used_bytes=used_bytes, updated_at=now)
         writes.append(Write(row, {"level": level_before}))
@@ -87,7 +92,7 @@ def review(owner_ids: Iterable[UUID], using: str, going: Mapping[UUID, int] | No
 
 @receiver(rows_written, sender=Recording, dispatch_uid="storage.recordings_written")
 def recordings_written(writes: Sequence[Write], using: str, **_: Any) -> None:
-    changed = [write for write in writes if _counted(write)]
+    changed = [write for write in writes if _changes_usage(write)]
     moved_from = {
         write.before["session_id"]
         for write in changed
@@ -100,8 +105,8 @@ def recordings_written(writes: Sequence[Write], using: str, **_: Any) -> None:
     review(owner_ids, using)
 
 
-def _counted(write: Write) -> bool:
-    """Say whether a write changes what somebody uses."""
+def _changes_usage(write: Write) -> bool:
+    """Return whether a write changes the storage usage of an owner."""
     before, row = write.before, write.row
     is_ready: bool = row.status == Recording.Status.READY
     if before is None:
@@ -137,12 +142,12 @@ def users_written(writes: Sequence[Write], using: str, **_: Any) -> None:
 
 @receiver(rows_deleting, sender=Recording, dispatch_uid="storage.recordings_deleting")
 def recordings_deleting(queryset: QuerySet[Any], **_: Any) -> None:
-    # All are locked before the level is: whoever writes recordings comes to the level with theirs.
+    # Recordings are locked before the level, in the same order as by writers of recordings.
     locked = lock_rows(queryset, for_delete=True)
-    going: Counter[UUID] = Counter()
+    deleted_bytes: Counter[UUID] = Counter()
     for owner_id, status, size in locked.values_list(
         "session__owner_id", "status", "file_size_bytes"
     ).iterator():
         if status == Recording.Status.READY:
-            going[owner_id] += size
-    review(going, queryset.db, going)
+            deleted_bytes[owner_id] += size
+    review(deleted_bytes, queryset.db, deleted_bytes)

@@ -1,6 +1,7 @@
-"""The catalogue of event types: one declaration each, everything else is derived from it.
+"""The catalogue of event types.
 
-Apps declare their types in an `events.py` that their AppConfig.ready() imports.
+Validation, the API, the documentation and WEBHOOK_EVENTS derive from one declaration per type. An app
+declares its types in an `events.py` that its AppConfig.ready() imports.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,16 +21,17 @@ OPTIONAL_TEXT = {"type": ["string", "null"]}
 COUNT = {"type": "integer", "minimum": 0}
 
 MAX_TEXT_CHARACTERS = 40_000
-"""Six bytes each at worst (`\\u0001`), which leaves room for the rest of an event."""
+"""A character takes at most six bytes in JSON (`\\u0001`), so that text of this length fits into the
+256 KB of an event."""
 
 MAX_PROBLEM_CHARACTERS = 2000
-"""Of the problems with an event's data, which quote it."""
+"""The limit for validation errors, which quote the data."""
 
 
 def object_schema(
     properties: Mapping[str, Any], *, optional: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Return the JSON Schema of an object with exactly these properties, all required but `optional`."""
+    """Return the JSON Schema of an object with only these properties, required unless `optional`."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
@@ -40,18 +42,18 @@ def object_schema(
 
 
 def wire_time(moment: datetime) -> str:
-    """Return an aware time as the wire shows it: UTC, milliseconds, `Z`."""
+    """Return an aware time in wire format: UTC with milliseconds and `Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def wire_text(text: str) -> str:
-    """Return free text as the wire shows it: cut where it would burst the 256 KB of an event."""
+    """Return free text in wire format: shortened to MAX_TEXT_CHARACTERS, so that an event fits."""
     return text if len(text) <= MAX_TEXT_CHARACTERS else text[: MAX_TEXT_CHARACTERS - 1] + "…"
 
 
 @dataclass(frozen=True)
 class EventType:
-    """What can happen: its name, what `data` looks like, and an example that fits."""
+    """The declaration of an event type, with the JSON Schema and a valid example of its `data`."""
 
     name: str
     description: str
@@ -65,7 +67,7 @@ class EventType:
 
     @property
     def constant(self) -> str:
-        """The name under WEBHOOK_EVENTS, `PROJECT_CREATED` for `project.created`."""
+        """The attribute of WEBHOOK_EVENTS, such as `PROJECT_CREATED` for `project.created`."""
         return self.name.replace(".", "_").upper()
 
 
@@ -75,10 +77,10 @@ _clashes: list[EventType] = []
 
 
 def register(*event_types: EventType) -> None:
-    """Add event types, from an AppConfig.ready().
+    """Add event types to the catalogue; call it from AppConfig.ready().
 
-    The first declaration of a name stands; a different one is a system check error, as are
-    schemas and examples that are not valid (webhooks/checks/declarations.py).
+    The first declaration of a name is in effect. System checks (webhooks/checks/declarations.py)
+    report a different second one, and invalid schemas and examples.
     """
     for event_type in event_types:
         if _types.setdefault(event_type.name, event_type) != event_type:
@@ -86,17 +88,17 @@ def register(*event_types: EventType) -> None:
 
 
 def clashes() -> list[EventType]:
-    """Return the declarations whose name was taken by a different one."""
+    """Return the declarations whose names an earlier, different declaration has."""
     return list(_clashes)
 
 
 def compile_schema(event_type: EventType) -> Any:
-    """Return the validator of a type's data; raises ValueError where the schema is not valid."""
+    """Return the validator of a type's data; raises ValueError if its schema is invalid."""
     return jsonschema_rs.Draft202012Validator(dict(event_type.schema), validate_formats=True)
 
 
 def all_types() -> list[EventType]:
-    """Return every event type, by name."""
+    """Return all event types, sorted by name."""
     return [_types[name] for name in sorted(_types)]
 
 
@@ -104,16 +106,16 @@ def get_type(name: str) -> EventType:
     """Return one event type; raises EventTypeUnknownError."""
     try:
         return _types[name]
-    except (KeyError, TypeError):  # a TypeError where it is no text at all
+    except (KeyError, TypeError):  # a TypeError for an unhashable name
         raise EventTypeUnknownError(
-            f"There is no event type {name!r}. Known: {', '.join(sorted(_types))}."
+            f"There is no event type {name!r}. Event types: {', '.join(sorted(_types))}."
         ) from None
 
 
 def validate_data(name: str, data: Any) -> None:
-    """Raise EventTypeUnknownError or EventDataInvalidError, naming every problem at once.
+    """Validate the data of an event; `data` is a value as json.loads() returns it.
 
-    `data` is a value as json.loads() returns it.
+    Raises EventTypeUnknownError, or EventDataInvalidError with all errors in the data.
     """
     try:
         validator = _validators[name]
@@ -129,23 +131,26 @@ def validate_data(name: str, data: Any) -> None:
 
 
 def _shortened(text: str) -> str:
-    """Cut what may hold all of the data."""
+    """Shorten a message that may quote all of the data."""
     return text if len(text) <= MAX_PROBLEM_CHARACTERS else f"{text[:MAX_PROBLEM_CHARACTERS]}…"
 
 
 @lru_cache(maxsize=1000)
 def patterns_matching(name: str) -> frozenset[str]:
-    """Return the entries of `Webhook.events` that select this type: its name, its group, everything."""
+    """Return the patterns of `Webhook.events` that select a type: its name, its group and `*`."""
     return frozenset((name, f"{name.split('.')[0]}.*", "*"))
 
 
 def is_known_pattern(pattern: str) -> bool:
-    """Say whether a pattern can select at least one type of the catalogue."""
+    """Return whether a pattern selects at least one type of the catalogue."""
     return any(pattern in patterns_matching(name) for name in _types)
 
 
 class EventNames:
-    """The names as constants: `WEBHOOK_EVENTS.PROJECT_CREATED == "project.created"`; iterable."""
+    """Event type names as constants, `WEBHOOK_EVENTS.PROJECT_CREATED == "project.created"`.
+
+    Iterating yields all names, sorted.
+    """
 
     def __getattr__(self, constant: str) -> str:
         for event_type in _types.values():
@@ -162,7 +167,7 @@ WEBHOOK_EVENTS = EventNames()
 register(
     EventType(
         name="webhook.test",
-        description="Sent when somebody tests a webhook.",
+        description="A test of this webhook was requested.",
         schema=object_schema({"webhookId": TEXT, "message": TEXT}),
         example={"webhookId": "whk_0193570e2c7a7bcd8f0a1b2c3d4e5f60", "message": "It works."},
     ),

@@ -1,10 +1,10 @@
-"""The closed lists of words that are stored: statuses, failure kinds, breaker states."""
+"""Stored choices: delivery statuses, failure kinds, breaker states."""
 
 from django.db import models
 
 
 class DeliveryStatus(models.TextChoices):
-    """The life of a delivery; the integration guide shows these words, so they never change."""
+    """Delivery statuses; the integration guide publishes these values, so they must not change."""
 
     PENDING = "PENDING", "Pending"
     SENDING = "SENDING", "Sending"
@@ -15,21 +15,21 @@ class DeliveryStatus(models.TextChoices):
 
 
 class FailureKind(models.TextChoices):
-    """Why an attempt failed, as a receiver's developer would sort it."""
+    """Why an attempt failed, from the view of a receiver's developer."""
 
     DNS = "dns", "Host name not resolved"
     CONNECT = "connect", "Could not connect"
     TLS = "tls", "TLS failed"
     TIMEOUT = "timeout", "Timed out"
     RESET = "reset", "Connection closed early"
-    HTTP_STATUS = "http_status", "Answered with an error status"
-    TOO_LARGE = "too_large", "Answer too large"
+    HTTP_STATUS = "http_status", "Error status"
+    TOO_LARGE = "too_large", "Response too large"
     BLOCKED_ADDRESS = "blocked_address", "Address not allowed"
-    PROTOCOL = "protocol", "Not a valid HTTP answer"
+    PROTOCOL = "protocol", "Invalid HTTP response"
 
 
 class BreakerState(models.TextChoices):
-    """Per-webhook health: closed sends, open waits, half-open probes with one delivery."""
+    """A webhook's breaker: closed sends, open waits, half-open sends one probe delivery."""
 
     CLOSED = "closed", "Closed"
     OPEN = "open", "Open"

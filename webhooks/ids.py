@@ -1,4 +1,4 @@
-"""Identifiers: UUIDv7 inside (time-ordered, so inserts stay cheap), prefixed hex on the wire."""
+"""Identifiers: UUIDv7 in the database (time-ordered, so that inserts are cheap), prefixed hex outside."""
 
 import re
 import uuid
@@ -24,7 +24,7 @@ def new_id() -> uuid.UUID:
 
 
 def first_id_of(moment: datetime) -> uuid.UUID:
-    """Return the smallest UUIDv7 that can have been made at this time or later."""
+    """Return the smallest UUIDv7 of this or a later time."""
     milliseconds = max(0, int(moment.timestamp() * 1000))
     return uuid.UUID(int=(milliseconds << 80) | (7 << 76) | (2 << 62))
 
@@ -34,7 +34,7 @@ def parse_public_id(value: str, prefix: str) -> uuid.UUID:
 
     Raises PublicIdInvalidError for anything but the prefix and 32 hex digits.
     """
-    # uuid.UUID would take `0x`, underscores and the digits of other scripts, too.
+    # uuid.UUID() would also accept `0x`, underscores and digits of other scripts.
     if not (value.startswith(prefix) and HEX_DIGITS.fullmatch(value, len(prefix))):
         raise PublicIdInvalidError(f"{value!r} is not an id of the form {prefix}<32 hex digits>.")
     return uuid.UUID(hex=value[len(prefix) :])

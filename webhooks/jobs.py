@@ -1,8 +1,11 @@
-"""RQ entry points. Arguments are ids only, so that a job written by another version still runs."""
+"""RQ jobs. Their arguments are ids only, so that a job of another version still runs."""
 
 
 def dispatch() -> None:
-    """Deliver until nothing is due. In a WebhookWorker the loop does that anyway."""
+    """Send deliveries until none is due.
+
+    Only a stock RQ worker runs this; a WebhookWorker takes the job as a wake-up.
+    """
     from webhooks.dispatch.engine import run_until_idle
 
     run_until_idle()

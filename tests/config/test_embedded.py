@@ -156,7 +156,7 @@ def test_server_left_over_from_a_killed_supervisor_is_not_used(directory: Path) 
         embedded._stopping(embedded._start_postgres(directory), "postgres") as postgres,
         embedded._stopping(embedded._start_valkey(directory), "valkey") as valkey,
     ):
-        wait_until(lambda: embedded._valkey_answers(directory))
+        wait_until(lambda: embedded._valkey_responds(directory))
 
         services = start_services(directory)
 
@@ -174,7 +174,7 @@ def test_server_that_dies_in_use_is_started_again(directory: Path) -> None:
         pid = server_pid(directory)
         os.kill(pid, signal.SIGKILL)
 
-        wait_until(lambda: embedded._postgres_answers(directory) and server_pid(directory) != pid)
+        wait_until(lambda: embedded._postgres_responds(directory) and server_pid(directory) != pid)
 
 
 def test_concurrent_first_start_makes_one_cluster(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""`manage.py demo`: a working day of RemoteDevAI, with every webhook delivered for real."""
+"""`manage.py demo`: simulate a working day of RemoteDevAI with real deliveries."""
 
 import random
 import shutil
@@ -31,14 +31,14 @@ from webhooks.workbench.receiver import Behaviour, HttpReceiver, Received
 
 FLAKY_RATE = 0.3
 QUICK_RETRIES = [1] * 20
-"""Seconds; a demo cannot wait for the usual minutes."""
+"""In seconds; the default of minutes would be too long for a demo."""
 STARTUP_SECONDS = 60
 SETTLE_SECONDS = 120
 
 
 @dataclass
 class Target:
-    """One webhook of the demo, its receiver (None: nothing listens there) and what came in."""
+    """A webhook of the demo, its receiver (None if the receiver is down) and its requests."""
 
     label: str
     webhook: Webhook
@@ -48,7 +48,7 @@ class Target:
     first_received_at: dict[str, float] = field(default_factory=dict)
 
     def read(self, received: list[Received]) -> None:
-        """Check every request with the Standard Webhooks library, which we did not write."""
+        """Verify each request with the Standard Webhooks library, an independent implementation."""
         library = standardwebhooks.Webhook(self.webhook.secret)
         for request in received:
             self.first_received_at.setdefault(request.event_id, request.received_at)
@@ -64,23 +64,25 @@ class Target:
 
 class Command(BaseCommand):
     help = (
-        "Live through a working day: save models, deliver their webhooks to three local receivers "
-        "(healthy, failing 30 % of the time, down) and say what arrived. Only with DEBUG=1."
+        "Simulate a working day: save models, deliver their webhooks to three local receivers "
+        "(healthy, failing 30 % of the time, down) and report the results. Only with DEBUG=1."
     )
     requires_migrations_checks = True
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--sessions", type=_positive, default=40, help="Coding sessions in the day (40)."
+            "--sessions", type=_positive, default=40, help="Number of coding sessions (40)."
         )
         parser.add_argument(
-            "--exit", action="store_true", help="End when the table is shown, also in a terminal."
+            "--exit", action="store_true", help="Exit after the report, even in a terminal."
         )
         parser.add_argument("--port", type=int, default=8000, help="Port of the web server (8000).")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.DEBUG:
-            raise CommandError("The demo makes an operator with a known password: set DEBUG=1.")
+            raise CommandError(
+                "The demo creates an operator with a known password, so it needs DEBUG=1."
+            )
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with ExitStack() as stack:
             targets = self._prepare(stack)
@@ -103,9 +105,9 @@ class Command(BaseCommand):
                 with _ignoring_interrupt():
                     web.wait()
         if not is_good:
-            raise CommandError("Not everything that could be delivered was; see the table.")
+            raise CommandError("Some deliveries to running receivers failed; see the table.")
 
-    # Before.
+    # Preparation.
 
     def _prepare(self, stack: ExitStack) -> list[Target]:
         admin, _ = User.objects.get_or_create(
@@ -132,8 +134,8 @@ class Command(BaseCommand):
             self._target("down", bob, down_url, None, QUICK_RETRIES),
         ]
         self.stdout.write(
-            "Ada's webhooks go to a healthy receiver and to one that fails 30 % of the time, "
-            "Bob's to one that is down."
+            "Ada has webhooks to a healthy receiver and to one that fails 30 % of the time, "
+            "Bob has a webhook to a receiver that is down."
         )
         return targets
 
@@ -154,7 +156,7 @@ class Command(BaseCommand):
 
     @contextmanager
     def _child(self, name: str, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a command beside us; it ends with us, even if we are killed."""
+        """Run a command in the background; it ends with this process, even if that is killed."""
         log = BASE_DIR / "var" / f"demo-{name}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
@@ -212,7 +214,7 @@ class Command(BaseCommand):
         deadline = time.monotonic() + SETTLE_SECONDS
         pause = threading.Event()
         while time.monotonic() < deadline:
-            # What goes to the one that is down waits, as it should, until it answers again.
+            # Deliveries to the receiver that is down wait until it is up again, as they should.
             counts = _counts([target for target in targets if target.receiver])
             if counts["success"] + counts["failed"] == counts["all"]:
                 break
@@ -221,7 +223,7 @@ class Command(BaseCommand):
         if self.stderr.isatty():
             self.stderr.write("")
 
-    # After.
+    # The report.
 
     def _report(self, targets: list[Target], seconds: float) -> bool:
         lines = [
@@ -257,8 +259,8 @@ class Command(BaseCommand):
         self.stdout.write(
             f"\n{verified} of {received} requests verified with the standardwebhooks library. "
             f"p50 and p95 are milliseconds from save to first receipt. {seconds:.1f} s in all.\n"
-            "What waits for the webhook that is down is held back by its breaker and goes out when "
-            "it answers."
+            "The breaker of the webhook that is down holds its deliveries back until its receiver "
+            "responds."
         )
         return is_good
 
@@ -328,7 +330,7 @@ def _listens(port: int) -> bool:
 
 
 def _free_port(wanted: int) -> int:
-    """Return the wanted port if it is free, or else any free one."""
+    """Return the wanted port if it is free, otherwise any free port."""
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", wanted))

@@ -35,7 +35,7 @@ def test_healthy_system_prints_a_line_for_each_check(run: Run) -> None:
         "ok       workers     1 worker is alive.",
         "ok       backlog     No delivery is due.",
         "ok       chores      All housekeeping chores run and succeed.",
-        "ok       order       Events are in order with the transactions of this server.",
+        "ok       order       Events are in the order of this server's transactions.",
         "ok       encryption  All stored values can be decrypted with the first key.",
         "ok       settings    No setting is risky.",
         "ok       audit       All events, deliveries and attempts are consistent.",

@@ -66,7 +66,7 @@ def test_argument_is_read(db: None, read: Callable[[str], Any], text: str, value
         (
             arguments.duration,
             "36526d",
-            "not a duration such as 90s, 15m, 2h, 7d or 4w, of a hundred",
+            "not a duration such as 90s, 15m, 2h, 7d or 4w, of at most a hundred",
         ),
         (arguments.duration, "999999w", "of at most a hundred years"),
         (arguments.moment, "yesterday", "'yesterday' is not a time such as 2h"),

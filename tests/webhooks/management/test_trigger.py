@@ -93,7 +93,11 @@ def test_list_and_example(run: Run, db: None) -> None:
     [
         ([], "Give an event type; --list shows all of them.", 2),
         (["project.deleted"], "Give the event's owner: --owner or --webhook.", 2),
-        (["project.gone", "--owner", "ada"], "There is no event type 'project.gone'. Known: ", 1),
+        (
+            ["project.gone", "--owner", "ada"],
+            "There is no event type 'project.gone'. Event types: ",
+            1,
+        ),
         (["project.deleted", "--owner", "ada", "--data", "{}"], "does not fit project.deleted", 1),
         (["project.deleted", "--owner", "ada", "--data", "{"], "this is not JSON: ", 1),
         (["project.deleted", "--owner", "ada", "--data", "[]"], "must be a JSON object", 1),

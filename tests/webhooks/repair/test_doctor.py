@@ -252,7 +252,7 @@ def test_unreachable_valkey_is_a_warning(settings: Settings) -> None:
     (found,) = problems()
 
     assert (found.check, found.level) == ("valkey", Level.WARNING)
-    assert "events go out up to a second later" in found.message
+    assert "events are sent up to a second later" in found.message
 
 
 @pytest.mark.parametrize("mode", ["cluster", "sentinel"])

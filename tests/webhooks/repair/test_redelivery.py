@@ -113,8 +113,8 @@ def test_deleted_webhook_gets_nothing_again(user: User, webhook: Webhook) -> Non
     [
         (Scope(), "Select the deliveries"),
         (Scope(event_type="project.deleted"), "Select the deliveries"),
-        (Scope(webhook_id=new_id(), statuses=("SENDING",)), "Not a status"),
-        (Scope(webhook_id=new_id(), statuses=("failed",)), "Not a status"),
+        (Scope(webhook_id=new_id(), statuses=("SENDING",)), "Deliveries with this status cannot"),
+        (Scope(webhook_id=new_id(), statuses=("failed",)), "Deliveries with this status cannot"),
         (
             Scope(
                 webhook_id=new_id(),

@@ -42,7 +42,7 @@ def test_evicting_valkey_is_only_logged(evicting_valkey: None) -> None:
 
     assert finished.returncode == 0
     assert (
-        "WARNING webhooks.worker.preflight: Valkey evicts keys, including jobs, when its memory is full"
+        "WARNING webhooks.worker.preflight [-]: Valkey evicts keys, including jobs, when its memory is full"
         in finished.stderr
     )
     assert "valkey-cli CONFIG SET maxmemory-policy noeviction" in finished.stderr
