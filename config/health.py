@@ -1,6 +1,7 @@
-"""What load balancers and orchestrators ask: does this process run, and can it do its work?
+"""Health endpoints for load balancers and orchestrators.
 
-Both answer before hosts and schemes are checked: probes come by address and over plain HTTP.
+The middleware handles them before hosts and schemes are checked, because probes use addresses and plain
+HTTP.
 """
 
 import time
@@ -15,14 +16,14 @@ from webhooks.ids import new_id
 from webhooks.models.encryption import decrypt, encrypt
 
 KEPT_SECONDS = 1.0
-"""How long a process gives the same response: whoever floods `/readyz` does not reach Postgres."""
+"""How long a process caches the response, so that a flood of requests does not reach Postgres."""
 
 
 def health(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[..., HttpResponse]:
-    """Middleware, the first one, that answers `/healthz` and `/readyz`.
+    """Return a middleware that handles `/healthz` and `/readyz`; it must come first.
 
-    `/healthz` is 200 while the process runs. `/readyz` is 200 when Postgres answers, all migrations
-    are applied and the encryption keys work, otherwise 503; its body names what is missing.
+    `/healthz` has status 200 while the process runs. `/readyz` has status 200 if Postgres is available,
+    all migrations are applied and the encryption keys work, otherwise 503 and a list of the problems.
     """
     readiness = _Readiness()
 
@@ -41,7 +42,7 @@ class _Readiness:
         self._checked_at = float("-inf")
         self._problems: dict[str, str] = {}
         self._is_migrated = False
-        """Once true it stays true: the next migrations come with new processes."""
+        """Once True, it stays True: new migrations come with new processes."""
 
     def response(self) -> HttpResponse:
         if time.monotonic() - self._checked_at >= KEPT_SECONDS:
@@ -59,7 +60,7 @@ class _Readiness:
             else:
                 self._is_migrated = True
         except (DatabaseError, InterfaceError):
-            # Its text may name hosts and users; the log has it.
+            # The error's text may contain hosts and users, so the response leaves it out.
             yield "database", "Postgres does not answer."
         try:
             row_id = new_id()

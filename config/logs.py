@@ -1,4 +1,4 @@
-"""How the site and its workers log: one line or one JSON object per record, with the request's id."""
+"""Logging of the site and its workers: a line or a JSON object per record, with the request's id."""
 
 import json
 import logging
@@ -10,11 +10,11 @@ from webhooks.api.context import request_id
 LEVELS = ("INFO", "DEBUG", "WARNING", "ERROR")
 FORMATS = ("line", "json")
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
-"""Attributes that every record has; others came with `extra`."""
+"""The attributes of every record; any others come from `extra`."""
 
 
 class RequestIdFilter(logging.Filter):
-    """Adds the id of the request that this thread works for, or `-`."""
+    """Add the id of the request that this thread handles, or `-`."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.request_id = request_id.get() or "-"
@@ -44,9 +44,9 @@ class JsonFormatter(logging.Formatter):
 
 
 def configuration(level: str, form: str) -> dict[str, Any]:
-    """Return LOGGING: everything goes to stderr, from `level` on, as `line` or `json`.
+    """Return LOGGING, which writes records of at least `level` to stderr as `line` or `json`.
 
-    Each response of 500 logs once: `webhooks` logs those of the API, `django.request` all others.
+    Each response with status 500 is logged once: by `webhooks` for the API, else by `django.request`.
     """
     return {
         "version": 1,
@@ -69,7 +69,7 @@ def configuration(level: str, form: str) -> dict[str, Any]:
         "root": {"handlers": ["console"], "level": "WARNING"},
         "loggers": {
             "webhooks": {"level": level},
-            # Django would mail the administrators; 4xx are the client's.
+            # Django would mail the administrators; status 4xx is the client's fault.
             "django.request": {"handlers": ["console"], "level": "ERROR", "propagate": False},
             "django.server": {"level": "ERROR"},
         },
@@ -78,7 +78,7 @@ def configuration(level: str, form: str) -> dict[str, Any]:
 
 def report_to_sentry(dsn: str) -> None:
     """Report errors to Sentry, without request bodies, headers, addresses or local variables."""
-    # Here, so that nobody else needs the package.
+    # Only installations with Sentry need the package.
     import sentry_sdk
 
     sentry_sdk.init(
@@ -91,7 +91,7 @@ def report_to_sentry(dsn: str) -> None:
 
 
 def _without_headers(event: Any, hint: Any) -> Any:
-    """Bearer tokens and cookies stay here."""
+    """Remove bearer tokens and cookies from an event."""
     for name in ("headers", "cookies", "query_string"):
         event.get("request", {}).pop(name, None)
     return event

@@ -1,4 +1,4 @@
-"""Real servers in a directory of the test's own: shared, stopped after the last user, crash-proof."""
+"""Real servers in a directory of the test: shared, stopped after the last user, crash-proof."""
 
 import os
 import signal
@@ -202,7 +202,7 @@ def test_long_path_falls_back_to_a_short_one(directory: Path) -> None:
 
 
 def python_for_everybody() -> str | None:
-    """Return a Python of our version that an ordinary user may run, or None."""
+    """Return a Python of this version that an ordinary user may run, or None."""
     for python in (sys.executable, f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}"):
         path = Path(python)
         if path.exists() and embedded._is_reachable(path.resolve(), embedded.NOBODY):

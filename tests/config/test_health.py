@@ -1,4 +1,4 @@
-"""`/healthz` and `/readyz`: by address, over plain HTTP, and true."""
+"""`/healthz` and `/readyz`: available by address and over plain HTTP, with the true state."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from django.test.utils import override_settings
 
 @pytest.fixture
 def probe() -> Iterator[Client]:
-    """A load balancer: it knows an address, no host name, and no TLS."""
+    """A load balancer, which uses an address without a host name or TLS."""
     with override_settings(ALLOWED_HOSTS=["example.com"], SECURE_SSL_REDIRECT=True):
         yield Client(HTTP_HOST="10.1.2.3:8000", raise_request_exception=False)
 

@@ -83,7 +83,7 @@ for path in ("/admin/x", "/api/v1/projects"):
 
 
 def crash(get_response: object) -> object:
-    """Middleware behind all others that fails every request."""
+    """The innermost middleware, which fails every request."""
 
     def middleware(request: object) -> None:
         raise RuntimeError("broken on purpose")

@@ -1,4 +1,4 @@
-"""`make serve`: the site as in production, behind the application server of requirements.txt."""
+"""`make serve`: the site as in production, on the application server of requirements.txt."""
 
 import http.client
 import os
@@ -36,7 +36,7 @@ def get(port: int, path: str) -> tuple[int, str, bytes]:
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """Serve on the tests' servers, with one process; at the end it must stop by itself."""
+    """Serve with one process on the tests' servers; the process must stop on SIGTERM."""
     port = free_port()
     arguments = [f"--port={port}", "--processes=1", f"--threads={THREADS}"]
     process = subprocess.Popen(
@@ -91,7 +91,7 @@ def test_files_beside_the_static_ones_are_not_served(port: int, path: str) -> No
     assert get(port, path)[0] in (400, 404)
 
 
-def test_clients_that_send_no_whole_head_hold_nobody_up(port: int) -> None:
+def test_clients_with_incomplete_headers_do_not_block_others(port: int) -> None:
     slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(5 * THREADS)]
     try:
         for client in slow:

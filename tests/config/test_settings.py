@@ -1,4 +1,4 @@
-"""Settings from the environment: what cannot be meant stops the start in one line."""
+"""Settings from the environment: an invalid value stops the start with an error of one line."""
 
 import runpy
 from typing import Any
@@ -37,7 +37,7 @@ def test_number_that_cannot_be_meant_is_refused(
     assert "\n" not in str(refused.value)
 
 
-def test_refusal_says_what_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_the_allowed_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEBHOOKS_RETENTION_DAYS", "-1")
 
     with pytest.raises(ImproperlyConfigured) as refused:

@@ -1,4 +1,4 @@
-"""`/projects`: changes by the API become events like any other."""
+"""`/projects`: changes by the API cause the usual events."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def test_life_of_a_project(client: APIClient) -> None:
 
 
 @pytest.mark.parametrize("field", ["id", "owner", "ownerId", "createdAt", "updated_at"])
-def test_what_is_not_to_be_set_is_refused(
+def test_read_only_fields_are_refused(
     client: APIClient, project: Project, other_user: User, field: str
 ) -> None:
     value = str(other_user.id)

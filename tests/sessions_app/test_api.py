@@ -1,4 +1,4 @@
-"""`/sessions`, `/recordings`, `/agents`: what the guide's services do, by HTTP."""
+"""`/sessions`, `/recordings`, `/agents`: the operations of the guide's services, by HTTP."""
 
 from typing import Any
 
@@ -168,7 +168,7 @@ def test_life_of_an_agent(client: APIClient) -> None:
         ("agents", {"name": "x", "platform": "x", "version": "1", "lastSeenAt": None}),
     ],
 )
-def test_what_is_not_to_be_set_is_refused(
+def test_read_only_fields_are_refused(
     client: APIClient, session: Session, path: str, body: dict[str, Any]
 ) -> None:
     assert call(client, path, body).status_code == 400

@@ -1,4 +1,4 @@
-"""Sessions, recordings and agents: which changes of status are possible, also for two at once."""
+"""Sessions, recordings and agents: allowed status changes, even by two processes at once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -124,7 +124,7 @@ def test_plain_saves_keep_the_end_of_a_session_right(session: Session) -> None:
     assert Session.objects.get().ended_at is None
 
 
-def test_reason_is_told_and_forgotten_when_the_agent_is_back(user: User) -> None:
+def test_disconnect_reason_is_sent_and_cleared_on_reconnect(user: User) -> None:
     agent = Agent.objects.create(owner=user, name="A", platform="linux", version="1")
     with captured_events() as captured:
         agent.connect()

@@ -1,4 +1,4 @@
-"""The storage quota: each crossing once, under whatever writes and in whatever order."""
+"""The storage quota: one event per crossing, for all kinds of writes in any order."""
 
 import importlib
 import random
@@ -51,7 +51,7 @@ def test_levels(used: int, quota: int, level: str) -> None:
     assert level_of(used, quota) == level
 
 
-def test_each_crossing_is_told_once_and_again_after_falling_below(session: Session) -> None:
+def test_each_crossing_causes_one_event_and_another_after_falling_below(session: Session) -> None:
     steps: list[tuple[int, list[str]]] = [
         (79, []),
         (1, [WARNING]),
@@ -83,7 +83,7 @@ def test_only_ready_recordings_count(session: Session) -> None:
     assert StorageLevel.objects.get().used_bytes == 0
 
 
-def test_what_exceeds_the_column_is_counted_as_its_largest_number(session: Session) -> None:
+def test_usage_above_the_column_limit_is_stored_as_the_limit(session: Session) -> None:
     largest = 2**63 - 1
 
     with captured_events() as captured:
@@ -108,7 +108,7 @@ def test_lower_quota_crosses_too(session: Session, quota: int) -> None:
     assert told(captured) == ([WARNING] if quota == 90 else [WARNING, EXCEEDED])
 
 
-def test_crossing_is_told_with_what_is_used(session: Session) -> None:
+def test_event_of_a_crossing_holds_the_usage(session: Session) -> None:
     with captured_events() as captured:
         ready(session, 85)
 
@@ -143,7 +143,7 @@ def test_two_that_cross_together_in_two_transactions_are_one_crossing(session: S
     assert StorageLevel.objects.get().used_bytes == 90
 
 
-def test_transaction_that_ends_where_it_began_tells_nothing(session: Session) -> None:
+def test_transaction_with_an_unchanged_final_level_causes_no_event(session: Session) -> None:
     with captured_events() as captured, transaction.atomic():
         row = ready(session, 200)
         row.delete()
@@ -151,7 +151,7 @@ def test_transaction_that_ends_where_it_began_tells_nothing(session: Session) ->
     assert captured.types == []
 
 
-def test_rolled_back_crossing_is_told_when_it_comes_true(session: Session) -> None:
+def test_rolled_back_crossing_causes_an_event_when_it_happens_again(session: Session) -> None:
     with captured_events() as captured, transaction.atomic():
         with pytest.raises(RuntimeError), transaction.atomic():
             ready(session, 100)
@@ -190,7 +190,7 @@ def test_recording_that_moves_counts_elsewhere(session: Session, other_user: Use
     assert StorageLevel.objects.get(owner=session.owner_id).used_bytes == 0
 
 
-def test_deleting_the_user_tells_nothing_of_storage(session: Session) -> None:
+def test_deleting_the_user_causes_no_storage_event(session: Session) -> None:
     ready(session, 100)
 
     with captured_events() as captured:
@@ -264,9 +264,7 @@ WRITES: list[Callable[[Session, int], Any]] = [
 ]
 
 
-def test_what_is_used_is_exact_after_every_way_of_writing(
-    session: Session, other_user: User
-) -> None:
+def test_usage_is_exact_after_every_way_of_writing(session: Session, other_user: User) -> None:
     project = session.project
     sessions = [
         session,
@@ -356,9 +354,7 @@ def test_first_recordings_of_an_owner_that_are_written_together(session: Session
     assert StorageLevel.objects.get().used_bytes == 50
 
 
-def test_what_was_stored_before_is_counted_by_the_migration(
-    session: Session, other_user: User
-) -> None:
+def test_migration_counts_existing_recordings(session: Session, other_user: User) -> None:
     ready(session, 20)
     ready(session, 30)
     ready(Session.objects.create(project=session.project, owner=other_user, title="S"), 7)

@@ -1,4 +1,4 @@
-"""The figures: exact, of the right rows, in a bounded number of statements."""
+"""The figures are exact, count the right rows, and take a bounded number of statements."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -213,7 +213,7 @@ def test_series_has_every_bucket_and_adds_up_to_the_totals(add: Add) -> None:
     ]
 
 
-def test_backlog_tells_what_may_go_from_what_is_held(
+def test_backlog_distinguishes_due_from_held_deliveries(
     add: Add, webhook: Webhook, make_webhook: Callable[..., Webhook]
 ) -> None:
     now = timezone.now()
@@ -294,7 +294,7 @@ def test_hours_of_each_webhook_leave_empty_ones_out(
     }
 
 
-def test_hours_have_their_latencies_and_leave_out_what_was_sent_again(add: Add) -> None:
+def test_hours_have_latencies_without_redelivered_deliveries(add: Add) -> None:
     add(NOON, delivered_after=timedelta(milliseconds=30))
     add(NOON, delivered_after=timedelta(milliseconds=50))
     add(NOON, delivered_after=timedelta(hours=5), round=2)

@@ -1,4 +1,4 @@
-"""Run a command as a person would, without starting a process."""
+"""Run commands in this process, with their standard streams."""
 
 import sys
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from webhooks.models import Webhook
 
 @dataclass
 class Ran:
-    """What a command printed, and its exit code."""
+    """The output and the exit code of a command."""
 
     out: str
     err: str
@@ -53,7 +53,7 @@ def webhook(make_webhook: Callable[..., Webhook]) -> Webhook:
 
 
 def hold_back(reason: str, until: datetime) -> None:
-    """Let nothing be sent for now: all receivers keep failing or asked for time, or a pause."""
+    """Hold all deliveries back: by open breakers, by Retry-After, or by a pause."""
     if reason == "breaker":
         Webhook.objects.update(breaker_state="open", breaker_probe_at=until)
     elif reason == "asked for time":

@@ -1,4 +1,4 @@
-"""`manage.py doctor`: what it prints and how it exits."""
+"""`manage.py doctor`: its output and exit codes."""
 
 import json
 from datetime import timedelta
@@ -49,7 +49,7 @@ def stuck(user: User) -> Delivery:
     return delivery
 
 
-def test_finding_comes_with_ids_and_what_mends_it(run: Run, user: User) -> None:
+def test_finding_has_ids_and_a_remedy(run: Run, user: User) -> None:
     delivery = stuck(user)
 
     ran = run("doctor")

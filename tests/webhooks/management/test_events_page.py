@@ -1,4 +1,4 @@
-"""docs/events.md is what the catalogue says today."""
+"""docs/events.md equals the page generated from the catalogue."""
 
 from io import StringIO
 from pathlib import Path
@@ -18,7 +18,7 @@ def test_page_is_not_stale() -> None:
     assert PAGE.read_text() == output.getvalue(), "The page is stale: run make docs."
 
 
-def test_page_tells_of_every_type() -> None:
+def test_page_describes_every_type() -> None:
     headings = {line for line in PAGE.read_text().splitlines() if line.startswith("### ")}
 
     assert headings == {f"### {event_type.name}" for event_type in catalog.all_types()}

@@ -1,4 +1,4 @@
-"""`manage.py listen`, as a process of its own."""
+"""`manage.py listen`, run as a process."""
 
 import re
 import signal
@@ -53,7 +53,7 @@ def said(process: subprocess.Popen[str]) -> str:
     return process.stderr.readline()
 
 
-def test_forwards_and_goes_on_by_cursor(user: User, other_user: User) -> None:
+def test_forwards_and_continues_by_cursor(user: User, other_user: User) -> None:
     secret = signing_secret(str(user.id))
     # From here on, so that nothing depends on when the process is ready.
     start = feed.read(None).next
@@ -159,7 +159,7 @@ def test_wrong_usage(run: Run, user: User, arguments: list[str], message: str, c
         ("https://x", "t\u017f", "The token holds a character that no token has."),
     ],
 )
-def test_what_cannot_be_asked_is_refused_in_a_line(
+def test_invalid_calls_are_refused_in_a_line(
     run: Run, tmp_path: Path, server: str, token: str, message: str
 ) -> None:
     file = tmp_path / "token"

@@ -1,4 +1,4 @@
-"""Migrations beside traffic: who waits for a lock must not make others wait."""
+"""Migrations under load: a migration that waits for a lock must not block writers."""
 
 import os
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ from webhooks.management.commands import migrate
 pytestmark = pytest.mark.django_db(transaction=True)
 
 WRITE = "UPDATE webhooks_event SET type = type WHERE false"
-"""Takes the lock that a save takes."""
+"""A statement that takes the same lock as a save."""
 TRIES = 3
 
 
 @pytest.fixture(autouse=True)
 def pending_migration() -> Iterator[None]:
-    """0004 adds a column to the events."""
+    """Undo 0004, which adds a column to the events."""
     call_command("migrate", "webhooks", "0003", verbosity=0)
     yield
     call_command("migrate", verbosity=0)
@@ -49,7 +49,7 @@ def tries(log: IO[bytes]) -> int:
     return written.count(b"A table is in use; trying again")
 
 
-def test_writes_go_on_while_a_migration_waits_for_a_reader() -> None:
+def test_writes_continue_while_a_migration_waits_for_a_reader() -> None:
     with (
         searched_log() as log,
         reading() as reader,
@@ -70,7 +70,7 @@ def test_writes_go_on_while_a_migration_waits_for_a_reader() -> None:
     assert has_column()
 
 
-def test_migration_gives_up_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_migration_gives_up_with_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrate, "PATIENCE_SECONDS", 0)
 
     with reading(), pytest.raises(CommandError, match="end long transactions"):

@@ -1,4 +1,4 @@
-"""`manage.py pause`: all sending stops and starts again, and the audit log says who and why."""
+"""`manage.py pause`: pauses and resumes all sending, with entries in the audit log."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_pause_and_end(run: Run) -> None:
     ]
 
 
-def test_what_is_so_already_is_said_and_not_recorded(run: Run) -> None:
+def test_repeated_pause_and_resume_are_reported_and_not_recorded(run: Run) -> None:
     not_paused = run("pause", "--end")
     since = Pause.objects.create(reason="First").created_at
     again = run("pause", "--reason", "Second")

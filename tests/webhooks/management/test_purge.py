@@ -1,4 +1,4 @@
-"""`manage.py purge`: asks first, says exactly what it did."""
+"""`manage.py purge`: asks for confirmation and reports exact numbers."""
 
 import json
 import signal
@@ -18,7 +18,7 @@ from webhooks.repair.retention import Policy, Purged
 
 @pytest.fixture
 def history(user: User, webhook: Webhook) -> None:
-    """Two old successes, one old failure, one that still waits."""
+    """Two old successes, one old failure, one unfinished delivery."""
     Event.objects.all().delete()
     trigger(user, 2)
     finish()
@@ -28,7 +28,7 @@ def history(user: User, webhook: Webhook) -> None:
     trigger(user, 1)
 
 
-def test_dry_run_says_what_would_go(run: Run, history: None) -> None:
+def test_dry_run_prints_the_numbers(run: Run, history: None) -> None:
     ran = run("purge", "--older-than", "30d", "--dry-run")
 
     before = ran.out.partition("finished before ")[2][:20]
@@ -40,7 +40,7 @@ def test_dry_run_says_what_would_go(run: Run, history: None) -> None:
     assert not AuditEntry.objects.exists()
 
 
-def test_purge_tells_in_json_and_in_the_audit_log(run: Run, history: None) -> None:
+def test_purge_reports_in_json_and_in_the_audit_log(run: Run, history: None) -> None:
     ran = run("purge", "--older-than", "30d", "--keep-failed", "--no-input", "--format", "json")
 
     document = json.loads(ran.out)
@@ -88,7 +88,7 @@ def test_deleted_owner_is_erased_by_id(run: Run, history: None, user: User) -> N
     assert not Event.objects.filter(owner_id=user_id).exclude(payload=b"").exists()
 
 
-def test_interrupted_purge_says_what_it_did(
+def test_interrupted_purge_reports_its_progress(
     run: Run, history: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     purge = retention.purge

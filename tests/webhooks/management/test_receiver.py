@@ -24,7 +24,7 @@ TEXT = '{"data":{"webhookId":"whk_1","message":"ä"}}'
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """A request that was signed with SECRET, as it was saved."""
+    """A saved request that was signed with SECRET."""
     event = FeedEvent(f"evt_{7:032x}", "webhook.test", datetime.now(UTC), TEXT.encode())
     with HttpReceiver() as receiver:
         Forwarder(receiver.url + "hook", SECRET).send(event)
@@ -113,7 +113,7 @@ def test_name_of_a_saved_request_is_harmless(tmp_path: Path) -> None:
     assert recorded.save(receiver.requests[0], tmp_path, 2).name == "000002-etcx.json"
 
 
-def test_saves_what_comes_in_and_goes_on_numbering(saved: Path) -> None:
+def test_saves_requests_and_continues_the_numbering(saved: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "manage.py", "receiver", "--port", "0", "--save", str(saved.parent)],
         cwd=BASE_DIR,

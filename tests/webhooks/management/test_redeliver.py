@@ -1,4 +1,4 @@
-"""`manage.py redeliver`: what goes again, what is said of it, and nothing twice."""
+"""`manage.py redeliver`: the queued deliveries, the output, and no delivery twice."""
 
 import json
 import signal
@@ -52,7 +52,9 @@ def test_named_deliveries_go_again_without_a_question(run: Run, failed: list[Del
     assert list(Delivery.objects.order_by("id").values_list("round", flat=True)) == [2, 2, 1]
 
 
-def test_scope_asks_and_json_tells(run: Run, failed: list[Delivery], webhook: Webhook) -> None:
+def test_scope_asks_for_confirmation_and_prints_json(
+    run: Run, failed: list[Delivery], webhook: Webhook
+) -> None:
     arguments = ("redeliver", "--webhook", webhook.public_id, "--format", "json")
 
     refused = run(*arguments)
@@ -92,7 +94,7 @@ def test_limit_takes_the_oldest(run: Run, failed: list[Delivery]) -> None:
     assert set(Delivery.objects.filter(round=2)) == set(failed[:2])
 
 
-def test_what_stays_is_named(run: Run, failed: list[Delivery], user: User) -> None:
+def test_skipped_deliveries_are_reported(run: Run, failed: list[Delivery], user: User) -> None:
     trigger(user, 1)
     finish("SUCCESS")
     good = Delivery.objects.get(status="SUCCESS")
@@ -127,9 +129,7 @@ def test_time_range_and_status(run: Run, failed: list[Delivery], user: User) -> 
     assert old.out == "Would redeliver 3 deliveries. Nothing was sent.\n"
 
 
-def test_force_goes_with_the_statuses_that_are_named(
-    run: Run, user: User, webhook: Webhook
-) -> None:
+def test_force_respects_given_statuses(run: Run, user: User, webhook: Webhook) -> None:
     trigger(user, 3)
     finish("SUCCESS")
 
@@ -140,7 +140,7 @@ def test_force_goes_with_the_statuses_that_are_named(
     assert forced.out == "Would redeliver 3 deliveries. Nothing was sent.\n"
 
 
-def test_what_cannot_be_carried_out_says_why(
+def test_invalid_redelivery_is_refused_with_a_reason(
     run: Run, failed: list[Delivery], webhook: Webhook
 ) -> None:
     asked = redelivery.redeliver(Scope(webhook_id=webhook.id))
@@ -273,7 +273,7 @@ def test_wait_does_not_wait_for_a_webhook_that_is_off(
 
 @pytest.mark.parametrize("reason", ["breaker", "asked for time", "pause"])
 @pytest.mark.django_db(transaction=True)
-def test_wait_does_not_wait_for_what_is_held_back(
+def test_wait_ignores_held_deliveries(
     run: Run, failed: list[Delivery], webhook: Webhook, reason: str
 ) -> None:
     WorkerHeartbeat.objects.create(host="a", pid=1)
@@ -304,7 +304,9 @@ def test_progress_waits_for_a_probe_and_for_a_short_hold(
     assert (progress.queued, progress.held, progress.is_answered) == (3, 0, False)
 
 
-def test_progress_tells_what_goes_on_by_itself(failed: list[Delivery], webhook: Webhook) -> None:
+def test_progress_distinguishes_deliveries_that_continue_by_themselves(
+    failed: list[Delivery], webhook: Webhook
+) -> None:
     asked = redelivery.redeliver(Scope(webhook_id=webhook.id))
     redelivery_batches.run(asked.id)
     asked.refresh_from_db()
@@ -356,7 +358,7 @@ def test_interrupted_at_the_question_nothing_was_done(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_interrupted_and_resumed_each_goes_once(
+def test_interrupted_and_resumed_redelivery_queues_each_delivery_once(
     run: Run, user: User, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redelivery_batches, "BATCH", 10)

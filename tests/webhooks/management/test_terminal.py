@@ -85,7 +85,7 @@ def test_argument_is_read(db: None, read: Callable[[str], Any], text: str, value
         (arguments.rate, "1e-300", "from 1/w to 100000/s"),
     ],
 )
-def test_bad_argument_is_refused_in_words(
+def test_invalid_argument_is_refused_with_a_clear_error(
     read: Callable[[str], Any], text: str, message: str
 ) -> None:
     with pytest.raises(ArgumentTypeError) as refused:

@@ -1,4 +1,4 @@
-"""`manage.py trigger`: where an event goes and what comes back."""
+"""`manage.py trigger`: an event's deliveries and their responses."""
 
 import json
 import re
@@ -116,7 +116,7 @@ def test_wrong_usage_stores_nothing(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_wait_shows_what_came_back(
+def test_wait_shows_the_responses(
     run: Run, user: User, make_webhook: Callable[..., Webhook]
 ) -> None:
     with HttpReceiver() as good, HttpReceiver(behaviour=Behaviour(status=503)) as bad:
@@ -164,7 +164,7 @@ def test_wait_does_not_wait_for_a_webhook_that_is_off(
     ],
 )
 @pytest.mark.django_db(transaction=True)
-def test_wait_does_not_wait_for_what_is_held_back(
+def test_wait_ignores_held_deliveries(
     run: Run, user: User, webhook: Webhook, reason: str, words: str
 ) -> None:
     hold_back(reason, datetime(2099, 1, 1, 11, 30, tzinfo=UTC))
@@ -175,7 +175,7 @@ def test_wait_does_not_wait_for_what_is_held_back(
     assert ran.code == 3
 
 
-def test_example_is_what_data_takes(run: Run, user: User, db: None) -> None:
+def test_example_output_is_valid_data(run: Run, user: User, db: None) -> None:
     example = run("trigger", "project.deleted", "--example")
 
     ran = run("trigger", "project.deleted", "--owner", "ada", "--data", "-", stdin=example.out)

@@ -1,4 +1,4 @@
-"""Transaction ids belong to a cluster; order and cursors outlive it (invariant 13)."""
+"""Order and cursors stay valid when the cluster, and so the transaction ids, change (invariant 13)."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def recorded(db: None) -> None:
-    """As after a migration; between tests all tables are emptied."""
+    """Restore the state after the migration, because tests empty all tables."""
     record()
 
 
@@ -75,13 +75,13 @@ def record() -> bool:
 
 
 def delivered_in_order(receiver: HttpReceiver, events: list[Event]) -> None:
-    """Run a worker until the receiver has all of these, and compare their order."""
+    """Run a worker until the receiver has all of these events, and compare their order."""
     with running_worker():
         wait_until(lambda: len(receiver.requests) >= len(events), seconds=60)
     assert [request.event_id for request in receiver.requests] == ids(events)
 
 
-def test_restored_dump_goes_out_before_what_is_stored_after_it(
+def test_events_of_a_restored_dump_precede_later_ones(
     user: User, ordered: Webhook, receiver: HttpReceiver, younger: Cluster
 ) -> None:
     start = feed.read(None).next
@@ -128,7 +128,7 @@ def test_dump_of_a_restored_database_may_be_restored_again(
         assert read_all(start) == ids(events + last)
 
 
-def test_standby_that_missed_the_last_events_goes_on_in_order(
+def test_order_holds_after_failover_to_a_standby_without_the_last_events(
     user: User, ordered: Webhook, receiver: HttpReceiver
 ) -> None:
     name = connection.settings_dict["NAME"]
@@ -154,7 +154,7 @@ def test_standby_that_missed_the_last_events_goes_on_in_order(
 
 
 @pytest.mark.full
-def test_upgraded_cluster_goes_on_in_order(user: User, ordered: Webhook) -> None:
+def test_order_holds_after_an_upgrade_of_the_cluster(user: User, ordered: Webhook) -> None:
     start = feed.read(None).next
     old = trigger(user, 2)
     with clusters.upgraded() as cluster, connected_to(cluster, connection.settings_dict["NAME"]):
@@ -165,7 +165,7 @@ def test_upgraded_cluster_goes_on_in_order(user: User, ordered: Webhook) -> None
         assert current_epoch() == 2
 
 
-def test_logical_copy_goes_on_in_order_after_the_switch(
+def test_order_holds_after_the_switch_to_a_logical_copy(
     user: User, ordered: Webhook, younger: Cluster
 ) -> None:
     start = feed.read(None).next
@@ -196,7 +196,7 @@ def test_logical_copy_goes_on_in_order_after_the_switch(
 def replicate(
     publisher: Cluster, subscriber: Cluster, database: str, *, until: int, then: Callable[[], Any]
 ) -> None:
-    """Copy all tables, do something, wait until the copy has that, too, and end the replication."""
+    """Replicate all tables, write, wait until the copy has the write, and end the replication."""
     count = "SELECT count(*) FROM webhooks_delivery"
     # Tables are copied one by one; from then on their transactions arrive whole.
     uncopied = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r'"
@@ -214,7 +214,7 @@ def replicate(
         target.execute("DROP SUBSCRIPTION moving")
 
 
-def test_cursor_of_a_copy_that_went_its_own_way_is_refused_in_words(
+def test_cursor_of_a_diverged_copy_is_refused_with_a_clear_error(
     user: User, younger: Cluster
 ) -> None:
     trigger(user)
@@ -239,7 +239,7 @@ def test_cursor_ahead_of_all_transactions_is_refused(user: User) -> None:
         feed.read(now._replace(transaction_id=now.transaction_id + 1_000_000).to_text())
 
 
-def test_cursor_from_before_epochs_goes_on(user: User) -> None:
+def test_cursor_from_before_epochs_still_works(user: User) -> None:
     first, second = trigger(user, 1), trigger(user, 1)
     place = Event.objects.get(id=first[0].id)
 
@@ -248,7 +248,7 @@ def test_cursor_from_before_epochs_goes_on(user: User) -> None:
     assert read_all(after) == ids(second)
 
 
-def test_all_agree_on_an_epoch_that_nobody_has_recorded(user: User, ordered: Webhook) -> None:
+def test_all_sessions_agree_on_an_unrecorded_epoch(user: User, ordered: Webhook) -> None:
     trigger(user)
     Epoch.objects.update(cluster="1/00000001")
     connection.close()
@@ -274,7 +274,7 @@ def test_all_agree_on_an_epoch_that_nobody_has_recorded(user: User, ordered: Web
 def test_restore_is_known_by_transaction_ids_alone_where_the_cluster_is_hidden(
     user: User, ordered: Webhook
 ) -> None:
-    """As when tables came without the table of epochs, or into a cluster of the same name."""
+    """The tables were copied without the table of epochs, or into a cluster of the same name."""
     old = trigger(user, 2)
     with connection.cursor() as cursor:
         cursor.execute("UPDATE webhooks_event SET transaction_id = '123456789012'")
@@ -294,7 +294,7 @@ def test_restore_is_known_by_transaction_ids_alone_where_the_cluster_is_hidden(
 def test_rows_of_a_later_epoch_than_any_recorded_stay_before_new_ones(
     user: User, ordered: Webhook
 ) -> None:
-    """A logical copy that left the table of epochs out."""
+    """A logical copy without the table of epochs."""
     old = trigger(user, 2)
     Event.objects.update(epoch=7)
     Delivery.objects.update(epoch=7)
@@ -313,7 +313,7 @@ ASK_SQL = "SELECT webhooks_cluster(), webhooks_examine_epoch(), webhooks_current
 
 @pytest.fixture
 def unprivileged() -> Iterator[psycopg.Connection[Any]]:
-    """A connection of a role that owns nothing and may not ask which cluster this is."""
+    """A connection of a role without tables and without the right to identify the cluster."""
     with another_connection() as other:
         other.execute("CREATE ROLE unprivileged")
         other.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO unprivileged")
@@ -323,10 +323,10 @@ def unprivileged() -> Iterator[psycopg.Connection[Any]]:
         other.rollback()
 
 
-def test_all_roles_know_what_the_owner_of_the_tables_knows(
+def test_all_roles_compute_the_same_epoch_and_horizon(
     unprivileged: psycopg.Connection[Any],
 ) -> None:
-    """Or each would begin an epoch of its own after the other's."""
+    """Otherwise each would start a new epoch after the other's."""
     assert unprivileged.execute(ASK_SQL).fetchall() == [(Epoch.objects.get().cluster, 1, 1)]
 
 
@@ -345,7 +345,7 @@ def test_server_that_hides_the_cluster_begins_no_epoch_twice(
     assert known != "?"
 
 
-def test_what_was_sent_again_holds_no_suspect_of_a_later_epoch_back(
+def test_redelivered_delivery_does_not_delay_a_suspect_of_a_later_epoch(
     user: User, ordered: Webhook
 ) -> None:
     again, suspect = trigger(user, 2)
@@ -378,7 +378,7 @@ def test_recording_does_nothing_before_the_migration_and_on_a_standby(user: User
         assert other.execute("SELECT webhooks_current_epoch()").fetchone() == (1,)
 
 
-def test_migration_holds_up_nobody_while_a_reader_is_open(user: User) -> None:
+def test_migration_does_not_block_writers_while_a_reader_is_open(user: User) -> None:
     call_command("migrate", "webhooks", "0005", verbosity=0)
     insert = (
         "INSERT INTO webhooks_event (id, type, payload, fanout_count, object_reference)"

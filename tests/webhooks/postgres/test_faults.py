@@ -1,4 +1,4 @@
-"""What Postgres cannot record is not sent: a full disk, a server that only reads, a slow receiver."""
+"""Nothing is sent while results cannot be stored: a full disk, a read-only server, a slow receiver."""
 
 import time
 from collections import Counter
@@ -30,7 +30,7 @@ def execute(sql: str) -> None:
 
 
 def wait_for_silence(receiver: HttpReceiver) -> int:
-    """Return how many requests had come when none came for two seconds."""
+    """Return the number of requests once none has arrived for two seconds."""
     count, since = len(receiver.requests), time.monotonic()
     while time.monotonic() - since < 2:
         if len(receiver.requests) != count:
@@ -50,7 +50,7 @@ def sent_more_than_once(receiver: HttpReceiver) -> list[str]:
 
 @contextmanager
 def disk_full() -> Iterator[None]:
-    """No attempt can be stored."""
+    """Make Postgres refuse every attempt row."""
     execute(
         "CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " RAISE 'No space left on device' USING ERRCODE = 'disk_full'; END $$;"
@@ -80,7 +80,7 @@ def test_full_disk_stops_sending_and_costs_no_duplicate(user: User, receiver: Ht
 
 @contextmanager
 def read_only() -> Iterator[None]:
-    """A server that only reads, as after a failover to a replica."""
+    """A read-only server, as after a failover to a replica."""
     database = connection.settings_dict["NAME"]
     others = (
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

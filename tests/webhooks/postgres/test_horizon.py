@@ -1,4 +1,4 @@
-"""Who holds ordered webhooks and the feed back, and who does not (invariant 13)."""
+"""Which transactions delay ordered webhooks and the feed (invariant 13)."""
 
 import logging
 import re
@@ -38,7 +38,7 @@ def ordered(make_webhook: Callable[..., Webhook], receiver: HttpReceiver) -> Web
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However short a transaction is, it counts as long."""
+    """Make a transaction of any duration count as long."""
     monkeypatch.setattr(horizon, "LONG_SECONDS", 0.0)
 
 
@@ -68,7 +68,7 @@ def may_go(webhook: Webhook) -> bool:
     return head_may_go(webhook.id)
 
 
-def test_transaction_of_another_database_holds_nobody_back(
+def test_transaction_of_another_database_does_not_hold_the_horizon_back(
     user: User, ordered: Webhook, receiver: HttpReceiver, at_once: None, foreign: object
 ) -> None:
     start = feed.read(None).next
@@ -107,7 +107,7 @@ def test_role_that_may_see_nothing_of_others_knows_their_database(
 def test_long_transaction_knows_the_later_ones_of_other_databases(
     foreign: psycopg.Connection[Any],
 ) -> None:
-    """Postgres shows a transaction the sessions as they were when it first looked at them."""
+    """Postgres caches the list of sessions for a transaction."""
     current = "SELECT pg_current_xact_id()::text::bigint"
     with another_connection() as other, transaction.atomic(), connection.cursor() as cursor:
         other.autocommit = True
@@ -121,7 +121,9 @@ def test_long_transaction_knows_the_later_ones_of_other_databases(
         assert cursor.fetchone() == last
 
 
-def test_replication_slots_hold_nobody_back(user: User, ordered: Webhook, at_once: None) -> None:
+def test_replication_slots_do_not_hold_the_horizon_back(
+    user: User, ordered: Webhook, at_once: None
+) -> None:
     slot = "pg_create_physical_replication_slot('forgotten', true, false)"
     with another_connection() as other:
         other.autocommit = True

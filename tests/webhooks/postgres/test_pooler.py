@@ -1,4 +1,4 @@
-"""Behind a transaction pooler nothing is lost, and nothing of one client's session reaches another.
+"""Behind a transaction pooler no event is lost, and no session state reaches another client.
 
 The real PgBouncer with its defaults, and our defaults.
 """
@@ -69,7 +69,7 @@ ANNOUNCED = [
 
 
 def left_behind(url: str) -> set[tuple[str, str]]:
-    """Return what a stranger finds in the sessions that the pooler lends him: all its backends."""
+    """Return the session state that another client finds in all backends of the pooler."""
     found: set[tuple[str, str]] = set()
     strangers = [psycopg.connect(url) for _ in range(BACKENDS)]
     for stranger in strangers:
@@ -242,7 +242,7 @@ def test_worker_refuses_a_pooler_without_transactions() -> None:
     assert "Traceback" not in shown
 
 
-def test_worker_that_would_hear_of_nothing_does_not_start(pooled_url: str) -> None:
+def test_worker_without_notifications_does_not_start(pooled_url: str) -> None:
     with (
         tempfile.TemporaryFile() as log,
         running(

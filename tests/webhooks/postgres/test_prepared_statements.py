@@ -1,4 +1,4 @@
-"""The statements that run all the time are planned once, and the plans stay good as tables grow."""
+"""Frequent statements are planned once, and their plans stay efficient as tables grow."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -69,7 +69,7 @@ def write_often(user: User) -> None:
         Session.objects.create(owner=user, project=project, title="S")
 
 
-def test_saves_go_on_while_a_migration_makes_columns_longer(
+def test_saves_continue_while_a_migration_lengthens_columns(
     transactional_db: None, user: User
 ) -> None:
     write_often(user)
@@ -140,7 +140,7 @@ def alter(kind: str) -> None:
 
 
 def scans_and_rows() -> tuple[int, int]:
-    """Return how often all of the table was read, and how many rows were read by an index."""
+    """Return the number of sequential scans and of rows read by an index."""
     ask("SELECT 1 FROM pg_stat_force_next_flush()")
     ask("SELECT 1 FROM pg_stat_clear_snapshot()")
     table = "FROM pg_stat_user_tables WHERE relname = 'webhooks_delivery'"

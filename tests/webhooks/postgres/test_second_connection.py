@@ -1,4 +1,4 @@
-"""Writes over another connection than Django's default one: their events travel with them."""
+"""Writes through a connection other than Django's default one store events through it, too."""
 
 from collections.abc import Iterator
 
@@ -69,7 +69,7 @@ def test_storage_is_reviewed_over_the_connection_of_the_recording(project: Proje
     connection.close()
 
 
-def test_connections_do_not_share_a_story(project: Project) -> None:
+def test_connections_have_separate_journals(project: Project) -> None:
     other = Project.objects.create(owner=project.owner, name="Other")
 
     with captured_events() as captured, transaction.atomic():

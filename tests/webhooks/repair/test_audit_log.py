@@ -1,4 +1,4 @@
-"""The audit log's own promises."""
+"""The guarantees of the audit log."""
 
 from datetime import UTC, datetime
 
@@ -11,7 +11,7 @@ from webhooks.repair import audit_log
 pytestmark = pytest.mark.django_db
 
 
-def test_an_entry_says_who_did_what_to_what(user: User) -> None:
+def test_an_entry_holds_actor_action_and_object(user: User) -> None:
     audit_log.record("user.change", user, actor=user, changes={"name": ["A", "B"]})
 
     entry = AuditEntry.objects.get()
@@ -21,7 +21,7 @@ def test_an_entry_says_who_did_what_to_what(user: User) -> None:
 
 
 @pytest.mark.parametrize("name", ["password", "new_secret", "custom_headers", "api_key", "Token"])
-def test_what_sounds_like_a_secret_is_never_written(name: str) -> None:
+def test_values_of_secret_sounding_fields_are_masked(name: str) -> None:
     audit_log.record("x", "thing:1", changes={name: ["whsec_old", "whsec_new"]})
 
     assert AuditEntry.objects.get().changes == {name: "•••"}

@@ -1,4 +1,4 @@
-"""The doctor finds each planted fault, names what mends it, and finds nothing on a healthy system."""
+"""The doctor finds each planted fault with its remedy, and none in a healthy system."""
 
 import inspect
 import re
@@ -47,7 +47,7 @@ def healthy(
     empty_valkey: None,
     unhurried_doctor: None,
 ) -> Webhook:
-    """A worker that lives, a webhook with a history, and nothing due."""
+    """A live worker, a webhook with finished deliveries, and no due delivery."""
     settings.DEBUG = True
     WorkerHeartbeat.objects.create(host="a", pid=1)
     webhook = make_webhook(events=["project.*"])
@@ -175,7 +175,7 @@ def failed_redelivery(webhook: Webhook) -> None:
         ),
     ],
 )
-def test_what_housekeeping_leaves_undone_is_a_warning(
+def test_unfinished_housekeeping_is_a_warning(
     healthy: Webhook, plant: Callable[[Webhook], None], message: str
 ) -> None:
     plant(healthy)
@@ -186,7 +186,7 @@ def test_what_housekeeping_leaves_undone_is_a_warning(
     assert found.message == message
 
 
-def test_a_chore_that_nobody_wants_any_more_is_no_finding(settings: Settings) -> None:
+def test_a_disabled_chore_is_no_finding(settings: Settings) -> None:
     settings.WEBHOOKS_RETENTION_DAYS = 0
     Chore.objects.create(name="purge", failures=9, due_at=timezone.now() - DAY)
 
@@ -278,7 +278,7 @@ def test_valkey_that_is_no_single_server_is_found(
     assert found.message.startswith(f"REDIS_URL leads to a server in {mode} mode")
 
 
-def test_full_queue_means_nobody_listens() -> None:
+def test_full_queue_is_a_warning() -> None:
     client = wakeup.connect(2)
     client.rpush("rq:queue:default", *[str(number) for number in range(150)])
 
@@ -320,7 +320,7 @@ def test_events_of_a_restored_dump_need_no_mending() -> None:
     assert problems() == []
 
 
-def test_server_that_cannot_be_told_from_others_is_found() -> None:
+def test_server_without_an_identity_is_a_warning() -> None:
     with connection.cursor() as cursor:
         cursor.execute("CREATE ROLE unprivileged")
         cursor.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
@@ -401,7 +401,7 @@ MENDED_BY_COMMAND = [
 
 
 @pytest.mark.parametrize("plant", MENDED_BY_COMMAND)
-def test_named_command_mends_what_was_found(user: User, plant: Callable[[User], None]) -> None:
+def test_named_command_fixes_the_finding(user: User, plant: Callable[[User], None]) -> None:
     plant(user)
     found = problems()
     program, name, *arguments = found[0].mend.split()

@@ -1,4 +1,4 @@
-"""The audit finds every planted fault, by id, and nothing on a healthy system."""
+"""The audit finds each planted fault with its id, and none in a healthy system."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -26,7 +26,7 @@ def webhook(make_webhook: Callable[..., Webhook]) -> Webhook:
 
 @pytest.fixture
 def history(user: User, webhook: Webhook) -> list[Delivery]:
-    """Six deliveries: two succeeded, two failed, two waiting; the third is the one to spoil."""
+    """Six deliveries: two succeeded, two failed, two pending; tests spoil the third."""
     trigger(user, 2)
     finish()
     trigger(user, 2)
@@ -131,7 +131,7 @@ def test_live_claim_is_no_fault(history: list[Delivery]) -> None:
 
 
 @pytest.mark.parametrize("plant", [key for key, value in PLANTS.items() if value[0] != "missing"])
-def test_what_needs_no_decision_is_mended(history: list[Delivery], plant: str) -> None:
+def test_faults_with_an_obvious_remedy_are_repaired(history: list[Delivery], plant: str) -> None:
     question, which, spoil = PLANTS[plant]
     spoil(history[which])
 
@@ -158,7 +158,7 @@ def test_attempts_are_renumbered_in_their_order(history: list[Delivery]) -> None
     assert (delivery.attempt_count, delivery.attempts_before_round) == (2, 2)
 
 
-def test_missing_delivery_is_mended_by_a_replay(
+def test_missing_delivery_is_repaired_by_a_replay(
     user: User, webhook: Webhook, history: list[Delivery]
 ) -> None:
     lose_delivery(history[FAILED])

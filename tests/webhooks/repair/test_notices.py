@@ -1,4 +1,4 @@
-"""Mails about disabled webhooks: refused ones are given up, and nobody waits for another's."""
+"""Mails about disabled webhooks: refused ones are given up, and none delays another."""
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -33,7 +33,7 @@ def server(settings: Settings) -> Iterator[MailServer]:
 
 @pytest.fixture
 def owe(make_webhook: Callable[..., Webhook]) -> Owe:
-    """Make a disabled webhook whose owner is owed a mail about it."""
+    """Create a disabled webhook with a due mail."""
 
     def owe(owner: User) -> Webhook:
         webhook = make_webhook(owner=owner, name=f"of {owner.username}", events=["project.*"])
@@ -55,7 +55,7 @@ def send_all(mailroom: Mailroom) -> None:
 
 
 @pytest.mark.parametrize("at", ["recipient", "data"])
-def test_a_refused_recipient_is_given_up_and_holds_nobody_s_mail(
+def test_a_refused_recipient_is_given_up_and_delays_no_other_mail(
     server: MailServer, owe: Owe, user: User, other_user: User, at: str
 ) -> None:
     refusals = server.refuse if at == "recipient" else server.refuse_data
@@ -95,9 +95,7 @@ def test_a_refusal_for_now_is_followed_by_growing_pauses_and_an_end(
     assert (webhook.notice_failures, webhook.notice_error) == (0, "")
 
 
-def test_what_goes_out_in_the_end_leaves_no_failure_behind(
-    server: MailServer, owe: Owe, user: User
-) -> None:
+def test_a_mail_sent_after_failures_clears_them(server: MailServer, owe: Owe, user: User) -> None:
     server.refuse[user.email] = "451 Greylisted"
     webhook = owe(user)
     send_all(Mailroom())
@@ -152,7 +150,7 @@ def test_a_mail_server_that_stays_away_is_not_waited_for_for_ever(
     assert server.received == [other_user.email]
 
 
-def test_a_recipient_who_hangs_delays_nobody(
+def test_a_hanging_recipient_delays_no_other_mail(
     server: MailServer, owe: Owe, user: User, other_user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notices, "TURN_SECONDS", 0.5)
@@ -183,7 +181,7 @@ def test_a_recipient_who_hangs_delays_nobody(
     )
 
 
-def test_what_was_sent_while_its_row_is_locked_is_not_sent_again(
+def test_a_mail_sent_while_its_row_is_locked_is_not_sent_again(
     server: MailServer, owe: Owe, user: User, other_user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notices, "TURN_SECONDS", 0.5)

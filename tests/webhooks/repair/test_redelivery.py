@@ -1,4 +1,4 @@
-"""Redeliver, replay and cancel: what goes again, once each, also after a crash."""
+"""Redeliver, replay and cancel: each delivery is queued once, even after a crash."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -49,7 +49,7 @@ def test_failed_deliveries_go_again_with_a_new_budget(user: User, webhook: Webho
         assert delivery.finished_at is None
 
 
-def test_only_what_the_scope_names_goes_again(
+def test_only_deliveries_in_the_scope_are_redelivered(
     user: User, other_user: User, webhook: Webhook, make_webhook: Callable[..., Webhook]
 ) -> None:
     other = make_webhook(owner=other_user, events=["project.*"])
@@ -81,7 +81,7 @@ def test_only_what_the_scope_names_goes_again(
         ("SENDING", False),
     ],
 )
-def test_one_delivery_goes_again_whatever_became_of_it_unless_in_flight(
+def test_one_delivery_of_any_status_but_in_flight_is_redelivered(
     user: User, webhook: Webhook, status: str, goes: bool
 ) -> None:
     trigger(user, 1)
@@ -132,7 +132,7 @@ def test_unclear_scope_is_refused_and_nothing_stored(db: None, scope: Scope, mes
     assert not Redelivery.objects.exists()
 
 
-def test_goes_on_after_a_crash_where_it_stopped(
+def test_continues_after_a_crash_without_repeats(
     user: User, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redelivery_batches, "BATCH", 10)
@@ -199,7 +199,7 @@ def test_cancelled_redelivery_stops(
     assert Delivery.objects.filter(round=2).count() == 10
 
 
-def test_progress_counts_what_became_of_them(user: User, webhook: Webhook) -> None:
+def test_progress_counts_results(user: User, webhook: Webhook) -> None:
     trigger(user, 4)
     fail()
     asked = service.redeliver(Scope(webhook_id=webhook.id))
@@ -215,7 +215,7 @@ def test_progress_counts_what_became_of_them(user: User, webhook: Webhook) -> No
     assert not now.is_over
 
 
-def test_replay_creates_exactly_what_never_existed(
+def test_replay_creates_exactly_the_missing_deliveries(
     user: User, other_user: User, make_webhook: Callable[..., Webhook]
 ) -> None:
     since = timezone.now()
@@ -273,7 +273,7 @@ def test_waiting_delivery_is_cancelled_once(user: User, webhook: Webhook) -> Non
 @pytest.mark.parametrize(
     ("send", "waiting"), [("recent", {"young"}), ("all", {"old", "young"}), ("none", set())]
 )
-def test_enabling_sends_what_the_caller_chooses(
+def test_enabling_sends_the_deliveries_that_the_caller_chooses(
     user: User, webhook: Webhook, send: Any, waiting: set[str]
 ) -> None:
     trigger(user, 2)
@@ -327,9 +327,7 @@ def settle(status: str, **conditions: Any) -> None:
     )
 
 
-def test_overlapping_redeliveries_both_count_what_becomes_of_their_deliveries(
-    user: User, webhook: Webhook
-) -> None:
+def test_overlapping_redeliveries_both_count_the_results(user: User, webhook: Webhook) -> None:
     trigger(user, 3)
     fail()
     ids = tuple(Delivery.objects.order_by("id").values_list("id", flat=True))
@@ -358,7 +356,7 @@ def carry_out(asked: Redelivery) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_at_once_of_the_same_deliveries_take_every_one_and_block_nobody(
+def test_two_concurrent_redeliveries_of_the_same_deliveries_queue_all_without_blocking(
     user: User, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redelivery_batches, "BATCH", 7)
@@ -416,7 +414,7 @@ UNIQUE_VIOLATION, DEADLOCK = "23505", "40P01"
         ("a refused row", "IntegrityError: not today"),
     ],
 )
-def test_what_cannot_be_carried_out_is_marked_and_the_others_go_on(
+def test_an_impossible_redelivery_is_marked_and_the_others_continue(
     user: User,
     webhook: Webhook,
     make_webhook: Callable[..., Webhook],
@@ -452,7 +450,7 @@ def test_what_cannot_be_carried_out_is_marked_and_the_others_go_on(
     assert set(Delivery.objects.filter(webhook=webhook).values_list("round", flat=True)) == {1}
 
 
-def test_what_postgres_may_think_better_of_is_tried_again_and_given_up_in_the_end(
+def test_temporary_database_errors_are_retried_and_given_up_at_last(
     user: User, webhook: Webhook, make_webhook: Callable[..., Webhook]
 ) -> None:
     other = make_webhook(name="other", events=["project.*"])
@@ -479,7 +477,7 @@ def test_what_postgres_may_think_better_of_is_tried_again_and_given_up_in_the_en
     assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256]
 
 
-def test_nobody_waits_for_a_hundred_of_another(
+def test_a_requester_does_not_wait_for_a_hundred_redeliveries_of_another(
     user: User, other_user: User, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redelivery_batches, "TURN_SECONDS", 0.0)
@@ -509,7 +507,7 @@ def test_an_empty_list_names_nothing(user: User, webhook: Webhook) -> None:
     assert set(Redelivery.objects.values_list("status", "queued_count")) == {("done", 0)}
 
 
-def test_no_more_is_counted_than_somebody_waits_for(
+def test_counting_stops_at_its_limit(
     user: User, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redelivery, "COUNTED_AT_MOST", 2)
@@ -524,7 +522,7 @@ def test_no_more_is_counted_than_somebody_waits_for(
     assert (asked.matched_count, asked.queued_count) == (5, 5)
 
 
-def test_what_waits_is_counted_up_to_a_bound_when_enabling(
+def test_enabling_counts_pending_deliveries_up_to_a_limit(
     user: User, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(switch, "COUNTED_AT_MOST", 2)

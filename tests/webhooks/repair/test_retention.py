@@ -1,4 +1,4 @@
-"""Retention: from the terminal time, whole deliveries, never what is pending."""
+"""Retention: by the time of finishing, whole deliveries, never unfinished ones."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -59,7 +59,7 @@ def left() -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5000])
-def test_what_ended_long_ago_goes_and_the_rest_stays(
+def test_old_finished_deliveries_are_deleted_and_others_kept(
     user: User, webhook: Webhook, batch_size: int
 ) -> None:
     trigger(user, 4)
@@ -141,7 +141,7 @@ def test_payloads_only_erases_and_keeps_the_rows(user: User, webhook: Webhook) -
     )
 
 
-def test_owner_is_erased_at_once_but_not_what_is_still_to_be_sent(
+def test_owner_is_erased_except_unfinished_deliveries(
     user: User, other_user: User, make_webhook: Callable[..., Webhook]
 ) -> None:
     make_webhook(owner=None, is_platform=True, events=["project.*"])
@@ -160,7 +160,7 @@ def test_owner_is_erased_at_once_but_not_what_is_still_to_be_sent(
     assert list(integrity.find_faults()) == []
 
 
-def test_deleted_webhook_goes_once_nothing_points_at_it(
+def test_deleted_webhook_is_purged_once_it_has_no_deliveries(
     user: User, make_webhook: Callable[..., Webhook]
 ) -> None:
     empty, used, young, live = (make_webhook(events=["project.*"]) for _ in range(4))
@@ -175,7 +175,7 @@ def test_deleted_webhook_goes_once_nothing_points_at_it(
     assert SigningSecret.objects.count() == 3
 
 
-def test_old_redelivery_goes_once_nothing_points_at_it(user: User, webhook: Webhook) -> None:
+def test_old_redelivery_is_purged_once_it_has_no_deliveries(user: User, webhook: Webhook) -> None:
     trigger(user, 1)
     finish("FAILED")
     redelivery_batches.run(service.redeliver(Scope(webhook_id=webhook.id)).id)
@@ -186,7 +186,9 @@ def test_old_redelivery_goes_once_nothing_points_at_it(user: User, webhook: Webh
     assert Redelivery.objects.get().matched_count == 1
 
 
-def test_stopped_half_way_leaves_whole_deliveries_and_goes_on(user: User, webhook: Webhook) -> None:
+def test_interrupted_purge_leaves_whole_deliveries_and_continues(
+    user: User, webhook: Webhook
+) -> None:
     trigger(user, 10)
     finish()
     make_older(2 * DAY)
@@ -210,7 +212,7 @@ def test_stopped_half_way_leaves_whole_deliveries_and_goes_on(user: User, webhoo
         "SELECT FROM webhooks_event WHERE fanout_count = 1 ORDER BY id LIMIT 1 FOR SHARE",
     ],
 )
-def test_rows_that_somebody_locks_are_left_for_the_next_run(
+def test_locked_rows_are_left_for_the_next_run(
     user: User, webhook: Webhook, policy: Policy, lock: str
 ) -> None:
     trigger(user, 3)
@@ -264,7 +266,7 @@ def test_workers_purge_once_a_day_where_the_setting_says_so(
     }  # fmt: skip
 
 
-def test_daily_purge_goes_on_in_slices(
+def test_daily_purge_continues_in_slices(
     user: User, webhook: Webhook, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "SLICE_SECONDS", 0.0)

@@ -1,4 +1,4 @@
-"""What one transaction tells of an object, and in which order; in real transactions."""
+"""The events of one object in one transaction, and their order; in real transactions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +36,7 @@ def test_created_and_then_updated_is_one_created_with_the_final_values(user: Use
     assert started["title"] == "Fixed"
 
 
-def test_several_updates_are_one_updated_where_the_first_stood(project: Project) -> None:
+def test_several_updates_are_one_updated_in_the_place_of_the_first(project: Project) -> None:
     with captured_events() as captured, transaction.atomic():
         project.name = "Second"
         project.save()
@@ -71,7 +71,7 @@ def test_rewritten_event_keeps_its_id_and_its_deliveries(
     assert Delivery.objects.filter(event=event).count() == event.fanout_count == 1
 
 
-def test_values_that_end_as_they_began_tell_nothing(
+def test_unchanged_final_values_cause_no_event(
     project: Project, make_webhook: Callable[..., Webhook]
 ) -> None:
     make_webhook()
@@ -119,7 +119,7 @@ def test_changes_of_status_stay_separate_and_in_order(project: Project) -> None:
         session.end()
         session.delete()
 
-    # It was there before: that it ended is news even though it is gone.
+    # The session existed before the transaction, so its end is an event although it is deleted.
     assert captured.types == [
         "session.paused",
         "session.resumed",
@@ -128,7 +128,7 @@ def test_changes_of_status_stay_separate_and_in_order(project: Project) -> None:
     ]
 
 
-def test_deleted_and_created_again_are_two_stories(project: Project) -> None:
+def test_deleted_and_created_again_are_two_events(project: Project) -> None:
     user, key = project.owner, project.pk
     with captured_events() as captured, transaction.atomic():
         project.name = "Before"
@@ -166,7 +166,7 @@ def test_new_owner_of_a_new_object_gets_its_created(
     assert list(Delivery.objects.values_list("event_id", "webhook_id")) == [(event.pk, theirs.pk)]
 
 
-def test_savepoints_rollback_brings_back_what_was_told_before(project: Project) -> None:
+def test_savepoint_rollback_restores_the_earlier_events(project: Project) -> None:
     def rename(name: str) -> None:
         project.name = name
         project.save()
@@ -194,7 +194,7 @@ def test_savepoint_that_django_does_not_know_of_costs_no_event(project: Project)
         project.name = "Third"
         project.save()
 
-    # The journal points to an event that is gone; the row count says so.
+    # The journal refers to a deleted event; the row count of the UPDATE reveals it.
     assert captured.types == ["project.updated"]
     assert captured.data_of("project.updated")[0]["name"] == "Third"
 
@@ -223,7 +223,7 @@ def test_autocommitted_writes_do_not_merge(project: Project) -> None:
 
 
 @pytest.mark.django_db(transaction=False)
-def test_captured_events_are_apart_from_what_a_test_did_before(user: User) -> None:
+def test_captured_events_exclude_earlier_ones_of_the_test(user: User) -> None:
     project = Project.objects.create(owner=user, name="P")
 
     with captured_events() as first:

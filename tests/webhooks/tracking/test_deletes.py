@@ -1,4 +1,4 @@
-"""Deleting users and projects: what is told, to whom, what becomes of the webhooks, and at what cost."""
+"""Deleting users and projects: events, recipients, the owner's webhooks, and the cost."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def furnish(owner: User, name: str = "P") -> Project:
     return project
 
 
-def test_deleted_user_is_told_to_the_platform_only(
+def test_user_deleted_goes_to_platform_webhooks_only(
     user: User, make_webhook: Callable[..., Webhook]
 ) -> None:
     own = make_webhook()
@@ -58,7 +58,7 @@ def test_deleted_user_is_told_to_the_platform_only(
     assert all(own.deliveries.values_list("finished_at", flat=True))
 
 
-def test_what_a_worker_holds_is_left_to_it(
+def test_deliveries_in_flight_stay_with_their_worker(
     user: User, make_webhook: Callable[..., Webhook]
 ) -> None:
     webhook = make_webhook()
@@ -83,7 +83,7 @@ def test_others_webhooks_and_deliveries_are_untouched(
     assert theirs.deliveries.get().status == "PENDING"
 
 
-def test_delete_returns_what_django_returns(user: User) -> None:
+def test_delete_returns_the_same_counts_as_django(user: User) -> None:
     furnish(user)
 
     total, per_model = user.delete()
@@ -96,7 +96,7 @@ def test_delete_returns_what_django_returns(user: User) -> None:
     assert total == 7
 
 
-def test_deleted_project_takes_its_sessions_along_untold(
+def test_sessions_deleted_with_their_project_cause_no_events(
     user: User, make_webhook: Callable[..., Webhook]
 ) -> None:
     project = furnish(user)
@@ -110,7 +110,7 @@ def test_deleted_project_takes_its_sessions_along_untold(
     assert SessionMessage.objects.count() == Recording.objects.count() == 1
 
 
-def test_refused_delete_tells_nothing_and_deletes_nothing(
+def test_refused_delete_stores_and_deletes_nothing(
     user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     furnish(user)
@@ -124,7 +124,7 @@ def test_refused_delete_tells_nothing_and_deletes_nothing(
     assert SessionMessage.objects.count() == 1
 
 
-def test_signals_of_others_still_hear_of_every_row(user: User, other_user: User) -> None:
+def test_delete_signals_are_still_sent_for_every_row(user: User, other_user: User) -> None:
     project = furnish(user)
     Session.objects.update(owner=other_user)
     Session.objects.create(project=project, owner=user, title="S")
@@ -139,12 +139,12 @@ def test_signals_of_others_still_hear_of_every_row(user: User, other_user: User)
     finally:
         post_delete.disconnect(hear, sender=Session)
 
-    # One of them is only found through its project, which therefore has to stay till then.
+    # One of the rows is found through its project, which must therefore be deleted later.
     assert heard == ["S", "S"]
     assert not SessionMessage.objects.exists()
 
 
-def test_rows_that_untracked_ones_hang_on_are_left_to_django() -> None:
+def test_rows_with_untracked_dependents_are_left_to_django() -> None:
     assert not _needs_collector(Project)
     with isolate_apps("sessions_app"):
 
@@ -170,7 +170,7 @@ def test_rows_that_untracked_ones_hang_on_are_left_to_django() -> None:
 
 
 def in_own_process(program: str) -> str:
-    """Run a program on the test database and return what it prints: its memory is its own."""
+    """Run a program in its own process, for its own memory, and return its output."""
     settings = connection.settings_dict
     host = settings["HOST"] or settings["OPTIONS"]["host"]
     name = settings["USER"] or settings["OPTIONS"]["user"]
@@ -179,7 +179,7 @@ def in_own_process(program: str) -> str:
         "import django, re; django.setup()\n"
         "from projects.models import Project, User\n"
         "from sessions_app.models import Agent, Recording, Session, SessionMessage\n"
-        # Not ru_maxrss: that begins with the memory of the process that started this one.
+        # ru_maxrss would start with the memory of the parent process.
         "def peak():\n"
         "    status = open('/proc/self/status').read()\n"
         "    return int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) // 1024\n"
@@ -205,7 +205,7 @@ SELECT gen_random_uuid(), s.id, 'A', repeat('M', 100), now()
 """
 
 
-def test_deleting_a_user_does_not_load_what_hangs_on_it(user: User) -> None:
+def test_deleting_a_user_does_not_load_its_dependents(user: User) -> None:
     project = Project.objects.create(owner=user, name="P")
     with connection.cursor() as cursor:
         cursor.execute(FILL_SQL, {"project": project.pk, "owner": user.pk})

@@ -37,7 +37,7 @@ def _time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class World:
-    """What the rows of a case belong to."""
+    """The parents of a case's rows."""
 
     user: User
     project: Project
@@ -66,12 +66,12 @@ class World:
 def world(user: User, project: Project) -> World:
     session = Session.objects.create(project=project, owner=user, title="Session")
     service.create_webhook(user, name="All", url="http://127.0.0.1:9/", events=["*"])
-    # Quotas that no case but those of the quota comes near.
+    # Only the cases about the quota reach it.
     User.objects.update(storage_quota_bytes=10**6 * GIB)
     return World(user, project, session)
 
 
-# What each write is to tell.
+# The expected events of each write.
 
 
 def project_created(row: Project) -> Told:
@@ -175,7 +175,7 @@ class Cause:
     told: Callable[[Any], Told]
     changes: dict[str, Any] = field(default_factory=dict)
     extra_queries: int = 0
-    """Of each announcement beyond those of the plainest models: the storage review."""
+    """Additional statements per announcement, for the storage review."""
 
 
 CREATED = {
@@ -262,7 +262,7 @@ def awaited(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 CREATE_EACH: dict[str, tuple[Callable[[Any, list[Any]], None], int]] = {
-    # Queries of each row, BEGIN and COMMIT not counted: insert, store; some look first,
+    # Queries per row without BEGIN and COMMIT: insert, store; some select first,
     # in savepoints.
     "save": (each(lambda row: row.save()), 2),
     "create": (each(lambda row: type(row).objects.create(**values_of(row))), 2),
@@ -284,7 +284,7 @@ CREATE_BULK: dict[str, tuple[Callable[[Any, list[Any]], Any], int]] = {
         lambda model, rows: model.objects.bulk_create(rows, ignore_conflicts=True),
         2,
     ),
-    # The look for rows that conflict, in a savepoint.
+    # Selecting conflicting rows, in a savepoint.
     "update_conflicts": (lambda model, rows: upsert(model, rows, [names_of(model)]), 5),
 }
 
@@ -316,7 +316,7 @@ def chosen(model: Any, rows: list[Any]) -> Any:
 
 
 CHANGE_EACH: dict[str, tuple[Change, int]] = {
-    # Update, which returns the row as it was and is; store.
+    # The update, which returns old and new values; the store statement.
     "save": (saved(), 2),
     "update_fields": (saved(update_fields=True), 2),
     "update_or_create": (
@@ -444,7 +444,7 @@ def test_changed_in_bulk(world: World, what: str, way: str, count: int) -> None:
 
 
 DELETE_QUERIES = {"project": 11, "user": 30}
-"""However many rows go, and however many with them; a queryset reads its rows first."""
+"""The number is the same for any number of rows and dependents; a queryset reads its rows first."""
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -493,7 +493,7 @@ def test_deleted_by_cascade(world: World, other_user: User, count: int) -> None:
 
 
 STORAGE = {
-    # Bytes used after the write, of 10, and what it tells.
+    # The used bytes after the write, of 10, and the expected events.
     "warning": (8, ["storage.quota_warning"]),
     "exceeded": (12, ["storage.quota_warning", "storage.quota_exceeded"]),
 }
@@ -563,7 +563,7 @@ def test_the_table_covers_every_type(world: World) -> None:
     assert len(known) == 23
 
 
-def test_fixtures_tell_nothing(world: World) -> None:
+def test_fixtures_cause_no_events(world: World) -> None:
     rows = [world.new_project(1), world.new_recording(1, **READY)]
     text = serializers.serialize("json", [*rows, world.user])
 

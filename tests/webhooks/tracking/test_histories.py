@@ -1,4 +1,4 @@
-"""Random histories of writes, under savepoints and rollbacks, against a model of what they tell.
+"""Random histories of writes, under savepoints and rollbacks, against a model of the expected events.
 
 The model keeps whole copies of a small world, one for each open savepoint, and a plain list of
 what the transaction tells; the rule is written down once more in `Model.write` and `Model.delete`.
@@ -39,7 +39,7 @@ FIELD = {
     "user": "name", "project": "name", "session": "status", "message": "content",
     "recording": "status", "agent": "status",
 }  # fmt: skip
-"""The column that the history changes."""
+"""The column that the writes change."""
 VALUES = {
     "user": ["A", "B"], "project": ["A", "B"], "message": ["A", "B"],
     "session": ["ACTIVE", "PAUSED", "COMPLETED"],
@@ -56,7 +56,7 @@ def key_of(place: Place) -> UUID:
 
 
 def size_of(slot: int) -> int:
-    """Of the one recording of a user: over the warning, over the quota."""
+    """Sizes of a user's only recording: above the warning, above the quota."""
     return (9, 12)[slot]
 
 
@@ -72,7 +72,7 @@ class Told:
 
 @dataclass
 class Life:
-    """An object since the transaction began, or since it was last created in it."""
+    """An object's events since the start of the transaction or its latest creation in it."""
 
     start: Any
     """The value at the start; None where it was created here."""
@@ -166,7 +166,7 @@ class Model:
             yield Told("agent.status_changed", place, data)
 
     def delete(self, places: list[Place]) -> None:
-        """Delete objects of one kind, then what hangs on them."""
+        """Delete objects of one kind, then their dependents."""
         for place in places:
             value = self.rows.pop(place)
             life = self.lives.pop(place, None)
@@ -273,7 +273,7 @@ def delete_by(way: str, places: list[Place]) -> None:
 
 
 Apply = Callable[["Model"], None]
-"""One write, made on the database and on the model."""
+"""One write, applied to the database and to the model."""
 
 
 def created(place: Place, value: str, way: str) -> Apply:
@@ -317,7 +317,7 @@ CHANGE_WAYS = ["save", "update_fields", "update", "bulk_update", "upsert"]
 
 @dataclass(frozen=True)
 class Write:
-    """Something that is possible now: a choice among what exists and what does not."""
+    """A write that is possible now, by the objects that exist."""
 
     choice: int
     value: int
@@ -345,7 +345,7 @@ class Write:
 
 @dataclass(frozen=True)
 class Block:
-    """Writes in a transaction or, inside of one, in a savepoint."""
+    """Writes in a transaction or, inside a transaction, in a savepoint."""
 
     parts: tuple[Any, ...]
     is_undone: bool
@@ -402,9 +402,9 @@ def reference(place: Place, event_type: str) -> str:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("cases", [200, pytest.param(3000, marks=pytest.mark.full)])
-def test_histories_tell_what_the_model_says(cases: int) -> None:
+def test_random_histories_store_the_events_of_the_model(cases: int) -> None:
     with connection.cursor() as cursor:
-        # Nothing here has to outlive a crash.
+        # These rows need not survive a crash.
         cursor.execute("SET synchronous_commit = off")
         try:
             settings(max_examples=cases, deadline=None, database=None)(check_history)()

@@ -1,4 +1,4 @@
-"""What is announced, and to whom, is what the database holds: never what an instance remembers."""
+"""Events hold the database's values and go to the database's owner, never an instance's."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ def session(project: Project) -> Session:
 
 
 def rename(project: Project) -> None:
-    """Leave a name in memory that the database does not hold."""
+    """Set a name in memory that the database does not hold."""
     with pytest.raises(Undo), transaction.atomic():
         project.name = "Rolled back"
         project.save()
@@ -90,7 +90,7 @@ def test_project_that_was_renamed_by_another_process(project: Project, session: 
 
 
 def hand_over(session: Session, owner: User) -> None:
-    """Give the session away while `session` still says otherwise."""
+    """Change the owner in the database, but not in `session`."""
     Session.objects.filter(pk=session.pk).update(owner=owner)
 
 
@@ -172,7 +172,7 @@ WRITE_NAME: dict[str, Callable[[Project], Any]] = {
 
 
 @pytest.mark.parametrize("way", WRITE_NAME)
-def test_what_a_trigger_makes_of_a_value_is_told(project: Project, way: str) -> None:
+def test_events_hold_values_changed_by_a_database_trigger(project: Project, way: str) -> None:
     with (
         trigger("projects_project", "INSERT OR UPDATE", "NEW.name := trim(NEW.name)"),
         captured_events() as captured,
@@ -182,7 +182,7 @@ def test_what_a_trigger_makes_of_a_value_is_told(project: Project, way: str) -> 
     assert [data["name"] for _, data in captured.types_and_data] == ["Padded"]
 
 
-def test_row_that_a_conflict_finds_by_what_a_trigger_makes_of_a_value(user: User) -> None:
+def test_upsert_of_a_row_found_by_a_value_changed_by_a_trigger(user: User) -> None:
     again = User(username="again", email=user.email.upper(), name="New name")
     with (
         trigger("projects_user", "INSERT", "NEW.email := lower(NEW.email)"),
@@ -196,7 +196,7 @@ def test_row_that_a_conflict_finds_by_what_a_trigger_makes_of_a_value(user: User
     assert (kind, data["id"], data["name"]) == ("user.updated", str(user.pk), "New name")
 
 
-def test_write_that_a_trigger_refuses_tells_nothing(project: Project) -> None:
+def test_write_refused_by_a_trigger_causes_no_event(project: Project) -> None:
     body = "IF NEW.name = 'Refused' THEN RETURN NULL; END IF"
     with trigger("projects_project", "UPDATE", body), captured_events() as captured:
         assert Project.objects.update(name="Refused") == 0
@@ -204,7 +204,7 @@ def test_write_that_a_trigger_refuses_tells_nothing(project: Project) -> None:
     assert captured.types == []
 
 
-def test_value_that_a_receiver_of_pre_save_sets_is_told(project: Project) -> None:
+def test_events_hold_values_set_by_pre_save_receivers(project: Project) -> None:
     def shout(instance: Project, **_: Any) -> None:
         instance.name = instance.name.upper()
 
@@ -234,7 +234,7 @@ def test_status_that_is_not_saved_changes_nothing(session: Session, status: str)
     assert (now.status, now.ended_at) == (stored.status, stored.ended_at)
 
 
-def test_partial_instances_are_told_in_full(session: Session) -> None:
+def test_events_of_partial_instances_are_complete(session: Session) -> None:
     partial = Session.objects.only("status").get()
     Project.objects.update(name="Renamed")
     partial.status = Session.Status.PAUSED

@@ -27,10 +27,10 @@ def session(project: Project) -> Session:
     return Session.objects.create(project=project, owner=project.owner, title="S")
 
 
-# What the row was is read, not remembered.
+# Old values come from the database, not from an instance.
 
 
-def test_stale_instance_tells_what_the_row_becomes(project: Project) -> None:
+def test_event_of_a_stale_instance_holds_the_stored_row(project: Project) -> None:
     Project.objects.filter(pk=project.pk).update(name="Other")
 
     with captured_events() as captured:
@@ -39,7 +39,7 @@ def test_stale_instance_tells_what_the_row_becomes(project: Project) -> None:
     assert captured.data_of("project.updated")[0]["name"] == "Website"
 
 
-def test_save_of_some_fields_tells_the_others_as_they_are_stored(project: Project) -> None:
+def test_event_of_a_partial_save_holds_the_other_fields_as_stored(project: Project) -> None:
     project.name = "Not saved"
     project.description = "Saved"
 
@@ -50,7 +50,7 @@ def test_save_of_some_fields_tells_the_others_as_they_are_stored(project: Projec
     assert (data["name"], data["description"]) == ("Website", "Saved")
 
 
-def test_deferred_instance_tells_everything(project: Project) -> None:
+def test_event_of_a_deferred_instance_is_complete(project: Project) -> None:
     partial = Project.objects.only("name").get()
     partial.name = "Second"
 
@@ -61,10 +61,10 @@ def test_deferred_instance_tells_everything(project: Project) -> None:
     assert (data["name"], data["description"]) == ("Second", "The public site")
 
 
-def test_write_of_nothing_public_is_free(
+def test_write_of_untracked_columns_costs_nothing(
     user: User, project: Project, django_assert_num_queries: Any
 ) -> None:
-    # BEGIN, UPDATE, COMMIT: neither lock nor look-up.
+    # BEGIN, UPDATE, COMMIT, without a lock or a query.
     with captured_events() as captured, django_assert_num_queries(3):
         user.save(update_fields=["last_login"])
     with captured_events() as more, django_assert_num_queries(1):
@@ -73,7 +73,7 @@ def test_write_of_nothing_public_is_free(
     assert captured.types + more.types == []
 
 
-def test_save_without_a_change_tells_nothing(project: Project, session: Session) -> None:
+def test_save_without_a_change_causes_no_event(project: Project, session: Session) -> None:
     agent = Agent.objects.create(owner=project.owner, name="A", platform="x", version="1")
 
     with captured_events() as captured:
@@ -113,7 +113,7 @@ def test_second_of_two_racing_updates_sees_the_first(session: Session) -> None:
     assert captured.types == ["session.paused"]
 
 
-def test_second_of_two_racing_deletes_tells_nothing(project: Project) -> None:
+def test_second_of_two_racing_deletes_causes_no_event(project: Project) -> None:
     again = Project.objects.get()
 
     with captured_events() as captured:
@@ -146,10 +146,10 @@ def test_upsert_that_meets_a_row_it_could_not_see(user: User) -> None:
     assert captured.data_of("project.updated")[0]["name"] == "Mine"
 
 
-# Values that are not what the database holds.
+# Values that differ from those in the database.
 
 
-def test_expressions_are_told_as_their_values(project: Project) -> None:
+def test_events_hold_the_values_of_expressions(project: Project) -> None:
     with captured_events() as captured:
         project.name = Upper(Value("save"))
         project.save()
@@ -159,7 +159,7 @@ def test_expressions_are_told_as_their_values(project: Project) -> None:
     assert [data["name"] for _, data in captured.types_and_data] == ["SAVE", "SAVE!", "BULK"]
 
 
-def test_texts_of_keys_and_times_are_told_as_their_values(user: User) -> None:
+def test_events_hold_parsed_keys_and_times(user: User) -> None:
     with captured_events() as captured:
         Project.objects.create(
             id="01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
@@ -187,7 +187,7 @@ def test_long_text_is_cut_so_that_the_event_is_sent(project: Project) -> None:
 # Conflicts and querysets.
 
 
-def test_ignored_conflicts_tell_nothing(project: Project) -> None:
+def test_ignored_conflicts_cause_no_events(project: Project) -> None:
     rows = [
         Project(id=project.pk, owner=project.owner, name="Known"),
         Project(owner=project.owner, name="New"),
@@ -200,7 +200,7 @@ def test_ignored_conflicts_tell_nothing(project: Project) -> None:
     assert [data["name"] for _, data in captured.types_and_data] == ["New"]
 
 
-def test_upsert_tells_inserted_from_updated_by_another_key(user: User) -> None:
+def test_upsert_distinguishes_inserted_rows_from_rows_updated_by_another_key(user: User) -> None:
     rows = [
         User(username="ada", email="ada@example.com", name="Changed"),
         User(username="eve", email="eve@example.com", name="Eve"),
@@ -270,7 +270,7 @@ def test_event_comes_before_those_of_other_receivers(user: User) -> None:
 # Nothing leaks.
 
 
-def test_no_field_that_is_not_public_is_ever_told(user: User) -> None:
+def test_events_never_hold_private_fields(user: User) -> None:
     canary = "canary-do-not-send"
     hidden = {"password": canary, "username": canary, "first_name": canary, "last_name": canary}
     User.objects.filter(pk=user.pk).update(**hidden, name="Public")
@@ -315,7 +315,7 @@ def test_proxies_write_with_the_events_of_their_model(user: User) -> None:
 
 
 @pytest.mark.parametrize("refuse", ["slice", "values", "union"])
-def test_what_django_refuses_is_refused(project: Project, refuse: str) -> None:
+def test_calls_that_django_refuses_are_refused(project: Project, refuse: str) -> None:
     rows = Project.objects.all()
     refused = {"slice": rows[:1], "values": rows.values("name"), "union": rows.union(rows)}[refuse]
 

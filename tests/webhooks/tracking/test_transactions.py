@@ -28,7 +28,7 @@ class Veto(Exception):
 
 @contextmanager
 def manual_transactions() -> Iterator[None]:
-    """Switch autocommit off, as programs do that commit by themselves."""
+    """Switch autocommit off, like programs that commit manually."""
     transaction.set_autocommit(False)
     try:
         yield
@@ -47,10 +47,10 @@ def execute(sql: str) -> None:
         cursor.execute(sql)
 
 
-# Who ends a transaction.
+# Ways to end a transaction.
 
 
-def test_each_commit_by_hand_ends_a_story(user: User) -> None:
+def test_each_manual_commit_ends_coalescing(user: User) -> None:
     with captured_events() as captured, manual_transactions():
         project = Project.objects.create(owner=user, name="First")
         rename(project, "Draft")
@@ -68,7 +68,7 @@ def test_each_commit_by_hand_ends_a_story(user: User) -> None:
     ]
 
 
-def test_rollback_by_hand_forgets_the_story(project: Project) -> None:
+def test_manual_rollback_clears_the_journal(project: Project) -> None:
     with captured_events() as captured, manual_transactions():
         rename(project, "Second")
         transaction.rollback()
@@ -86,7 +86,7 @@ def test_rollback_by_hand_forgets_the_story(project: Project) -> None:
     ]
 
 
-def test_status_and_storage_between_commits_by_hand(project: Project) -> None:
+def test_status_and_storage_between_manual_commits(project: Project) -> None:
     User.objects.update(storage_quota_bytes=10)
 
     with captured_events() as captured, manual_transactions():
@@ -105,7 +105,7 @@ def test_status_and_storage_between_commits_by_hand(project: Project) -> None:
     ]  # fmt: skip
 
 
-def test_events_are_triggered_in_transactions_by_hand(
+def test_events_are_triggered_in_manual_transactions(
     user: User, make_webhook: Callable[..., Webhook]
 ) -> None:
     webhook = make_webhook()
@@ -134,7 +134,7 @@ def test_transaction_that_the_driver_ends(project: Project) -> None:
 
 
 @pytest.mark.parametrize("write", ["update", "delete", "create", "nothing"])
-def test_savepoint_by_hand_brings_the_story_back(project: Project, write: str) -> None:
+def test_manual_savepoint_restores_the_journal(project: Project, write: str) -> None:
     with captured_events() as captured, transaction.atomic():
         rename(project, "Second")
         execute("SAVEPOINT by_hand")
@@ -149,11 +149,11 @@ def test_savepoint_by_hand_brings_the_story_back(project: Project, write: str) -
         execute("RELEASE SAVEPOINT by_hand")
         rename(project, "Website")
 
-    # What the transaction did as a whole is nothing.
+    # The net effect of the transaction is nothing.
     assert captured.types == []
 
 
-def test_savepoints_in_savepoints_by_hand(user: User) -> None:
+def test_nested_manual_savepoints(user: User) -> None:
     with captured_events() as captured, transaction.atomic():
         project = Project.objects.create(owner=user, name="First")
         execute("SAVEPOINT around")
@@ -168,7 +168,7 @@ def test_savepoints_in_savepoints_by_hand(user: User) -> None:
     assert (kind, data["name"], data["description"]) == ("project.created", "First", "Kept")
 
 
-def test_receiver_that_hears_first_and_writes_itself(project: Project) -> None:
+def test_earlier_signal_receiver_that_writes_itself(project: Project) -> None:
     other = Project.objects.create(owner=project.owner, name="Other")
 
     def follow(writes: Any, **_: Any) -> None:
@@ -190,11 +190,11 @@ def test_receiver_that_hears_first_and_writes_itself(project: Project) -> None:
     assert told == {"Fourth": project.description, "Other": "Fourth"}
 
 
-def test_write_outside_a_transaction_knows_nothing_of_the_last_one(
+def test_write_outside_a_transaction_ignores_the_last_one(
     project: Project, django_assert_num_queries: Any
 ) -> None:
     for name in ("Second", "Third"):
-        # BEGIN, update, store, COMMIT: the journal need not be asked for.
+        # BEGIN, update, store, COMMIT, without a query for the journal.
         with django_assert_num_queries(4):
             rename(project, name)
 
@@ -224,7 +224,7 @@ def save_refused_afterwards(project: Project) -> None:
         project.save()
 
 
-# Where Django refuses a plain model's write before any statement, or after all of them.
+# Writes of a plain model that Django refuses before any statement, or after all of them.
 HARMLESS: dict[str, tuple[type[Exception], Callable[[Project], Any]]] = {
     "pre_save": (Veto, save_refused),
     "post_save": (Veto, save_refused_afterwards),

@@ -1,4 +1,4 @@
-"""An update of a tracked model changes what Django's own would change, and tells exactly that.
+"""An update of a tracked model changes the same rows as Django's own, and stores their events.
 
 The twin is a model of the same table without tracking: both update the same rows under a
 savepoint, and the tables are compared.
@@ -43,7 +43,7 @@ TEXT = CharField()
 
 
 class Twin(models.Model):  # noqa: DJ008 (never shown)
-    """The table of Project, without tracking."""
+    """The table of Project as an untracked model."""
 
     id = models.UUIDField(primary_key=True)
     owner = models.ForeignKey(User, on_delete=models.DO_NOTHING, related_name="twins")
@@ -82,7 +82,7 @@ def count_of(rows: Any) -> Any:
 
 
 Choose = Callable[[Any, str], Any]
-"""Model and a name to a condition or to a value."""
+"""Functions from a model and a name to a condition or a value."""
 
 CONDITIONS: list[Choose] = [
     lambda model, name: Q(name=name),
@@ -164,7 +164,7 @@ class Undo(Exception):
 def outcome_of(
     model: Any, update: Callable[[Any], int], told: list[dict[str, Any]] | None = None
 ) -> tuple[int, dict[Any, dict[str, Any]]]:
-    """Update, look and undo: how many rows were counted, and what the table holds then."""
+    """Update and roll back; return the count, and the rows before the rollback."""
     last = Event.objects.aggregate(last=Max("sequence"))["last"] or 0
     with contextlib.suppress(Undo), transaction.atomic():
         count = update(model)
@@ -207,7 +207,9 @@ def fill(owners: list[User], rows: list[tuple[int, str, str, bool]]) -> list[Pro
 
 
 @pytest.mark.parametrize("cases", [150, MANY])
-def test_update_does_what_the_twin_does(user: User, other_user: User, cases: int) -> None:
+def test_update_has_the_same_effect_as_on_the_untracked_twin(
+    user: User, other_user: User, cases: int
+) -> None:
     @settings(max_examples=cases, deadline=None, database=None)
     @given(tables, conditions, st.sampled_from(SHAPES), values)
     def check(table: Any, condition: Any, shape: Any, changes: Any) -> None:
@@ -222,7 +224,9 @@ def test_update_does_what_the_twin_does(user: User, other_user: User, cases: int
 
 
 @pytest.mark.parametrize("cases", [50, MANY])
-def test_bulk_update_does_what_the_twin_does(user: User, other_user: User, cases: int) -> None:
+def test_bulk_update_has_the_same_effect_as_on_the_untracked_twin(
+    user: User, other_user: User, cases: int
+) -> None:
     @settings(max_examples=cases, deadline=None, database=None)
     @given(tables, conditions, st.lists(one_of(TEXTS), min_size=8, max_size=8))
     def check(table: Any, condition: Any, texts: Any) -> None:
@@ -296,7 +300,7 @@ def test_row_that_another_transaction_changes_meanwhile_is_judged_as_it_is_then(
     assert not Project.objects.get().archived
 
 
-def test_large_update_is_told_in_batches_and_in_order(user: User) -> None:
+def test_large_update_stores_events_in_batches_and_in_order(user: User) -> None:
     fill([user], [(0, "A", "", False)] * 10)
 
     with captured_events() as captured:

@@ -1,4 +1,4 @@
-"""A worker as the operating system meets it: signals, a pool's end, orphans, a stop without servers."""
+"""A worker as a process: signals, the end of a pool, orphans, a stop without servers."""
 
 import ctypes
 import os
@@ -55,7 +55,7 @@ def running_pool(workers: int = 2) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
-def test_hangup_and_quit_finish_what_is_in_flight(
+def test_hangup_and_quit_finish_requests_in_flight(
     user: User, webhook: Webhook, receiver: HttpReceiver, number: signal.Signals
 ) -> None:
     receiver.behaviour = Behaviour(delay_seconds=1)
@@ -139,7 +139,7 @@ def be_subreaper() -> None:
 
 @contextmanager
 def given_orphans(*command: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Run a command of manage.py as who adopts orphans; yields the process to wait for, and its id."""
+    """Run a manage.py command that adopts orphans; yield the process to wait for, and its id."""
     with searched_log() as log:
         process = subprocess.Popen(
             [sys.executable, "manage.py", *command],
@@ -158,7 +158,7 @@ def given_orphans(*command: str) -> Iterator[tuple[subprocess.Popen[bytes], int]
 
 @contextmanager
 def process_one(*command: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """The same as process 1 of a namespace, as in a container."""
+    """Run the command as process 1 of a namespace, as in a container."""
     unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     is_allowed = (
         shutil.which("unshare")

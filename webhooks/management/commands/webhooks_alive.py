@@ -12,8 +12,9 @@ from webhooks.management import terminal
 
 class Command(terminal.Command):
     help = (
-        "Say whether a worker on this host is alive: exit status 0 if one has sent a heartbeat "
-        "within ten seconds, 1 if none has. Without Postgres it is 0, since a restart would not help."
+        "Check that a worker on this host is alive: exit code 0 if one has sent a heartbeat within "
+        "ten seconds, 1 if none has. If Postgres is unavailable, the exit code is 0, because a "
+        "restart would not help."
     )
     epilog = """examples:
   manage.py webhooks_alive
@@ -27,9 +28,9 @@ class Command(terminal.Command):
     def run(self, **options: Any) -> None:
         host = options["host"]
         try:
-            alive = [one for one in present.workers() if one.host == host and one.is_alive]
+            alive = [w for w in present.workers() if w.host == host and w.is_alive]
         except (DatabaseError, InterfaceError):
-            self.say("Postgres does not answer; a worker waits for it and need not be restarted.")
+            self.say("Postgres is unavailable; workers wait for it and need no restart.")
             return
         if not alive:
             raise CommandError(f"No worker on {host} has sent a heartbeat within ten seconds.")
