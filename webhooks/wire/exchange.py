@@ -35,7 +35,7 @@ MAX_HEADER_LINES = 102
 MAX_LINES_READ = 128
 """Of headers, interim answers and trailers together; trailers are thrown away."""
 MAX_INTERIM_ANSWERS = 8
-RECEIVE_BUFFER_BYTES = 64 * 1024
+RECEIVE_BUFFER_BYTES = 32 * 1024
 """Of a connection, in the kernel, which doubles it. By itself it would become six megabytes for who
 sends fast enough, and libcurl reads all that is there at once."""
 MAX_KEPT_HEADER_BYTES = 8 * 1024
