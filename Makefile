@@ -12,11 +12,11 @@ help:  ## this list
 
 setup: $(STAMP)  ## a virtual environment in .venv
 
-$(STAMP): requirements.txt requirements-dev.txt
+$(STAMP): requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed.")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv (a minute or two the first time) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $(STAMP)
 
 demo: setup  ## the main job, working; then the admin on port 8000
@@ -39,10 +39,31 @@ check: setup  ## format, lint, types, imports, Django's checks
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/deptry .
 	$(BIN)/python manage.py makemigrations --check --dry-run
+	@$(BIN)/python -m config.supply audit
 	@DEBUG=0 SECRET_KEY=$$($(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(50))') \
 	 WEBHOOKS_ENCRYPTION_KEYS=$$($(BIN)/python -c 'import base64, os; print(base64.b64encode(os.urandom(32)).decode())') \
 	 ALLOWED_HOSTS=example.com DATABASE_URL=postgres://nobody@127.0.0.1:1/none REDIS_URL=redis://127.0.0.1:1/0 \
 	 $(BIN)/python manage.py check --deploy --fail-level WARNING
+
+# The lock files, from the requirements files beside them: every package with the hashes of its files.
+# uv is installed apart; it is in no environment of ours.
+LOCKS := requirements.lock requirements-dev.lock requirements-e2e.lock requirements-bench.lock
+
+.PHONY: lock audit sbom
+lock: setup
+	@test -x var/uv/bin/uv || { $(PYTHON) -m venv var/uv && var/uv/bin/pip install --quiet --disable-pip-version-check uv==0.13.9; }
+	@for lock in $(LOCKS); do \
+	 var/uv/bin/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header \
+	 --no-annotate $${lock%.lock}.txt -o $$lock || exit 1; done
+
+# Known advisories against the locked versions; without a database of them it says so.
+audit: setup
+	@$(BIN)/python -m config.supply audit
+
+sbom: setup
+	@mkdir -p var
+	@$(BIN)/python -m config.supply sbom > var/sbom.json
+	@echo "var/sbom.json"
 
 # A real browser: Debian's Chromium, or the one that CHROMIUM names.
 e2e: .venv/.e2e browser  ## the admin in a real browser
@@ -65,8 +86,8 @@ browser:
 	 || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get install -y --no-install-recommends chromium >/dev/null; } \
 	 || { echo "Chromium is missing: install it (Debian: apt-get install chromium) or set CHROMIUM to its path."; exit 1; }
 
-.venv/.e2e: $(STAMP) requirements-e2e.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-e2e.txt
+.venv/.e2e: $(STAMP) requirements-e2e.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-e2e.lock
 	@touch $@
 
 bench: .venv/.bench  ## figures beside yardsticks; ARGS=SCENARIO
@@ -77,8 +98,8 @@ bench-report: .venv/.bench  ## all figures, then docs/performance.md
 	$(BIN)/python -m benchmarks $(or $(ARGS),all)
 	$(BIN)/python -m benchmarks.report
 
-.venv/.bench: $(STAMP) requirements-bench.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+.venv/.bench: $(STAMP) requirements-bench.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
 	@touch $@
 
 chaos: setup  ## break things and count; SEED=1 MINUTES=10

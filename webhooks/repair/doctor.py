@@ -29,6 +29,7 @@ from webhooks.repair.doctor_work import (
 )
 from webhooks.repair.findings import Check, Finding, Level, failure, ok, warning
 from webhooks.repair.integrity import Rule
+from webhooks.wire.versions import bundled
 
 
 def examine(checks: Sequence[Check] | None = None) -> Iterator[Finding]:
@@ -81,6 +82,12 @@ def check_encryption() -> Iterator[Finding]:
             )
     if is_good:
         yield ok("encryption", "All stored values can be decrypted with the first key.")
+
+
+def check_libraries() -> Iterator[Finding]:
+    """Name the C libraries inside the installed wheels, to compare with security advisories."""
+    shown = "; ".join(f"{name} {version}" for name, version in bundled().items())
+    yield ok("libraries", f"{shown}.")
 
 
 def check_settings() -> Iterator[Finding]:
@@ -179,8 +186,9 @@ CHECKS: tuple[Check, ...] = (
     check_chores,
     check_order,
     check_encryption,
+    check_libraries,
     check_settings,
     check_audit,
 )
-WITHOUT_DATABASE = (check_database, check_valkey, check_settings)
+WITHOUT_DATABASE = (check_database, check_valkey, check_libraries, check_settings)
 QUICK_CHECKS = tuple(check for check in CHECKS if check is not check_audit)
