@@ -25,18 +25,47 @@ def die(*_: Any, **__: Any) -> NoReturn:
 
 
 def after_claim() -> None:
-    from webhooks.dispatch import engine
     from webhooks.dispatch.claim import Claim
+    from webhooks.dispatch.engine import Engine
 
-    real = engine.claim_due  # type: ignore[attr-defined]
+    real = Engine._take_claim
 
-    def claim_due(*args: Any) -> Claim:
-        claimed = real(*args)
-        if claimed.taken.count:
+    def take_claim(engine: Engine, claim: Claim) -> None:
+        if claim.taken.count:
             die()
-        return claimed
+        real(engine, claim)
 
-    engine.claim_due = claim_due  # type: ignore[assignment, attr-defined]
+    Engine._take_claim = take_claim  # type: ignore[assignment, method-assign]
+
+
+def _without_line() -> None:
+    """Have all of it done on the threads, where this process looks on."""
+    from webhooks.dispatch.line import Line
+
+    Line.is_free = property(lambda _: False)  # type: ignore[assignment, method-assign]
+
+
+def _die_after_asking(name: str) -> None:
+    """Die while Postgres carries out what the loop has asked for."""
+    from webhooks.dispatch.line import Line
+
+    real = Line.ask
+
+    def ask(line: Line, statement: Any, *args: Any) -> Any:
+        asked = real(line, statement, *args)
+        if statement.name == name.encode() and statement.name in line._prepared:
+            die()
+        return asked
+
+    Line.ask = ask  # type: ignore[assignment, method-assign]
+
+
+def in_claim_by_line() -> None:
+    _die_after_asking("quick_claim")
+
+
+def in_settle_by_line() -> None:
+    _die_after_asking("settle")
 
 
 def before_send() -> None:
@@ -57,6 +86,7 @@ def in_settle() -> None:
 
     from webhooks.dispatch import records
 
+    _without_line()
     real = records.settle  # type: ignore[attr-defined]
 
     def settle(*args: Any) -> NoReturn:
@@ -68,9 +98,9 @@ def in_settle() -> None:
 
 
 def after_settle() -> None:
-    from webhooks.dispatch import health
+    from webhooks.dispatch import health, shortcut
 
-    health.record = die
+    health.record = shortcut.judge = die  # type: ignore[attr-defined]
 
 
 def before_wakeup() -> None:
@@ -115,6 +145,7 @@ def frozen_in_claim() -> None:
 
     from webhooks.dispatch import take
 
+    _without_line()
     real = take.run  # type: ignore[attr-defined]
 
     def wait(exchange: Generator[int, int, Any], **_: Any) -> None:
@@ -169,6 +200,7 @@ POINTS: dict[str, Callable[[], None]] = {
     point.__name__: point
     for point in (
         after_claim, before_send, after_answer, in_settle, after_settle, before_wakeup,
+        in_claim_by_line, in_settle_by_line,
         frozen_in_burial, frozen_in_health, frozen_in_claim, frozen_after_start,
         frozen_before_request, nowhere,
     )

@@ -60,6 +60,28 @@ def test_killed_worker_sends_as_often_as_predicted(
     assert Attempt.objects.count() == times
 
 
+@pytest.mark.parametrize("point", ["in_claim_by_line", "in_settle_by_line"])
+def test_worker_killed_while_postgres_carries_out_what_its_loop_asked_for_loses_nothing(
+    user: User, webhook: Webhook, receiver: HttpReceiver, point: str
+) -> None:
+    with process(point, "rqworker") as doomed:
+        wait_for_heartbeats(1)
+
+        def is_dead() -> bool:
+            Project.objects.create(owner=user, name="P")
+            return doomed.poll() is not None
+
+        wait_until(is_dead, 30)
+    assert doomed.returncode == -signal.SIGKILL
+    with process("nowhere", "rqworker"):
+        wait_until(is_all_delivered, 30)
+
+    counts = Counter(received.event_id for received in receiver.requests)
+    assert len(counts) == Delivery.objects.count() == Attempt.objects.count()
+    # Twice what was in flight or not settled yet.
+    assert max(counts.values()) <= 2
+
+
 @pytest.mark.parametrize(
     "times",
     [

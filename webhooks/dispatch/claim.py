@@ -15,7 +15,7 @@ from uuid import UUID
 
 from webhooks.choices import BreakerState
 from webhooks.dispatch import discovery, guard, quick, take
-from webhooks.dispatch.discovery import News, Position
+from webhooks.dispatch.discovery import Look, News, Position
 from webhooks.dispatch.endpoints import Endpoints, Standing
 from webhooks.dispatch.lanes import Key, Lane
 from webhooks.dispatch.release import cancel_deleted, release_from_order
@@ -128,8 +128,13 @@ def claim_due(order: Order, endpoints: Endpoints) -> Claim:
             rooms=order.rooms,
             back_seconds=order.back_seconds,
         )
-        if looked.is_cut:
-            looked = discovery.look(order.back_seconds)
+    return go_on(order, endpoints, taken, looked, began_at)
+
+
+def go_on(order: Order, endpoints: Endpoints, taken: Taken, looked: Look, began_at: float) -> Claim:
+    """Take what a look, or a quick claim that took something, has found beside that."""
+    if looked.is_cut and order.rooms is not None:
+        looked = discovery.look(order.back_seconds)
     looked_at = time.monotonic()
     claim = Claim(looked.database_time, looked.clock_offset, looked.is_paused, taken)
     claim.is_look_cut, claim.look_seconds = looked.is_cut, looked_at - began_at

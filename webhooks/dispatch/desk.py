@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from django.db import DatabaseError, InterfaceError, connection
@@ -47,6 +48,35 @@ class DatabaseThread:
         self._executor.shutdown(wait=wait)
 
 
+class DatabaseThreads:
+    """The claimer, which also gives back so that it never claims meanwhile, and the recorder, which
+    also beats; with `is_one` a single thread is both."""
+
+    def __init__(self, on_done: Callable[[], None], *, is_one: bool) -> None:
+        self._claimer = DatabaseThread("webhooks-claimer", on_done)
+        self._recorder = self._claimer
+        if not is_one:
+            self._recorder = DatabaseThread("webhooks-recorder", on_done)
+        self.connection_name = ""
+        """Of connections for what is submitted from now on."""
+
+    def on_claimer(self, work: Callable[..., Value]) -> Callable[..., Future[Value]]:
+        """Return a function that has `work` done by the claimer, in the name of today."""
+        return partial(self._claimer.submit, self.connection_name, work)
+
+    def on_recorder(self, work: Callable[..., Value]) -> Callable[..., Future[Value]]:
+        """Return a function that has `work` done by the recorder, in the name of today."""
+        return partial(self._recorder.submit, self.connection_name, work)
+
+    def disconnect(self) -> None:
+        for thread in {self._claimer, self._recorder}:
+            thread.disconnect()
+
+    def shut_down(self, *, wait: bool) -> None:
+        for thread in (self._claimer, self._recorder):
+            thread.shut_down(wait=wait)
+
+
 class Ended(NamedTuple, Generic[Value]):
     """How an errand ended: with a value, or with a problem."""
 
@@ -72,14 +102,21 @@ class Errand(Generic[Value]):
         self._future = future
 
     def collect(self) -> Ended[Value] | None:
-        """Return how it ended, once; None while it is under way or was not begun."""
+        """Return how it ended, once; None while it is under way or was not begun.
+
+        What ends with another future goes on with that.
+        """
         if self._future is None or not self._future.done():
             return None
         future, self._future = self._future, None
         problem = future.exception()
         if problem is None:
+            value = future.result()
+            if isinstance(value, Future):
+                self._future = value
+                return None
             self._backoff_seconds = 0.0
-            return Ended(future.result(), None)
+            return Ended(value, None)
         self._backoff_seconds = min(
             max(self._backoff_seconds * 2, FIRST_BACKOFF_SECONDS), LONGEST_BACKOFF_SECONDS
         )

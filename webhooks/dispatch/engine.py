@@ -11,9 +11,6 @@ back (invariants 5 to 7).
 
 import logging
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -21,13 +18,15 @@ from django.conf import settings
 from webhooks.dispatch import life
 from webhooks.dispatch.claim import Claim, Order, claim_due
 from webhooks.dispatch.claims import POLL_SECONDS, Claims
-from webhooks.dispatch.desk import DatabaseThread
+from webhooks.dispatch.desk import DatabaseThreads
 from webhooks.dispatch.endpoints import Endpoints
 from webhooks.dispatch.flight import MAX_IN_FLIGHT, READY_AT_CLAIM, Flight, Sent
+from webhooks.dispatch.guests import Guests
 from webhooks.dispatch.lease import BEAT_SECONDS, Lease
 from webhooks.dispatch.outcome import read_outcome
 from webhooks.dispatch.records import Record, Records, Written, write
 from webhooks.dispatch.returns import Returns, give_back
+from webhooks.dispatch.shortcut import Shortcut
 from webhooks.dispatch.starts import Starts
 from webhooks.dispatch.suspects import (
     GROUP_SIZES,
@@ -36,6 +35,7 @@ from webhooks.dispatch.suspects import (
     claim_suspects,
     count_by_level,
 )
+from webhooks.ids import new_id
 from webhooks.outbox import wakeup
 from webhooks.pace.outage import NETWORK_FAILURES, PROBE_SECONDS, OutageGuard
 from webhooks.wire.addresses import AddressPolicy
@@ -60,38 +60,44 @@ class Engine:
     def __init__(self, *, suspects: int | None = None, worker_id: UUID | None = None) -> None:
         self._level = suspects
         self._sender = _new_sender()
-        # The claimer also gives back, so that it never claims meanwhile; the recorder also beats.
-        self._claimer = DatabaseThread("webhooks-claimer", self._wake)
-        self._recorder = self._claimer
-        if suspects is None:
-            self._recorder = DatabaseThread("webhooks-recorder", self._wake)
+        self._threads = DatabaseThreads(self._wake, is_one=suspects is not None)
         self._endpoints = Endpoints()
         self._outage = OutageGuard()
-        # Whether a job arrived whose token is still to be deleted.
-        self._owes_token = False
+        self.guests = Guests(self._sender)
         self._next_call_at = 0.0
         self._polled_at = 0.0
         self._is_stopping = False
         self._is_abandoned = False
         self._has_crashed = False
+        self._has_line = False
         self._begin_life(worker_id)
 
     def _begin_life(self, worker_id: UUID | None = None) -> None:
         """Start with empty hands, under a new id."""
         self._flight = Flight()
-        self._lease = Lease(self._on(self._recorder, life.beat), worker_id)
-        worker_id = self.worker_id
-        self._records = Records(self._on(self._recorder, write), worker_id)
-        self._returns = Returns(self._on(self._claimer, give_back), worker_id)
+        worker_id = worker_id or new_id()
+        threads = self._threads
+        threads.connection_name = life.connection_name(worker_id)
+        self._lease = Lease(threads.on_recorder(life.beat), worker_id)
+        self._returns = Returns(threads.on_claimer(give_back), worker_id)
+        shortcut = Shortcut(
+            threads,
+            self._endpoints,
+            self._sender,
+            claim=self._claim,
+            write=write,
+            may_claim=lambda: not self._returns,
+        )
+        self._line = shortcut.line
+        self._records = Records(shortcut.settle, worker_id)
         self._claims: Claims | SuspectClaims
         if self._level is None:
-            self._claims = Claims(self._on(self._claimer, self._claim), worker_id, self._flight)
+            self._claims = Claims(shortcut.claim, worker_id, self._flight)
         else:
-            self._claims = SuspectClaims(
-                self._on(self._claimer, claim_suspects), worker_id, self._flight, self._level
-            )
+            claim = threads.on_claimer(claim_suspects)
+            self._claims = SuspectClaims(claim, worker_id, self._flight, self._level)
         self._starts = Starts(
-            self._on(self._claimer, self._endpoints.load),
+            threads.on_claimer(self._endpoints.load),
             flight=self._flight,
             endpoints=self._endpoints,
             sender=self._sender,
@@ -106,12 +112,14 @@ class Engine:
 
     # Inputs: safe from any thread and from signal handlers.
 
-    def hint(self, *, owes_token: bool = True) -> None:
-        """A wake-up job arrived. Unless its token is gone, this worker must delete it: until then
-        commits stay silent, so nobody else tells us of them."""
-        if owes_token:
-            self._owes_token = True
-        self._look_again()
+    def hint(self) -> None:
+        """Something may be due."""
+        self.notice()
+        self._wake()
+
+    def notice(self) -> None:
+        """Something may be due: for guests, on the loop's own thread."""
+        self._claims.hint()
 
     @property
     def is_waiting(self) -> bool:
@@ -133,10 +141,6 @@ class Engine:
         """False once two beats in a row, or the last results, could not be written to Postgres."""
         return not self._records.is_failing and self._lease.age_seconds < 2 * BEAT_SECONDS
 
-    def _look_again(self) -> None:
-        self._claims.hint()
-        self._wake()
-
     def _wake(self) -> None:
         self._sender.wake()
 
@@ -147,8 +151,10 @@ class Engine:
 
         Raises Django's database errors where Postgres does not answer at the start.
         """
-        self._submit(self._recorder, life.register_worker, self.worker_id).result()
+        self._threads.on_recorder(life.register_worker)(self.worker_id).result()
         self._polled_at = boottime()
+        # What is over in a moment is not worth one more connection.
+        self._has_line = self._level is None and not until_idle
         try:
             while not self._is_finished(until_idle):
                 self._flight.find_slow()
@@ -182,6 +188,8 @@ class Engine:
     def _order(self) -> None:
         """Give the database threads what is due to be done."""
         now = time.monotonic()
+        if self._has_line:
+            self._line.order(now)
         self._lease.order(now, self._flight)
         self._records.order(now, at_once=not self._flight.ids)
         self._returns.order(now, self._held, may_look=not self._claims.is_under_way)
@@ -189,6 +197,7 @@ class Engine:
         if now >= self._claim_due_at(now):
             limit = 1 if self._outage.is_out else self._room()
             self._claims.order(now, limit=limit)
+        self.guests.order(now)
 
     def _claim_due_at(self, now: float) -> float:
         """When to claim next, by the monotonic clock; infinity while nothing more may be held."""
@@ -245,6 +254,7 @@ class Engine:
             self._returns.due_at(may_look=not self._claims.is_under_way),
             self._starts.due_at(now),
             self._claim_due_at(now),
+            self.guests.due_at(),
         )
         return max(0.0, next_at - now)
 
@@ -261,6 +271,7 @@ class Engine:
             self._endpoints.forget_old()
             self._flight.windows.forget_idle()
             self._outage.forget_old(now)
+        self._line.collect()
         written = self._records.collect(now)
         if written is not None:
             self._take_written(written)
@@ -296,10 +307,6 @@ class Engine:
             # More than this worker can take at once: wake another one. All poll as often as that.
             self._next_call_at = now + POLL_SECONDS
             wakeup.nudge(force=True)
-        if self._owes_token and not self._claims.has_backlog:
-            # The claim after this one sees whatever was committed while the token stood.
-            self._owes_token = False
-            wakeup.clear_token(then=self._look_again)
 
     def _take_outcome(self, outcome: Outcome) -> None:
         sent: Sent = outcome.context
@@ -341,13 +348,6 @@ class Engine:
 
     # On the database threads.
 
-    def _on(self, thread: DatabaseThread, work: Callable[..., Any]) -> Callable[..., Future[Any]]:
-        """Return a function that has `work` done on a thread, in the name of this life."""
-        return lambda *args: self._submit(thread, work, *args)
-
-    def _submit(self, thread: DatabaseThread, work: Callable[..., Any], *args: Any) -> Future[Any]:
-        return thread.submit(life.connection_name(self.worker_id), work, *args)
-
     def _claim(self, order: Order) -> Claim:
         return claim_due(order, self._endpoints)
 
@@ -356,28 +356,29 @@ class Engine:
     def _start_anew(self) -> None:
         """Drop everything: this worker counts as dead, and its rows belong to others now."""
         logger.warning("This worker was silent for too long to go on; starting anew.")
+        self.guests.leave()
+        self._line.close()
         self._sender.close()
-        self._sender = _new_sender()
+        self._sender = self.guests.sender = _new_sender()
         self._polled_at = boottime()
-        self._disconnect()
+        self._threads.disconnect()
         self._begin_life()
-        self._submit(self._recorder, life.register_worker, self.worker_id)
+        self._threads.on_recorder(life.register_worker)(self.worker_id)
 
     def _end(self) -> None:
+        self.guests.leave(is_over=True)
+        self._line.close()
         self._sender.close()
+        # With a new connection: that the recorder's was cut may not have been noticed yet.
+        self._threads.disconnect()
         if self._has_crashed:
             # What it holds may be why; nobody need wait for the silence.
-            self._submit(self._recorder, life.declare_dead, [self.worker_id])
+            self._threads.on_recorder(life.declare_dead)([self.worker_id])
         elif not self._is_abandoned:
             # Otherwise it is left to be found dead, with what it holds.
-            self._submit(self._recorder, life.unregister_worker, self.worker_id)
-        self._disconnect()
-        for thread in (self._claimer, self._recorder):
-            thread.shut_down(wait=not self._is_abandoned)
-
-    def _disconnect(self) -> None:
-        for thread in {self._claimer, self._recorder}:
-            thread.disconnect()
+            self._threads.on_recorder(life.unregister_worker)(self.worker_id)
+        self._threads.disconnect()
+        self._threads.shut_down(wait=not self._is_abandoned)
 
 
 def _new_sender() -> MultiSender:

@@ -6,6 +6,9 @@ recovery. All else that it sees is returned as lanes, for a usual claim.
 """
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from webhooks.dispatch import take
@@ -87,21 +90,31 @@ SELECT extract(epoch FROM clock_timestamp())::float8, EXISTS (SELECT FROM webhoo
 """  # noqa: S608 (constants only)
 
 
-def take_recent(
+@dataclass(slots=True)
+class QuickClaim:
+    """One run of QUICK_SQL: what it is asked, and when."""
+
+    parameters: dict[str, Any]
+    asked_at: float
+    """By the monotonic clock."""
+    read_at: float
+    """By the clock that goes on in sleep."""
+
+
+def ask(
     worker_id: UUID,
     limit: int,
     endpoints: Endpoints,
     *,
     rooms: dict[UUID, int],
     back_seconds: float,
-) -> tuple[Taken, Look]:
-    """Mark up to `limit` of the latest due rows as this worker's, and return them and what is left.
+) -> QuickClaim:
+    """Begin a claim of up to `limit` of the latest due rows.
 
     `rooms` says how many more rows the worker may hold of webhooks; START of all others.
     """
-    rooms = rooms | dict.fromkeys(endpoints.unreadable, 0)
-    asked_at = time.monotonic()
-    read_at = boottime()
+    # A copy: the claimer may be loading others meanwhile.
+    rooms = rooms | dict.fromkeys(tuple(endpoints.unreadable), 0)
     parameters = {
         "worker": worker_id,
         "limit": limit,
@@ -111,22 +124,47 @@ def take_recent(
         "rooms": list(rooms.values()),
         "bytes": take.MAX_CLAIM_BYTES,
     }
-    rows = run(with_users(QUICK_SQL), parameters).fetchall()
+    return QuickClaim(parameters, time.monotonic(), boottime())
+
+
+def sql() -> str:
+    """Return the statement, whose parameters ask() gives and whose rows read() takes."""
+    return with_users(QUICK_SQL)
+
+
+def read(
+    claim: QuickClaim, rows: Sequence[tuple[Any, ...]], endpoints: Endpoints
+) -> tuple[list[ClaimedDelivery], Look]:
+    """Return the rows that were marked as this worker's, and what is left."""
     now, is_paused = rows[0][:2]
-    taken = Taken()
-    left = Look(now, clock_offset(now, asked_at), is_paused)
+    left = Look(now, clock_offset(now, claim.asked_at), is_paused)
     if rows[0][3] is None:
-        return taken, left
+        return [], left
     left.is_cut = len(rows) >= QUICK_ROWS
     lanes: dict[tuple[UUID, bool], Lane] = {}
     marked = []
     for row in rows:
         if row[6] is not None:
             marked.append(ClaimedDelivery._make(row[6:14]))
-            endpoints.take_in(row[7], row[14:-1], read_at)
+            endpoints.take_in(row[7], row[14:-1], claim.read_at)
             continue
         lane = lanes.setdefault((row[3], row[4]), Lane(*row[2:6]))
         lane.low = min(lane.low, row[5])
     left.lanes = list(lanes.values())
+    return marked, left
+
+
+def take_recent(
+    worker_id: UUID,
+    limit: int,
+    endpoints: Endpoints,
+    *,
+    rooms: dict[UUID, int],
+    back_seconds: float,
+) -> tuple[Taken, Look]:
+    """Make the whole of a quick claim on this thread's connection."""
+    claim = ask(worker_id, limit, endpoints, rooms=rooms, back_seconds=back_seconds)
+    marked, left = read(claim, run(sql(), claim.parameters).fetchall(), endpoints)
+    taken = Taken()
     taken.deliveries = keep_light(taken, worker_id, marked)
     return taken, left

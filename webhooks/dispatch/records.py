@@ -175,8 +175,13 @@ class Records:
 
 def write(worker_id: UUID, batch: Batch) -> Written:
     """Write a batch of results, and what they say about their webhooks."""
+    settled = _settle(worker_id, [record.result for record in batch.records])
+    return conclude(judge(batch, settled))
+
+
+def judge(batch: Batch, settled: Settled) -> Written:
+    """Return what became of a batch; `attempted` is all that is to be said about webhooks."""
     records = batch.records
-    settled = _settle(worker_id, [record.result for record in records])
     attempted = dict(batch.attempted)
     for webhook_id, said in _said(records, settled).items():
         before = attempted.get(webhook_id)
@@ -186,7 +191,7 @@ def write(worker_id: UUID, batch: Batch) -> Written:
         attempted[webhook_id] = said if before is None else before.then(said)
     locked = [record for record in records if record.result["id"] in settled.locked]
     ordered = [record for record in records if record.is_ordered]
-    written = Written(
+    return Written(
         locked,
         attempted,
         failed={webhook_id for webhook_id, said in attempted.items() if said.failures},
@@ -198,6 +203,11 @@ def write(worker_id: UUID, batch: Batch) -> Written:
             if record.result["id"] not in settled.written | settled.locked
         },
     )
+
+
+def conclude(written: Written) -> Written:
+    """Write what is to be said about webhooks."""
+    attempted = written.attempted
     try:
         closed, locked_webhooks = _record(attempted)
     except (OperationalError, InterfaceError):

@@ -6,7 +6,7 @@ crash before a settle sends again what was started (at least once); it loses not
 
 from collections.abc import Sequence, Set
 from operator import itemgetter
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 from uuid import UUID
 
 from psycopg.types.json import Json
@@ -117,10 +117,18 @@ class Settled(NamedTuple):
 
 def settle(worker_id: UUID, results: Sequence[Result]) -> Settled:
     """Write results of this worker, waiting for no row that somebody else has locked."""
-    # Sorted, so that two workers never lock the same rows in opposite orders.
-    results = sorted(results, key=itemgetter("id"))
-    # One parameter: binding fifteen arrays takes longer than the statement itself.
-    rows = run(SETTLE_SQL, {"worker": worker_id, "results": Json(results)}).fetchall()
+    parameters = {"worker": worker_id, "results": Json(in_order(results))}
+    return read_settled(run(SETTLE_SQL, parameters).fetchall())
+
+
+def in_order(results: Sequence[Result]) -> list[Result]:
+    """Return results as the one parameter of SETTLE_SQL, since binding fifteen arrays takes longer
+    than the statement itself; sorted, so that two workers never lock rows in opposite orders."""
+    return sorted(results, key=itemgetter("id"))
+
+
+def read_settled(rows: Sequence[tuple[Any, ...]]) -> Settled:
+    """Return what the rows of SETTLE_SQL say."""
     return Settled(
         {row[0].hex for row in rows if row[1]},
         {row[0].hex for row in rows if not row[1]},

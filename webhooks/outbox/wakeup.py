@@ -3,10 +3,10 @@
 A wake-up is a hint and may be lost without harm (invariant 2): workers look at Postgres at least
 once a second anyway, and with `poll` that is all they do.
 
-`rq`: all of it happens on one daemon thread per process, so that no save ever waits for Valkey, a
-connection or a name look-up. One script sets a token, where none stands, and enqueues one RQ job. The
-worker that pops the job deletes the token and then claims: what was committed while the token stood
-is found by that claim, and whatever is committed later sends a hint of its own.
+`rq`: no save ever waits for Valkey, a connection or a name look-up. What cannot be sent without that
+(webhooks/outbox/direct.py) one daemon thread per process sends. One script enqueues one RQ job, unless one stands at the queue's end
+already. The worker that pops it claims after that: what was committed while the job stood there is
+found by that claim, and whatever is committed later sends a hint of its own.
 
 `listen`: Postgres itself tells of each commit (LISTEN and NOTIFY). Commits that notify go one after
 the other.
@@ -43,6 +43,7 @@ from rq.queue import Queue
 from rq.utils import now as utcnow
 from rq.utils import utcformat
 
+from webhooks.outbox.direct import Direct
 from webhooks.postgres.sql import run
 
 logger = logging.getLogger(__name__)
@@ -51,8 +52,6 @@ JOB_FUNCTION = "webhooks.jobs.dispatch"
 JOB_DESCRIPTION = "webhooks wake-up"
 JOB_ID_PREFIX = "webhooks-wakeup-"
 """A worker knows a wake-up by its id and need not read the job."""
-TOKEN_KEY = "webhooks:wakeup"
-TOKEN_TTL_MS = 5000
 TIMEOUT_SECONDS = 0.25
 """Longest wait for one answer of Valkey; a hint that takes longer is not worth sending."""
 PROBE_INTERVAL_SECONDS = 10
@@ -65,13 +64,16 @@ MAX_QUEUE_LENGTH = 100
 
 JOB_TTL_SECONDS = 60
 
-# What RQ does to enqueue a job, but for nothing where a token stands or nobody listens: while events
-# pour in a token stands nearly always, and this is all that is done.
+# What RQ does to enqueue a job, but for nothing where the last one on the queue is a wake-up, or nobody
+# listens: while events pour in, one stands there nearly always, and this is all that is done.
 ENQUEUE_LUA = """
-local token, queue, job, queues = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local id, force, token_ms, most, job_seconds = unpack(ARGV, 1, 5)
-if redis.call('SET', token, id, 'NX', 'PX', token_ms) == false and force == '0' then
-  return 0
+local queue, job, queues = KEYS[1], KEYS[2], KEYS[3]
+local id, prefix, force, most, job_seconds = unpack(ARGV, 1, 5)
+if force == '0' then
+  local last = redis.call('LINDEX', queue, -1)
+  if last and string.sub(last, 1, #prefix) == prefix then
+    return 0
+  end
 end
 if redis.call('LLEN', queue) >= tonumber(most) then
   return 0
@@ -97,8 +99,18 @@ def _job_fields(client: redis.Redis) -> dict[str, Any]:
     return {name: value for name, value in job.to_dict().items() if value is not None}
 
 
+# As long as what takes their places.
+PLACE_OF_ID = JOB_ID_PREFIX + "0" * 32
+PLACE_OF_TIME = "0000-00-00T00:00:00.000000Z"
+
+
+def new_job_id() -> str:
+    return JOB_ID_PREFIX + uuid4().hex
+
+
 class Hinter:
-    """Sends hints from a daemon thread; hints that come while one is being sent merge into one."""
+    """Sends hints, at once or from a daemon thread; those that come while the thread is at one merge
+    into one."""
 
     def __init__(self) -> None:
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -108,18 +120,17 @@ class Hinter:
         self._client: redis.Redis | None = None
         self._script: Script | None = None
         self._job: dict[str, Any] = {}
+        self._direct = Direct(TIMEOUT_SECONDS)
+        self._packed = b""
+        """A hint as it goes out, but for its id and time."""
         self._silent_until = 0.0
 
     def nudge(self, *, force: bool = False) -> None:
-        """Ask for one wake-up; returns at once. `force` sends it even while a token stands."""
-        if self._is_pending and not force:
+        """Ask for one wake-up; returns at once. `force` sends it even where one stands already."""
+        if not force and (self._is_pending or self._send_at_once()):
             return
         self._is_pending = True
         self._order(partial(self._send, force))
-
-    def clear_token(self, then: Callable[[], None]) -> None:
-        """Delete the token, so that the next commit sends a hint again, and call `then`."""
-        self._order(partial(self._clear, then))
 
     def flush(self, timeout_seconds: float) -> None:
         """Wait until everything ordered so far was sent, or the time is up."""
@@ -157,36 +168,35 @@ class Hinter:
             self._give_up(problem)
 
     def _enqueue(self, force: bool) -> None:
-        if self._script is None:
+        if self._client is None or self._script is None:
             self._client = connect(TIMEOUT_SECONDS)
             self._script = self._client.register_script(ENQUEUE_LUA)
             self._job = _job_fields(self._client)
-        now = utcformat(utcnow())
-        fields = {**self._job, "created_at": now, "enqueued_at": now}
-        queue_key = Queue.redis_queue_namespace_prefix + settings.WEBHOOKS_QUEUE
-        job_id = JOB_ID_PREFIX + uuid4().hex
-        self._script(
-            keys=[TOKEN_KEY, queue_key, Job.key_for(job_id), Queue.redis_queues_keys],
-            args=[
-                job_id, int(force), TOKEN_TTL_MS, MAX_QUEUE_LENGTH, JOB_TTL_SECONDS,
-                *chain.from_iterable(fields.items()),
-            ],
-        )  # fmt: skip
+        keys, arguments = self._operands(new_job_id(), utcformat(utcnow()), force)
+        self._script(keys=keys, args=arguments)
+        self._direct.open(self._client)
+        keys, arguments = self._operands(PLACE_OF_ID, PLACE_OF_TIME, False)
+        self._packed = self._direct.pack("EVALSHA", self._script.sha, 3, *keys, *arguments) or b""
 
-    def _clear(self, then: Callable[[], None]) -> None:
-        try:
-            if time.monotonic() >= self._silent_until:
-                if self._client is None:
-                    self._client = connect(TIMEOUT_SECONDS)
-                self._client.delete(TOKEN_KEY)
-        except redis.RedisError as problem:
-            self._give_up(problem)
-        finally:
-            then()
+    def _operands(self, job_id: str, now: str, force: bool) -> tuple[list[str], list[Any]]:
+        """Return the keys and the arguments of ENQUEUE_LUA."""
+        queue_key = Queue.redis_queue_namespace_prefix + settings.WEBHOOKS_QUEUE
+        fields = {**self._job, "created_at": now, "enqueued_at": now}
+        return [queue_key, Job.key_for(job_id), Queue.redis_queues_keys], [
+            job_id, JOB_ID_PREFIX, int(force), MAX_QUEUE_LENGTH, JOB_TTL_SECONDS,
+            *chain.from_iterable(fields.items()),
+        ]  # fmt: skip
+
+    def _send_at_once(self) -> bool:
+        if not self._packed:
+            return False
+        hint = self._packed.replace(PLACE_OF_ID.encode(), new_job_id().encode())
+        return self._direct.send(hint.replace(PLACE_OF_TIME.encode(), utcformat(utcnow()).encode()))
 
     def _give_up(self, problem: Exception) -> None:
         self._silent_until = time.monotonic() + PROBE_INTERVAL_SECONDS
         self._client = self._script = None
+        self._direct.close()
         logger.warning(
             "Valkey does not answer (%s); workers find new events by polling.",
             type(problem).__name__,
@@ -264,11 +274,6 @@ def nudge_on_commit(using: str = DEFAULT_DB_ALIAS) -> None:
     connection = connections[using]
     if connection.in_atomic_block or connection.get_autocommit():
         transaction.on_commit(nudge, using=using, robust=True)
-
-
-def clear_token(then: Callable[[], None]) -> None:
-    """Let the next commit send an RQ job again; `then` is called afterwards, on another thread."""
-    _hinter.clear_token(then)
 
 
 def _start_afresh() -> None:

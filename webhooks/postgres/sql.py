@@ -150,14 +150,16 @@ SELECT set_config('idle_in_transaction_session_timeout', '5s', true),
 """
 
 
-def set_up_connection(name: str) -> None:
-    """Set a worker's limits on this thread's connection, and the name for end_connections().
+def set_up_connection(name: str, wrapper: BaseDatabaseWrapper | None = None) -> None:
+    """Set a worker's limits on this thread's connection, or on another, and the name for
+    end_connections().
 
     Does nothing behind a pooler; there limited_transaction() sets the limits. Raises Django's
     database errors.
     """
-    if has_session_state():
-        with connection.cursor() as cursor:
+    wrapper = wrapper or connection
+    if has_session_state(wrapper):
+        with wrapper.cursor() as cursor:
             cursor.execute(SET_UP_SQL, [name])
 
 

@@ -1,5 +1,6 @@
 """Many requests at a time, for a worker: libcurl's multi handle on one thread."""
 
+import select
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -144,6 +145,14 @@ class MultiSender:
     def wake(self) -> None:
         """Make a poll() that is waiting return at once; safe from threads and signal handlers."""
         self._sockets.wake()
+
+    def watch(self, fd: int, act: Callable[[], None], events: int = select.EPOLLIN) -> None:
+        """Have poll() call `act` whenever one of these events is there on a socket of the caller's."""
+        self._sockets.watch(fd, act, events)
+
+    def unwatch(self, fd: int) -> None:
+        """End watch(); nothing else may have been opened since the socket was closed."""
+        self._sockets.unwatch(fd)
 
     def close(self) -> None:
         """Drop everything that is in flight, without outcomes."""

@@ -9,6 +9,7 @@ import select
 import socket
 import time
 from array import array
+from collections.abc import Callable
 from fcntl import ioctl
 from termios import FIONREAD
 from typing import Any
@@ -40,6 +41,8 @@ class Sockets:
         self._processor_seconds = 0.0
         """Of this thread, as last read."""
         self._available = array("i", [0])
+        self._others: dict[int, Callable[[], None]] = {}
+        """Sockets that are not libcurl's, and what is called when one is ready."""
         self._resting: dict[int, float] = {}
         """Until when each of these is not waited for, the earliest first."""
         self._running = 0
@@ -71,6 +74,8 @@ class Sockets:
                 break
             if fd == self._wake_fd:
                 self._clear_wakeup()
+            elif fd in self._others:
+                self._others[fd]()
             elif fd not in self._wanted:
                 # Its receiver closed it while no request was on it.
                 self._unwatch(fd)
@@ -79,6 +84,24 @@ class Sockets:
         if self._timer_at is not None and self._timer_at <= time.monotonic():
             self._timer_at = None
             _, self._running = self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+
+    def watch(self, fd: int, act: Callable[[], None], events: int) -> None:
+        """Have `act` called by act() whenever one of these events is there on another socket."""
+        is_new = fd not in self._others
+        self._others[fd] = act
+        if is_new:
+            # A socket of libcurl's that was closed may have left the number behind.
+            self._watched.pop(fd, None)
+            self._epoll.register(fd, events)
+        else:
+            self._epoll.modify(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """End watch(); nothing else may have been opened since the socket was closed."""
+        del self._others[fd]
+        # Closed means out of the epoll already.
+        with contextlib.suppress(OSError):
+            self._epoll.unregister(fd)
 
     def wake(self) -> None:
         """Make a wait() return at once; safe from threads and signal handlers."""

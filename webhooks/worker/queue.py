@@ -26,12 +26,13 @@ from rq.queue import Queue
 from rq.registry import BaseRegistry
 from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
-from rq.utils import now
+from rq.utils import get_version, now
 from rq.worker import SimpleWorker
 
 from webhooks.errors import WebhooksError
 from webhooks.outbox import wakeup
 from webhooks.worker.declared_jobs import declared_class, require_declared
+from webhooks.worker.popper import BUSY_SECONDS, Popper
 
 logger = logging.getLogger(__name__)
 
@@ -82,18 +83,19 @@ class SortingWorker(SimpleWorker):
         self._ending = threading.Lock()
         self._is_burst = False
         self._stopping = threading.Event()
+        self.popper: Popper | None = None
         self._client_id: int | None = None
         self._has_woken = False
         self._left: set[str] = set()
         self._next_line_at = 0.0
 
     @property
-    def may_clear_token(self) -> bool:
-        """Whether a look at Postgres follows as soon as a wake-up is heard."""
+    def is_busy(self) -> bool:
+        """Whether the dispatcher will look at Postgres again without being told to."""
         raise NotImplementedError
 
-    def hear_wakeup(self, *, owes_token: bool) -> None:
-        """Something may be due; `owes_token` says that the token of the wake-up still stands."""
+    def hear_wakeup(self) -> None:
+        """Something may be due."""
         raise NotImplementedError
 
     def _set_connection(self, connection: Redis) -> Redis:
@@ -120,11 +122,39 @@ class SortingWorker(SimpleWorker):
 
         class SortingQueue(queue_class):  # type: ignore[valid-type, misc]
             @classmethod
-            def dequeue_any(cls, *args: Any, **options: Any) -> tuple[Job, Queue] | None:
+            def dequeue_any(
+                cls, queues: list[Queue], timeout: int | None, connection: Redis, **options: Any
+            ) -> tuple[Job, Queue] | None:
                 if worker._stop_requested:
                     raise StopRequested
-                popped: tuple[Job, Queue] | None = super().dequeue_any(*args, **options)
+                is_lone = len(queues) == 1 and get_version(connection) >= (6, 2, 0)
+                if worker.popper is not None and timeout is not None and is_lone:
+                    return cls._pop_by_loop(worker.popper, queues[0], timeout, connection, options)
+                popped: tuple[Job, Queue] | None = super().dequeue_any(
+                    queues, timeout, connection=connection, **options
+                )
                 return popped
+
+            @classmethod
+            def _pop_by_loop(
+                cls,
+                popper: Popper,
+                queue: Queue,
+                timeout: int,
+                connection: Redis,
+                options: dict[str, Any],
+            ) -> tuple[Job, Queue]:
+                while True:
+                    job_id = popper.pop(connection, queue.key, timeout)
+                    if job_id is None and worker._stop_requested:
+                        raise StopRequested
+                    if job_id is None:
+                        raise DequeueTimeout(timeout, queue.key)
+                    fetched: tuple[Job, Queue] | None = cls._fetch_dequeued_job(
+                        connection, queue.key, job_id.decode(), **options
+                    )
+                    if fetched is not None:
+                        return fetched
 
             @classmethod
             def _fetch_dequeued_job(
@@ -178,22 +208,20 @@ class SortingWorker(SimpleWorker):
     def _consume_wakeup(self, queue_key: str, job_id: str) -> None:
         """The hint is all there is to it: no registries, no result, no log line.
 
-        The token goes first, so that whatever is committed afterwards sends a hint of its own. A
-        worker that is busy deletes it later: it will look again anyway, and more hints cost it time.
+        While the dispatcher is busy the next one is left on the queue for a moment, where it keeps
+        commits silent; here that holds up RQ's other jobs as well.
         """
-        owes_token = not self.may_clear_token
-        keys = [Job.key_for(job_id)] if owes_token else [Job.key_for(job_id), wakeup.TOKEN_KEY]
         self._has_woken = True
+        is_busy = self.is_busy
         try:
             with self.connection.pipeline(transaction=False) as pipeline:
-                pipeline.delete(*keys)
+                pipeline.delete(Job.key_for(job_id))
                 pipeline.lrem(IntermediateQueue.get_intermediate_queue_key(queue_key), 1, job_id)
                 pipeline.execute()
-        except RedisError:
-            owes_token = True
-            raise
         finally:
-            self.hear_wakeup(owes_token=owes_token)
+            self.hear_wakeup()
+        if is_busy:
+            self._stopping.wait(BUSY_SECONDS)
 
     def _put_back(self, queue_key: str, job_id: str, *, at_front: bool) -> None:
         with self.connection.pipeline() as pipeline:
@@ -238,15 +266,16 @@ class SortingWorker(SimpleWorker):
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         """As RQ does before it waits for a job; remembers the connection on which it will."""
         super().heartbeat(timeout, pipeline)
-        if pipeline is None:
+        if pipeline is None and (self.popper is None or self.popper.client_id is None):
             with suppress(ResponseError):  # not allowed to this user: stop_waiting() has no effect
                 self._client_id = self.connection.client_id()
 
     def stop_waiting(self) -> None:
         """Have a pop that waits for a job return without one; no job is lost on the way."""
-        if self._client_id is not None:
+        client_id = (self.popper and self.popper.client_id) or self._client_id
+        if client_id is not None:
             with suppress(RedisError):
-                self.connection.client_unblock(self._client_id)
+                self.connection.client_unblock(client_id)
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
         limit = job.timeout or self.queue_class.DEFAULT_TIMEOUT
@@ -291,6 +320,8 @@ class SortingWorker(SimpleWorker):
     def teardown(self) -> None:
         """RQ ends its loop here; with Valkey gone its goodbye fails, which changes nothing."""
         try:
+            if self.popper is not None:
+                self.popper.settle(self.connection)
             super().teardown()
         except RedisError as problem:
             logger.warning("Valkey does not answer (%s).", problem)

@@ -25,6 +25,7 @@ from webhooks.dispatch.engine import Engine, run_suspects
 from webhooks.outbox import wakeup
 from webhooks.repair.housekeeping import Housekeeper, chores, keep_house, tending, watching
 from webhooks.worker import preflight, process
+from webhooks.worker.popper import Popper
 from webhooks.worker.quarantine import Quarantine
 from webhooks.worker.queue import SortingWorker
 
@@ -61,11 +62,15 @@ class WebhookWorker(SortingWorker):
         self._must_leave = False
 
     @property
-    def may_clear_token(self) -> bool:
-        return self._engine.is_waiting
+    def is_busy(self) -> bool:
+        return not self._engine.is_waiting
 
-    def hear_wakeup(self, *, owes_token: bool) -> None:
-        self._engine.hint(owes_token=owes_token)
+    def hear_wakeup(self) -> None:
+        self._engine.hint()
+
+    def _hear_in_loop(self) -> None:
+        self._has_woken = True
+        self._engine.notice()
 
     def work(  # type: ignore[override]
         self, burst: bool = False, with_scheduler: bool = False, **options: Any
@@ -83,6 +88,14 @@ class WebhookWorker(SortingWorker):
         _spare_the_collector()
         sys.setswitchinterval(SWITCH_SECONDS)
         self._engine = Engine()
+        if not burst:
+            self.popper = Popper(
+                self._engine.guests,
+                self._hear_in_loop,
+                is_busy=lambda: self.is_busy,
+                is_stopping=lambda: self._stop_requested,
+            )
+            self._engine.guests.invite(self.popper)
         self._quarantine = Quarantine()
         process.handle_signals(self.request_stop)
         if pool := multiprocessing.parent_process():
@@ -90,7 +103,7 @@ class WebhookWorker(SortingWorker):
         rq = threading.Thread(target=self._serve_rq, args=(burst, options), name="rq", daemon=True)
         rq.start()
         if settings.WEBHOOKS_WAKEUP == "listen":
-            wakeup.listen(lambda: self._engine.hint(owes_token=False))
+            wakeup.listen(self._engine.hint)
         if burst:
             self._run_burst(rq)
         else:

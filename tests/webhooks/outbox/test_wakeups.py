@@ -124,7 +124,7 @@ def test_postgres_itself_tells_of_commits(
         # By the poll until the listener is back.
         wait_until(lambda: waits_for_saves(user, receiver, 10)[5] < 0.25)
 
-    assert not client.exists(wakeup.TOKEN_KEY)
+    assert not client.exists("rq:queue:default")
     assert calls(client).get("evalsha", 0) == 0
 
 
@@ -143,7 +143,7 @@ def test_poll_alone_finds_what_is_saved(
         Project.objects.create(owner=user, name="P")
         receiver.wait_for(1)
 
-    assert not client.exists(wakeup.TOKEN_KEY)
+    assert not client.exists("rq:queue:default")
     assert calls(client).get("evalsha", 0) == 0
 
 
