@@ -50,13 +50,17 @@ class Postgres:
 
     # The address.
 
+    @property
+    def address(self) -> Path:
+        return self._public / SOCKET
+
     def open(self) -> None:
-        (self._public / SOCKET).unlink(missing_ok=True)
-        (self._public / SOCKET).symlink_to(self.home / SOCKET)
+        self.address.unlink(missing_ok=True)
+        self.address.symlink_to(self.home / SOCKET)
 
     def close(self) -> None:
         """Let nobody in; who is connected stays."""
-        (self._public / SOCKET).unlink(missing_ok=True)
+        self.address.unlink(missing_ok=True)
 
     # The cluster that serves.
 

@@ -1,15 +1,16 @@
 """The receiver of a chaos run: misbehaves by plan and writes down all that came.
 
-`python -m tests.chaos.receiver SEED LEDGER`: prints its URL. It listens on two addresses with one
-port, since its name moves between them. Each line of the ledger is one request that came whole, as
-JSON, with the body's SHA-256 and whether it was answered well; a body stands in the first line that
-has it. What it answers depends on the seed, the delivery and the attempt only; from the fourth attempt
-on it behaves well.
+`python -m tests.chaos.receiver SEED LEDGER CERTIFICATES`: prints its port. It speaks TLS on two
+addresses with one port, since its name moves between them. Each line of the ledger is one request that
+came whole, as JSON, with the body's SHA-256 and whether it was answered well; a body stands in the
+first line that has it. What it answers depends on the seed, the delivery and the attempt only; from the
+fourth attempt on it behaves well.
 """
 
 import hashlib
 import json
 import random
+import ssl
 import sys
 import threading
 from pathlib import Path
@@ -17,23 +18,28 @@ from urllib.parse import urlsplit
 
 from webhooks.workbench.receiver import Behaviour, HttpReceiver, Received
 
+HOST = "receiver.chaos.test"
 ADDRESSES = ("127.0.0.1", "127.0.0.2")
 GOOD = Behaviour()
 SLOW = Behaviour(delay_seconds=15)
-FAULTS = [
+QUICK_FAULTS = [
     Behaviour(status=500),
     Behaviour(status=503),
     Behaviour(status=404),
     Behaviour(mode="reset"),
     Behaviour(mode="close"),
     Behaviour(mode="garbage"),
-    Behaviour(mode="hang"),
-    Behaviour(mode="drip"),
     Behaviour(delay_seconds=0.8),
+]
+FAULTS = [
+    *QUICK_FAULTS,
+    Behaviour(mode="hang"),
+    # Headers that no timeout waits for: nothing counts as received that was not meant.
+    Behaviour(mode="drip", headers=(("X-Drip", "." * 300),)),
 ]
 FAULTY_SHARE = 0.15
 FAULTY_SHARE_ORDERED = 0.02
-"""Each fault of an ordered webhook holds back everything behind it for seconds."""
+"""Each fault of an ordered webhook holds back everything behind it; none of them hangs."""
 BEHAVES_FROM_ATTEMPT = 4
 
 
@@ -42,10 +48,11 @@ def plan(seed: int, path: str, delivery_id: str, attempt: int) -> Behaviour:
     dice = random.Random(f"{seed} {delivery_id} {attempt}")
     if "slow" in path:
         return SLOW
-    share = FAULTY_SHARE_ORDERED if "ordered" in path else FAULTY_SHARE
+    is_ordered = "ordered" in path
+    share = FAULTY_SHARE_ORDERED if is_ordered else FAULTY_SHARE
     if attempt >= BEHAVES_FROM_ATTEMPT or dice.random() >= share:
         return GOOD
-    return dice.choice(FAULTS)
+    return dice.choice(QUICK_FAULTS if is_ordered else FAULTS)
 
 
 class Ledger:
@@ -82,8 +89,10 @@ class Ledger:
 class LedgerReceiver(HttpReceiver):
     """Chooses by plan instead of by script."""
 
-    def __init__(self, seed: int, ledger: Ledger, *, host: str, port: int = 0) -> None:
-        super().__init__(host=host, port=port, on_request=self._note, keep=0)
+    def __init__(
+        self, seed: int, ledger: Ledger, *, tls: ssl.SSLContext, host: str, port: int = 0
+    ) -> None:
+        super().__init__(host=host, port=port, tls=tls, on_request=self._note, keep=0)
         self._seed = seed
         self._ledger = ledger
         self._address = host
@@ -97,11 +106,33 @@ class LedgerReceiver(HttpReceiver):
         self._ledger.write(self._address, received, behaviour)
 
 
+def server_context(folder: Path) -> ssl.SSLContext:
+    """Return a context with the certificate of the address, and that of the name for who asks by it."""
+    by_address, by_name = (_context(folder / f"{host}.pem") for host in (ADDRESSES[0], HOST))
+
+    def choose(connection: ssl.SSLObject, name: str | None, _: object) -> None:
+        if name == HOST:
+            connection.context = by_name
+
+    by_address.sni_callback = choose
+    return by_address
+
+
+def _context(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
 def main() -> None:
-    seed, ledger = int(sys.argv[1]), Ledger(Path(sys.argv[2]))
+    seed, ledger, tls = (
+        int(sys.argv[1]),
+        Ledger(Path(sys.argv[2])),
+        server_context(Path(sys.argv[3])),
+    )
     with (
-        LedgerReceiver(seed, ledger, host=ADDRESSES[0]) as first,
-        LedgerReceiver(seed, ledger, host=ADDRESSES[1], port=first.port),
+        LedgerReceiver(seed, ledger, tls=tls, host=ADDRESSES[0]) as first,
+        LedgerReceiver(seed, ledger, tls=tls, host=ADDRESSES[1], port=first.port),
     ):
         print(first.port, flush=True)
         threading.Event().wait()

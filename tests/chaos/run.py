@@ -12,27 +12,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from django.db.models import Count
+
 from config.services import BASE_DIR
 from projects.models import User
-from tests.chaos import causes
-from tests.chaos.faults import Fault, Faults
+from tests.chaos import causes, kinds
+from tests.chaos.evidence import Evidence
+from tests.chaos.faults import Fault, Faults, Stage
+from tests.chaos.receiver import ADDRESSES, HOST
+from tests.chaos.recipients import RETRIES, Recipient, Secret, Span
+from tests.chaos.timing import Times
 from tests.chaos.verdict import Verdict, judge
-from tests.chaos.world import (
-    HOST,
-    SLOW_TIMEOUT_SECONDS,
-    TIMEOUT_SECONDS,
-    Recipient,
-    Servers,
-    Span,
-    World,
-)
+from tests.chaos.world import Servers, World
 from webhooks import service
-from webhooks.models import ApiToken, Delivery, Webhook
+from webhooks.models import ApiToken, Delivery, Redelivery, Webhook
 
 OWNERS = 6
+SAID_SECONDS = 30
 STANDSTILL_SECONDS = 60
 """After this long without any progress nothing more is waited for."""
-RETRIES = [1, 1, 1, *[2] * 17]
+LONG_MINUTES = 3.0
+"""In runs of at least this length the webhooks for messages have the timeout that is the default;
+shorter ones end sooner without."""
+DEFAULT_SECONDS = 15
+SHORT_SECONDS = 2
+SLOW_SECONDS = 25
+"""For a receiver that takes fifteen."""
 ALL = ["*"]
 KINDS: dict[str, tuple[list[str], bool]] = {
     "all": (ALL, False), "messages": (["session.*"], False), "ordered": (ALL, True),
@@ -45,27 +50,33 @@ def run(servers: Servers, options: argparse.Namespace) -> int:
     ledger = BASE_DIR / "var" / "chaos-ledger.jsonl"
     ledger.write_text("")
     seconds = options.minutes * 60
-    with running_receiver(options.seed, ledger) as port:
-        recipients, token = _build(port)
+    with running_receiver(options.seed, ledger, servers.certificates) as port:
+        recipients, token = _build(port, is_long=options.minutes >= LONG_MINUTES)
         world = World(options.seed, options.workers, servers, recipients, token)
-        kinds = [kind for kind in options.faults.split(",") if kind]
-        faults = Faults(world, seconds, kinds)
-        world.start()
+        stage = Stage(world, seconds)
+        only = [kind for kind in options.faults.split(",") if kind]
+        faults = Faults(stage, [] if options.without_valkey else kinds.ALL, only)
         try:
-            if options.without_valkey:
-                time.sleep(seconds)
-            else:
-                _break_for(world, faults, seconds)
+            world.start()
+            _break_for(stage, faults, seconds)
             producers = world.stop_producing()
             settled_after = _settle()
+            problems = world.stop()
         finally:
-            exits = world.stop()
-    caused = causes.read(world.causes)
-    verdict = judge(ledger, caused, world.recipients, faults.done, world.address_moves)
-    if any(exits):
-        verdict.broken["stuck"].append(f"workers ended with {exits} after SIGTERM")
+            world.close()
+    evidence = Evidence(
+        causes.read(world.causes),
+        {recipient.path: recipient for recipient in world.recipients},
+        faults.done,
+        world.network.address_moves,
+    )
+    evidence.read_ledger(ledger)
+    evidence.read_feed(world.feed)
+    verdict = judge(evidence)
     if any(producers):
-        verdict.broken["stuck"].append(f"producers ended with {producers}")
+        problems.append(f"producers ended with {producers}")
+    if problems:
+        verdict.broken["did not end in order"] += problems
     figures = _figures(verdict, faults.done, options.seed, settled_after)
     _print(figures)
     if options.json:
@@ -74,10 +85,11 @@ def run(servers: Servers, options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def running_receiver(seed: int, ledger: Path) -> Iterator[int]:
+def running_receiver(seed: int, ledger: Path, certificates: Path) -> Iterator[int]:
     """Run the receiver on one port of its addresses."""
+    arguments = [str(seed), str(ledger), str(certificates)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.chaos.receiver", str(seed), str(ledger)],
+        [sys.executable, "-m", "tests.chaos.receiver", *arguments],
         cwd=BASE_DIR,
         stdout=subprocess.PIPE,
         text=True,
@@ -91,7 +103,7 @@ def running_receiver(seed: int, ledger: Path) -> Iterator[int]:
         process.stdout.close()
 
 
-def _build(port: int) -> tuple[list[Recipient], str]:
+def _build(port: int, *, is_long: bool) -> tuple[list[Recipient], str]:
     """Make the owners, their webhooks, the platform's, and a token for the HTTP API."""
     # Before the webhook that would hear of it.
     billing = User.objects.create(username="billing", email="billing@example.com", is_staff=True)
@@ -100,16 +112,18 @@ def _build(port: int) -> tuple[list[Recipient], str]:
         owner = User.objects.create(username=f"u{number}", email=f"u{number}@example.com")
         for kind, (patterns, ordered) in KINDS.items():
             # One kind without a name that can move.
-            host = "127.0.0.1" if kind == "messages" else HOST
-            url = f"http://{host}:{port}/{number}/{kind}"
-            recipients.append(_register(owner, url, patterns, ordered=ordered))
+            host = ADDRESSES[0] if kind == "messages" else HOST
+            url = f"https://{host}:{port}/{number}/{kind}"
+            timeout = DEFAULT_SECONDS if kind == "messages" and is_long else SHORT_SECONDS
+            recipients.append(_register(owner, url, patterns, timeout, ordered=ordered))
     slow = _register(
         User.objects.get(username="u0"),
-        f"http://{HOST}:{port}/0/slow",
+        f"https://{HOST}:{port}/0/slow",
         ["agent.*"],
-        timeout_seconds=SLOW_TIMEOUT_SECONDS,
+        SLOW_SECONDS,
     )
-    platform = _register(None, f"http://{HOST}:{port}/platform", ALL, is_platform=True)
+    url = f"https://{HOST}:{port}/platform"
+    platform = _register(None, url, ALL, SHORT_SECONDS, is_platform=True)
     _, token = ApiToken.objects.issue(
         billing, name="chaos", scopes=["trigger"], lifetime=None, is_service=True
     )
@@ -117,10 +131,15 @@ def _build(port: int) -> tuple[list[Recipient], str]:
 
 
 def _register(
-    owner: User | None, url: str, patterns: list[str], *, ordered: bool = False, **settings: Any
+    owner: User | None,
+    url: str,
+    patterns: list[str],
+    timeout_seconds: int,
+    *,
+    ordered: bool = False,
+    is_platform: bool = False,
 ) -> Recipient:
     began_at = time.time()
-    settings = {"timeout_seconds": TIMEOUT_SECONDS, **settings}
     webhook = service.create_webhook(
         owner,
         name="chaos",
@@ -128,7 +147,8 @@ def _register(
         events=patterns,
         ordered=ordered,
         retry_schedule=RETRIES,
-        **settings,
+        is_platform=is_platform,
+        timeout_seconds=timeout_seconds,
     )
     return Recipient(
         "/" + url.split("/", 3)[3],
@@ -136,12 +156,12 @@ def _register(
         patterns,
         ordered,
         Span(began_at, time.time()),
-        [(0.0, webhook.secret)],
+        [Secret(webhook.secret, 0.0)],
         webhook,
     )
 
 
-def _break_for(world: World, faults: Faults, seconds: float) -> None:
+def _break_for(stage: Stage, faults: Faults, seconds: float) -> None:
     began_at = time.monotonic()
     moves = [
         (seconds * number / (len(faults.moves) + 1), move)
@@ -154,16 +174,16 @@ def _break_for(world: World, faults: Faults, seconds: float) -> None:
             fault = faults.break_something()
         if fault:
             print(f"{time.strftime('%H:%M:%S')}  {fault.kind}", flush=True)
-        time.sleep(world.dice.uniform(0.5, 4))
-    faults.end()
+        time.sleep(stage.dice.uniform(0.5, 4))
+    stage.end()
 
 
 def _settle() -> float:
-    """Wait until nothing waits any more; return how long that took."""
-    started_at = progress_at = time.monotonic()
+    """Wait until nothing waits any more; return how long that took, and say what takes long."""
+    started_at = progress_at = said_at = time.monotonic()
     left = -1
     while time.monotonic() - progress_at < STANDSTILL_SECONDS:
-        before, left = left, Delivery.objects.filter(finished_at=None).count()
+        before, left = left, _count_unfinished()
         if left == 0:
             break
         if left != before:
@@ -172,8 +192,23 @@ def _settle() -> float:
         Webhook.objects.exclude(breaker_state="closed").update(
             breaker_state="closed", breaker_failures=0
         )
+        if time.monotonic() - said_at > SAID_SECONDS:
+            said_at = time.monotonic()
+            _say_what_is_left()
         time.sleep(0.5)
     return time.monotonic() - started_at
+
+
+def _count_unfinished() -> int:
+    running = Redelivery.objects.filter(status=Redelivery.Status.RUNNING)
+    return Delivery.objects.filter(finished_at=None).count() + running.count()
+
+
+def _say_what_is_left() -> None:
+    by = ("webhook__url", "status", "is_suspect", "claimed_by")
+    left = Delivery.objects.filter(finished_at=None).values_list(*by)
+    for *group, count in left.annotate(count=Count("id")):
+        print("  still left:", count, *group, flush=True)
 
 
 def _figures(
@@ -191,19 +226,22 @@ def _figures(
         "requests": verdict.requests,
         "duplicates": verdict.duplicates.total(),
         "duplicatesByReason": dict(verdict.duplicates),
-        "recoverySeconds": _spread(verdict.recoveries),
-        "standstillSeconds": _spread(verdict.standstills),
-        "orderedStandstillSeconds": _spread(verdict.ordered_standstills),
+        "redelivered": verdict.redelivered,
+        "inFeed": verdict.in_feed,
+        "recoverySeconds": _spread(verdict.times.recoveries),
+        "standstillSeconds": _spread(verdict.times.standstills),
+        "orderedStandstillSeconds": _spread(verdict.times.ordered_standstills),
+        "byFault": _by_fault(verdict.times),
         "settledAfterSeconds": round(settled_after),
         "broken": {name: len(examples) for name, examples in verdict.broken.items()},
         "examples": {name: examples[:5] for name, examples in verdict.broken.items()},
     }
 
 
-def _spread(seconds: list[float]) -> dict[str, float]:
-    if not seconds:
+def _spread(measured: list[tuple[str, float]]) -> dict[str, float]:
+    in_order = sorted(seconds for _, seconds in measured)
+    if not in_order:
         return {"count": 0}
-    in_order = sorted(seconds)
     return {
         "count": len(in_order),
         "median": round(statistics.median(in_order), 2),
@@ -212,10 +250,20 @@ def _spread(seconds: list[float]) -> dict[str, float]:
     }
 
 
+def _by_fault(times: Times) -> dict[str, dict[str, float]]:
+    """Return the longest times in seconds for each kind of fault."""
+    longest: dict[str, dict[str, float]] = {}
+    for name, measured in vars(times).items():
+        for kind, seconds in measured:
+            of_kind = longest.setdefault(kind, {})
+            of_kind[name] = max(of_kind.get(name, 0.0), round(seconds, 2))
+    return dict(sorted(longest.items()))
+
+
 def _print(figures: dict[str, Any]) -> None:
     print()
     for name, figure in figures.items():
-        if name not in ("broken", "examples"):
+        if name not in ("broken", "examples", "byFault"):
             print(f"  {name:<26}{figure}")
     for name, count in figures["broken"].items():
         print(f"BROKEN  {name}: {count}, such as {', '.join(figures['examples'][name])}")

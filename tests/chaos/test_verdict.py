@@ -12,9 +12,10 @@ import pytest
 
 from tests.chaos import verdict
 from tests.chaos.causes import Cause, Expected, Outcome
+from tests.chaos.evidence import Evidence
 from tests.chaos.faults import Fault
+from tests.chaos.recipients import Recipient, Secret, Span
 from tests.chaos.verdict import judge
-from tests.chaos.world import Recipient, Span
 from webhooks.models import Webhook
 from webhooks.wire.signing import generate_secret, load_key, sign_hex, sign_standard
 
@@ -32,7 +33,7 @@ def alone_at_the_end() -> None:
 
 def recipient(path: str, owner: str, *, ordered: bool = False) -> Recipient:
     created = Span(START - 2, START - 1)
-    return Recipient(path, owner, ["*"], ordered, created, [(0.0, SECRET)], Webhook())
+    return Recipient(path, owner, ["*"], ordered, created, [Secret(SECRET, 0.0)], Webhook())
 
 
 @dataclass
@@ -45,11 +46,23 @@ class Run:
     recipients: list[Recipient] = field(
         default_factory=lambda: [recipient("/ada", ADA, ordered=True), recipient("/bob", BOB)]
     )
+    feed: list[dict[str, Any]] | None = None
+    """None for all that may have been committed, in the order of the causes."""
 
     def caused(self, name: str, at: float, outcome: Outcome = "committed") -> None:
         expected = Expected("session.message", ADA, {"id": name, "content": "hello"})
         ended_at = at + 1 if outcome == "committed" else float("inf")
         self.causes.append(Cause(name, at, [expected], [], outcome, ended_at, at + 1))
+
+    def read(self) -> list[dict[str, Any]]:
+        if self.feed is not None:
+            return self.feed
+        return [
+            {"id": f"evt_{expected.data['id']}", "type": expected.type, "data": expected.data}
+            for cause in self.causes
+            if cause.outcome != "rolled back"
+            for expected in cause.expected
+        ]
 
     def came(self, name: str, at: float, *, path: str = "/ada", secret: str = SECRET) -> None:
         data = {"id": name, "content": "hello"}
@@ -94,8 +107,13 @@ def broken(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     def found() -> list[str]:
         ledger = tmp_path / "ledger"
         ledger.write_text("".join(json.dumps(line) + "\n" for line in run.ledger))
-        moves = [(0.0, "127.0.0.1")]
-        return sorted(judge(ledger, run.causes, run.recipients, run.faults, moves).broken)
+        feed = tmp_path / "feed"
+        feed.write_text(json.dumps({"events": [json.dumps(event) for event in run.read()]}) + "\n")
+        recipients = {one.path: one for one in run.recipients}
+        evidence = Evidence(run.causes, recipients, run.faults, [(0.0, "127.0.0.1")])
+        evidence.read_ledger(ledger)
+        evidence.read_feed(feed)
+        return sorted(judge(evidence).broken)
 
     return found
 
@@ -193,7 +211,7 @@ def test_wrong_signature(run: Run, broken: Callable[[], list[str]]) -> None:
 
 
 def test_secret_that_was_replaced(run: Run, broken: Callable[[], list[str]]) -> None:
-    run.recipients[0].secrets.append((START, OTHER))
+    run.recipients[0].secrets.append(Secret(OTHER, START))
 
     assert broken() == ["signature does not fit"]
 
@@ -221,3 +239,79 @@ def test_timestamp_far_from_the_arrival(run: Run, broken: Callable[[], list[str]
     run.ledger[1]["at"] += 10
 
     assert broken() == ["timestamp is off"]
+
+
+def test_secret_that_signs_beside_its_successor_for_too_long(
+    run: Run, broken: Callable[[], list[str]]
+) -> None:
+    ada = run.recipients[0]
+    ada.secrets = [Secret(OTHER, 0.0, dead_from=START + 10), Secret(SECRET, START - 10)]
+    for line in run.ledger:
+        other = sign_standard(
+            [load_key(OTHER)], line["event"], int(line["timestamp"]), line["body"].encode()
+        )
+        line["standard"] += f" {other}"
+    assert broken() == []
+
+    ada.secrets[0].dead_from = START
+    assert broken() == ["signed with a dead secret"]
+
+
+def test_delivery_that_nobody_could_write_while_its_worker_ended(
+    run: Run, broken: Callable[[], list[str]]
+) -> None:
+    run.came("second", START + 30)
+    delivery = run.ledger[1]["delivery"]
+    lock = Fault("lock_delivery", START + 4, locked=frozenset({delivery}), lasts_until=START + 25)
+    run.faults = [lock, Fault("kill_web", START + 6)]
+    for fault in run.faults:
+        fault.works_from = START + 60
+    assert broken() == ["unexplained duplicates"]
+
+    run.faults[1].is_end = True
+    assert broken() == []
+
+
+def test_redelivery_that_leaves_one_out(run: Run, broken: Callable[[], list[str]]) -> None:
+    asked = frozenset(line["delivery"] for line in run.ledger)
+    fault = Fault("redeliver", START + 10, may_repeat=asked, repeats_until=START + 11)
+    fault.must_repeat, fault.works_from = True, START + 60
+    run.faults.append(fault)
+    run.came("one", START + 12)
+    assert broken() == ["not redelivered"]
+
+    run.came("second", START + 12)
+    assert broken() == []
+
+
+def test_feed_without_an_event(run: Run, broken: Callable[[], list[str]]) -> None:
+    run.feed = run.read()[:1]
+
+    assert broken() == ["missing in the feed"]
+
+
+def test_feed_with_an_event_twice(run: Run, broken: Callable[[], list[str]]) -> None:
+    run.feed = [*run.read(), run.read()[1]]
+
+    assert broken() == ["twice in the feed"]
+
+
+def test_feed_in_another_order(run: Run, broken: Callable[[], list[str]]) -> None:
+    run.feed = run.read()[::-1]
+
+    assert broken() == ["out of order in the feed"]
+
+
+def test_feed_with_what_was_rolled_back(run: Run, broken: Callable[[], list[str]]) -> None:
+    run.caused("undone", START, "rolled back")
+    event = {"id": "evt_undone", "type": "session.message", "data": {"id": "undone"}}
+    run.feed = [*run.read(), event]
+
+    assert broken() == ["in the feed rolled back"]
+
+
+def test_feed_with_another_id(run: Run, broken: Callable[[], list[str]]) -> None:
+    run.feed = run.read()
+    run.feed[0]["id"] = "evt_other"
+
+    assert broken() == ["another id in the feed"]

@@ -1,71 +1,38 @@
-"""The processes of a chaos run: workers, a web process, producers, and the servers under them."""
+"""The processes of a chaos run: workers, the web server, producers, and the servers under them."""
 
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import threading
-import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 from django.db import connection
 
 from config.embedded import die_with_parent
+from config.serve import command
 from config.services import BASE_DIR
 from tests.chaos.clock import Clock
 from tests.chaos.disk import Disk
+from tests.chaos.network import Network, Way
 from tests.chaos.postgres import Postgres
-from tests.chaos.receiver import ADDRESSES
+from tests.chaos.recipients import Recipient
 from tests.workers import answers, free_port, wait_for_heartbeats, wait_until
-from webhooks.models import Webhook, WorkerHeartbeat
+from webhooks.models import WorkerHeartbeat
 
-HOST = "receiver.chaos.test"
 SITE = Path(__file__).with_name("site")
 START_SECONDS = 120
 """On a busy machine, with nothing compiled yet."""
-TIMEOUT_SECONDS = 2
-"""Too short for an answer that drips: nothing counts as received that the receiver did not mean."""
-SLOW_TIMEOUT_SECONDS = 25
-
-
-@dataclass
-class Span:
-    """From before a change was made until after it was made; Unix seconds."""
-
-    began_at: float
-    ended_at: float
-
-
-@dataclass
-class Recipient:
-    """A webhook as this run registered it, beside whatever the product stores of it."""
-
-    path: str
-    """At the receiver; tells one webhook from another."""
-    owner: str | None
-    """None for the platform's, which hears of everybody."""
-    patterns: list[str]
-    ordered: bool
-    created: Span
-    secrets: list[tuple[float, str]]
-    """Each secret that it ever had, and when it was certain to be the newest."""
-    webhook: Webhook
-    off: list[Span] = field(default_factory=list)
-    """When it was switched off and on again, by turns."""
-    deleted: Span | None = None
-
-    def wants(self, event_type: str, owner: str) -> bool:
-        """Say whether it subscribes to such events of this owner."""
-        is_its_own = self.owner is None or self.owner == owner
-        return is_its_own and any(
-            pattern in ("*", event_type)
-            or (pattern.endswith(".*") and event_type.startswith(pattern[:-1]))
-            for pattern in self.patterns
-        )
+END_SECONDS = 60
+NOTHING: Mapping[str, str] = {}
+WEB_PROCESSES = 2
+WEB_THREADS = 8
+"""Each keeps a connection to Postgres, which has a hundred."""
 
 
 @dataclass
@@ -73,15 +40,22 @@ class Servers:
     """What a run owns beside its processes."""
 
     postgres: Postgres
+    valkey: Path | None
+    """Its socket; None where there is no Valkey."""
     disk: Disk
     database_clock: Clock | None
     worker_clock: Clock | None
     folder: Path
-    """For the causes and the names."""
+    """For the causes, the feed and the names."""
+    certificates: Path
+    """The folder with those of the receiver."""
 
 
 class World:
-    """Workers and a web process that are started again when they end, producers and a client."""
+    """Workers and a web server that are started again when they end; producers, a client, a follower.
+
+    All in production mode, over TCP: each worker by a way of its own, so that it can be cut off.
+    """
 
     def __init__(
         self,
@@ -97,32 +71,25 @@ class World:
         self.recipients = recipients
         self.worker_count = worker_count
         self.dice = random.Random(seed)
-        self.address_moves: list[tuple[float, str]] = []
+        self.network = Network(servers.folder / "names.json")
         self._token = token
-        self._port = str(free_port())
+        self._port = free_port()
         self._log = (BASE_DIR / "var" / "chaos.log").open("wb")
         self._generation = 0
         self._workers: list[subprocess.Popen[bytes]] = []
         self._web: subprocess.Popen[bytes] | None = None
+        self._follower: subprocess.Popen[bytes] | None = None
         self._producers: list[subprocess.Popen[bytes]] = []
         self._keeping = threading.Lock()
         """Held while processes are started or ended on purpose."""
         self._is_over = threading.Event()
-        self.move_name()
-
-    # The receiver's name.
-
-    @property
-    def _names(self) -> Path:
-        return self.servers.folder / "names.json"
-
-    def move_name(self) -> None:
-        """Let the receiver's name mean its other address; the old one goes on answering."""
-        address = ADDRESSES[len(self.address_moves) % len(ADDRESSES)]
-        fresh = self._names.with_suffix(".new")
-        fresh.write_text(json.dumps({HOST: address}))
-        fresh.rename(self._names)
-        self.address_moves.append((time.time(), address))
+        ways = [self.network.make_way(servers.postgres.address) for _ in range(worker_count + 1)]
+        *self._ways, self._way = ways
+        self._valkey_url = (
+            os.environ["REDIS_URL"]
+            if servers.valkey is None
+            else self.network.make_way(servers.valkey).redis_url
+        )
 
     # Processes.
 
@@ -130,6 +97,11 @@ class World:
     def causes(self) -> list[Path]:
         """The files that the producers write."""
         return sorted(self.servers.folder.glob("causes-*.jsonl"))
+
+    @property
+    def feed(self) -> Path:
+        """The file that the follower writes."""
+        return self.servers.folder / "feed.jsonl"
 
     def start(self) -> None:
         """Start everything; returns when all of it is at work."""
@@ -139,11 +111,14 @@ class World:
 
     def _start_all(self) -> None:
         self._generation += 1
-        self._workers = [self._spawn_worker() for _ in range(self.worker_count)]
+        self._follower = self._spawn("-m", "tests.chaos.follower", str(self.feed))
+        # What is caused before the follower knows where the feed begins is nothing it can miss.
+        wait_until(lambda: self.feed.exists() and self.feed.stat().st_size > 0, START_SECONDS)
+        self._workers = [self._spawn_worker(way) for way in self._ways]
         self._web = self._spawn_web()
         seed = self.seed * 1000 + self._generation * 10
         owners = sorted({r.owner for r in self.recipients if r.owner is not None})
-        client = [f"http://127.0.0.1:{self._port}", self._token, self._causes_file(3), *owners]
+        client = [f"http://localhost:{self._port}", self._token, self._causes_file(3), *owners]
         self._producers = [
             self._spawn("-m", "tests.chaos.producer", str(seed + 1), self._causes_file(1)),
             self._spawn("-m", "tests.chaos.producer", str(seed + 2), self._causes_file(2)),
@@ -156,7 +131,7 @@ class World:
         wait_until(
             lambda: (
                 WorkerHeartbeat.objects.filter(pid__in=pids).count() == len(pids)
-                and answers(int(self._port))
+                and answers(self._port)
                 and all(file.exists() and file.stat().st_size for file in files)
             ),
             START_SECONDS,
@@ -166,11 +141,14 @@ class World:
         return str(self.servers.folder / f"causes-{self._generation}-{number}.jsonl")
 
     def kill_all(self) -> None:
-        """End everything that writes to Postgres, at once; start_again() is to follow."""
+        """End everything that uses Postgres, at once; start_again() is to follow."""
         self._keeping.acquire()
-        assert self._web is not None
-        for process in (*self._producers, self._web, *self._workers):
+        for process in self._all():
             kill_tree(process)
+
+    def _all(self) -> list[subprocess.Popen[bytes]]:
+        single = [process for process in (self._web, self._follower) if process is not None]
+        return [*self._producers, *single, *self._workers]
 
     def start_again(self) -> None:
         self._start_all()
@@ -179,20 +157,30 @@ class World:
 
     def stop_producing(self) -> list[int]:
         """End the producers in order and return their exit codes."""
-        for process in self._producers:
-            process.terminate()
-        return [process.wait(60) for process in self._producers]
+        return _end(self._producers)
 
-    def stop(self) -> list[int]:
-        """End the workers in order and return their exit codes."""
-        wait_for_heartbeats(self.worker_count)
-        # From here on nothing is started again.
+    def stop(self) -> list[str]:
+        """End the workers and the follower in order; returns what is wrong about how they end."""
+        problems = []
+        try:
+            wait_for_heartbeats(self.worker_count)
+        except AssertionError:
+            lives = WorkerHeartbeat.objects.values_list("pid", "declared_dead_at")
+            problems.append(f"{self.worker_count} workers, but the heartbeats {list(lives)}")
+        # From here on nothing is started again; the thread that keeps them stays all the same.
         self._keeping.acquire()
-        for process in self._workers:
-            process.terminate()
-        exits = [process.wait(60) for process in self._workers]
+        for name, processes in (("workers", self._workers), ("follower", [self._follower])):
+            exits = _end([process for process in processes if process is not None])
+            if any(exits):
+                problems.append(f"{name} ended with {exits} after SIGTERM")
+        return problems
+
+    def close(self) -> None:
+        """End what is left, however far the run came."""
         self._is_over.set()
-        return exits
+        for process in self._all():
+            kill_tree(process)
+        self.network.close()
 
     def _keep(self) -> None:
         """Start workers again, as whoever runs them in production would."""
@@ -200,13 +188,17 @@ class World:
             with self._keeping:
                 for number, process in enumerate(self._workers):
                     if process.poll() is not None:
-                        self._workers[number] = self._spawn_worker()
+                        self._workers[number] = self._spawn_worker(self._ways[number])
                 if self._web is not None and self._web.poll() is not None:
                     self._web = self._spawn_web()
             # To the kernel a process dies with the thread that started it: this one stays.
 
     def worker(self) -> subprocess.Popen[bytes]:
         return self.dice.choice(self._workers)
+
+    def worker_and_way(self) -> tuple[subprocess.Popen[bytes], Way]:
+        """Return a worker, and the one way by which it reaches Postgres."""
+        return self.dice.choice(list(zip(self._workers, self._ways, strict=True)))
 
     def web(self) -> subprocess.Popen[bytes]:
         assert self._web is not None
@@ -216,26 +208,50 @@ class World:
         """Return a webhook at random that stays until the end."""
         return self.dice.choice([r for r in self.recipients if r.deleted is None])
 
-    def _spawn_worker(self) -> subprocess.Popen[bytes]:
+    def _spawn_worker(self, way: Way) -> subprocess.Popen[bytes]:
         clock = self.servers.worker_clock
-        environment = {"CHAOS_NAMES": str(self._names), "PYTHONPATH": str(SITE)}
+        environment = {"CHAOS_NAMES": str(self.network.names), "PYTHONPATH": str(SITE)}
         environment |= clock.environment if clock else {}
-        return self._spawn("manage.py", "rqworker", **environment)
+        return self._spawn("manage.py", "rqworker", way=way, environment=environment)
 
     def _spawn_web(self) -> subprocess.Popen[bytes]:
-        return self._spawn("manage.py", "runserver", "--noreload", f"127.0.0.1:{self._port}")
+        _, *arguments = command(self._port, processes=WEB_PROCESSES, threads=WEB_THREADS)
+        # The server's own processes would outlive it.
+        environment = {"CHAOS_ENDS_WITH_PARENT": "1", "PYTHONPATH": str(SITE)}
+        return self._spawn(*arguments, environment=environment)
 
-    def _spawn(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, *arguments: str, way: Way | None = None, environment: Mapping[str, str] = NOTHING
+    ) -> subprocess.Popen[bytes]:
+        servers = {
+            "DATABASE_URL": (way or self._way).database_url,
+            "REDIS_URL": self._valkey_url,
+            "PYTHONFAULTHANDLER": "1",
+        }
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=BASE_DIR,
-            env=os.environ | environment,
+            env={**os.environ, **servers, **environment},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
             # Nothing of a run outlives it, however it ends.
             preexec_fn=lambda: die_with_parent(signal.SIGKILL),
         )
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> list[int]:
+    """End processes in order; -6 stands for one that does not, whose stacks are in the log then."""
+    for process in processes:
+        process.terminate()
+    exits = []
+    for process in processes:
+        try:
+            exits.append(process.wait(END_SECONDS))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)
+            exits.append(process.wait())
+    return exits
 
 
 def tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -248,9 +264,15 @@ def tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    for member in tree(process):
-        member.kill()
+    kill_all(tree(process))
     process.wait()
+
+
+def kill_all(processes: Iterable[psutil.Process]) -> None:
+    """Kill those that are still there: some end by themselves when others go."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def forget_connection() -> None:

@@ -1,0 +1,20 @@
+"""Which deliveries a fault strikes, under the ids that receivers see."""
+
+from collections.abc import Iterable
+
+import psutil
+
+from webhooks.ids import DELIVERY_PREFIX
+from webhooks.models import Delivery, WorkerHeartbeat
+
+
+def public(ids: Iterable[object]) -> frozenset[str]:
+    return frozenset(DELIVERY_PREFIX + getattr(one, "hex") for one in ids)  # noqa: B009
+
+
+def held_by(processes: Iterable[psutil.Process]) -> frozenset[str]:
+    """Return what is marked as these processes' own."""
+    pids = [process.pid for process in processes]
+    workers = WorkerHeartbeat.objects.filter(pid__in=pids).values("id")
+    held = Delivery.objects.filter(claimed_by__in=workers, finished_at=None)
+    return public(held.values_list("id", flat=True))

@@ -1,0 +1,43 @@
+"""The network between workers, Postgres and receivers breaks."""
+
+import time
+
+from tests.chaos.faults import Fault, Kind, Stage
+from tests.chaos.kinds.held import held_by
+from tests.chaos.world import tree
+
+CUT_SECONDS = (12, 18)
+"""Longer than the silence after which a worker is declared dead."""
+IN_FLIGHT_SECONDS = 0.3
+"""How long Postgres may take for what had reached it."""
+FENCE_SECONDS = 8.5
+"""After eight seconds without an answer of Postgres a worker hands nothing more over, and others do not
+yet count it as dead."""
+BREAKER_SECONDS = 35
+"""How long a webhook may get nothing because so many requests in a row found no address."""
+
+
+def cut_worker_off(stage: Stage, fault: Fault) -> None:
+    """A worker and Postgres no longer reach one another; no connection is closed, and bytes that were
+    under way arrive when the network is there again."""
+    process, way = stage.world.worker_and_way()
+    with way.frozen():
+        time.sleep(IN_FLIGHT_SECONDS)
+        fault.may_repeat = held_by(tree(process))
+        fault.is_death = True
+        fault.repeats_until = fault.started_at + FENCE_SECONDS
+        time.sleep(stage.dice.uniform(*CUT_SECONDS))
+
+
+def move_name(stage: Stage, _: Fault) -> None:
+    stage.world.network.move_name()
+
+
+def lose_name(stage: Stage, fault: Fault) -> None:
+    """The receiver's name is not found."""
+    stage.world.network.lose_name()
+    stage.go_on(fault, 5, 20, stage.world.network.find_name)
+    fault.delays_order_until = fault.lasts_until + BREAKER_SECONDS
+
+
+KINDS = [Kind(2, cut_worker_off), Kind(1, move_name), Kind(1, lose_name)]
