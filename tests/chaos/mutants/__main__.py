@@ -1,7 +1,7 @@
 """Apply each sabotage to a copy of the code, and print which check catches it.
 
-Exit status 1 when one survives, or is caught by another check than it names; what was printed stands in
-var/mutants/NAME.log.
+Exit status 1 when one survives, or is caught by another check than it names, or when chaos complains of
+the code as it is; what was printed stands in var/mutants/NAME.log.
 """
 
 import json
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from config.services import BASE_DIR
@@ -29,10 +30,20 @@ def main() -> None:
     print(
         "| sabotage | what it spoils | with | caught by | seconds |\n| --- | --- | --- | --- | ---: |"
     )
+    if any(mutant.run[0] == "chaos" for mutant in mutants):
+        _check_that_chaos_is_content()
     survivors = [mutant.name for mutant in mutants if not _is_caught(mutant)]
     print(f"\n{len(mutants) - len(survivors)} of {len(mutants)} caught.")
     if survivors:
         sys.exit(f"Not caught as they should be: {', '.join(survivors)}")
+
+
+def _check_that_chaos_is_content() -> None:
+    """What it says of a sabotage means nothing where it says as much without."""
+    with tempfile.TemporaryDirectory(prefix="mutant-", ignore_cleanup_errors=True) as folder:
+        copy_code(Path(folder))
+        if complaints := _found("unspoiled", ["chaos"], Path(folder)):
+            sys.exit(f"Chaos complains without any sabotage: {', '.join(complaints)}")
 
 
 def _is_caught(mutant: Mutant) -> bool:
@@ -41,7 +52,7 @@ def _is_caught(mutant: Mutant) -> bool:
     with tempfile.TemporaryDirectory(prefix="mutant-", ignore_cleanup_errors=True) as folder:
         copy_code(Path(folder))
         apply(mutant, Path(folder))
-        caught_by = _found(mutant, Path(folder))
+        caught_by = _found(mutant.name, mutant.run, Path(folder))
     seconds = time.monotonic() - began_at
     with_what = " ".join(mutant.run)
     names = ", ".join(caught_by) or "nothing"
@@ -71,22 +82,23 @@ def apply(mutant: Mutant, folder: Path) -> None:
         subprocess.run(command, cwd=folder, stdin=patch, check=True)
 
 
-def _found(mutant: Mutant, folder: Path) -> list[str]:
+def _found(name: str, run: Sequence[str], folder: Path) -> list[str]:
     """Return the broken promises, or the tests that failed."""
-    what, *arguments = mutant.run
+    what, *arguments = run
     program = CHAOS if what == "chaos" else PYTEST
     output = _output([sys.executable, *program, *arguments], folder)
-    log = BASE_DIR / "var" / "mutants" / f"{mutant.name}.log"
+    log = BASE_DIR / "var" / "mutants" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text(output)
     report = folder / "verdict.json"
-    if report.exists():
-        return list(json.loads(report.read_text())["broken"])
-    return [
+    if what == "chaos":
+        return list(json.loads(report.read_text())["broken"]) if report.exists() else ["no verdict"]
+    names = (
         line.split("::")[1].split()[0].split("[")[0]
         for line in output.splitlines()
         if line.startswith("FAILED") and "::" in line
-    ]
+    )
+    return list(dict.fromkeys(names))
 
 
 def _output(command: list[str], folder: Path) -> str:
