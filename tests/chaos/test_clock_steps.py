@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from webhooks.http_receiver import Behaviour, HttpReceiver
 
 from projects.models import User
 from tests import clusters
@@ -14,7 +15,6 @@ from tests.chaos.clock import Clock, build_library
 from tests.chaos.postgres import Postgres
 from tests.webhooks.history import trigger
 from tests.workers import running_worker, wait_for_heartbeats
-from webhooks.http_receiver import Behaviour, HttpReceiver
 from webhooks.models import Webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -136,7 +136,7 @@ def test_loop_that_ends_hands_its_pop_back(loop: Loop) -> None:
 def test_lost_connection_is_told_and_made_anew(loop: Loop) -> None:
     loop.pop()
     loop.turn(0.2)
-    loop.client.client_kill_filter(_id=loop.popper.client_id)
+    loop.client.client_kill_filter(_id=str(loop.popper.client_id))
     loop.turn()
     assert isinstance(loop.popped.get(), RedisError)
 
