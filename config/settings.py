@@ -399,7 +399,7 @@ WEBHOOKS_QUOTAS_PER_HOUR = {
 }
 WEBHOOKS_QUOTAS_OF_OWNERS = _quotas_of_owners()
 # Whether owners prove that a URL is theirs before anything is sent to it (docs/security.md).
-WEBHOOKS_ENDPOINT_PROOF = _one_of("WEBHOOKS_ENDPOINT_PROOF", ("advise", "off", "require"))
+WEBHOOKS_ENDPOINT_PROOF = _one_of("WEBHOOKS_ENDPOINT_PROOF", ("off", "advise", "require"))
 REST_KNOX = {"AUTH_HEADER_PREFIX": "Bearer", "TOKEN_PREFIX": "rdai_"}
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["webhooks.api.authentication.BearerAuthentication"],

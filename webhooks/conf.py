@@ -49,7 +49,7 @@ DEFAULTS: dict[str, Any] = {
     # What differs from that, by the owner's id as text.
     "WEBHOOKS_QUOTAS_OF_OWNERS": {},
     # Whether owners prove that a URL is theirs before it receives anything: off, advise or require.
-    "WEBHOOKS_ENDPOINT_PROOF": "advise",
+    "WEBHOOKS_ENDPOINT_PROOF": "off",
     # Parts of addresses that belong to servers of a development environment; `doctor` warns of
     # them in production.
     "WEBHOOKS_DEVELOPMENT_SERVERS": [],

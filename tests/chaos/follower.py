@@ -22,7 +22,7 @@ def main() -> None:
     django.setup()
     from django.db import Error, connection
 
-    from webhooks import feed
+    from webhooks.outbox import feed
 
     is_stopping = False
 

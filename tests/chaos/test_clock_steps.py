@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from webhooks.http_receiver import Behaviour, HttpReceiver
 
 from projects.models import User
 from tests import clusters
@@ -16,6 +15,7 @@ from tests.chaos.postgres import Postgres
 from tests.webhooks.history import trigger
 from tests.workers import running_worker, wait_for_heartbeats
 from webhooks.models import Webhook
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

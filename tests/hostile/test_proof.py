@@ -57,6 +57,7 @@ WRONG: dict[str, Answer] = {
 
 @pytest.fixture
 def server(settings: Settings) -> Iterator[ChallengedServer]:
+    settings.WEBHOOKS_ENDPOINT_PROOF = "advise"
     settings.WEBHOOKS_ALLOWED_NETWORKS = [ipaddress.ip_network("127.0.0.0/8")]
     server = ChallengedServer(("127.0.0.1", 0), Handler)
     server.answer, server.bodies = echo, []

@@ -5,13 +5,13 @@ from collections import deque
 from datetime import timedelta
 
 from django.utils import timezone
-from webhooks.redelivery import Scope
 
 from tests.chaos.faults import Fault, Kind, Stage
 from tests.chaos.kinds.held import public
-from webhooks import redelivery, retention
 from webhooks.ids import DELIVERY_PREFIX
 from webhooks.models import Attempt, Delivery
+from webhooks.repair import redelivery, retention
+from webhooks.repair.redelivery_scope import Scope
 
 REDELIVERED = 30
 KEPT = timedelta(seconds=90)

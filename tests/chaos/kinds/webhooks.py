@@ -7,13 +7,13 @@ from itertools import count
 from urllib.parse import urljoin
 
 from django.db import Error
-from webhooks.signing import generate_secret
 
 from tests.chaos.faults import Fault, Kind, Stage
 from tests.chaos.kinds.servers import CLOCK_STEPS
 from tests.chaos.recipients import RETRIES, Recipient, Secret, Span
 from webhooks import service
 from webhooks.models import Webhook
+from webhooks.wire.signing import generate_secret
 
 OVERLAPS = (timedelta(0), timedelta(seconds=5), timedelta(hours=24))
 """How long a secret that was replaced goes on signing."""

@@ -36,6 +36,7 @@ LEFT = {
     "webhook-detail.patch": "webhook.change",
     "webhook-detail.delete": "webhook.delete",
     "webhook-test.post": "webhook.test",
+    "webhook-verify.post": "webhook.verify",
     "webhook-enable.post": "webhook.enable",
     "webhook-disable.post": "webhook.disable",
     "webhook-rotate-secret.post": "secret.rotate",

@@ -31,6 +31,7 @@ STRICTER = {
     "webhook-list.post": "secret",
     "webhook-rotate-secret.post": "secret",
     "webhook-test.post": "test",
+    "webhook-verify.post": "test",
 }
 
 
