@@ -96,6 +96,8 @@ class Exchange:
         self.pin: Pin | None = None
         self.usage: Usage | None = None
         """What its connection costs, where that is much."""
+        self.has_connected = False
+        """Whether the transfer has opened a connection."""
         self.is_reusable = True
         """Whether the handle holds little of the last answer."""
         self._policy = policy
@@ -193,6 +195,7 @@ class Exchange:
         is_blocked, self._is_blocked = self._is_blocked, False
         self.is_reusable = self._head_size <= MAX_KEPT_HEADER_BYTES
         self._head_size = self._answers = 0
+        self.has_connected = False
         self._lines.clear()
         self._chunks.clear()
         self._body_size = 0
@@ -263,6 +266,7 @@ class Exchange:
         """libcurl got a duplicate of ours, of this number."""
         while self._opened:
             self._opened.pop().close()
+        self.has_connected = True
         self._on_new_socket(fd)
         return int(pycurl.SOCKOPT_OK)
 

@@ -227,7 +227,13 @@ class MultiSender:
         self._multi.remove_handle(exchange.handle)
         self._active.discard(exchange)
         sending, usage = exchange.sending, exchange.usage
-        phases = phases_of(exchange.handle, sending.looked_up_ms, is_sent=exchange.is_sent)
+        phases = phases_of(
+            exchange.handle,
+            sending.looked_up_ms,
+            (time.monotonic() - sending.started_at) * 1000 - sending.looked_up_ms,
+            is_sent=exchange.is_sent,
+            has_connected=exchange.has_connected,
+        )
         processor_ms = usage.seconds * 1000 / usage.requests if usage else 0.0
         result = exchange.finish(code)
         self._ended.append(_outcome(sending, exchange.request, result, phases, processor_ms))

@@ -21,28 +21,29 @@ class Phases(NamedTuple):
     receive: float = 0.0
 
 
-MARKS = (
-    pycurl.CONNECT_TIME_T,
-    pycurl.APPCONNECT_TIME_T,
-    pycurl.POSTTRANSFER_TIME_T,
-    pycurl.STARTTRANSFER_TIME_T,
-)
-"""When the phases after `dns` but the last ended, in microseconds since the transfer began; 0 where
-they did not, or were not needed."""
+def phases_of(
+    handle: Any, looked_up_ms: float, total_ms: float, *, is_sent: bool, has_connected: bool
+) -> Phases:
+    """Return the phases of the transfer that has just ended on a handle and took `total_ms` after
+    the look-up.
 
-
-def phases_of(handle: Any, looked_up_ms: float, *, is_sent: bool) -> Phases:
-    """Return the phases of the transfer that has just ended on a handle; `is_sent` says whether
-    its request has begun to go out."""
-    total = handle.getinfo(pycurl.TOTAL_TIME_T)
-    # libcurl sets the later marks when a handshake fails, too.
-    marks = [handle.getinfo(mark) for mark in (MARKS if is_sent else MARKS[:1])]
-    spent = [0.0] * (len(MARKS) + 1)
-    before = last = 0
-    for number, mark in enumerate(marks):
-        if mark:
-            last = number + 1
-            spent[number] = max(mark - before, 0) / 1000
-            before = max(mark, before)
-    spent[last] += max(total - before, 0) / 1000
-    return Phases(looked_up_ms, *spent)
+    `is_sent` says whether its request has begun to go out, `has_connected` whether it opened a
+    connection. Each question to libcurl costs a microsecond: none is asked in vain.
+    """
+    connect = tls = before = 0.0
+    if has_connected or not is_sent:
+        connect = handle.getinfo(pycurl.CONNECT_TIME_T) / 1000 or total_ms
+        if not is_sent:
+            return Phases(looked_up_ms, connect, max(total_ms - connect, 0.0))
+        tls = max(handle.getinfo(pycurl.APPCONNECT_TIME_T) / 1000 - connect, 0.0)
+        before = connect + tls
+    sent = handle.getinfo(pycurl.POSTTRANSFER_TIME_T) / 1000 or total_ms
+    answered = handle.getinfo(pycurl.STARTTRANSFER_TIME_T) / 1000 or total_ms
+    return Phases(
+        looked_up_ms,
+        connect,
+        tls,
+        max(sent - before, 0.0),
+        max(answered - sent, 0.0),
+        max(total_ms - answered, 0.0),
+    )
