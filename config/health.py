@@ -61,7 +61,7 @@ class _Readiness:
                 self._is_migrated = True
         except (DatabaseError, InterfaceError):
             # The error's text may contain hosts and users, so the response leaves it out.
-            yield "database", "Postgres does not answer."
+            yield "database", "Postgres is unavailable."
         try:
             row_id = new_id()
             decrypt(encrypt(b"ready", row_id), row_id)

@@ -1,14 +1,14 @@
-"""Default settings: a project overrides what it wants, under the same names."""
+"""Default settings; a project overrides them by settings of the same names."""
 
 from typing import Any
 
 from django.conf import settings
 
 DEFAULTS: dict[str, Any] = {
-    # base64 of 32 bytes each, as bytes; the first encrypts. Without one no webhook can be made.
+    # Keys of 32 bytes each; the first encrypts. Creating a webhook needs at least one.
     "WEBHOOKS_ENCRYPTION_KEYS": [],
     "WEBHOOKS_DISABLE_AFTER_DAYS": 5.0,
-    # 0 keeps everything.
+    # 0 means no purge.
     "WEBHOOKS_RETENTION_DAYS": 0,
     "WEBHOOKS_AUDIT_RETENTION_DAYS": 365,
     "WEBHOOKS_REQUIRE_HTTPS": True,
@@ -19,9 +19,9 @@ DEFAULTS: dict[str, Any] = {
     "WEBHOOKS_OWN_HOSTS": [],
     "WEBHOOKS_PROXY_URL": "",
     "WEBHOOKS_CA_BUNDLE": "",
-    # Of one Valkey or Redis, for wake-ups.
+    # One Valkey or Redis, for wake-ups.
     "REDIS_URL": "redis://127.0.0.1:6379/0",
-    # Whether statements may be prepared where the connection allows it.
+    # Whether to prepare statements on connections that allow it.
     "DATABASE_PREPARED_STATEMENTS": True,
     # rq, listen or poll.
     "WEBHOOKS_WAKEUP": "rq",
@@ -50,14 +50,13 @@ DEFAULTS: dict[str, Any] = {
     "WEBHOOKS_QUOTAS_OF_OWNERS": {},
     # Whether owners prove that a URL is theirs before it receives anything: off, advise or require.
     "WEBHOOKS_ENDPOINT_PROOF": "off",
-    # Parts of addresses that belong to servers of a development environment; `doctor` warns of
-    # them in production.
+    # Parts of the addresses of development servers; `doctor` reports their use in production.
     "WEBHOOKS_DEVELOPMENT_SERVERS": [],
 }
 
 
 def apply_defaults() -> None:
-    """Set what the project leaves unset."""
+    """Set the settings that the project does not set."""
     for name, value in DEFAULTS.items():
         if not hasattr(settings, name):
             setattr(settings, name, value)

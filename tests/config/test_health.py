@@ -41,7 +41,7 @@ def test_not_ready_without_postgres(probe: Client, monkeypatch: pytest.MonkeyPat
     response = probe.get("/readyz")
 
     assert response.status_code == 503
-    assert response.json()["problems"] == {"database": "Postgres does not answer."}
+    assert response.json()["problems"] == {"database": "Postgres is unavailable."}
 
 
 @pytest.mark.django_db

@@ -386,12 +386,12 @@ def test_reencryption_lets_the_old_key_go(
     assert reencrypted("--dry-run") == (
         "signing secrets: 4 to re-encrypt\n"
         "custom headers: 3 to re-encrypt\n"
-        "stored answers: 1 to re-encrypt\n"
+        "stored responses: 1 to re-encrypt\n"
     )
     assert reencrypted() == (
         "signing secrets: 4 re-encrypted\n"
         "custom headers: 3 re-encrypted\n"
-        "stored answers: 1 re-encrypted\n"
+        "stored responses: 1 re-encrypted\n"
     )
     settings.WEBHOOKS_ENCRYPTION_KEYS = settings.WEBHOOKS_ENCRYPTION_KEYS[:1]
 

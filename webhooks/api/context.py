@@ -1,6 +1,6 @@
-"""What the current thread works for, for its log lines."""
+"""Context of the current thread that log records include."""
 
 from contextvars import ContextVar
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""The id of the HTTP request; empty outside of one."""
+"""The id of the current HTTP request; empty outside of requests."""

@@ -49,7 +49,7 @@ class Column(NamedTuple):
 COLUMNS = (
     Column(SigningSecret, "value_encrypted", "signing secrets"),
     Column(Webhook, "headers_encrypted", "custom headers"),
-    Column(IdempotentAnswer, "answer_encrypted", "stored answers"),
+    Column(IdempotentAnswer, "answer_encrypted", "stored responses"),
 )
 
 

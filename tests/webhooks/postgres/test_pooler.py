@@ -252,4 +252,4 @@ def test_worker_without_notifications_does_not_start(pooled_url: str) -> None:
     ):  # fmt: skip
         assert worker.wait(60) == 1
         log.seek(0)
-        assert b"WEBHOOKS_WAKEUP=listen, and a pooler" in log.read()
+        assert b"WEBHOOKS_WAKEUP=listen does not work through a connection pooler" in log.read()
