@@ -23,7 +23,7 @@ from webhooks import catalog
 from webhooks.errors import SecretRefusedError, WebhookLimitError
 from webhooks.models import Delivery, SigningSecret, Webhook
 from webhooks.models.delivery import DeliveryQuerySet
-from webhooks.models.webhook import MAX_LIVE_SECRETS
+from webhooks.models.webhook import MAX_LIVE_SECRETS, SETTING_NAMES
 from webhooks.outbox.batch import trigger_each
 from webhooks.outbox.explain import Considered, Explanation, explain
 from webhooks.outbox.store import Owner, Trigger, trigger_event, trigger_events
@@ -77,10 +77,7 @@ __all__ = [
     "warnings_of",
 ]
 
-CHANGEABLE = {
-    "name", "url", "description", "events", "active", "max_retries", "retry_delay_seconds",
-    "retry_schedule", "timeout_seconds", "rate_limit", "ordered", "payload_options",
-}  # fmt: skip
+CHANGEABLE = {*SETTING_NAMES, "active"}
 WARNED_OF = {"url", "events"}
 SHOWN_TWINS = 3
 DEFAULT_OVERLAP = timedelta(hours=24)

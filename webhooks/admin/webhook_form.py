@@ -11,7 +11,7 @@ from webhooks import catalog, service
 from webhooks.bounds import MAX_PATTERNS, length_problem
 from webhooks.errors import UrlRefusedError
 from webhooks.models import Webhook
-from webhooks.models.webhook import MAX_RETRIES
+from webhooks.models.webhook import MAX_RETRIES, SETTING_NAMES
 from webhooks.wire.header_rules import MAX_HEADERS, header_problems
 from webhooks.wire.url_rules import accept_url
 
@@ -95,10 +95,7 @@ class WebhookForm(forms.ModelForm):
 
     class Meta:
         model = Webhook
-        fields = (
-            "name", "url", "description", "events", "timeout_seconds", "rate_limit", "ordered",
-            "max_retries", "retry_delay_seconds", "retry_schedule",
-        )  # fmt: skip
+        fields = SETTING_NAMES
         field_classes = {"retry_schedule": NumbersField}
         widgets = {"retry_schedule": UnfoldAdminTextInputWidget}
 

@@ -44,6 +44,7 @@ from webhooks.errors import PublicIdInvalidError
 from webhooks.figures import history
 from webhooks.ids import WEBHOOK_PREFIX, parse_public_id
 from webhooks.models import Webhook
+from webhooks.models.webhook import SETTINGS
 
 DAY = timedelta(hours=24)
 
@@ -67,6 +68,9 @@ class WebhookList(ChangeList):
         self.result_list = page
 
 
+HEADER_FIELDS = ("custom_headers", "remove_headers")
+
+
 @admin.register(Webhook)
 class WebhookAdmin(OperatorAdmin):
     form = WebhookForm
@@ -86,23 +90,9 @@ class WebhookAdmin(OperatorAdmin):
         AddWebhook, TestWebhook, EnableWebhook, DisableWebhook, DeleteWebhook, RedeliverFailed,
         RotateSecret, RevokeSecret, RevealSecret,
     )  # fmt: skip
-    fieldsets = (
-        (None, {"fields": ("name", "url", "description", "events")}),
-        (
-            "Sending",
-            {
-                "fields": (
-                    ("timeout_seconds", "rate_limit"),
-                    "ordered",
-                    "custom_headers",
-                    "remove_headers",
-                )
-            },
-        ),
-        (
-            "Retries",
-            {"fields": (("max_retries", "retry_delay_seconds"), "retry_schedule")},
-        ),
+    fieldsets = tuple(
+        (heading or None, {"fields": (*names, *HEADER_FIELDS) if heading == "Sending" else names})
+        for heading, names in SETTINGS.items()
     )
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:

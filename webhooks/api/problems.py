@@ -23,6 +23,7 @@ from webhooks import errors
 from webhooks.api.errors import ParametersInvalidError, TakesTooLongError
 from webhooks.api.names import camel_case
 from webhooks.bounds import MAX_NAME_CHARACTERS, MAX_PROBLEMS, shortened
+from webhooks.models.webhook import api_name
 from webhooks.postgres.sql import took_too_long
 
 logger = logging.getLogger(__name__)
@@ -134,15 +135,8 @@ def _field_errors(problem: DjangoValidationError) -> dict[str, list[exceptions.E
     }
 
 
-WIRE_NAMES = {
-    "__all__": "nonFieldErrors",
-    "retry_delay_seconds": "retryDelay",
-    "timeout_seconds": "timeout",
-}
-
-
 def _wire_name(name: str) -> str:
-    return WIRE_NAMES.get(name) or camel_case(name)
+    return "nonFieldErrors" if name == "__all__" else camel_case(api_name(name))
 
 
 def _details(problems: Iterable[DjangoValidationError]) -> list[exceptions.ErrorDetail]:

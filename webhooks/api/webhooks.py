@@ -32,9 +32,17 @@ from webhooks.api.serializers import BoundedDictField, FailureKindField
 from webhooks.bounds import MAX_PATTERNS
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models import Webhook
-from webhooks.models.webhook import MAX_RETRIES
+from webhooks.models.webhook import MAX_RETRIES, SETTING_NAMES, SETTINGS, api_name
 from webhooks.pace.retry import MAX_DELAY_SECONDS
 from webhooks.wire.header_rules import MAX_HEADERS
+
+API_NAMES = [api_name(name) for name in SETTING_NAMES]
+FIRST = len(SETTINGS[""])
+RENAMED = {
+    api_name(name): {"source": name, "default": getattr(Webhook._meta.get_field(name), "default")}
+    for name in SETTING_NAMES
+    if api_name(name) != name
+}
 
 
 class WebhookSerializer(ApiModelSerializer):
@@ -65,20 +73,6 @@ class WebhookSerializer(ApiModelSerializer):
         required=False,
         help_text="Seconds before each retry, instead of `maxRetries` and `retryDelay`.",
     )
-    retry_delay = serializers.IntegerField(
-        source="retry_delay_seconds",
-        min_value=1,
-        max_value=3600,
-        default=60,
-        help_text="Seconds before the first retry; doubled for each further one.",
-    )
-    timeout = serializers.IntegerField(
-        source="timeout_seconds",
-        min_value=1,
-        max_value=30,
-        default=15,
-        help_text="Seconds that one attempt may take.",
-    )
     description = serializers.CharField(
         max_length=10_000, allow_blank=True, required=False, default=""
     )
@@ -86,8 +80,7 @@ class WebhookSerializer(ApiModelSerializer):
     class Meta:
         model = Webhook
         fields = [
-            "id", "name", "url", "description", "events", "active", "headers", "header_names",
-            "max_retries", "retry_delay", "retry_schedule", "timeout", "rate_limit", "ordered",
+            "id", *API_NAMES[:FIRST], "active", "headers", "header_names", *API_NAMES[FIRST:],
             "disabled_reason", "disabled_at", "failing_since", "breaker_state", "verified",
             "created_at", "updated_at",
         ]  # fmt: skip
@@ -95,6 +88,7 @@ class WebhookSerializer(ApiModelSerializer):
             "active", "disabled_reason", "disabled_at", "failing_since", "breaker_state",
             "verified", "created_at", "updated_at",
         ]  # fmt: skip
+        extra_kwargs = RENAMED
 
 
 class WebhookDetailSerializer(WebhookSerializer):

@@ -34,6 +34,25 @@ MAX_LIVE_SECRETS = 10
 """Of one webhook and scheme: each of them signs every request."""
 
 
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "": ("name", "url", "description", "events"),
+    "Retries": ("max_retries", "retry_delay_seconds", "retry_schedule"),
+    "Sending": ("timeout_seconds", "rate_limit", "ordered"),
+}
+"""What an owner may change of a webhook, by the heading of the admin's form.
+
+Type, limits, default and help text are those of the model's field. The service, the API and the admin
+take the rest from here. A setting that the sender needs is also read in
+webhooks/dispatch/endpoints.py.
+"""
+SETTING_NAMES = tuple(name for names in SETTINGS.values() for name in names)
+
+
+def api_name(setting: str) -> str:
+    """Return the name of a setting in the API, in snake case: without its unit, seconds."""
+    return setting.removesuffix("_seconds")
+
+
 class WebhookQuerySet(models.QuerySet["Webhook"]):
     def for_owner(self, owner_id: uuid.UUID | None) -> "WebhookQuerySet":
         """The owner's webhooks that are not deleted."""
@@ -98,7 +117,9 @@ class Webhook(models.Model):
         help_text="Seconds before each retry, instead of the two settings above.",
     )
     timeout_seconds = models.PositiveSmallIntegerField(
-        default=15, validators=[MinValueValidator(1), MaxValueValidator(30)]
+        default=15,
+        validators=[MinValueValidator(1), MaxValueValidator(30)],
+        help_text="Seconds that one attempt may take.",
     )
     rate_limit = models.FloatField(
         null=True,
@@ -109,7 +130,6 @@ class Webhook(models.Model):
     ordered = models.BooleanField(
         default=False, help_text="One at a time, in the order of the events."
     )
-    payload_options = models.JSONField(default=dict, blank=True)
     disabled_reason = models.CharField(max_length=500, blank=True, editable=False)
     disabled_at = models.DateTimeField(null=True, editable=False)
     # When the owner's mail about an automatic disabling is due; null when it went out.
