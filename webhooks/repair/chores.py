@@ -56,10 +56,13 @@ def take_turn(chore: Chore, holder: UUID, *, early_seconds: float = 0.0) -> floa
     """
     progress: Progress = {}
     if not chore.is_local:
-        seconds = _seconds_until_due(chore)
-        if seconds > early_seconds:
-            return seconds
+        # Most often it is due, as the wait before was for that.
         claimed = _claim(chore, holder, early_seconds)
+        if claimed is None:
+            seconds = _seconds_until_due(chore)
+            if seconds > early_seconds:
+                return seconds
+            claimed = _claim(chore, holder, early_seconds)
         if claimed is None:
             return FIRST_PAUSE_SECONDS
         progress = claimed
