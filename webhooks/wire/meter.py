@@ -26,7 +26,7 @@ MAX_SECONDS = 0.02
 """Of processor time for one request; then it is cut off."""
 MAX_BYTES = 256 * 1024
 """Received for one request, TLS and framing included: what is read of an answer takes less."""
-MAX_BYTES_IN_ALL = 24 * 1024 * 1024
+MAX_BYTES_IN_ALL = 12 * 1024 * 1024
 """Received for all requests that have not ended. Beyond it those are cut off, as they are read from,
 that have more than their share of it."""
 SHARE_BYTES = 16 * 1024
