@@ -26,7 +26,7 @@ from tests.workers import answers, free_port, wait_for_heartbeats, wait_until
 from webhooks.models import WorkerHeartbeat
 
 SITE = Path(__file__).with_name("site")
-START_SECONDS = 120
+START_SECONDS = 240
 """On a busy machine, with nothing compiled yet."""
 END_SECONDS = 60
 NOTHING: Mapping[str, str] = {}
