@@ -31,6 +31,8 @@ def test_healthy_system_prints_a_line_for_each_check(run: Run) -> None:
     assert (ran.code, ran.err) == (0, "")
     lines = ran.out.splitlines()
     assert [line.split()[0] for line in lines] == ["ok"] * len(CHECKS)
+    # Its versions are those of the wheels.
+    assert lines.pop(9).startswith("ok       libraries   libcurl ")
     assert lines[4:] == [
         "ok       workers     1 worker is alive.",
         "ok       backlog     No delivery is due.",
