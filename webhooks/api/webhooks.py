@@ -39,9 +39,9 @@ from webhooks.wire.header_rules import MAX_HEADERS
 API_NAMES = [api_name(name) for name in SETTING_NAMES]
 FIRST = len(SETTINGS[""])
 RENAMED = {
-    api_name(name): {"source": name, "default": getattr(Webhook._meta.get_field(name), "default")}
-    for name in SETTING_NAMES
-    if api_name(name) != name
+    api_name(field.name): {"source": field.name, "default": field.default}
+    for field in Webhook._meta.fields
+    if field.name in SETTING_NAMES and api_name(field.name) != field.name
 }
 
 
