@@ -50,7 +50,10 @@ def test_deliveries_count_by_webhook(
 def test_many_tokens_do_not_multiply(
     user: User, make_client: MakeClient, settings: Settings
 ) -> None:
-    settings.WEBHOOKS_API_REQUESTS_PER_MINUTE |= {"token": 10, "user": 25}
+    settings.WEBHOOKS_API_REQUESTS_PER_MINUTE = settings.WEBHOOKS_API_REQUESTS_PER_MINUTE | {
+        "token": 10,
+        "user": 25,
+    }
     codes = [make_client(user).get("/api/v1/webhooks").status_code for _ in range(50)]
     assert codes == [200] * 25 + [429] * 25
     events = [make_client(user).post("/api/v1/events", NEW_EVENT).status_code for _ in range(5)]

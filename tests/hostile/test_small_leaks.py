@@ -217,7 +217,7 @@ def test_embedded_servers_follow_nobodys_link(
     victim.mkdir(mode=0o755)
     place.symlink_to(victim)
 
-    with pytest.raises(embedded.EmbeddedServiceError, match="not a folder of ours"):
+    with pytest.raises(embedded.EmbeddedServiceError, match="is not our folder"):
         embedded._reachable_home(far)
 
     assert victim.stat().st_mode != mode

@@ -370,7 +370,7 @@ def test_threads_that_come_together_reserve_once(monkeypatch: pytest.MonkeyPatch
     taken: list[int] = []
     gate = threading.Barrier(8)
 
-    def add(key: str, step: int, last: int) -> int:
+    def add(key: str, step: int, last: int, seconds: int) -> int:
         time.sleep(0.01)  # as Valkey does: the others come meanwhile
         taken.append(step)
         return last + step

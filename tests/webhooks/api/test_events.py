@@ -130,7 +130,7 @@ def test_platform_webhooks_hear_nothing_that_owners_say_of_themselves(
         assert redelivery_scope.webhooks_missing(event) == []
         explained = {one.webhook: one for one in service.explain(event).considered}
         assert not explained[platform].matches
-        assert "triggered it" in explained[platform].reason
+        assert "triggered the event" in explained[platform].reason
     wanted = redelivery_scope.Scope(event_type="project.deleted")
     assert not redelivery_scope.missing(platform, wanted).exists()
 

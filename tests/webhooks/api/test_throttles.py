@@ -66,7 +66,9 @@ def test_minute_ends(client: APIClient, monkeypatch: pytest.MonkeyPatch) -> None
 def test_secrets_and_tests_have_a_limit_of_the_user(
     user: User, make_client: MakeClient, make_webhook: Callable[..., Webhook], settings: Any
 ) -> None:
-    settings.WEBHOOKS_API_REQUESTS_PER_MINUTE |= {"token": 1000}
+    settings.WEBHOOKS_API_REQUESTS_PER_MINUTE = settings.WEBHOOKS_API_REQUESTS_PER_MINUTE | {
+        "token": 1000
+    }
     webhook = make_webhook(timeout_seconds=1)
     path = f"/api/v1/webhooks/{webhook.public_id}/test"
 

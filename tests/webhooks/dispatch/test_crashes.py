@@ -201,7 +201,7 @@ def test_suspects_do_not_wait_for_a_mail_server(
 
 def test_supervisors_of_all_workers_share_their_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     # Not the slots of real ones: that of a test before this may just be ending.
-    monkeypatch.setattr(quarantine, "SLOTS", OTHER_SLOTS)
+    monkeypatch.setattr(quarantine, "SLOT_LOCK_CLASS", OTHER_SLOTS)
     level = 2
     slots = range(level * MAX_PROCESSES, (level + 1) * MAX_PROCESSES)
 

@@ -203,5 +203,10 @@ def test_without_a_database_the_doctor_looks_at_the_rest() -> None:
     )
 
     lines = [line.split()[:2] for line in ran.stdout.splitlines() if not line.startswith(" ")]
-    assert lines == [["failure", "database"], ["ok", "valkey"], ["ok", "settings"]]
+    assert lines == [
+        ["failure", "database"],
+        ["ok", "valkey"],
+        ["ok", "libraries"],
+        ["ok", "settings"],
+    ]
     assert (ran.returncode, ran.stderr) == (1, "CommandError: 1 failure, 0 warnings.\n")
