@@ -47,9 +47,10 @@ REDELIVER = Deed(
     commands=("redeliver",),
 )  # fmt: skip
 TRIGGER_FOR_OTHERS = Deed(
-    "make service tokens, and trigger anybody's events with them",
+    # The token is the grant: it serves as long as its user is staff, also without the permission.
+    "make service tokens, which trigger anybody's events",
     ("webhooks.trigger_for_others",),
-    api=("POST /tokens with isService", "POST /events with userId", "POST /events/batch with userId"),
+    api=("POST /tokens with isService",),
     commands=("trigger",),
 )  # fmt: skip
 MAKE_TOKEN = Deed("make a token of somebody", ("webhooks.add_apitoken",), admin=("apitoken_new",))

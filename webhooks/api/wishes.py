@@ -12,11 +12,11 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import PermissionDenied
 
-from webhooks import access, allowances
+from webhooks import allowances
 from webhooks.api import throttles
 from webhooks.api.authentication import users
 from webhooks.api.base import ApiSerializer, PublicIdField
-from webhooks.api.permissions import is_service, refusal_of
+from webhooks.api.permissions import is_service
 from webhooks.api.problems import DOMAIN_ERRORS
 from webhooks.api.serializers import shared
 from webhooks.bounds import MAX_PROBLEMS, shortened
@@ -37,9 +37,7 @@ ITEMS = {
     "description": "Each like the body of POST /events; one that is not is refused by itself.",
     "items": {},
 }
-OTHERS_REFUSED = (
-    f"{refusal_of(access.TRIGGER_FOR_OTHERS)} Use a service token, or leave userId out."
-)
+OTHERS_REFUSED = "Only service tokens of staff may name a userId; use one, or leave userId out."
 
 
 class EventSerializer(ApiSerializer):

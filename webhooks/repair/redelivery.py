@@ -16,7 +16,14 @@ from webhooks.errors import RedeliveryScopeError
 from webhooks.models import Delivery, Redelivery, Webhook
 from webhooks.models.delivery import COUNTED_AT_MOST
 from webhooks.repair.redelivery_batches import advance
-from webhooks.repair.redelivery_scope import REPEATABLE, Scope, matching, missing, replay_scope
+from webhooks.repair.redelivery_scope import (
+    REPEATABLE,
+    Scope,
+    matching,
+    missing,
+    not_after_now,
+    replay_scope,
+)
 
 
 def redeliver(
@@ -28,7 +35,7 @@ def redeliver(
     receive them out of order (see warnings_of()). `rate_limit` is in deliveries per second. Raises
     RedeliveryScopeError.
     """
-    scope = replace(scope, until=min(scope.until or timezone.now(), timezone.now()))
+    scope = replace(scope, until=not_after_now(scope.until))
     return Redelivery.objects.create(
         scope=scope.to_json(),
         matched_count=_count(matching(scope), scope),

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from django.db import connection
 from django.db.models import Exists, OuterRef, QuerySet
-from django.utils import timezone
 
 from webhooks import catalog
 from webhooks.choices import DeliveryStatus
@@ -87,6 +87,14 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+def not_after_now(until: datetime | None) -> datetime:
+    """Return `until`, or now where that is earlier, by the clock that wrote `created_at`."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        now: datetime = cursor.fetchone()[0]
+    return min(until or now, now)
+
+
 def matching(scope: Scope) -> DeliveryQuerySet:
     """Return the deliveries that a redelivery of this scope sends, oldest first, without the limit.
 
@@ -163,7 +171,7 @@ def replay_scope(
         event_id=event_id,
         event_type=event_type,
         since=since,
-        until=min(until or timezone.now(), timezone.now()),
+        until=not_after_now(until),
         limit=limit,
         statuses=(),
     )
