@@ -37,7 +37,7 @@ ITEMS = {
     "description": "Each like the body of POST /events; one that is not is refused by itself.",
     "items": {},
 }
-OTHERS_REFUSED = "Only service tokens of staff may name a userId; use one, or leave userId out."
+OTHERS_REFUSED = "Only staff may name a userId. Use a service token of theirs, or leave userId out."
 
 
 class EventSerializer(ApiSerializer):
