@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 
 from django.db import DatabaseError, InterfaceError, connection
-from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
 from webhooks.errors import EncryptionKeyError
 from webhooks.ids import new_id
 from webhooks.models.encryption import decrypt, encrypt
+from webhooks.repair.doctor_servers import missing_migrations
 
 KEPT_SECONDS = 1.0
 """How long a process caches the response, so that a flood of requests does not reach Postgres."""
@@ -55,7 +55,7 @@ class _Readiness:
         try:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT 1")
-            if not self._is_migrated and (missing := _missing_migrations()):
+            if not self._is_migrated and (missing := missing_migrations()):
                 yield "migrations", f"Not applied: {', '.join(missing)}."
             else:
                 self._is_migrated = True
@@ -67,9 +67,3 @@ class _Readiness:
             decrypt(encrypt(b"ready", row_id), row_id)
         except (EncryptionKeyError, IndexError, ValueError):
             yield "keys", "WEBHOOKS_ENCRYPTION_KEYS holds no usable key."
-
-
-def _missing_migrations() -> list[str]:
-    executor = MigrationExecutor(connection)
-    plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
-    return [f"{migration.app_label}.{migration.name}" for migration, _ in plan]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from django.conf import settings
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, transaction
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
 from prometheus_client import CollectorRegistry
@@ -20,10 +20,11 @@ from prometheus_client.registry import Collector
 
 from webhooks.figures import history, present
 from webhooks.postgres import horizon
+from webhooks.postgres.sql import limit_statements, query
 
 KEPT_SECONDS = 5.0
 WINDOW = timedelta(minutes=5)
-TIME_LIMIT_MS = 4_000
+TIME_LIMIT_SECONDS = 4
 
 BREAKERS_SQL = """
 SELECT breaker_state, active, count(*) FROM webhooks_webhook
@@ -56,8 +57,8 @@ def _page() -> bytes:
     if time.monotonic() - _kept[0] >= KEPT_SECONDS:
         registry = CollectorRegistry()
         registry.register(_Figures())
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute("SELECT set_config('statement_timeout', %s, true)", [str(TIME_LIMIT_MS)])
+        with transaction.atomic():
+            limit_statements(TIME_LIMIT_SECONDS)
             _kept = (time.monotonic(), generate_latest(registry))
     return _kept[1]
 
@@ -111,10 +112,8 @@ def _webhooks() -> Iterator[GaugeMetricFamily]:
         "webhooks_registered", "Webhooks by state of their breaker.", labels=["state"]
     )
     counts = {"closed": 0, "open": 0, "half_open": 0, "disabled": 0}
-    with connection.cursor() as cursor:
-        cursor.execute(BREAKERS_SQL)
-        for state, is_active, count in cursor.fetchall():
-            counts[state if is_active else "disabled"] += count
+    for state, is_active, count in query(BREAKERS_SQL):
+        counts[state if is_active else "disabled"] += count
     for state, count in sorted(counts.items()):
         states.add_metric([state], count)
     yield states

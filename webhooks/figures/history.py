@@ -13,8 +13,8 @@ from uuid import UUID
 
 from webhooks.choices import DeliveryStatus
 from webhooks.dispatch.life import MOST_CRASHES
-from webhooks.figures.statements import query
 from webhooks.ids import WEBHOOK_PREFIX, first_id_of
+from webhooks.postgres.sql import query
 
 LAST_ID = UUID(int=2**128 - 1)
 

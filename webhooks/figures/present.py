@@ -5,8 +5,8 @@ from datetime import datetime
 from uuid import UUID
 
 from webhooks.dispatch.life import SILENCE_BEFORE_DEATH_SECONDS
-from webhooks.figures.statements import query
 from webhooks.postgres.horizon import IS_IN_ORDER
+from webhooks.postgres.sql import query
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db import connection
-
 from webhooks import catalog
 from webhooks.errors import CursorForeignError, CursorInvalidError, EventTypeUnknownError
 from webhooks.ids import EVENT_PREFIX
+from webhooks.postgres.sql import query
 
 MAX_SCANNED = 10_000
 """How many events of any owner one call reads; the cursor moves past those it does not return."""
@@ -149,7 +148,7 @@ def read(
     if after is None:
         return Page([], now().to_text(), has_more=False)
     cursor = Cursor.from_text(after)
-    rows = _query(
+    rows = query(
         READ_SQL,
         {
             "epoch": cursor.epoch,
@@ -185,7 +184,7 @@ def now() -> Cursor:
 
     Events that committed while an older transaction was running come after it, like future events.
     """
-    ((epoch, horizon, names),) = _query(NOW_SQL, {"epoch": FIRST_EPOCH})
+    ((epoch, horizon, names),) = query(NOW_SQL, {"epoch": FIRST_EPOCH})
     return _cursor((int(horizon) - 1, LARGEST_NUMBER, epoch), _clusters(names))
 
 
@@ -216,9 +215,3 @@ def matching_types(patterns: Iterable[str]) -> list[str] | None:
         return None
     names = (event_type.name for event_type in catalog.all_types())
     return [name for name in names if not catalog.patterns_matching(name).isdisjoint(patterns)]
-
-
-def _query(sql: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        return list(cursor.fetchall())

@@ -60,6 +60,17 @@ def run(
     return cursor
 
 
+def query(sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None) -> list[Any]:
+    """Run one statement as Django does, with client-side parameters, and return all its rows.
+
+    Postgres plans it for these very values, so that a condition on a null parameter costs nothing.
+    Raises Django's database errors.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return list(cursor.fetchall())
+
+
 def sqlstate(problem: BaseException) -> str | None:
     """Return the SQLSTATE of a Django database error, or None if Postgres sent none.
 

@@ -10,7 +10,7 @@ from django.db.migrations.executor import MigrationExecutor
 from redis.exceptions import RedisError
 
 from webhooks.outbox import wakeup
-from webhooks.postgres.sql import is_pooled, limited_transaction
+from webhooks.postgres.sql import is_pooled, limited_transaction, query
 from webhooks.repair.findings import Finding, failure, ok, warning
 
 OLDEST_POSTGRES = 150_000
@@ -36,7 +36,7 @@ def check_database() -> Iterator[Finding]:
         )
         return
     started_at = time.monotonic()
-    facts = dict(_query("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [FACTS]))
+    facts = dict(query("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [FACTS]))
     milliseconds = (time.monotonic() - started_at) * 1000
     if int(facts["server_version_num"]) < OLDEST_POSTGRES:
         yield failure(
@@ -82,19 +82,23 @@ def _examine_pooler() -> Finding:
 
 def check_migrations() -> Iterator[Finding]:
     """Check that all migrations are applied."""
-    executor = MigrationExecutor(connection)
-    plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
-    if plan:
-        names = ", ".join(f"{migration.app_label}.{migration.name}" for migration, _ in plan)
-        yield failure("migrations", f"Not applied: {names}.", "manage.py migrate")
+    if names := missing_migrations():
+        yield failure("migrations", f"Not applied: {', '.join(names)}.", "manage.py migrate")
     else:
         yield ok("migrations", "All migrations are applied.")
+
+
+def missing_migrations() -> list[str]:
+    """Return the migrations that are not applied, in their order, as `app.name`."""
+    executor = MigrationExecutor(connection)
+    plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    return [f"{migration.app_label}.{migration.name}" for migration, _ in plan]
 
 
 def check_clock() -> Iterator[Finding]:
     """Check that this machine's clock agrees with the database's."""
     before = time.time()
-    database_time = _query(CLOCK_SQL)[0][0]
+    database_time = query(CLOCK_SQL)[0][0]
     after = time.time()
     skew = max(before - database_time, database_time - after, 0.0)
     if skew > SKEW_SECONDS:
@@ -159,9 +163,3 @@ def check_valkey() -> Iterator[Finding]:
 
 def _first_line(problem: Exception) -> str:
     return (str(problem).strip() or type(problem).__name__).splitlines()[0]
-
-
-def _query(sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        return list(cursor.fetchall())

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
 
-from django.db import connection
 from django.utils import timezone
 
 from webhooks.figures import present
 from webhooks.models import Pause, Redelivery, Webhook
 from webhooks.postgres import horizon
+from webhooks.postgres.sql import query
 from webhooks.repair import housekeeping
 from webhooks.repair.findings import Finding, failure, ok, warning
 
@@ -31,7 +30,7 @@ MENDS = {"mails": "Set EMAIL_URL=smtp://user:password@host:587 and restart the w
 
 def check_order() -> Iterator[Finding]:
     """Check that no long transaction delays ordered deliveries and that the server has an id."""
-    current, recorded, cluster = _query(EPOCH_SQL)[0]
+    current, recorded, cluster = query(EPOCH_SQL)[0]
     held = horizon.holder()
     if held:
         level = failure if held.seconds > VERY_OLD_BACKLOG_SECONDS else warning
@@ -147,9 +146,3 @@ def _given_up() -> Iterator[Finding]:
             count=count,
             ids=[redelivery.public_id for redelivery in last],
         )
-
-
-def _query(sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        return list(cursor.fetchall())

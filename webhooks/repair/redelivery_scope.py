@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
 from django.db.models import Exists, OuterRef, QuerySet
 
 from webhooks import catalog
@@ -15,6 +14,7 @@ from webhooks.errors import RedeliveryScopeError
 from webhooks.ids import first_id_of
 from webhooks.models import Delivery, Event, Redelivery, Webhook
 from webhooks.models.delivery import DeliveryQuerySet
+from webhooks.postgres.sql import query
 
 MAX_NAMED_WEBHOOKS = 3
 """How many webhooks a warning names."""
@@ -89,9 +89,7 @@ def _plain(value: Any) -> Any:
 
 def not_after_now(until: datetime | None) -> datetime:
     """Return `until`, or now where that is earlier, by the clock that wrote `created_at`."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp()")
-        now: datetime = cursor.fetchone()[0]
+    now: datetime = query("SELECT clock_timestamp()")[0][0]
     return min(until or now, now)
 
 

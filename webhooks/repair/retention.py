@@ -8,15 +8,13 @@ to the workers.
 """
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection
 from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
@@ -30,7 +28,7 @@ from webhooks.models import (
     SigningSecret,
     Webhook,
 )
-from webhooks.postgres.sql import limited_transaction
+from webhooks.postgres.sql import limited_transaction, query
 
 TERMINAL = (DeliveryStatus.SUCCESS, DeliveryStatus.FAILED, DeliveryStatus.CANCELLED)
 FIRST = UUID(int=0)
@@ -198,7 +196,7 @@ SELECT 0,
 def count(policy: Policy) -> Purged:
     """Return the numbers of rows that purge() would delete or erase now."""
     sql = COUNT_ERASED_SQL if _erases(policy) else COUNT_SQL
-    deliveries, attempts, events = _query(sql, _parameters(policy))[0]
+    deliveries, attempts, events = query(sql, _parameters(policy))[0]
     if _erases(policy):
         return Purged(deliveries, attempts, events)
     return Purged(
@@ -216,7 +214,7 @@ def kept_pending(owner_id: UUID) -> int:
     SELECT count(DISTINCT e.id) FROM webhooks_event e JOIN webhooks_delivery d ON d.event_id = e.id
      WHERE e.owner_id = %(owner)s AND e.payload <> '' AND d.finished_at IS NULL
     """
-    return int(_query(sql, {"owner": owner_id})[0][0])
+    return int(query(sql, {"owner": owner_id})[0][0])
 
 
 @dataclass(frozen=True)
@@ -249,7 +247,7 @@ def _walk(
     while position.passed < len(passes):
         started_at = time.monotonic()
         batch = min(position.batch, batch_size)
-        rows = _query(
+        rows = query(
             passes[position.passed], {**parameters, "after": position.after, "batch": batch}
         )
         seconds = time.monotonic() - started_at
@@ -386,9 +384,3 @@ def purge_daily(progress: dict[str, Any]) -> dict[str, Any] | None:
             }
     record(purged)
     return None
-
-
-def _query(sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    with closing(connection.cursor()) as cursor:
-        cursor.execute(sql, parameters)
-        return list(cursor.fetchall())
