@@ -1,8 +1,8 @@
-"""How often somebody may ask, counted per minute in Valkey for all processes together.
+"""How often somebody may ask, counted in Valkey for all processes together.
 
 While Valkey does not answer each process counts for itself: a limit must not take the API down. A
 hundredth of a limit is counted in advance, so that not every request waits for Valkey; what a
-process has not used at the end of the minute is lost to its client.
+process has not used at the end of the window is lost to its client.
 """
 
 import threading
@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from operator import length_hint
 from typing import Any
 from uuid import UUID
 
@@ -46,39 +47,32 @@ class Counter:
     def _client(self) -> redis.Redis:
         return wakeup.connect(TIMEOUT_SECONDS)
 
-    def add(self, key: str, amount: int, seconds: int) -> int:
-        """Count some more at once, in a window of so many seconds; returns how many there are."""
-        with self._locks[hash(key) % len(self._locks)]:
-            _, last = self._known.get(key, NOTHING_KNOWN)
-            last = self._add(key, amount, last, seconds)
-            self._remember(key, iter(()), last)
-            return last
+    def add(self, key: str, amount: int, limit: int, seconds: int = WINDOW_SECONDS) -> int:
+        """Count some more in a window of so many seconds and return how many there are.
 
-    def hit(self, key: str, limit: int = 0) -> int:
-        """Count one more and return how many there are.
-
-        Each process may count a hundredth of the limit in advance, from the first hit on: so the
+        Each process may count a hundredth of the limit in advance, from the first time on: so the
         many who ask now and then cost no more exchanges with Valkey than one who asks often.
         """
-        number = self._take_reserved(key)
-        if number is None:
-            # Threads that find nothing left must not all reserve a step of their own.
-            with self._locks[hash(key) % len(self._locks)]:
-                number = self._take_reserved(key)
-                return self._count(key, limit) if number is None else number
-        return number
+        # Threads that find nothing left must not all reserve a step of their own.
+        with self._locks[hash(key) % len(self._locks)]:
+            reserved, last = self._known.get(key, NOTHING_KNOWN)
+            # As hit() takes them, which does so beside this.
+            if amount == 1 and (number := next(reserved, None)) is not None:
+                return number
+            left = length_hint(reserved)
+            if left < max(amount, 1):
+                step = amount + max(last, limit) // STEPS
+                last = self._add(key, step, last, seconds)
+                left = step
+            count = last - left + amount
+            self._remember(key, iter(range(count + 1, last + 1)), last)
+            return count
 
-    def _take_reserved(self, key: str) -> int | None:
+    def hit(self, key: str, limit: int = 0) -> int:
+        """Count one more, as add() does."""
         # One step of the interpreter: no two threads get the same number.
-        return next(self._known.get(key, NOTHING_KNOWN)[0], None)
-
-    def _count(self, key: str, limit: int) -> int:
-        _, last = self._known.get(key, NOTHING_KNOWN)
-        step = 1 + max(last, limit) // STEPS
-        last = self._add(key, step, last, WINDOW_SECONDS)
-        number = last - step + 1
-        self._remember(key, iter(range(number + 1, last + 1)), last)
-        return number
+        number = next(self._known.get(key, NOTHING_KNOWN)[0], None)
+        return self.add(key, 1, limit) if number is None else number
 
     def _remember(self, key: str, reserved: Iterator[int], last: int) -> None:
         if len(self._known) >= MAX_KNOWN:
@@ -134,7 +128,8 @@ def spend(name: str, owner_id: UUID, amount: int) -> Allowance:
     own = settings.WEBHOOKS_QUOTAS_OF_OWNERS.get(str(owner_id), {})
     limit = own.get(name, settings.WEBHOOKS_QUOTAS_PER_HOUR[name])
     hour, elapsed = divmod(time.time(), HOUR_SECONDS)
-    used = counter.add(f"webhooks:quota:{name}:{owner_id}:{int(hour)}", amount, HOUR_SECONDS)
+    key = f"webhooks:quota:{name}:{owner_id}:{int(hour)}"
+    used = counter.add(key, amount, limit, HOUR_SECONDS)
     return Allowance(name, limit, limit - used, max(1, round(HOUR_SECONDS - elapsed)))
 
 

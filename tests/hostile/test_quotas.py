@@ -10,6 +10,7 @@ from rest_framework.test import APIClient
 from projects.models import User
 from tests.webhooks.api.conftest import MakeClient
 from tests.webhooks.api.matrix import NEW_EVENT
+from webhooks import allowances
 from webhooks.models import Delivery, Event, Redelivery, Webhook
 
 QUOTAS = {"events": 30, "deliveries": 40, "redeliveries": 10}
@@ -85,6 +86,28 @@ def test_owners_may_have_quotas_of_their_own(
 
     assert client.post("/api/v1/events/batch", batch(6)).status_code == 429
     assert make_client(other_user).post("/api/v1/events/batch", batch(6)).status_code == 200
+
+
+def test_counting_a_large_quota_asks_valkey_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter, other = allowances.Counter(), allowances.Counter()
+    total, asked = 0, 0
+
+    def add(key: str, step: int, last: int, seconds: int) -> int:
+        nonlocal total, asked
+        total, asked = total + step, asked + 1
+        return total
+
+    monkeypatch.setattr(counter, "_add", add)
+    monkeypatch.setattr(other, "_add", add)
+    granted = sum(
+        amount
+        for _ in range(2_000)
+        for one, amount in ((counter, 1), (counter, 7), (other, 3), (counter, 0))
+        if one.add("key", amount, 10_000, 3600) <= 10_000
+    )
+
+    assert 9_500 < granted <= 10_000
+    assert asked < 400
 
 
 def test_what_the_product_reports_is_not_limited(
