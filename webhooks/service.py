@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from django.conf import settings as django_settings
@@ -38,7 +37,7 @@ from webhooks.registry.switch import (
 )
 from webhooks.repair.redelivery import redeliver, redeliver_one, replay
 from webhooks.repair.redelivery_scope import Scope
-from webhooks.wire.url_rules import is_same_url
+from webhooks.wire.url_rules import is_same_server, is_same_url
 from webhooks.workbench.proof import Proof, prove
 from webhooks.workbench.test_send import Tryout
 from webhooks.workbench.test_send import send_test as test_webhook
@@ -219,7 +218,7 @@ def _moves(webhook: Webhook, url: str, *, may_keep: bool) -> bool:
     if connection.in_atomic_block:
         rows = rows.select_for_update(no_key=True)
     stored, headers = rows.values_list("url", "headers_encrypted").get()
-    has_moved = _server_of(stored) != _server_of(url)
+    has_moved = not is_same_server(stored, url)
     if has_moved and headers is not None and not may_keep:
         raise ValidationError(
             {
@@ -228,11 +227,6 @@ def _moves(webhook: Webhook, url: str, *, may_keep: bool) -> bool:
             }
         )
     return has_moved
-
-
-def _server_of(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def warnings_of(webhook: Webhook) -> list[str]:

@@ -47,6 +47,10 @@ class ParsedUrl:
     """Path and query, as they are sent."""
     is_numeric: bool
 
+    @property
+    def server(self) -> tuple[str, str, int]:
+        return self.scheme, self.host, self.port
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == DEFAULT_PORTS[self.scheme] else f":{self.port}"
@@ -87,6 +91,14 @@ def is_same_url(one: str, other: str) -> bool:
     """Say whether two URLs lead to the same place, also where they were stored by older rules."""
     try:
         return str(parse_url(one)) == str(parse_url(other))
+    except UrlRefusedError:
+        return one == other
+
+
+def is_same_server(one: str, other: str) -> bool:
+    """Say whether two URLs have the same scheme, host and port; likewise."""
+    try:
+        return parse_url(one).server == parse_url(other).server
     except UrlRefusedError:
         return one == other
 

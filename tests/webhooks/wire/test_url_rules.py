@@ -9,7 +9,7 @@ from pytest_django import Settings
 from tests.webhooks.hostile_urls import corpus
 from webhooks.errors import UrlRefusedError
 from webhooks.models import Webhook
-from webhooks.wire.url_rules import accept_url
+from webhooks.wire.url_rules import accept_url, is_same_server
 
 ALL_PORTS = [range(1, 65536)]
 
@@ -145,3 +145,22 @@ def test_webhook_with_a_hostile_url_is_not_stored(make_webhook: Callable[..., We
 
     assert refused.value.message_dict == {"url": ["The URL's host is not a public one."]}
     assert not Webhook.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("https://example.com/a", "https://EXAMPLE.com:443/b?c", True),
+        ("https://example.com/", "https://example.com./", True),
+        ("https://example.com/", "http://example.com:443/", False),
+        ("https://example.com/", "https://example.com:8443/", False),
+        ("https://example.com/", "https://example.org/", False),
+        ("https://xn--bcher-kva.example/", "https://bücher.example/", True),
+        ("https://[2001:db8::1]/", "https://[2001:db8:0::1]/", True),
+        # As older rules may have stored it.
+        ("https://user@example.com/", "https://example.com/", False),
+        ("https://user@example.com/", "https://user@example.com/", True),
+    ],
+)
+def test_servers_are_compared_as_the_wire_reads_them(one: str, other: str, is_same: bool) -> None:
+    assert is_same_server(one, other) is is_same
