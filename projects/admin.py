@@ -14,7 +14,6 @@ from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from projects.models import Project, User
-from webhooks import service
 from webhooks.admin.base import OperatorAdmin
 
 admin.site.unregister(Group)
@@ -85,11 +84,6 @@ class UserAdmin(DjangoUserAdmin, OperatorAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return _may_change(request, obj) and bool(super().has_delete_permission(request, obj))
-
-    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
-        super().save_model(request, obj, form, change)
-        if change and "is_active" in form.changed_data and obj.is_active:
-            service.resume_webhooks_of(obj.pk)
 
     def user_change_password(
         self, request: HttpRequest, id: str, form_url: str = ""

@@ -134,7 +134,8 @@ track(
     User,
     Tracking(
         name="user",
-        fields=("email", "name", "date_joined", "storage_quota_bytes"),
+        # Webhooks of an account that is active again go on (webhooks/signals.py).
+        fields=("email", "name", "date_joined", "storage_quota_bytes", "is_active"),
         created=user_created,
         updated=user_updated,
         deleted=user_deleted,

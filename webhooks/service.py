@@ -33,7 +33,6 @@ from webhooks.registry.switch import (
     enable,
     pause_sending,
     resume_sending,
-    resume_webhooks_of,
 )
 from webhooks.repair.redelivery import redeliver, redeliver_one, replay
 from webhooks.repair.redelivery_scope import Scope
@@ -65,7 +64,6 @@ __all__ = [
     "redeliver_one",
     "replay",
     "resume_sending",
-    "resume_webhooks_of",
     "revoke_secret",
     "rotate_secret",
     "test_webhook",

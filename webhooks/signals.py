@@ -10,7 +10,7 @@ from django.dispatch import receiver
 
 from webhooks.models import Delivery, Webhook
 from webhooks.outbox import wakeup
-from webhooks.registry import retirement
+from webhooks.registry import retirement, switch
 from webhooks.tracking import coalescing
 from webhooks.tracking.writes import Write, rows_deleting, rows_written
 
@@ -24,7 +24,18 @@ def tracked_rows_written(
     is_final_write: bool,
     **_: Any,
 ) -> None:
+    if sender is get_user_model() and (revived := _revived(writes)):
+        switch.resume_webhooks_of(revived)
     coalescing.store_writes(sender, writes, using, position=position, is_final_write=is_final_write)
+
+
+def _revived(writes: Sequence[Write]) -> list[Any]:
+    """Return the keys of accounts that were inactive and are active, where that is tracked."""
+    return [
+        write.row.pk
+        for write in writes
+        if write.before and write.before.get("is_active") is False and write.row.is_active
+    ]
 
 
 @receiver(rows_deleting, dispatch_uid="webhooks.rows_deleting")

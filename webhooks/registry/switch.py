@@ -79,13 +79,13 @@ def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
     return count
 
 
-def resume_webhooks_of(owner_id: UUID) -> None:
-    """Have workers look at once at the webhooks of an account that is active again.
+def resume_webhooks_of(owner_ids: Sequence[UUID]) -> None:
+    """Have workers look at once at the webhooks of accounts that are active again.
 
     Left alone they look within a minute. What waited is sent, as after a recovery.
     """
-    rows = Webhook.objects.for_owner(owner_id).filter(active=True, breaker_state="closed")
-    rows.update(breaker_changed_at=timezone.now())
+    rows = Webhook.objects.filter(owner_id__in=owner_ids, active=True, deleted_at=None)
+    rows.filter(breaker_state="closed").update(breaker_changed_at=timezone.now())
     transaction.on_commit(wakeup.nudge, robust=True)
 
 
