@@ -26,16 +26,16 @@ def die(*_: Any, **__: Any) -> NoReturn:
 
 def after_claim() -> None:
     from webhooks.dispatch.claim import Claim
-    from webhooks.dispatch.engine import Engine
+    from webhooks.dispatch.desks import Desks
 
-    real = Engine._take_claim
+    real = Desks._take_claim
 
-    def take_claim(engine: Engine, claim: Claim) -> None:
+    def take_claim(desks: Desks, claim: Claim) -> None:
         if claim.taken.count:
             die()
-        real(engine, claim)
+        real(desks, claim)
 
-    Engine._take_claim = take_claim  # type: ignore[assignment, method-assign]
+    Desks._take_claim = take_claim  # type: ignore[assignment, method-assign]
 
 
 def _without_line() -> None:
@@ -75,9 +75,9 @@ def before_send() -> None:
 
 
 def after_answer() -> None:
-    from webhooks.dispatch.engine import Engine
+    from webhooks.dispatch.desks import Desks
 
-    Engine._take_outcome = die  # type: ignore[method-assign]
+    Desks.take_outcome = die  # type: ignore[method-assign]
 
 
 def in_settle() -> None:

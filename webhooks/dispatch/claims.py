@@ -133,6 +133,10 @@ class Claims:
             self._is_quiet = True
         self._survey.next_at = 0.0
 
+    def room(self, unwritten: int) -> int:
+        """Return how many more rows may be claimed; unwritten results are no part of it."""
+        return self._flight.room
+
     def due_at(self, now: float, *, is_out: bool) -> float:
         """Return when the next claim is to be ordered, by the monotonic clock; `is_out` says that
         the network is away, so that single probes go out."""

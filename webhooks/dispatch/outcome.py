@@ -1,15 +1,14 @@
 """Read the outcome of one attempt: pure, no database, no sockets."""
 
 from base64 import b64encode
-from uuid import UUID
 
 from requests import PreparedRequest, Response
 
-from webhooks.choices import FailureKind
 from webhooks.dispatch.endpoints import Endpoint
+from webhooks.dispatch.flight import Sent
 from webhooks.dispatch.settle import Result
-from webhooks.dispatch.take import ClaimedDelivery
 from webhooks.pace.retry import SLOW_DOWN, Verdict, judge
+from webhooks.wire.many import Outcome
 from webhooks.wire.messages import Post, Reply
 
 MAX_STORED_BODY_BYTES = 16 * 1024
@@ -20,29 +19,24 @@ OUTAGE_RETRY_SECONDS = 30.0
 
 
 def read_outcome(
-    delivery: ClaimedDelivery,
-    endpoint: Endpoint,
-    attempt_id: UUID,
-    *,
-    request: PreparedRequest | None,
-    response: Response | None,
-    failure: tuple[FailureKind, str] | None,
-    started_at: float,
-    duration_ms: int,
-    is_outage: bool = False,
+    sent: Sent, outcome: Outcome, *, clock_offset: float, is_outage: bool
 ) -> tuple[Result, Verdict]:
-    """Return the row to write for what came back, and what it means.
+    """Return the row to write for how a request ended, and what that means.
 
-    `is_outage` says that the fault is ours: the attempt then spends nothing of the retry budget.
+    `clock_offset` leads from the monotonic clock to the database's. `is_outage` says that the fault
+    is ours: the attempt then spends nothing of the retry budget.
     """
+    delivery, endpoint = sent.delivery, sent.endpoint
+    response, error = outcome.response, outcome.error
     number = delivery.attempt_count + 1
     status = None if response is None else response.status_code
+    started_at = outcome.started_at_monotonic + clock_offset
     verdict = judge(
         endpoint.policy,
         number - delivery.attempts_before_round,
         status=status,
         retry_after=_retry_after(response),
-        failure=failure,
+        failure=None if error is None else (error.kind, str(error)),
         now=started_at,
     )
     delay = OUTAGE_RETRY_SECONDS if is_outage else verdict.delay_seconds
@@ -50,14 +44,14 @@ def read_outcome(
     head = response.head if isinstance(response, Reply) else b""
     result: Result = {
         "id": delivery.id.hex,
-        "attempt_id": attempt_id.hex,
+        "attempt_id": sent.attempt_id.hex,
         "number": number,
         "status": _status_after(verdict, delay),
         "delay_seconds": delay,
         "started_at": started_at,
-        "duration_ms": duration_ms,
+        "duration_ms": outcome.duration_ms,
         "url": endpoint.url,
-        "request_head": _stored_head(request, endpoint),
+        "request_head": _stored_head(outcome.request, endpoint),
         "code": status,
         "response_head": b64encode(head[:MAX_STORED_HEAD_BYTES]).decode(),
         "body": b64encode(body[:MAX_STORED_BODY_BYTES]).decode(),

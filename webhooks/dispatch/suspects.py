@@ -327,6 +327,12 @@ class SuspectClaims:
         """Say whether the last claim found nothing, and nothing has changed since."""
         return self._is_empty and not self._errand.is_under_way and self._due_at > now
 
+    def room(self, unwritten: int) -> int:
+        """Return how many more suspects may be claimed; those of which `unwritten` results are not
+        written are still in this process."""
+        held = len(self._flight.ids) + unwritten
+        return min(self._flight.room, GROUP_SIZES[self._level] - held)
+
     def due_at(self, now: float, *, is_out: bool) -> float:
         """Return when the next claim is to be ordered, by the monotonic clock."""
         if self._errand.is_under_way:

@@ -41,6 +41,16 @@ class OutageGuard:
     _failing_owners: set[UUID | None] = field(default_factory=set)
     _failed_since_answer: set[UUID | None] = field(default_factory=set)
 
+    def note(
+        self, failure: FailureKind | None, webhook_id: UUID, owner_id: UUID | None, now: float
+    ) -> bool:
+        """Take note of how an attempt ended; returns whether the fault is our own."""
+        if failure not in NETWORK_FAILURES:
+            self.reached(webhook_id, owner_id, now)
+            return False
+        self.not_reached(webhook_id, owner_id, now)
+        return self.is_out
+
     def reached(self, webhook_id: UUID, owner_id: UUID | None, now: float) -> None:
         """An answer came, whatever it said. Any answer ends an outage."""
         self._failed_since_answer.clear()

@@ -305,7 +305,7 @@ def test_claim_that_was_committed_unheard_is_given_back(
             raise OperationalError("server closed the connection unexpectedly")
         return claim
 
-    monkeypatch.setattr("webhooks.dispatch.engine.claim_due", claim_and_lose)
+    monkeypatch.setattr("webhooks.dispatch.desks.claim_due", claim_and_lose)
 
     run_until_idle()
 
@@ -334,7 +334,7 @@ def test_worker_that_was_stopped_too_long_sends_nothing_it_held(
     real = engine._sender.poll
 
     def wake_up_late(timeout_seconds: float) -> list[Outcome]:
-        if engine._flight.count:
+        if engine.desks.flight.count:
             engine._sender.poll = real  # type: ignore[method-assign]
             raise SuspendedError
         return real(timeout_seconds)

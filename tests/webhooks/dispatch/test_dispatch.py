@@ -17,7 +17,7 @@ from tests.concurrency import calls_of, in_thread
 from tests.webhooks.history import succeeded, trigger
 from webhooks import service
 from webhooks.catalog import WEBHOOK_EVENTS
-from webhooks.dispatch import engine as engines
+from webhooks.dispatch import desks
 from webhooks.dispatch.endpoints import MAX_AGE_SECONDS
 from webhooks.dispatch.engine import Engine, run_until_idle
 from webhooks.dispatch.starts import Starts
@@ -317,7 +317,7 @@ def test_stopping_worker_rests_until_the_last_answer(
 def test_hint_is_not_followed_again_and_again_while_a_window_is_full(
     user: User, webhook: Webhook, receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    visits = calls_of(engines, "claim_due", monkeypatch)
+    visits = calls_of(desks, "claim_due", monkeypatch)
     receiver.behaviour = Behaviour(delay_seconds=2)
     # Two more than a new window lets in.
     for _ in range(6):

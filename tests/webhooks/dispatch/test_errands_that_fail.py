@@ -13,7 +13,7 @@ from tests.concurrency import another_connection
 from tests.webhooks.dispatch.test_one_tenant import running_engine, statuses
 from tests.webhooks.history import trigger
 from tests.workers import wait_for_heartbeats, wait_until
-from webhooks.dispatch import engine as engines
+from webhooks.dispatch import desks
 from webhooks.dispatch.endpoints import Endpoints
 from webhooks.models import Delivery, Webhook
 from webhooks.workbench.receiver import HttpReceiver
@@ -52,7 +52,7 @@ def test_whatever_fails_nothing_is_lost_or_stuck(
     events = [event.public_id for event in trigger(user, COUNT)]
     chance = random.Random(seed)
     for name in ("claim_due", "write", "give_back"):
-        monkeypatch.setattr(engines, name, failing(getattr(engines, name), chance))
+        monkeypatch.setattr(desks, name, failing(getattr(desks, name), chance))
     load = failing(Endpoints.load, chance)
     monkeypatch.setattr(Endpoints, "load", load)
     with running_engine():

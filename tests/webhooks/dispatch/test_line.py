@@ -14,9 +14,8 @@ from projects.models import User
 from tests.concurrency import another_connection, calls_of, in_thread
 from tests.webhooks.history import trigger
 from tests.workers import wait_until
-from webhooks.dispatch import engine as engines
+from webhooks.dispatch import desks, records, shortcut
 from webhooks.dispatch import line as lines
-from webhooks.dispatch import records, shortcut
 from webhooks.dispatch.desk import DatabaseThread
 from webhooks.dispatch.engine import Engine
 from webhooks.dispatch.line import SLOW_SECONDS, Line, Statement, open_connection
@@ -194,7 +193,7 @@ def running_engine() -> Iterator[Engine]:
     engine = Engine()
     thread = in_thread(engine.run)
     try:
-        wait_until(lambda: engine._line.is_free)
+        wait_until(lambda: engine.desks.line.is_free)
         yield engine
     finally:
         engine.stop()
@@ -212,7 +211,7 @@ def test_lone_events_need_no_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make_webhook(url=receiver.url, events=["project.deleted"])
-    claims = calls_of(engines, "claim_due", monkeypatch)
+    claims = calls_of(desks, "claim_due", monkeypatch)
     settles = calls_of(records, "settle", monkeypatch)
     with running_engine() as engine:
         for number in range(1, 21):
@@ -243,6 +242,6 @@ def test_result_that_postgres_refuses_is_written_without_the_answer(
         trigger(user, 1)
         engine.hint()
         wait_until(all_succeeded, 10)
-        assert engine._line.is_free
+        assert engine.desks.line.is_free
 
     assert len(receiver.requests) == 1

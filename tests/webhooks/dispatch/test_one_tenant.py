@@ -19,8 +19,7 @@ from projects.models import User
 from tests.concurrency import another_connection, calls_of, in_thread
 from tests.webhooks.history import trigger
 from tests.workers import wait_until
-from webhooks.dispatch import discovery, take
-from webhooks.dispatch import engine as engines
+from webhooks.dispatch import desks, discovery, take
 from webhooks.dispatch.claims import Claims
 from webhooks.dispatch.engine import Engine, run_until_idle
 from webhooks.dispatch.flight import Flight, Sent
@@ -320,7 +319,7 @@ def test_webhooks_that_cannot_be_decrypted_cost_the_others_nothing(
     trigger(user, 20)
     secrets = SigningSecret.objects.filter(webhook__in=unreadable)
     secrets.update(value_encrypted=os.urandom(60))
-    claims = calls_of(engines, "claim_due", monkeypatch)
+    claims = calls_of(desks, "claim_due", monkeypatch)
     trigger(other_user, 200)
 
     with running_engine():
@@ -356,8 +355,8 @@ def test_slow_receiver_gets_more_and_more_requests_at_a_time(
 
 
 def claims_of(engine: Engine) -> Claims:
-    assert isinstance(engine._claims, Claims)
-    return engine._claims
+    assert isinstance(engine.desks.claims, Claims)
+    return engine.desks.claims
 
 
 def end_surveys(engine: Engine) -> None:

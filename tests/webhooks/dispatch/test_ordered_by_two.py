@@ -13,7 +13,7 @@ from tests.concurrency import another_connection, calls_of
 from tests.webhooks.dispatch.test_one_tenant import end_surveys, locked, running_engine, statuses
 from tests.webhooks.history import trigger
 from tests.workers import wait_until
-from webhooks.dispatch import engine as engines
+from webhooks.dispatch import desks
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Webhook
 from webhooks.registry.switch import pause_sending, resume_sending
@@ -106,7 +106,7 @@ def test_order_that_is_switched_off_and_on_again_leaves_nothing_behind(
 def test_webhook_that_waits_for_a_long_transaction_is_seldom_looked_at(
     user: User, ordered: Webhook, receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claims = calls_of(engines, "claim_due", monkeypatch)
+    claims = calls_of(desks, "claim_due", monkeypatch)
     with another_connection() as other:
         other.execute("SELECT pg_current_xact_id()")
         trigger(user, 1)

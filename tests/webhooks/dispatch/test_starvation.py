@@ -12,8 +12,7 @@ from projects.models import User
 from tests.concurrency import calls_of, in_thread
 from tests.webhooks.history import trigger
 from tests.workers import wait_until
-from webhooks.dispatch import discovery
-from webhooks.dispatch import engine as engines
+from webhooks.dispatch import desks, discovery
 from webhooks.dispatch.claim import Order, claim_due
 from webhooks.dispatch.claims import Claims
 from webhooks.dispatch.endpoints import Endpoints
@@ -45,8 +44,8 @@ def running_engine() -> Iterator[Engine]:
 
 def end_surveys(engine: Engine) -> None:
     """Let there be no survey any more for as long as the test takes."""
-    assert isinstance(engine._claims, Claims)
-    survey = engine._claims._survey
+    assert isinstance(engine.desks.claims, Claims)
+    survey = engine.desks.claims._survey
     wait_until(lambda: survey.position is None)
     survey.next_at = float("inf")
 
@@ -76,7 +75,7 @@ def test_webhook_that_was_disabled_while_its_lane_was_full_is_sent_to_when_enabl
         patch.setattr(Starts, "start", start_when_disabled)
         with running_engine() as engine:
             end_surveys(engine)
-            wait_until(lambda: not engine._flight.ids)
+            wait_until(lambda: not engine.desks.flight.ids)
             patch.undo()
             switch.enable(webhook)
             wait_until(lambda: len(receiver.requests) == 80)
@@ -107,7 +106,7 @@ def test_ordered_rows_wait_without_claims_while_others_of_their_webhook_fill_its
     trigger(user, 4)
     # As after a redelivery.
     Delivery.objects.update(order_key=None, epoch=None)
-    claims = calls_of(engines, "claim_due", monkeypatch)
+    claims = calls_of(desks, "claim_due", monkeypatch)
     with running_engine():
         receiver.wait_for(4)
         before = len(claims)
@@ -129,7 +128,7 @@ def test_slow_webhook_that_recovers_makes_its_worker_claim_nothing_in_vain(
     receiver.behaviour = Behaviour(delay_seconds=1.5)
     trigger(user, 4)
     switch.enable(webhook)
-    claims = calls_of(engines, "claim_due", monkeypatch)
+    claims = calls_of(desks, "claim_due", monkeypatch)
     with running_engine():
         receiver.wait_for(1)
         before = len(claims)

@@ -7,6 +7,7 @@ import json
 import random
 from base64 import b64decode
 from collections.abc import Callable
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -17,6 +18,7 @@ from tests.webhooks.wire.test_headers import endpoint_of
 from webhooks import service
 from webhooks.choices import FailureKind
 from webhooks.dispatch.engine import run_until_idle
+from webhooks.dispatch.flight import Sent
 from webhooks.dispatch.outcome import read_outcome
 from webhooks.dispatch.take import ClaimedDelivery
 from webhooks.ids import new_id
@@ -110,17 +112,10 @@ def test_mutated_answers_are_all_classified_in_time_and_memory(count: int) -> No
 
 
 def _assert_storable(outcome: Outcome, key: SigningKey) -> None:
-    error = outcome.error
-    result, _ = read_outcome(
-        ClaimedDelivery(new_id(), new_id(), new_id(), 0, 0, "not.in_the_catalogue", b"{}"),
-        endpoint_of("http://x/", (), key),
-        new_id(),
-        request=request("http://x/"),
-        response=outcome.response,
-        failure=None if error is None else (error.kind, str(error)),
-        started_at=0.0,
-        duration_ms=outcome.duration_ms,
-    )
+    delivery = ClaimedDelivery(new_id(), new_id(), new_id(), 0, 0, "not.in_the_catalogue", b"{}")
+    sent = Sent(delivery, endpoint_of("http://x/", (), key), new_id(), 0.0)
+    outcome = replace(outcome, request=request("http://x/"))
+    result, _ = read_outcome(sent, outcome, clock_offset=0.0, is_outage=False)
     text = json.dumps(result)
     assert "\\u0000" not in text
     assert result["code"] is None or 200 <= result["code"] <= 999

@@ -16,6 +16,7 @@ from tests.concurrency import another_connection, in_thread
 from tests.webhooks.claiming import claim_due
 from tests.webhooks.history import succeeded, trigger
 from webhooks.dispatch import life
+from webhooks.dispatch.desks import Desks
 from webhooks.dispatch.engine import Engine
 from webhooks.dispatch.settle import settle
 from webhooks.dispatch.suspects import ALONE
@@ -130,7 +131,7 @@ def test_worker_that_lost_track_gives_back_what_is_not_locked(
     life.register_worker(engine.worker_id)
     claim_due(engine.worker_id, limit=4, room_of=lambda *_: 4)
     WorkerHeartbeat.objects.all().delete()
-    engine._returns.has_lost_track = True
+    engine.desks.returns.has_lost_track = True
     locked, *_ = Delivery.objects.all()
 
     with row_locked(locked):
@@ -311,7 +312,7 @@ def test_row_whose_result_ends_the_worker_is_suspect(
         raise RuntimeError("a fault of ours")
 
     trigger(user, 1)
-    monkeypatch.setattr(Engine, "_take_outcome", fail)
+    monkeypatch.setattr(Desks, "take_outcome", fail)
 
     with pytest.raises(RuntimeError):
         Engine().run(until_idle=True)
