@@ -27,7 +27,7 @@ from webhooks.repair.housekeeping import Housekeeper, chores, keep_house, tendin
 from webhooks.worker import preflight, process
 from webhooks.worker.popper import Popper
 from webhooks.worker.quarantine import Quarantine
-from webhooks.worker.queue import SortingWorker
+from webhooks.worker.sorting import SortingWorker
 
 logger = logging.getLogger(__name__)
 
