@@ -3,15 +3,19 @@
 import ipaddress
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.utils import timezone
 from pytest_django import Settings
 from rest_framework.test import APIClient
 
-from webhooks import service
+from webhooks import catalog, service
 from webhooks.errors import WebhookUnprovedError
 from webhooks.models import Webhook
 from webhooks.wire.signing import verify_standard
@@ -126,6 +130,45 @@ def test_a_change_meanwhile_is_not_proved(
     webhook.refresh_from_db()
     assert not webhook.verified
     assert server.bodies == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_change_while_the_receiver_answers_is_not_proved(
+    server: ChallengedServer, make_webhook: Callable[..., Webhook]
+) -> None:
+    webhook = make_webhook(url=url_of(server))
+
+    def change_and_echo(data: dict[str, Any]) -> tuple[int, bytes]:
+        Webhook.objects.filter(pk=webhook.pk).update(url="http://127.0.0.2:9/hook")
+        connection.close()
+        return echo(data)
+
+    server.answer = change_and_echo
+
+    assert not service.prove(webhook).verified
+    assert not Webhook.objects.get(pk=webhook.pk).verified
+
+
+def test_challenge_is_built_as_a_delivery_is(
+    server: ChallengedServer,
+    make_webhook: Callable[..., Webhook],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    webhook = make_webhook(url=url_of(server), headers={"X-Team": "a", "X-Plan": "b"})
+    # A rule that became stricter after the header was stored, and a process whose clock is wrong.
+    monkeypatch.setattr(
+        "webhooks.dispatch.endpoints.header_problem", lambda name, _: name == "X-Plan" and "no"
+    )
+    ahead = timezone.now() + timedelta(hours=1)
+    monkeypatch.setattr("django.utils.timezone.now", lambda: ahead)
+
+    assert service.prove(webhook).verified
+
+    headers, body = server.bodies[0]
+    assert headers["x-team"] == "a"
+    assert "x-plan" not in headers
+    assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
+    assert json.loads(body)["created"] < catalog.wire_time(ahead)
 
 
 def test_required_proof_keeps_a_webhook_off(

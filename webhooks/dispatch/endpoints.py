@@ -26,9 +26,9 @@ MAX_AGE_SECONDS = 0.5
 
 ENDPOINT_COLUMNS = """w.id, w.deleted_at IS NOT NULL AS is_deleted,
        EXISTS (SELECT FROM webhooks_pause) AS is_paused,
-       w.active AND NOT EXISTS (SELECT FROM webhooks_pause)
-           AND NOT EXISTS (SELECT FROM {users} u WHERE u.{key} = w.owner_id AND NOT u.is_active)
-           AS is_on,
+       w.active AS is_active,
+       NOT EXISTS (SELECT FROM {users} u WHERE u.{key} = w.owner_id AND NOT u.is_active)
+           AS is_owner_active,
        extract(epoch FROM w.held_until)::float8 AS held_until, w.breaker_state,
        extract(epoch FROM w.breaker_probe_at)::float8 AS breaker_probe_at,
        extract(epoch FROM w.breaker_changed_at)::float8 AS breaker_changed_at,
@@ -52,14 +52,20 @@ class Standing(NamedTuple):
     is_deleted: bool = True
     is_paused: bool = False
     """All sending is, which has an end."""
-    is_on: bool = False
-    """Active, its owner too, and sending is not paused."""
+    is_active: bool = False
+    is_owner_active: bool = False
+    """Or it has no owner."""
     held_until: float | None = None
     breaker_state: str = BreakerState.CLOSED
     breaker_probe_at: float | None = None
     breaker_changed_at: float | None = None
     rate_limit: float | None = None
     ordered: bool = False
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it is active, its owner too, and sending is not paused."""
+        return self.is_active and self.is_owner_active and not self.is_paused
 
     @property
     def is_guarded(self) -> bool:
@@ -104,7 +110,9 @@ class Known(NamedTuple):
 class Endpoints:
     """A cache of webhooks; one that is off, deleted or paused has no endpoint."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_be_inactive: bool = False) -> None:
+        """With `may_be_inactive` a webhook that is no more than switched off has an endpoint, too."""
+        self._may_be_inactive = may_be_inactive
         self._known: dict[UUID, Known] = {}
         # Decryption costs more than the query; equal ciphertexts have equal secrets.
         self._keys: dict[bytes, SigningKey | Ed25519Key] = {}
@@ -148,14 +156,19 @@ class Endpoints:
         if known is not None and known.row == row and row is not None:
             self._known[webhook_id] = known._replace(read_at=read_at)
             return
-        standing = GONE if row is None else Standing._make(row[1:10])
-        is_on = standing.is_on and not standing.is_deleted
+        standing = GONE if row is None else Standing._make(row[1:11])
+        is_on = self._may_send(standing)
         endpoint = self._build(row) if row is not None and is_on else None
         self._known[webhook_id] = Known(read_at, row, standing, endpoint)
         if is_on and endpoint is None:
             self.unreadable.add(webhook_id)
         else:
             self.unreadable.discard(webhook_id)
+
+    def _may_send(self, standing: Standing) -> bool:
+        if self._may_be_inactive:
+            standing = standing._replace(is_active=True)
+        return standing.is_on and not standing.is_deleted
 
     def forget(self, webhook_ids: Iterable[UUID]) -> None:
         """Read these webhooks anew at the next load(): something about them has changed."""
@@ -181,8 +194,8 @@ class Endpoints:
     def _build(self, row: tuple[Any, ...]) -> Endpoint | None:
         """Return the endpoint, or None where it cannot be decrypted: better late than wrongly
         signed, and the other webhooks' deliveries go out."""
-        webhook_id, ordered = row[0], row[9]
-        owner_id, url, headers, *policy, timeout, secret_ids, values = row[10:]
+        webhook_id, ordered = row[0], row[10]
+        owner_id, url, headers, *policy, timeout, secret_ids, values = row[11:]
         try:
             stored = decrypt_headers(headers, webhook_id)
             keys = tuple(map(self._key, secret_ids, values))

@@ -52,7 +52,8 @@ WITH recent AS MATERIALIZED (
               LEFT JOIN unnest(%(webhooks)s::uuid[], %(rooms)s::int[]) AS known (webhook_id, room)
                      ON known.webhook_id = recent.webhook_id
              WHERE NOT recent.is_ordered AND recent.place <= coalesce(known.room, {START})
-               AND w.is_on AND NOT w.is_deleted AND w.breaker_state = 'closed'
+               AND w.is_active AND w.is_owner_active AND NOT w.is_paused AND NOT w.is_deleted
+               AND w.breaker_state = 'closed'
                AND w.rate_limit IS NULL
                AND coalesce(w.held_until, 0) <= extract(epoch FROM statement_timestamp())
                AND coalesce(w.breaker_changed_at, 0)

@@ -160,10 +160,7 @@ class Starts:
         sent.endpoint = endpoint
         delivery = sent.delivery
         return build_request(
-            url=endpoint.url,
-            header_lines=endpoint.header_lines,
-            key=endpoint.key,
-            keys=endpoint.keys,
+            endpoint,
             event_id=delivery.event_id,
             event_type=delivery.event_type,
             payload=delivery.payload,

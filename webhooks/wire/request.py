@@ -1,6 +1,7 @@
 """Build the signed request of one attempt: pure, no database, no sockets."""
 
 from collections.abc import Sequence
+from typing import Protocol
 from uuid import UUID
 
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX
@@ -23,12 +24,28 @@ X-Webhook-Delivery: %b
 X-Webhook-Attempt: %d"""
 
 
+class Destination(Protocol):
+    """Where a request goes, and what it carries and is signed with."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def header_lines(self) -> Sequence[bytes]:
+        """Custom headers as they go out."""
+
+    @property
+    def key(self) -> SigningKey:
+        """Makes X-Webhook-Signature."""
+
+    @property
+    def keys(self) -> Sequence[SigningKey | Ed25519Key]:
+        """Make webhook-signature."""
+
+
 def build_request(
+    to: Destination,
     *,
-    url: str,
-    header_lines: Sequence[bytes],
-    key: SigningKey,
-    keys: Sequence[SigningKey | Ed25519Key],
     event_id: UUID,
     event_type: str,
     payload: bytes,
@@ -38,8 +55,7 @@ def build_request(
 ) -> Post:
     """Return the signed request of one attempt.
 
-    `header_lines` are the webhook's custom headers as they go out; `key` makes X-Webhook-Signature,
-    `keys` make webhook-signature. `attempt` counts from 1, `timestamp` is Unix seconds.
+    `attempt` counts from 1, `timestamp` is Unix seconds.
     """
     public_id = EVENT_PREFIX + event_id.hex
     wire_id = public_id.encode()
@@ -47,8 +63,8 @@ def build_request(
         USER_AGENT,
         wire_id,
         timestamp,
-        sign_standard(keys, public_id, timestamp, payload).encode(),
-        sign_hex(key, timestamp, payload).encode(),
+        sign_standard(to.keys, public_id, timestamp, payload).encode(),
+        sign_hex(to.key, timestamp, payload).encode(),
         timestamp,
         wire_id,
         event_type.encode(),
@@ -56,4 +72,4 @@ def build_request(
         attempt,
     )
     # System headers come last, so that no custom header replaces one.
-    return Post(url, payload, HeaderBlock([*header_lines, *head.split(b"\n")]))
+    return Post(to.url, payload, HeaderBlock([*to.header_lines, *head.split(b"\n")]))

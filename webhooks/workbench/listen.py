@@ -226,17 +226,29 @@ class LocalPolicy(AddressPolicy):
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The one URL that events are forwarded to."""
+
+    url: str
+    key: SigningKey
+    header_lines: tuple[bytes, ...] = ()
+
+    @property
+    def keys(self) -> tuple[SigningKey]:
+        return (self.key,)
+
+
 class Forwarder:
     """Sends events to one URL as a worker would: the same bytes, the same headers, signed."""
 
     def __init__(self, url: str, secret: str) -> None:
-        self._url = url
-        self._key = SigningKey.from_secret(secret)
+        self._to = Target(url, SigningKey.from_secret(secret))
         self._adapter = CurlAdapter(LocalPolicy())
 
     def send(self, event: FeedEvent) -> Forwarded:
         """Send one event and wait for the answer; never raises because of the receiver."""
-        request = Draft(self._url, partial(self._build, event), lambda: True)
+        request = Draft(self._to.url, partial(self._build, event), lambda: True)
         started_at = time.monotonic()
         status, error = None, ""
         try:
@@ -247,10 +259,7 @@ class Forwarder:
 
     def _build(self, event: FeedEvent) -> Post:
         return build_request(
-            url=self._url,
-            header_lines=(),
-            key=self._key,
-            keys=(self._key,),
+            self._to,
             event_id=parse_public_id(event.id, EVENT_PREFIX),
             event_type=event.type,
             payload=event.payload,

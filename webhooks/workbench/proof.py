@@ -6,26 +6,17 @@ scheme, host or port ends it.
 """
 
 import hmac
-import json
 import secrets
 from dataclasses import dataclass
-from uuid import UUID
 
-from django.conf import settings
-from django.contrib.auth import get_user_model
 from django.db import transaction
-from django.utils import timezone
 from requests import Response
 
-from webhooks import catalog
-from webhooks.ids import EVENT_PREFIX, new_id
-from webhooks.models import Pause, Webhook
+from webhooks.errors import WebhookNotSendingError
+from webhooks.models import Webhook
 from webhooks.registry import switch
-from webhooks.wire.addresses import AddressPolicy
-from webhooks.wire.failures import TransportError, WithdrawnError
-from webhooks.wire.messages import Draft, Post, header_line
-from webhooks.wire.request import build_request
-from webhooks.wire.signing import SigningKey, load_key
+from webhooks.wire.failures import TransportError
+from webhooks.workbench.single import SingleRequest
 
 CHALLENGE_TYPE = "webhook.challenge"
 MAX_SECONDS = 10
@@ -56,75 +47,36 @@ def prove(webhook: Webhook) -> Proof:
     it outside of transactions.
     """
     challenge = secrets.token_urlsafe(32)
-    url = webhook.url
-    proof = _judge(_ask(webhook.pk, url, challenge), challenge)
-    with transaction.atomic():
-        # Of the URL that was asked, and none that it has changed to meanwhile.
-        rows = Webhook.objects.filter(pk=webhook.pk, url=url, deleted_at=None)
-        if proof.verified and not rows.update(verified=True):
-            proof = Proof(False, proof.response_code, CHANGED)
-        webhook.refresh_from_db()
-        if proof.verified and not webhook.active and webhook.disabled_reason == switch.UNPROVED:
-            switch.enable(webhook, send="all")
+    data = {"webhookId": webhook.public_id, "challenge": challenge}
+    try:
+        request = SingleRequest(webhook.pk, CHALLENGE_TYPE, data, may_be_inactive=True)
+        proof = _judge(request.send(MAX_SECONDS), challenge)
+    except WebhookNotSendingError:
+        proof = Proof(False, None, CHANGED)
+    except TransportError as problem:
+        proof = Proof(False, None, str(problem))
+    if proof.verified and not _note(webhook, request.endpoint.url):
+        proof = Proof(False, proof.response_code, CHANGED)
+    webhook.refresh_from_db()
     return proof
 
 
-def _judge(answer: Response | str, challenge: str) -> Proof:
-    if isinstance(answer, str):
-        return Proof(False, None, answer)
+def _note(webhook: Webhook, url: str) -> bool:
+    """Note the proof of the URL that was asked; False where it has changed meanwhile."""
+    with transaction.atomic():
+        rows = Webhook.objects.filter(pk=webhook.pk, url=url, deleted_at=None)
+        if not rows.update(verified=True):
+            return False
+        webhook.refresh_from_db()
+        if not webhook.active and webhook.disabled_reason == switch.UNPROVED:
+            switch.enable(webhook, send="all")
+    return True
+
+
+def _judge(answer: Response, challenge: str) -> Proof:
     status = answer.status_code
     if not 200 <= status < 300:
         return Proof(False, status, REFUSED.format(status=status))
     echoed = answer.content[:MAX_ANSWER_BYTES].strip()
     is_echo = hmac.compare_digest(echoed, challenge.encode())
     return Proof(is_echo, status, "" if is_echo else NOT_ECHOED)
-
-
-def _ask(webhook_id: UUID, url: str, challenge: str) -> Response | str:
-    """Return the answer, or why there is none."""
-    # Here, so that web processes load libcurl with their first request only.
-    from webhooks.wire.one import CurlAdapter
-
-    def find() -> Webhook | None:
-        gone = get_user_model().objects.filter(is_active=False).values("pk")
-        rows = Webhook.objects.filter(pk=webhook_id, url=url, deleted_at=None)
-        found = rows.exclude(owner__in=gone).first()
-        return None if Pause.objects.exists() else found
-
-    def build() -> Post | None:
-        webhook = find()
-        return None if webhook is None else _sign(webhook, challenge)
-
-    adapter = CurlAdapter(AddressPolicy(settings.WEBHOOKS_ALLOWED_NETWORKS))
-    try:
-        return adapter.send(Draft(url, build, lambda: find() is not None), timeout=MAX_SECONDS)
-    except WithdrawnError:
-        return CHANGED
-    except TransportError as problem:
-        return str(problem)
-
-
-def _sign(webhook: Webhook, challenge: str) -> Post | None:
-    now = timezone.now()
-    keys = [load_key(secret.value) for secret in webhook.secrets.live(now).order_by("scheme")]
-    if not keys or not isinstance(keys[0], SigningKey):
-        return None
-    event_id = new_id()
-    envelope = {
-        "id": EVENT_PREFIX + event_id.hex,
-        "type": CHALLENGE_TYPE,
-        "created": catalog.wire_time(now),
-        "data": {"webhookId": webhook.public_id, "challenge": challenge},
-    }
-    return build_request(
-        url=webhook.url,
-        header_lines=tuple(header_line(name, value) for name, value in webhook.headers.items()),
-        key=keys[0],
-        keys=keys,
-        event_id=event_id,
-        event_type=CHALLENGE_TYPE,
-        payload=json.dumps(envelope, separators=(",", ":")).encode(),
-        delivery_id=new_id(),
-        attempt=1,
-        timestamp=int(now.timestamp()),
-    )

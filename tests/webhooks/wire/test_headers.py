@@ -223,10 +223,7 @@ def test_representations_show_no_header_values() -> None:
 
 def _built(endpoint: Endpoint) -> Post:
     return build_request(
-        url=endpoint.url,
-        header_lines=endpoint.header_lines,
-        key=endpoint.key,
-        keys=endpoint.keys,
+        endpoint,
         event_id=new_id(),
         event_type="not.in_the_catalogue",
         payload=b"{}",

@@ -15,6 +15,7 @@ from config.services import BASE_DIR
 from webhooks.ids import new_id
 from webhooks.wire.request import build_request
 from webhooks.wire.signing import SigningKey, generate_secret
+from webhooks.workbench.listen import Target
 
 PAGE = (BASE_DIR / "docs" / "receiving.md").read_text()
 VERIFY = BASE_DIR / "webhooks" / "workbench" / "snippets" / "python" / "verify.py"
@@ -44,10 +45,7 @@ def test_handler_for_django_accepts_ours_and_nothing_else(monkeypatch: pytest.Mo
     exec(compile(HANDLERS["Django"], "page", "exec"), page)  # noqa: S102 (our own page)
     key = SigningKey.from_secret(secret)
     post = build_request(
-        url="https://example.com",
-        header_lines=(),
-        key=key,
-        keys=(key,),
+        Target("https://example.com", key),
         event_id=new_id(),
         event_type="project.created",
         payload=b'{"type":"project.created"}',
