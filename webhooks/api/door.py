@@ -16,12 +16,13 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import resolve, reverse
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.renderers import JSONRenderer
+from rest_framework.response import Response
 
 from webhooks.allowances import Allowance
 from webhooks.api import throttles, wishes
 from webhooks.api.authentication import BearerAuthentication, check_token
 from webhooks.api.events import EventViewSet
-from webhooks.api.idempotency import HEADER
+from webhooks.api.idempotency import HEADER, answer_once
 from webhooks.api.middleware import GetResponse, answer_crash
 from webhooks.api.parsers import parse_strictly, read_body
 from webhooks.api.problems import CONTENT_TYPE, answer_exception
@@ -85,7 +86,6 @@ def _is_usual(request: HttpRequest) -> bool:
         and told.get("CONTENT_LENGTH", "").strip("0").isdecimal()
         and not told.get("QUERY_STRING")
         and not told.get("HTTP_COOKIE")
-        and KEY_HEADER not in told
         and _has_known_host(request)
     )
 
@@ -104,7 +104,6 @@ def _answer(request: HttpRequest, route: Route) -> HttpResponse | None:
     if prefix != "Bearer" or not text.isascii() or text.split() != [text]:
         return None
     allowances: list[Allowance] = []
-    status, content_type = route.status, "application/json"
     try:
         token = _authenticate(request, text, allowances)
         if route.scope not in token.scopes:
@@ -116,16 +115,33 @@ def _answer(request: HttpRequest, route: Route) -> HttpResponse | None:
             allowances.append(of_user)
             throttles.check(allowances)
         request.user, request.auth = token.user, token  # type: ignore[attr-defined]
-        shown = route.trigger(request, parse_strictly(read_body(request)))
+        answer = _trigger(request, route)
         headers = route.headers
     except Exception as problem:  # as the framework does: each becomes an answer
         refusal = answer_exception(problem, {"request": request})
         if refusal is None:
             return answer_crash(request, problem)
-        shown, status, content_type = refusal.data, refusal.status_code, CONTENT_TYPE
-        headers = {**route.headers, **refusal.headers}
-    headers = {**headers, **throttles.headers_of(allowances), "Content-Type": content_type}
-    return HttpResponse(JSONRenderer().render(shown), status=status, headers=headers)
+        content = JSONRenderer().render(refusal.data)
+        answer = HttpResponse(content, status=refusal.status_code)
+        headers = {**route.headers, **refusal.headers, "Content-Type": CONTENT_TYPE}
+    for name, value in {**headers, **throttles.headers_of(allowances)}.items():
+        answer[name] = value
+    return answer
+
+
+def _trigger(request: HttpRequest, route: Route) -> HttpResponse:
+    """Store the events of the request, once for its Idempotency-Key."""
+
+    def trigger(_: HttpRequest) -> Response:
+        shown = route.trigger(request, parse_strictly(read_body(request)))
+        return Response(shown, status=route.status)
+
+    key = request.META.get(KEY_HEADER)
+    answer = trigger(request) if key is None else answer_once(key, trigger, request, is_atomic=True)
+    if not isinstance(answer, Response):
+        return answer  # of the first request with this key
+    content = JSONRenderer().render(answer.data)
+    return HttpResponse(content, status=answer.status_code, content_type="application/json")
 
 
 def _authenticate(request: HttpRequest, text: str, allowances: list[Allowance]) -> ApiToken:

@@ -22,11 +22,10 @@ from django.db import connection, transaction
 from django.http import HttpResponse
 from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.renderers import JSONRenderer
-from rest_framework.request import Request
 from rest_framework.response import Response
 
 from webhooks.api.errors import IdempotencyKeyError
-from webhooks.api.permissions import is_service
+from webhooks.api.permissions import Asker, is_service
 from webhooks.errors import EncryptionKeyError
 from webhooks.ids import new_id
 from webhooks.models import IdempotentAnswer
@@ -39,12 +38,12 @@ STALE_AFTER = timedelta(minutes=2)
 """An action that has not answered after this long has died."""
 ACCEPTABLE_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
-Handler = Callable[..., Any]
+Handler = Callable[..., Response]
 
 
 def answer_once(
-    key: str, handler: Handler, request: Request, *args: Any, is_atomic: bool, **kwargs: Any
-) -> Any:
+    key: str, handler: Handler, request: Asker, *args: Any, is_atomic: bool, **kwargs: Any
+) -> HttpResponse:
     """Call the handler, or return the answer that it gave to the same request before.
 
     Raises IdempotencyKeyError for another request with this key, or while the first is under way.
@@ -68,7 +67,7 @@ def answer_once(
     return response
 
 
-def _owner_of_keys(request: Request) -> UUID:
+def _owner_of_keys(request: Asker) -> UUID:
     """Return whose keys these are: the user's, or apart from them those of his service tokens.
 
     The same event means something else by each: what a user reports of himself is no answer to
@@ -78,9 +77,9 @@ def _owner_of_keys(request: Request) -> UUID:
     return uuid5(user_id, "service tokens") if is_service(request) else user_id
 
 
-def _hash(request: Request) -> bytes:
+def _hash(request: Asker) -> bytes:
     target = f"{request.method} {request.get_full_path()}\0".encode()
-    return hashlib.sha256(target + request._request.body).digest()
+    return hashlib.sha256(target + request.body).digest()
 
 
 TAKE_SQL = """

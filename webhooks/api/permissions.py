@@ -8,11 +8,14 @@ from rest_framework.request import Request
 from webhooks import access
 from webhooks.models import ApiToken
 
+Asker = Any
+"""A request with its `user` and `auth`, of Django or of the framework."""
 
-def is_service(request: Request) -> bool:
+
+def is_service(request: Asker) -> bool:
     """Say whether the product itself asks: by a service token whose user still is staff."""
     token = request.auth
-    return isinstance(token, ApiToken) and token.is_service and request.user.is_staff
+    return isinstance(token, ApiToken) and token.is_service and bool(request.user.is_staff)
 
 
 class HasScope(BasePermission):

@@ -16,7 +16,7 @@ from webhooks import allowances
 from webhooks.api import throttles
 from webhooks.api.authentication import users
 from webhooks.api.base import ApiSerializer, PublicIdField
-from webhooks.api.permissions import is_service
+from webhooks.api.permissions import Asker, is_service
 from webhooks.api.problems import DOMAIN_ERRORS
 from webhooks.api.serializers import shared
 from webhooks.bounds import MAX_PROBLEMS, shortened
@@ -101,10 +101,6 @@ ITEM = jsonschema_rs.Draft202012Validator(
     validate_formats=True,
 )
 """One event of a batch; checked by serializers, a thousand of them would take a second."""
-
-
-Asker = Any
-"""A request with its `user` and `auth`, of Django or of the framework."""
 
 
 def trigger_one(asker: Asker, body: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The door answers what the view answers, to the byte; and it is the door that answers."""
 
+import itertools
 import json
 import re
 import threading
@@ -223,6 +224,34 @@ def test_known_keys_are_answered_alike(ask: Ask, name: str) -> None:
 
     assert readable(of_door) == readable(of_view)
     assert of_door.status_code in (200, 201)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("key", ["k", "a b", "", "x" * 256])
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("name", ["an event", "a batch", "data that does not fit", "a list"])
+def test_idempotency_keys_are_answered_alike(
+    ask: Ask, path: str, key: str, times: int, name: str
+) -> None:
+    of_view, of_door = ask(path, CASES[name], times=times, HTTP_IDEMPOTENCY_KEY=key)
+
+    assert readable(of_door) == readable(of_view)
+    is_done = key == "k" and name == ("an event", "a batch")["batch" in path]
+    assert ("Idempotency-Replayed" in of_door.headers) == (is_done and times > 1)
+    assert is_of_door(of_door)
+
+
+def test_key_of_another_request_is_refused_alike(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    post, bodies = _post, itertools.cycle([CASES["an event"], CASES["a list"]])
+    monkeypatch.setattr(
+        f"{__name__}._post", lambda client, path, _, *rest: post(client, path, next(bodies), *rest)
+    )
+
+    of_view, of_door = ask(PATHS[0], b"", times=2, HTTP_IDEMPOTENCY_KEY="k")
+
+    assert readable(of_door) == readable(of_view)
+    assert of_door.status_code == 409
+    assert is_of_door(of_door)
 
 
 @pytest.mark.parametrize("path", PATHS)
