@@ -86,6 +86,7 @@ def succeeded(delivery_id: UUID) -> Result:
         "delay_seconds": None,
         "started_at": time.time(),
         "duration_ms": 1,
+        "phases_us": [0, 100, 0, 100, 700, 100],
         "url": "http://127.0.0.1:9/",
         "request_head": "",
         "code": 200,

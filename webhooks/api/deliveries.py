@@ -63,8 +63,24 @@ class DeliverySerializer(ApiModelSerializer):
         read_only_fields = fields
 
 
+class PhasesSerializer(serializers.Serializer[Attempt]):
+    """Milliseconds that each phase of a request took; 0 for one that it did not need or reach."""
+
+    dns = serializers.FloatField(help_text="Waiting for the look-up of the host's name.")
+    connect = serializers.FloatField()
+    tls = serializers.FloatField()
+    send = serializers.FloatField()
+    wait = serializers.FloatField(
+        help_text="From the last byte of the request to the first of the response."
+    )
+    receive = serializers.FloatField()
+
+
 class AttemptSerializer(ApiModelSerializer):
     id = PublicIdField(ATTEMPT_PREFIX, read_only=True)
+    phases = PhasesSerializer(
+        read_only=True, allow_null=True, help_text="Null for attempts of before they were recorded."
+    )
     request_headers = serializers.SerializerMethodField(method_name="get_request_headers")
     response_headers = serializers.SerializerMethodField(method_name="get_response_headers")
     response_body = serializers.SerializerMethodField(
@@ -75,7 +91,7 @@ class AttemptSerializer(ApiModelSerializer):
     class Meta:
         model = Attempt
         fields = [
-            "id", "number", "started_at", "duration_ms", "url", "request_headers",
+            "id", "number", "started_at", "duration_ms", "phases", "url", "request_headers",
             "response_code", "response_headers", "response_body", "is_truncated", "failure_kind",
             "error",
         ]  # fmt: skip

@@ -50,6 +50,7 @@ def read_outcome(
         "delay_seconds": delay,
         "started_at": started_at,
         "duration_ms": outcome.duration_ms,
+        "phases_us": [int(ms * 1000) for ms in outcome.phases],
         "url": endpoint.url,
         "request_head": _stored_head(outcome.request, endpoint),
         "code": status,

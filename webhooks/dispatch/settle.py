@@ -22,7 +22,7 @@ WITH result AS (
     SELECT *
       FROM json_to_recordset(%(results)s) AS r (
         id uuid, attempt_id uuid, number int, status text, delay_seconds float8, started_at float8,
-        duration_ms int, url text, request_head text, code int, response_head text,
+        duration_ms int, phases_us int[], url text, request_head text, code int, response_head text,
         body text, is_truncated bool, kind text, error text, is_free bool)
 ), own AS (
     SELECT d.id, d.webhook_id
@@ -53,9 +53,9 @@ WITH result AS (
     RETURNING r.*
 ), recorded AS (
     INSERT INTO webhooks_attempt
-        (id, delivery_id, number, started_at, duration_ms, url, request_head, response_code,
+        (id, delivery_id, number, started_at, duration_ms, phases_us, url, request_head, response_code,
          response_head, response_body, is_truncated, failure_kind, error)
-    SELECT attempt_id, id, number, to_timestamp(started_at), duration_ms, url, request_head, code,
+    SELECT attempt_id, id, number, to_timestamp(started_at), duration_ms, phases_us, url, request_head, code,
            decode(response_head, 'base64'), decode(body, 'base64'), is_truncated, kind, error
       FROM settled
     ON CONFLICT DO NOTHING
@@ -84,6 +84,8 @@ class Result(TypedDict):
     started_at: float
     """Unix seconds by the database's clock."""
     duration_ms: int
+    phases_us: list[int]
+    """Microseconds of each of models.delivery.PHASES."""
     url: str
     request_head: str
     """The header lines sent, without secrets."""

@@ -2,6 +2,7 @@
 
 import uuid
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -165,6 +166,10 @@ class Delivery(models.Model):
         return DELIVERY_PREFIX + self.id.hex
 
 
+PHASES = ("dns", "connect", "tls", "send", "wait", "receive")
+"""What one request consists of, in its order (webhooks/wire/phases.py)."""
+
+
 class Attempt(models.Model):
     """One HTTP try. Append-only."""
 
@@ -179,6 +184,11 @@ class Attempt(models.Model):
     number = models.PositiveIntegerField()
     started_at = models.DateTimeField()
     duration_ms = models.PositiveIntegerField()
+    phases_us = ArrayField(
+        models.PositiveIntegerField(),
+        null=True,
+        help_text="Microseconds of each of PHASES; none of attempts before they were recorded.",
+    )
     url = models.CharField(max_length=2048)
     # Heads are kept as they went and came: parsing each one would cost more than sending it.
     request_head = models.TextField(help_text="The header lines sent, without secrets.")
@@ -203,6 +213,13 @@ class Attempt(models.Model):
     @property
     def public_id(self) -> str:
         return ATTEMPT_PREFIX + self.id.hex
+
+    @property
+    def phases(self) -> dict[str, float] | None:
+        """Milliseconds of each phase, by its name; None where they were not recorded."""
+        if self.phases_us is None:
+            return None
+        return {name: us / 1000 for name, us in zip(PHASES, self.phases_us, strict=True)}
 
     @property
     def request_headers(self) -> list[tuple[str, str]]:

@@ -12,8 +12,12 @@ from rest_framework.test import APIClient
 
 from projects.models import User
 from webhooks import service
-from webhooks.models import Delivery, Redelivery, Webhook
+from webhooks.dispatch.engine import run_until_idle
+from webhooks.models import Attempt, Delivery, Redelivery, Webhook
+from webhooks.models.delivery import PHASES
 from webhooks.repair import redelivery_batches
+from webhooks.wire.phases import Phases
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 DATA = {
     "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
@@ -136,6 +140,30 @@ def test_detail_shows_attempts_the_latest_first(
     assert attempts[0]["responseHeaders"] == [["Server", "x"], ["Server", "y"]]
     assert attempts[0]["responseBody"] == "<script>alert(1)</script>�"
     assert attempts[0]["id"].startswith("att_")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_phases_of_an_attempt_are_stored_and_shown(
+    user: User, client: APIClient, make_webhook: Callable[..., Webhook]
+) -> None:
+    assert Phases._fields == PHASES
+    with HttpReceiver() as receiver:
+        receiver.behaviour = Behaviour(delay_seconds=0.2)
+        make_webhook(url=receiver.url)
+        service.trigger_event("webhook.test", user, {"webhookId": "x", "message": "x"})
+        run_until_idle()
+
+    delivery = Delivery.objects.get()
+    (attempt,) = client.get(f"/api/v1/deliveries/{delivery.public_id}").json()["attempts"]
+
+    phases = attempt["phases"]
+    assert list(phases) == list(PHASES)
+    assert phases["wait"] >= 195
+    assert sum(phases.values()) == pytest.approx(attempt["durationMs"], abs=25)
+
+    Attempt.objects.update(phases_us=None)
+    (attempt,) = client.get(f"/api/v1/deliveries/{delivery.public_id}").json()["attempts"]
+    assert attempt["phases"] is None
 
 
 def test_redeliver_one(client: APIClient, make_delivery: Callable[..., Delivery]) -> None:
