@@ -220,7 +220,9 @@ def test_second_webhook_with_the_same_url_is_warned_of(
     found = service.warnings_of(second)
     assert len(found) == is_warned
     assert [
-        record.getMessage() for record in caplog.records if record.name == "webhooks.service"
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "webhooks.registry.warnings"
     ] == [f"Webhook {second.public_id}: {warning}" for warning in found]
     if is_warned:
         assert f"First ({first.public_id})" in found[0]

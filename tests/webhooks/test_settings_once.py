@@ -1,12 +1,12 @@
 """A setting of a webhook is spelled once: its field, and its name in SETTINGS."""
 
-from webhooks import service
 from webhooks.admin.webhook_form import WebhookForm
 from webhooks.admin.webhooks import WebhookAdmin
 from webhooks.api.names import camel_case
 from webhooks.api.webhooks import WebhookSerializer
 from webhooks.models import Webhook
 from webhooks.models.webhook import SETTING_NAMES, api_name
+from webhooks.registry.changes import CHANGEABLE
 
 STATE = {
     "id", "owner", "is_platform", "active", "headers_encrypted", "disabled_reason", "disabled_at",
@@ -24,7 +24,7 @@ def test_every_column_is_a_setting_or_state() -> None:
 def test_every_door_offers_every_setting() -> None:
     in_admin = {name for _, options in WebhookAdmin.fieldsets or () for name in options["fields"]}
 
-    assert set(SETTING_NAMES) | {"active"} == service.CHANGEABLE
+    assert set(SETTING_NAMES) | {"active"} == CHANGEABLE
     in_api = {camel_case(api_name(name)) for name in SETTING_NAMES}
     assert in_api <= set(WebhookSerializer().fields)
     assert set(SETTING_NAMES) <= set(WebhookForm.base_fields)

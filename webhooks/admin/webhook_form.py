@@ -7,11 +7,12 @@ from django import forms
 from django.contrib.postgres.forms import SimpleArrayField
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
-from webhooks import catalog, service
+from webhooks import catalog
 from webhooks.bounds import MAX_PATTERNS, length_problem
 from webhooks.errors import UrlRefusedError
 from webhooks.models import Webhook
 from webhooks.models.webhook import MAX_RETRIES, SETTING_NAMES
+from webhooks.registry.changes import check_headers_stay
 from webhooks.wire.header_rules import MAX_HEADERS, header_problems
 from webhooks.wire.url_rules import accept_url
 
@@ -121,7 +122,7 @@ class WebhookForm(forms.ModelForm):
             data.get("custom_headers") or data.get("remove_headers")
         ):
             try:
-                service.check_headers_stay(self.instance, accept_url(data.get("url", "")))
+                check_headers_stay(self.instance, accept_url(data.get("url", "")))
             except UrlRefusedError:
                 pass  # the model says so
             except forms.ValidationError:
@@ -132,7 +133,7 @@ class WebhookForm(forms.ModelForm):
         return data
 
     def changes(self) -> dict[str, Any]:
-        """Return what is to be changed, as service.update_webhook() takes it."""
+        """Return the changes as arguments of service.update_webhook()."""
         names = set(self.changed_data) - {"custom_headers", "remove_headers"}
         changes = {name: self.cleaned_data[name] for name in names}
         if self.cleaned_data.get("remove_headers"):

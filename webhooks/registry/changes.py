@@ -1,0 +1,204 @@
+"""Webhooks made, changed and deleted."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.contrib.auth import get_user_model
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
+from django.db import connection, transaction
+from django.db.models import F
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
+
+from webhooks.errors import WebhookLimitError
+from webhooks.models import SigningSecret, Webhook
+from webhooks.models.webhook import SETTING_NAMES
+from webhooks.outbox.store import Owner
+from webhooks.registry.secrets import build_secret, set_ed25519
+from webhooks.registry.switch import UNPROVED, disable, enable
+from webhooks.registry.warnings import log_warnings
+from webhooks.wire.url_rules import is_same_server
+
+CHANGEABLE = {*SETTING_NAMES, "active"}
+WARNED_OF = {"url", "events"}
+
+
+@sensitive_variables()
+def create_webhook(
+    owner: Owner,
+    *,
+    name: str,
+    url: str,
+    events: Sequence[str],
+    headers: Mapping[str, str] | None = None,
+    secret: str | None = None,
+    ed25519: bool = False,
+    **settings: Any,
+) -> Webhook:
+    """Register a webhook and return it; `webhook.secret` is readable on this instance only.
+
+    With `ed25519`, requests are signed `v1a` as well; receivers verify with `webhook.public_keys`.
+    `owner=None` with `is_platform=True` makes a platform webhook. Raises ValidationError with every
+    invalid field, or WebhookLimitError, and then stores nothing; logs warnings_of().
+    """
+    webhook = Webhook(
+        owner_id=getattr(owner, "pk", owner), name=name, url=url, events=list(events), **settings
+    )
+    secrets: list[SigningSecret] = []
+    _validate(
+        lambda: _check_policy(settings),
+        lambda: setattr(webhook, "headers", dict(headers or {})),
+        lambda: secrets.append(build_secret(webhook, secret)),
+        webhook.full_clean,
+    )
+    _require_proof(webhook)
+    if not webhook.active:
+        webhook.disabled_at = timezone.now()
+    if ed25519:
+        secrets.append(SigningSecret.build(webhook, scheme=SigningSecret.Scheme.ED25519))
+    with transaction.atomic():
+        _make_room(webhook)
+        webhook.save(force_insert=True)
+        for each in secrets:
+            each.save(force_insert=True)
+    log_warnings(webhook)
+    webhook._secret = secrets[0].value
+    return webhook
+
+
+def _check_policy(named: Mapping[str, Any]) -> None:
+    """Refuse a retry schedule together with max_retries: the schedule has its own number."""
+    if named.get("retry_schedule") is not None and named.get("max_retries") is not None:
+        raise ValidationError(
+            {
+                "retry_schedule": "Give either a schedule or max_retries: a schedule has one retry for "
+                "each of its entries."
+            }
+        )
+
+
+def _make_room(webhook: Webhook) -> None:
+    """Raise WebhookLimitError if the owner already has the maximum number of webhooks."""
+    if webhook.owner_id is None:
+        return
+    # Creations of one owner take turns; this lock does not block producers' inserts.
+    get_user_model().objects.select_for_update(no_key=True).get(pk=webhook.owner_id)
+    limit = django_settings.WEBHOOKS_MAX_PER_OWNER
+    if Webhook.objects.for_owner(webhook.owner_id).count() >= limit:
+        raise WebhookLimitError(
+            f"You have {limit} webhooks, as many as there may be; delete one that is not needed."
+        )
+
+
+@sensitive_variables()
+def update_webhook(
+    webhook: Webhook,
+    *,
+    headers: Mapping[str, str] | None = None,
+    ed25519: bool | None = None,
+    **changes: Any,
+) -> Webhook:
+    """Change the named settings of a webhook and no others; returns the instance.
+
+    `headers` replaces all custom headers; it is required if there are some and the URL moves to
+    another server. `ed25519` turns `v1a` signatures on or off; a change of `active` is an enable()
+    or a disable(). Raises ValidationError with every invalid field, and then stores nothing.
+    """
+    if unknown := sorted(changes.keys() - CHANGEABLE):
+        raise TypeError(f"A webhook's {', '.join(unknown)} cannot be changed this way.")
+    for name, value in changes.items():
+        setattr(webhook, name, value)
+    steps: list[Callable[[], object]] = [lambda: _check_policy(changes), webhook.full_clean]
+    if headers is not None:
+        steps.append(lambda: setattr(webhook, "headers", dict(headers)))
+        changes["headers_encrypted"] = webhook.headers_encrypted
+    _validate(*steps, only={*changes, "headers", NON_FIELD_ERRORS})
+    with transaction.atomic():
+        has_moved = "url" in changes and _moves(webhook, webhook.url, may_keep=headers is not None)
+        Webhook.objects.filter(pk=webhook.pk).update(revision=F("revision") + 1)
+        webhook.save(update_fields=[*(changes.keys() - {"active"}), "updated_at"])
+        if has_moved and webhook.verified:
+            webhook.verified = False
+            webhook.save(update_fields=["verified"])
+        if "active" in changes:
+            _switch(webhook, webhook.active)
+        if has_moved and _require_proof(webhook):
+            disable(webhook, webhook.disabled_reason)
+        if ed25519 is not None:
+            set_ed25519(webhook, ed25519)
+    webhook.refresh_from_db(fields=["revision"])
+    if not changes.keys().isdisjoint(WARNED_OF):
+        log_warnings(webhook)
+    return webhook
+
+
+def _require_proof(webhook: Webhook) -> bool:
+    """Disable an instance that needs a proof of its endpoint and has none; return whether it did."""
+    is_missing = (
+        django_settings.WEBHOOKS_ENDPOINT_PROOF == "require"
+        and webhook.active
+        and not webhook.verified
+    )
+    if is_missing:
+        webhook.active, webhook.disabled_reason = False, UNPROVED
+    return is_missing
+
+
+def check_headers_stay(webhook: Webhook, url: str) -> None:
+    """Raise ValidationError if a new URL would send the custom headers to another server.
+
+    A person who may change the URL need not know the headers. In a transaction, locks the row.
+    """
+    _moves(webhook, url, may_keep=False)
+
+
+def _moves(webhook: Webhook, url: str, *, may_keep: bool) -> bool:
+    """Return whether a URL leads to another server than the stored one; see check_headers_stay()."""
+    rows = Webhook.objects.filter(pk=webhook.pk)
+    if connection.in_atomic_block:
+        rows = rows.select_for_update(no_key=True)
+    stored, headers = rows.values_list("url", "headers_encrypted").get()
+    has_moved = not is_same_server(stored, url)
+    if has_moved and headers is not None and not may_keep:
+        raise ValidationError(
+            {
+                "headers": "The URL leads to another server: give the custom headers again, or none "
+                "({}), so that their values do not go where nobody meant them to."
+            }
+        )
+    return has_moved
+
+
+def _switch(webhook: Webhook, is_on: bool) -> None:
+    """Enable or disable a webhook that the caller has locked, unless it is so already."""
+    if is_on == Webhook.objects.values_list("active", flat=True).get(pk=webhook.pk):
+        return
+    if is_on:
+        enable(webhook)
+    else:
+        disable(webhook)
+
+
+def _validate(*steps: Callable[[], object], only: Collection[str] | None = None) -> None:
+    """Run all steps and raise one ValidationError with the problems of them all.
+
+    With `only`, the error names no other fields: rules may have become stricter since they were set.
+    """
+    problems: dict[str, Any] = {}
+    for step in steps:
+        try:
+            step()
+        except ValidationError as problem:
+            problems = problem.update_error_dict(problems)
+    if only is not None:
+        problems = {field: errors for field, errors in problems.items() if field in only}
+    if problems:
+        raise ValidationError(problems)
+
+
+def delete_webhook(webhook: Webhook) -> None:
+    """Delete a webhook softly; the dispatcher cancels its pending deliveries."""
+    webhook.active = False
+    webhook.deleted_at = timezone.now()
+    webhook.save(update_fields=["active", "deleted_at", "updated_at"])

@@ -1,0 +1,56 @@
+"""Warnings about webhooks: settings that are allowed, but rarely meant."""
+
+import logging
+
+from django.conf import settings
+
+from webhooks import catalog
+from webhooks.models import Webhook
+from webhooks.registry.switch import UNPROVED
+from webhooks.wire.url_rules import is_same_url
+
+logger = logging.getLogger(__name__)
+
+SHOWN_TWINS = 3
+
+
+def warnings_of(webhook: Webhook) -> list[str]:
+    """Return the warnings about a webhook, one sentence each. One statement.
+
+    A warning names a missing proof of the endpoint, or the owner's other webhooks with the same URL
+    that receive some of the same events.
+    """
+    return [*_unproved(webhook), *_twins_of(webhook)]
+
+
+def log_warnings(webhook: Webhook) -> None:
+    """Log the warnings about other webhooks with the same URL."""
+    for warning in _twins_of(webhook):
+        logger.warning("Webhook %s: %s", webhook.public_id, warning)
+
+
+def _unproved(webhook: Webhook) -> list[str]:
+    is_asked = settings.WEBHOOKS_ENDPOINT_PROOF != "off" and not webhook.verified
+    return [UNPROVED] if is_asked else []
+
+
+def _twins_of(webhook: Webhook) -> list[str]:
+    others = Webhook.objects.for_owner(webhook.owner_id).exclude(pk=webhook.pk).order_by("-id")
+    twins = [
+        f"{other.name} ({other.public_id})"
+        for other in others.only("name", "url", "events")
+        if is_same_url(other.url, webhook.url) and _share_types(other, webhook)
+    ]
+    if not twins:
+        return []
+    more = f" and {len(twins) - SHOWN_TWINS} more" if len(twins) > SHOWN_TWINS else ""
+    return [
+        f"Other webhooks have the same URL and receive some of the same events: "
+        f"{', '.join(twins[:SHOWN_TWINS])}{more}. Each of them sends such an event with the same "
+        "webhook-id, so a receiver that drops repeated ids handles only the first."
+    ]
+
+
+def _share_types(one: Webhook, other: Webhook) -> bool:
+    names = (event_type.name for event_type in catalog.all_types())
+    return any(one.receives(name) and other.receives(name) for name in names)
