@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from math import log
 
 from webhooks.admin.display import milliseconds
-from webhooks.figures.history import Bucket, Hour
+from webhooks.figures.history import Bucket
+from webhooks.figures.overview import Hour
 
 HEIGHT = 100.0
 SERIES = ("succeeded", "failed", "cancelled", "open")

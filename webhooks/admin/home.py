@@ -16,9 +16,9 @@ from django.utils import timezone
 from webhooks.admin import charts
 from webhooks.admin.access import VIEW_DELIVERY, may_view, permissions_of
 from webhooks.admin.display import Cell, State, health_strip, state_of
-from webhooks.admin.redeliveries import describe, progress_context, webhook_names
+from webhooks.admin.redelivery_display import describe, progress_context, webhook_names
 from webhooks.choices import BreakerState
-from webhooks.figures import history, present
+from webhooks.figures import history, overview, present
 from webhooks.models import Pause, Redelivery, Webhook
 
 CACHE_KEY = "webhooks.admin.home"
@@ -38,7 +38,7 @@ class Troubled:
     state: State
     figures: history.Figures
     strip: list[Cell]
-    last_error: history.LastError | None
+    last_error: overview.LastError | None
 
 
 def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
@@ -56,12 +56,12 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
 def collect(now: datetime) -> dict[str, Any]:
     """Return everything the page shows of the system."""
     day = history.Selection(since=now - DAY)
-    hours = history.hours(day)
+    hours = overview.hours(day)
     return {
         "now": now,
         "day": _sum_up(hours),
         "hour": history.totals(history.Selection(since=now - HOUR)),
-        "events_per_minute": history.events_since(now - RATE_WINDOW)
+        "events_per_minute": overview.events_since(now - RATE_WINDOW)
         / (RATE_WINDOW.total_seconds() / 60),
         "backlog": present.backlog(),
         "workers": present.workers(),
@@ -76,7 +76,7 @@ def collect(now: datetime) -> dict[str, Any]:
     }
 
 
-def _sum_up(hours: Sequence[history.Hour]) -> history.Figures:
+def _sum_up(hours: Sequence[overview.Hour]) -> history.Figures:
     return history.Figures(
         deliveries=sum(hour.bucket.deliveries for hour in hours),
         succeeded=sum(hour.bucket.succeeded for hour in hours),
@@ -98,7 +98,7 @@ def _count_states() -> dict[str, int]:
 
 def _troubled(day: history.Selection, now: datetime) -> list[Troubled]:
     """The webhooks with the most failures of the day, and those that fail right now."""
-    worst = history.worst(day, limit=SHOWN_WEBHOOKS)
+    worst = overview.worst(day, limit=SHOWN_WEBHOOKS)
     failing = Webhook.objects.filter(failing_since__isnull=False, deleted_at=None, active=True)
     found = {
         webhook.pk: webhook
@@ -109,7 +109,7 @@ def _troubled(day: history.Selection, now: datetime) -> list[Troubled]:
     }
     ids = [pk for pk in worst if pk in found] + [pk for pk in found if pk not in worst]
     ids = ids[:SHOWN_WEBHOOKS]
-    errors = history.last_errors(day.since, tuple(ids))
+    errors = overview.last_errors(day.since, tuple(ids))
     strips = history.series_by_webhook(history.Selection(since=day.since, webhook_ids=tuple(ids)))
     return [
         Troubled(

@@ -18,7 +18,7 @@ from webhooks import access, service
 from webhooks.admin.base import ReadOnlyAdmin
 from webhooks.admin.operations import Operation
 from webhooks.errors import WebhooksError
-from webhooks.figures import history, present
+from webhooks.figures import overview, present
 from webhooks.models import Pause, WorkerHeartbeat
 from webhooks.outbox import wakeup
 from webhooks.postgres import horizon
@@ -109,7 +109,7 @@ class QueueAdmin(ReadOnlyAdmin):
             "title": "Queue",
             "opts": None,
             "backlog": present.backlog(),
-            "parked": history.parked_since(timezone.now() - DAY),
+            "parked": overview.parked_since(timezone.now() - DAY),
             "workers": present.workers(),
             "chores": housekeeping.states(),
             "rq": rq_state(),

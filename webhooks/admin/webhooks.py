@@ -1,37 +1,24 @@
-"""Webhooks: the list with its health strips, and the pages of one webhook."""
+"""Webhooks: the list, and the pages of one webhook."""
 
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.loader import render_to_string
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
-from unfold.decorators import display
 from unfold.views import ChangeList
 
 from webhooks import access, service
 from webhooks.admin import webhook_pages
 from webhooks.admin.access import permissions_of
 from webhooks.admin.base import OperatorAdmin
-from webhooks.admin.display import (
-    health_strip,
-    health_tone,
-    host_of,
-    milliseconds,
-    percent,
-    state_of,
-)
 from webhooks.admin.secrets import RevealSecret, RevokeSecret, RotateSecret
-from webhooks.admin.template_tags import ago, chip
 from webhooks.admin.webhook_filters import KindFilter, StateFilter
 from webhooks.admin.webhook_form import WebhookForm
+from webhooks.admin.webhook_list import WebhookColumns, WebhookList
 from webhooks.admin.webhook_operations import (
     AddWebhook,
     DeleteWebhook,
@@ -41,38 +28,15 @@ from webhooks.admin.webhook_operations import (
     TestWebhook,
 )
 from webhooks.errors import PublicIdInvalidError
-from webhooks.figures import history
 from webhooks.ids import WEBHOOK_PREFIX, parse_public_id
 from webhooks.models import Webhook
 from webhooks.models.webhook import SETTINGS
-
-DAY = timedelta(hours=24)
-
-
-class WebhookList(ChangeList):
-    """The page of webhooks, each with what became of its deliveries of the last 24 hours."""
-
-    def get_results(self, request: HttpRequest) -> None:
-        super().get_results(request)
-        now = timezone.now()
-        page: list[Any] = list(self.result_list)  # type: ignore[has-type]
-        selection = history.Selection(
-            since=now - DAY, webhook_ids=tuple(webhook.pk for webhook in page)
-        )
-        figures = {one.id: one.figures for one in history.by_webhook(selection)}
-        strips = history.series_by_webhook(selection)
-        for webhook in page:
-            webhook.figures = figures.get(webhook.pk, history.Figures())
-            webhook.strip = health_strip(strips.get(webhook.pk, []), now)
-            webhook.seen_at = now
-        self.result_list = page
-
 
 HEADER_FIELDS = ("custom_headers", "remove_headers")
 
 
 @admin.register(Webhook)
-class WebhookAdmin(OperatorAdmin):
+class WebhookAdmin(WebhookColumns, OperatorAdmin):
     form = WebhookForm
     change_form_template = "admin/webhooks/webhook/settings.html"
     id_prefix = WEBHOOK_PREFIX
@@ -83,6 +47,7 @@ class WebhookAdmin(OperatorAdmin):
     list_per_page = 25
     ordering = ("-id",)
     sortable_by = ()
+    list_before_template = "admin/webhooks/webhook/above_list.html"
     search_fields = ("name", "url", "owner__email")
     search_help_text = "Name, id (whk_…), host or owner's e-mail"
     actions = None
@@ -129,56 +94,6 @@ class WebhookAdmin(OperatorAdmin):
         found: tuple[QuerySet[Webhook], bool] = super().get_search_results(request, queryset, term)
         return found
 
-    @display(description="Webhook")
-    def named(self, webhook: Webhook) -> SafeString:
-        return format_html(
-            '<span class="op-two"><b>{}</b><small>{}</small></span>',
-            webhook.name,
-            host_of(webhook.url),
-        )
-
-    @display(description="State")
-    def state(self, webhook: Any) -> SafeString:
-        state = state_of(webhook, webhook.seen_at)
-        detail = (
-            format_html("{} {}", state.detail, ago(state.moment)) if state.moment else state.detail
-        )
-        return format_html(
-            '<span class="op-two">{}<small class="op-clip" title="{}">{}</small></span>',
-            chip(state.label, state.tone),
-            state.detail,
-            detail,
-        )
-
-    @display(description="Last 24 h")
-    def health(self, webhook: Any) -> str:
-        return render_to_string("admin/webhooks/strip.html", {"strip": webhook.strip})
-
-    @display(description="Success")
-    def success(self, webhook: Any) -> SafeString:
-        figures = webhook.figures
-        return format_html(
-            '<span class="op-two"><b class="op-text-{}">{}</b><small>{} sent{}</small></span>',
-            health_tone(figures),
-            percent(figures.delivered_rate),
-            f"{figures.deliveries:,}",
-            f", {figures.retrying:,} retrying" if figures.retrying else "",
-        )
-
-    @display(description="p95")
-    def p95(self, webhook: Any) -> str:
-        return milliseconds(webhook.figures.duration_p95_ms)
-
-    @display(description="Events")
-    def selected_events(self, webhook: Webhook) -> SafeString:
-        more = f" + {len(webhook.events) - 2} more" if len(webhook.events) > 2 else ""
-        return format_html(
-            '<span title="{}">{}{}</span>',
-            ", ".join(webhook.events),
-            ", ".join(webhook.events[:2]),
-            more,
-        )
-
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
@@ -186,8 +101,6 @@ class WebhookAdmin(OperatorAdmin):
         context = {"may_add_webhook": may_add} | (extra_context or {})
         response: HttpResponse = super().changelist_view(request, context)
         return response
-
-    list_before_template = "admin/webhooks/webhook/above_list.html"
 
     # The pages of one webhook.
 

@@ -18,7 +18,8 @@ from webhooks.admin.display import (
 )
 from webhooks.admin.template_tags import ago
 from webhooks.choices import BreakerState
-from webhooks.figures.history import Bucket, Figures, Hour
+from webhooks.figures.history import Bucket, Figures
+from webhooks.figures.overview import Hour
 from webhooks.models import Webhook
 
 NOW = datetime(2026, 11, 24, 8, 30, tzinfo=UTC)

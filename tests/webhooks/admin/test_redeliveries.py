@@ -12,7 +12,7 @@ from django.utils import timezone
 from projects.models import User
 from tests.webhooks.admin.conftest import PAYMENT, fail
 from webhooks import service
-from webhooks.admin.redeliveries import describe, progress_context, webhook_names
+from webhooks.admin.redelivery_display import describe, progress_context, webhook_names
 from webhooks.choices import DeliveryStatus
 from webhooks.models import Delivery, Redelivery, Webhook
 from webhooks.repair.redelivery_batches import run

@@ -10,7 +10,7 @@ from django.utils import timezone
 from projects.models import User
 from webhooks import service
 from webhooks.choices import BreakerState
-from webhooks.figures import history, present
+from webhooks.figures import history, overview, present
 from webhooks.figures.history import Bucket, FailureFigures, Figures, Selection
 from webhooks.ids import first_id_of, new_id
 from webhooks.models import Attempt, Delivery, Event, Pause, Webhook, WorkerHeartbeat
@@ -301,7 +301,7 @@ def test_hours_have_latencies_without_redelivered_deliveries(add: Add) -> None:
     add(NOON + timedelta(hours=1), "FAILED")
     add(NOON + timedelta(hours=1), "RETRYING")
 
-    found = history.hours(Selection(NOON, NOON + timedelta(hours=2)))
+    found = overview.hours(Selection(NOON, NOON + timedelta(hours=2)))
 
     assert [(one.delivery_p50_ms, one.delivery_p95_ms) for one in found] == [(30, 50), (None, None)]
     assert [one.bucket for one in found] == history.series(
@@ -322,8 +322,8 @@ def test_the_worst_webhooks_come_first(
     day = Selection(NOON)
 
     assert [one.id for one in history.by_webhook(day)] == [webhook.pk, bad.pk]
-    assert history.worst(day, limit=1) == {bad.pk: Figures(deliveries=2, failed=1, retrying=1)}
-    assert list(history.worst(day, limit=5)) == [bad.pk, webhook.pk]
+    assert overview.worst(day, limit=1) == {bad.pk: Figures(deliveries=2, failed=1, retrying=1)}
+    assert list(overview.worst(day, limit=5)) == [bad.pk, webhook.pk]
 
 
 def test_the_last_error_is_of_the_latest_that_failed(
@@ -338,18 +338,18 @@ def test_the_last_error_is_of_the_latest_that_failed(
     add(NOON + timedelta(seconds=2))
     add(NOON, webhook=well)
 
-    found = history.last_errors(NOON, (webhook.pk, well.pk))
+    found = overview.last_errors(NOON, (webhook.pk, well.pk))
 
-    assert found == {webhook.pk: history.LastError("http_status", 503, "It answered 503.")}
-    assert history.last_errors(NOON + timedelta(hours=1), (webhook.pk,)) == {}
+    assert found == {webhook.pk: overview.LastError("http_status", 503, "It answered 503.")}
+    assert overview.last_errors(NOON + timedelta(hours=1), (webhook.pk,)) == {}
 
 
 def test_events_since_counts_by_their_ids(add: Add, user: User) -> None:
-    before = history.events_since(timezone.now() - timedelta(minutes=1))
+    before = overview.events_since(timezone.now() - timedelta(minutes=1))
     add(timezone.now())
 
-    assert history.events_since(timezone.now() - timedelta(minutes=1)) == before + 1
-    assert history.events_since(timezone.now() + timedelta(minutes=1)) == 0
+    assert overview.events_since(timezone.now() - timedelta(minutes=1)) == before + 1
+    assert overview.events_since(timezone.now() + timedelta(minutes=1)) == 0
 
 
 def test_the_delivered_rate_counts_retries_as_not_delivered() -> None:

@@ -1,0 +1,85 @@
+"""A redelivery as people read it: its scope in words, its progress as a bar."""
+
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from webhooks.admin.display import bounded
+from webhooks.choices import DeliveryStatus
+from webhooks.models import Redelivery, Webhook
+from webhooks.repair import redelivery_progress
+from webhooks.repair.redelivery_scope import scope_of
+
+AT_ONCE = timedelta(seconds=5)
+"""A scope that ends within this time before its redelivery was requested ends at the request."""
+
+
+def matched_text(row: Redelivery) -> str:
+    """Return how many it is about; while it runs the count may have stopped at a bound."""
+    if row.status == Redelivery.Status.RUNNING:
+        return bounded(row.matched_count)
+    return f"{row.matched_count:,}"
+
+
+def progress_context(row: Redelivery) -> dict[str, Any]:
+    """How far a redelivery is, as parts of a bar in percent."""
+    progress = redelivery_progress.progress(row)
+    whole = max(progress.matched if row.status == "running" else progress.queued, 1)
+    succeeded, failed, retrying = (
+        100 * count / whole for count in (progress.succeeded, progress.failed, progress.retrying)
+    )
+    is_running = row.status == Redelivery.Status.RUNNING
+    is_over = not is_running and progress.is_over
+    return {
+        "progress": progress,
+        "matched": matched_text(row),
+        "percent": 100 if is_over else min(int(succeeded + failed), 99),
+        "parts": [
+            ("good", 0.0, succeeded),
+            ("bad", succeeded, failed),
+            ("mixed", succeeded + failed, retrying),
+        ],
+        "is_over": is_over,
+        # What goes on by itself is worth watching.
+        "is_settled": not is_running and progress.is_answered and not progress.held_for_now,
+        "is_running": is_running,
+    }
+
+
+def webhook_names(rows: Iterable[Redelivery]) -> dict[str, str]:
+    """Return the names of the webhooks that redeliveries are of, by id; one statement."""
+    ids = {row.scope["webhook_id"] for row in rows if "webhook_id" in row.scope}
+    named = Webhook.objects.filter(pk__in=ids).values_list("pk", "name")
+    return {str(pk): name for pk, name in named}
+
+
+def describe(row: Redelivery, names: Mapping[str, str]) -> str:
+    """Say in words what was asked for."""
+    scope = scope_of(row)
+    if scope is None:
+        return "what this version cannot read"
+    words = []
+    if scope.delivery_ids:
+        words.append(f"{len(scope.delivery_ids):,} chosen deliveries")
+    else:
+        words.append("events never sent" if row.is_replay else f"{_any(scope.statuses)} deliveries")
+    for name, value in (
+        ("of type", scope.event_type),
+        ("of webhook", names.get(str(scope.webhook_id), scope.webhook_id)),
+        ("of owner", scope.owner_id),
+        ("of event", scope.event_id),
+        ("since", scope.since and f"{scope.since:%Y-%m-%d %H:%M} UTC"),
+        ("until", scope.until and f"{scope.until:%Y-%m-%d %H:%M} UTC"),
+        ("at most", scope.limit),
+    ):
+        # Until the moment it was asked for goes without saying.
+        if value and not (
+            name == "until" and scope.until and scope.until >= row.created_at - AT_ONCE
+        ):
+            words.append(f"{name} {value}")
+    return ", ".join(words)
+
+
+def _any(statuses: Iterable[str]) -> str:
+    labels = [DeliveryStatus(status).label.lower() for status in statuses]
+    return " or ".join("successful" if label == "success" else label for label in labels)

@@ -1,0 +1,109 @@
+"""The form that selects the deliveries of a redelivery."""
+
+from datetime import datetime
+from typing import Any
+
+from django import forms
+from django.utils import timezone
+
+from webhooks import catalog
+from webhooks.admin.filters import owner_of, since_of, webhook_of
+from webhooks.choices import DeliveryStatus
+from webhooks.errors import PublicIdInvalidError
+from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX, parse_public_id
+from webhooks.repair.redelivery_scope import REPEATABLE, Scope
+
+MAX_SELECTED = 1000
+
+
+class ScopeForm(forms.Form):
+    """Which deliveries; its fields have the names of the delivery list's filters."""
+
+    webhook = forms.CharField(required=False, help_text="Id (whk_…) or name")
+    owner = forms.CharField(required=False, help_text="E-mail address or id")
+    event = forms.CharField(required=False, help_text="Id of one event (evt_…)")
+    type = forms.ChoiceField(required=False, label="Event type")
+    status = forms.MultipleChoiceField(
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        choices=[choice for choice in DeliveryStatus.choices if choice[0] in REPEATABLE],
+    )
+    since = forms.CharField(
+        required=False, help_text="1h, 24h, 7d, 30d or a time such as 2026-11-24T08:00Z"
+    )
+    until = forms.CharField(required=False, help_text="A time; empty for now")
+    limit = forms.IntegerField(
+        required=False, min_value=1, help_text="At most so many, the oldest first"
+    )
+    rate_limit = forms.FloatField(
+        required=False, min_value=0.001, max_value=10_000, label="Deliveries per second"
+    )
+    deliveries = forms.CharField(required=False, widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        names = [one.name for one in catalog.all_types()]
+        self.fields["type"].choices = [("", "any"), *((name, name) for name in names)]  # type: ignore[attr-defined]
+
+    def clean_webhook(self) -> Any:
+        return _looked_up(webhook_of, self.cleaned_data["webhook"], "There is no such webhook.")
+
+    def clean_owner(self) -> Any:
+        return _looked_up(owner_of, self.cleaned_data["owner"], "Nobody has this address or id.")
+
+    def clean_event(self) -> Any:
+        return _parsed(self.cleaned_data["event"], EVENT_PREFIX)
+
+    def clean_since(self) -> datetime | None:
+        return self._time("since")
+
+    def clean_until(self) -> datetime | None:
+        return self._time("until")
+
+    def clean_deliveries(self) -> Any:
+        texts = [text for text in self.cleaned_data["deliveries"].split(",") if text]
+        if len(texts) > MAX_SELECTED:
+            raise forms.ValidationError(f"Select at most {MAX_SELECTED} deliveries.")
+        return tuple(_parsed(text, DELIVERY_PREFIX) for text in texts)
+
+    def _time(self, name: str) -> datetime | None:
+        value = self.cleaned_data[name].strip()
+        moment = since_of(value, timezone.now())
+        if value and moment is None:
+            raise forms.ValidationError("This is not a time.")
+        return moment
+
+    def scope(self) -> Scope:
+        """Return the scope; raises RedeliveryScopeError where it says nothing."""
+        data = self.cleaned_data
+        selected = data["deliveries"]
+        default = sorted(REPEATABLE) if selected else [DeliveryStatus.FAILED.value]
+        scope = Scope(
+            delivery_ids=selected or None,
+            webhook_id=data["webhook"],
+            owner_id=data["owner"],
+            event_id=data["event"],
+            event_type=data["type"] or None,
+            statuses=tuple(data["status"] or default),
+            since=data["since"],
+            until=data["until"],
+            limit=data["limit"],
+        )
+        scope.check()
+        return scope
+
+
+def _looked_up(look_up: Any, value: str, problem: str) -> Any:
+    value = value.strip()
+    found = look_up(value) if value else None
+    if value and found is None:
+        raise forms.ValidationError(problem)
+    return found
+
+
+def _parsed(text: str, prefix: str) -> Any:
+    text = text.strip()
+    try:
+        return parse_public_id(text, prefix) if text else None
+    except PublicIdInvalidError as problem:
+        raise forms.ValidationError(str(problem)) from None

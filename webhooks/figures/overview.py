@@ -1,0 +1,128 @@
+"""The figures of the operators' home and queue pages. All functions only read."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from webhooks.figures.history import CHOSEN_SQL, Bucket, Figures, Selection
+from webhooks.ids import first_id_of
+from webhooks.postgres.sql import query
+
+LAST_ERRORS_SQL = """
+SELECT chosen.id, last.failure_kind, last.response_code, last.error
+  FROM unnest(%(webhooks)s::uuid[]) AS chosen (id),
+       LATERAL (SELECT failure_kind, response_code, error FROM webhooks_delivery
+                 WHERE webhook_id = chosen.id AND id >= %(first)s AND failure_kind <> ''
+                 ORDER BY id DESC LIMIT 1) AS last
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LastError:
+    """The error of a webhook's most recent failed or retrying delivery."""
+
+    kind: str
+    response_code: int | None
+    error: str
+
+
+def last_errors(since: datetime, webhook_ids: tuple[UUID, ...]) -> dict[UUID, LastError]:
+    """Return the last error of each webhook with an error in deliveries created since then.
+
+    Webhooks without one are missing. One statement.
+    """
+    parameters = {"first": first_id_of(since), "webhooks": list(webhook_ids)}
+    return {
+        webhook_id: LastError(*columns)
+        for webhook_id, *columns in query(LAST_ERRORS_SQL, parameters)
+    }
+
+
+WORST_WEBHOOKS_SQL = """
+SELECT webhook_id, count(*),
+       count(*) FILTER (WHERE status = 'SUCCESS'),
+       count(*) FILTER (WHERE status = 'FAILED') AS failed,
+       count(*) FILTER (WHERE status = 'RETRYING') AS retrying
+  FROM chosen GROUP BY 1
+HAVING count(*) FILTER (WHERE status IN ('FAILED', 'RETRYING')) > 0
+ ORDER BY count(*) FILTER (WHERE status IN ('FAILED', 'RETRYING')) DESC, 1
+ LIMIT %(limit)s
+"""
+WORST_SQL = CHOSEN_SQL + WORST_WEBHOOKS_SQL
+
+
+def worst(selection: Selection, *, limit: int) -> dict[UUID, Figures]:
+    """Return the webhooks with the most failed and retrying deliveries, the worst first.
+
+    The figures hold only the counts of deliveries, succeeded, failed and retrying: the others would
+    double the cost. One statement.
+    """
+    return {
+        webhook_id: Figures(
+            deliveries=deliveries, succeeded=succeeded, failed=failed, retrying=retrying
+        )
+        for webhook_id, deliveries, succeeded, failed, retrying in query(
+            WORST_SQL, {**selection.parameters(), "limit": limit}
+        )
+    }
+
+
+TIMED_SQL = """, counted AS (
+    SELECT date_trunc('hour', created_at, 'UTC') AS starts_at, count(*) AS deliveries,
+           count(*) FILTER (WHERE status = 'SUCCESS') AS succeeded,
+           count(*) FILTER (WHERE status = 'FAILED') AS failed,
+           count(*) FILTER (WHERE status = 'CANCELLED') AS cancelled,
+           count(*) FILTER (WHERE status = 'RETRYING') AS retrying,
+           percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (
+               ORDER BY (1000 * extract(epoch FROM delivered_at - created_at))::int8)
+               FILTER (WHERE round = 1 AND delivered_at IS NOT NULL) AS waits
+      FROM chosen GROUP BY 1
+)
+SELECT starts_at, coalesce(deliveries, 0), coalesce(succeeded, 0), coalesce(failed, 0),
+       coalesce(cancelled, 0), coalesce(deliveries - succeeded - failed - cancelled, 0),
+       coalesce(retrying, 0), waits[1], waits[2]
+  FROM generate_series(date_trunc('hour', %(since)s, 'UTC'),
+                       coalesce(%(until)s::timestamptz - interval '1 microsecond',
+                                clock_timestamp()),
+                       interval '1 hour') AS starts_at
+  LEFT JOIN counted USING (starts_at)
+ ORDER BY 1
+"""
+HOURS_SQL = CHOSEN_SQL + TIMED_SQL
+
+
+@dataclass(frozen=True, slots=True)
+class Hour:
+    """A bucket of one hour and the times from its deliveries' creation to their success."""
+
+    bucket: Bucket
+    retrying: int
+    delivery_p50_ms: int | None
+    """None without successes. Like the next one, it leaves out redelivered deliveries."""
+    delivery_p95_ms: int | None
+
+
+def hours(selection: Selection) -> list[Hour]:
+    """Return series() by hour, with the times to delivery. One statement."""
+    parameters = selection.parameters() | {"since": selection.since, "until": selection.until}
+    return [Hour(Bucket(*row[:6]), *row[6:]) for row in query(HOURS_SQL, parameters)]
+
+
+def events_since(since: datetime) -> int:
+    """Return the number of events triggered since a time. One statement."""
+    sql = "SELECT count(*) FROM webhooks_event WHERE id >= %(first)s"
+    return int(query(sql, {"first": first_id_of(since)})[0][0])
+
+
+PARKED_SQL = """
+SELECT count(*) FROM webhooks_delivery
+ WHERE id >= %(first)s AND status = 'FAILED' AND crash_count > 0
+"""
+
+
+def parked_since(since: datetime) -> int:
+    """Return the number of deliveries created since a time and given up after worker crashes.
+
+    One statement.
+    """
+    return int(query(PARKED_SQL, {"first": first_id_of(since)})[0][0])
