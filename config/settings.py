@@ -1,202 +1,15 @@
-"""Settings, all from the environment (README.md). Importing them starts nothing."""
+"""Settings, all from the environment (README.md). Importing them starts nothing.
 
-import base64
-import ipaddress
-import json
-import re
-import secrets
-from collections.abc import Sequence
-from pathlib import Path
+config/environment.py reads and checks the variables; webhooks/conf.py has the defaults.
+"""
+
 from typing import Any
-from urllib.parse import urlsplit
-from uuid import UUID
 
-import environ
 from django.core.exceptions import ImproperlyConfigured
 
-from config import logs, server_urls, unfold
+from config import environment, logs, server_urls, unfold
+from config.environment import BASE_DIR, VAR_DIR, env
 from webhooks.conf import DEFAULTS
-
-BASE_DIR = Path(__file__).resolve().parent.parent
-VAR_DIR = BASE_DIR / "var"
-
-MOST_DAYS = 36_525
-"""A hundred years: every date that many days ago exists in the calendar."""
-
-MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
-"""Addresses in it are looked at as the IPv4 addresses that they are."""
-
-env = environ.Env()
-
-
-def _required(name: str, why: str) -> str:
-    value = str(env.str(name, default=""))
-    if not value:
-        raise ImproperlyConfigured(f"{name} is not set: {why} (for development set DEBUG=1).")
-    return value
-
-
-def _development_key(name: str) -> str:
-    """Return a random key kept in var/, made on first use; never used outside DEBUG."""
-    path = VAR_DIR / f"{name}.key"
-    if not path.exists():
-        VAR_DIR.mkdir(exist_ok=True)
-        fresh = path.with_suffix(f".{secrets.token_hex(4)}")
-        fresh.touch(mode=0o600)
-        fresh.write_text(base64.b64encode(secrets.token_bytes(32)).decode())
-        try:
-            # A hard link fails where another process was first; its key then stands.
-            path.hardlink_to(fresh)
-        except FileExistsError:
-            pass
-        finally:
-            fresh.unlink()
-    return path.read_text()
-
-
-def _encryption_keys() -> list[bytes]:
-    if DEBUG and not env.str("WEBHOOKS_ENCRYPTION_KEYS", default=""):
-        texts = [_development_key("encryption")]
-    else:
-        _required("WEBHOOKS_ENCRYPTION_KEYS", "base64 of 32 random bytes each, comma-separated")
-        texts = env.list("WEBHOOKS_ENCRYPTION_KEYS")
-    keys = []
-    for number, text in enumerate(texts, start=1):
-        try:
-            key = base64.b64decode(text, validate=True)
-        except ValueError:
-            key = b""
-        if len(key) != 32:
-            raise ImproperlyConfigured(
-                f"WEBHOOKS_ENCRYPTION_KEYS: entry {number} is not base64 of 32 bytes."
-            )
-        keys.append(key)
-    return keys
-
-
-def _networks(
-    name: str, default: Sequence[str] = ()
-) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-    try:
-        networks = [ipaddress.ip_network(text) for text in env.list(name, default=list(default))]
-    except ValueError as problem:
-        raise ImproperlyConfigured(f"{name}: {problem}.") from None
-    for network in networks:
-        if network.version == 6 and network.overlaps(MAPPED):
-            raise ImproperlyConfigured(
-                f"{name}: {network} means IPv4 addresses and would match none; write them as IPv4."
-            )
-    return networks
-
-
-def _ports(name: str, default: str) -> list[range]:
-    """Return the ports of a list such as `80,443,8000-8099`; `*` means all of them."""
-    ranges = []
-    for text in env.str(name, default=default).replace("*", "1-65535").split(","):
-        first, _, last = text.strip().partition("-")
-        try:
-            ports = range(int(first), int(last or first) + 1)
-        except ValueError:
-            ports = range(0)
-        if not ports or ports[0] < 1 or ports[-1] > 65535:
-            raise ImproperlyConfigured(f"{name}: {text!r} is not a port, a range of ports or *.")
-        ranges.append(ports)
-    return ranges
-
-
-def _whole_number(name: str, default: int | None = None, least: int = 0, most: int = 10**9) -> int:
-    default = DEFAULTS[name] if default is None else default
-    try:
-        number = int(env.str(name, default=str(default)))
-    except ValueError:
-        number = least - 1
-    if not least <= number <= most:
-        raise ImproperlyConfigured(f"{name} must be a whole number from {least} to {most:,}.")
-    return number
-
-
-def _days(name: str) -> float:
-    try:
-        days = float(env.str(name, default=str(DEFAULTS[name])))
-    except ValueError:
-        days = 0.0
-    if not 0 < days <= MOST_DAYS:
-        raise ImproperlyConfigured(f"{name} must be a number above 0, of {MOST_DAYS:,} at most.")
-    return days
-
-
-def _prepared_statements() -> bool:
-    """Whether statements may be prepared where the connection allows it (webhooks/postgres/sql.py)."""
-    name = "DATABASE_PREPARED_STATEMENTS"
-    text = env.str(name, default="auto").lower()
-    if text not in ("auto", "1", "true", "on", "yes", "0", "false", "off", "no"):
-        raise ImproperlyConfigured(f"{name} must be auto or 0.")
-    return text in ("auto", "1", "true", "on", "yes")
-
-
-def _proxy_url() -> str:
-    url = str(env.str("WEBHOOKS_PROXY_URL", default=""))
-    try:
-        parts = urlsplit(url)
-        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname and parts.port)
-    except ValueError:
-        is_valid = False
-    if url and not is_valid:
-        # The value may hold a password, so it is not shown.
-        raise ImproperlyConfigured(
-            "WEBHOOKS_PROXY_URL must be of the form http://host:port or https://host:port."
-        )
-    return url
-
-
-def _queue_name() -> str:
-    name = str(env.str("WEBHOOKS_QUEUE", default="default"))
-    # RQ joins names with commas and builds keys with colons.
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", name):
-        raise ImproperlyConfigured(
-            "WEBHOOKS_QUEUE must be a name of at most 100 letters, digits, dots, hyphens and "
-            "underscores."
-        )
-    return name
-
-
-def _one_of(name: str, choices: Sequence[str]) -> str:
-    """Return one of the choices, the first by default."""
-    value = str(env.str(name, default=choices[0]))
-    if value not in choices:
-        raise ImproperlyConfigured(f"{name} must be one of {', '.join(choices)}.")
-    return value
-
-
-def _quotas_of_owners() -> dict[str, dict[str, int]]:
-    """Return by the id of an owner what differs from WEBHOOKS_QUOTAS_PER_HOUR."""
-    name = "WEBHOOKS_QUOTAS_OF_OWNERS"
-    form = '{"<user id>": {"events": 1000000}}'
-    try:
-        found = json.loads(env.str(name, default="{}"))
-        quotas = {
-            str(UUID(owner)): {str(kind): int(most) for kind, most in own.items()}
-            for owner, own in found.items()
-        }
-    except (ValueError, TypeError, AttributeError):
-        raise ImproperlyConfigured(f"{name} must be JSON of the form {form}.") from None
-    for own in quotas.values():
-        if (
-            own.keys() - {"events", "deliveries", "redeliveries"}
-            or min(own.values(), default=1) < 0
-        ):
-            raise ImproperlyConfigured(
-                f"{name}: an owner has numbers of events, deliveries and redeliveries."
-            )
-    return quotas
-
-
-def _ca_bundle() -> str:
-    path = str(env.str("WEBHOOKS_CA_BUNDLE", default=""))
-    if path and not Path(path).is_file():
-        raise ImproperlyConfigured(f"WEBHOOKS_CA_BUNDLE: there is no file {path!r}.")
-    return path
-
 
 try:
     DEBUG = env.bool("DEBUG", default=False)
@@ -204,9 +17,9 @@ except ValueError:
     raise ImproperlyConfigured("DEBUG must be 1 or 0.") from None
 
 SECRET_KEY = (
-    _development_key("secret")
+    environment.development_key("secret")
     if DEBUG and not env.str("SECRET_KEY", default="")
-    else _required("SECRET_KEY", "a long random string")
+    else environment.required("SECRET_KEY", "a long random string")
 )
 ALLOWED_HOSTS = env.list(
     "ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"] if DEBUG else []
@@ -220,12 +33,12 @@ if not DEBUG and not ALLOWED_HOSTS:
 _DATABASE_URL = (
     env.str("DATABASE_URL", default="postgres:///remotedevai")
     if DEBUG
-    else _required("DATABASE_URL", server_urls.DATABASE_FORM)
+    else environment.required("DATABASE_URL", server_urls.DATABASE_FORM)
 )
 REDIS_URL = server_urls.read_redis_url(
     env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
     if DEBUG
-    else _required("REDIS_URL", server_urls.REDIS_FORM)
+    else environment.required("REDIS_URL", server_urls.REDIS_FORM)
 )
 
 DATABASES: dict[str, dict[str, Any]] = {"default": server_urls.read_database_url(_DATABASE_URL)}
@@ -244,12 +57,12 @@ DATABASES["default"] |= {
     }
     | DATABASES["default"]["OPTIONS"],
 }
-DATABASE_PREPARED_STATEMENTS = _prepared_statements()
+DATABASE_PREPARED_STATEMENTS = environment.prepared_statements()
 
 # How workers learn at once that something is due (docs/reliability.md).
-WEBHOOKS_WAKEUP = _one_of("WEBHOOKS_WAKEUP", ("rq", "listen", "poll"))
+WEBHOOKS_WAKEUP = environment.one_of("WEBHOOKS_WAKEUP", ("rq", "listen", "poll"))
 # The queue of wake-ups, and the modules whose functions are jobs (docs/reliability.md).
-WEBHOOKS_QUEUE = _queue_name()
+WEBHOOKS_QUEUE = environment.queue_name()
 WEBHOOKS_JOB_MODULES = env.list("WEBHOOKS_JOB_MODULES", default=[])
 RQ_QUEUES = {
     name: {
@@ -262,11 +75,15 @@ RQ_QUEUES = {
 RQ = {"WORKER_CLASS": "webhooks.worker.rq_worker.WebhookWorker", "COMMIT_MODE": "auto"}
 RQ_SHOW_ADMIN_LINK = False
 
-WEBHOOKS_ENCRYPTION_KEYS = _encryption_keys()
-WEBHOOKS_DISABLE_AFTER_DAYS = _days("WEBHOOKS_DISABLE_AFTER_DAYS")
+WEBHOOKS_ENCRYPTION_KEYS = environment.encryption_keys(in_development=DEBUG)
+WEBHOOKS_DISABLE_AFTER_DAYS = environment.days("WEBHOOKS_DISABLE_AFTER_DAYS")
 # 0 keeps everything.
-WEBHOOKS_RETENTION_DAYS = _whole_number("WEBHOOKS_RETENTION_DAYS", most=MOST_DAYS)
-WEBHOOKS_AUDIT_RETENTION_DAYS = _whole_number("WEBHOOKS_AUDIT_RETENTION_DAYS", most=MOST_DAYS)
+WEBHOOKS_RETENTION_DAYS = environment.whole_number(
+    "WEBHOOKS_RETENTION_DAYS", most=environment.MOST_DAYS
+)
+WEBHOOKS_AUDIT_RETENTION_DAYS = environment.whole_number(
+    "WEBHOOKS_AUDIT_RETENTION_DAYS", most=environment.MOST_DAYS
+)
 
 # What `doctor` takes for a server of config/embedded.py.
 WEBHOOKS_DEVELOPMENT_SERVERS = [str(VAR_DIR), "/remotedevai-"]
@@ -274,16 +91,16 @@ WEBHOOKS_DEVELOPMENT_SERVERS = [str(VAR_DIR), "/remotedevai-"]
 # Where webhooks may point and how they get there (docs/security.md).
 WEBHOOKS_REQUIRE_HTTPS = env.bool("WEBHOOKS_REQUIRE_HTTPS", default=not DEBUG)
 # In development receivers run on this machine.
-WEBHOOKS_ALLOWED_NETWORKS = _networks(
+WEBHOOKS_ALLOWED_NETWORKS = environment.networks(
     "WEBHOOKS_ALLOWED_NETWORKS", ["127.0.0.0/8", "::1/128"] if DEBUG else []
 )
-WEBHOOKS_FORBIDDEN_NETWORKS = _networks("WEBHOOKS_FORBIDDEN_NETWORKS")
-WEBHOOKS_ALLOWED_PORTS = _ports(
+WEBHOOKS_FORBIDDEN_NETWORKS = environment.networks("WEBHOOKS_FORBIDDEN_NETWORKS")
+WEBHOOKS_ALLOWED_PORTS = environment.ports(
     "WEBHOOKS_ALLOWED_PORTS", default="*" if DEBUG else "80,443,8000,8080,8443"
 )
 WEBHOOKS_OWN_HOSTS = env.list("WEBHOOKS_OWN_HOSTS", default=[] if DEBUG else ALLOWED_HOSTS)
-WEBHOOKS_PROXY_URL = _proxy_url()
-WEBHOOKS_CA_BUNDLE = _ca_bundle()
+WEBHOOKS_PROXY_URL = environment.proxy_url()
+WEBHOOKS_CA_BUNDLE = environment.ca_bundle()
 
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="webhooks@localhost")
@@ -376,7 +193,7 @@ if not DEBUG:
     if header := env.str("SECURE_PROXY_SSL_HEADER", default=""):
         SECURE_PROXY_SSL_HEADER = (f"HTTP_{header.upper().replace('-', '_')}", "https")
     CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
-    SECURE_HSTS_SECONDS = _whole_number("SECURE_HSTS_SECONDS", 31_536_000)
+    SECURE_HSTS_SECONDS = environment.whole_number("SECURE_HSTS_SECONDS", 31_536_000)
     SECURE_HSTS_INCLUDE_SUBDOMAINS = env.bool("SECURE_HSTS_INCLUDE_SUBDOMAINS", default=True)
     # Browsers forget a site of their preload list only after months, so it is for you to ask for.
     SECURE_HSTS_PRELOAD = env.bool("SECURE_HSTS_PRELOAD", default=False)
@@ -386,20 +203,22 @@ if not DEBUG:
 
 # The HTTP API (docs/api.md).
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
-WEBHOOKS_MAX_PER_OWNER = _whole_number("WEBHOOKS_MAX_PER_OWNER")
-_PER_TOKEN = _whole_number("WEBHOOKS_API_REQUESTS_PER_MINUTE", 1200, least=1)
+WEBHOOKS_MAX_PER_OWNER = environment.whole_number("WEBHOOKS_MAX_PER_OWNER")
+_PER_TOKEN = environment.whole_number("WEBHOOKS_API_REQUESTS_PER_MINUTE", 1200, least=1)
 WEBHOOKS_API_REQUESTS_PER_MINUTE = DEFAULTS["WEBHOOKS_API_REQUESTS_PER_MINUTE"] | {
     "token": _PER_TOKEN,
     "user": 3 * _PER_TOKEN,
 }
 # What one owner may cause through the API in an hour; a batch counts as its events.
 WEBHOOKS_QUOTAS_PER_HOUR = {
-    kind: _whole_number(f"WEBHOOKS_{kind.upper()}_PER_HOUR", most, least=1)
+    kind: environment.whole_number(f"WEBHOOKS_{kind.upper()}_PER_HOUR", most, least=1)
     for kind, most in DEFAULTS["WEBHOOKS_QUOTAS_PER_HOUR"].items()
 }
-WEBHOOKS_QUOTAS_OF_OWNERS = _quotas_of_owners()
+WEBHOOKS_QUOTAS_OF_OWNERS = environment.quotas_of_owners()
 # Whether owners prove that a URL is theirs before anything is sent to it (docs/security.md).
-WEBHOOKS_ENDPOINT_PROOF = _one_of("WEBHOOKS_ENDPOINT_PROOF", ("off", "advise", "require"))
+WEBHOOKS_ENDPOINT_PROOF = environment.one_of(
+    "WEBHOOKS_ENDPOINT_PROOF", ("off", "advise", "require")
+)
 REST_KNOX = {"AUTH_HEADER_PREFIX": "Bearer", "TOKEN_PREFIX": "rdai_"}
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["webhooks.api.authentication.BearerAuthentication"],
@@ -413,7 +232,7 @@ REST_FRAMEWORK: dict[str, Any] = {
     "EXCEPTION_HANDLER": "webhooks.api.problems.answer_exception",
     "URL_FORMAT_OVERRIDE": None,
     # How many proxies stand before us; DRF would believe all of X-Forwarded-For without it.
-    "NUM_PROXIES": _whole_number("NUM_PROXIES", 0),
+    "NUM_PROXIES": environment.whole_number("NUM_PROXIES", 0),
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
 if DEBUG:
@@ -456,7 +275,9 @@ SPECTACULAR_SETTINGS = {
     ],
 }
 
-LOGGING = logs.configuration(_one_of("LOG_LEVEL", logs.LEVELS), _one_of("LOG_FORMAT", logs.FORMATS))
+LOGGING = logs.configuration(
+    environment.one_of("LOG_LEVEL", logs.LEVELS), environment.one_of("LOG_FORMAT", logs.FORMATS)
+)
 
 # Bearer token of /metrics, which is off without one.
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")

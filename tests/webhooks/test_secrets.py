@@ -559,10 +559,10 @@ def test_secret_is_not_in_a_report_of_an_error(
 def test_proxy_setting_problem_does_not_show_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
     from django.core.exceptions import ImproperlyConfigured
 
-    from config import settings as module
+    from config import environment
 
     for url in ("http://us:canary@", "socks5://us:canary@proxy:1080", "http://us:canary@proxy:x"):
         monkeypatch.setenv("WEBHOOKS_PROXY_URL", url)
         with pytest.raises(ImproperlyConfigured) as refused:
-            module._proxy_url()
+            environment.proxy_url()
         assert "canary" not in str(refused.value)
