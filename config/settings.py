@@ -85,7 +85,7 @@ WEBHOOKS_AUDIT_RETENTION_DAYS = environment.whole_number(
     "WEBHOOKS_AUDIT_RETENTION_DAYS", most=environment.MOST_DAYS
 )
 
-# What `doctor` takes for a server of config/embedded.py.
+# Addresses by which `doctor` recognizes the servers of config/embedded.
 WEBHOOKS_DEVELOPMENT_SERVERS = [str(VAR_DIR), "/remotedevai-"]
 
 # Where webhooks may point and how they get there (docs/security.md).

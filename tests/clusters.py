@@ -47,7 +47,7 @@ def binaries() -> Path:
     if "TEST_DATABASE_URL" in os.environ:
         pytest.skip("TEST_DATABASE_URL names a server whose programs are not at hand.")
     services = parse_qs(urlsplit(os.environ["DATABASE_URL"]).query)
-    return embedded._postgres_binaries(Path(services["host"][0]))
+    return embedded.postgres_binaries(Path(services["host"][0]))
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def _running(home: Path, options: dict[str, str]) -> Iterator[Cluster]:
     options = {"listen_addresses": "", "unix_socket_directories": str(home)} | options
     words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
     command = [str(binaries() / "postgres"), "-D", str(home / "pgdata"), *words]
-    server = embedded._spawn_server(home, "postgres", command, uid=embedded.server_uid())
+    server = embedded.spawn_server(home, "postgres", command, uid=embedded.server_uid())
     cluster = Cluster(home)
     try:
         wait_for(cluster, server)

@@ -153,7 +153,7 @@ class Postgres:
         words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         settings = [f"{name}={value}" for name, value in self._environment.items()]
         program = [str(clusters.binaries() / "postgres"), "-D", str(home / "pgdata"), *words]
-        server = embedded._spawn_server(
+        server = embedded.spawn_server(
             home, "postgres", ["/usr/bin/env", *settings, *program], uid=embedded.server_uid()
         )
         clusters.wait_for(clusters.Cluster(home), server)

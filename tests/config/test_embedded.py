@@ -14,8 +14,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from config import embedded
 from config.embedded import release, start_services
+from config.embedded.places import NOBODY, is_reachable
+from config.embedded.postgres import postgres_responds, start_postgres
+from config.embedded.supervisor import stopping
+from config.embedded.valkey import start_valkey, valkey_responds
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 USER_CODE = """
@@ -153,10 +156,10 @@ def test_server_left_over_from_a_killed_supervisor_is_not_used(directory: Path) 
 
     directory.mkdir()
     with (
-        embedded._stopping(embedded._start_postgres(directory), "postgres") as postgres,
-        embedded._stopping(embedded._start_valkey(directory), "valkey") as valkey,
+        stopping(start_postgres(directory), "postgres") as postgres,
+        stopping(start_valkey(directory), "valkey") as valkey,
     ):
-        wait_until(lambda: embedded._valkey_responds(directory))
+        wait_until(lambda: valkey_responds(directory))
 
         services = start_services(directory)
 
@@ -174,7 +177,7 @@ def test_server_that_dies_in_use_is_started_again(directory: Path) -> None:
         pid = server_pid(directory)
         os.kill(pid, signal.SIGKILL)
 
-        wait_until(lambda: embedded._postgres_responds(directory) and server_pid(directory) != pid)
+        wait_until(lambda: postgres_responds(directory) and server_pid(directory) != pid)
 
 
 def test_concurrent_first_start_makes_one_cluster(directory: Path) -> None:
@@ -205,7 +208,7 @@ def python_for_everybody() -> str | None:
     """Return a Python of this version that an ordinary user may run, or None."""
     for python in (sys.executable, f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}"):
         path = Path(python)
-        if path.exists() and embedded._is_reachable(path.resolve(), embedded.NOBODY):
+        if path.exists() and is_reachable(path.resolve(), NOBODY):
             return python
     return None
 
@@ -220,8 +223,8 @@ def test_ordinary_user_runs_everything_as_itself(directory: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        user=embedded.NOBODY,
-        group=embedded.NOBODY,
+        user=NOBODY,
+        group=NOBODY,
         extra_groups=[],
         env={
             "PATH": os.environ["PATH"],
@@ -231,5 +234,5 @@ def test_ordinary_user_runs_everything_as_itself(directory: Path) -> None:
     )
 
     assert process.returncode == 0, process.stderr
-    assert (directory / "pgdata").stat().st_uid == embedded.NOBODY
+    assert (directory / "pgdata").stat().st_uid == NOBODY
     wait_until(lambda: not (directory / "pgdata" / "postmaster.pid").exists())

@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import Client, RequestFactory
 from rest_framework.test import APIClient
 
-from config import embedded
+from config.embedded.places import EmbeddedServiceError, reachable_home
 from projects.models import User
 from tests.config.test_settings import load
 from tests.webhooks.admin.conftest import (  # noqa: F401
@@ -209,7 +209,7 @@ def test_embedded_servers_follow_nobodys_link(
 ) -> None:
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     far = tmp_path / ("x" * 90) / "servers"
-    place = embedded._reachable_home(far)
+    place = reachable_home(far)
     assert place.parent == tmp_path
     mode = place.stat().st_mode
     place.rmdir()
@@ -217,7 +217,7 @@ def test_embedded_servers_follow_nobodys_link(
     victim.mkdir(mode=0o755)
     place.symlink_to(victim)
 
-    with pytest.raises(embedded.EmbeddedServiceError, match="is not our folder"):
-        embedded._reachable_home(far)
+    with pytest.raises(EmbeddedServiceError, match="is not our folder"):
+        reachable_home(far)
 
     assert victim.stat().st_mode != mode
