@@ -4,7 +4,6 @@ import random
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import threading
@@ -12,54 +11,26 @@ import time
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
-import standardwebhooks
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db.models import Count, Q, Sum
 
 from config import serve
 from config.embedded import die_with_parent
 from config.services import BASE_DIR
 from projects.models import Project, User
+from sessions_app.management.demo_report import Target, count_deliveries, report
 from sessions_app.models import Agent, Recording, Session, SessionMessage
 from webhooks import service
-from webhooks.models import Delivery, Webhook, WorkerHeartbeat
-from webhooks.workbench.receiver import Behaviour, HttpReceiver, Received
+from webhooks.models import Webhook, WorkerHeartbeat
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 FLAKY_RATE = 0.3
 QUICK_RETRIES = [1] * 20
 """In seconds; the default of minutes would be too long for a demo."""
 STARTUP_SECONDS = 60
 SETTLE_SECONDS = 120
-
-
-@dataclass
-class Target:
-    """A webhook of the demo, its receiver (None if the receiver is down) and its requests."""
-
-    label: str
-    webhook: Webhook
-    receiver: HttpReceiver | None
-    bad_signatures: int = 0
-    verified: int = 0
-    first_received_at: dict[str, float] = field(default_factory=dict)
-
-    def read(self, received: list[Received]) -> None:
-        """Verify each request with the Standard Webhooks library, an independent implementation."""
-        library = standardwebhooks.Webhook(self.webhook.secret)
-        for request in received:
-            self.first_received_at.setdefault(request.event_id, request.received_at)
-            try:
-                library.verify(request.body, request.headers)
-            except standardwebhooks.WebhookVerificationError:
-                self.bad_signatures += 1
-            else:
-                self.verified += 1
-            if not request.hex_ok:
-                self.bad_signatures += 1
 
 
 class Command(BaseCommand):
@@ -95,7 +66,8 @@ class Command(BaseCommand):
             started_at = time.monotonic()
             self._live(options["sessions"], targets)
             self._wait_for_deliveries(targets)
-            is_good = self._report(targets, time.monotonic() - started_at)
+            table, is_good = report(targets, time.monotonic() - started_at)
+            self.stdout.write("\n" + table)
             self.stdout.write(
                 f"\nLook around: http://127.0.0.1:{port}/admin/ (admin / admin), "
                 f"API docs: http://127.0.0.1:{port}/api/v1/docs"
@@ -203,7 +175,7 @@ class Command(BaseCommand):
     def _progress(self, what: str, targets: list[Target]) -> None:
         if not self.stderr.isatty():
             return
-        counts = _counts(targets)
+        counts = count_deliveries(targets)
         done = counts["success"] + counts["failed"]
         line = f"{what}: {counts['all']} deliveries, {done} done, {counts['retrying']} waiting for a retry"
         width = shutil.get_terminal_size().columns - 1
@@ -215,54 +187,13 @@ class Command(BaseCommand):
         pause = threading.Event()
         while time.monotonic() < deadline:
             # Deliveries to the receiver that is down wait until it is up again, as they should.
-            counts = _counts([target for target in targets if target.receiver])
+            counts = count_deliveries([target for target in targets if target.receiver])
             if counts["success"] + counts["failed"] == counts["all"]:
                 break
             self._progress("waiting for the last retries", targets)
             pause.wait(0.2)
         if self.stderr.isatty():
             self.stderr.write("")
-
-    # The report.
-
-    def _report(self, targets: list[Target], seconds: float) -> bool:
-        lines = [
-            f"{'webhook':<14}{'events':>8}{'delivered':>11}{'retried':>9}{'failed':>8}"
-            f"{'waiting':>9}{'requests':>10}{'verified':>10}{'p50':>10}{'p95':>10}"
-        ]
-        is_good = True
-        for target in targets:
-            if target.receiver is not None:
-                target.read(target.receiver.requests)
-            row = target.webhook.deliveries.aggregate(
-                events=Count("id"),
-                delivered=Count("id", filter=Q(status="SUCCESS")),
-                retried=Count("id", filter=Q(attempt_count__gt=1)),
-                failed=Count("id", filter=Q(status="FAILED")),
-                waiting=Count("id", filter=Q(finished_at=None)),
-            )
-            attempts = target.webhook.deliveries.aggregate(sum=Sum("attempt_count"))["sum"] or 0
-            requests = target.verified if target.receiver else 0
-            delivered = row["events"] if target.receiver else 0
-            is_good &= row["events"] > 0 and row["delivered"] == delivered
-            is_good &= row["delivered"] + row["failed"] + row["waiting"] == row["events"]
-            is_good &= not target.bad_signatures
-            is_good &= target.receiver is None or requests >= attempts
-            lines.append(
-                f"{target.label:<14}{row['events']:>8}{row['delivered']:>11}{row['retried']:>9}"
-                f"{row['failed']:>8}{row['waiting']:>9}{attempts:>10}{requests:>10}"
-                + _percentiles(target)
-            )
-        self.stdout.write("\n" + "\n".join(lines))
-        received = sum(target.verified + target.bad_signatures for target in targets)
-        verified = sum(target.verified for target in targets)
-        self.stdout.write(
-            f"\n{verified} of {received} requests verified with the standardwebhooks library. "
-            f"p50 and p95 are milliseconds from save to first receipt. {seconds:.1f} s in all.\n"
-            "The breaker of the webhook that is down holds its deliveries back until its receiver "
-            "responds."
-        )
-        return is_good
 
 
 def _live_session(dice: random.Random, project: Project, agent: Agent, number: int) -> None:
@@ -289,30 +220,6 @@ def _live_session(dice: random.Random, project: Project, agent: Agent, number: i
         recording.fail("The upload was cut off.")
     agent.set_idle()
     agent.disconnect("end of session")
-
-
-def _counts(targets: list[Target]) -> dict[str, int]:
-    return Delivery.objects.filter(webhook__in=[target.webhook for target in targets]).aggregate(
-        all=Count("id"),
-        success=Count("id", filter=Q(status="SUCCESS")),
-        failed=Count("id", filter=Q(status__in=["FAILED", "CANCELLED"])),
-        retrying=Count("id", filter=Q(status="RETRYING")),
-    )
-
-
-def _percentiles(target: Target) -> str:
-    saved_at = {
-        delivery.event.public_id: delivery.event.created_at.timestamp()
-        for delivery in target.webhook.deliveries.select_related("event")
-    }
-    waits = sorted(
-        1000 * (received_at - saved_at[event_id])
-        for event_id, received_at in target.first_received_at.items()
-    )
-    if len(waits) < 2:
-        return f"{'-':>10}{'-':>10}"
-    cuts = statistics.quantiles(waits, n=20, method="inclusive")
-    return f"{cuts[9]:>10.1f}{cuts[18]:>10.1f}"
 
 
 def _wait(condition: Callable[[], bool], seconds: float, what: str) -> None:
