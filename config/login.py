@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
-from webhooks import allowances
+from webhooks.doors import allowances
 from webhooks.repair import audit_log
 
 

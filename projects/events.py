@@ -134,7 +134,7 @@ track(
     User,
     Tracking(
         name="user",
-        # Webhooks of an account that is active again go on (webhooks/signals.py).
+        # Webhooks of an account that is active again go on (webhooks/tracking/signals.py).
         fields=("email", "name", "date_joined", "storage_quota_bytes", "is_active"),
         created=user_created,
         updated=user_updated,

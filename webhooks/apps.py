@@ -15,8 +15,7 @@ class WebhooksConfig(AppConfig):
         apply_defaults()
 
     def ready(self) -> None:
-        # Connects the signals; registers the system checks.
-        from webhooks import (
-            checks,  # noqa: F401
-            signals,  # noqa: F401
-        )
+        # Importing them registers the system checks and connects the signals.
+        import webhooks.repair.checks
+        import webhooks.tracking.checks
+        import webhooks.tracking.signals  # noqa: F401

@@ -79,7 +79,7 @@ _clashes: list[EventType] = []
 def register(*event_types: EventType) -> None:
     """Add event types to the catalogue; call it from AppConfig.ready().
 
-    The first declaration of a name is in effect. System checks (webhooks/checks/declarations.py)
+    The first declaration of a name is in effect. System checks (webhooks/tracking/checks.py)
     report a different second one, and invalid schemas and examples.
     """
     for event_type in event_types:

@@ -1,4 +1,4 @@
-"""The table of who may do what holds at every door, for every role (webhooks/access.py)."""
+"""The table of who may do what holds at every door, for every role (webhooks/doors/access.py)."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +13,8 @@ from projects.models import User
 from tests.webhooks.admin.conftest import delivery, event, samples, webhook  # noqa: F401
 from tests.webhooks.api.conftest import MakeClient, grant
 from tests.webhooks.api.matrix import NEW_EVENT, World, undone
-from webhooks import access
 from webhooks.admin.base import OperatorAdmin
+from webhooks.doors import access
 from webhooks.models import ApiToken, Webhook
 
 EVERY_PERMISSION = sorted({one for deed in access.DEEDS for one in deed.permissions})

@@ -10,7 +10,7 @@ from rest_framework.test import APIClient
 from projects.models import User
 from tests.webhooks.api.conftest import MakeClient
 from tests.webhooks.api.matrix import NEW_EVENT
-from webhooks import allowances
+from webhooks.doors import allowances
 from webhooks.models import Delivery, Event, Redelivery, Webhook
 
 QUOTAS = {"events": 30, "deliveries": 40, "redeliveries": 10}

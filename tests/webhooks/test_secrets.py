@@ -22,11 +22,10 @@ from pytest_django import Settings
 
 from projects.models import Project, User
 from webhooks import service
-from webhooks.checks import security as checks
 from webhooks.dispatch.engine import run_until_idle
 from webhooks.errors import EncryptionKeyError, SecretRefusedError
 from webhooks.models import Delivery, IdempotentAnswer, SigningSecret, Webhook, encryption
-from webhooks.repair import reencryption
+from webhooks.repair import checks, reencryption
 from webhooks.wire import signing
 from webhooks.workbench.receiver import Behaviour, HttpReceiver, Received
 

@@ -1,8 +1,8 @@
-"""What the admin shows to whom; what may be done stands in webhooks/access.py."""
+"""What the admin shows to whom; what may be done stands in webhooks/doors/access.py."""
 
 from typing import Any
 
-from webhooks import access
+from webhooks.doors import access
 
 VIEW_WEBHOOK = "webhooks.view_webhook"
 VIEW_EVENT = "webhooks.view_event"

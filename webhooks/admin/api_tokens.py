@@ -16,10 +16,10 @@ from django.views.decorators.debug import sensitive_variables
 from unfold.contrib.filters.admin import BooleanRadioFilter
 from unfold.decorators import display
 
-from webhooks import access
 from webhooks.admin.base import OperatorAdmin
 from webhooks.admin.secrets import SecretOperation
 from webhooks.admin.template_tags import ago, chip
+from webhooks.doors import access
 from webhooks.ids import TOKEN_PREFIX
 from webhooks.models import ApiToken
 

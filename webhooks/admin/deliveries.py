@@ -13,7 +13,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
-from webhooks import access, service
+from webhooks import service
 from webhooks.admin.attempts import PER_PAGE, show_payload, view_attempts
 from webhooks.admin.base import BigTableAdmin
 from webhooks.admin.filters import (
@@ -27,6 +27,7 @@ from webhooks.admin.filters import (
 )
 from webhooks.admin.operations import Operation
 from webhooks.admin.template_tags import ago, status_chip
+from webhooks.doors import access
 from webhooks.errors import PublicIdInvalidError, RedeliveryScopeError
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX, parse_public_id
 from webhooks.models import Attempt, Delivery, Event

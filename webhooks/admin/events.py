@@ -14,13 +14,14 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
-from webhooks import access, service
+from webhooks import service
 from webhooks.admin.attempts import show_payload
 from webhooks.admin.base import BigTableAdmin
 from webhooks.admin.deliveries import as_file
 from webhooks.admin.filters import EventTypeFilter, OwnerFilter, TimeFilter
 from webhooks.admin.operations import Operation
 from webhooks.admin.template_tags import ago
+from webhooks.doors import access
 from webhooks.errors import PublicIdInvalidError, RedeliveryScopeError
 from webhooks.ids import EVENT_PREFIX, parse_public_id
 from webhooks.models import Event, Webhook

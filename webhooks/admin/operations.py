@@ -15,7 +15,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.views.generic import View
 
-from webhooks import access
+from webhooks.doors import access
 from webhooks.errors import WebhooksError
 
 

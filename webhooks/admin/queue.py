@@ -14,9 +14,10 @@ from django.urls import reverse
 from django.utils import timezone
 from rq.suspension import is_suspended
 
-from webhooks import access, service
+from webhooks import service
 from webhooks.admin.base import ReadOnlyAdmin
 from webhooks.admin.operations import Operation
+from webhooks.doors import access
 from webhooks.errors import WebhooksError
 from webhooks.figures import overview, present
 from webhooks.models import Pause, WorkerHeartbeat

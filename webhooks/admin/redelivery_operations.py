@@ -7,11 +7,12 @@ from django.http import HttpRequest, HttpResponse, QueryDict
 from django.urls import reverse
 from django.utils import timezone
 
-from webhooks import access, service
+from webhooks import service
 from webhooks.admin.display import bounded
 from webhooks.admin.operations import Operation
 from webhooks.admin.redelivery_form import ScopeForm
 from webhooks.choices import DeliveryStatus
+from webhooks.doors import access
 from webhooks.errors import RedeliveryScopeError
 from webhooks.models import Redelivery
 from webhooks.repair import redelivery

@@ -13,9 +13,10 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from webhooks import access, allowances, service
+from webhooks import service
 from webhooks.admin.operations import Operation
 from webhooks.admin.webhook_pages import UNREADABLE
+from webhooks.doors import access, allowances
 from webhooks.errors import SecretRefusedError
 from webhooks.models import SigningSecret
 

@@ -8,10 +8,10 @@ from django.contrib.postgres.forms import SimpleArrayField
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from webhooks import catalog
-from webhooks.bounds import MAX_PATTERNS, length_problem
 from webhooks.errors import UrlRefusedError
 from webhooks.models import Webhook
 from webhooks.models.webhook import MAX_RETRIES, SETTING_NAMES
+from webhooks.pace.bounds import MAX_PATTERNS, length_problem
 from webhooks.registry.changes import check_headers_stay
 from webhooks.wire.header_rules import MAX_HEADERS, header_problems
 from webhooks.wire.url_rules import accept_url

@@ -11,7 +11,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from unfold.views import ChangeList
 
-from webhooks import access, service
+from webhooks import service
 from webhooks.admin import webhook_pages
 from webhooks.admin.access import permissions_of
 from webhooks.admin.base import OperatorAdmin
@@ -27,6 +27,7 @@ from webhooks.admin.webhook_operations import (
     RedeliverFailed,
     TestWebhook,
 )
+from webhooks.doors import access
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import WEBHOOK_PREFIX, parse_public_id
 from webhooks.models import Webhook

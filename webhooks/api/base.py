@@ -25,7 +25,6 @@ from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 from rest_framework.viewsets import GenericViewSet
 
-from webhooks.allowances import Allowance
 from webhooks.api import idempotency, pagination, throttles
 from webhooks.api.errors import ConflictError, ParametersInvalidError
 from webhooks.api.serializers import (
@@ -35,6 +34,7 @@ from webhooks.api.serializers import (
     OwnedField,
     PublicIdField,
 )
+from webhooks.doors.allowances import Allowance
 from webhooks.errors import EncryptionKeyError, PublicIdInvalidError
 from webhooks.ids import parse_public_id
 from webhooks.postgres.sql import limit_statements

@@ -18,7 +18,6 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 
-from webhooks.allowances import Allowance
 from webhooks.api import throttles, wishes
 from webhooks.api.authentication import BearerAuthentication, check_token
 from webhooks.api.events import EventViewSet
@@ -26,6 +25,7 @@ from webhooks.api.idempotency import HEADER, answer_once
 from webhooks.api.middleware import GetResponse, answer_crash
 from webhooks.api.parsers import parse_strictly, read_body
 from webhooks.api.problems import CONTENT_TYPE, answer_exception
+from webhooks.doors.allowances import Allowance
 from webhooks.models import ApiToken
 
 JSON_TYPES = {"application/json", "application/json; charset=utf-8"}

@@ -5,7 +5,7 @@ from typing import Any
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from webhooks import access
+from webhooks.doors import access
 from webhooks.models import ApiToken
 
 Asker = Any

@@ -22,8 +22,8 @@ from rest_framework.views import set_rollback
 from webhooks import errors
 from webhooks.api.errors import ParametersInvalidError, TakesTooLongError
 from webhooks.api.names import camel_case
-from webhooks.bounds import MAX_NAME_CHARACTERS, MAX_PROBLEMS, shortened
 from webhooks.models.webhook import api_name
+from webhooks.pace.bounds import MAX_NAME_CHARACTERS, MAX_PROBLEMS, shortened
 from webhooks.postgres.sql import took_too_long
 
 logger = logging.getLogger(__name__)

@@ -11,10 +11,11 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from webhooks import access, service
+from webhooks import service
 from webhooks.api.base import ApiSerializer, ApiViewSet, NoInput, PublicIdField
 from webhooks.api.permissions import HasScope, MayDo
 from webhooks.api.redeliveries import RedeliverySerializer, facts_of
+from webhooks.doors import access
 from webhooks.figures import present
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models import Delivery, Pause

@@ -11,7 +11,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from webhooks import allowances, service
+from webhooks import service
 from webhooks.api import throttles
 from webhooks.api.base import (
     ApiModelSerializer,
@@ -23,6 +23,7 @@ from webhooks.api.base import (
     PublicIdField,
     RetrieveAction,
 )
+from webhooks.doors import allowances
 from webhooks.errors import RedeliveryScopeError
 from webhooks.ids import (
     DELIVERY_PREFIX,

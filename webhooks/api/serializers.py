@@ -12,10 +12,16 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
 from webhooks.api.names import camel_case
-from webhooks.bounds import MAX_ITEMS, MAX_NAME_CHARACTERS, MAX_PROBLEMS, length_problem, shortened
 from webhooks.choices import FailureKind
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import parse_public_id
+from webhooks.pace.bounds import (
+    MAX_ITEMS,
+    MAX_NAME_CHARACTERS,
+    MAX_PROBLEMS,
+    length_problem,
+    shortened,
+)
 
 
 class StrictFields:

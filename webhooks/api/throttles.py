@@ -1,4 +1,4 @@
-"""How often somebody may ask the API (webhooks/allowances.py counts)."""
+"""How often somebody may ask the API (webhooks/doors/allowances.py counts)."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -11,8 +11,8 @@ from rest_framework.exceptions import ErrorDetail, Throttled
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
-from webhooks import allowances
-from webhooks.allowances import WINDOW_SECONDS, Allowance, take
+from webhooks.doors import allowances
+from webhooks.doors.allowances import WINDOW_SECONDS, Allowance, take
 from webhooks.models import ApiToken
 
 

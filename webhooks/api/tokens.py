@@ -11,7 +11,6 @@ from rest_framework.exceptions import PermissionDenied
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from webhooks import access
 from webhooks.api import throttles
 from webhooks.api.authentication import PasswordAuthentication, tokens
 from webhooks.api.base import (
@@ -23,6 +22,7 @@ from webhooks.api.base import (
 )
 from webhooks.api.permissions import refusal_of
 from webhooks.api.serializers import PublicIdField
+from webhooks.doors import access
 from webhooks.ids import TOKEN_PREFIX
 from webhooks.models import ApiToken
 

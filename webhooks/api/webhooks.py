@@ -29,10 +29,10 @@ from webhooks.api.base import (
 from webhooks.api.deliveries import DeliveryFilters, DeliverySerializer
 from webhooks.api.figures import StatsQuery, StatsSerializer, stats_of
 from webhooks.api.serializers import BoundedDictField, FailureKindField
-from webhooks.bounds import MAX_PATTERNS
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models import Webhook
 from webhooks.models.webhook import MAX_RETRIES, SETTING_NAMES, SETTINGS, api_name
+from webhooks.pace.bounds import MAX_PATTERNS
 from webhooks.pace.retry import MAX_DELAY_SECONDS
 from webhooks.wire.header_rules import MAX_HEADERS
 

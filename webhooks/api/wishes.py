@@ -12,20 +12,20 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import PermissionDenied
 
-from webhooks import allowances
 from webhooks.api import throttles
 from webhooks.api.authentication import users
 from webhooks.api.base import ApiSerializer, PublicIdField
 from webhooks.api.permissions import Asker, is_service
 from webhooks.api.problems import DOMAIN_ERRORS
 from webhooks.api.serializers import shared
-from webhooks.bounds import MAX_PROBLEMS, shortened
+from webhooks.doors import allowances
 from webhooks.errors import EventDataInvalidError, WebhooksError
 from webhooks.ids import EVENT_PREFIX
 from webhooks.models import Event
 from webhooks.outbox import committer
 from webhooks.outbox.batch import build_each
 from webhooks.outbox.store import Trigger, build_trigger
+from webhooks.pace.bounds import MAX_PROBLEMS, shortened
 
 MAX_BATCH = 1000
 MAX_LATER_CHARACTERS = 40

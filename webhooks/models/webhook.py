@@ -16,12 +16,12 @@ from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from webhooks import catalog
-from webhooks.bounds import MAX_PATTERNS, length_problem, named
 from webhooks.choices import BreakerState
 from webhooks.errors import EncryptionKeyError, UrlRefusedError
 from webhooks.ids import WEBHOOK_PREFIX, new_id
 from webhooks.models.encryption import decrypt, encrypt
 from webhooks.pace import retry
+from webhooks.pace.bounds import MAX_PATTERNS, length_problem, named
 from webhooks.wire import signing
 from webhooks.wire.header_rules import header_problems
 from webhooks.wire.url_rules import MAX_URL_LENGTH, accept_url

@@ -172,7 +172,7 @@ def _quoted(name: str | None) -> str:
 def track(model: type[models.Model], tracking: Tracking) -> None:
     """Declare which events the writes of a model cause; call it once, from AppConfig.ready().
 
-    System checks (webhooks/checks/declarations.py) report a model that cannot be tracked and a
+    System checks (webhooks/tracking/checks.py) report a model that cannot be tracked and a
     second declaration, which has no effect.
     """
     model = concrete(model)

@@ -6,7 +6,7 @@ Values often are credentials: no text made here ever holds one.
 import re
 from collections.abc import Mapping
 
-from webhooks.bounds import length_problem
+from webhooks.pace.bounds import length_problem
 
 MAX_HEADERS = 20
 MAX_NAME_LENGTH = 64

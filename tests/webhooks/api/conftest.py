@@ -10,8 +10,8 @@ from rest_framework.test import APIClient
 
 from projects.models import Project, User
 from tests.webhooks.api.matrix import World, make_world
-from webhooks import access, allowances
 from webhooks.api import authentication
+from webhooks.doors import access, allowances
 from webhooks.models import ApiToken, Webhook
 
 ALL_SCOPES = ("read", "write", "trigger")

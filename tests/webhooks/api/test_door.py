@@ -18,8 +18,9 @@ from rest_framework.test import APIClient
 from projects.models import User
 from tests.webhooks.api.conftest import MakeClient
 from tests.webhooks.api.test_hostile_bodies import BOMBS
-from webhooks import allowances, service
+from webhooks import service
 from webhooks.api import authentication, wishes
+from webhooks.doors import allowances
 from webhooks.models import ApiToken, Event
 
 DATA = {

@@ -13,7 +13,7 @@ from rest_framework.test import APIClient
 
 from projects.models import User
 from tests.webhooks.api.conftest import MakeClient
-from webhooks import allowances
+from webhooks.doors import allowances
 from webhooks.models import Webhook
 
 LIMIT = 3

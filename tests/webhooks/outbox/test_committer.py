@@ -18,7 +18,7 @@ from rest_framework.test import APIClient
 
 from projects.models import User
 from tests.pgbouncer import output_of, pgbouncer, python_through
-from webhooks import allowances
+from webhooks.doors import allowances
 from webhooks.errors import IdempotencyConflictError, StorageUnavailableError, WebhooksError
 from webhooks.models import ApiToken, Delivery, Event, Webhook
 from webhooks.outbox import batch, committer, store

@@ -1,4 +1,4 @@
-"""Signal receivers: adapters of one or two lines to the outbox and the wake-up."""
+"""Signal handlers of one or two lines: writes become events, accounts come and go, workers wake."""
 
 from collections.abc import Sequence
 from typing import Any

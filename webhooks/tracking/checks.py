@@ -1,4 +1,4 @@
-"""Check developers' declarations.
+"""System checks E001 to E013: developers' declarations.
 
 E001 to E004 are about the catalogue, E005 to E013 about tracked models: `manage.py check` reports any
 model that seems to be tracked but has writes without events.

@@ -5,7 +5,7 @@ from ipaddress import ip_network
 from django.core.checks import run_checks
 from pytest_django import Settings
 
-from webhooks.checks import security as checks
+from webhooks.repair import checks
 
 
 def test_w101_says_that_the_proxy_guards_addresses(settings: Settings) -> None:

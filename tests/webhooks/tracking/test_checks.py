@@ -10,8 +10,8 @@ from django.test.utils import isolate_apps
 from projects.models import Project
 from webhooks import catalog
 from webhooks.catalog import TEXT, EventType, object_schema
-from webhooks.checks.declarations import check_catalogue, check_tracked_models
 from webhooks.tracking import TrackedModel, TrackedQuerySet, Tracking, track, writes
+from webhooks.tracking.checks import check_catalogue, check_tracked_models
 
 GOOD = EventType(
     name="invoice.sent",

@@ -1,4 +1,4 @@
-"""Check encryption keys and settings that weaken security."""
+"""System checks E101 and W101 to W103: encryption keys, and settings that weaken security."""
 
 from typing import Any
 

@@ -1,0 +1,1 @@
+"""What the doors share: who may do what, and how often."""
