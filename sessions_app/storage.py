@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from django.db import connections
+from django.db import connection
 from django.db.models import BigIntegerField, QuerySet
 from django.dispatch import receiver
 from django.utils import timezone
@@ -55,9 +55,7 @@ def level_of(used_bytes: int, quota_bytes: int) -> StorageLevel.Level:
     return StorageLevel.Level.OK
 
 
-def review(
-    owner_ids: Iterable[UUID], using: str, deleted_bytes: Mapping[UUID, int] | None = None
-) -> None:
+def review(owner_ids: Iterable[UUID], deleted_bytes: Mapping[UUID, int] | None = None) -> None:
     """Store the new levels of owners and the events of crossed thresholds.
 
     `deleted_bytes` maps owners to bytes of recordings that are about to be deleted.
@@ -65,11 +63,11 @@ def review(
     owner_ids = sorted(set(owner_ids))
     if not owner_ids:
         return
-    with connections[using].cursor() as cursor:
+    with connection.cursor() as cursor:
         cursor.execute(LOCK_SQL, [owner_ids])
         locked = {owner_id: values for owner_id, *values in cursor.fetchall()}
     now, writes, position = timezone.now(), [], None
-    owners = User.objects.using(using).filter(pk__in=locked)
+    owners = User.objects.filter(pk__in=locked)
     for owner in owners.order_by("pk").only("storage_quota_bytes"):
         level_before, ready_bytes, position = locked[owner.pk]
         used_bytes = min(int(ready_bytes) - (deleted_bytes or {}).get(owner.pk, 0), MAX_BYTES)
@@ -77,7 +75,7 @@ def review(
         row = StorageLevel(owner=owner, level=level, used_bytes=used_bytes, updated_at=now)
         writes.append(Write(row, {"level": level_before}))
     rows = [write.row for write in writes]
-    with connections[using].cursor() as cursor:
+    with connection.cursor() as cursor:
         cursor.execute(
             SET_SQL,
             [
@@ -87,11 +85,11 @@ def review(
                 [row.used_bytes for row in rows],
             ],
         )
-    announce(StorageLevel, writes, using, position=position)
+    announce(StorageLevel, writes, position=position)
 
 
 @receiver(rows_written, sender=Recording, dispatch_uid="storage.recordings_written")
-def recordings_written(writes: Sequence[Write], using: str, **_: Any) -> None:
+def recordings_written(writes: Sequence[Write], **_: Any) -> None:
     changed = [write for write in writes if _changes_usage(write)]
     moved_from = {
         write.before["session_id"]
@@ -100,9 +98,9 @@ def recordings_written(writes: Sequence[Write], using: str, **_: Any) -> None:
     }
     owner_ids = {write.row.session.owner_id for write in changed}
     if moved_from:
-        sessions = Session.objects.using(using).filter(pk__in=moved_from)
+        sessions = Session.objects.filter(pk__in=moved_from)
         owner_ids.update(sessions.values_list("owner_id", flat=True))
-    review(owner_ids, using)
+    review(owner_ids)
 
 
 def _changes_usage(write: Write) -> bool:
@@ -120,24 +118,24 @@ def _changes_usage(write: Write) -> bool:
 
 
 @receiver(rows_written, sender=Session, dispatch_uid="storage.sessions_written")
-def sessions_written(writes: Sequence[Write], using: str, **_: Any) -> None:
+def sessions_written(writes: Sequence[Write], **_: Any) -> None:
     moved = [
         (write.before["owner_id"], write.row.owner_id)
         for write in writes
         if write.before and write.before["owner_id"] != write.row.owner_id
     ]
-    review({owner_id for pair in moved for owner_id in pair}, using)
+    review({owner_id for pair in moved for owner_id in pair})
 
 
 @receiver(rows_written, sender=User, dispatch_uid="storage.users_written")
-def users_written(writes: Sequence[Write], using: str, **_: Any) -> None:
+def users_written(writes: Sequence[Write], **_: Any) -> None:
     name = "storage_quota_bytes"
     changed = [
         write.row.pk
         for write in writes
         if write.before and not write.is_deleted and write.before[name] != getattr(write.row, name)
     ]
-    review(changed, using)
+    review(changed)
 
 
 @receiver(rows_deleting, sender=Recording, dispatch_uid="storage.recordings_deleting")
@@ -150,4 +148,4 @@ def recordings_deleting(queryset: QuerySet[Any], **_: Any) -> None:
     ).iterator():
         if status == Recording.Status.READY:
             deleted_bytes[owner_id] += size
-    review(deleted_bytes, queryset.db, deleted_bytes)
+    review(deleted_bytes, deleted_bytes)

@@ -24,6 +24,10 @@ class EventDataInvalidError(WebhooksError):
     """The data does not fit the schema of its event type."""
 
 
+class OtherDatabaseError(WebhooksError):
+    """Tracked models are written through the database `default`, which stores their events."""
+
+
 class IdempotencyConflictError(WebhooksError):
     """This idempotency key was already used with other data."""
 

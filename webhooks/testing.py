@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS
 from django.db.models import Max
 
 from webhooks.models import Event
@@ -44,10 +43,10 @@ def captured_events() -> Iterator[CapturedEvents]:
     captured = CapturedEvents()
     # A test that never commits needs this: otherwise writes in the block would rewrite events that
     # the test stored before the block.
-    journal.seal(DEFAULT_DB_ALIAS)
+    journal.seal()
     last = Event.objects.aggregate(last=Max("sequence"))["last"] or 0
     try:
         yield captured
     finally:
-        journal.seal(DEFAULT_DB_ALIAS)
+        journal.seal()
         captured.events = list(Event.objects.filter(sequence__gt=last).order_by("sequence"))

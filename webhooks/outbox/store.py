@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS, transaction
+from django.db import transaction
 
 from webhooks import catalog
 from webhooks.errors import EventDataInvalidError, IdempotencyConflictError
@@ -215,7 +215,6 @@ SELECT id, fanout_count, (SELECT position FROM note) FROM new_event
 def store_events(
     events: Sequence[Event],
     *,
-    using: str = DEFAULT_DB_ALIAS,
     note: Note | None = None,
     lock_timeout_ms: int | None = None,
 ) -> set[uuid.UUID]:
@@ -255,14 +254,14 @@ def store_events(
         "note": number,
         "lock_timeout": lock_timeout_ms and str(lock_timeout_ms),
     }
-    stored = run(STORE_SQL, parameters, using).fetchall()
+    stored = run(STORE_SQL, parameters).fetchall()
     counts = {event_id: count for event_id, count, _ in stored}
     if note and stored:
         note.position = stored[0][2]
     for event in events:
         event.fanout_count = counts.get(event.id, 0)
     if any(counts.values()):
-        wakeup.nudge_on_commit(using)
+        wakeup.nudge_on_commit()
     return set(counts)
 
 

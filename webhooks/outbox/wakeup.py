@@ -28,11 +28,9 @@ import psycopg
 import redis
 from django.conf import settings
 from django.db import (
-    DEFAULT_DB_ALIAS,
     DatabaseError,
     InterfaceError,
     connection,
-    connections,
     transaction,
 )
 from redis.backoff import NoBackoff
@@ -262,18 +260,17 @@ def nudge(*, force: bool = False) -> None:
             logger.warning("A wake-up could not be sent.", exc_info=True)
 
 
-def nudge_on_commit(using: str = DEFAULT_DB_ALIAS) -> None:
+def nudge_on_commit() -> None:
     """Tell a worker once the transaction is committed.
 
     Not with autocommit switched off by hand: Django then has no such moment, and workers find the
     rows by polling. (Postgres has it: `listen` needs no poll.)
     """
     if settings.WEBHOOKS_WAKEUP == "listen":
-        run(NOTIFY_SQL, {"channel": CHANNEL}, using)
+        run(NOTIFY_SQL, {"channel": CHANNEL})
         return
-    connection = connections[using]
     if connection.in_atomic_block or connection.get_autocommit():
-        transaction.on_commit(nudge, using=using, robust=True)
+        transaction.on_commit(nudge, robust=True)
 
 
 def _start_afresh() -> None:

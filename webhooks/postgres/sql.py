@@ -28,7 +28,6 @@ EXECUTIONS_BEFORE_PREPARING = 5
 def run(
     sql: str,
     parameters: Mapping[str, Any] | Sequence[Any],
-    using: str = DEFAULT_DB_ALIAS,
     *,
     is_binary: bool = True,
 ) -> Any:
@@ -38,7 +37,7 @@ def run(
     if Django's field converters read the result: they expect the text format. Raises Django's
     database errors.
     """
-    connection: Any = connections[using]
+    connection: Any = connections[DEFAULT_DB_ALIAS]
     # The same steps as connection.cursor(), but the cursor binds parameters on the server.
     connection.close_if_health_check_failed()
     connection.ensure_connection()

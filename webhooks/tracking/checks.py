@@ -1,6 +1,6 @@
-"""System checks E001 to E013: developers' declarations.
+"""System checks E001 to E014: developers' declarations.
 
-E001 to E004 are about the catalogue, E005 to E013 about tracked models: `manage.py check` reports any
+E001 to E004 are about the catalogue, E005 to E014 about tracked models: `manage.py check` reports any
 model that seems to be tracked but has writes without events.
 """
 
@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from django.apps import apps
 from django.core.checks import CheckMessage, Error, register
-from django.db import models
+from django.db import DEFAULT_DB_ALIAS, models, router
 from django.db.models.options import Options
 
 from webhooks import catalog
@@ -82,6 +83,27 @@ def check_tracked_models(app_configs: Sequence[Any] | None, **_: Any) -> list[Ch
             for model in clashes()
         ),
         *(problem for model in _candidates() for problem in _model_problems(model)),
+    ]
+
+
+@register("webhooks")
+def check_database(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
+    """E014: the routers send tracked models, or the rows of this app, to another database."""
+    own = list(apps.get_app_config("webhooks").get_models())
+    choices = [
+        *((model, router.db_for_write(model)) for model in [*tracked_models(), *own]),
+        # Workers read what they have just written.
+        *((model, router.db_for_read(model)) for model in own),
+    ]
+    return [
+        Error(
+            f"DATABASE_ROUTERS send {model._meta.label} to the database {alias!r}.",
+            hint=f"Tracked models and their events live in one database, {DEFAULT_DB_ALIAS!r}.",
+            obj=model,
+            id="webhooks.E014",
+        )
+        for model, alias in dict.fromkeys(choices)
+        if alias != DEFAULT_DB_ALIAS
     ]
 
 

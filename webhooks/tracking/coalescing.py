@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from django.db import connections
+from django.db import connection
 from django.db.models import Model, QuerySet
 
 from webhooks import catalog
@@ -54,7 +54,6 @@ RETURNING e.id
 def store_writes(
     model: type[Model],
     writes: Sequence[Write],
-    using: str,
     *,
     position: str | None,
     is_final_write: bool,
@@ -69,7 +68,7 @@ def store_writes(
         return
     # A new row starts a new history, whatever the journal holds for its key.
     existing = [write.row.pk for write in writes if write.before is not None]
-    batch = _EventBatch(model, tracking, using, existing, position)
+    batch = _EventBatch(model, tracking, existing, position)
     for write in writes:
         batch.add_write(write)
     batch.store(is_final_write=is_final_write)
@@ -83,10 +82,10 @@ def withdraw_created(rows: QuerySet[Any]) -> None:
     tracking = tracking_of(rows.model)
     if tracking is None or tracking.deleted is not None:
         return
-    written = journal.written_keys(concrete(rows.model), rows.db)
+    written = journal.written_keys(concrete(rows.model))
     if not written:
         return
-    batch = _EventBatch(rows.model, tracking, rows.db, written)
+    batch = _EventBatch(rows.model, tracking, written)
     alive = [key for (_, key), history in batch.histories.items() if history]
     if alive:
         for key in rows.filter(pk__in=alive).values_list("pk", flat=True):
@@ -101,15 +100,13 @@ class _EventBatch:
         self,
         model: type[Model],
         tracking: Tracking,
-        using: str,
         keys: Iterable[Any],
         position: str | None = None,
     ) -> None:
         self.model = concrete(model)
         self.tracking = tracking
-        self.using = using
         objects = {(self.model, key) for key in keys}
-        self.histories: Histories = journal.histories_of(objects, using, position)
+        self.histories: Histories = journal.histories_of(objects, position)
         self.changed: dict[Key, ObjectHistory | None] = {}
         self.new_events: list[Event] = []
         self.rewritten_events: list[Event] = []
@@ -197,14 +194,14 @@ class _EventBatch:
             updated_ids = set(self._run(REWRITE_SQL, {"ids": ids, "payloads": payloads}))
             self.new_events += [e for e in self.rewritten_events if e.id not in updated_ids]
         if is_final_write or not self.changed:
-            store.store_events(self.new_events, using=self.using)
+            store.store_events(self.new_events)
             return
         note = Note()
-        store.store_events(self.new_events, using=self.using, note=note)
-        journal.add_note(self.changed, note, self.using)
+        store.store_events(self.new_events, note=note)
+        journal.add_note(self.changed, note)
 
     def _run(self, sql: str, parameters: dict[str, Any]) -> list[UUID]:
-        with connections[self.using].cursor() as cursor:
+        with connection.cursor() as cursor:
             cursor.execute(sql, parameters)
             return [row[0] for row in cursor.fetchall()] if cursor.description else []
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from django.db import models, transaction
+from django.db import DEFAULT_DB_ALIAS, models, transaction
 from django.db.models import CASCADE, DO_NOTHING
 from django.db.models.deletion import get_candidate_relations_to_delete
 from django.db.models.signals import post_delete, pre_delete
@@ -44,7 +44,7 @@ def delete_tracked(
     tracking = tracking_of(rows.model)
     if tracking is None:
         return delete(rows)
-    with transaction.atomic(using=rows.db):
+    with transaction.atomic():
         rows = _lock(rows)
         counts: Counter[str] = Counter()
         _prepare(rows, tracking, counts)
@@ -55,7 +55,9 @@ def delete_tracked(
 def _lock(rows: models.QuerySet[Any]) -> models.QuerySet[Any]:
     """Lock the rows and return a queryset of exactly these, by primary key."""
     keys = lock_rows(rows, for_delete=True).values_list("pk", flat=True)
-    locked: models.QuerySet[Any] = rows.model._base_manager.using(rows.db).filter(pk__in=list(keys))
+    locked: models.QuerySet[Any] = rows.model._base_manager.using(DEFAULT_DB_ALIAS).filter(
+        pk__in=list(keys)
+    )
     return locked
 
 
@@ -67,15 +69,15 @@ def _prepare(rows: models.QuerySet[Any], tracking: Tracking, counts: Counter[str
     for dependents, dependent_tracking in _tracked_dependents(rows):
         _prepare(dependents, dependent_tracking, counts)
         if not _needs_collector(dependents.model):
-            count = dependents._raw_delete(dependents.db)
+            count = dependents._raw_delete(DEFAULT_DB_ALIAS)
             counts.update({dependents.model._meta.label: count} if count else {})
 
 
 def _announce_deleted(rows: models.QuerySet[Any]) -> None:
     row_type = row_type_of(rows.model)
     locked = lock_rows(rows, for_delete=True).values_list(*row_type.paths).iterator(ROWS_PER_BATCH)
-    writes = (Write(row_type.row(row, rows.db), row_type.state(row), True) for row in locked)
-    announce(rows.model, writes, rows.db)
+    writes = (Write(row_type.row(row), row_type.state(row), True) for row in locked)
+    announce(rows.model, writes)
 
 
 def _tracked_dependents(
@@ -86,7 +88,7 @@ def _tracked_dependents(
         tracking = tracking_of(model)
         if tracking is not None and relation.on_delete is CASCADE:
             condition = {f"{relation.field.name}__in": rows.order_by()}
-            yield model._base_manager.using(rows.db).filter(**condition), tracking
+            yield model._base_manager.using(DEFAULT_DB_ALIAS).filter(**condition), tracking
 
 
 def _needs_collector(model: type[models.Model]) -> bool:

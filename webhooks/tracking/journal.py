@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-from django.db import connections, transaction
+from django.db import DEFAULT_DB_ALIAS, connection, connections, transaction
 from django.db.models import Model
 
 from webhooks.outbox.notes import ADVANCE, POSITION, Note
@@ -74,51 +74,51 @@ class Journal:
 _journals: WeakKeyDictionary[Any, Journal] = WeakKeyDictionary()
 
 
-def _journal(using: str) -> Journal:
-    return _journals.setdefault(connections[using], Journal())
+def _journal() -> Journal:
+    return _journals.setdefault(connections[DEFAULT_DB_ALIAS], Journal())
 
 
-def written_keys(model: type[Model], using: str) -> list[Any]:
+def written_keys(model: type[Model]) -> list[Any]:
     """Return the primary keys of a model's objects that this transaction may have written."""
-    return [key for written, key in _journal(using).histories if written is model]
+    return [key for written, key in _journal().histories if written is model]
 
 
-def histories_of(keys: Collection[Key], using: str, position: str | None = None) -> Histories:
+def histories_of(keys: Collection[Key], position: str | None = None) -> Histories:
     """Return the histories of those of the objects that this transaction has written.
 
     `position` is the transaction's position as the statement of the write returned it. A position
     that does not name the last note may be outdated; then this function queries Postgres. It
     queries nothing where no note names any of the objects.
     """
-    journal = _journal(using)
+    journal = _journal()
     if not journal.histories.keys().isdisjoint(keys):
         number = (position or "").partition(" ")[0]
         if number != journal.notes[-1][0]:
-            number = _select(POSITION, {}, using).partition(" ")[0]
+            number = _select(POSITION, {}).partition(" ")[0]
         journal.rewind(number)
     return {key: journal.histories[key] for key in keys if key in journal.histories}
 
 
-def _select(expression: str, parameters: Mapping[str, str], using: str) -> str:
-    with connections[using].cursor() as cursor:
+def _select(expression: str, parameters: Mapping[str, str]) -> str:
+    with connection.cursor() as cursor:
         cursor.execute(f"SELECT {expression}", parameters)
         return cursor.fetchone()[0] or ""
 
 
-def add_note(changed: Histories, note: Note, using: str) -> None:
+def add_note(changed: Histories, note: Note) -> None:
     """Add a note of the changed histories; call it in the transaction that stored their events.
 
     Stores the note's number in Postgres unless store_events() has done so.
     """
-    position = note.position or _select(ADVANCE, {"note": note.number}, using)
+    position = note.position or _select(ADVANCE, {"note": note.number})
     number, _, number_before = position.partition(" ")
-    journal = _journal(using)
+    journal = _journal()
     journal.rewind(number_before)
     journal.notes.append((number, changed))
     journal.histories.update(changed)
-    transaction.on_commit(lambda: seal(using), using=using, robust=True)
+    transaction.on_commit(seal, robust=True)
 
 
-def seal(using: str) -> None:
+def seal() -> None:
     """Forget all notes, as a commit does, so that no later write rewrites the stored events."""
-    _journal(using).rewind("")
+    _journal().rewind("")

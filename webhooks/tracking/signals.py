@@ -19,14 +19,13 @@ from webhooks.tracking.writes import Write, rows_deleting, rows_written
 def tracked_rows_written(
     sender: type[Model],
     writes: Sequence[Write],
-    using: str,
     position: str | None,
     is_final_write: bool,
     **_: Any,
 ) -> None:
     if sender is get_user_model() and (revived := _revived(writes)):
         switch.resume_webhooks_of(revived)
-    coalescing.store_writes(sender, writes, using, position=position, is_final_write=is_final_write)
+    coalescing.store_writes(sender, writes, position=position, is_final_write=is_final_write)
 
 
 def _revived(writes: Sequence[Write]) -> list[Any]:
@@ -47,6 +46,6 @@ def tracked_rows_deleting(sender: type[Model], queryset: QuerySet[Any], **_: Any
 
 @receiver(post_save, sender=Delivery, dispatch_uid="webhooks.delivery_saved")
 @receiver(post_save, sender=Webhook, dispatch_uid="webhooks.webhook_saved")
-def wake_workers(sender: type[Model], using: str, **_: Any) -> None:
+def wake_workers(sender: type[Model], **_: Any) -> None:
     """Wake the workers: a saved delivery or an enabled webhook may have made deliveries due."""
-    wakeup.nudge_on_commit(using)
+    wakeup.nudge_on_commit()

@@ -62,7 +62,7 @@ class InsertCompiler(SQLInsertCompiler):
     def _execute(self, requested: Sequence[Any]) -> Any:
         [(statement, parameters)] = self.as_sql()
         if self._is_plain and len(self.query.objs) == 1 and not any(map(cast_of, requested)):
-            return run(statement, parameters, self.using, is_binary=False)
+            return run(statement, parameters, is_binary=False)
         cursor = self.connection.cursor()
         cursor.execute(statement, parameters)
         return cursor
@@ -161,7 +161,7 @@ class UpdateCompiler(SQLUpdateCompiler):
             return 0
         with _Rows() as rows:
             if self.query.is_plain_save:
-                rows.extend(run(statement, parameters, self.using, is_binary=False).fetchall())
+                rows.extend(run(statement, parameters, is_binary=False).fetchall())
             else:
                 self._stream(statement, parameters, rows)
             if rows.count:
@@ -180,13 +180,12 @@ class UpdateCompiler(SQLUpdateCompiler):
         converters = _converters(self, row_type, 1, width)
         converters |= _converters(self, row_type, 1 + width, len(row_type.all_fields))
         writes = (
-            Write(row_type.row(values[1 + width :], self.using), row_type.state(values[1:]))
+            Write(row_type.row(values[1 + width :]), row_type.state(values[1:]))
             for values in (self.apply_converters(rows, converters) if converters else rows)
         )
         announce(
             model,
             writes,
-            self.using,
             position=rows.first()[-1],
             is_final_write=self.query.is_whole_transaction and rows.count > ROWS_PER_BATCH,
         )

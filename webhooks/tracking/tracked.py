@@ -8,7 +8,7 @@ and a failure to store the event would then lose it (invariant 1).
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from django.db import connections, models, router, transaction
+from django.db import connection, connections, models, router, transaction
 from django.db.models import Q, sql
 from django.db.models.constants import OnConflict
 
@@ -20,6 +20,7 @@ from webhooks.tracking.writes import (
     announce,
     lock_rows,
     own_transaction,
+    refuse_other_database,
     row_type_of,
     tracking_of,
 )
@@ -31,11 +32,12 @@ class TrackedQuerySet(models.QuerySet[Any]):
     def update(self, **kwargs: Any) -> int:
         meta = self.model._meta
         names = {getattr(meta.get_field(name), "attname", "") for name in kwargs}
+        self._check_database()
         if not self._are_tracked(names):
             return super().update(**kwargs)
         rows: Any = self._with_announced_query()
-        rows.query.is_whole_transaction = connections[rows.db].get_autocommit()
-        with own_transaction(rows.db):
+        rows.query.is_whole_transaction = connection.get_autocommit()
+        with own_transaction():
             count = models.QuerySet.update(rows, **kwargs)
         self._result_cache = None
         return count
@@ -51,6 +53,10 @@ class TrackedQuerySet(models.QuerySet[Any]):
             rows.query.is_plain_save = is_plain
         return models.QuerySet._update(rows, values)  # type: ignore[attr-defined,no-any-return]
 
+    def _check_database(self) -> None:
+        self._for_write = True
+        refuse_other_database(self.model, self.db)
+
     def _are_tracked(self, names: set[str]) -> bool:
         return tracking_of(self.model) is not None and row_type_of(self.model).is_written_by(names)
 
@@ -61,13 +67,13 @@ class TrackedQuerySet(models.QuerySet[Any]):
         return rows
 
     def bulk_create(self, *args: Any, **kwargs: Any) -> list[Any]:
-        self._for_write = True
-        with own_transaction(self.db):
+        self._check_database()
+        with own_transaction():
             return super().bulk_create(*args, **kwargs)
 
     def bulk_update(self, *args: Any, **kwargs: Any) -> int:
-        self._for_write = True
-        with own_transaction(self.db):
+        self._check_database()
+        with own_transaction():
             return super().bulk_update(*args, **kwargs)
 
     bulk_update.alters_data = True  # type: ignore[attr-defined]
@@ -75,6 +81,7 @@ class TrackedQuerySet(models.QuerySet[Any]):
     def delete(self) -> tuple[int, dict[str, int]]:
         if self.query.is_sliced or self.query.combinator or self._fields is not None:  # type: ignore[attr-defined]
             return super().delete()  # raises, because Django refuses such deletes
+        self._check_database()
         return delete_tracked(self, models.QuerySet.delete)
 
     delete.alters_data = True  # type: ignore[attr-defined]
@@ -117,8 +124,8 @@ class TrackedQuerySet(models.QuerySet[Any]):
             rows = self._upsert(objs, compiler, requested, unique_fields)
         else:
             rows = compiler.insert(row_type, requested)
-            created = (Write(row_type.row(row[len(requested) :], using), None) for row in rows)
-            announce(self.model, created, using)
+            created = (Write(row_type.row(row[len(requested) :]), None) for row in rows)
+            announce(self.model, created)
         return [row[: len(requested)] for row in rows]
 
     _insert.alters_data = True  # type: ignore[attr-defined]
@@ -134,12 +141,12 @@ class TrackedQuerySet(models.QuerySet[Any]):
         changes the values) has no known old values; then this method rolls back to the savepoint,
         locks that row by its key and tries again.
         """
-        using, row_type = compiler.using, row_type_of(self.model)
+        row_type = row_type_of(self.model)
         key = self.model._meta.pk.attname
         requested = [*requested, _XmaxField(self.model)]
         missed_keys: set[Any] = set()
         while True:
-            with transaction.atomic(using=using):
+            with transaction.atomic():
                 before = self._lock_conflicting(objs, unique_fields, missed_keys)
                 written = compiler.insert(row_type, requested)
                 states = [row_type.state(values[len(requested) :]) for values in written]
@@ -148,12 +155,10 @@ class TrackedQuerySet(models.QuerySet[Any]):
                 if updated <= before.keys():
                     break
                 missed_keys |= updated - before.keys()
-                transaction.set_rollback(True, using=using)
-        rows = [row_type.row(values[len(requested) :], using) for values in written]
-        announce(self.model, [Write(row, None) for row in rows if row.pk not in updated], using)
-        announce(
-            self.model, [Write(row, before[row.pk]) for row in rows if row.pk in updated], using
-        )
+                transaction.set_rollback(True)
+        rows = [row_type.row(values[len(requested) :]) for values in written]
+        announce(self.model, [Write(row, None) for row in rows if row.pk not in updated])
+        announce(self.model, [Write(row, before[row.pk]) for row in rows if row.pk in updated])
         return written
 
     def _lock_conflicting(
@@ -164,7 +169,7 @@ class TrackedQuerySet(models.QuerySet[Any]):
             f"{field.attname}__in": [getattr(obj, field.attname) for obj in objs]
             for field in unique_fields
         }
-        rows = self.model._base_manager.using(self.db).filter(Q(**same_values) | Q(pk__in=keys))
+        rows = self.model._base_manager.filter(Q(**same_values) | Q(pk__in=keys))
         key = self.model._meta.pk.attname
         names = row_type_of(self.model).names
         return {state[key]: state for state in lock_rows(rows).values(*names)}
@@ -194,14 +199,16 @@ class TrackedModel(models.Model):
     def save_base(self, *args: Any, **kwargs: Any) -> None:
         # This keeps receivers of post_save before the commit in autocommit, too.
         using = kwargs.get("using") or router.db_for_write(type(self), instance=self)
-        with own_transaction(using):
+        refuse_other_database(type(self), using)
+        with own_transaction():
             super().save_base(*args, **kwargs)
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
         if self.pk is None:
             return super().delete(*args, **kwargs)
         using = kwargs.get("using") or router.db_for_write(type(self), instance=self)
-        row = type(self)._base_manager.using(using).filter(pk=self.pk)
+        refuse_other_database(type(self), using)
+        row = type(self)._base_manager.filter(pk=self.pk)
         return delete_tracked(row, lambda _: super(TrackedModel, self).delete(*args, **kwargs))
 
     def _save_table(self, raw: bool = False, *args: Any, **kwargs: Any) -> bool:

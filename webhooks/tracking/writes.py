@@ -15,8 +15,10 @@ from itertools import islice
 from typing import Any, TypeVar
 from uuid import UUID
 
-from django.db import DEFAULT_DB_ALIAS, connections, models, transaction
+from django.db import DEFAULT_DB_ALIAS, connection, connections, models, transaction
 from django.dispatch import Signal
+
+from webhooks.errors import OtherDatabaseError
 
 State = Mapping[str, Any]
 """The values of a row's tracked columns, by attribute name."""
@@ -27,8 +29,8 @@ ROWS_PER_BATCH = 2000
 rows_written = Signal()
 """Sent after the rows are written and before Django's post_save.
 
-`writes` is a list of Write for one model; `using` names the database. `position` is the
-transaction's position (webhooks/outbox/notes.py), or None where the statement did not return it.
+`writes` is a list of Write for one model. `position` is the transaction's position
+(webhooks/outbox/notes.py), or None where the statement did not return it.
 `is_final_write` says that no later statement of the transaction writes these rows.
 """
 
@@ -138,16 +140,18 @@ class RowType:
         """Return the values of `fields` by name; they come first in `values`."""
         return dict(zip(self.names, values, strict=False))
 
-    def row(self, values: Sequence[Any], using: str) -> Any:
+    def row(self, values: Sequence[Any]) -> Any:
         """Return an instance with the values of `all_fields`; its other fields are deferred."""
-        row = self.model.from_db(using, self.names, values[: len(self.names)])
+        row = self.model.from_db(DEFAULT_DB_ALIAS, self.names, values[: len(self.names)])
         start = len(self.names)
         for link, read in self.links:
             end = start + len(read)
             key = getattr(row, link.attname)
             if key is not None:
                 names = [link.target_field.attname, *(f.attname for f in read)]
-                related = link.remote_field.model.from_db(using, names, [key, *values[start:end]])
+                related = link.remote_field.model.from_db(
+                    DEFAULT_DB_ALIAS, names, [key, *values[start:end]]
+                )
                 link.set_cached_value(row, related)
             start = end
         return row
@@ -210,21 +214,32 @@ def clashes() -> list[type[models.Model]]:
     return list(_clashes)
 
 
-def own_transaction(using: str) -> AbstractContextManager[Any]:
+def own_transaction() -> AbstractContextManager[Any]:
     """Return a context manager that holds a write and its events in one transaction.
 
     It opens a transaction in autocommit, and a savepoint if the program has switched autocommit
     off. In an atomic block it does nothing: if the write fails, Django marks the block as broken.
     """
-    if connections[using].in_atomic_block:
+    if connection.in_atomic_block:
         return nullcontext()
-    return transaction.atomic(using=using)
+    return transaction.atomic()
+
+
+def refuse_other_database(model: type[models.Model], alias: str) -> None:
+    """Raise OtherDatabaseError if a write of a tracked model goes to another database alias.
+
+    The events would be stored in `default`, in another transaction than their cause.
+    """
+    if alias != DEFAULT_DB_ALIAS and tracking_of(model) is not None:
+        raise OtherDatabaseError(
+            f"{model._meta.label} is tracked, so it is written through the database "
+            f"{DEFAULT_DB_ALIAS!r}, which stores its events; {alias!r} was asked for."
+        )
 
 
 def announce(
     model: type[models.Model],
     writes: Iterable[Write],
-    using: str,
     *,
     position: str | None = None,
     is_final_write: bool = False,
@@ -237,7 +252,6 @@ def announce(
         rows_written.send(
             sender=concrete(model),
             writes=batch,
-            using=using,
             position=position,
             is_final_write=is_final_write,
         )
@@ -262,5 +276,5 @@ def lock_rows(rows: models.QuerySet[Any], *, for_delete: bool = False) -> models
     """
     locked, query = rows.order_by(), rows.query
     if query.count_active_tables() > 1 or query.distinct or query.group_by is not None:
-        locked = rows.model._base_manager.using(rows.db).filter(pk__in=locked.values("pk"))
+        locked = rows.model._base_manager.filter(pk__in=locked.values("pk"))
     return locked.select_for_update(no_key=not for_delete, of=("self",)).order_by("pk")
