@@ -133,9 +133,18 @@ def describe_conventions(
     for name, schema in components["schemas"].items():
         if name.endswith("Request"):
             schema.setdefault("additionalProperties", False)
+        if name.startswith("Patched"):
+            _leave_out_defaults(schema)
     for path, method, operation in _operations(result):
         _describe_operation(path, method, operation)
     return result
+
+
+def _leave_out_defaults(schema: dict[str, Any]) -> None:
+    """A change sets what it names and nothing else: generated clients would send the defaults."""
+    schema.pop("required", None)
+    for value in schema["properties"].values():
+        value.pop("default", None)
 
 
 IDEMPOTENCY_KEY = {

@@ -68,6 +68,21 @@ def test_requests_take_no_unknown_fields(description: dict[str, Any]) -> None:
             assert schema["additionalProperties"] is False, name
 
 
+def test_changes_have_no_defaults_and_require_nothing(description: dict[str, Any]) -> None:
+    bodies = [
+        item["patch"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        for item in description["paths"].values()
+        if "patch" in item
+    ]
+
+    assert len(bodies) >= 3
+    for reference in bodies:
+        schema = description["components"]["schemas"][reference.rsplit("/", 1)[1]]
+        assert "required" not in schema, reference
+        for name, value in schema["properties"].items():
+            assert "default" not in value, (reference, name)
+
+
 def test_description_is_served_as_committed() -> None:
     response = Client().get("/api/v1/schema")
 
