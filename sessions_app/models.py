@@ -27,7 +27,8 @@ class StatusModel(TrackedModel):
         """Lock the row, check its present status, and save the new status and other fields.
 
         Raises TransitionNotAllowedError and saves nothing if the present status is not in
-        `allowed_from`. `action` completes the error's sentence "Cannot …".
+        `allowed_from`, and DoesNotExist if the row was deleted. `action` completes the error's
+        sentence "Cannot …".
         """
         with transaction.atomic(savepoint=False):
             row: Any = type(self).objects.select_for_update(no_key=True).filter(pk=self.pk)
@@ -37,6 +38,8 @@ class StatusModel(TrackedModel):
                     setattr(self, name, value)
                 self.save(update_fields=["status", *fields])
         # Raising inside the block would make the caller's transaction roll back.
+        if current is None:
+            raise type(self).DoesNotExist
         if not is_allowed:
             raise TransitionNotAllowedError(
                 f"Cannot {action} from {current}; possible from {' or '.join(allowed_from)}."

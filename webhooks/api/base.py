@@ -6,7 +6,7 @@ an audit log. Triggered events, and what happens in sessions and to agents, leav
 the events themselves are their record.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, TypeVar, cast
@@ -25,7 +25,7 @@ from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 from rest_framework.viewsets import GenericViewSet
 
-from webhooks.api import idempotency, pagination, throttles
+from webhooks.api import idempotency, overtaking, pagination, throttles
 from webhooks.api.errors import ConflictError, ParametersInvalidError
 from webhooks.api.serializers import (
     ApiModelSerializer,
@@ -37,7 +37,6 @@ from webhooks.api.serializers import (
 from webhooks.doors.allowances import Allowance
 from webhooks.errors import EncryptionKeyError, PublicIdInvalidError
 from webhooks.ids import parse_public_id
-from webhooks.postgres.sql import limit_statements
 from webhooks.repair import audit_log
 
 __all__ = [
@@ -115,6 +114,9 @@ class ApiViewSet(GenericViewSet[M]):
     throttle_classes = []
     lookup_value_regex = "[^/]+"
 
+    _object_id: Any = None
+    """Of the object that this request is about, once it was found."""
+
     # Before an action runs.
 
     def required_scope(self) -> str:
@@ -130,13 +132,16 @@ class ApiViewSet(GenericViewSet[M]):
         self._check_parameters(request)
         key = request.headers.get(idempotency.HEADER)
         method = str(request.method).lower()
-        if self.action not in self.unlimited_actions | self.non_atomic_actions:
-            limit = READ_SECONDS if request.method in SAFE_METHODS else WRITE_SECONDS
-            setattr(self, method, partial(_within_limit, limit, getattr(self, method)))
-        handler = getattr(self, "post", None)
-        if request.method == "POST" and key is not None and handler is not None:
-            is_atomic = self.action not in self.non_atomic_actions
-            self.post = partial(idempotency.answer_once, key, handler, is_atomic=is_atomic)
+        handler = getattr(self, method)
+        is_atomic = self.action not in self.non_atomic_actions
+        if request.method == "POST" and key is not None:
+            handler = partial(idempotency.answer_once, key, handler, is_atomic=is_atomic)
+        if not is_atomic:
+            handler = partial(overtaking.or_not_found, self, handler)
+        elif self.action not in self.unlimited_actions:
+            limit = READ_SECONDS if self._only_reads() else WRITE_SECONDS
+            handler = partial(overtaking.in_one_transaction, self, limit, handler)
+        setattr(self, method, handler)
 
     def get_throttles(self) -> list[Any]:
         names = ["token"]
@@ -193,9 +198,23 @@ class ApiViewSet(GenericViewSet[M]):
             row_id = UUID(text) if self.id_prefix is None else parse_public_id(text, self.id_prefix)
             found: M = self.get_queryset().get(pk=row_id)
         except (ValueError, PublicIdInvalidError, ObjectDoesNotExist):
-            name = self.get_queryset().model._meta.verbose_name
-            raise exceptions.NotFound(f"You have no {name} with this id.") from None
+            raise self._not_found() from None
+        self._object_id = found.pk
         return found
+
+    def _not_found(self) -> exceptions.NotFound:
+        name = self.get_queryset().model._meta.verbose_name
+        return exceptions.NotFound(f"You have no {name} with this id.")
+
+    def check_object_is_there(self) -> None:
+        """Raise NotFound where the object that this request changes was deleted meanwhile."""
+        if self._object_id is None or self._only_reads():
+            return
+        if not self.get_queryset().filter(pk=self._object_id).exists():
+            raise self._not_found()
+
+    def _only_reads(self) -> bool:
+        return self.request.method in SAFE_METHODS
 
     def note(self, action: str, subject: Model | str, /, **changes: Any) -> None:
         """Write the audit entry of what this request did; in one transaction with the deed."""
@@ -250,12 +269,6 @@ def in_utc(name: str, moment: datetime) -> datetime:
     if not 1971 <= moment.year <= 9000:
         raise ParametersInvalidError({name: ["Choose a time between 1971 and 9000."]})
     return moment.astimezone(UTC)
-
-
-def _within_limit(seconds: int, handler: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    with transaction.atomic():
-        limit_statements(seconds)
-        return handler(*args, **kwargs)
 
 
 def _present(changed: Model, name: str) -> Any:

@@ -20,8 +20,9 @@ from rest_framework.settings import api_settings
 from rest_framework.views import set_rollback
 
 from webhooks import errors
-from webhooks.api.errors import ParametersInvalidError, TakesTooLongError
+from webhooks.api.errors import ConflictError, ParametersInvalidError, TakesTooLongError
 from webhooks.api.names import camel_case
+from webhooks.api.overtaking import was_overtaken
 from webhooks.models.webhook import api_name
 from webhooks.pace.bounds import MAX_NAME_CHARACTERS, MAX_PROBLEMS, shortened
 from webhooks.postgres.sql import took_too_long
@@ -115,6 +116,8 @@ def translate(exception: Exception) -> exceptions.APIException | None:
         return exceptions.ValidationError(_field_errors(exception))
     if isinstance(exception, OperationalError) and took_too_long(exception):
         return TakesTooLongError()
+    if was_overtaken(exception):
+        return ConflictError("Others change the same objects just now; try again.")
     if isinstance(exception, (OperationalError, InterfaceError)):
         logger.warning("The database failed: %s", exception)
         exception = errors.StorageUnavailableError()

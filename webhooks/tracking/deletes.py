@@ -2,11 +2,11 @@
 
 Django's collector would load every tracked dependent row. This module deletes dependents by
 statements over subqueries, children first. It leaves to the collector the models that have delete
-signal receivers or untracked dependents, and all models above those. It locks the root rows first,
-so that no transaction can add a dependent meanwhile.
+signal receivers or untracked dependents, and all models above those. It locks rows before it looks
+at their dependents, so that no transaction can add a dependent meanwhile.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -47,7 +47,7 @@ def delete_tracked(
     with transaction.atomic():
         rows = _lock(rows)
         counts: Counter[str] = Counter()
-        _prepare(rows, tracking, counts)
+        _prepare(rows, tracking, counts, is_locked=True)
         counts.update(delete(rows)[1])
     return counts.total(), dict(counts)
 
@@ -61,16 +61,34 @@ def _lock(rows: models.QuerySet[Any]) -> models.QuerySet[Any]:
     return locked
 
 
-def _prepare(rows: models.QuerySet[Any], tracking: Tracking, counts: Counter[str]) -> None:
+def _prepare(
+    rows: models.QuerySet[Any],
+    tracking: Tracking,
+    counts: Counter[str],
+    *,
+    is_locked: bool = False,
+) -> None:
     """Announce rows before their deletion, and delete their tracked dependents."""
     rows_deleting.send(sender=concrete(rows.model), queryset=rows)
     if tracking.deleted is not None:
         _announce_deleted(rows)
+    elif not is_locked and _has_dependents(rows.model):
+        # Or somebody adds a row below one of these between its dependents' deletion and its own.
+        _lock_each(rows)
     for dependents, dependent_tracking in _tracked_dependents(rows):
         _prepare(dependents, dependent_tracking, counts)
         if not _needs_collector(dependents.model):
             count = dependents._raw_delete(DEFAULT_DB_ALIAS)
             counts.update({dependents.model._meta.label: count} if count else {})
+
+
+def _has_dependents(model: type[models.Model]) -> bool:
+    return any(relation.on_delete is CASCADE for relation in model._meta.related_objects)
+
+
+def _lock_each(rows: models.QuerySet[Any]) -> None:
+    keys = lock_rows(rows, for_delete=True).values_list("pk").iterator(ROWS_PER_BATCH)
+    deque(keys, maxlen=0)
 
 
 def _announce_deleted(rows: models.QuerySet[Any]) -> None:
