@@ -143,6 +143,10 @@ class ApiViewSet(GenericViewSet[M]):
             handler = partial(overtaking.in_one_transaction, self, limit, handler)
         setattr(self, method, handler)
 
+    def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
+        # A DELETE answers with nothing, which can be had in any form.
+        return super().perform_content_negotiation(request, force or request.method == "DELETE")
+
     def get_throttles(self) -> list[Any]:
         names = ["token"]
         if self.action in self.action_limits:
