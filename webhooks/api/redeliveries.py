@@ -88,19 +88,19 @@ class NewRedeliverySerializer(ApiSerializer):
 
     delivery_ids = serializers.ListField(
         child=PublicIdField(DELIVERY_PREFIX),
-        allow_empty=False,
         max_length=MAX_IDS,
         required=False,
+        help_text="An empty list selects nothing.",
     )
     webhook_id = PublicIdField(WEBHOOK_PREFIX, required=False)
     event_id = PublicIdField(EVENT_PREFIX, required=False)
     event_type = serializers.CharField(max_length=100, required=False)
     statuses = serializers.ListField(
         child=serializers.ChoiceField(choices=sorted(REPEATABLE)),
-        allow_empty=False,
         max_length=len(REPEATABLE),
         required=False,
-        help_text="By default FAILED, or any where `deliveryIds` is given.",
+        help_text="By default FAILED, or any where `deliveryIds` is given; an empty list selects "
+        "nothing.",
     )
     since = serializers.DateTimeField(required=False, help_text="Created at this time or later.")
     until = serializers.DateTimeField(required=False, help_text="Created before this time.")
@@ -119,7 +119,7 @@ CONDITIONS = {
 }  # fmt: skip
 SAY_WHICH = (
     "Say which deliveries: name some, or choose a webhook, an event, an event type, statuses or a "
-    "time range."
+    'time range. All that failed are {"statuses": ["FAILED"]}.'
 )
 
 
@@ -201,11 +201,11 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
         ids = tuple(wish["delivery_ids"]) if "delivery_ids" in wish else None
         self._check_ids(ids or ())
         self._own_webhook(wish)
-        statuses = wish.get("statuses") or (sorted(REPEATABLE) if ids else ("FAILED",))
+        default = ("FAILED",) if ids is None else sorted(REPEATABLE)
         scope = service.Scope(
             delivery_ids=ids,
             owner_id=self.user_id,
-            statuses=tuple(statuses),
+            statuses=tuple(wish.get("statuses", default)),
             **{
                 name: wish[name]
                 for name in ("webhook_id", "event_id", "event_type", "since", "until")

@@ -1,5 +1,6 @@
 """`/deliveries` and `/redeliveries`: find them, look into them, send them once more."""
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -240,10 +241,7 @@ def test_redelivery_of_everything_stays_with_its_owner(
         {},
         {"dryRun": True},
         {"rateLimit": 5},
-        {"deliveryIds": []},
-        {"statuses": []},
         {"deliveryIds": [], "webhookId": "whk_" + "0" * 32},
-        {"since": "2020-01-01T00:00:00Z", "statuses": []},
         {"statuses": ["SENDING"]},
         {"statuses": ["nothing"]},
         {"deliveryIds": ["evt_" + "0" * 32]},
@@ -264,6 +262,39 @@ def test_redelivery_that_makes_no_sense_is_refused(client: APIClient, wish: dict
 
     assert response.status_code == 400, response.content
     assert not Redelivery.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"deliveryIds": []},
+        {"statuses": []},
+        {"deliveryIds": [], "statuses": ["FAILED"]},
+        {"since": "2020-01-01T00:00:00Z", "statuses": []},
+    ],
+)
+def test_empty_selection_selects_nothing(
+    client: APIClient, make_delivery: Callable[..., Delivery], wish: dict[str, Any]
+) -> None:
+    make_delivery(status="FAILED")
+
+    counted = client.post("/api/v1/redeliveries", wish | {"dryRun": True})
+    asked = client.post("/api/v1/redeliveries", wish)
+    redelivery_batches.run(Redelivery.objects.get().id)
+
+    assert counted.json()["matchedCount"] == asked.json()["matchedCount"] == 0
+    assert (Redelivery.objects.get().status, Delivery.objects.get().status) == ("done", "FAILED")
+
+
+def test_refusal_of_no_selection_says_how_to_say_all(
+    client: APIClient, make_delivery: Callable[..., Delivery]
+) -> None:
+    make_delivery(status="FAILED")
+
+    refused = client.post("/api/v1/redeliveries", {}).json()["detail"]
+    asked = client.post("/api/v1/redeliveries", json.loads(refused[refused.index("{") :][:-1]))
+
+    assert asked.json()["matchedCount"] == 1
 
 
 def test_replay_sends_what_never_was_sent(
