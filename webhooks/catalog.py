@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import jsonschema_rs
 
+from webhooks.bounds import MAX_PROBLEMS
 from webhooks.errors import EventDataInvalidError, EventTypeUnknownError
 
 UUID_TEXT = {"type": "string", "format": "uuid"}
@@ -123,11 +125,12 @@ def validate_data(name: str, data: Any) -> None:
         validator = _validators[name] = compile_schema(get_type(name))
     if validator.is_valid(data):
         return
-    problems = "; ".join(
-        f"{'.'.join(map(str, error.instance_path)) or 'data'}: {error.message}"
-        for error in validator.iter_errors(data)
+    found = islice(validator.iter_errors(data), MAX_PROBLEMS + 1)
+    problems = [(error.instance_path, error.message) for error in found]
+    told = "; ".join(f"{'.'.join(map(str, path)) or 'data'}: {text}" for path, text in problems)
+    raise EventDataInvalidError(
+        f"The data does not fit {name}: {_shortened(told)}.", problems[:MAX_PROBLEMS]
     )
-    raise EventDataInvalidError(f"The data does not fit {name}: {_shortened(problems)}.")
 
 
 def _shortened(text: str) -> str:

@@ -1,5 +1,7 @@
 """The errors of this app; an error's docstring is its default message."""
 
+from collections.abc import Sequence
+
 
 class WebhooksError(Exception):
     """A webhook operation failed."""
@@ -22,6 +24,13 @@ class EventTypeUnknownError(WebhooksError):
 
 class EventDataInvalidError(WebhooksError):
     """The data does not fit the schema of its event type."""
+
+    def __init__(
+        self, message: str | None = None, problems: Sequence[tuple[Sequence[str | int], str]] = ()
+    ) -> None:
+        """Take the problems one by one as well: where in the data each is, and what it is."""
+        super().__init__(message)
+        self.problems = problems
 
 
 class OtherDatabaseError(WebhooksError):

@@ -12,7 +12,7 @@ from webhooks.errors import UrlRefusedError
 from webhooks.models import Webhook
 from webhooks.models.webhook import MAX_RETRIES, SETTING_NAMES
 from webhooks.pace.bounds import MAX_PATTERNS, length_problem
-from webhooks.registry.changes import check_headers_stay
+from webhooks.registry.changes import check_headers_stay, policy_problem
 from webhooks.wire.header_rules import MAX_HEADERS, header_problems
 from webhooks.wire.url_rules import accept_url
 
@@ -118,6 +118,8 @@ class WebhookForm(forms.ModelForm):
 
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or {}
+        if problem := policy_problem({name: data.get(name) for name in self.changed_data}):
+            self.add_error("retry_schedule", problem)
         if "url" in self.changed_data and not (
             data.get("custom_headers") or data.get("remove_headers")
         ):

@@ -16,6 +16,13 @@ class IdempotencyKeyError(ConflictError):
     default_code = "idempotency_conflict"
 
 
+class KeyInUseError(ConflictError):
+    """Told with Retry-After: nothing is wrong with the request."""
+
+    default_code = "idempotency_key_in_use"
+    default_detail = "The first request with this key is still at work; ask again for its answer."
+
+
 class BodyTooLargeError(exceptions.APIException):
     status_code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     default_code = "too_large"

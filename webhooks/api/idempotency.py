@@ -24,7 +24,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 
-from webhooks.api.errors import IdempotencyKeyError
+from webhooks.api.errors import IdempotencyKeyError, KeyInUseError
 from webhooks.api.permissions import Asker, is_service
 from webhooks.errors import EncryptionKeyError
 from webhooks.ids import new_id
@@ -46,7 +46,8 @@ def answer_once(
 ) -> HttpResponse:
     """Call the handler, or return the answer that it gave to the same request before.
 
-    Raises IdempotencyKeyError for another request with this key, or while the first is under way.
+    Raises IdempotencyKeyError for another request with this key, and KeyInUseError while the first
+    is under way.
     """
     if not ACCEPTABLE_KEY.fullmatch(key):
         message = f"{HEADER} is 1 to 255 visible ASCII characters; a UUID will do."
@@ -112,7 +113,7 @@ def _take(owner_id: UUID, key: str, request_hash: bytes) -> UUID | None:
 def _first_answer(owner_id: UUID, key: str, request_hash: bytes) -> HttpResponse:
     first = IdempotentAnswer.objects.filter(owner_id=owner_id, key=key).first()
     if first is None or (first.status_code is None and bytes(first.request_hash) == request_hash):
-        raise IdempotencyKeyError("The first request with this key is still at work; ask again.")
+        raise KeyInUseError
     if bytes(first.request_hash) != request_hash:
         raise IdempotencyKeyError(
             "This key was used for another request within 24 hours; choose a new one."

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
 from itertools import islice
 from typing import Any
 
@@ -20,7 +21,12 @@ from rest_framework.settings import api_settings
 from rest_framework.views import set_rollback
 
 from webhooks import errors
-from webhooks.api.errors import ConflictError, ParametersInvalidError, TakesTooLongError
+from webhooks.api.errors import (
+    ConflictError,
+    KeyInUseError,
+    ParametersInvalidError,
+    TakesTooLongError,
+)
 from webhooks.api.names import camel_case
 from webhooks.api.overtaking import was_overtaken
 from webhooks.models.webhook import api_name
@@ -42,6 +48,7 @@ TITLES = {
     "event_data_invalid": "The data does not fit the event type",
     "event_type_unknown": "There is no such event type",
     "idempotency_conflict": "The idempotency key was used for another request",
+    "idempotency_key_in_use": "The first request with this idempotency key is still at work",
     "invalid": "The request is not valid",
     "length_required": "The length of the body is not known",
     "limit_reached": "There are as many as there may be",
@@ -93,7 +100,7 @@ def answer_exception(exception: Exception, context: Mapping[str, Any]) -> Respon
     headers = {}
     if getattr(known, "auth_header", None):
         headers["WWW-Authenticate"] = known.auth_header  # type: ignore[attr-defined]
-    if isinstance(known, exceptions.Throttled):
+    if isinstance(known, (exceptions.Throttled, KeyInUseError)):
         headers["Retry-After"] = str(max(1, int(getattr(known, "wait", None) or 1)))
     set_rollback()
     return Response(
@@ -125,6 +132,8 @@ def translate(exception: Exception) -> exceptions.APIException | None:
         if isinstance(exception, kind):
             answer = exceptions.APIException(str(exception), code)
             answer.status_code, answer.default_code = status, code
+            if isinstance(exception, errors.EventDataInvalidError):
+                answer.problems = exception.problems  # type: ignore[attr-defined]
             return answer
     return None
 
@@ -160,10 +169,17 @@ def problem_of(exception: exceptions.APIException, request: Any) -> dict[str, An
         detail = _summary(extra["errors"], key)
     else:
         detail = shortened(str(exception.detail), MAX_DETAIL_CHARACTERS)
+        if problems := getattr(exception, "problems", ()):
+            extra["errors"] = [_data_problem(path, text) for path, text in problems]
         for kind, hint in HINTS.items():
             if isinstance(exception, kind):
                 detail = f"{detail} {hint}"
     return problem(request, exception.status_code, code, detail, **extra)
+
+
+def _data_problem(path: Iterable[str | int], text: str) -> dict[str, str]:
+    pointer = reduce(lambda place, part: _step(place, str(part), "pointer"), path, "/data")
+    return {"pointer": pointer, "code": "invalid", "message": shortened(text)}
 
 
 def _summary(found: list[dict[str, str]], key: str) -> str:
@@ -185,7 +201,7 @@ def flatten(detail: Any, key: str, place: str = "") -> Iterator[dict[str, str]]:
             yield from flatten(part, key, place if is_leaf else _step(place, str(index), key))
     else:
         code = getattr(detail, "code", None) or "invalid"
-        yield {key: place, "code": code, "message": shortened(str(detail))}
+        yield {key: place, "code": wire_code(code), "message": shortened(str(detail))}
 
 
 def _step(place: str, name: str, key: str) -> str:
@@ -195,10 +211,15 @@ def _step(place: str, name: str, key: str) -> str:
     return f"{place}/{name.replace('~', '~0').replace('/', '~1')}"
 
 
+def wire_code(code: str) -> str:
+    """Return a code of ours or of the framework as all codes are spelt on the wire."""
+    return code.replace("_", "-")
+
+
 def problem(request: Any, status: int, code: str, detail: str, **extra: Any) -> dict[str, Any]:
     """Return the members of a problem; `code` is a key of TITLES."""
     return {
-        "type": TYPE_PREFIX + code.replace("_", "-"),
+        "type": TYPE_PREFIX + wire_code(code),
         "title": TITLES[code],
         "status": int(status),
         "detail": detail,

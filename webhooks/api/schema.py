@@ -174,7 +174,7 @@ def _describe_operation(path: str, method: str, operation: dict[str, Any]) -> No
     for status in REFUSALS:
         if status in WITH_BODY and method not in ("post", "patch"):
             continue
-        if status == "404" and "{" not in path or status == "406" and method == "delete":
+        if (status == "404" and "{" not in path) or (status == "406" and method == "delete"):
             continue
         operation["responses"][status] = {"$ref": f"#/components/responses/Problem{status}"}
 

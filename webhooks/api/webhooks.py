@@ -29,12 +29,21 @@ from webhooks.api.base import (
 from webhooks.api.deliveries import DeliveryFilters, DeliverySerializer
 from webhooks.api.figures import StatsQuery, StatsSerializer, stats_of
 from webhooks.api.serializers import BoundedDictField, FailureKindField
+from webhooks.errors import UrlRefusedError
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models import Webhook
-from webhooks.models.webhook import MAX_RETRIES, SETTING_NAMES, SETTINGS, api_name
+from webhooks.models.webhook import (
+    MAX_RETRIES,
+    SETTING_NAMES,
+    SETTINGS,
+    api_name,
+    events_problem,
+)
 from webhooks.pace.bounds import MAX_PATTERNS
 from webhooks.pace.retry import MAX_DELAY_SECONDS
-from webhooks.wire.header_rules import MAX_HEADERS
+from webhooks.registry.changes import policy_problem
+from webhooks.wire.header_rules import MAX_HEADERS, header_problems
+from webhooks.wire.url_rules import accept_url
 
 API_NAMES = [api_name(name) for name in SETTING_NAMES]
 FIRST = len(SETTINGS[""])
@@ -89,6 +98,30 @@ class WebhookSerializer(ApiModelSerializer):
             "verified", "created_at", "updated_at",
         ]  # fmt: skip
         extra_kwargs = RENAMED
+
+    # What the service would refuse as well, but only once all of the above is right.
+
+    def validate_url(self, url: str) -> str:
+        try:
+            return accept_url(url)
+        except UrlRefusedError as problem:
+            raise serializers.ValidationError(str(problem)) from None
+
+    def validate_events(self, events: list[str]) -> list[str]:
+        if problem := events_problem(events):
+            raise serializers.ValidationError(problem)
+        return events
+
+    def validate_headers(self, headers: dict[str, str]) -> dict[str, str]:
+        if problems := header_problems(headers):
+            raise serializers.ValidationError(problems)
+        return headers
+
+    def validate_retrySchedule(self, schedule: list[int] | None) -> list[int] | None:
+        retries = self.initial_data.get("maxRetries")
+        if problem := policy_problem({"retry_schedule": schedule, "max_retries": retries}):
+            raise serializers.ValidationError(problem)
+        return schedule
 
 
 class WebhookDetailSerializer(WebhookSerializer):

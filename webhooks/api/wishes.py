@@ -12,14 +12,15 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import PermissionDenied
 
+from webhooks import catalog
 from webhooks.api import throttles
 from webhooks.api.authentication import users
 from webhooks.api.base import ApiSerializer, PublicIdField
 from webhooks.api.permissions import Asker, is_service
-from webhooks.api.problems import DOMAIN_ERRORS
+from webhooks.api.problems import DOMAIN_ERRORS, wire_code
 from webhooks.api.serializers import shared
 from webhooks.doors import allowances
-from webhooks.errors import EventDataInvalidError, WebhooksError
+from webhooks.errors import EventDataInvalidError, EventTypeUnknownError, WebhooksError
 from webhooks.ids import EVENT_PREFIX
 from webhooks.models import Event
 from webhooks.outbox import committer
@@ -140,8 +141,26 @@ def _read_wish(body: Any) -> Wish:
         # What fits is what the serializer makes of it, in a tenth of the time.
         owner = body.get("userId")
         return body["type"], owner and UUID(owner), body["data"], body.get("idempotencyKey")
-    wish = shared(NewEventSerializer).run_validation(body)
+    try:
+        wish = shared(NewEventSerializer).run_validation(body)
+    except serializers.ValidationError as refusal:
+        raise serializers.ValidationError(refusal.detail | _catalog_problems(body)) from None
     return wish["type"], wish.get("user_id"), wish["data"], wish.get("idempotency_key")
+
+
+def _catalog_problems(body: Any) -> dict[str, Any]:
+    """Return what the catalogue has against an event whose form is wrong already."""
+    if not isinstance(body, Mapping) or not isinstance(body.get("type"), str):
+        return {}
+    try:
+        catalog.get_type(body["type"])
+        if isinstance(body.get("data"), Mapping):
+            catalog.validate_data(body["type"], body["data"])
+    except EventTypeUnknownError as problem:
+        return {"type": [str(problem)]} if body["type"] else {}
+    except EventDataInvalidError as problem:
+        return {"data": [str(problem)]}
+    return {}
 
 
 def trigger_many(asker: Asker, body: Any) -> dict[str, Any]:
@@ -232,5 +251,5 @@ def _check_service(asker: Asker) -> None:
 def _answer(result: Event | WebhooksError) -> dict[str, Any]:
     if isinstance(result, Event):
         return {"id": result.public_id, "error": None}
-    code = DOMAIN_ERRORS[type(result)][1]
+    code = wire_code(DOMAIN_ERRORS[type(result)][1])
     return {"id": None, "error": {"code": code, "message": str(result)}}

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,16 @@ SETTING_NAMES = tuple(name for names in SETTINGS.values() for name in names)
 def api_name(setting: str) -> str:
     """Return the name of a setting in the API, in snake case: without its unit, seconds."""
     return setting.removesuffix("_seconds")
+
+
+def events_problem(patterns: Sequence[str]) -> str | None:
+    """Return what is wrong with the event filter of a webhook."""
+    if not patterns:
+        return "Choose at least one event type, or * for all."
+    if too_many := length_problem(patterns, MAX_PATTERNS):
+        return too_many
+    unknown = [name for name in patterns if not catalog.is_known_pattern(name)]
+    return f"Unknown event types: {named(unknown)}." if unknown else None
 
 
 class WebhookQuerySet(models.QuerySet["Webhook"]):
@@ -262,12 +273,8 @@ class Webhook(models.Model):
             self.url = accept_url(self.url)
         except UrlRefusedError as problem:
             problems["url"] = str(problem)
-        if not self.events:
-            problems["events"] = "Choose at least one event type, or * for all."
-        elif too_many := length_problem(self.events, MAX_PATTERNS):
-            problems["events"] = too_many
-        elif unknown := [name for name in self.events if not catalog.is_known_pattern(name)]:
-            problems["events"] = f"Unknown event types: {named(unknown)}."
+        if problem_of_events := events_problem(self.events):
+            problems["events"] = problem_of_events
         if problems:
             raise ValidationError(problems)
 

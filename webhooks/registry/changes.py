@@ -67,15 +67,18 @@ def create_webhook(
     return webhook
 
 
+def policy_problem(named: Mapping[str, Any]) -> str | None:
+    """Return why the named retry settings exclude each other: a schedule has its own number."""
+    if named.get("retry_schedule") is None or named.get("max_retries") is None:
+        return None
+    return (
+        "Give either a schedule or max_retries: a schedule has one retry for each of its entries."
+    )
+
+
 def _check_policy(named: Mapping[str, Any]) -> None:
-    """Refuse a retry schedule together with max_retries: the schedule has its own number."""
-    if named.get("retry_schedule") is not None and named.get("max_retries") is not None:
-        raise ValidationError(
-            {
-                "retry_schedule": "Give either a schedule or max_retries: a schedule has one retry for "
-                "each of its entries."
-            }
-        )
+    if problem := policy_problem(named):
+        raise ValidationError({"retry_schedule": problem})
 
 
 def _make_room(webhook: Webhook) -> None:

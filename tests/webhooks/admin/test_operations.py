@@ -119,6 +119,21 @@ def test_custom_headers_are_written_and_never_shown(operator: Client, webhook: W
     assert entries() == [("webhook.change", {"custom_headers": "•••"})]
 
 
+def test_schedule_beside_another_number_of_retries_is_refused(
+    operator: Client, webhook: Webhook
+) -> None:
+    values = {
+        "name": "Orders", "url": webhook.url, "events": "*", "timeout_seconds": 15,
+        "max_retries": 3, "retry_delay_seconds": 60, "retry_schedule": "5, 10",
+    }  # fmt: skip
+
+    answer = operator.post(page_of(webhook, "settings"), values)
+
+    assert set(answer.context["adminform"].form.errors) == {"retry_schedule"}
+    webhook.refresh_from_db()
+    assert (webhook.max_retries, webhook.retry_schedule) == (10, None)
+
+
 def test_wrong_settings_are_refused_by_name(operator: Client, webhook: Webhook) -> None:
     answer = operator.post(
         page_of(webhook, "settings"),

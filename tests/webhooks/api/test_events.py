@@ -182,7 +182,7 @@ def test_batch_has_a_result_for_each(
         first.public_id, None, None, None, None, None, None, None, last.public_id,
     ]  # fmt: skip
     codes = [one["error"] and one["error"]["code"] for one in batch["results"]]
-    assert codes == [None, "event_type_unknown", *["event_data_invalid"] * 6, None]
+    assert codes == [None, "event-type-unknown", *["event-data-invalid"] * 6, None]
     assert Delivery.objects.count() == 2
 
 
@@ -204,7 +204,7 @@ def test_batch_with_keys_that_are_known(client: APIClient) -> None:
     assert results[1]["id"] == before
     assert results[0]["id"] == results[2]["id"] != before
     assert [one["error"] and one["error"]["code"] for one in results] == [
-        None, None, None, "idempotency_conflict", "idempotency_conflict",
+        None, None, None, "idempotency-conflict", "idempotency-conflict",
     ]  # fmt: skip
     assert len(stored()) == 2
 

@@ -140,6 +140,8 @@ def test_action_that_sends_keeps_no_transaction_open(
         sent.append(list(connection.savepoint_ids))
         under_way = post(client, {}, path=path)
         assert under_way.status_code == 409
+        assert under_way.json()["type"].endswith(":idempotency-key-in-use")
+        assert under_way["Retry-After"] == "1"
         assert "still at work" in under_way.json()["detail"]
         raise RuntimeError
 

@@ -96,12 +96,13 @@ def test_unknown_fields_and_wrong_values_are_all_named(client: APIClient) -> Non
     found = problem(client.post("/api/v1/webhooks", body), 400, "invalid")
 
     assert {(one["pointer"], one["code"]) for one in found["errors"]} == {
-        ("/evil", "unknown_field"),
+        ("/evil", "unknown-field"),
         ("/name", "blank"),
+        ("/url", "invalid"),
         ("/events/1", "invalid"),
         ("/retryDelay", "invalid"),
     }
-    assert found["detail"].endswith("(3 more in errors.)")
+    assert found["detail"].endswith("(4 more in errors.)")
 
 
 def test_mistakes_that_only_the_model_finds_have_their_wire_names(client: APIClient) -> None:
@@ -111,6 +112,39 @@ def test_mistakes_that_only_the_model_finds_have_their_wire_names(client: APICli
 
     assert {one["pointer"] for one in found["errors"]} == {"/url", "/events"}
     assert not Webhook.objects.exists()
+
+
+def test_all_that_is_wrong_with_a_webhook_is_told_at_once(client: APIClient) -> None:
+    body = {
+        "name": "",
+        "url": "ftp://example.com/",
+        "events": ["nothing.*"],
+        "headers": {"Host": "a"},
+        "retrySchedule": [5],
+        "maxRetries": 3,
+        "timeout": 99,
+    }
+
+    found = problem(client.post("/api/v1/webhooks", body), 400, "invalid")
+
+    wrong = {one["pointer"] for one in found["errors"]}
+    names = {"name", "url", "events", "headers", "retrySchedule", "timeout"}
+    assert {place.split("/")[1] for place in wrong} == names
+
+
+def test_all_that_is_wrong_with_an_event_is_told_at_once(client: APIClient) -> None:
+    data = {"id": "x", "name": 1, "more~/": 1}
+
+    found = problem(
+        client.post("/api/v1/events", {"type": "project.deleted", "data": data}),
+        400,
+        "event-data-invalid",
+    )
+    unknown = client.post("/api/v1/events", {"type": "project.no", "data": {}, "userId": "x"})
+
+    assert len(found["errors"]) == 4  # id, name, deletedAt is missing, and one more
+    assert {one["pointer"] for one in found["errors"]} == {"/data", "/data/id", "/data/name"}
+    assert {one["pointer"] for one in unknown.json()["errors"]} == {"/type", "/userId"}
 
 
 def test_unknown_parameters_are_named(client: APIClient) -> None:
