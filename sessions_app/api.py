@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.db.models import QuerySet
-from django_filters import ChoiceFilter, UUIDFilter
+from django_filters import UUIDFilter
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import serializers
 from rest_framework.decorators import action
@@ -16,6 +16,8 @@ from projects.models import Project
 from sessions_app.errors import TransitionNotAllowedError
 from sessions_app.models import Agent, Recording, Session, SessionMessage
 from webhooks.api.base import (
+    LIST_PARAMETERS,
+    AnyOfFilter,
     ApiFilters,
     ApiModelSerializer,
     ApiSerializer,
@@ -64,9 +66,9 @@ class MessageSerializer(ApiModelSerializer):
 
 class SessionFilters(ApiFilters):
     project = UUIDFilter(field_name="project_id")
-    status = ChoiceFilter(choices=Session.Status.choices)
+    status = AnyOfFilter(choices=Session.Status.choices)
 
-    by_index = frozenset({"project"})
+    by_index = ApiFilters.by_index | {"project"}
 
 
 @extend_schema_view(
@@ -77,7 +79,7 @@ class SessionFilters(ApiFilters):
 class SessionViewSet(ListAction, RetrieveAction, CreateAction, ApiViewSet[Session]):
     serializer_class = SessionSerializer
     filterset_class = SessionFilters
-    action_parameters = {"messages": frozenset({"limit", "cursor"})}
+    action_parameters = {"messages": LIST_PARAMETERS}
 
     def get_queryset(self) -> QuerySet[Session]:
         # Responses need only the project's id, but the events of a change need its name.
@@ -108,10 +110,8 @@ class SessionViewSet(ListAction, RetrieveAction, CreateAction, ApiViewSet[Sessio
         change(getattr(session, name))
         return self.show(SessionSerializer, session)
 
-    @extend_schema(
-        summary="List a session's messages", responses=MessageSerializer(many=True), filters=False
-    )
-    @action(detail=True)
+    @extend_schema(summary="List a session's messages", responses=MessageSerializer(many=True))
+    @action(detail=True, filterset_class=ApiFilters)
     def messages(self, request: Request, pk: str) -> Response:
         return self.page(self.get_object().messages.all(), MessageSerializer)
 
@@ -161,9 +161,9 @@ class FailureSerializer(ApiSerializer):
 
 class RecordingFilters(ApiFilters):
     session = UUIDFilter(field_name="session_id")
-    status = ChoiceFilter(choices=Recording.Status.choices)
+    status = AnyOfFilter(choices=Recording.Status.choices)
 
-    by_index = frozenset({"session"})
+    by_index = ApiFilters.by_index | {"session"}
 
 
 @extend_schema_view(
@@ -224,7 +224,7 @@ class DisconnectSerializer(ApiSerializer):
 
 
 class AgentFilters(ApiFilters):
-    status = ChoiceFilter(choices=Agent.Status.choices)
+    status = AnyOfFilter(choices=Agent.Status.choices)
 
 
 @extend_schema_view(

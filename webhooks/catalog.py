@@ -13,8 +13,8 @@ from typing import Any
 
 import jsonschema_rs
 
-from webhooks.bounds import MAX_PROBLEMS
 from webhooks.errors import EventDataInvalidError, EventTypeUnknownError
+from webhooks.pace.bounds import MAX_PROBLEMS
 
 UUID_TEXT = {"type": "string", "format": "uuid"}
 TIME_TEXT = {"type": "string", "format": "date-time"}

@@ -7,7 +7,6 @@ the events themselves are their record.
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, TypeVar, cast
 from uuid import UUID
@@ -15,9 +14,7 @@ from uuid import UUID
 from django.core.exceptions import ObjectDoesNotExist
 from django.db import transaction
 from django.db.models import Model, QuerySet
-from django_filters import TypedChoiceFilter
 from django_filters.rest_framework import FilterSet
-from drf_spectacular.utils import extend_schema_field
 from rest_framework import exceptions
 from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
@@ -27,6 +24,7 @@ from rest_framework.viewsets import GenericViewSet
 
 from webhooks.api import idempotency, overtaking, pagination, throttles
 from webhooks.api.errors import ConflictError, ParametersInvalidError
+from webhooks.api.filters import AnyOfFilter, ApiFilters, BooleanFilter
 from webhooks.api.serializers import (
     ApiModelSerializer,
     ApiSerializer,
@@ -40,6 +38,8 @@ from webhooks.ids import parse_public_id
 from webhooks.repair import audit_log
 
 __all__ = [
+    "LIST_PARAMETERS",
+    "AnyOfFilter",
     "ApiFilters",
     "ApiModelSerializer",
     "ApiSerializer",
@@ -55,40 +55,16 @@ __all__ = [
     "PublicIdField",
     "RetrieveAction",
     "UpdateAction",
-    "in_utc",
 ]
 
 M = TypeVar("M", bound=Model)
 
+LIST_PARAMETERS = pagination.PARAMETERS | ApiFilters.base_filters.keys()
+"""Of a list that is not a viewset's own, such as the messages of a session."""
+
 READ_SECONDS = 3
 WRITE_SECONDS = 15
 """How long one statement of a request may take; the answer is 503 then."""
-
-
-@extend_schema_field({"type": "boolean"})
-class BooleanFilter(TypedChoiceFilter):  # type: ignore[misc]
-    """`true` or `false`; django-filter's own takes anything else for neither."""
-
-    def __init__(self, **options: Any) -> None:
-        options |= {"choices": [("true", "true"), ("false", "false")], "empty_value": None}
-        super().__init__(coerce=lambda text: text == "true", **options)
-
-
-class ApiFilters(FilterSet):  # type: ignore[misc]  # django-filter is untyped
-    """Query filters of a list."""
-
-    by_index: ClassVar[frozenset[str]] = frozenset()
-    """Filters that an index answers; with any other a page looks at a bounded number of rows."""
-
-    def without_scanning(self) -> QuerySet[Any] | None:
-        """Return the rows by the indexed filters alone; None where no other is in use."""
-        used = {name for name, value in self.form.cleaned_data.items() if value not in (None, "")}
-        if used <= self.by_index:
-            return None
-        rows = self.queryset.all()
-        for name in used & self.by_index:
-            rows = self.filters[name].filter(rows, self.form.cleaned_data[name])
-        return rows  # type: ignore[no-any-return]
 
 
 class ApiViewSet(GenericViewSet[M]):
@@ -109,7 +85,7 @@ class ApiViewSet(GenericViewSet[M]):
 
     detail_serializer_class: type[Serializer[Any]] | None = None
     """Of one object by itself, where it shows more than in a list."""
-    filterset_class: type[ApiFilters] | None = None
+    filterset_class: type[FilterSet] = ApiFilters
     http_method_names = ["get", "post", "patch", "delete", "head"]
     throttle_classes = []
     lookup_value_regex = "[^/]+"
@@ -156,8 +132,8 @@ class ApiViewSet(GenericViewSet[M]):
     def _check_parameters(self, request: Request) -> None:
         known = self.action_parameters.get(self.action or "", frozenset())
         if self._is_list():
-            filters = self.filterset_class.base_filters if self.filterset_class else {}
-            known = known | pagination.PARAMETERS | filters.keys()
+            pages = cast(type[pagination.KeysetPages], self.pagination_class)
+            known = known | pages.parameters | self.filterset_class.base_filters.keys()
         problems = {}
         for name, values in request.query_params.lists():
             if name not in known:
@@ -171,7 +147,7 @@ class ApiViewSet(GenericViewSet[M]):
             raise ParametersInvalidError(problems)
 
     def _is_list(self) -> bool:
-        return self.action == "list"
+        return self.action == "list" and self.pagination_class is not None
 
     # After it.
 
@@ -248,31 +224,20 @@ class ApiViewSet(GenericViewSet[M]):
         self,
         queryset: QuerySet[Any],
         serializer_class: Any,
-        filterset_class: type[ApiFilters] | None = None,
+        filterset_class: type[ApiFilters] = ApiFilters,
     ) -> Response:
         """Answer with one page of rows, filtered by the query string."""
         paginator = pagination.KeysetPages()
-        scanned = None
-        if filterset_class is not None:
-            filters = filterset_class(self.request.query_params, queryset, request=self.request)
-            if not filters.is_valid():
-                raise ParametersInvalidError(_error_lists(filters.errors))
-            queryset, scanned = filters.qs, filters.without_scanning()
-        rows = paginator.paginate_queryset(queryset, self.request, self, scanned=scanned)
+        filters = filterset_class(self.request.query_params, queryset, request=self.request)
+        if not filters.is_valid():
+            raise ParametersInvalidError(_error_lists(filters.errors))
+        rows = paginator.paginate_queryset(
+            filters.qs, self.request, self, scanned=filters.without_scanning()
+        )
         context = self.get_serializer_context()
         return paginator.get_paginated_response(
             serializer_class(rows, many=True, context=context).data
         )
-
-
-def in_utc(name: str, moment: datetime) -> datetime:
-    """Return the time of a query parameter in UTC: Postgres knows no zone more than 16 hours away.
-
-    Raises ParametersInvalidError for years that ids and time zones cannot hold.
-    """
-    if not 1971 <= moment.year <= 9000:
-        raise ParametersInvalidError({name: ["Choose a time between 1971 and 9000."]})
-    return moment.astimezone(UTC)
 
 
 def _present(changed: Model, name: str) -> Any:

@@ -1,12 +1,12 @@
 """`/deliveries`: what is owed to webhooks, with every attempt."""
 
-from datetime import datetime
-from typing import Any, ClassVar
-from uuid import UUID
+from functools import reduce
+from operator import or_
+from typing import ClassVar
 
 from django.db import transaction
 from django.db.models import Q, QuerySet
-from django_filters import CharFilter, ChoiceFilter, IsoDateTimeFilter
+from django_filters import CharFilter
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import serializers
 from rest_framework.decorators import action
@@ -24,20 +24,17 @@ from webhooks.api.base import (
     ParametersInvalidError,
     PublicIdField,
     RetrieveAction,
-    in_utc,
 )
+from webhooks.api.filters import AnyOfFilter, EventTypesFilter, parse_parameter
 from webhooks.api.pagination import PARAMETERS
 from webhooks.api.redeliveries import StartedRedeliverySerializer
 from webhooks.api.serializers import FailureKindField
 from webhooks.choices import DeliveryStatus
-from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import (
     ATTEMPT_PREFIX,
     DELIVERY_PREFIX,
     EVENT_PREFIX,
     WEBHOOK_PREFIX,
-    first_id_of,
-    parse_public_id,
 )
 from webhooks.models import Attempt, Delivery
 
@@ -127,22 +124,20 @@ RESPONSE_CLASSES: dict[str, Q] = {
 
 
 class DeliveryFilters(ApiFilters):
-    status = ChoiceFilter(choices=DeliveryStatus.choices)
+    status = AnyOfFilter(choices=DeliveryStatus.choices)
     webhook = CharFilter(method="by_id", label="`whk_…`")
     event = CharFilter(method="by_id", label="`evt_…`")
-    eventType = CharFilter(field_name="event_type", max_length=100)
-    responseClass = ChoiceFilter(
+    eventType = EventTypesFilter(field_name="event_type")
+    responseClass = AnyOfFilter(
         choices=[(name, name) for name in RESPONSE_CLASSES],
         method="by_response_class",
         label="Of the last attempt; `none` where no answer came.",
     )
-    since = IsoDateTimeFilter(method="by_time", label="Created at this time or later.")
-    until = IsoDateTimeFilter(method="by_time", label="Created before this time.")
     search = CharFilter(
         method="by_any_id", max_length=40, label="The id of a delivery, an event or a webhook."
     )
 
-    by_index = frozenset({"webhook", "event", "since", "until", "search"})
+    by_index = ApiFilters.by_index | {"webhook", "event", "search"}
     parameters: ClassVar[frozenset[str]] = frozenset()
 
     def by_id(self, rows: QuerySet[Delivery], name: str, value: str) -> QuerySet[Delivery]:
@@ -159,29 +154,12 @@ class DeliveryFilters(ApiFilters):
         )
 
     def by_response_class(
-        self, rows: QuerySet[Delivery], name: str, value: str
+        self, rows: QuerySet[Delivery], name: str, values: list[str]
     ) -> QuerySet[Delivery]:
-        return rows.filter(RESPONSE_CLASSES[value])
-
-    def by_time(self, rows: QuerySet[Any], name: str, value: datetime) -> QuerySet[Any]:
-        return created(rows, name, value)
+        return rows.filter(reduce(or_, (RESPONSE_CLASSES[value] for value in values)))
 
 
 DeliveryFilters.parameters = PARAMETERS | DeliveryFilters.base_filters.keys()
-
-
-def parse_parameter(name: str, value: str, prefix: str) -> UUID:
-    """Return the id in a query parameter; raises ParametersInvalidError."""
-    try:
-        return parse_public_id(value, prefix)
-    except PublicIdInvalidError as problem:
-        raise ParametersInvalidError({name: [str(problem)]}) from None
-
-
-def created(rows: QuerySet[Any], name: str, moment: datetime) -> QuerySet[Any]:
-    """Filter by `since` or `until`: ids are time-ordered, so the primary key answers it."""
-    first_id = first_id_of(in_utc(name, moment))
-    return rows.filter(**{"id__gte" if name == "since" else "id__lt": first_id})
 
 
 @extend_schema_view(

@@ -9,6 +9,8 @@ from rest_framework.response import Response
 
 from webhooks import catalog
 from webhooks.api.base import ApiSerializer, ApiViewSet
+from webhooks.api.filters import NoFilters
+from webhooks.api.pagination import CatalogPages
 from webhooks.errors import EventTypeUnknownError
 from webhooks.models import Event
 
@@ -24,15 +26,19 @@ class EventTypeSerializer(ApiSerializer):
 
 class EventTypeViewSet(ApiViewSet[Event]):
     lookup_field = "name"
-    pagination_class = None
+    filterset_class = NoFilters
+    pagination_class = CatalogPages
     unlimited_actions = frozenset({"list", "retrieve"})  # no statement at all
 
     def get_queryset(self) -> QuerySet[Event]:
         return Event.objects.none()
 
-    @extend_schema(summary="List all event types", responses=EventTypeSerializer(many=True))
+    @extend_schema(summary="List event types", responses=EventTypeSerializer(many=True))
     def list(self, request: Request) -> Response:
-        return self.show(EventTypeSerializer, catalog.all_types(), many=True)
+        pages = CatalogPages()
+        found = pages.paginate(catalog.all_types(), request)
+        shown = EventTypeSerializer(found, many=True, context=self.get_serializer_context())
+        return pages.get_paginated_response(shown.data)
 
     @extend_schema(summary="Show an event type", responses=EventTypeSerializer)
     def retrieve(self, request: Request, name: str) -> Response:

@@ -1,12 +1,10 @@
 """`/events`: trigger them, look at them, follow them."""
 
 import json
-from datetime import datetime
 from typing import Any
 
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
-from django_filters import CharFilter, IsoDateTimeFilter
 from drf_spectacular.utils import (
     OpenApiParameter,
     extend_schema,
@@ -27,7 +25,7 @@ from webhooks.api.base import (
     ParametersInvalidError,
     PublicIdField,
 )
-from webhooks.api.deliveries import created
+from webhooks.api.filters import EventTypesFilter
 from webhooks.api.wishes import BatchSerializer, EventSerializer, NewEventSerializer
 from webhooks.errors import (
     CursorInvalidError,
@@ -85,7 +83,7 @@ class BatchResultSerializer(ApiSerializer):
 class FeedEventSerializer(ApiSerializer):
     id = serializers.CharField()
     type = serializers.CharField()
-    created = serializers.DateTimeField(source="created_at")
+    created_at = serializers.DateTimeField()
     payload = serializers.CharField(help_text="The exact text that webhooks get.")
 
 
@@ -96,14 +94,7 @@ class FeedSerializer(ApiSerializer):
 
 
 class EventFilters(ApiFilters):
-    type = CharFilter(max_length=100)
-    since = IsoDateTimeFilter(method="by_time", label="Created at this time or later.")
-    until = IsoDateTimeFilter(method="by_time", label="Created before this time.")
-
-    by_index = frozenset({"since", "until"})
-
-    def by_time(self, rows: QuerySet[Any], name: str, value: datetime) -> QuerySet[Any]:
-        return created(rows, name, value)
+    type = EventTypesFilter()
 
 
 @extend_schema_view(list=extend_schema(summary="List events"))

@@ -4,11 +4,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.utils import timezone
-from django_filters import ChoiceFilter, IsoDateTimeFilter
+from django_filters import IsoDateTimeFilter
 from rest_framework import serializers
 from rest_framework.request import Request
 
-from webhooks.api.base import ApiFilters, ApiSerializer, ParametersInvalidError, in_utc
+from webhooks.api.base import ApiFilters, ApiSerializer, ParametersInvalidError
+from webhooks.api.filters import OneOfFilter, in_utc
 from webhooks.figures import history
 from webhooks.models import Webhook
 
@@ -22,7 +23,7 @@ class StatsQuery(ApiFilters):
 
     since = IsoDateTimeFilter(label="Created at this time or later; by default seven days ago.")
     until = IsoDateTimeFilter(label="Created before this time; by default now.")
-    bucket = ChoiceFilter(choices=[("hour", "hour"), ("day", "day")], label="By default `hour`.")
+    bucket = OneOfFilter([("hour", "hour"), ("day", "day")], label="By default `hour`.")
 
     @property
     def qs(self) -> Any:

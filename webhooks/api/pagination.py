@@ -1,4 +1,4 @@
-"""Pages by keyset: newest first, each page as cheap as the first, however deep.
+"""Pages by keyset: newest first or oldest first, each page as cheap as the first, however deep.
 
 Ids are time-ordered, so a cursor is an id and a direction. It says nothing that its reader does not
 know, and moves nobody past their own rows: every query is scoped to its owner beside it.
@@ -23,12 +23,14 @@ MAX_LIMIT = 100
 MAX_SCANNED = 5_000
 """Rows that one page looks at for a filter without an index; it may then be short, or empty."""
 
-PARAMETERS = frozenset({"limit", "cursor"})
+PARAMETERS = frozenset({"limit", "cursor", "order"})
+ORDERS = ("newest", "oldest")
+"""What comes first; one index read either way serves both."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The row before a page; `is_backward` pages towards newer rows."""
+    """The row before a page; `is_backward` pages towards the first row."""
 
     row_id: UUID
     is_backward: bool = False
@@ -53,6 +55,8 @@ class Cursor:
 class KeysetPages(BasePagination):
     """`{"results": […], "next": URL or null, "previous": URL or null}`."""
 
+    parameters = PARAMETERS
+
     def paginate_queryset(  # type: ignore[override]  # of querysets only
         self,
         queryset: QuerySet[Any],
@@ -71,10 +75,11 @@ class KeysetPages(BasePagination):
         text = request.query_params.get("cursor")
         cursor = None if text is None else Cursor.decode(text)
         is_backward = cursor is not None and cursor.is_backward
-        edge = None if scanned is None else _edge(_from(scanned, cursor))
-        rows = _from(queryset, cursor)
+        is_ascending = (_order(request) == "oldest") != is_backward
+        edge = None if scanned is None else _edge(_from(scanned, cursor, is_ascending))
+        rows = _from(queryset, cursor, is_ascending)
         if edge is not None:
-            rows = rows.filter(**{"id__lte" if is_backward else "id__gte": edge})
+            rows = rows.filter(**{"id__lte" if is_ascending else "id__gte": edge})
         found = list(rows[: limit + 1])
         goes_on = found[limit - 1].id if len(found) > limit else edge
         page = found[:limit]
@@ -88,7 +93,7 @@ class KeysetPages(BasePagination):
         if cursor is None:
             self.next, self.previous = ahead, None
         elif cursor.is_backward:
-            # Nothing newer: what comes next is the first page again.
+            # Nothing before it: what comes next is the first page again.
             first = remove_query_param(self._url, "cursor")
             self.next, self.previous = self._link(page[-1].id, False) if page else first, ahead
         else:
@@ -110,33 +115,43 @@ class KeysetPages(BasePagination):
             "required": ["results", "next", "previous"],
             "properties": {
                 "results": schema,
-                "next": {**link, "description": "The next page, with older rows; null at the end."},
-                "previous": {**link, "description": "The page before, with newer rows."},
+                "next": {**link, "description": "The next page; null at the end."},
+                "previous": {**link, "description": "The page before."},
             },
         }
 
     def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
-        return [
-            {
-                "name": "limit",
-                "in": "query",
-                "required": False,
-                "description": "Rows per page.",
-                "schema": {
-                    "type": "integer",
-                    "minimum": 1,
-                    "maximum": MAX_LIMIT,
-                    "default": DEFAULT_LIMIT,
-                },
-            },
-            {
-                "name": "cursor",
-                "in": "query",
-                "required": False,
-                "description": "Where the page starts; taken from `next` or `previous`.",
-                "schema": {"type": "string"},
-            },
-        ]
+        return [one for one in DESCRIBED if one["name"] in self.parameters]
+
+
+DESCRIBED: list[dict[str, Any]] = [
+    {
+        "name": "limit",
+        "in": "query",
+        "required": False,
+        "description": "Rows per page.",
+        "schema": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": MAX_LIMIT,
+            "default": DEFAULT_LIMIT,
+        },
+    },
+    {
+        "name": "cursor",
+        "in": "query",
+        "required": False,
+        "description": "Where the page starts; taken from `next` or `previous`.",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": "order",
+        "in": "query",
+        "required": False,
+        "description": "What comes first.",
+        "schema": {"type": "string", "enum": list(ORDERS), "default": ORDERS[0]},
+    },
+]
 
 
 def _limit(request: Request) -> int:
@@ -146,15 +161,38 @@ def _limit(request: Request) -> int:
     return int(text)
 
 
-def _from(queryset: QuerySet[Any], cursor: Cursor | None) -> QuerySet[Any]:
-    if cursor is None:
-        return queryset.order_by("-id")
-    if cursor.is_backward:
-        return queryset.filter(id__gt=cursor.row_id).order_by("id")
-    return queryset.filter(id__lt=cursor.row_id).order_by("-id")
+def _order(request: Request) -> str:
+    order = request.query_params.get("order", ORDERS[0])
+    if order not in ORDERS:
+        raise ParametersInvalidError({"order": [f"The order is {' or '.join(ORDERS)}."]})
+    return order
+
+
+def _from(queryset: QuerySet[Any], cursor: Cursor | None, is_ascending: bool) -> QuerySet[Any]:
+    if cursor is not None:
+        queryset = queryset.filter(**{"id__gt" if is_ascending else "id__lt": cursor.row_id})
+    return queryset.order_by("id" if is_ascending else "-id")
 
 
 def _edge(rows: QuerySet[Any]) -> UUID | None:
     """Return the last row that is looked at; None where the end comes earlier."""
     found = list(rows.values_list("id", flat=True)[MAX_SCANNED - 1 : MAX_SCANNED])
     return found[0] if found else None
+
+
+class CatalogPages(KeysetPages):
+    """Pages of a short list that stands in the code; a cursor is a position in it."""
+
+    parameters = frozenset({"limit", "cursor"})
+
+    def paginate(self, items: list[Any], request: Request) -> list[Any]:
+        """Return the items of the page that the request asks for."""
+        self._url = request.build_absolute_uri()
+        limit, text = _limit(request), request.query_params.get("cursor")
+        cursor = Cursor(UUID(int=0)) if text is None else Cursor.decode(text)
+        position = min(cursor.row_id.int, len(items))
+        start = max(0, position - limit) if cursor.is_backward else position
+        end = position if cursor.is_backward else min(position + limit, len(items))
+        self.next = self._link(UUID(int=end) if end < len(items) else None, False)
+        self.previous = self._link(UUID(int=start) if start else None, True)
+        return items[start:end]

@@ -13,6 +13,7 @@ from rest_framework.response import Response
 
 from webhooks import service
 from webhooks.api.base import ApiSerializer, ApiViewSet, NoInput, PublicIdField
+from webhooks.api.filters import NoFilters
 from webhooks.api.permissions import HasScope, MayDo
 from webhooks.api.redeliveries import RedeliverySerializer, facts_of
 from webhooks.doors import access
@@ -77,6 +78,7 @@ class QueueViewSet(ApiViewSet[Delivery]):
         "resume": access.PAUSE,
         "retry_failed": access.REDELIVER,
     }
+    filterset_class = NoFilters
     pagination_class = None
     serializer_class = QueueSerializer
 

@@ -204,7 +204,7 @@ class ProofSerializer(ApiSerializer):
 class WebhookFilters(ApiFilters):
     active = BooleanFilter()
 
-    by_index = frozenset({"active"})  # there are at most a hundred per owner
+    by_index = ApiFilters.by_index | {"active"}  # there are at most a hundred per owner
 
 
 @extend_schema_view(
@@ -245,7 +245,6 @@ class WebhookViewSet(
         values = self.read(WebhookSerializer)
         webhook = service.create_webhook(request.user, **values)
         self.note("webhook.create", webhook, **values)
-        webhook.refresh_from_db(fields=["created_at"])
         return self.show(NewWebhookSerializer, webhook, 201)
 
     def perform_update(self, webhook: Webhook, values: dict[str, Any]) -> None:

@@ -45,7 +45,7 @@ class EventSerializer(ApiSerializer):
     # Not derived from the model: building its fields would take longer than the insert.
     id = PublicIdField(EVENT_PREFIX, read_only=True)
     type = serializers.CharField(read_only=True)
-    created = serializers.DateTimeField(source="created_at", read_only=True)
+    created_at = serializers.DateTimeField(read_only=True)
     user_id = serializers.UUIDField(source="owner_id", read_only=True)
     webhook_count = serializers.SerializerMethodField(
         method_name="get_webhook_count",
@@ -126,7 +126,7 @@ def show(event: Event) -> dict[str, Any]:
     return {
         "id": event.public_id,
         "type": event.type,
-        "created": event.created_at.isoformat().replace("+00:00", "Z"),
+        "createdAt": event.created_at.isoformat().replace("+00:00", "Z"),
         "userId": str(event.owner_id),
         "webhookCount": event.fanout_count,
         "idempotencyKey": event.idempotency_key,

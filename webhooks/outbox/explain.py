@@ -38,15 +38,18 @@ class Explanation:
 def explain(event: Event) -> Explanation:
     """Explain for each webhook of the event's owner and of the platform whether it receives it.
 
+    Webhooks that were deleted before the event are left out.
     The reasons come from the current settings, because the fan-out stores nothing for a webhook
     that does not match. The deliveries stored at the time are returned beside them.
     """
     deliveries: dict[Any, Delivery] = {
         delivery.webhook_id: delivery for delivery in event.deliveries.all()
     }
-    candidates = Q(is_platform=True) | Q(id__in=deliveries.keys())
+    listening = Q(is_platform=True)
     if event.owner_id is not None:
-        candidates |= Q(owner_id=event.owner_id)
+        listening |= Q(owner_id=event.owner_id)
+    was_there = Q(deleted_at=None) | Q(deleted_at__gte=event.created_at)
+    candidates = listening & was_there | Q(id__in=deliveries.keys())
     considered = [
         Considered(webhook, *_reason(webhook, event), deliveries.get(webhook.id))
         for webhook in Webhook.objects.filter(candidates).order_by("id")

@@ -57,6 +57,8 @@ def create_webhook(
         webhook.disabled_at = timezone.now()
     if ed25519:
         secrets.append(SigningSecret.build(webhook, scheme=SigningSecret.Scheme.ED25519))
+    # Not by the database's clock: updated_at is by this one, and must not be earlier.
+    webhook.created_at = timezone.now()
     with transaction.atomic():
         _make_room(webhook)
         webhook.save(force_insert=True)

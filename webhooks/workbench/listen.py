@@ -144,7 +144,7 @@ def _read_page(document: Any) -> Page:
         FeedEvent(
             one["id"],
             one["type"],
-            datetime.fromisoformat(one["created"]),
+            datetime.fromisoformat(one["createdAt"]),
             one["payload"].encode(),
         )
         for one in document["events"]

@@ -66,7 +66,10 @@ def test_filters(
         assert listed(client, "responseClass=none", path) == [silent.public_id]
         assert listed(client, "status=FAILED&responseClass=2xx", path) == []
         assert listed(client, "eventType=project.deleted", path) == everything
-        assert listed(client, "eventType=project", path) == []
+        assert listed(client, "status=FAILED,SUCCESS&responseClass=2xx,none", path) == [
+            everything[0],
+            everything[1],
+        ]
         assert listed(client, f"event={failed.event.public_id}", path) == [failed.public_id]
         assert listed(client, f"search={failed.public_id}", path) == [failed.public_id]
         assert listed(client, f"search={failed.event.public_id}", path) == [failed.public_id]
@@ -81,6 +84,9 @@ def test_filters(
     [
         "status=failed",
         "status=SENDING%00",
+        "status=FAILED,nothing",
+        "responseClass=5xx,6xx",
+        "eventType=project",
         "status=",
         "status=FAILED&status=SUCCESS",
         "webhook=1",
@@ -110,10 +116,8 @@ def test_filter_that_makes_no_sense_is_refused_unread(client: APIClient, query: 
     with CaptureQueriesContext(connection) as queries:
         response = client.get(f"/api/v1/deliveries?{query}")
 
-    # A pattern is a text like any other.
-    makes_sense = "%2B)" in query
-    assert response.status_code == (200 if makes_sense else 400)
-    assert any("webhooks_delivery" in query["sql"] for query in queries) == makes_sense
+    assert response.status_code == 400
+    assert not any("webhooks_delivery" in query["sql"] for query in queries)
 
 
 def test_detail_shows_attempts_the_latest_first(

@@ -190,7 +190,7 @@ def _post(
 def readable(answer: HttpResponse) -> tuple[int, str, dict[str, str], str]:
     """Return all of an answer but its ids and times."""
     text = re.sub(r"evt_[0-9a-f]{32}", "evt_", answer.content.decode())
-    text = re.sub(r'"created":"[^"]+"', '"created":""', text)
+    text = re.sub(r'"createdAt":"[^"]+"', '"createdAt":""', text)
     return answer.status_code, answer.reason_phrase, dict(answer.headers), text
 
 

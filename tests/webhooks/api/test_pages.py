@@ -13,6 +13,7 @@ from rest_framework.test import APIClient
 from projects.models import Project, User
 from sessions_app.models import Agent, Recording, Session, SessionMessage
 from tests.webhooks.api.conftest import MakeClient
+from tests.webhooks.api.matrix import World
 from webhooks import service
 from webhooks.api import pagination
 from webhooks.ids import new_id
@@ -46,6 +47,47 @@ def test_pages_are_newest_first_and_without_gaps(client: APIClient, projects: li
     pages = walk(client, "/api/v1/projects?limit=3")
 
     assert pages == [projects[:3], projects[3:6], projects[6:]]
+
+
+def test_pages_are_oldest_first_where_that_is_asked_for(
+    client: APIClient, projects: list[str]
+) -> None:
+    url = "/api/v1/projects?limit=3&order=oldest"
+    upwards = projects[::-1]
+
+    pages = walk(client, url)
+    last = client.get(client.get(client.get(url).json()["next"]).json()["next"]).json()
+
+    assert pages == [upwards[:3], upwards[3:6], upwards[6:]]
+    assert [row["id"] for row in client.get(last["previous"]).json()["results"]] == upwards[3:6]
+    assert client.get("/api/v1/projects?order=name").status_code == 400
+
+
+LISTS = [
+    "agents", "deliveries", "events", "projects", "recordings", "redeliveries", "sessions",
+    "sessions/SESSION/messages", "tokens", "webhooks", "webhooks/WEBHOOK/deliveries",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_every_list_has_a_time_range(client: APIClient, world: World, path: str) -> None:
+    SessionMessage.objects.create(session_id=world.ids["session"], sender="A", content="Hi")
+    path = path.replace("SESSION", world.ids["session"]).replace("WEBHOOK", world.ids["webhook"])
+
+    def count(query: str) -> int:
+        return len(client.get(f"/api/v1/{path}?{query}").json()["results"])
+
+    assert count("since=2020-01-01T00:00:00Z") > 0
+    assert count("until=2020-01-01T00:00:00Z") == count("since=2100-01-01T00:00:00Z") == 0
+
+
+def test_pages_of_the_catalogue_lead_back(client: APIClient) -> None:
+    first = client.get("/api/v1/event-types?limit=4").json()
+    second = client.get(first["next"]).json()
+
+    assert (first["previous"], len(first["results"])) == (None, 4)
+    assert client.get(second["previous"]).json() == first
+    assert client.get("/api/v1/event-types?order=oldest").status_code == 400
 
 
 def test_pages_lead_back(client: APIClient, projects: list[str]) -> None:

@@ -45,6 +45,7 @@ def test_create_shows_the_secret_and_all_settings(client: APIClient, user: User)
     assert {name: shown[name] for name in wish if name != "headers"} == {
         name: value for name, value in wish.items() if name != "headers"
     }
+    assert shown["createdAt"] <= shown["updatedAt"]
     assert webhook.owner_id == user.id
     assert webhook.headers == {"X-Team": CANARY}
     assert (webhook.retry_delay_seconds, webhook.timeout_seconds) == (5, 7)

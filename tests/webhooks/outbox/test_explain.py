@@ -18,9 +18,21 @@ def event(user: User, make_webhook: Callable[..., Webhook]) -> Event:
     make_webhook(name="other type", events=["project.deleted"])
     make_webhook(name="off", active=False)
     make_webhook(name="platform", owner=None, is_platform=True, events=["*"])
-    service.delete_webhook(make_webhook(name="deleted"))
+    doomed = make_webhook(name="deleted", events=["user.created"])
     Project.objects.create(owner=user, name="P")
+    service.delete_webhook(doomed)
     return Event.objects.get(type="project.created")
+
+
+def test_webhooks_deleted_before_the_event_are_left_out(
+    user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    service.delete_webhook(make_webhook(name="long gone"))
+    doomed = make_webhook(name="gone since")
+    Project.objects.create(owner=user, name="P")
+    service.delete_webhook(doomed)
+
+    assert set(reasons(Event.objects.get(type="project.created"))) == {"gone since"}
 
 
 def reasons(event: Event) -> dict[str, tuple[bool, str, bool]]:

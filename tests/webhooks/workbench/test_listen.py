@@ -74,7 +74,7 @@ def event(number: int) -> dict[str, str]:
     return {
         "id": id_,
         "type": "webhook.test",
-        "created": "2026-11-23T10:30:00.123Z",
+        "createdAt": "2026-11-23T10:30:00.123Z",
         "payload": f'{{"id":"{id_}","data":{{"webhookId":"whk_1","message":"Zoë"}}}}',
     }
 
