@@ -241,9 +241,30 @@ if DEBUG:
         "rest_framework.authentication.SessionAuthentication"
     ]
     REST_FRAMEWORK["DEFAULT_RENDERER_CLASSES"] += ["rest_framework.renderers.BrowsableAPIRenderer"]
+API_TAGS = [
+    {"name": name, "description": text}
+    for name, text in {
+        "agents": "Programs that run sessions.",
+        "deliveries": "What is owed to webhooks, with every attempt.",
+        "event-types": "The catalogue.",
+        "events": "Trigger, look at and follow events.",
+        "projects": "Projects, whose changes cause events.",
+        "queue": "All owners' deliveries together, for staff.",
+        "recordings": "Recordings of sessions.",
+        "redeliveries": "Deliveries sent once more.",
+        "sessions": "Coding sessions and their messages.",
+        "tokens": "Credentials of programs.",
+        "webhooks": "What is sent where.",
+        "sent-to-receivers": "The requests that webhooks get.",
+    }.items()
+]
 SPECTACULAR_SETTINGS = {
     "TITLE": "RemoteDevAI Webhooks",
     "DESCRIPTION": "Register webhooks, trigger events, follow deliveries. See docs/api.md.",
+    "LICENSE": {"name": "MIT", "identifier": "MIT"},
+    "CONTACT": {"name": "RemoteDevAI"},
+    "SERVERS": [{"url": "/", "description": "The server that this description comes from."}],
+    "TAGS": API_TAGS,
     "VERSION": "1.0",
     "OAS_VERSION": "3.1.0",
     "SCHEMA_PATH_PREFIX": "/api/v1",
@@ -257,6 +278,9 @@ SPECTACULAR_SETTINGS = {
         "SessionStatus": "sessions_app.models.Session.Status",
         "RecordingStatus": "sessions_app.models.Recording.Status",
         "AgentStatus": "sessions_app.models.Agent.Status",
+        "ConnectedAgentStatus": "sessions_app.api.CONNECTED",
+        "RepeatableStatus": "webhooks.api.redeliveries.REPEATABLE_CHOICES",
+        "WaitingDeliveries": "webhooks.api.webhooks.WAITING",
     },
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_AUTHENTICATION": [],
@@ -272,6 +296,7 @@ SPECTACULAR_SETTINGS = {
         "drf_spectacular.hooks.postprocess_schema_enums",
         "webhooks.api.schema.describe_conventions",
         "webhooks.api.schema.describe_webhooks",
+        "webhooks.api.schema.name_enums_once",
     ],
 }
 

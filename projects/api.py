@@ -22,6 +22,8 @@ from webhooks.api.base import (
 
 
 class ProjectSerializer(ApiModelSerializer):
+    """A project, below which sessions are held."""
+
     description = serializers.CharField(max_length=10_000, allow_blank=True, required=False)
 
     class Meta:

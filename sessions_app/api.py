@@ -34,6 +34,8 @@ from webhooks.api.base import (
 
 MAX_CONTENT = 40_000
 """The length limit of a message; an event with it fits into 256 KB."""
+CONNECTED = ["ONLINE", "BUSY"]
+"""The statuses of a connected agent."""
 MAX_FILE_BYTES = 10**15
 """A petabyte; every JSON parser represents numbers up to this exactly."""
 
@@ -47,6 +49,8 @@ def change(move: Callable[..., None], **values: Any) -> None:
 
 
 class SessionSerializer(ApiModelSerializer):
+    """A coding session in a project."""
+
     project_id = OwnedField(Project.objects, source="project")
 
     class Meta:
@@ -56,6 +60,8 @@ class SessionSerializer(ApiModelSerializer):
 
 
 class MessageSerializer(ApiModelSerializer):
+    """What was said in a session."""
+
     content = serializers.CharField(max_length=MAX_CONTENT)
 
     class Meta:
@@ -110,13 +116,20 @@ class SessionViewSet(ListAction, RetrieveAction, CreateAction, ApiViewSet[Sessio
         change(getattr(session, name))
         return self.show(SessionSerializer, session)
 
-    @extend_schema(summary="List a session's messages", responses=MessageSerializer(many=True))
+    @extend_schema(
+        operation_id="listMessages",
+        summary="List a session's messages",
+        responses=MessageSerializer(many=True),
+    )
     @action(detail=True, filterset_class=ApiFilters)
     def messages(self, request: Request, pk: str) -> Response:
         return self.page(self.get_object().messages.all(), MessageSerializer)
 
     @extend_schema(
-        summary="Post a message", request=MessageSerializer, responses={201: MessageSerializer}
+        operation_id="postMessage",
+        summary="Post a message",
+        request=MessageSerializer,
+        responses={201: MessageSerializer},
     )
     @messages.mapping.post
     def post_message(self, request: Request, pk: str) -> Response:
@@ -126,6 +139,8 @@ class SessionViewSet(ListAction, RetrieveAction, CreateAction, ApiViewSet[Sessio
 
 
 class RecordingSerializer(ApiModelSerializer):
+    """A recording of a session."""
+
     session_id = OwnedField(Session.objects, source="session")
     # These are empty until the recording is complete, and an empty text is not a valid URL.
     url = serializers.CharField(read_only=True)
@@ -143,7 +158,9 @@ class RecordingSerializer(ApiModelSerializer):
         ]  # fmt: skip
 
 
-class CompletionSerializer(ApiModelSerializer):
+class CompleteRecordingSerializer(ApiModelSerializer):
+    """Where a recording is, and how large."""
+
     class Meta:
         model = Recording
         fields = ["url", "thumbnail_url", "duration_seconds", "file_size_bytes"]
@@ -155,7 +172,9 @@ class CompletionSerializer(ApiModelSerializer):
         }
 
 
-class FailureSerializer(ApiSerializer):
+class FailRecordingSerializer(ApiSerializer):
+    """Why a recording failed."""
+
     error = serializers.CharField(max_length=10_000)
 
 
@@ -184,42 +203,48 @@ class RecordingViewSet(ListAction, RetrieveAction, CreateAction, ApiViewSet[Reco
 
     @extend_schema(
         summary="Mark a recording as ready",
-        request=CompletionSerializer,
+        request=CompleteRecordingSerializer,
         responses=RecordingSerializer,
     )
     @action(detail=True, methods=["post"])
     def complete(self, request: Request, pk: str) -> Response:
         recording = self.get_object()
-        change(recording.complete, **self.read(CompletionSerializer))
+        change(recording.complete, **self.read(CompleteRecordingSerializer))
         return self.show(RecordingSerializer, recording)
 
     @extend_schema(
         summary="Mark a recording as failed",
-        request=FailureSerializer,
+        request=FailRecordingSerializer,
         responses=RecordingSerializer,
     )
     @action(detail=True, methods=["post"])
     def fail(self, request: Request, pk: str) -> Response:
         recording = self.get_object()
-        change(recording.fail, error=self.read(FailureSerializer)["error"])
+        change(recording.fail, error=self.read(FailRecordingSerializer)["error"])
         return self.show(RecordingSerializer, recording)
 
 
 class AgentSerializer(ApiModelSerializer):
+    """A program that runs sessions on a desktop."""
+
     class Meta:
         model = Agent
         fields = ["id", "name", "platform", "version", "status", "last_seen_at"]
         read_only_fields = ["status", "last_seen_at"]
 
 
-class AgentStatusSerializer(ApiSerializer):
+class SetAgentStatusSerializer(ApiSerializer):
+    """What a connected agent does."""
+
     status = serializers.ChoiceField(
-        choices=["ONLINE", "BUSY"],
+        choices=CONNECTED,
         help_text="The status of a connected agent: ONLINE is idle, BUSY is working.",
     )
 
 
-class DisconnectSerializer(ApiSerializer):
+class DisconnectAgentSerializer(ApiSerializer):
+    """Why an agent went away."""
+
     reason = serializers.CharField(max_length=200, allow_null=True, default=None)
 
 
@@ -255,23 +280,24 @@ class AgentViewSet(
         return self.show(AgentSerializer, agent)
 
     @extend_schema(
-        summary="Disconnect an agent", request=DisconnectSerializer, responses=AgentSerializer
+        summary="Disconnect an agent", request=DisconnectAgentSerializer, responses=AgentSerializer
     )
     @action(detail=True, methods=["post"])
     def disconnect(self, request: Request, pk: str) -> Response:
         agent = self.get_object()
-        change(agent.disconnect, reason=self.read(DisconnectSerializer)["reason"])
+        change(agent.disconnect, reason=self.read(DisconnectAgentSerializer)["reason"])
         return self.show(AgentSerializer, agent)
 
     @extend_schema(
+        operation_id="setAgentStatus",
         summary="Set an agent to busy or idle",
-        request=AgentStatusSerializer,
+        request=SetAgentStatusSerializer,
         responses=AgentSerializer,
     )
     @action(detail=True, methods=["post"])
     def status(self, request: Request, pk: str) -> Response:
         agent = self.get_object()
-        is_busy = self.read(AgentStatusSerializer)["status"] == Agent.Status.BUSY
+        is_busy = self.read(SetAgentStatusSerializer)["status"] == Agent.Status.BUSY
         change(agent.set_busy if is_busy else agent.set_idle)
         return self.show(AgentSerializer, agent)
 

@@ -169,7 +169,7 @@ class PasswordAuthentication(BasicAuthentication):
 
 class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = BearerAuthentication
-    name = "token"
+    name = "accessToken"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
         return {
@@ -179,9 +179,13 @@ class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
         }
 
 
+PASSWORD_SCHEME = {"type": "http", "scheme": "basic", "description": "User name and password."}
+"""Of the one operation that makes tokens; the generator knows the scheme of all the others only."""
+
+
 class PasswordScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = PasswordAuthentication
     name = "password"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
-        return {"type": "http", "scheme": "basic", "description": "User name and password."}
+        return PASSWORD_SCHEME

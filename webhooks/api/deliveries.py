@@ -43,6 +43,8 @@ MAX_ATTEMPTS_SHOWN = 100
 
 
 class DeliverySerializer(ApiModelSerializer):
+    """What is owed to one webhook of one event, and how far it has come."""
+
     id = PublicIdField(DELIVERY_PREFIX, read_only=True)
     event_id = PublicIdField(EVENT_PREFIX, read_only=True)
     webhook_id = PublicIdField(WEBHOOK_PREFIX, read_only=True)
@@ -74,6 +76,8 @@ class PhasesSerializer(serializers.Serializer[Attempt]):
 
 
 class AttemptSerializer(ApiModelSerializer):
+    """One request that was sent, and its answer."""
+
     id = PublicIdField(ATTEMPT_PREFIX, read_only=True)
     phases = PhasesSerializer(
         read_only=True, allow_null=True, help_text="Null for attempts of before they were recorded."
@@ -105,6 +109,8 @@ class AttemptSerializer(ApiModelSerializer):
 
 
 class DeliveryDetailSerializer(DeliverySerializer):
+    """A delivery with its attempts."""
+
     attempts = AttemptSerializer(
         many=True, read_only=True, source="latest_attempts", help_text="The latest one first."
     )

@@ -16,6 +16,8 @@ from webhooks.models import Event
 
 
 class EventTypeSerializer(ApiSerializer):
+    """A type of the catalogue: what causes it, and what its data holds."""
+
     name = serializers.CharField()
     group = serializers.CharField(help_text="`project` for `project.created`.")
     description = serializers.CharField()

@@ -26,7 +26,7 @@ from webhooks.api.base import (
     PublicIdField,
 )
 from webhooks.api.filters import EventTypesFilter
-from webhooks.api.wishes import BatchSerializer, EventSerializer, NewEventSerializer
+from webhooks.api.wishes import EventBatchSerializer, EventSerializer, NewEventSerializer
 from webhooks.errors import (
     CursorInvalidError,
     EventTypeUnknownError,
@@ -36,7 +36,9 @@ from webhooks.models import Delivery, Event
 from webhooks.outbox import feed
 
 
-class ConsideredSerializer(ApiSerializer):
+class ExplanationSerializer(ApiSerializer):
+    """Why one webhook got an event, or did not."""
+
     webhook_id = PublicIdField(WEBHOOK_PREFIX, source="webhook.id")
     matches = serializers.BooleanField(help_text="By today's settings.")
     reason = serializers.CharField()
@@ -46,10 +48,12 @@ class ConsideredSerializer(ApiSerializer):
 
 
 class EventDetailSerializer(EventSerializer):
+    """An event with its data."""
+
     data = serializers.SerializerMethodField(  # type: ignore[assignment]
         method_name="get_data", help_text="Null once it was erased."
     )
-    explanation = ConsideredSerializer(
+    explanation = ExplanationSerializer(
         many=True,
         allow_null=True,
         read_only=True,
@@ -62,14 +66,18 @@ class EventDetailSerializer(EventSerializer):
         return json.loads(payload)["data"] if payload else None
 
 
-class ItemErrorSerializer(ApiSerializer):
+class BatchRefusalSerializer(ApiSerializer):
+    """Why an event of a batch was refused."""
+
     code = serializers.CharField()
     message = serializers.CharField()
 
 
-class ItemResultSerializer(ApiSerializer):
+class BatchItemSerializer(ApiSerializer):
+    """What became of one event of a batch."""
+
     id = serializers.CharField(allow_null=True, help_text="Of the event; null where refused.")
-    error = ItemErrorSerializer(allow_null=True)
+    error = BatchRefusalSerializer(allow_null=True)
 
 
 class BatchResultSerializer(ApiSerializer):
@@ -77,10 +85,12 @@ class BatchResultSerializer(ApiSerializer):
 
     accepted = serializers.IntegerField()
     refused = serializers.IntegerField()
-    results = ItemResultSerializer(many=True)
+    results = BatchItemSerializer(many=True)
 
 
 class FeedEventSerializer(ApiSerializer):
+    """An event as webhooks get it."""
+
     id = serializers.CharField()
     type = serializers.CharField()
     created_at = serializers.DateTimeField()
@@ -88,6 +98,8 @@ class FeedEventSerializer(ApiSerializer):
 
 
 class FeedSerializer(ApiSerializer):
+    """The next events, and where to go on."""
+
     events = FeedEventSerializer(many=True)
     next = serializers.CharField(help_text="Pass it as `after` to go on from here.")
     has_more = serializers.BooleanField(help_text="Whether to ask again at once.")
@@ -136,6 +148,7 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
         return self.show(EventDetailSerializer, event)
 
     @extend_schema(
+        operation_id="triggerEvent",
         summary="Trigger an event",
         request=NewEventSerializer,
         responses={201: EventSerializer},
@@ -145,8 +158,9 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
         return Response(wishes.trigger_one(request, request.data), status=201)
 
     @extend_schema(
+        operation_id="triggerEvents",
         summary="Trigger up to a thousand events",
-        request=BatchSerializer,
+        request=EventBatchSerializer,
         responses=BatchResultSerializer,
     )
     @action(detail=False, methods=["post"])
@@ -155,6 +169,7 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
         return Response(wishes.trigger_many(request, request.data))
 
     @extend_schema(
+        operation_id="followEvents",
         summary="Follow events in their order, without gaps",
         parameters=[
             OpenApiParameter("after", str, description="`next` of the answer before."),

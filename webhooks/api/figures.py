@@ -30,7 +30,9 @@ class StatsQuery(ApiFilters):
         return self.queryset
 
 
-class BucketSerializer(ApiSerializer):
+class StatsBucketSerializer(ApiSerializer):
+    """The deliveries that were created in one hour or day."""
+
     starts_at = serializers.DateTimeField()
     deliveries = serializers.IntegerField()
     succeeded = serializers.IntegerField()
@@ -39,7 +41,9 @@ class BucketSerializer(ApiSerializer):
     open = serializers.IntegerField(help_text="Not ended.")
 
 
-class StatsSerializer(ApiSerializer):
+class WebhookStatsSerializer(ApiSerializer):
+    """What became of the deliveries of a webhook that were created in a time range."""
+
     since = serializers.DateTimeField()
     until = serializers.DateTimeField()
     deliveries = serializers.IntegerField()
@@ -56,7 +60,7 @@ class StatsSerializer(ApiSerializer):
     delivery_p95_ms = serializers.IntegerField(allow_null=True)
     last_success_at = serializers.DateTimeField(allow_null=True)
     last_failure_at = serializers.DateTimeField(allow_null=True)
-    series = BucketSerializer(many=True)
+    series = StatsBucketSerializer(many=True)
 
 
 def stats_of(webhook: Webhook, request: Request) -> dict[str, Any]:

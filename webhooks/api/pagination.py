@@ -112,6 +112,7 @@ class KeysetPages(BasePagination):
         link = {"type": ["string", "null"], "format": "uri"}
         return {
             "type": "object",
+            "description": "A part of a list, and where to go on.",
             "required": ["results", "next", "previous"],
             "properties": {
                 "results": schema,

@@ -24,6 +24,8 @@ from webhooks.repair import housekeeping
 
 
 class WorkerSerializer(ApiSerializer):
+    """A process that sends."""
+
     id = serializers.UUIDField()
     host = serializers.CharField()
     pid = serializers.IntegerField()
@@ -34,6 +36,8 @@ class WorkerSerializer(ApiSerializer):
 
 
 class ChoreSerializer(ApiSerializer):
+    """Housekeeping that workers do now and then."""
+
     name = serializers.CharField()
     finished_at = serializers.DateTimeField(allow_null=True, help_text="When it last came round.")
     failures = serializers.IntegerField(help_text="Turns in a row that failed or never ended.")
@@ -42,11 +46,15 @@ class ChoreSerializer(ApiSerializer):
     is_overdue = serializers.BooleanField(help_text="Whether it is due and nobody does it.")
 
 
-class PauseSerializer(ApiSerializer):
+class PauseSendingSerializer(ApiSerializer):
+    """Why nothing shall be sent."""
+
     reason = serializers.CharField(max_length=500, allow_blank=True, default="")
 
 
 class QueueSerializer(ApiSerializer):
+    """What waits and who works, of all owners together."""
+
     due = serializers.IntegerField(help_text="Could be sent at once.")
     oldest_due_seconds = serializers.FloatField(allow_null=True)
     held = serializers.IntegerField(help_text="Due, but their webhooks are not sent to now.")
@@ -86,6 +94,7 @@ class QueueViewSet(ApiViewSet[Delivery]):
         return Delivery.objects.none()
 
     @extend_schema(
+        operation_id="getQueue",
         summary="Show what waits and who works",
         responses=forced_singular_serializer(QueueSerializer),  # type: ignore[no-untyped-call]
     )
@@ -93,21 +102,27 @@ class QueueViewSet(ApiViewSet[Delivery]):
         return self._show_queue()
 
     @extend_schema(
+        operation_id="pauseSending",
         summary="Stop all sending; everything waits",
-        request=PauseSerializer,
+        request=PauseSendingSerializer,
         responses=QueueSerializer,
     )
     @action(detail=False, methods=["post"])
     @transaction.atomic
     def pause(self, request: Request) -> Response:
-        reason = self.read(PauseSerializer)["reason"]
+        reason = self.read(PauseSendingSerializer)["reason"]
         was = Pause.objects.exists()
         service.pause_sending(reason, paused_by=request.user)
         if not was:
             self.note("sending.pause", "sending", paused=[False, True], reason=reason)
         return self._show_queue()
 
-    @extend_schema(summary="Send again", request=NoInput, responses=QueueSerializer)
+    @extend_schema(
+        operation_id="resumeSending",
+        summary="Send again",
+        request=NoInput,
+        responses=QueueSerializer,
+    )
     @action(detail=False, methods=["post"])
     @transaction.atomic
     def resume(self, request: Request) -> Response:
@@ -117,6 +132,7 @@ class QueueViewSet(ApiViewSet[Delivery]):
         return self._show_queue()
 
     @extend_schema(
+        operation_id="retryFailed",
         summary="Send failed deliveries once more",
         request=RetryFailedSerializer,
         responses={202: RedeliverySerializer},

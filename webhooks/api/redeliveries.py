@@ -37,10 +37,13 @@ from webhooks.repair import redelivery, redelivery_progress, redelivery_scope
 from webhooks.repair.redelivery_scope import REPEATABLE
 
 MAX_IDS = 1000
+REPEATABLE_CHOICES = sorted(REPEATABLE)
 WARNINGS_HELP = "Such as that an ordered webhook gets these in any order, also behind newer events."
 
 
 class RedeliverySerializer(ApiModelSerializer):
+    """A request to send deliveries once more, or events that a webhook never got."""
+
     id = PublicIdField(REDELIVERY_PREFIX, read_only=True)
 
     class Meta:
@@ -59,6 +62,8 @@ class RedeliverySerializer(ApiModelSerializer):
 
 
 class StartedRedeliverySerializer(RedeliverySerializer):
+    """A redelivery, with what may be unexpected of it."""
+
     warnings = serializers.SerializerMethodField(
         method_name="get_warnings", help_text=WARNINGS_HELP
     )
@@ -72,6 +77,8 @@ class StartedRedeliverySerializer(RedeliverySerializer):
 
 
 class RedeliveryDetailSerializer(StartedRedeliverySerializer):
+    """How far a redelivery has come."""
+
     succeeded_count = serializers.IntegerField(read_only=True, help_text="Delivered since.")
     failed_count = serializers.IntegerField(read_only=True, help_text="Failed again, or cancelled.")
     is_over = serializers.BooleanField(read_only=True, help_text="Whether all have ended.")
@@ -96,7 +103,7 @@ class NewRedeliverySerializer(ApiSerializer):
     event_id = PublicIdField(EVENT_PREFIX, required=False)
     event_type = serializers.CharField(max_length=100, required=False)
     statuses = serializers.ListField(
-        child=serializers.ChoiceField(choices=sorted(REPEATABLE)),
+        child=serializers.ChoiceField(choices=REPEATABLE_CHOICES),
         max_length=len(REPEATABLE),
         required=False,
         help_text="By default FAILED, or any where `deliveryIds` is given; an empty list selects "
@@ -123,7 +130,9 @@ SAY_WHICH = (
 )
 
 
-class CountSerializer(ApiSerializer):
+class DeliveryCountSerializer(ApiSerializer):
+    """How many deliveries a redelivery would send."""
+
     matched_count = serializers.IntegerField(
         help_text=f"{COUNTED_AT_MOST + 1:,} means more than {COUNTED_AT_MOST:,}: no more are counted."
     )
@@ -182,14 +191,14 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
     @extend_schema(
         summary="Send deliveries once more, or count those that would be",
         request=NewRedeliverySerializer,
-        responses={200: CountSerializer, 202: StartedRedeliverySerializer},
+        responses={200: DeliveryCountSerializer, 202: StartedRedeliverySerializer},
     )
     @transaction.atomic
     def create(self, request: Request) -> Response:
         wish = self.read(NewRedeliverySerializer)
         asked = self._replay(wish) if wish["replay"] else self._redeliver(wish)
         if not isinstance(asked, Redelivery):
-            return self.show(CountSerializer, asked)
+            return self.show(DeliveryCountSerializer, asked)
         self.note("redelivery.create", asked, **facts_of(asked))
         return self.show(StartedRedeliverySerializer, asked, 202)
 

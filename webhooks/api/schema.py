@@ -8,6 +8,8 @@ from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import get_doc
 
 from webhooks import catalog
+from webhooks.api.authentication import PASSWORD_SCHEME
+from webhooks.api.names import camel_case
 from webhooks.api.problems import CONTENT_TYPE, TITLES, TYPE_PREFIX
 from webhooks.catalog import EventType
 
@@ -95,6 +97,26 @@ class ApiSchema(AutoSchema):
             needs = f"Needs the scope `{cast(Any, self.view).required_scope()}`."
         return f"{description} {needs}".strip()
 
+    def get_operation_id(self) -> str:
+        """Return `listWebhooks`, `getWebhook`, `pauseSession`; extend_schema() may say otherwise."""
+        action = getattr(self.view, "action", None) or self.method.lower()
+        one = _pascal_case(getattr(self.view, "basename", None) or self.path)
+        if action == "list":
+            return "list" + _pascal_case(self.path.split("/")[3])
+        return camel_case(VERBS.get(action, action)) + one
+
+    def get_paginated_name(self, serializer_name: str) -> str:
+        return f"{serializer_name}Page"
+
+    def _get_serializer_name(self, serializer: Any, direction: Any, *args: Any) -> str:
+        """Name the body of a change `WebhookChanges`, and any other `WebhookInput`."""
+        name: str = super()._get_serializer_name(serializer, direction, *args)  # type: ignore[no-untyped-call]
+        if direction != "request":
+            return name
+        name = name.removesuffix("Request")
+        is_change = name.startswith("Patched")
+        return f"{name.removeprefix('Patched')}{'Changes' if is_change else 'Input'}"
+
     def _resolve_path_parameters(self, variables: Any) -> list[dict[str, Any]]:
         parameters: list[dict[str, Any]] = super()._resolve_path_parameters(variables)  # type: ignore[no-untyped-call]
         prefix = getattr(self.view, "id_prefix", None)
@@ -104,6 +126,14 @@ class ApiSchema(AutoSchema):
                 parameter["schema"] = {"type": "string", **form}
                 parameter.pop("description", None)
         return parameters
+
+
+VERBS = {"retrieve": "get", "partial_update": "update", "destroy": "delete"}
+"""What actions of the framework are called in operationIds."""
+
+
+def _pascal_case(name: str) -> str:
+    return "".join(part.capitalize() for part in name.replace("-", "_").split("_"))
 
 
 class PublicIdExtension(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]
@@ -131,10 +161,13 @@ def describe_conventions(
     }
     components["parameters"] = {"IdempotencyKey": IDEMPOTENCY_KEY}
     for name, schema in components["schemas"].items():
-        if name.endswith("Request"):
+        if name.endswith(("Input", "Changes")):
             schema.setdefault("additionalProperties", False)
-        if name.startswith("Patched"):
+        if name.endswith("Changes"):
             _leave_out_defaults(schema)
+        for value in schema.get("properties", {}).values():
+            _make_one_text(value)
+    components["securitySchemes"]["password"] = PASSWORD_SCHEME
     for path, method, operation in _operations(result):
         _describe_operation(path, method, operation)
     return result
@@ -145,6 +178,14 @@ def _leave_out_defaults(schema: dict[str, Any]) -> None:
     schema.pop("required", None)
     for value in schema["properties"].values():
         value.pop("default", None)
+
+
+def _make_one_text(schema: dict[str, Any]) -> None:
+    """A URL or an empty text is a text; generators of clients would make two types of it."""
+    either = schema.get("oneOf", [])
+    if either and all(one.get("type") == "string" for one in either):
+        del schema["oneOf"]
+        schema |= {"type": "string", "maxLength": max(one["maxLength"] for one in either)}
 
 
 IDEMPOTENCY_KEY = {
@@ -195,6 +236,34 @@ def describe_webhooks(
     return result
 
 
+def name_enums_once(
+    result: dict[str, Any], generator: Any, request: Any, public: bool
+) -> dict[str, Any]:
+    """Refer to the component of an enum wherever the same values are listed once more."""
+    schemas = result["components"]["schemas"]
+    names = {
+        frozenset(schema["enum"]): name for name, schema in schemas.items() if "enum" in schema
+    }
+    for name, schema in schemas.items():
+        if "enum" not in schema:
+            schemas[name] = _refer(schema, names)
+    # Not in `webhooks`: the schema of an event stands by itself.
+    result["paths"] = _refer(result["paths"], names)
+    return result
+
+
+def _refer(part: Any, names: dict[frozenset[str], str]) -> Any:
+    if isinstance(part, list):
+        return [_refer(one, names) for one in part]
+    if not isinstance(part, dict):
+        return part
+    values = part.get("enum")
+    if isinstance(values, list) and frozenset(values) in names:
+        reference = {"$ref": f"#/components/schemas/{names[frozenset(values)]}"}
+        return reference | {k: v for k, v in part.items() if k not in ("enum", "type")}
+    return {name: _refer(one, names) for name, one in part.items()}
+
+
 def _sent(event_type: EventType) -> dict[str, Any]:
     data = {key: value for key, value in event_type.schema.items() if key != "$schema"}
     schema = {
@@ -202,7 +271,7 @@ def _sent(event_type: EventType) -> dict[str, Any]:
         "required": ["id", "type", "created", "data"],
         "properties": {
             "id": {"type": "string", "pattern": id_pattern("evt_")},
-            "type": {"const": event_type.name},
+            "type": {"type": "string", "const": event_type.name},
             "created": {"type": "string", "format": "date-time"},
             "data": data,
         },
@@ -215,9 +284,9 @@ def _sent(event_type: EventType) -> dict[str, Any]:
     }
     content = {"application/json": {"schema": schema, "example": example}}
     return {
-        "operationId": "on_" + event_type.name.replace(".", "_"),
+        "operationId": camel_case("on_" + event_type.name.replace(".", "_")),
         "summary": event_type.description,
-        "tags": ["sent to receivers"],
+        "tags": ["sent-to-receivers"],
         "parameters": [
             {
                 "name": name,

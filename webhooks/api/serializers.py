@@ -25,10 +25,9 @@ from webhooks.pace.bounds import (
 
 
 class StrictFields:
-    """Spells declared fields in camelCase on the wire; refuses fields that are not declared.
-
-    Only names that are declared are touched: event data, which is a value, never is.
-    """
+    # A comment: what stands in the docstrings of serializers is read by those who call the API.
+    # Spells declared fields in camelCase on the wire, and refuses fields that are not declared. Only
+    # names that are declared are touched: event data, which is a value, never is.
 
     def get_fields(self) -> dict[str, Any]:
         fields: dict[str, Any] = super().get_fields()  # type: ignore[misc]

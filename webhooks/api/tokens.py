@@ -32,6 +32,8 @@ DEFAULT_DAYS = 90
 
 
 class TokenSerializer(ApiModelSerializer):
+    """Credentials of a program, without their secret."""
+
     id = PublicIdField(TOKEN_PREFIX, read_only=True)
     scopes = serializers.ListField(
         child=serializers.ChoiceField(choices=ApiToken.Scope.choices), min_length=1, max_length=3
@@ -49,6 +51,8 @@ class TokenSerializer(ApiModelSerializer):
 
 
 class NewTokenSerializer(TokenSerializer):
+    """Credentials of a program, shown this once."""
+
     expires_in_days = serializers.IntegerField(
         min_value=1, max_value=MAX_DAYS, default=DEFAULT_DAYS, write_only=True
     )
@@ -60,7 +64,9 @@ class NewTokenSerializer(TokenSerializer):
 
 @extend_schema_view(
     list=extend_schema(summary="List tokens"),
-    destroy=extend_schema(summary="Revoke a token; takes effect within a second"),
+    destroy=extend_schema(
+        operation_id="revokeToken", summary="Revoke a token; takes effect within a second"
+    ),
 )
 class TokenViewSet(ListAction, DeleteAction, ApiViewSet[ApiToken]):
     id_prefix = TOKEN_PREFIX

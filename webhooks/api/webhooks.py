@@ -27,7 +27,7 @@ from webhooks.api.base import (
     UpdateAction,
 )
 from webhooks.api.deliveries import DeliveryFilters, DeliverySerializer
-from webhooks.api.figures import StatsQuery, StatsSerializer, stats_of
+from webhooks.api.figures import StatsQuery, WebhookStatsSerializer, stats_of
 from webhooks.api.serializers import BoundedDictField, FailureKindField
 from webhooks.errors import UrlRefusedError
 from webhooks.ids import WEBHOOK_PREFIX
@@ -54,7 +54,13 @@ RENAMED = {
 }
 
 
+WAITING = ["recent", "all", "none"]
+"""Which of the deliveries that waited are sent."""
+
+
 class WebhookSerializer(ApiModelSerializer):
+    """A registered URL: what is sent to it, and how."""
+
     id = PublicIdField(WEBHOOK_PREFIX, read_only=True)
     events = serializers.ListField(
         child=serializers.CharField(max_length=100),
@@ -125,6 +131,8 @@ class WebhookSerializer(ApiModelSerializer):
 
 
 class WebhookDetailSerializer(WebhookSerializer):
+    """A webhook, with what may be unexpected of it."""
+
     warnings = serializers.SerializerMethodField(
         method_name="get_warnings",
         help_text="What is allowed but hardly meant, such as a second webhook with the same URL.",
@@ -138,6 +146,8 @@ class WebhookDetailSerializer(WebhookSerializer):
 
 
 class NewWebhookSerializer(WebhookDetailSerializer):
+    """A webhook with its signing secret, which is shown this once."""
+
     secret = serializers.CharField(
         read_only=True, help_text="What receivers check signatures with; shown this once."
     )
@@ -146,7 +156,9 @@ class NewWebhookSerializer(WebhookDetailSerializer):
         fields = [*WebhookDetailSerializer.Meta.fields, "secret"]
 
 
-class RotationSerializer(ApiSerializer):
+class RotateSecretSerializer(ApiSerializer):
+    """How the old secret goes out of use."""
+
     overlap_hours = serializers.FloatField(
         min_value=0,
         max_value=168,
@@ -155,33 +167,45 @@ class RotationSerializer(ApiSerializer):
     )
 
 
-class EnableSerializer(ApiSerializer):
+class EnableWebhookSerializer(ApiSerializer):
+    """What becomes of the deliveries that waited."""
+
     send = serializers.ChoiceField(
-        choices=["recent", "all", "none"],
+        choices=WAITING,
         default="recent",
         help_text="What is sent of that which waited; `recent` is less than three days old.",
     )
 
 
-class EnabledSerializer(ApiSerializer):
+class EnableResultSerializer(ApiSerializer):
+    """What is sent of that which waited."""
+
     waiting = serializers.IntegerField(help_text="How many deliveries go out now.")
 
 
-class DisableSerializer(ApiSerializer):
+class DisableWebhookSerializer(ApiSerializer):
+    """Why nothing shall be sent."""
+
     reason = serializers.CharField(max_length=500, allow_blank=True, default="")
 
 
-class RevokedSerializer(ApiSerializer):
+class RevokeResultSerializer(ApiSerializer):
+    """What was taken out of use."""
+
     revoked = serializers.IntegerField(help_text="How many older secrets no longer sign.")
 
 
-class TestSerializer(ApiSerializer):
+class SendTestSerializer(ApiSerializer):
+    """What is sent as a test."""
+
     event_type = serializers.CharField(
         max_length=100, default="webhook.test", help_text="Its example is sent."
     )
 
 
-class TryoutSerializer(ApiSerializer):
+class TestResultSerializer(ApiSerializer):
+    """What the receiver answered to a test."""
+
     event_id = serializers.CharField(help_text="Seen by the receiver only; nothing is stored.")
     succeeded = serializers.BooleanField()
     response_code = serializers.IntegerField(allow_null=True)
@@ -193,7 +217,9 @@ class TryoutSerializer(ApiSerializer):
     signature_headers = serializers.DictField(child=serializers.CharField())
 
 
-class ProofSerializer(ApiSerializer):
+class VerifyResultSerializer(ApiSerializer):
+    """Whether the receiver has shown that it wants our requests."""
+
     verified = serializers.BooleanField()
     response_code = serializers.IntegerField(allow_null=True)
     error = serializers.CharField(
@@ -254,20 +280,23 @@ class WebhookViewSet(
         service.delete_webhook(webhook)
 
     @extend_schema(
-        summary="Send one real request now", request=TestSerializer, responses=TryoutSerializer
+        operation_id="sendTest",
+        summary="Send one real request now",
+        request=SendTestSerializer,
+        responses=TestResultSerializer,
     )
     @action(detail=True, methods=["post"])
     def test(self, request: Request, pk: str) -> Response:
         webhook = self.get_object()
-        event_type = self.read(TestSerializer)["event_type"]
+        event_type = self.read(SendTestSerializer)["event_type"]
         tryout = service.test_webhook(webhook, event_type)
         self.note("webhook.test", webhook, response_code=tryout.response_code, error=tryout.error)
-        return self.show(TryoutSerializer, tryout)
+        return self.show(TestResultSerializer, tryout)
 
     @extend_schema(
         summary="Prove that its receiver wants our requests",
         request=NoInput,
-        responses=ProofSerializer,
+        responses=VerifyResultSerializer,
     )
     @action(detail=True, methods=["post"])
     def verify(self, request: Request, pk: str) -> Response:
@@ -277,24 +306,28 @@ class WebhookViewSet(
         was = webhook.verified
         proof = service.prove(webhook)
         self.note("webhook.verify", webhook, verified=[was, webhook.verified])
-        return self.show(ProofSerializer, proof)
+        return self.show(VerifyResultSerializer, proof)
 
     @extend_schema(
+        operation_id="rotateSecret",
         summary="Replace the signing secret",
-        request=RotationSerializer,
+        request=RotateSecretSerializer,
         responses=NewWebhookSerializer,
     )
     @action(detail=True, methods=["post"], url_path="rotate-secret")
     @transaction.atomic
     def rotate_secret(self, request: Request, pk: str) -> Response:
         webhook = self.get_object()
-        overlap = timedelta(hours=self.read(RotationSerializer)["overlap_hours"])
+        overlap = timedelta(hours=self.read(RotateSecretSerializer)["overlap_hours"])
         service.rotate_secret(webhook, overlap=overlap)
         self.note("secret.rotate", webhook, overlap_seconds=overlap.total_seconds())
         return self.show(NewWebhookSerializer, webhook)
 
     @extend_schema(
-        summary="Take all older secrets out of use", request=NoInput, responses=RevokedSerializer
+        operation_id="revokeSecrets",
+        summary="Take all older secrets out of use",
+        request=NoInput,
+        responses=RevokeResultSerializer,
     )
     @action(detail=True, methods=["post"], url_path="revoke-secrets")
     @transaction.atomic
@@ -303,17 +336,19 @@ class WebhookViewSet(
         self.read()
         count = service.revoke_secret(webhook)
         self.note("secret.revoke", webhook, count=count)
-        return self.show(RevokedSerializer, {"revoked": count})
+        return self.show(RevokeResultSerializer, {"revoked": count})
 
     @extend_schema(
-        summary="Send to it again", request=EnableSerializer, responses=EnabledSerializer
+        summary="Send to it again",
+        request=EnableWebhookSerializer,
+        responses=EnableResultSerializer,
     )
     @action(detail=True, methods=["post"])
     @transaction.atomic
     def enable(self, request: Request, pk: str) -> Response:
         webhook = self.get_object()
         was, reason = webhook.active, webhook.disabled_reason
-        send = self.read(EnableSerializer)["send"]
+        send = self.read(EnableWebhookSerializer)["send"]
         waiting = service.enable(webhook, send=send)
         self.note(
             "webhook.enable",
@@ -322,34 +357,39 @@ class WebhookViewSet(
             disabled_reason=[reason, ""],
             waiting=send,
         )
-        return self.show(EnabledSerializer, {"waiting": waiting})
+        return self.show(EnableResultSerializer, {"waiting": waiting})
 
     @extend_schema(
         summary="Stop sending to it; its deliveries wait",
-        request=DisableSerializer,
+        request=DisableWebhookSerializer,
         responses=WebhookSerializer,
     )
     @action(detail=True, methods=["post"])
     @transaction.atomic
     def disable(self, request: Request, pk: str) -> Response:
         webhook = self.get_object()
-        was, reason = webhook.active, self.read(DisableSerializer)["reason"]
+        was, reason = webhook.active, self.read(DisableWebhookSerializer)["reason"]
         service.disable(webhook, reason)
         self.note("webhook.disable", webhook, active=[was, False], reason=reason)
         return self.show(WebhookSerializer, webhook)
 
-    @extend_schema(summary="List a webhook's deliveries", responses=DeliverySerializer(many=True))
+    @extend_schema(
+        operation_id="listWebhookDeliveries",
+        summary="List a webhook's deliveries",
+        responses=DeliverySerializer(many=True),
+    )
     @action(detail=True, filterset_class=DeliveryFilters)
     def deliveries(self, request: Request, pk: str) -> Response:
         found = service.get_deliveries(self.get_object(), request.user)
         return self.page(found, DeliverySerializer, DeliveryFilters)
 
     @extend_schema(
+        operation_id="getWebhookStats",
         summary="What became of a webhook's deliveries",
-        responses=StatsSerializer,
+        responses=WebhookStatsSerializer,
         filters=True,
     )
     @action(detail=True, filterset_class=StatsQuery, pagination_class=None)
     def stats(self, request: Request, pk: str) -> Response:
         webhook = self.get_object()
-        return self.show(StatsSerializer, stats_of(webhook, request))
+        return self.show(WebhookStatsSerializer, stats_of(webhook, request))

@@ -42,6 +42,8 @@ OTHERS_REFUSED = "Only staff may name a userId. Use a service token of theirs, o
 
 
 class EventSerializer(ApiSerializer):
+    """One fact, which never changes."""
+
     # Not derived from the model: building its fields would take longer than the insert.
     id = PublicIdField(EVENT_PREFIX, read_only=True)
     type = serializers.CharField(read_only=True)
@@ -59,6 +61,8 @@ class EventSerializer(ApiSerializer):
 
 
 class NewEventSerializer(ApiSerializer):
+    """A fact to be told to webhooks."""
+
     type = serializers.CharField(max_length=100)
     data = serializers.DictField(  # type: ignore[assignment]
         help_text="Fits the schema of the type; sent as it is."
@@ -80,7 +84,9 @@ class EventsField(serializers.ListField):
     """Anything; read by ITEM."""
 
 
-class BatchSerializer(ApiSerializer):
+class EventBatchSerializer(ApiSerializer):
+    """Up to a thousand events."""
+
     # Looked at one by one, so that a wrong one does not refuse the others.
     events = EventsField(
         child=serializers.JSONField(allow_null=True), min_length=1, max_length=MAX_BATCH
@@ -202,7 +208,7 @@ def _read_batch(body: Any) -> list[Any]:
     items = body.get("events") if isinstance(body, dict) and len(body) == 1 else None
     if isinstance(items, list) and 1 <= len(items) <= MAX_BATCH:
         return items
-    serializer = BatchSerializer(data=body)
+    serializer = EventBatchSerializer(data=body)
     serializer.is_valid(raise_exception=True)
     return serializer.validated_data["events"]  # type: ignore[no-any-return]
 

@@ -1,5 +1,7 @@
 """docs/openapi.yaml says what the code does, and Swagger UI is served by ourselves."""
 
+import re
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from django.contrib.staticfiles import finders
 from django.core.management import call_command
 from django.test import Client
 
+from tests.webhooks.api.matrix import ROUTES
 from webhooks import catalog
 from webhooks.wire.request import SYSTEM_HEAD
 
@@ -64,7 +67,7 @@ def test_every_operation_tells_its_scope_problems_and_headers(description: dict[
 
 def test_requests_take_no_unknown_fields(description: dict[str, Any]) -> None:
     for name, schema in description["components"]["schemas"].items():
-        if name.endswith("Request"):
+        if name.endswith(("Input", "Changes")):
             assert schema["additionalProperties"] is False, name
 
 
@@ -81,6 +84,69 @@ def test_changes_have_no_defaults_and_require_nothing(description: dict[str, Any
         assert "required" not in schema, reference
         for name, value in schema["properties"].items():
             assert "default" not in value, (reference, name)
+
+
+def test_schemes_that_operations_name_exist(description: dict[str, Any]) -> None:
+    schemes = description["components"]["securitySchemes"]
+    named = {
+        name
+        for item in description["paths"].values()
+        for operation in item.values()
+        for one in operation["security"]
+        for name in one
+    }
+
+    assert named == schemes.keys() == {"accessToken", "password"}
+    assert description["servers"]
+    schemas = {name.lower() for name in description["components"]["schemas"]}
+    assert schemas.isdisjoint(name.lower() for name in schemes)
+
+
+def test_operations_and_schemas_have_names_for_readers(description: dict[str, Any]) -> None:
+    tags = {tag["name"] for tag in description["tags"]}
+    ids = [
+        operation["operationId"]
+        for item in (description["paths"] | description["webhooks"]).values()
+        for operation in item.values()
+        if tags.issuperset(operation["tags"])
+    ]
+    schemas = description["components"]["schemas"]
+
+    assert len(ids) == len(set(ids)) == len(ROUTES) - 2 + len(description["webhooks"])
+    assert {"createWebhook", "sendTest", "triggerEvent", "onProjectCreated"} <= set(ids)
+    assert all(re.fullmatch("[a-z]+([A-Z][a-z]+)+", id_) for id_ in ids)
+    assert not [
+        name for name, schema in schemas.items() if not ({"description", "enum"} & set(schema))
+    ]
+    assert not [name for name, schema in schemas.items() if "camelCase" in str(schema)]
+
+
+def test_enums_are_declared_once_and_unions_are_of_different_types(
+    description: dict[str, Any],
+) -> None:
+    enums = []
+    for part in parts_of(description | {"webhooks": None}):
+        if "enum" in part:
+            enums.append(frozenset(part["enum"]))
+        types = [str(one.get("type")) for one in part.get("oneOf", ())]
+        assert len(types) == len(set(types)), part
+        assert "const" not in part or "type" in part, part
+
+    declared = [
+        set(one["enum"]) for one in description["components"]["schemas"].values() if "enum" in one
+    ]
+    assert len(declared) == len({frozenset(one) for one in declared})
+    assert all(enums.count(frozenset(one)) == 1 for one in declared)
+
+
+def parts_of(part: Any) -> Iterator[dict[str, Any]]:
+    """Yield every object of a document."""
+    if isinstance(part, dict):
+        yield part
+    for child in (
+        part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    ):
+        yield from parts_of(child)
 
 
 def test_description_is_served_as_committed() -> None:
