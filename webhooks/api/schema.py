@@ -110,7 +110,7 @@ class ApiSchema(AutoSchema):
 
     def _get_serializer_name(self, serializer: Any, direction: Any, *args: Any) -> str:
         """Name the body of a change `WebhookChanges`, and any other `WebhookInput`."""
-        name: str = super()._get_serializer_name(serializer, direction, *args)  # type: ignore[no-untyped-call]
+        name: str = super()._get_serializer_name(serializer, direction, *args)
         if direction != "request":
             return name
         name = name.removesuffix("Request")

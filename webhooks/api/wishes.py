@@ -4,7 +4,7 @@ The view and the door (webhooks/api/door.py) both come here, so there is one def
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import jsonschema_rs
@@ -150,7 +150,8 @@ def _read_wish(body: Any) -> Wish:
     try:
         wish = shared(NewEventSerializer).run_validation(body)
     except serializers.ValidationError as refusal:
-        raise serializers.ValidationError(refusal.detail | _catalog_problems(body)) from None
+        problems = {**cast(dict[str, Any], refusal.detail), **_catalog_problems(body)}
+        raise serializers.ValidationError(problems) from None
     return wish["type"], wish.get("user_id"), wish["data"], wish.get("idempotency_key")
 
 

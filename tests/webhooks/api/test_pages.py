@@ -252,7 +252,7 @@ def _tokens(user: User, count: int) -> None:
 AROUND = 3
 """Statements that begin and end the transaction, and limit the time of what is in it."""
 
-LISTS: dict[str, tuple[Callable[[User, int], None], int]] = {
+COSTS: dict[str, tuple[Callable[[User, int], None], int]] = {
     # Two besides the list: the token with its user, and the edge of a filter's scan.
     "webhooks": (_webhooks, 2),
     "webhooks?active=true": (_webhooks, 2),
@@ -270,7 +270,7 @@ LISTS: dict[str, tuple[Callable[[User, int], None], int]] = {
 
 
 @pytest.mark.parametrize("count", [1, 50])
-@pytest.mark.parametrize("path", LISTS)
+@pytest.mark.parametrize("path", COSTS)
 def test_list_takes_a_constant_number_of_queries(
     client: APIClient,
     user: User,
@@ -278,7 +278,7 @@ def test_list_takes_a_constant_number_of_queries(
     path: str,
     count: int,
 ) -> None:
-    fill, queries = LISTS[path]
+    fill, queries = COSTS[path]
     fill(user, count)
     client.get("/api/v1/event-types")  # notes the use of the token
     separator = "&" if "?" in path else "?"

@@ -88,7 +88,8 @@ def elsewhere(action: Callable[[], object]) -> None:
 
 def after_first(place: Any, name: str, action: Callable[[], object], patch: Any) -> list[str]:
     """Call the action once a method has returned for the first time; the list says whether."""
-    original, calls = getattr(place, name), []
+    original = getattr(place, name)
+    calls: list[str] = []
 
     def hooked(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
