@@ -38,12 +38,7 @@ def get(port: int, path: str) -> tuple[int, str, bytes]:
 def port() -> Iterator[int]:
     """Serve with one process on the tests' servers; the process must stop on SIGTERM."""
     port = free_port()
-    arguments = [f"--port={port}", "--processes=1", f"--threads={THREADS}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "config.serve", *arguments],
-        cwd=BASE_DIR,
-        env=os.environ | {"DEBUG": "1"},
-    )
+    process = serve(port)
     try:
         wait_for(port, process)
         yield port
@@ -54,6 +49,15 @@ def port() -> Iterator[int]:
     finally:
         process.kill()
         process.wait()
+
+
+def serve(port: int) -> subprocess.Popen[bytes]:
+    arguments = [f"--port={port}", "--processes=1", f"--threads={THREADS}"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "config.serve", *arguments],
+        cwd=BASE_DIR,
+        env=os.environ | {"DEBUG": "1"},
+    )
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
@@ -100,3 +104,21 @@ def test_clients_with_incomplete_headers_do_not_block_others(port: int) -> None:
     finally:
         for client in slow:
             client.close()
+
+
+def test_its_processes_do_not_outlive_a_server_that_is_killed() -> None:
+    port = free_port()
+    process = serve(port)
+    try:
+        wait_for(port, process)
+        server = psutil.Process(process.pid).children()[0]
+        processes = server.children(recursive=True)
+        server.kill()
+        assert process.wait(10) != 0
+        _, alive = psutil.wait_procs(processes, timeout=15)
+    finally:
+        process.kill()
+        process.wait()
+
+    assert processes
+    assert not alive
