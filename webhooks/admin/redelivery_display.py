@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from webhooks.admin.display import bounded
-from webhooks.choices import DeliveryStatus
+from webhooks.choices import DeliveryStatus, FailureKind
 from webhooks.models import Redelivery, Webhook
 from webhooks.repair import redelivery_progress
 from webhooks.repair.redelivery_scope import scope_of
@@ -68,6 +68,8 @@ def describe(row: Redelivery, names: Mapping[str, str]) -> str:
         ("of webhook", names.get(str(scope.webhook_id), scope.webhook_id)),
         ("of owner", scope.owner_id),
         ("of event", scope.event_id),
+        ("that failed with", scope.failure_kind and FailureKind(scope.failure_kind).label),
+        ("with response code", scope.response_codes and _codes(*scope.response_codes)),
         ("since", scope.since and f"{scope.since:%Y-%m-%d %H:%M} UTC"),
         ("until", scope.until and f"{scope.until:%Y-%m-%d %H:%M} UTC"),
         ("at most", scope.limit),
@@ -78,6 +80,10 @@ def describe(row: Redelivery, names: Mapping[str, str]) -> str:
         ):
             words.append(f"{name} {value}")
     return ", ".join(words)
+
+
+def _codes(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first} to {last}"
 
 
 def _any(statuses: Iterable[str]) -> str:

@@ -4,11 +4,11 @@ from datetime import datetime
 from typing import Any
 
 from django import forms
-from django.utils import timezone
 
 from webhooks import catalog
-from webhooks.admin.filters import owner_of, since_of, webhook_of
-from webhooks.choices import DeliveryStatus
+from webhooks.admin.filters import codes_of, owner_of, webhook_of
+from webhooks.choices import DeliveryStatus, FailureKind
+from webhooks.doors.times import parse_moment
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX, parse_public_id
 from webhooks.repair.redelivery_scope import REPEATABLE, Scope
@@ -28,10 +28,16 @@ class ScopeForm(forms.Form):
         widget=forms.CheckboxSelectMultiple,
         choices=[choice for choice in DeliveryStatus.choices if choice[0] in REPEATABLE],
     )
-    since = forms.CharField(
-        required=False, help_text="1h, 24h, 7d, 30d or a time such as 2026-11-24T08:00Z"
+    code = forms.CharField(
+        required=False, label="Response code", help_text="Of the last attempt: 503, or 5xx"
     )
-    until = forms.CharField(required=False, help_text="A time; empty for now")
+    kind = forms.ChoiceField(
+        required=False, label="Failure", choices=[("", "any"), *FailureKind.choices]
+    )
+    since = forms.CharField(
+        required=False, help_text="How long ago, such as 6h or 7d, or 2026-11-24T08:00Z"
+    )
+    until = forms.CharField(required=False, help_text="The same; empty for now")
     limit = forms.IntegerField(
         required=False, min_value=1, help_text="At most so many, the oldest first"
     )
@@ -54,6 +60,11 @@ class ScopeForm(forms.Form):
     def clean_event(self) -> Any:
         return _parsed(self.cleaned_data["event"], EVENT_PREFIX)
 
+    def clean_code(self) -> Any:
+        return _looked_up(
+            codes_of, self.cleaned_data["code"], "This is no code such as 503 or 5xx."
+        )
+
     def clean_since(self) -> datetime | None:
         return self._time("since")
 
@@ -68,10 +79,10 @@ class ScopeForm(forms.Form):
 
     def _time(self, name: str) -> datetime | None:
         value = self.cleaned_data[name].strip()
-        moment = since_of(value, timezone.now())
-        if value and moment is None:
-            raise forms.ValidationError("This is not a time.")
-        return moment
+        try:
+            return parse_moment(value) if value else None
+        except ValueError as problem:
+            raise forms.ValidationError(f"{problem}.") from None
 
     def scope(self) -> Scope:
         """Return the scope; raises RedeliveryScopeError where it says nothing."""
@@ -85,6 +96,8 @@ class ScopeForm(forms.Form):
             event_id=data["event"],
             event_type=data["type"] or None,
             statuses=tuple(data["status"] or default),
+            failure_kind=data["kind"] or None,
+            response_codes=data["code"],
             since=data["since"],
             until=data["until"],
             limit=data["limit"],

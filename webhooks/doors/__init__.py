@@ -1,1 +1,1 @@
-"""What the doors share: who may do what, and how often."""
+"""What the doors share: who may do what, how often, and how times are typed."""

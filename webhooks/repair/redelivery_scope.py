@@ -34,6 +34,10 @@ class Scope:
     event_type: str | None = None
     owner_id: UUID | None = None
     statuses: tuple[str, ...] = (DeliveryStatus.FAILED,)
+    failure_kind: str | None = None
+    """Why the last attempt failed (FailureKind)."""
+    response_codes: tuple[int, int] | None = None
+    """The first and last response code of the last attempt that match."""
     since: datetime | None = None
     until: datetime | None = None
     limit: int | None = None
@@ -65,6 +69,9 @@ class Scope:
                 values[name] = datetime.fromisoformat(values[name])
         if "delivery_ids" in values:
             values["delivery_ids"] = tuple(map(UUID, values["delivery_ids"]))
+        if "response_codes" in values:
+            first, last = values["response_codes"]
+            values["response_codes"] = first, last
         values["statuses"] = tuple(values.get("statuses", ()))
         return cls(**values)
 
@@ -104,9 +111,11 @@ def matching(scope: Scope) -> DeliveryQuerySet:
     )
     if scope.delivery_ids is not None:
         matches = matches.filter(id__in=scope.delivery_ids)
-    for name in ("webhook_id", "event_id", "event_type", "owner_id"):
+    for name in ("webhook_id", "event_id", "event_type", "owner_id", "failure_kind"):
         if value := getattr(scope, name):
             matches = matches.filter(**{name: value})
+    if scope.response_codes:
+        matches = matches.filter(response_code__range=scope.response_codes)
     if scope.since:
         matches = matches.filter(created_at__gte=scope.since)
     if scope.until:

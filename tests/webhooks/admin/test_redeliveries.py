@@ -12,7 +12,9 @@ from django.utils import timezone
 from projects.models import User
 from tests.webhooks.admin.conftest import PAYMENT, fail
 from webhooks import service
+from webhooks.admin.deliveries import DeliveryAdmin
 from webhooks.admin.redelivery_display import describe, progress_context, webhook_names
+from webhooks.admin.redelivery_form import ScopeForm
 from webhooks.choices import DeliveryStatus
 from webhooks.models import Delivery, Redelivery, Webhook
 from webhooks.repair.redelivery_batches import run
@@ -57,8 +59,11 @@ def test_a_choice_is_counted_before_anything_happens(
         ("webhook=nobody", "There is no such webhook."),
         ("owner=nobody@example.com", "Nobody has this address or id."),
         ("event=evt_1", "is not an id of the form"),
-        ("webhook=Orders&since=yesterday", "This is not a time."),
-        ("webhook=Orders&since=2026-13-01", "This is not a time."),
+        ("webhook=Orders&since=yesterday", "is not a time such as 2h"),
+        ("webhook=Orders&since=2026-13-01", "is not a time such as 2h"),
+        ("webhook=Orders&until=soon", "is not a time such as 2h"),
+        ("webhook=Orders&code=oops", "This is no code such as 503 or 5xx."),
+        ("webhook=Orders&kind=oops", "Select a valid choice."),
         ("webhook=Orders&limit=0", "greater than or equal to 1"),
         ("webhook=Orders&since=2026-02-01T00:00Z&until=2026-01-01T00:00Z", "ends before it starts"),
     ],
@@ -81,6 +86,37 @@ def test_a_list_filter_goes_over_into_the_form(
 
     assert "/admin/webhooks/redelivery/new/?webhook=" in page
     assert count(operator, query) == 4
+
+
+def test_every_filter_of_the_list_narrows_the_redelivery(
+    operator: Client, webhook: Webhook, failed: list[Delivery]
+) -> None:
+    filters = {one.parameter_name for one in DeliveryAdmin.list_filter}
+    assert filters <= ScopeForm.base_fields.keys()
+    Delivery.objects.filter(pk=failed[0].pk).update(response_code=None, failure_kind="tls")
+
+    assert count(operator, f"webhook={webhook.pk}&kind=tls") == 1
+    assert count(operator, f"webhook={webhook.pk}&code=5xx") == 3
+    assert count(operator, f"webhook={webhook.pk}&code=404") == 0
+    assert count(operator, f"webhook={webhook.pk}&since=6h") == 4
+
+    operator.post(NEW, {"webhook": webhook.public_id, "kind": "tls"})
+    operator.post(NEW, {"webhook": webhook.public_id, "code": "5xx"})
+    by_code, by_kind = Redelivery.objects.order_by("-id")
+    assert (by_kind.matched_count, by_code.matched_count) == (1, 3)
+    assert "that failed with" in describe(by_kind, {})
+    assert "with response code 500 to 599" in describe(by_code, {})
+    run(by_code.pk)
+    assert Delivery.objects.filter(redelivery=by_code).count() == 3
+
+
+def test_a_time_that_is_none_selects_nothing(operator: Client, failed: list[Delivery]) -> None:
+    def shown(since: str) -> int:
+        answer = operator.get(f"/admin/webhooks/delivery/?since={since}")
+        return len(answer.context["cl"].result_list)
+
+    assert shown("6h") == len(failed)
+    assert shown("2026-13-01") == shown("oops") == 0
 
 
 def test_the_confirmed_choice_becomes_a_redelivery(
