@@ -7,7 +7,7 @@ from requests import PreparedRequest, Response
 from webhooks.dispatch.endpoints import Endpoint
 from webhooks.dispatch.flight import Sent
 from webhooks.dispatch.settle import Result
-from webhooks.pace.retry import SLOW_DOWN, Verdict, judge
+from webhooks.pace.retry import SLOW_DOWN, Verdict, jittered, judge
 from webhooks.wire.many import Outcome
 from webhooks.wire.messages import Post, Reply
 
@@ -39,7 +39,7 @@ def read_outcome(
         failure=None if error is None else (error.kind, str(error)),
         now=started_at,
     )
-    delay = OUTAGE_RETRY_SECONDS if is_outage else verdict.delay_seconds
+    delay = jittered(OUTAGE_RETRY_SECONDS) if is_outage else verdict.delay_seconds
     body = b"" if response is None else response.content
     head = response.head if isinstance(response, Reply) else b""
     result: Result = {

@@ -104,8 +104,12 @@ def delay_before_retry(
     else:
         # The exponent is bounded before it is used: 2 ** 10_000 does not fit a float.
         seconds = float(policy.retry_delay_seconds) * 2 ** min(attempt_number - 1, 32)
-    share = random.uniform(-1, 1) if spread is None else spread
-    return min(seconds, MAX_DELAY_SECONDS) * (1 + JITTER * share)
+    return jittered(min(seconds, MAX_DELAY_SECONDS), spread)
+
+
+def jittered(seconds: float, share: float | None = None) -> float:
+    """Return a delay with jitter; `share` from -1 to 1 says how much, at random by default."""
+    return seconds * (1 + JITTER * (random.uniform(-1, 1) if share is None else share))
 
 
 _SECONDS = re.compile(r"[0-9]{1,10}")

@@ -9,11 +9,20 @@ from django.utils import timezone
 
 from projects.models import User
 from tests.webhooks.history import trigger
+from tests.webhooks.wire.test_headers import endpoint_of
+from webhooks.choices import FailureKind
 from webhooks.dispatch.engine import run_until_idle
+from webhooks.dispatch.flight import Sent
+from webhooks.dispatch.outcome import read_outcome
+from webhooks.dispatch.take import ClaimedDelivery
 from webhooks.ids import new_id
 from webhooks.models import Attempt, Delivery, Event, Webhook
 from webhooks.pace.outage import OutageGuard
 from webhooks.repair import notices
+from webhooks.wire.failures import failure
+from webhooks.wire.many import Outcome
+from webhooks.wire.phases import Phases
+from webhooks.wire.signing import SigningKey, generate_secret
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -276,6 +285,22 @@ def test_outage_of_our_own_spends_no_attempts(
     # What was in flight when it was noticed, not one attempt of each of 120.
     assert spent < 60
     assert not Webhook.objects.filter(active=False).exists()
+
+
+def test_deliveries_do_not_come_back_from_an_outage_in_step() -> None:
+    key = SigningKey.from_secret(generate_secret())
+    delivery = ClaimedDelivery(new_id(), new_id(), new_id(), 0, 0, "not.in_the_catalogue", b"{}")
+    sent = Sent(delivery, endpoint_of("http://x/", (), key), new_id(), 0.0)
+    error = failure(FailureKind.CONNECT)
+    outcome = Outcome(sent, None, None, error, 0.0, 5, Phases(0.0))
+
+    delays = [
+        read_outcome(sent, outcome, clock_offset=0.0, is_outage=True)[0]["delay_seconds"]
+        for _ in range(100)
+    ]
+
+    assert len(set(delays)) > 50
+    assert all(delay and 27.0 <= delay <= 33.0 for delay in delays)
 
 
 def test_outage_guard_tells_ours_from_theirs() -> None:
