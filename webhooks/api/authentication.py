@@ -1,4 +1,4 @@
-"""Who asks: a bearer token, or once, to get one, a user name and password."""
+"""Authenticate requests: by a bearer token, or by name and password to get a token."""
 
 import threading
 import time
@@ -21,10 +21,10 @@ from rest_framework.exceptions import AuthenticationFailed
 from webhooks.models import ApiToken
 
 LAST_USED_STEP = timedelta(minutes=1)
-"""How exact `last_used_at` is: a write for each request would cost more than the request."""
+"""The precision of `last_used_at`: a write for each request would cost more than the request."""
 
 KNOWN_SECONDS = 1.0
-"""How old may be what is known of a token or a user: revoked ones are refused after that."""
+"""The maximum age of a cached token or user, and so the delay of a revocation."""
 
 REFUSAL = "This token is unknown, expired or revoked; POST /api/v1/tokens makes a new one."
 
@@ -33,11 +33,10 @@ V = TypeVar("V")
 
 
 class Recent(Generic[K, V]):
-    """Rows read within the last second: reading one anew for each request takes longer than most
-    requests do otherwise.
+    """A cache of rows for one second: a query for each request would double the time of most.
 
-    Those in use are read again together, so that many tenants cost as little as one. What was not
-    found is not remembered: a new token works at once.
+    One query refreshes all rows in use, so that many tenants cost as little as one. The cache does
+    not remember missing rows: a new token works at once.
     """
 
     def __init__(self, read: Callable[[Collection[K]], dict[K, V]]) -> None:
@@ -48,18 +47,18 @@ class Recent(Generic[K, V]):
         self._used: set[K] = set()
 
     def get_many(self, keys: Collection[K]) -> dict[K, V]:
-        """Return what there is of these keys; the values are shared, for reading only."""
+        """Return the existing values of these keys; callers share them and must not change them."""
         values = self._fresh_values()
         missing = [key for key in keys if key not in values]
         if missing:
-            # Outside the lock: nobody waits for the look-up of a stranger's key.
+            # Outside the lock: no request waits for the look-up of another request's key.
             values.update(self._read(missing))
         found = {key: values[key] for key in keys if key in values}
         self._used.update(found)
         return found
 
     def forget(self, key: K) -> None:
-        """Read a row anew next time, as it has changed."""
+        """Drop a row that has changed; its next use queries it."""
         self._values.pop(key, None)
 
     def _fresh_values(self) -> dict[K, V]:
@@ -78,27 +77,27 @@ class Recent(Generic[K, V]):
 
 
 TokenKey = tuple[str, str]
-"""The beginning of a token, which it is found by, and its digest."""
+"""The beginning of a token, which an index finds, and its digest."""
 
 
 class Tokens:
-    """The tokens of recent requests, with their users."""
+    """A cache of the tokens of recent requests, with their users."""
 
     def __init__(self) -> None:
         self._recent: Recent[TokenKey, ApiToken] = Recent(_read_tokens)
 
     def find(self, text: str) -> ApiToken | None:
-        """Return the token, shared and for reading only; None where there is none."""
+        """Return the token, which callers share and must not change, or None."""
         key = text[: CONSTANTS.TOKEN_KEY_LENGTH], hash_token(text)
         return self._recent.get_many([key]).get(key)
 
     def get(self, text: str) -> ApiToken | None:
-        """Return the token with its user, for this request alone; None where there is none."""
+        """Return this request's own copy of the token and its user, or None."""
         found = self.find(text)
         return None if found is None else _own(found)
 
     def forget(self, token: ApiToken) -> None:
-        """Read a token anew next time, as it has changed."""
+        """Drop a token that has changed; its next use queries it."""
         self._recent.forget((token.token_key, token.digest))
 
 
@@ -127,15 +126,15 @@ def _read_users(ids: Collection[UUID]) -> dict[UUID, bool]:
 
 tokens = Tokens()
 users: Recent[UUID, bool] = Recent(_read_users)
-"""Who exists."""
+"""A cache of the ids of existing users."""
 
 
 def check_token(text: bytes) -> ApiToken:
-    """Return the valid token of a text, shared and for reading only, and note its use.
+    """Return the valid token of a text, which callers share, and note its use.
 
     Raises AuthenticationFailed.
     """
-    # Postgres takes no NUL, not even to look for it.
+    # Postgres refuses NUL, even in a condition.
     is_possible = text.isascii() and b"\0" not in text
     found = tokens.find(text.decode()) if is_possible else None
     now = timezone.now()
@@ -162,7 +161,7 @@ class PasswordAuthentication(BasicAuthentication):
 
     def authenticate_credentials(self, userid: str, password: str, request: Any = None) -> Any:
         if "\0" in userid:
-            # No name holds one, and Postgres would refuse to look; answered as any unknown name.
+            # No name holds NUL, and Postgres would refuse the query; the response is that of an unknown name.
             raise AuthenticationFailed("Invalid username/password.")
         return super().authenticate_credentials(userid, password, request)
 

@@ -1,6 +1,6 @@
-"""What the API of every app is built from; other apps import this module and nothing else of it.
+"""The base classes of every app's API; other apps import this module and no other of this room.
 
-A viewset gives its owner-scoped queryset, serializers and actions. It gets: scopes of tokens,
+A viewset declares its owner-scoped queryset, serializers and actions. It inherits token scopes,
 throttles, ids with prefixes, keyset pages, strict query parameters, Idempotency-Key, problems, and
 an audit log. Triggered events, and what happens in sessions and to agents, leave no audit entries:
 the events themselves are their record.
@@ -64,16 +64,16 @@ LIST_PARAMETERS = pagination.PARAMETERS | ApiFilters.base_filters.keys()
 
 READ_SECONDS = 3
 WRITE_SECONDS = 15
-"""How long one statement of a request may take; the answer is 503 then."""
+"""The maximum seconds of one statement of a request; beyond them the response is 503."""
 
 
 class ApiViewSet(GenericViewSet[M]):
     """The base of every resource."""
 
     id_prefix: ClassVar[str | None] = None
-    """Of the ids in paths; None where they are plain UUIDs."""
+    """The prefix of the ids in paths; None means plain UUIDs."""
     action_scopes: ClassVar[Mapping[str, str]] = {}
-    """Where not `read` for safe methods and `write` for others."""
+    """The scopes of actions; by default `read` for safe methods and `write` for others."""
     action_limits: ClassVar[Mapping[str, str]] = {}
     """Actions with a limit of their own in WEBHOOKS_API_REQUESTS_PER_MINUTE."""
     action_parameters: ClassVar[Mapping[str, frozenset[str]]] = {}
@@ -168,11 +168,11 @@ class ApiViewSet(GenericViewSet[M]):
 
     @property
     def user_id(self) -> UUID:
-        """Of whoever asks."""
+        """The id of the authenticated user."""
         return cast(UUID, self.request.user.pk)
 
     def get_object(self) -> M:
-        """Return the object of the path, 404 where it is not in the owner-scoped queryset."""
+        """Return the object of the path; raises NotFound unless the owner-scoped queryset has it."""
         text = self.kwargs["pk"]
         try:
             row_id = UUID(text) if self.id_prefix is None else parse_public_id(text, self.id_prefix)
@@ -197,7 +197,7 @@ class ApiViewSet(GenericViewSet[M]):
         return self.request.method in SAFE_METHODS
 
     def note(self, action: str, subject: Model | str, /, **changes: Any) -> None:
-        """Write the audit entry of what this request did; in one transaction with the deed."""
+        """Write this request's audit entry; call it in the transaction of the action."""
         audit_log.record(
             action,
             subject,
@@ -216,7 +216,7 @@ class ApiViewSet(GenericViewSet[M]):
     def show(
         self, serializer_class: Any, value: Any, status: int = 200, **options: Any
     ) -> Response:
-        """Answer with a value, or with many of them (`many=True`)."""
+        """Respond with a value, or with several (`many=True`)."""
         context = self.get_serializer_context()
         return Response(serializer_class(value, context=context, **options).data, status=status)
 
@@ -226,7 +226,7 @@ class ApiViewSet(GenericViewSet[M]):
         serializer_class: Any,
         filterset_class: type[ApiFilters] = ApiFilters,
     ) -> Response:
-        """Answer with one page of rows, filtered by the query string."""
+        """Respond with one page of rows, filtered by the query string."""
         paginator = pagination.KeysetPages()
         filters = filterset_class(self.request.query_params, queryset, request=self.request)
         if not filters.is_valid():
@@ -241,7 +241,7 @@ class ApiViewSet(GenericViewSet[M]):
 
 
 def _present(changed: Model, name: str) -> Any:
-    """Return a value that is about to be replaced; None where nobody can read it."""
+    """Return a value before its replacement, or None if it cannot be decrypted."""
     try:
         return getattr(changed, name)
     except EncryptionKeyError:
@@ -274,10 +274,10 @@ class CreateAction:
 
 
 class UpdateAction:
-    """Saves what was changed; a viewset may have a perform_update(object, values) of its own."""
+    """Saves the changed fields; a viewset may define perform_update(object, values)."""
 
     also_saved: ClassVar[tuple[str, ...]] = ()
-    """Fields that the model sets by itself with every save."""
+    """Fields that the model sets at every save."""
 
     def perform_update(self, changed: Any, values: dict[str, Any]) -> None:
         for name, value in values.items():
@@ -302,7 +302,7 @@ class UpdateAction:
 
 
 class DeleteAction:
-    """Deletes; a viewset may have a perform_destroy(object) of its own."""
+    """Deletes the object; a viewset may define perform_destroy(object)."""
 
     def perform_destroy(self, doomed: Any) -> None:
         doomed.delete()

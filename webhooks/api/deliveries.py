@@ -1,4 +1,4 @@
-"""`/deliveries`: what is owed to webhooks, with every attempt."""
+"""`/deliveries`: events owed to webhooks, with every attempt."""
 
 from functools import reduce
 from operator import or_
@@ -39,7 +39,7 @@ from webhooks.ids import (
 from webhooks.models import Attempt, Delivery
 
 MAX_ATTEMPTS_SHOWN = 100
-"""The latest ones; redelivering can add to them without end."""
+"""The number of latest attempts that a delivery shows; redeliveries can add any number."""
 
 
 class DeliverySerializer(ApiModelSerializer):
@@ -49,7 +49,7 @@ class DeliverySerializer(ApiModelSerializer):
     event_id = PublicIdField(EVENT_PREFIX, read_only=True)
     webhook_id = PublicIdField(WEBHOOK_PREFIX, read_only=True)
     failure_kind = FailureKindField(
-        read_only=True, help_text="Why the last attempt failed; empty where it did not."
+        read_only=True, help_text="Why the last attempt failed; empty if it did not."
     )
 
     class Meta:
@@ -85,7 +85,7 @@ class AttemptSerializer(ApiModelSerializer):
     request_headers = serializers.SerializerMethodField(method_name="get_request_headers")
     response_headers = serializers.SerializerMethodField(method_name="get_response_headers")
     response_body = serializers.SerializerMethodField(
-        method_name="get_response_body", help_text="What is not text is replaced."
+        method_name="get_response_body", help_text="Bytes that are not UTF-8 are replaced."
     )
     failure_kind = FailureKindField(read_only=True, help_text="Empty after a success.")
 
@@ -112,7 +112,7 @@ class DeliveryDetailSerializer(DeliverySerializer):
     """A delivery with its attempts."""
 
     attempts = AttemptSerializer(
-        many=True, read_only=True, source="latest_attempts", help_text="The latest one first."
+        many=True, read_only=True, source="latest_attempts", help_text="Latest first."
     )
 
     class Meta(DeliverySerializer.Meta):

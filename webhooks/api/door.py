@@ -1,10 +1,10 @@
-"""The short way in for `POST /events` and `/events/batch`: no view, no renderer, no session.
+"""A short path for `POST /events` and `/events/batch`: no view, no renderer, no session.
 
-It takes the usual request: a bearer token, a JSON body, an answer in JSON. Any other one, and one
-whose token lacks the scope, goes on to the view (webhooks/api/events.py), which answers to the byte
-as this does: both check tokens, count requests, read bodies, store events and name problems with
-the same functions. It stands before the middleware of sessions, and behind what sets the headers
-of every answer.
+The door handles usual requests: a bearer token, a JSON body, a JSON response. Any other request,
+and one whose token lacks the scope, goes on to the view (webhooks/api/events.py). Both respond with
+the same bytes, because both check tokens, count requests, read bodies, store events and name
+problems with the same functions. The door stands before the session middleware, and behind the
+middleware that sets the headers of every response.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ Trigger = Callable[[Any, Any], dict[str, Any]]
 
 
 class Route:
-    """One of the two paths: what is done there, and what the view would say of it."""
+    """One of the two paths: its action, and the attributes of its view."""
 
     def __init__(self, name: str, status: int, trigger: Trigger) -> None:
         self.path = reverse(name)
@@ -55,7 +55,7 @@ class Route:
 
 
 class Door:
-    """Middleware that answers the usual requests itself."""
+    """Middleware that responds to the usual requests itself."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
@@ -99,7 +99,7 @@ def _has_known_host(request: HttpRequest) -> bool:
 
 
 def _answer(request: HttpRequest, route: Route) -> HttpResponse | None:
-    """Return the answer, or None where the view should give it."""
+    """Return the response, or None to leave it to the view."""
     prefix, _, text = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
     if prefix != "Bearer" or not text.isascii() or text.split() != [text]:
         return None

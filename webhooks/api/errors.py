@@ -1,4 +1,4 @@
-"""What only the API refuses; webhooks/api/problems.py says how that looks."""
+"""Errors of the API alone; webhooks/api/problems.py turns them into responses."""
 
 from http import HTTPStatus
 
@@ -6,7 +6,7 @@ from rest_framework import exceptions
 
 
 class ConflictError(exceptions.APIException):
-    """The request is valid but the object's present state does not allow it."""
+    """The request is valid, but the object's current state does not allow it."""
 
     status_code = HTTPStatus.CONFLICT
     default_code = "conflict"

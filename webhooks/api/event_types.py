@@ -21,9 +21,9 @@ class EventTypeSerializer(ApiSerializer):
     name = serializers.CharField()
     group = serializers.CharField(help_text="`project` for `project.created`.")
     description = serializers.CharField()
-    since = serializers.CharField(help_text="The version that brought it.")
+    since = serializers.CharField(help_text="The version that introduced it.")
     schema = serializers.JSONField(help_text="JSON Schema 2020-12 of `data`.")
-    example = serializers.JSONField(help_text="Of `data`.")
+    example = serializers.JSONField(help_text="An example of `data`.")
 
 
 class EventTypeViewSet(ApiViewSet[Event]):

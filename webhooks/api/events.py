@@ -1,4 +1,4 @@
-"""`/events`: trigger them, look at them, follow them."""
+"""`/events`: trigger, show and follow events."""
 
 import json
 from typing import Any
@@ -40,7 +40,7 @@ class ExplanationSerializer(ApiSerializer):
     """Why one webhook got an event, or did not."""
 
     webhook_id = PublicIdField(WEBHOOK_PREFIX, source="webhook.id")
-    matches = serializers.BooleanField(help_text="By today's settings.")
+    matches = serializers.BooleanField(help_text="According to the current settings.")
     reason = serializers.CharField()
     delivery_id = PublicIdField(
         DELIVERY_PREFIX, source="delivery.id", allow_null=True, default=None
@@ -51,14 +51,14 @@ class EventDetailSerializer(EventSerializer):
     """An event with its data."""
 
     data = serializers.SerializerMethodField(  # type: ignore[assignment]
-        method_name="get_data", help_text="Null once it was erased."
+        method_name="get_data", help_text="Null after it was erased."
     )
     explanation = ExplanationSerializer(
         many=True,
         allow_null=True,
         read_only=True,
         default=None,
-        help_text="With `explain`: why each webhook got it, or did not.",
+        help_text="With `explain`: why each webhook received it, or did not.",
     )
 
     def get_data(self, event: Event) -> dict[str, Any] | None:
@@ -101,7 +101,7 @@ class FeedSerializer(ApiSerializer):
     """The next events, and where to go on."""
 
     events = FeedEventSerializer(many=True)
-    next = serializers.CharField(help_text="Pass it as `after` to go on from here.")
+    next = serializers.CharField(help_text="Pass it as `after` to continue from here.")
     has_more = serializers.BooleanField(help_text="Whether to ask again at once.")
 
 
@@ -114,7 +114,8 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
     id_prefix = EVENT_PREFIX
     serializer_class = EventSerializer
     filterset_class = EventFilters
-    # What is triggered commits together with that of others (webhooks/outbox/committer.py).
+    # The committer stores the events of several requests in one transaction
+    # (webhooks/outbox/committer.py).
     unlimited_actions = frozenset({"create", "batch"})
     action_scopes = {"create": "trigger", "batch": "trigger"}
     action_parameters = {
@@ -125,7 +126,7 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
     def get_queryset(self) -> QuerySet[Event]:
         own = Delivery.objects.filter(event=OuterRef("pk"), webhook__owner_id=self.user_id)
         counted = own.order_by().values("event").annotate(count=Count("*")).values("count")
-        # Not fanout_count: how many platform webhooks there are is the platform's business.
+        # Not fanout_count: owners must not learn the number of platform webhooks.
         rows = Event.objects.for_owner(self.user_id).annotate(
             own_webhook_count=Coalesce(Subquery(counted), 0)
         )
@@ -133,13 +134,17 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
 
     @extend_schema(
         summary="Show an event with its data",
-        parameters=[OpenApiParameter("explain", bool, description="Say who got it, and why.")],
+        parameters=[
+            OpenApiParameter(
+                "explain", bool, description="Say which webhooks received it, and why."
+            )
+        ],
         responses=EventDetailSerializer,
     )
     def retrieve(self, request: Request, pk: str) -> Response:
         event = self.get_object()
         if flag(request, "explain"):
-            # The platform's webhooks are nobody's business but the staff's.
+            # Only staff may see platform webhooks.
             event.explanation = [  # type: ignore[attr-defined]
                 one
                 for one in service.explain(event).considered
@@ -172,7 +177,7 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
         operation_id="followEvents",
         summary="Follow events in their order, without gaps",
         parameters=[
-            OpenApiParameter("after", str, description="`next` of the answer before."),
+            OpenApiParameter("after", str, description="`next` of the previous response."),
             OpenApiParameter(
                 "types", str, description="Patterns, comma-separated; by default `*`."
             ),

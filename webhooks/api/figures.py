@@ -19,7 +19,7 @@ MAX_DAYS = timedelta(days=400)
 
 
 class StatsQuery(ApiFilters):
-    """Not filters of rows: which deliveries are counted."""
+    """The selection of deliveries to count."""
 
     since = IsoDateTimeFilter(label="Created at this time or later; by default seven days ago.")
     until = IsoDateTimeFilter(label="Created before this time; by default now.")
@@ -38,7 +38,7 @@ class StatsBucketSerializer(ApiSerializer):
     succeeded = serializers.IntegerField()
     failed = serializers.IntegerField()
     cancelled = serializers.IntegerField()
-    open = serializers.IntegerField(help_text="Not ended.")
+    open = serializers.IntegerField(help_text="Unfinished deliveries.")
 
 
 class WebhookStatsSerializer(ApiSerializer):
@@ -50,7 +50,7 @@ class WebhookStatsSerializer(ApiSerializer):
     by_status = serializers.DictField(child=serializers.IntegerField())
     attempts = serializers.IntegerField()
     success_rate = serializers.FloatField(
-        allow_null=True, help_text="0 to 1, of those that ended by themselves."
+        allow_null=True, help_text="0 to 1: succeeded / (succeeded + failed)."
     )
     duration_p50_ms = serializers.IntegerField(allow_null=True, help_text="Of one attempt.")
     duration_p95_ms = serializers.IntegerField(allow_null=True)

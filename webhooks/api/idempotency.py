@@ -1,12 +1,12 @@
-"""`Idempotency-Key` on every POST: the same request twice has one effect and one answer.
+"""`Idempotency-Key` on every POST: the same request twice has one effect and one response.
 
-The key is stored in the transaction of the effect itself, with the answer, which is encrypted, as
-it may hold a secret. So both are there or neither, and a second request that comes meanwhile waits
-for the first. Only an action that sends a request of its own (`non_atomic_actions`) must not hold a
-transaction: its key is stored first, and a crash leaves it behind for STALE_AFTER.
+The transaction of the effect also stores the key and the response, encrypted because it may hold a
+secret. So either both exist or neither, and a second request waits for the first. Only an action
+that sends a request of its own (`non_atomic_actions`) must not hold a transaction: it stores its key
+first, and a crash leaves the key behind for STALE_AFTER.
 
-An answer that is not a success frees its key: nothing has happened. After 24 hours a key is free
-again, whether or not its answer was removed yet (webhooks/repair/retention.py).
+A response that is not a success frees its key, because nothing has happened. After 24 hours a key
+is free again, even if its response still exists (webhooks/repair/retention.py).
 """
 
 import hashlib
@@ -35,7 +35,7 @@ from webhooks.repair.expiry import ANSWERS_KEPT_FOR
 HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotency-Replayed"
 STALE_AFTER = timedelta(minutes=2)
-"""An action that has not answered after this long has died."""
+"""An action without a response after this time has died."""
 ACCEPTABLE_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 Handler = Callable[..., Response]
@@ -60,7 +60,7 @@ def answer_once(
         try:
             response = handler(request, *args, **kwargs)
         except Exception:
-            # Where there is a transaction it is rolled back with everything else.
+            # A transaction rolls the key back with everything else.
             if not is_atomic:
                 IdempotentAnswer.objects.filter(id=answer_id).delete()
             raise
@@ -71,8 +71,8 @@ def answer_once(
 def _owner_of_keys(request: Asker) -> UUID:
     """Return whose keys these are: the user's, or apart from them those of his service tokens.
 
-    The same event means something else by each: what a user reports of himself is no answer to
-    what the product reports of him.
+    An event that users report about themselves differs from the same event reported by the product,
+    so neither may respond to the other's key.
     """
     user_id = UUID(str(request.user.pk))
     return uuid5(user_id, "service tokens") if is_service(request) else user_id
@@ -95,7 +95,7 @@ VALUES (%(id)s, %(owner)s, %(key)s, %(hash)s)
 
 
 def _take(owner_id: UUID, key: str, request_hash: bytes) -> UUID | None:
-    """Store the key; None where it is taken. Waits for a transaction that is just taking it."""
+    """Store the key, or return None if it is taken; waits for a transaction that is storing it."""
     answer_id = new_id()
     parameters: dict[str, Any] = {
         "id": answer_id,

@@ -1,4 +1,4 @@
-"""What holds for every request before any view runs: an id, a bounded body, problems for crashes."""
+"""Middleware of every request: an id, a bounded body, problem responses for crashes."""
 
 import logging
 import re
@@ -26,13 +26,13 @@ GetResponse = Callable[[HttpRequest], HttpResponse]
 
 
 class RequestIdMiddleware:
-    """Gives every request an id, or keeps the one that a proxy gave it; the answer carries it."""
+    """Gives every request an id unless a proxy did, and puts it into the response."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        # Not request.headers: making those of a request takes longer than all of this.
+        # Not request.headers: Django takes longer to build them than this whole method takes.
         given = request.META.get("HTTP_X_REQUEST_ID", "")
         request_id = given if ACCEPTABLE_ID.fullmatch(given) else new_id().hex
         request.request_id = request_id  # type: ignore[attr-defined]
@@ -46,7 +46,7 @@ class RequestIdMiddleware:
 
 
 class ApiMiddleware:
-    """Refuses bodies that no view should read, and answers crashes with a problem."""
+    """Refuses bodies that no view should read, and turns crashes into problem responses."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
@@ -58,7 +58,7 @@ class ApiMiddleware:
         if refusal is not None:
             return answer_outside_views(request, refusal)
         response = self.get_response(request)
-        # Answers hold what only their owner may see, some of them a secret.
+        # Responses hold data that only their owner may see, some of them a secret.
         response.setdefault("Cache-Control", "no-store")
         return response
 
@@ -67,7 +67,7 @@ class ApiMiddleware:
 
 
 def answer_crash(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """Log what went wrong and answer with a problem that does not tell it."""
+    """Log the exception and respond with a problem that does not reveal it."""
     logger.exception(
         "%s %s failed (request %s).",
         request.method,
@@ -80,8 +80,7 @@ def answer_crash(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def _refusal(request: HttpRequest) -> APIException | None:
-    # A body in chunks has no length that could be limited, and WSGI servers differ in what they
-    # make of it.
+    # A body in chunks has no length to limit, and WSGI servers differ in how they handle it.
     if request.META.get("HTTP_TRANSFER_ENCODING"):
         return LengthRequiredError()
     encoding = request.META.get("HTTP_CONTENT_ENCODING", "identity")

@@ -1,7 +1,7 @@
 """Pages by keyset: newest first or oldest first, each page as cheap as the first, however deep.
 
-Ids are time-ordered, so a cursor is an id and a direction. It says nothing that its reader does not
-know, and moves nobody past their own rows: every query is scoped to its owner beside it.
+Ids are time-ordered, so a cursor is an id and a direction. A cursor reveals nothing and gives no
+access to other owners' rows, because every query is scoped to its owner as well.
 """
 
 import base64
@@ -21,7 +21,7 @@ from webhooks.api.errors import ParametersInvalidError
 DEFAULT_LIMIT = 25
 MAX_LIMIT = 100
 MAX_SCANNED = 5_000
-"""Rows that one page looks at for a filter without an index; it may then be short, or empty."""
+"""The maximum rows that a page reads for a filter without an index; it may be short or empty."""
 
 PARAMETERS = frozenset({"limit", "cursor", "order"})
 ORDERS = ("newest", "oldest")
@@ -67,8 +67,8 @@ class KeysetPages(BasePagination):
     ) -> list[Any]:
         """Return the rows of the page that the request asks for.
 
-        `scanned` is given where `queryset` is filtered by more than an index can: the same without
-        these filters. The page then looks at MAX_SCANNED of its rows and no more.
+        `scanned` is `queryset` without the filters that have no index, or None if all have one. With
+        it, the page reads at most MAX_SCANNED rows.
         """
         self._url = request.build_absolute_uri()
         limit = _limit(request)
@@ -176,7 +176,7 @@ def _from(queryset: QuerySet[Any], cursor: Cursor | None, is_ascending: bool) ->
 
 
 def _edge(rows: QuerySet[Any]) -> UUID | None:
-    """Return the last row that is looked at; None where the end comes earlier."""
+    """Return the last row to read, or None if fewer rows exist."""
     found = list(rows.values_list("id", flat=True)[MAX_SCANNED - 1 : MAX_SCANNED])
     return found[0] if found else None
 

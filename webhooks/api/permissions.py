@@ -1,4 +1,4 @@
-"""What a token may do: every action needs one scope; what is of all owners needs permissions."""
+"""What a token may do: every action needs a scope; actions on all owners' rows need permissions."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def is_service(request: Asker) -> bool:
 
 
 class HasScope(BasePermission):
-    """The token has the scope of the action; a session, in DEBUG, has all of them."""
+    """Allows tokens with the action's scope; a session (DEBUG only) has every scope."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
         if not request.user.is_authenticated:
@@ -35,7 +35,7 @@ class HasScope(BasePermission):
 
 
 class MayDo(BasePermission):
-    """The user may do what the action is in the view's `deeds`."""
+    """Allows users with the permissions of the action in the view's `deeds`."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
         deed = view.deeds.get(view.action)
@@ -46,6 +46,6 @@ class MayDo(BasePermission):
 
 
 def refusal_of(deed: access.Deed) -> str:
-    """Say which permissions are needed."""
+    """Return a sentence with the required permissions."""
     names = " and ".join(deed.permissions)
     return f"Only staff who have the permission {names} may {deed.what}."

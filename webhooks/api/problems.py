@@ -1,4 +1,4 @@
-"""Every error of the API as RFC 9457 `application/problem+json`, whoever raised it."""
+"""Turn every error of the API into RFC 9457 `application/problem+json`."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,7 +39,7 @@ CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:remotedevai:problem:"
 API_PREFIX = "/api/"
 MAX_DETAIL_CHARACTERS = 4000
-"""Of what is wrong with an event's data, which names every problem and quotes the data."""
+"""The maximum length of a message about an event's data, which quotes the data."""
 
 TITLES = {
     "authentication_failed": "The credentials are not valid",
@@ -74,7 +74,7 @@ HINTS = {
     exceptions.NotAcceptable: "Answers are application/json; accept that.",
     exceptions.MethodNotAllowed: "The header Allow lists the methods there are.",
 }
-"""What to do, behind or instead of what the framework says."""
+"""Advice, after or instead of the framework's message."""
 
 
 DOMAIN_ERRORS: dict[type[errors.WebhooksError], tuple[int, str]] = {
@@ -89,7 +89,7 @@ DOMAIN_ERRORS: dict[type[errors.WebhooksError], tuple[int, str]] = {
     errors.WebhookNotSendingError: (409, "conflict"),
     errors.WebhookUnprovedError: (409, "conflict"),
 }
-"""A caller's mistakes, and what passes; an error that is not listed is a mistake of ours."""
+"""Clients' mistakes and temporary failures; any other error is our mistake."""
 
 
 def answer_exception(exception: Exception, context: Mapping[str, Any]) -> Response | None:
@@ -112,7 +112,7 @@ def answer_exception(exception: Exception, context: Mapping[str, Any]) -> Respon
 
 
 def translate(exception: Exception) -> exceptions.APIException | None:
-    """Return the API's word for an exception, or None for one that nobody should see."""
+    """Return the API exception for an exception, or None if clients must not see it."""
     if isinstance(exception, exceptions.APIException):
         return exception
     if isinstance(exception, Http404):
@@ -230,14 +230,14 @@ def problem(request: Any, status: int, code: str, detail: str, **extra: Any) -> 
 
 
 def answer_outside_views(request: HttpRequest, exception: exceptions.APIException) -> HttpResponse:
-    """Answer with a problem where no view of the framework is at work."""
+    """Respond with a problem outside the framework's views."""
     return JsonResponse(
         problem_of(exception, request), status=exception.status_code, content_type=CONTENT_TYPE
     )
 
 
 def answer_our_mistake(request: HttpRequest) -> HttpResponse:
-    """Answer 500 without a word about what happened; the log knows more under the request id."""
+    """Respond with 500 and no details; the log has them under the request id."""
     detail = "Try again; if it stays, tell the support the request id."
     return JsonResponse(
         problem(request, 500, "error", detail), status=500, content_type=CONTENT_TYPE
@@ -246,7 +246,7 @@ def answer_our_mistake(request: HttpRequest) -> HttpResponse:
 
 @csrf_exempt
 def no_such_route(request: HttpRequest) -> HttpResponse:
-    """Everything under /api/ that has no route, in DEBUG too."""
+    """Respond to paths under /api/ without a route, in DEBUG too."""
     missing = exceptions.NotFound("There is no such path; GET /api/v1/schema lists them all.")
     response = answer_outside_views(request, missing)
     add_never_cache_headers(response)

@@ -1,4 +1,4 @@
-"""`/queue`: what waits and who works, of all owners together; for staff with permissions."""
+"""`/queue`: the backlog and the workers, of all owners together; for staff with permissions."""
 
 from typing import Any
 
@@ -39,11 +39,11 @@ class ChoreSerializer(ApiSerializer):
     """Housekeeping that workers do now and then."""
 
     name = serializers.CharField()
-    finished_at = serializers.DateTimeField(allow_null=True, help_text="When it last came round.")
-    failures = serializers.IntegerField(help_text="Turns in a row that failed or never ended.")
+    finished_at = serializers.DateTimeField(allow_null=True, help_text="When it last finished.")
+    failures = serializers.IntegerField(help_text="Consecutive runs that failed or never ended.")
     last_error = serializers.CharField()
     is_under_way = serializers.BooleanField()
-    is_overdue = serializers.BooleanField(help_text="Whether it is due and nobody does it.")
+    is_overdue = serializers.BooleanField(help_text="Whether it is due but no worker runs it.")
 
 
 class PauseSendingSerializer(ApiSerializer):
@@ -57,7 +57,9 @@ class QueueSerializer(ApiSerializer):
 
     due = serializers.IntegerField(help_text="Could be sent at once.")
     oldest_due_seconds = serializers.FloatField(allow_null=True)
-    held = serializers.IntegerField(help_text="Due, but their webhooks are not sent to now.")
+    held = serializers.IntegerField(
+        help_text="Due, but their webhooks receive nothing at the moment."
+    )
     scheduled = serializers.IntegerField(help_text="Not due yet.")
     retrying = serializers.IntegerField()
     sending = serializers.IntegerField()
@@ -69,7 +71,7 @@ class QueueSerializer(ApiSerializer):
 
 
 class RetryFailedSerializer(ApiSerializer):
-    """Which failed deliveries: a webhook's or a user's, in a time range or all."""
+    """A selection of failed deliveries: of a webhook or a user, in a time range or all."""
 
     webhook_id = PublicIdField(WEBHOOK_PREFIX, required=False)
     user_id = serializers.UUIDField(required=False)

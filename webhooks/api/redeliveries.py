@@ -1,4 +1,4 @@
-"""`/redeliveries`: many deliveries sent once more, or events that a webhook never got."""
+"""`/redeliveries`: send many deliveries again, or events that a webhook missed."""
 
 from typing import Any, ClassVar
 from uuid import UUID
@@ -81,7 +81,9 @@ class RedeliveryDetailSerializer(StartedRedeliverySerializer):
 
     succeeded_count = serializers.IntegerField(read_only=True, help_text="Delivered since.")
     failed_count = serializers.IntegerField(read_only=True, help_text="Failed again, or cancelled.")
-    is_over = serializers.BooleanField(read_only=True, help_text="Whether all have ended.")
+    is_over = serializers.BooleanField(
+        read_only=True, help_text="Whether all deliveries are finished."
+    )
 
     class Meta(StartedRedeliverySerializer.Meta):
         fields = [
@@ -116,7 +118,7 @@ class NewRedeliverySerializer(ApiSerializer):
     )
     replay = serializers.BooleanField(
         default=False,
-        help_text="Send the events since `since` that `webhookId` selects and never got.",
+        help_text="Send the events since `since` that `webhookId` selects but never received.",
     )
     dry_run = serializers.BooleanField(default=False, help_text="Only count.")
 
@@ -151,13 +153,13 @@ def _counted(rows: QuerySet[Any], scope: service.Scope) -> dict[str, Any]:
 
 
 def _spend(owner_id: UUID, rows: QuerySet[Any]) -> None:
-    """Count what would be sent again; raises QuotaExceededError where that is more than is left."""
+    """Count the deliveries against the quota; raises QuotaExceededError if it has less left."""
     left = allowances.spend("redeliveries", owner_id, 0).remaining
     throttles.spend("redeliveries", owner_id, rows.order_by()[: max(0, left) + 1].count())
 
 
 def facts_of(asked: Redelivery) -> dict[str, Any]:
-    """Return what the audit log says of a new redelivery."""
+    """Return the audit entry's changes of a new redelivery."""
     facts: dict[str, Any] = asked.scope | {
         "replay": asked.is_replay,
         "matched": asked.matched_count,
@@ -170,7 +172,7 @@ def facts_of(asked: Redelivery) -> dict[str, Any]:
 @extend_schema_view(
     list=extend_schema(summary="List redeliveries"),
     retrieve=extend_schema(
-        summary="Show how far a redelivery has come", responses=RedeliveryDetailSerializer
+        summary="Show the progress of a redelivery", responses=RedeliveryDetailSerializer
     ),
 )
 class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
@@ -189,7 +191,7 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
         return self.show(RedeliveryDetailSerializer, found)
 
     @extend_schema(
-        summary="Send deliveries once more, or count those that would be",
+        summary="Send deliveries again, or only count them",
         request=NewRedeliverySerializer,
         responses={200: DeliveryCountSerializer, 202: StartedRedeliverySerializer},
     )
@@ -251,7 +253,7 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
         )
 
     def _check_ids(self, ids: tuple[Any, ...]) -> None:
-        """Others' deliveries do not exist here, nor are they passed over in silence."""
+        """Refuse deliveries of other owners as if they did not exist, rather than skip them."""
         owned = set(
             Delivery.objects.for_owner(self.user_id).filter(id__in=ids).values_list("id", flat=True)
         )
@@ -272,7 +274,7 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
         return webhook
 
     @extend_schema(
-        summary="Stop a redelivery; what it has queued is still sent",
+        summary="Stop a redelivery; queued deliveries are still sent",
         request=NoInput,
         responses=RedeliverySerializer,
     )

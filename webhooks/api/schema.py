@@ -1,4 +1,4 @@
-"""The OpenAPI description: what all operations have in common, and what we send to receivers."""
+"""The OpenAPI description: common parts of all operations, and the requests to receivers."""
 
 from collections.abc import Iterator
 from typing import Any, cast
@@ -17,7 +17,7 @@ METHODS = ("get", "post", "patch", "delete")
 
 PROBLEM = {
     "type": "object",
-    "description": "RFC 9457; `errors` says what is wrong where.",
+    "description": "RFC 9457; `errors` lists the problems and their places.",
     "required": ["type", "title", "status", "detail", "instance", "requestId"],
     "properties": {
         "type": {
@@ -26,7 +26,7 @@ PROBLEM = {
         },
         "title": {"type": "string"},
         "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "What is wrong and what to do."},
+        "detail": {"type": "string", "description": "The problem and its remedy."},
         "instance": {"type": "string"},
         "requestId": {"type": "string", "description": "Name it when you ask for help."},
         "errors": {
@@ -49,16 +49,16 @@ PROBLEM = {
 
 HEADERS = {
     "X-Request-ID": ("Of this request; a valid one that you send is kept.", {"type": "string"}),
-    "RateLimit": ('What is left: `"token";r=1199;t=42`.', {"type": "string"}),
-    "RateLimit-Policy": ('What is allowed: `"token";q=1200;w=60`.', {"type": "string"}),
+    "RateLimit": ('The remaining requests: `"token";r=1199;t=42`.', {"type": "string"}),
+    "RateLimit-Policy": ('The limits: `"token";q=1200;w=60`.', {"type": "string"}),
 }
-"""Of every answer to a valid token."""
+"""Headers of every response to a valid token."""
 
 REFUSALS = {
     "400": "The request is not valid.",
     "401": "A valid token is needed.",
     "403": "The token does not allow this.",
-    "404": "There is no such object, or it belongs to somebody else.",
+    "404": "There is no such object, or another user owns it.",
     "406": "The answer is JSON only.",
     "409": "The present state does not allow this, or the idempotency key is taken.",
     "411": "The body has no Content-Length.",
@@ -71,7 +71,7 @@ REFUSALS = {
 WITH_BODY = frozenset({"409", "411", "413", "415"})
 
 SENT_HEADERS = {
-    "webhook-id": "The event's id, the same on every try; what to deduplicate by.",
+    "webhook-id": "The event's id, the same on every attempt; use it to drop duplicates.",
     "webhook-timestamp": "Time of this attempt in Unix seconds.",
     "webhook-signature": "Standard Webhooks: `v1,<base64>` for each live secret, space-separated.",
     "X-Webhook-Signature": "Hex HMAC-SHA256 of `timestamp.body` with the text of the newest secret.",
@@ -88,7 +88,7 @@ class ApiSchema(AutoSchema):
     """Adds to each operation the scope that it needs, and to paths the form of their ids."""
 
     def get_description(self) -> str:  # type: ignore[override]  # as drf-spectacular has it
-        # The action's own; its class is described to us, not to those who call it.
+        # The action's own docstring: that of its class is for us, not for clients.
         action = getattr(self.view, getattr(self.view, "action", None) or self.method.lower())
         description: str = get_doc(action)
         if (self.path, self.method) == ("/api/v1/tokens", "POST"):
@@ -150,7 +150,7 @@ def id_pattern(prefix: str) -> str:
 def describe_conventions(
     result: dict[str, Any], generator: Any, request: Any, public: bool
 ) -> dict[str, Any]:
-    """Add what every operation has: problems, headers, Idempotency-Key, no unknown fields."""
+    """Add problems, headers, Idempotency-Key and the refusal of unknown fields to each operation."""
     components = result["components"]
     components["schemas"]["Problem"] = PROBLEM
     components["headers"] = {

@@ -1,4 +1,4 @@
-"""Serializers that spell names in camelCase and refuse what they do not know."""
+"""Serializers that spell names in camelCase and refuse unknown fields."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -44,14 +44,14 @@ class StrictFields:
         if isinstance(data, Mapping):
             found = islice(self._problems_of(data), MAX_PROBLEMS)
             problems = {shortened(name, MAX_NAME_CHARACTERS): problem for name, problem in found}
-            # What has a problem of its own is walked by nobody else.
+            # A value with a problem is not walked again.
             known = self.fields.keys() & data.keys() - problems.keys()  # type: ignore[attr-defined]
             data = {name: value for name, value in data.items() if name in known}
         try:
             value = super().to_internal_value(data)  # type: ignore[misc]
         except serializers.ValidationError as refusal:
             if isinstance(refusal.detail, Mapping):
-                # A field with a problem was left out, and is not missing for that.
+                # A field with a problem was left out, so it is not missing.
                 raise serializers.ValidationError({**refusal.detail, **problems}) from None
             raise
         if problems:
@@ -59,7 +59,7 @@ class StrictFields:
         return value
 
     def _problems_of(self, data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        # Fields first: there are few of them, and the unknown may be without number.
+        # Known fields first: they are few, while a body may hold any number of unknown ones.
         for name, field in self.fields.items():  # type: ignore[attr-defined]
             if name not in data:
                 continue
@@ -91,11 +91,11 @@ JSON_TYPES: list[tuple[tuple[type[Any], ...], tuple[type[Any], ...], str]] = [
         "a text",
     ),
 ]
-"""What a field takes; the framework would take `0` for a text and `"yes"` for true as well."""
+"""The JSON type of each field; the framework also accepts `0` as text and `"yes"` as true."""
 
 
 def _wrong_type(field: Any, value: Any) -> Any:
-    """Return the problem with a value's type, nested as the value is; None where there is none."""
+    """Return the problem with a value's type, nested like the value, or None."""
     if value is None:
         return None
     longest = getattr(field, "max_length", None)
@@ -107,7 +107,7 @@ def _wrong_type(field: Any, value: Any) -> Any:
         return _too_long(value, longest) or _wrong_parts(
             (name, _wrong_type(field.child, one)) for name, one in value.items()
         )
-    # As it was sent: the framework counts what is left without the spaces around it.
+    # The text as sent: the framework measures it without surrounding spaces.
     if isinstance(field, serializers.CharField) and longest and len(str(value)) > longest:
         return [ErrorDetail(f"This has more than {longest:,} characters.", "max_length")]
     for fields, types, words in JSON_TYPES:
@@ -147,21 +147,21 @@ class ApiModelSerializer(StrictFields, serializers.ModelSerializer[Any]):
 def shared(serializer_class: type[ApiSerializer]) -> ApiSerializer:
     """Return one serializer for all requests, for run_validation() and to_representation().
 
-    For serializers whose fields need no context. Making one anew copies each of its fields, which
+    Only for serializers whose fields need no context. Each new instance copies all fields, which
     takes longer than the rest of a request.
     """
     return serializer_class()
 
 
 class NoInput(ApiSerializer):
-    """The body of an action that takes none: nothing at all, or `{}`."""
+    """The body of an action without parameters: empty, or `{}`."""
 
 
 class FailureKindField(serializers.CharField):
-    """Why a request failed, as an owner may know it.
+    """The kind of a failure, as owners may see it.
 
-    Whether a name of our network exists is nobody's business: one that leads to an address that is
-    not public is not found, as the error's text says of both.
+    Owners must not learn which names exist in our network: a name with a private address counts as
+    not found, and the error's text is the same for both.
     """
 
     def to_representation(self, value: Any) -> str:
@@ -190,7 +190,7 @@ class PublicIdField(serializers.Field):  # type: ignore[type-arg]
 
 @extend_schema_field({"type": "string", "format": "uuid"})
 class OwnedField(serializers.Field):  # type: ignore[type-arg]
-    """The id of an object that belongs to whoever asks; others' objects do not exist here."""
+    """The id of one of the user's own objects; those of other users count as missing."""
 
     def __init__(self, objects: Manager[Any], *, owner: str = "owner", **options: Any) -> None:
         self._objects, self._owner = objects, owner

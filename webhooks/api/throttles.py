@@ -1,4 +1,4 @@
-"""How often somebody may ask the API (webhooks/doors/allowances.py counts)."""
+"""Limit the requests to the API (webhooks/doors/allowances.py counts them)."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -55,12 +55,12 @@ def take_of(token: ApiToken) -> Allowance:
 
 
 def take_of_user(user_id: Any) -> Allowance:
-    """Count one request of a user, with whichever of his tokens."""
+    """Count one request of a user, with any of the user's tokens."""
     return take("user", str(user_id))
 
 
 def spend(name: str, owner_id: UUID, amount: int) -> None:
-    """Count an owner's quota of this hour; raises QuotaExceededError where it is used up."""
+    """Spend an owner's quota of this hour; raises QuotaExceededError if it is used up."""
     allowance = allowances.spend(name, owner_id, amount)
     if allowance.is_exceeded:
         raise QuotaExceededError(allowance)
@@ -78,7 +78,7 @@ class QuotaExceededError(Throttled):
 
 
 def check(found: Iterable[Allowance]) -> None:
-    """Raise Throttled where a limit is exceeded, by the time that there is to wait."""
+    """Raise Throttled, with the time to wait, if a limit is exceeded."""
     waits = [one.reset_seconds for one in found if one.is_exceeded]
     if waits:
         raise Throttled(max(waits))
@@ -90,9 +90,9 @@ def take_refusal(request: HttpRequest | Request) -> Allowance:
 
 
 def address_of(request: Request) -> str | None:
-    """Return the client's address, None where there is none, as behind a Unix socket.
+    """Return the client's address, or None without one, as behind a Unix socket.
 
-    NUM_PROXIES says how much of X-Forwarded-For is believed.
+    NUM_PROXIES is the number of trusted entries of X-Forwarded-For.
     """
     with suppress(ValueError):
         return str(ip_address(BaseThrottle().get_ident(request) or ""))

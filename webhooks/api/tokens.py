@@ -1,4 +1,4 @@
-"""`/tokens`: how programs get credentials; made with a user name and a password, shown once."""
+"""`/tokens`: credentials for programs, made with a user name and a password and shown once."""
 
 from datetime import timedelta
 from typing import Any
@@ -39,7 +39,7 @@ class TokenSerializer(ApiModelSerializer):
         child=serializers.ChoiceField(choices=ApiToken.Scope.choices), min_length=1, max_length=3
     )
     is_service = serializers.BooleanField(
-        default=False, help_text="May trigger events for every user; made by staff."
+        default=False, help_text="May trigger events for every user; only staff can make one."
     )
     created_at = serializers.DateTimeField(source="created", read_only=True)
     expires_at = serializers.DateTimeField(source="expiry", read_only=True)
@@ -56,7 +56,7 @@ class NewTokenSerializer(TokenSerializer):
     expires_in_days = serializers.IntegerField(
         min_value=1, max_value=MAX_DAYS, default=DEFAULT_DAYS, write_only=True
     )
-    token = serializers.CharField(read_only=True, help_text="Shown this once.")
+    token = serializers.CharField(read_only=True, help_text="Shown only once.")
 
     class Meta(TokenSerializer.Meta):
         fields = [*TokenSerializer.Meta.fields, "expires_in_days", "token"]
@@ -84,7 +84,7 @@ class TokenViewSet(ListAction, DeleteAction, ApiViewSet[ApiToken]):
 
     def perform_authentication(self, request: Request) -> None:
         if self.action == "create":
-            # Before the password is looked at: guessing is what this limits.
+            # Before the password is checked: the limit is against guessing.
             login = throttles.RateThrottle("login", by_address=True)
             if not login.allow_request(request, self):
                 self.throttled(request, login.wait())

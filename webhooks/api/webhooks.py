@@ -1,4 +1,4 @@
-"""`/webhooks`: what is sent where, and what can be done with it."""
+"""`/webhooks`: registered URLs and the operations on them."""
 
 from datetime import timedelta
 from typing import Any, cast
@@ -72,14 +72,14 @@ class WebhookSerializer(ApiModelSerializer):
         child=serializers.CharField(max_length=4096, allow_blank=True, trim_whitespace=False),
         write_only=True,
         required=False,
-        help_text="Sent with every request. Replaces all earlier ones; values are never shown.",
+        help_text="Sent with every request. Replaces all previous headers; values are never shown.",
     )
     header_names = serializers.ListField(
         child=serializers.CharField(),
         read_only=True,
         allow_null=True,
-        help_text="Null where they cannot be decrypted; nothing is sent then, until they are "
-        "replaced.",
+        help_text="Null if they cannot be decrypted; the webhook then receives nothing until they "
+        "are replaced.",
     )
     retry_schedule = serializers.ListField(
         child=serializers.IntegerField(min_value=1, max_value=MAX_DELAY_SECONDS),
@@ -135,7 +135,7 @@ class WebhookDetailSerializer(WebhookSerializer):
 
     warnings = serializers.SerializerMethodField(
         method_name="get_warnings",
-        help_text="What is allowed but hardly meant, such as a second webhook with the same URL.",
+        help_text="Settings that are allowed but rarely meant, such as a second webhook with the same URL.",
     )
 
     class Meta(WebhookSerializer.Meta):
@@ -149,7 +149,7 @@ class NewWebhookSerializer(WebhookDetailSerializer):
     """A webhook with its signing secret, which is shown this once."""
 
     secret = serializers.CharField(
-        read_only=True, help_text="What receivers check signatures with; shown this once."
+        read_only=True, help_text="Receivers check signatures with it; shown only once."
     )
 
     class Meta(WebhookDetailSerializer.Meta):
@@ -163,7 +163,7 @@ class RotateSecretSerializer(ApiSerializer):
         min_value=0,
         max_value=168,
         default=24,
-        help_text="How long the old secret signs beside the new one; with 0 not at all.",
+        help_text="Hours for which the old secret signs beside the new one; 0 revokes it at once.",
     )
 
 
@@ -173,7 +173,7 @@ class EnableWebhookSerializer(ApiSerializer):
     send = serializers.ChoiceField(
         choices=WAITING,
         default="recent",
-        help_text="What is sent of that which waited; `recent` is less than three days old.",
+        help_text="Which pending deliveries to send; `recent` means less than three days old.",
     )
 
 
@@ -199,7 +199,7 @@ class SendTestSerializer(ApiSerializer):
     """What is sent as a test."""
 
     event_type = serializers.CharField(
-        max_length=100, default="webhook.test", help_text="Its example is sent."
+        max_length=100, default="webhook.test", help_text="The event type whose example is sent."
     )
 
 
@@ -223,7 +223,7 @@ class VerifyResultSerializer(ApiSerializer):
     verified = serializers.BooleanField()
     response_code = serializers.IntegerField(allow_null=True)
     error = serializers.CharField(
-        allow_blank=True, help_text="Why it is no proof; empty where it is one."
+        allow_blank=True, help_text="Why the proof failed; empty if it succeeded."
     )
 
 
@@ -239,7 +239,7 @@ class WebhookFilters(ApiFilters):
     partial_update=extend_schema(
         summary="Change a webhook", request=WebhookSerializer, responses=WebhookDetailSerializer
     ),
-    destroy=extend_schema(summary="Delete a webhook; what waits for it is cancelled"),
+    destroy=extend_schema(summary="Delete a webhook; its pending deliveries are cancelled"),
 )
 class WebhookViewSet(
     ListAction, RetrieveAction, CreateAction, UpdateAction, DeleteAction, ApiViewSet[Webhook]
@@ -294,13 +294,13 @@ class WebhookViewSet(
         return self.show(TestResultSerializer, tryout)
 
     @extend_schema(
-        summary="Prove that its receiver wants our requests",
+        summary="Prove that the receiver wants our requests",
         request=NoInput,
         responses=VerifyResultSerializer,
     )
     @action(detail=True, methods=["post"])
     def verify(self, request: Request, pk: str) -> Response:
-        """Sends a signed challenge, which has to come back as the body of the answer."""
+        """Sends a signed challenge; the receiver must return it as the body of its response."""
         webhook = self.get_object()
         self.read()
         was = webhook.verified

@@ -1,6 +1,6 @@
-"""The bodies of `POST /events` and `/events/batch`: what they may hold, and what becomes of them.
+"""The bodies of `POST /events` and `/events/batch`: their validation, and the storing of events.
 
-The view and the door (webhooks/api/door.py) both come here, so there is one definition of both.
+The view and the door (webhooks/api/door.py) both use this module.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ from webhooks.pace.bounds import MAX_PROBLEMS, shortened
 
 MAX_BATCH = 1000
 MAX_LATER_CHARACTERS = 40
-"""Of what is wrong with an event of a batch, behind the first few that are refused."""
+"""The maximum length of a message about an event of a batch, after the first few messages."""
 ITEMS = {
     "type": "array",
     "minItems": 1,
@@ -51,7 +51,7 @@ class EventSerializer(ApiSerializer):
     user_id = serializers.UUIDField(source="owner_id", read_only=True)
     webhook_count = serializers.SerializerMethodField(
         method_name="get_webhook_count",
-        help_text="How many of your webhooks it was stored for, as long as their deliveries are kept.",
+        help_text="The number of your webhooks with a delivery of it, while deliveries are kept.",
     )
     idempotency_key = serializers.CharField(read_only=True, allow_null=True)
 
@@ -65,17 +65,18 @@ class NewEventSerializer(ApiSerializer):
 
     type = serializers.CharField(max_length=100)
     data = serializers.DictField(  # type: ignore[assignment]
-        help_text="Fits the schema of the type; sent as it is."
+        help_text="Must fit the schema of the type; sent unchanged."
     )
     user_id = serializers.UUIDField(
-        required=False, help_text="Whose event it is; others than yourself by service tokens only."
+        required=False,
+        help_text="The owner of the event; only service tokens may name other users.",
     )
     idempotency_key = serializers.CharField(
         max_length=255,
         required=False,
         # As in a batch: the same text is the same key.
         trim_whitespace=False,
-        help_text="The same key again gives the first event.",
+        help_text="The same key again returns the first event.",
     )
 
 
@@ -111,7 +112,7 @@ ITEM = jsonschema_rs.Draft202012Validator(
 
 
 def trigger_one(asker: Asker, body: Any) -> dict[str, Any]:
-    """Store the event of a body and return it as it is shown; raises what the API answers with."""
+    """Store the event of a body and return its representation; raises API exceptions."""
     event_type, owner_id, data, key = _read_wish(body)
     user_id = asker.user.pk
     if owner_id not in (None, user_id):
@@ -144,7 +145,7 @@ Wish = tuple[str, UUID | None, dict[str, Any], str | None]
 
 def _read_wish(body: Any) -> Wish:
     if ITEM.is_valid(body) and body["type"] and body["type"] == body["type"].strip():
-        # What fits is what the serializer makes of it, in a tenth of the time.
+        # For a valid value this equals the serializer's result, in a tenth of the time.
         owner = body.get("userId")
         return body["type"], owner and UUID(owner), body["data"], body.get("idempotencyKey")
     try:
@@ -171,7 +172,7 @@ def _catalog_problems(body: Any) -> dict[str, Any]:
 
 
 def trigger_many(asker: Asker, body: Any) -> dict[str, Any]:
-    """Store the events of a batch that are right and return a result for each."""
+    """Store the valid events of a batch, and return a result for each event."""
     items = _read_batch(body)
     known = _known_users(asker, items)
     _spend(asker, len(items))
@@ -188,7 +189,7 @@ def trigger_many(asker: Asker, body: Any) -> dict[str, Any]:
 
 
 def _spend(asker: Asker, count: int) -> None:
-    """Count what somebody reports himself; what the product reports of him is not his to limit.
+    """Spend the user's quota for self-reported events; the product's events are not limited.
 
     Raises QuotaExceededError: nothing was stored.
     """
@@ -199,7 +200,7 @@ def _spend(asker: Asker, count: int) -> None:
 
 
 def _spend_deliveries(asker: Asker, results: list[Event | WebhooksError]) -> None:
-    """Count what has become of events; the next request finds it used up."""
+    """Spend the quota for the stored deliveries; the next request finds it used up."""
     count = sum(one.fanout_count for one in results if isinstance(one, Event))
     if count and not is_service(asker):
         allowances.spend("deliveries", asker.user.pk, count)
@@ -215,7 +216,7 @@ def _read_batch(body: Any) -> list[Any]:
 
 
 def _known_users(asker: Asker, items: list[Any]) -> set[UUID]:
-    """Return the users that are named and exist; raises PermissionDenied."""
+    """Return the existing ones of the named users; raises PermissionDenied."""
     user_id = asker.user.pk
     named = set()
     for item in items:

@@ -1,7 +1,7 @@
-"""Who may do what that reaches beyond his own webhooks: one table for all doors.
+"""The permissions for actions on other users' webhooks: one table for all doors.
 
-Owners need nothing of this for what is theirs. A command is run by whoever has a shell on the
-server; it asks nobody.
+Owners need no permission for their own webhooks. Commands check none, since a person with a shell on
+the server has its keys too.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ REVEAL = "webhooks.reveal_signingsecret"
 
 
 class Deed(NamedTuple):
-    """Something to do, the permissions that are needed for it, all of them, and its doors."""
+    """An action, the permissions that it needs (all of them), and its doors."""
 
     what: str
     permissions: tuple[str, ...]
@@ -30,14 +30,14 @@ VIEW_QUEUE = Deed(
     commands=("stats", "doctor"),
 )
 PAUSE = Deed(
-    "stop all sending and start it again",
+    "pause and resume all sending",
     ("webhooks.pause_sending",),
     admin=("workerheartbeat_pause", "workerheartbeat_resume"),
     api=("POST /queue/pause", "POST /queue/resume"),
     commands=("pause",),
 )
 REDELIVER = Deed(
-    "send anybody's deliveries again, or cancel them",
+    "redeliver or cancel other users' deliveries",
     ("webhooks.redeliver_delivery",),
     admin=(
         "webhook_redeliver-failed", "event_replay", "delivery_redeliver", "delivery_cancel",
@@ -47,41 +47,43 @@ REDELIVER = Deed(
     commands=("redeliver",),
 )  # fmt: skip
 TRIGGER_FOR_OTHERS = Deed(
-    # The token is the grant: it serves as long as its user is staff, also without the permission.
-    "make service tokens, which trigger anybody's events",
+    # The token itself is the grant: it works while its user is staff, even without the permission.
+    "make service tokens, which trigger events of every user",
     ("webhooks.trigger_for_others",),
     api=("POST /tokens with isService",),
     commands=("trigger",),
 )  # fmt: skip
-MAKE_TOKEN = Deed("make a token of somebody", ("webhooks.add_apitoken",), admin=("apitoken_new",))
+MAKE_TOKEN = Deed(
+    "make tokens for other users", ("webhooks.add_apitoken",), admin=("apitoken_new",)
+)
 ADD_WEBHOOK = Deed(
-    # Whoever makes one sees its secret.
-    "make a webhook of somebody",
+    # The person who creates one sees its secret.
+    "create webhooks for other users",
     ("webhooks.add_webhook", REVEAL),
     admin=("webhook_new",),
 )
 ADD_PLATFORM_WEBHOOK = Deed(
-    # It hears every owner's events, with all that is in them.
-    "make a platform webhook",
+    # It receives every owner's events with their payloads.
+    "create platform webhooks",
     (*ADD_WEBHOOK.permissions, VIEW_PAYLOAD),
     admin=("webhook_new, as platform webhook",),
 )
 CHANGE_WEBHOOK = Deed(
-    "test, enable and disable somebody's webhook, and revoke its older secrets",
+    "test, enable and disable other users' webhooks, and revoke their older secrets",
     ("webhooks.change_webhook",),
     admin=("webhook_test", "webhook_enable", "webhook_disable", "webhook_revoke-secrets"),
 )
 CHANGE_PLATFORM_WEBHOOK = Deed(
-    # Who turns its URL to himself reads what it hears.
-    "change the settings of a platform webhook",
+    # A person who changes its URL can read every owner's payloads.
+    "change the settings of platform webhooks",
     (*CHANGE_WEBHOOK.permissions, VIEW_PAYLOAD),
     admin=("webhook_settings, of a platform webhook",),
 )
 DELETE_WEBHOOK = Deed(
-    "delete somebody's webhook", ("webhooks.delete_webhook",), admin=("webhook_remove",)
+    "delete other users' webhooks", ("webhooks.delete_webhook",), admin=("webhook_remove",)
 )
 ROTATE = Deed(
-    "replace somebody's signing secret",
+    "replace other users' signing secrets",
     ("webhooks.change_webhook", REVEAL),
     admin=("webhook_rotate-secret",),
 )
@@ -95,7 +97,7 @@ DEEDS = (
 
 
 def may(user: Any, deed: Deed) -> bool:
-    """Say whether a user may do it: active staff with all of its permissions, at every door."""
+    """Return whether a user may perform an action: active staff with all of its permissions."""
     return bool(user.is_active and user.is_staff and user.has_perms(deed.permissions))
 
 

@@ -1,8 +1,8 @@
-"""How often somebody may ask, counted in Valkey for all processes together.
+"""Limits of requests and quotas of owners, counted in Valkey for all processes together.
 
-While Valkey does not answer each process counts for itself: a limit must not take the API down. A
-hundredth of a limit is counted in advance, so that not every request waits for Valkey; what a
-process has not used at the end of the window is lost to its client.
+While Valkey is unavailable each process counts alone, because a limit must not take the API down. A
+process reserves a hundredth of a limit in advance, so that not every request waits for Valkey; its
+clients lose the part that is unused at the end of the window.
 """
 
 import threading
@@ -25,12 +25,12 @@ from webhooks.outbox import wakeup
 WINDOW_SECONDS = 60
 TIMEOUT_SECONDS = 0.1
 SILENCE_SECONDS = 10
-"""How long Valkey is left alone after it failed to answer."""
+"""How long a process does not ask Valkey after a failure."""
 MAX_KNOWN = 10_000
 STEPS = 100
-"""Counting in advance takes at most the STEPS-th part of what was counted before."""
+"""A reservation is at most the STEPS-th part of the limit or of the previous count."""
 LOCKS = 64
-"""Of keys that share one, those who come together wait for one another."""
+"""The number of locks; threads with keys of one lock take turns."""
 NOTHING_KNOWN: tuple[Iterator[int], int] = iter(()), 0
 
 
@@ -39,7 +39,7 @@ class Counter:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[Iterator[int], int]] = {}
-        """By key: the numbers of hits that were counted in advance, and the last of them."""
+        """By key: the reserved numbers, and the last of them."""
         self._locks = [threading.Lock() for _ in range(LOCKS)]
         self._silent_until = 0.0
 
@@ -48,15 +48,15 @@ class Counter:
         return wakeup.connect(TIMEOUT_SECONDS)
 
     def add(self, key: str, amount: int, limit: int, seconds: int = WINDOW_SECONDS) -> int:
-        """Count some more in a window of so many seconds and return how many there are.
+        """Count `amount` more in a window of `seconds` and return the count.
 
-        Each process may count a hundredth of the limit in advance, from the first time on: so the
-        many who ask now and then cost no more exchanges with Valkey than one who asks often.
+        A process reserves up to a hundredth of the limit in advance, from the first time on, so that
+        many occasional clients cost no more round trips to Valkey than one busy client.
         """
-        # Threads that find nothing left must not all reserve a step of their own.
+        # Threads that find no reserved number must not each reserve a step.
         with self._locks[hash(key) % len(self._locks)]:
             reserved, last = self._known.get(key, NOTHING_KNOWN)
-            # As hit() takes them, which does so beside this.
+            # The same step as in hit(), which takes no lock.
             if amount == 1 and (number := next(reserved, None)) is not None:
                 return number
             left = length_hint(reserved)
@@ -84,7 +84,7 @@ class Counter:
             try:
                 count = int(self._client.incrby(key, step))
                 if count == step:
-                    # A pipeline for both would take twice as long, for each request.
+                    # A pipeline for both commands would take twice as long on every request.
                     self._client.expire(key, seconds)
                 return count
             except redis.RedisError:
@@ -97,7 +97,7 @@ counter = Counter()
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What one limit leaves at this moment."""
+    """The rest of one limit at this moment."""
 
     name: str
     limit: int
@@ -110,7 +110,7 @@ class Allowance:
 
 
 def take(name: str, who: str) -> Allowance:
-    """Count one request of somebody under a limit of WEBHOOKS_API_REQUESTS_PER_MINUTE."""
+    """Count one request of a client under a limit of WEBHOOKS_API_REQUESTS_PER_MINUTE."""
     limit = settings.WEBHOOKS_API_REQUESTS_PER_MINUTE[name]
     window, elapsed = divmod(time.time(), WINDOW_SECONDS)
     count = counter.hit(f"webhooks:requests:{name}:{who}:{int(window)}", limit)
@@ -121,9 +121,9 @@ HOUR_SECONDS = 3600
 
 
 def spend(name: str, owner_id: UUID, amount: int) -> Allowance:
-    """Count some of an owner's quota of this hour in WEBHOOKS_QUOTAS_PER_HOUR.
+    """Spend an amount of an owner's quota of this hour (WEBHOOKS_QUOTAS_PER_HOUR).
 
-    What is refused counts, too; with an amount of 0 nothing is counted and what is left is told.
+    Refused amounts count too; an amount of 0 only returns the rest.
     """
     own = settings.WEBHOOKS_QUOTAS_OF_OWNERS.get(str(owner_id), {})
     limit = own.get(name, settings.WEBHOOKS_QUOTAS_PER_HOUR[name])
@@ -134,20 +134,20 @@ def spend(name: str, owner_id: UUID, amount: int) -> Allowance:
 
 
 def address_in(request: HttpRequest | Request) -> str:
-    """Return the client's address, as far as NUM_PROXIES lets X-Forwarded-For be believed."""
+    """Return the client's address; NUM_PROXIES is the number of trusted entries of X-Forwarded-For."""
     plain = request if isinstance(request, Request) else Request(request)
     return BaseThrottle().get_ident(plain) or ""
 
 
 def take_login(request: HttpRequest) -> Allowance:
-    """Count one try of an address at a password, for a token or at the admin's login page."""
+    """Count one password attempt of an address, for a token or on the admin's login page."""
     return take("login", address_in(request))
 
 
 def take_password(request: HttpRequest, user: Any) -> Allowance:
-    """Count one try of somebody signed in at his own password: per account and per address.
+    """Count one attempt of a signed-in user at their own password, per account and per address.
 
-    Returns the one that leaves less.
+    Returns the allowance with the smaller rest.
     """
     tries = take("password", f"user-{user.pk}"), take("password", address_in(request))
     return min(tries, key=lambda one: one.remaining)

@@ -1,4 +1,4 @@
-"""One event owed to one webhook, and every HTTP try of it."""
+"""One event owed to one webhook, and every HTTP attempt."""
 
 import uuid
 
@@ -16,10 +16,10 @@ from webhooks.models.webhook import Webhook
 from webhooks.wire.messages import answer_pairs, header_pairs
 
 NO_OWNER = uuid.UUID(int=0)
-"""Stands where a platform webhook has no owner: the claim's rotation cannot step over nulls."""
+"""The owner of platform webhooks' deliveries: the claim's rotation cannot compare nulls."""
 
 COUNTED_AT_MOST = 10_000
-"""Rows that are counted while somebody waits; one more means that there are more."""
+"""The maximum count of an interactive query; one more means "more than that"."""
 
 WAITING = (DeliveryStatus.PENDING, DeliveryStatus.RETRYING)
 
@@ -29,11 +29,11 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.filter(owner_id=owner_id)
 
     def waiting(self) -> "DeliveryQuerySet":
-        """Not yet sent with success, not given up, not in flight."""
+        """Pending or retrying: neither finished nor in flight."""
         return self.filter(status__in=WAITING)
 
     def cancel(self, reason: str) -> int:
-        """Cancel these deliveries; returns how many."""
+        """Cancel these deliveries and return their number."""
         return self.update(
             status=DeliveryStatus.CANCELLED, finished_at=Now(), next_attempt_at=None, error=reason
         )
@@ -42,8 +42,8 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 class Delivery(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     # Without database constraints: events and deliveries are only ever inserted in one statement,
-    # joined with their webhooks, and the checks would cost more than the insert. That of the webhook
-    # would also write a lock into its row with every event. Likewise Attempt.delivery.
+    # joined with their webhooks, and the checks would cost more than the insert. The check of the
+    # webhook would also lock its row for every event. Likewise Attempt.delivery.
     event = models.ForeignKey(
         Event,
         on_delete=models.CASCADE,
@@ -65,19 +65,20 @@ class Delivery(models.Model):
     attempt_count = models.PositiveIntegerField(default=0)
     round = models.PositiveSmallIntegerField(default=1)
     attempts_before_round = models.PositiveIntegerField(
-        default=0, help_text="Attempts made before this round; the retry budget starts anew."
+        default=0,
+        help_text="Attempts before this round, which do not count against its retry budget.",
     )
     next_attempt_at = models.DateTimeField(null=True, db_default=Now())
     claimed_by = models.UUIDField(null=True, default=None, help_text="The worker that holds it.")
     is_suspect = models.BooleanField(
-        default=False, help_text="Was in flight when its worker died; goes out apart next time."
+        default=False, help_text="In flight when its worker died; the next attempt is sent apart."
     )
     # Without the check of a positive field: to add it would read the whole table under a lock.
     suspect_level = models.SmallIntegerField(
-        db_default=0, help_text="The higher, the fewer other suspects go out with it."
+        db_default=0, help_text="The higher, the fewer other suspects are sent beside it."
     )
     crash_count = models.PositiveSmallIntegerField(
-        default=0, help_text="How often its worker died while it was alone there."
+        default=0, help_text="Crashes of workers that were sending only this delivery."
     )
     response_code = models.PositiveSmallIntegerField(null=True)
     failure_kind = models.CharField(max_length=20, choices=FailureKind, blank=True)
@@ -85,17 +86,14 @@ class Delivery(models.Model):
     epoch = models.BigIntegerField(
         null=True,
         db_default=CurrentEpoch(),
-        help_text=(
-            "Whose transaction the order key is: see Epoch. It says nothing where there is no order"
-            " key."
-        ),
+        help_text="The epoch of the transaction in order_key; meaningless without an order key.",
     )
     order_key = models.BigIntegerField(
         null=True,
         default=None,
         help_text=(
-            "The transaction that stored it, where the webhook is ordered; null when exempt."
-            " Within one transaction the ids are in order."
+            "The transaction that stored it, if the webhook is ordered; null if exempt."
+            " Within one transaction the ids give the order."
         ),
     )
     redelivery = models.ForeignKey(
@@ -120,7 +118,7 @@ class Delivery(models.Model):
             models.UniqueConstraint(fields=["event", "webhook"], name="delivery_once_per_webhook")
         ]
         indexes = [
-            # The claim: what became due lately, of whatever webhook. Rows in flight stay in it, and
+            # The claim: recently due rows of any webhook. Rows in flight stay in it, and
             # no index names the status: a claim then changes no indexed column, and Postgres need
             # not touch the indexes (a HOT update).
             models.Index(
@@ -141,7 +139,7 @@ class Delivery(models.Model):
                 name="delivery_epoch_order",
                 condition=Q(finished_at=None, order_key__isnull=False),
             ),
-            # What has to go out apart.
+            # Suspects, which are sent apart.
             models.Index(
                 fields=["next_attempt_at"],
                 name="delivery_suspect",
@@ -171,7 +169,7 @@ PHASES = ("dns", "connect", "tls", "send", "wait", "receive")
 
 
 class Attempt(models.Model):
-    """One HTTP try. Append-only."""
+    """One HTTP attempt. Append-only."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     delivery = models.ForeignKey(
@@ -190,11 +188,11 @@ class Attempt(models.Model):
         help_text="Microseconds of each of PHASES; none of attempts before they were recorded.",
     )
     url = models.CharField(max_length=2048)
-    # Heads are kept as they went and came: parsing each one would cost more than sending it.
+    # Header lines are stored as sent and received: parsing them would cost more than sending.
     request_head = models.TextField(help_text="The header lines sent, without secrets.")
     response_code = models.PositiveSmallIntegerField(null=True)
     response_head = models.BinaryField(
-        null=True, help_text="Status line and headers of the answer, as they came."
+        null=True, help_text="Status line and headers of the response, as received."
     )
     response_body = models.BinaryField(null=True)
     is_truncated = models.BooleanField(default=False)

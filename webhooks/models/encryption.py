@@ -31,9 +31,9 @@ def encrypt(plain: bytes, row_id: uuid.UUID) -> bytes:
 
 @sensitive_variables()
 def decrypt(stored: bytes, row_id: uuid.UUID) -> bytes:
-    """Return what was encrypted for the row `row_id`.
+    """Decrypt a value of the row `row_id`.
 
-    Raises EncryptionKeyError when no key fits or the value belongs to another row.
+    Raises EncryptionKeyError if no key fits or the value belongs to another row.
     """
     key_id, nonce, ciphertext = stored[1:5], stored[5:17], stored[17:]
     for key in settings.WEBHOOKS_ENCRYPTION_KEYS:
@@ -53,13 +53,13 @@ def reencrypt(stored: bytes, row_id: uuid.UUID) -> bytes:
 
 @sensitive_variables()
 def header_of_current_key() -> bytes:
-    """Return how every value encrypted with the first key begins."""
+    """Return the first bytes of every value encrypted with the first key."""
     return VERSION + _key_id(settings.WEBHOOKS_ENCRYPTION_KEYS[0])
 
 
 @sensitive_variables()
 def headers_of_known_keys() -> list[bytes]:
-    """Return how the values begin that can be decrypted."""
+    """Return the first bytes of all values that can be decrypted."""
     return [VERSION + _key_id(key) for key in settings.WEBHOOKS_ENCRYPTION_KEYS]
 
 

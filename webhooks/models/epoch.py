@@ -1,4 +1,4 @@
-"""Which server's transaction ids the stored ones are (invariant 13)."""
+"""The clusters whose transaction ids are stored (invariant 13)."""
 
 from django.db import models
 from django.db.models.functions import Now
@@ -7,9 +7,8 @@ from django.db.models.functions import Now
 class Epoch(models.Model):
     """A stretch of time in which transaction ids only grow: the life of one cluster.
 
-    A restored dump, a promoted standby, an upgrade and a logical copy begin the next one; what was
-    stored in an earlier epoch comes before all of a later one. Postgres itself says which is
-    current (webhooks_current_epoch(), made in migration 0006); webhooks/postgres/epoch.py keeps the rows.
+    A restored dump, a promoted standby, an upgrade and a logical copy begin the next epoch; all rows
+    of an earlier epoch come before those of a later one. Postgres itself names the current one (webhooks_current_epoch(), made in migration 0006); webhooks/postgres/epoch.py keeps the rows.
     """
 
     number = models.BigIntegerField(primary_key=True)

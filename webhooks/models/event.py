@@ -23,7 +23,7 @@ class EventQuerySet(models.QuerySet["Event"]):
 class Event(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     type = models.CharField(max_length=100)
-    # Not a foreign key: events outlive users. Null for events that belong to nobody.
+    # Not a foreign key, because events outlive users. Null for events without an owner.
     owner_id = models.UUIDField(null=True)
     payload = models.BinaryField(help_text="The exact bytes that are signed and sent.")
     idempotency_key = models.CharField(max_length=255, null=True)  # noqa: DJ001 (null = none given)
@@ -35,7 +35,7 @@ class Event(models.Model):
         help_text="Its owner triggered it over the API; platform webhooks do not receive it.",
     )
     epoch = models.BigIntegerField(
-        db_default=CurrentEpoch(), help_text="Whose transaction id it is: see Epoch."
+        db_default=CurrentEpoch(), help_text="The epoch of the transaction id."
     )
     transaction_id = TransactionIdField(db_default=CurrentTransactionId())
     sequence = models.BigIntegerField(db_default=NextEventSequence())
@@ -44,7 +44,7 @@ class Event(models.Model):
     objects = EventQuerySet.as_manager()
 
     data_digest: int = 0
-    """Of the data it was built from, in this process; not stored."""
+    """The hash of the data, in the process that built the event; not stored."""
 
     class Meta:
         permissions = [

@@ -1,4 +1,4 @@
-"""Postgres columns and defaults that Django has no field for."""
+"""Postgres columns and defaults without a field in Django."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
-"""What operators, the API and housekeeping keep: redeliveries, pauses, the audit log, stored
-responses, the schedule of the chores."""
+"""Rows of operators, the API and housekeeping: redeliveries, pauses, the audit log, stored responses,
+the schedule of the chores."""
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -11,7 +11,7 @@ from webhooks.ids import REDELIVERY_PREFIX, new_id
 
 
 class Redelivery(models.Model):
-    """A person's request to send deliveries once more, or events that a webhook never got."""
+    """A person's request to send deliveries again, or events that a webhook missed."""
 
     class Status(models.TextChoices):
         RUNNING = "running", "Running"
@@ -20,34 +20,34 @@ class Redelivery(models.Model):
         FAILED = "failed", "Failed"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    scope = models.JSONField(default=dict, help_text="What was asked for.")
+    scope = models.JSONField(default=dict, help_text="The requested Scope.")
     is_replay = models.BooleanField(
-        default=False, help_text="Creates deliveries that never existed instead of repeating some."
+        default=False, help_text="Creates missing deliveries instead of repeating existing ones."
     )
     status = models.CharField(max_length=9, choices=Status, default=Status.RUNNING)
     rate_limit = models.FloatField(null=True, help_text="Deliveries per second; null for no limit.")
     matched_count = models.PositiveIntegerField(default=0)
     queued_count = models.PositiveIntegerField(default=0)
-    # How far it came, so that it can go on after a crash.
+    # Its position, from which it continues after a crash.
     cursor = models.UUIDField(null=True)
     passed_over = ArrayField(
         models.UUIDField(),
         default=list,
         db_default=[],
-        help_text="Before the cursor, but locked by somebody else when their turn came.",
+        help_text="Deliveries before the cursor that another transaction had locked.",
     )
     due_at = models.DateTimeField(
-        db_default=Now(), help_text="When its next batch may go; the earliest comes first."
+        db_default=Now(), help_text="When its next batch may run; the earliest runs first."
     )
     failures = models.PositiveSmallIntegerField(
-        default=0, db_default=0, help_text="Batches in a row that Postgres did not carry out."
+        default=0, db_default=0, help_text="Consecutive batches that failed in Postgres."
     )
     error = models.CharField(
         max_length=500,
         blank=True,
         default="",
         db_default="",
-        help_text="Why it could not be carried out, or for now cannot.",
+        help_text="Why it failed, or why its last batch did.",
     )
     requested_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
@@ -59,7 +59,7 @@ class Redelivery(models.Model):
     class Meta:
         verbose_name_plural = "redeliveries"
         indexes = [
-            # Housekeeping: what is to be gone on with.
+            # Housekeeping: running redeliveries.
             models.Index(fields=["id"], name="redelivery_running", condition=Q(status="running"))
         ]
 
@@ -72,10 +72,10 @@ class Redelivery(models.Model):
 
 
 class RedeliveryTakeover(models.Model):
-    """A delivery that a later redelivery took over: both count what becomes of it."""
+    """A delivery that a later redelivery took over: both count its result."""
 
     pk = models.CompositePrimaryKey("redelivery_id", "delivery_id")
-    redelivery_id = models.UUIDField(help_text="The earlier one.")
+    redelivery_id = models.UUIDField(help_text="The earlier redelivery.")
     # Without foreign keys: housekeeping removes both ends, and locks neither.
     delivery_id = models.UUIDField()
 
@@ -90,7 +90,7 @@ class RedeliveryTakeover(models.Model):
 
 
 class Pause(models.Model):
-    """The switch that stops all sending; one row while it is on."""
+    """The pause of all sending: one row while it lasts."""
 
     id = models.BooleanField(primary_key=True, default=True)
     reason = models.CharField(max_length=500, blank=True)
@@ -108,7 +108,7 @@ class Pause(models.Model):
 
 
 class AuditEntry(models.Model):
-    """Who did what to what, without secrets."""
+    """An action, its actor and its object, without secrets."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     actor_id = models.UUIDField(null=True)
@@ -131,7 +131,7 @@ class AuditEntry(models.Model):
 
 
 class IdempotentAnswer(models.Model):
-    """The stored answer to a POST with an Idempotency-Key; encrypted, as it may hold a secret."""
+    """The stored response to a POST with an Idempotency-Key; encrypted, as it may hold a secret."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     # Not always a user's id (webhooks/api/idempotency.py).
@@ -154,20 +154,20 @@ class IdempotentAnswer(models.Model):
 
 
 class Chore(models.Model):
-    """The schedule of one chore of housekeeping, and how its last turns ended."""
+    """The schedule of one chore of housekeeping, and the results of its last runs."""
 
     name = models.CharField(primary_key=True, max_length=50)
     due_at = models.DateTimeField(db_default=Now())
     progress = models.JSONField(
-        null=True, help_text="Where its next turn goes on; null between two runs."
+        null=True, help_text="Where its next turn continues; null between runs."
     )
     started_at = models.DateTimeField(null=True, help_text="When its last run began.")
-    finished_at = models.DateTimeField(null=True, help_text="When a run last came to its end.")
+    finished_at = models.DateTimeField(null=True, help_text="When a run last finished.")
     failures = models.PositiveIntegerField(
-        default=0, db_default=0, help_text="Turns in a row that failed or never ended."
+        default=0, db_default=0, help_text="Consecutive turns that failed or never ended."
     )
     last_error = models.CharField(max_length=500, blank=True, default="", db_default="")
-    claimed_by = models.UUIDField(null=True, help_text="The housekeeper whose turn it is.")
+    claimed_by = models.UUIDField(null=True, help_text="The housekeeper that runs it.")
     leased_until = models.DateTimeField(null=True, help_text="When others may take over.")
 
     def __str__(self) -> str:

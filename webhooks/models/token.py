@@ -24,7 +24,7 @@ class ApiTokenManager(models.Manager["ApiToken"]):
         lifetime: timedelta | None,
         is_service: bool = False,
     ) -> tuple["ApiToken", str]:
-        """Store a new token and return it with its text, which nobody can read again."""
+        """Store a new token and return it with its text, which is not stored."""
         digest, text = get_digest_token()
         token = self.create(
             user=user,
@@ -39,7 +39,7 @@ class ApiTokenManager(models.Manager["ApiToken"]):
 
 
 class ApiToken(AbstractAuthToken):  # type: ignore[misc]  # knox is untyped
-    """What a program proves itself with."""
+    """A program's credential."""
 
     class Scope(models.TextChoices):
         READ = "read", "Read"
@@ -47,13 +47,13 @@ class ApiToken(AbstractAuthToken):  # type: ignore[misc]  # knox is untyped
         TRIGGER = "trigger", "Trigger events"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    # The primary key of knox's own model: it would put the digest into URLs and logs.
+    # Instead of knox's primary key, which would put the digest into URLs and logs.
     digest = models.CharField(max_length=128, unique=True, editable=False)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
     name = models.CharField(max_length=100)
     scopes = ArrayField(models.CharField(max_length=7, choices=Scope))
     is_service = models.BooleanField(
-        default=False, help_text="May trigger events for every owner; made by staff."
+        default=False, help_text="May trigger events for every owner; only staff can make one."
     )
     last_used_at = models.DateTimeField(null=True, editable=False)
 

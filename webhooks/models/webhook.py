@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 MAX_RETRIES = 20
 MAX_LIVE_SECRETS = 10
-"""Of one webhook and scheme: each of them signs every request."""
+"""The maximum live secrets of one webhook and scheme: each signs every request."""
 
 
 SETTINGS: dict[str, tuple[str, ...]] = {
@@ -40,7 +40,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "Retries": ("max_retries", "retry_delay_seconds", "retry_schedule"),
     "Sending": ("timeout_seconds", "rate_limit", "ordered"),
 }
-"""What an owner may change of a webhook, by the heading of the admin's form.
+"""The settings that an owner may change, by the heading of the admin's form.
 
 Type, limits, default and help text are those of the model's field. The service, the API and the admin
 take the rest from here. A setting that the sender needs is also read in
@@ -50,7 +50,7 @@ SETTING_NAMES = tuple(name for names in SETTINGS.values() for name in names)
 
 
 def api_name(setting: str) -> str:
-    """Return the name of a setting in the API, in snake case: without its unit, seconds."""
+    """Return a setting's name in the API, in snake case and without its unit, seconds."""
     return setting.removesuffix("_seconds")
 
 
@@ -66,12 +66,14 @@ def events_problem(patterns: Sequence[str]) -> str | None:
 
 class WebhookQuerySet(models.QuerySet["Webhook"]):
     def for_owner(self, owner_id: uuid.UUID | None) -> "WebhookQuerySet":
-        """The owner's webhooks that are not deleted."""
+        """Return the owner's webhooks that are not deleted."""
         return self.filter(owner_id=owner_id, deleted_at=None)
 
     def receiving(self, event: "Event") -> "WebhookQuerySet":
-        """Active webhooks that may hear of an event: its owner's, and the platform's where it is
-        not self-reported."""
+        """Return the active webhooks that may receive an event.
+
+        These are its owner's and, unless it is self-reported, the platform's.
+        """
         hearing = Q(owner_id__in=[event.owner_id] if event.owner_id else [])
         if not event.is_self_reported:
             hearing |= Q(is_platform=True)
@@ -80,7 +82,7 @@ class WebhookQuerySet(models.QuerySet["Webhook"]):
 
 @sensitive_variables()
 def decrypt_headers(stored: bytes | memoryview | None, webhook_id: uuid.UUID) -> dict[str, str]:
-    """Return custom headers from what is stored of them; raises EncryptionKeyError."""
+    """Decrypt stored custom headers; raises EncryptionKeyError."""
     return {} if stored is None else dict(json.loads(decrypt(bytes(stored), webhook_id)))
 
 
@@ -94,7 +96,7 @@ class Webhook(models.Model):
         blank=True,
         db_index=False,
         related_name="webhooks",
-        help_text="Whose events it receives. Empty only for platform webhooks.",
+        help_text="The user whose events it receives. Empty only for platform webhooks.",
     )
     is_platform = models.BooleanField(
         default=False, help_text="Made by staff; receives every owner's events."
@@ -111,7 +113,7 @@ class Webhook(models.Model):
     max_retries = models.PositiveSmallIntegerField(
         default=10,
         validators=[MaxValueValidator(MAX_RETRIES)],
-        help_text="How often a failed delivery is tried again, 0 to 20.",
+        help_text="How often a failed delivery is retried, 0 to 20.",
     )
     retry_delay_seconds = models.PositiveIntegerField(
         default=60,
@@ -139,14 +141,14 @@ class Webhook(models.Model):
         help_text="Requests per second, fractions too; empty for no limit.",
     )
     ordered = models.BooleanField(
-        default=False, help_text="One at a time, in the order of the events."
+        default=False, help_text="Send one request at a time, in the order of the events."
     )
     disabled_reason = models.CharField(max_length=500, blank=True, editable=False)
     disabled_at = models.DateTimeField(null=True, editable=False)
-    # When the owner's mail about an automatic disabling is due; null when it went out.
+    # When the owner's mail about an automatic disabling is due; null after it was sent.
     notice_due_at = models.DateTimeField(null=True, editable=False)
     notice_failures = models.PositiveSmallIntegerField(default=0, db_default=0, editable=False)
-    # Why it could not be sent; together with an empty due time: why it was given up.
+    # Why it could not be sent or, without a due time, why it was given up.
     notice_error = models.CharField(
         max_length=500, blank=True, default="", db_default="", editable=False
     )
@@ -158,9 +160,9 @@ class Webhook(models.Model):
     breaker_probes = models.PositiveIntegerField(default=0, editable=False)
     breaker_changed_at = models.DateTimeField(null=True, editable=False)
     breaker_probe_at = models.DateTimeField(null=True, editable=False)
-    # No request before this: the receiver's own Retry-After.
+    # No request before this time, from the receiver's Retry-After.
     held_until = models.DateTimeField(null=True, editable=False)
-    # When its rate limit's allowance is whole again (webhooks/pace/rate.py).
+    # When the allowance of its rate limit is full again (webhooks/pace/rate.py).
     rate_ready_at = models.DateTimeField(null=True, editable=False)
     verified = models.BooleanField(default=False, editable=False)
     deleted_at = models.DateTimeField(null=True, editable=False)
@@ -173,7 +175,7 @@ class Webhook(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(
-                # A deleted user leaves soft-deleted webhooks without an owner behind.
+                # A deleted user leaves soft-deleted webhooks without an owner.
                 condition=Q(is_platform=True, owner=None)
                 | Q(is_platform=False, owner__isnull=False)
                 | Q(deleted_at__isnull=False),
@@ -187,13 +189,13 @@ class Webhook(models.Model):
                 fields=["owner", "id"], name="webhook_owner", condition=Q(deleted_at=None)
             ),
             models.Index(fields=["id"], name="webhook_platform", condition=Q(is_platform=True)),
-            # The claim: which webhooks were enabled, or recovered, lately.
+            # The claim: recently enabled or recovered webhooks.
             models.Index(
                 fields=["breaker_changed_at"],
                 name="webhook_resumed",
                 condition=Q(breaker_changed_at__isnull=False),
             ),
-            # Housekeeping: whether most fail, whose owner is owed a mail.
+            # Housekeeping: whether most webhooks fail, and which owners get a mail.
             models.Index(
                 fields=["failing_since"],
                 name="webhook_failing",
@@ -212,7 +214,7 @@ class Webhook(models.Model):
         return self.name
 
     def __getstate__(self) -> dict[str, Any]:
-        """A pickled or copied webhook does not carry its secret along."""
+        """Leave the secret out of pickles and copies."""
         state: dict[str, Any] = super().__getstate__()
         state.pop("_secret", None)
         return state
@@ -238,7 +240,7 @@ class Webhook(models.Model):
     @headers.setter
     @sensitive_variables()
     def headers(self, headers: dict[str, str]) -> None:
-        """Raises ValidationError when one may not be sent, and keeps the old ones then."""
+        """Raises ValidationError for a forbidden header and then keeps the old ones."""
         if problems := header_problems(headers):
             raise ValidationError({"headers": problems})
         text = json.dumps(headers).encode()
@@ -246,7 +248,7 @@ class Webhook(models.Model):
 
     @property
     def header_names(self) -> list[str] | None:
-        """Names of the custom headers; None where no key of ours can decrypt them."""
+        """The names of the custom headers; None if no key can decrypt them."""
         try:
             return list(self.headers)
         except EncryptionKeyError:
@@ -254,20 +256,20 @@ class Webhook(models.Model):
 
     @property
     def public_keys(self) -> list[str]:
-        """What receivers verify `v1a` signatures with, the current one first; no secrets.
+        """The public keys for `v1a` signatures, the current one first; they are no secrets.
 
-        Of those only that can be decrypted: nothing is signed with the others.
+        Leaves out keys that cannot be decrypted, because they sign nothing.
         """
         live = self.secrets.filter(scheme=SigningSecret.Scheme.ED25519).live(timezone.now())
         values = [secret.readable_value for secret in live]
         return [signing.Ed25519Key.from_text(value).public_text for value in values if value]
 
     def receives(self, event_type: str) -> bool:
-        """Say whether the event filter selects this type."""
+        """Return whether the event filter selects this type."""
         return not catalog.patterns_matching(event_type).isdisjoint(self.events)
 
     def clean(self) -> None:
-        """Bring the URL into its one spelling; raises ValidationError for what is wrong."""
+        """Normalize the URL; raises ValidationError with every invalid field."""
         problems: dict[str, str] = {}
         try:
             self.url = accept_url(self.url)
@@ -281,7 +283,7 @@ class Webhook(models.Model):
 
 class SigningSecretQuerySet(models.QuerySet["SigningSecret"]):
     def live(self, now: datetime) -> "SigningSecretQuerySet":
-        """Secrets that sign at this moment, the current one first."""
+        """Return the secrets that sign at this moment, the current one first."""
         return self.filter(Q(expires_at=None) | Q(expires_at__gt=now)).order_by(
             models.F("expires_at").desc(nulls_first=True), "-id"
         )
@@ -301,7 +303,7 @@ class SigningSecret(models.Model):
     )
     value_encrypted = models.BinaryField(editable=False)
     expires_at = models.DateTimeField(
-        null=True, blank=True, help_text="Until when it still signs; empty for the current one."
+        null=True, blank=True, help_text="When it stops signing; empty for the current secret."
     )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
@@ -325,9 +327,9 @@ class SigningSecret(models.Model):
     def build(
         cls, webhook: Webhook, value: str | None = None, *, scheme: Scheme = Scheme.HMAC
     ) -> "SigningSecret":
-        """Return an unsaved secret; `value` is generated where it is not given.
+        """Return an unsaved secret, random without `value`.
 
-        Raises ValueError when the value is malformed.
+        Raises ValueError for a malformed value.
         """
         secret = cls(webhook=webhook, scheme=scheme)
         if scheme == cls.Scheme.ED25519:
@@ -346,7 +348,7 @@ class SigningSecret(models.Model):
 
     @property
     def readable_value(self) -> str | None:
-        """The value; None where no key of ours can decrypt it."""
+        """The value; None if no key can decrypt it."""
         try:
             return self.value
         except EncryptionKeyError:

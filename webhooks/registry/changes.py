@@ -1,4 +1,4 @@
-"""Webhooks made, changed and deleted."""
+"""Create, change and delete webhooks."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -92,7 +92,7 @@ def _make_room(webhook: Webhook) -> None:
     limit = django_settings.WEBHOOKS_MAX_PER_OWNER
     if Webhook.objects.for_owner(webhook.owner_id).count() >= limit:
         raise WebhookLimitError(
-            f"You have {limit} webhooks, as many as there may be; delete one that is not needed."
+            f"You have {limit} webhooks, the maximum; delete one that is not needed."
         )
 
 
@@ -169,7 +169,7 @@ def _moves(webhook: Webhook, url: str, *, may_keep: bool) -> bool:
         raise ValidationError(
             {
                 "headers": "The URL leads to another server: give the custom headers again, or none "
-                "({}), so that their values do not go where nobody meant them to."
+                "({}), so that their values are not sent to a server by mistake."
             }
         )
     return has_moved

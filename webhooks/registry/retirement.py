@@ -1,4 +1,4 @@
-"""What becomes of a user's webhooks when the user goes."""
+"""Delete a user's webhooks together with the user."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from webhooks.choices import DeliveryStatus
 from webhooks.models import Delivery, Webhook
 
 AT_ONCE = 5_000
-"""Deliveries cancelled together with their webhooks."""
+"""The maximum deliveries cancelled in the transaction that deletes their webhooks."""
 
 
 def retire_webhooks_of(users: QuerySet[Any]) -> None:
-    """Soft-delete the users' webhooks and cancel what waits for them.
+    """Soft-delete the users' webhooks and cancel their pending deliveries.
 
-    Comes before the events of the deletion: these must not reach the webhooks that go with it.
-    What a worker holds is left to it. The dispatcher cancels what is too much to be cancelled while
-    others wait for this transaction, what somebody has locked, and what others still add.
+    Call it before the events of the deletion are stored: these must not reach the deleted webhooks.
+    Deliveries that a worker holds stay with it. The dispatcher cancels the rest: deliveries above
+    AT_ONCE, since other transactions may wait for this one, locked ones, and those added later.
     """
     now = timezone.now()
     webhooks = Webhook.objects.filter(owner_id__in=users.order_by().values("pk"))

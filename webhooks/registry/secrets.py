@@ -1,4 +1,4 @@
-"""A webhook's signing secrets: made, rotated, revoked."""
+"""Make, rotate and revoke a webhook's signing secrets."""
 
 from datetime import timedelta
 from uuid import UUID

@@ -1,6 +1,6 @@
-"""Switching webhooks off and on, by people and by themselves, and what becomes of what waits.
+"""Enable and disable webhooks, by hand or automatically, and pause all sending.
 
-Disabled keeps: deliveries of a disabled webhook wait until it is enabled again (invariant 12).
+Deliveries of a disabled webhook wait until it is enabled again (invariant 12).
 """
 
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ from webhooks.outbox import store, wakeup
 from webhooks.pace.breaker import Breaker
 
 UNPROVED = "It is not proved yet that this URL's owner wants our requests: verify the webhook."
-"""Why a webhook is off where WEBHOOKS_ENDPOINT_PROOF is `require`."""
+"""Why a webhook is disabled if WEBHOOKS_ENDPOINT_PROOF is `require`."""
 
 RECENT = timedelta(days=3)
 BATCH = 5_000
-"""Deliveries cancelled by one statement."""
+"""The maximum deliveries that one statement cancels."""
 
 Waiting = Literal["recent", "all", "none"]
-"""What is sent of that which waited: what is younger than three days, everything, nothing."""
+"""Which pending deliveries to send: those younger than three days, all, or none."""
 
 
 def disable(webhook: Webhook, reason: str = "") -> None:
@@ -40,10 +40,10 @@ def disable(webhook: Webhook, reason: str = "") -> None:
 
 
 def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
-    """Send to a webhook again, as if it had never failed; returns how many deliveries now wait.
+    """Enable a webhook as if it had never failed; return its number of pending deliveries.
 
-    What is not to be sent is cancelled. A webhook that was deleted meanwhile stays deleted. At most
-    COUNTED_AT_MOST + 1 are counted. Raises WebhookUnprovedError.
+    Cancels the deliveries that `send` leaves out. A webhook deleted meanwhile stays deleted. Counts
+    at most COUNTED_AT_MOST + 1. Raises WebhookUnprovedError.
     """
     waiting = Delivery.objects.filter(webhook=webhook).waiting()
     if send == "none":
@@ -66,23 +66,23 @@ def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
         "breaker_state": healthy.state,
         "breaker_failures": 0,
         "breaker_probes": 0,
-        # The same as after a recovery: it starts with one at a time.
+        # As after a recovery: the window starts at one.
         "breaker_changed_at": timezone.now(),
         "breaker_probe_at": None,
     }
     for name, value in changes.items():
         setattr(webhook, name, value)
-    # Last: others wait for the webhook's row, as long as it is locked. These columns and no others: the
-    # instance may be older than what somebody else has changed.
+    # Last, because other transactions wait for the row while it is locked. Only these columns, because
+    # the instance may be older than another transaction's change.
     webhook.save(update_fields=[*changes, "updated_at"])
     transaction.on_commit(wakeup.nudge, robust=True)
     return count
 
 
 def resume_webhooks_of(owner_ids: Sequence[UUID]) -> None:
-    """Have workers look at once at the webhooks of accounts that are active again.
+    """Make workers visit the webhooks of reactivated accounts at once rather than within a minute.
 
-    Left alone they look within a minute. What waited is sent, as after a recovery.
+    Workers then send the pending deliveries as after a recovery.
     """
     rows = Webhook.objects.filter(owner_id__in=owner_ids, active=True, deleted_at=None)
     rows.filter(breaker_state="closed").update(breaker_changed_at=timezone.now())
@@ -90,7 +90,7 @@ def resume_webhooks_of(owner_ids: Sequence[UUID]) -> None:
 
 
 def _cancel_all(unwanted: DeliveryQuerySet) -> None:
-    """Cancel in batches, each its own transaction where the caller has none, in the order of ids."""
+    """Cancel in batches, in the order of ids; each is a transaction unless the caller has one."""
     while True:
         with transaction.atomic():
             locked = unwanted.select_for_update(no_key=True).order_by("id")
@@ -101,7 +101,7 @@ def _cancel_all(unwanted: DeliveryQuerySet) -> None:
 
 
 def disable_automatically(webhook_ids: Sequence[UUID], reason: str, now: datetime) -> None:
-    """Disable webhooks, owe their owners a mail, and tell the owners' other webhooks."""
+    """Disable webhooks, schedule the mails to their owners, and trigger `webhook.disabled`."""
     with transaction.atomic():
         webhooks = list(
             Webhook.objects.select_for_update(no_key=True)
@@ -136,18 +136,18 @@ def disable_automatically(webhook_ids: Sequence[UUID], reason: str, now: datetim
 
 
 def server_of(url: str) -> str:
-    """Return a URL without its path and query, which may be secrets of their own."""
+    """Return a URL without its path and query, which may hold secrets."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def cancel(delivery: Delivery, reason: str = "Cancelled by hand.") -> bool:
-    """Cancel a delivery that waits; False when it does not wait (any more)."""
+    """Cancel a pending delivery; return False if it is not pending."""
     return bool(Delivery.objects.filter(id=delivery.id).waiting().cancel(reason))
 
 
 def pause_sending(reason: str = "", *, paused_by: Any = None) -> Pause:
-    """Stop all sending within a second; everything waits. The first pause stands, with its reason."""
+    """Pause all sending within a second; deliveries wait. An existing pause keeps its reason."""
     pause, _ = Pause.objects.get_or_create(
         id=True, defaults={"reason": reason, "paused_by": paused_by}
     )
@@ -155,7 +155,7 @@ def pause_sending(reason: str = "", *, paused_by: Any = None) -> Pause:
 
 
 def resume_sending() -> bool:
-    """Send again; False where nothing was paused."""
+    """End the pause; return False if there was none."""
     with transaction.atomic():
         deleted, _ = Pause.objects.all().delete()
         transaction.on_commit(wakeup.nudge, robust=True)
