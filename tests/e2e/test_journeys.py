@@ -103,7 +103,7 @@ def test_five_hundred_are_redelivered_and_watched_to_their_end(
         screen.goto(f"{live_server.url}/admin/")
         expect(screen.locator("[data-test=redelivery]")).to_contain_text("100 %")
         screen.get_by_role("button", name="Dismiss").click()
-        expect(screen.get_by_text("It is dismissed.")).to_be_visible()
+        expect(screen.get_by_text("The redelivery is dismissed.")).to_be_visible()
         expect(screen.locator("[data-test=redelivery]")).to_have_count(0)
         screen.goto(address)
         expect(screen.locator("[data-test=percent]")).to_have_text("100 %")
@@ -188,7 +188,7 @@ def test_sending_is_paused_and_resumed(screen: Page, live_server: Any) -> None:
 
     screen.get_by_role("link", name="Resume sending").click()
     screen.get_by_role("button", name="Resume sending").click()
-    expect(screen.get_by_text("Sending goes on.")).to_be_visible()
+    expect(screen.get_by_text("Sending is resumed.")).to_be_visible()
 
 
 def test_copy_as_curl_fills_the_clipboard(screen: Page, live_server: Any, owner: User) -> None:

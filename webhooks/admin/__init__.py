@@ -1,7 +1,7 @@
 """The operators' admin: one module per screen.
 
 No domain logic lives here: screens read rows and webhooks.figures.history, and act through webhooks.service
-and webhooks.repair.redelivery. Looking changes nothing, every write leaves an audit entry.
+and webhooks.repair.redelivery. GET requests change nothing; every write leaves an audit entry.
 """
 
 from webhooks.admin import (

@@ -1,4 +1,4 @@
-"""What the admin shows to whom; what may be done stands in webhooks/doors/access.py."""
+"""Which users see what in the admin; webhooks/doors/access.py says who may act."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ VIEW_REDELIVERY = "webhooks.view_redelivery"
 
 
 def may_view(user: Any, permission: str) -> bool:
-    """Say whether a user may look at a model; who may change something may look at it."""
+    """Return whether a user may view a model; permission to change includes it."""
     return bool(
         user.has_perm(permission) or user.has_perm(permission.replace(".view_", ".change_"))
     )
 
 
 def permissions_of(user: Any) -> dict[str, bool]:
-    """Return what templates ask for: which buttons and which contents to show."""
+    """Return the flags for templates: which buttons and contents to show."""
     return {
         "can_view_payload": user.has_perm(access.VIEW_PAYLOAD),
         "can_redeliver": access.may(user, access.REDELIVER),

@@ -1,4 +1,4 @@
-"""API tokens: who has them and what for; made here they are shown once, deleting revokes them."""
+"""API tokens: list, make (the text is shown once) and delete, which revokes them."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -28,7 +28,7 @@ MAX_DAYS = 365
 
 class NewTokenForm(forms.Form):
     user = forms.EmailField(help_text="The user's e-mail address.")
-    name = forms.CharField(max_length=100, help_text="What it is for.")
+    name = forms.CharField(max_length=100, help_text="Its purpose.")
     scopes = forms.MultipleChoiceField(
         choices=ApiToken.Scope.choices, widget=forms.CheckboxSelectMultiple
     )
@@ -38,7 +38,7 @@ class NewTokenForm(forms.Form):
     is_service = forms.BooleanField(
         required=False,
         label="Service token",
-        help_text="May trigger events for every owner; you and its user need the right to.",
+        help_text="May trigger events for every owner; you and its user need that permission.",
     )
 
     def __init__(self, data: Any, requester: Any) -> None:
@@ -48,7 +48,7 @@ class NewTokenForm(forms.Form):
     def clean_user(self) -> Any:
         user = get_user_model().objects.filter(email__iexact=self.cleaned_data["user"]).first()
         if user is None:
-            raise forms.ValidationError("Nobody has this address.")
+            raise forms.ValidationError("No user has this address.")
         is_other_staff = user != self._requester and (user.is_staff or user.is_superuser)
         if is_other_staff and not self._requester.is_superuser:
             raise forms.ValidationError("Only superusers make tokens of other staff.")
@@ -70,7 +70,7 @@ class AddToken(SecretOperation):
     url_path = "new/"
     deed = access.MAKE_TOKEN
     title = "Make an API token"
-    text = "Whoever has it acts as the user, within its scopes."
+    text = "A program with this token acts as the user, within its scopes."
     button = "Make"
 
     def find(self, object_id: str | None) -> None:

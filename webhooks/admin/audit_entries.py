@@ -1,4 +1,4 @@
-"""The audit log: who did what, when, from where."""
+"""The audit log: actions with their actor, time and source."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ class ActionFilter(TextFilter):
 
 
 class AuditList(ChangeList):
-    """The page of entries, with the names of those who acted in one query."""
+    """The page of entries; one query reads the names of all actors."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -63,7 +63,7 @@ class AuditEntryAdmin(BigTableAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: Any, search_term: str
     ) -> tuple[Any, bool]:
-        # The index is on the whole reference.
+        # The index needs the whole reference.
         term = search_term.strip()
         return (queryset.filter(object_reference=term) if term else queryset), False
 

@@ -1,6 +1,6 @@
-"""The ground all screens stand on: unfold's look, audited writes, ids as the wire shows them.
+"""The base classes of all screens: unfold's look, audited writes, public ids.
 
-Other apps derive their model admins from OperatorAdmin, and from nothing else of this package.
+Other apps derive their model admins from OperatorAdmin and use nothing else of this package.
 """
 
 from collections.abc import Iterable
@@ -24,9 +24,9 @@ from webhooks.repair import audit_log
 
 
 class OperatorAdmin(ModelAdmin):
-    """A model admin whose every write leaves an audit entry.
+    """A model admin that leaves an audit entry for every write.
 
-    `operations` are the things to do besides editing; each gets a URL of its own.
+    `operations` are the actions besides editing; each has its own URL.
     """
 
     operations: ClassVar[Iterable[type[Operation]]] = ()
@@ -53,7 +53,7 @@ class OperatorAdmin(ModelAdmin):
     def get_object(
         self, request: HttpRequest, object_id: str, from_field: str | None = None
     ) -> Model | None:
-        """Also understands the id that receivers see, such as `whk_0190…`."""
+        """Also accept public ids such as `whk_0190…`."""
         if self.id_prefix and object_id.startswith(self.id_prefix):
             try:
                 object_id = str(parse_public_id(object_id, self.id_prefix))
@@ -63,23 +63,23 @@ class OperatorAdmin(ModelAdmin):
         return found
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Let a list be filtered by what it offers alone.
+        """Allow only the filters that a list offers.
 
-        Django allows every field of the model, so that one could guess what is not shown.
+        Django allows every field of the model, so that users could guess hidden values.
         """
         return any(lookup in _parameters_of(one) for one in self.list_filter)
 
     def render(
         self, request: HttpRequest, template: str, context: dict[str, Any], status: int = 200
     ) -> TemplateResponse:
-        """Return a page of our own inside the admin's frame."""
+        """Return one of our own pages in the admin's frame."""
         request.current_app = self.admin_site.name
         frame = self.admin_site.each_context(request)
         own = {"opts": self.opts, "model_admin": self} | permissions_of(request.user) | context
         return TemplateResponse(request, template, frame | own, status=status)
 
     def note(self, request: HttpRequest, action: str, subject: Model | str, **changes: Any) -> None:
-        """Write the audit entry of what this request did."""
+        """Write this request's audit entry."""
         audit_log.record(
             action,
             subject,
@@ -132,7 +132,7 @@ def _shown(value: Any) -> Any:
 
 
 class ReadOnlyAdmin(OperatorAdmin):
-    """Facts: nobody adds, edits or deletes them by hand."""
+    """Rows that cannot be added, edited or deleted by hand."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -145,11 +145,11 @@ class ReadOnlyAdmin(OperatorAdmin):
 
 
 LIST_SECONDS = 3
-"""After this a list gives up and asks for a narrower choice."""
+"""The maximum duration of a list's queries; beyond it, the page asks for narrower filters."""
 
 
 class BigTableAdmin(ReadOnlyAdmin):
-    """A list over millions of rows: never counted, newest first, and stopped where it takes long."""
+    """A list of millions of rows: never counted, newest first, stopped after LIST_SECONDS."""
 
     show_full_result_count = False
     paginator = InfinitePaginator

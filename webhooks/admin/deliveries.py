@@ -1,4 +1,4 @@
-"""Deliveries: the log of everything sent, and one delivery with all its attempts."""
+"""Deliveries: the list, and one delivery with all its attempts."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -39,13 +39,13 @@ class RedeliverDelivery(Operation):
     name = "redeliver"
     deed = access.REDELIVER
     title = "Send this delivery again"
-    text = "It is sent at once, and its retries start anew. Receivers see the same event id."
+    text = "It is sent at once with a new retry budget. The receiver sees the same event id."
     button = "Redeliver"
 
     def act(self, form: forms.Form) -> Any:
         redelivery = service.redeliver_one(self.subject, requested_by=self.request.user)
         self.note("delivery.redeliver", redelivery=redelivery.public_id)
-        return self.done("It is sent again.")
+        return self.done("The delivery is sent again.")
 
     def warnings(self) -> list[str]:
         return warnings_of(Scope(delivery_ids=(self.subject.pk,)))
@@ -55,15 +55,17 @@ class CancelDelivery(Operation):
     name = "cancel"
     deed = access.REDELIVER
     title = "Cancel this delivery"
-    text = "It is not tried again. It can be redelivered later."
+    text = "It is not retried. It can be redelivered later."
     button = "Cancel the delivery"
     is_dangerous = True
 
     def act(self, form: forms.Form) -> Any:
         if not service.cancel(self.subject):
-            raise RedeliveryScopeError("It does not wait any more, so nothing was cancelled.")
+            raise RedeliveryScopeError(
+                "This delivery is not pending any more, so nothing was cancelled."
+            )
         self.note("delivery.cancel", status=[self.subject.status, "CANCELLED"])
-        return self.done("It is cancelled.")
+        return self.done("The delivery is cancelled.")
 
 
 @admin.register(Delivery)
@@ -106,7 +108,7 @@ class DeliveryAdmin(BigTableAdmin):
 
     @admin.action(description="Redeliver…", permissions=["redeliver"])
     def redeliver_selected(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> Any:
-        """Go on to the page that counts, asks and then acts."""
+        """Redirect to the page that counts the deliveries and asks for confirmation."""
         ids = list(queryset.values_list("id", flat=True))
         return self.render(
             request,
@@ -193,7 +195,7 @@ class DeliveryAdmin(BigTableAdmin):
         return self.render(request, "admin/webhooks/delivery/detail.html", context)
 
     def answer_view(self, request: HttpRequest, object_id: str, number: int) -> HttpResponse:
-        """The body of an answer as a file of plain text, whatever it claims to be."""
+        """Return a response's body as a plain-text file, whatever its content type."""
         delivery = self.find(request, object_id)
         if not request.user.has_perm(access.VIEW_PAYLOAD):
             raise PermissionDenied
@@ -212,7 +214,7 @@ class DeliveryAdmin(BigTableAdmin):
 
 
 def as_file(content: bytes, name: str) -> HttpResponse:
-    """Return bytes as a download that no browser takes for a page."""
+    """Return bytes as a download that no browser renders as a page."""
     return HttpResponse(
         content,
         content_type="text/plain; charset=utf-8",

@@ -1,4 +1,4 @@
-"""Events: what happened, the exact bytes, where they went and why not elsewhere."""
+"""Events: the list, and one event with its payload, its deliveries and the reasons for them."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -35,14 +35,14 @@ class ReplayForm(forms.Form):
 
 
 class ReplayEvent(Operation):
-    """Make the deliveries that never existed: the webhook was new, disabled or filtered it out."""
+    """Create missing deliveries: the webhook was new or disabled, or its filter was different."""
 
     name = "replay"
     deed = access.REDELIVER
     title = "Replay this event"
     text = (
-        "These webhooks select the event today and never got it: they were made later, or were "
-        "disabled. What was delivered once is redelivered from its delivery."
+        "These webhooks select the event now but never received it: they were new or disabled. "
+        "To send an existing delivery again, redeliver it on its own page."
     )
     button = "Replay"
 
@@ -66,7 +66,7 @@ class ReplayEvent(Operation):
             )
             self.note("event.replay", webhook=webhook.public_id, redelivery=redelivery.public_id)
         self.missing = {str(webhook.pk): webhook for webhook in chosen}
-        return self.done(f"The event is sent to {len(chosen)} more.")
+        return self.done(f"The event is sent to {len(chosen)} more webhooks.")
 
     def warnings(self) -> list[str]:
         return order_warnings(Webhook.objects.filter(pk__in=self.missing))

@@ -1,4 +1,4 @@
-"""Filters of the big lists. Their names in the query string are also those of a redelivery's form."""
+"""Filters of the large lists; a redelivery's form has fields of the same names."""
 
 import re
 from typing import Any, ClassVar
@@ -20,7 +20,7 @@ SPANS = {
     "1h": "Last hour", "24h": "Last 24 hours", "7d": "Last 7 days", "30d": "Last 30 days"
 }  # fmt: skip
 NOTHING = UUID(int=0)
-"""An id that no row has."""
+"""An id that matches no row."""
 
 
 def codes_of(value: str) -> tuple[int, int] | None:
@@ -33,7 +33,7 @@ def codes_of(value: str) -> tuple[int, int] | None:
 
 
 def webhook_of(value: str) -> UUID | None:
-    """Return the id of a webhook given by its id in either form, or by a name that is unique."""
+    """Return the id of the webhook with this public id, UUID or unique name, or None."""
     found = _id_of(value, WEBHOOK_PREFIX)
     if found is None:
         named = Webhook.objects.filter(name__iexact=value).values_list("pk", flat=True)[:2]
@@ -42,7 +42,7 @@ def webhook_of(value: str) -> UUID | None:
 
 
 def owner_of(value: str) -> UUID | None:
-    """Return the id of a user given by id or e-mail address."""
+    """Return the id of the user with this id or e-mail address, or None."""
     found = _id_of(value, "")
     if found is None:
         found = (
@@ -64,7 +64,7 @@ def _id_of(value: str, prefix: str) -> UUID | None:
 
 
 class TimeFilter(DropdownFilter):
-    """By the time-ordered primary key, so that no index on a time is needed."""
+    """Filters by the time-ordered primary key, so that no index on a time is needed."""
 
     title = "time"
     parameter_name = "since"
@@ -136,7 +136,7 @@ class EventTypeFilter(TypeFilter):
 
 
 class CodeFilter(TextFilter):
-    """One status code, or a class of them such as `5xx`."""
+    """A status code, or a class of them such as `5xx`."""
 
     title = "response code (503 or 5xx)"
     parameter_name = "code"

@@ -1,6 +1,6 @@
-"""The home page: in one look what is wrong, and the way to it.
+"""The home page: current problems, and links to their pages.
 
-A bounded number of statements, shared by everybody for a few seconds, however often it is loaded.
+It takes a bounded number of statements, whose results all users share for a few seconds.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ SHOWN_REDELIVERIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Troubled:
-    """A webhook that needs somebody."""
+    """A webhook that needs an operator."""
 
     webhook: Webhook
     state: State
@@ -42,7 +42,7 @@ class Troubled:
 
 
 def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    """Add the figures to the context of the admin's index, for those who may see deliveries."""
+    """Add the figures to the admin's index for users who may view deliveries."""
     context |= permissions_of(request.user) | {"title": "Home"}
     if not may_view(request.user, VIEW_DELIVERY):
         return context
@@ -54,7 +54,7 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
 
 
 def collect(now: datetime) -> dict[str, Any]:
-    """Return everything the page shows of the system."""
+    """Return all figures of the page."""
     day = history.Selection(since=now - DAY)
     hours = overview.hours(day)
     return {
@@ -97,7 +97,7 @@ def _count_states() -> dict[str, int]:
 
 
 def _troubled(day: history.Selection, now: datetime) -> list[Troubled]:
-    """The webhooks with the most failures of the day, and those that fail right now."""
+    """Return the webhooks with the most failures of the day, and those failing at the moment."""
     worst = overview.worst(day, limit=SHOWN_WEBHOOKS)
     failing = Webhook.objects.filter(failing_since__isnull=False, deleted_at=None, active=True)
     found = {
@@ -124,7 +124,7 @@ def _troubled(day: history.Selection, now: datetime) -> list[Troubled]:
 
 
 def _running() -> list[dict[str, Any]]:
-    """The redeliveries that nobody has dismissed, each with its progress."""
+    """Return the redeliveries that are not dismissed, each with its progress."""
     rows = Redelivery.objects.filter(
         dismissed_at=None, created_at__gte=timezone.now() - DAY
     ).order_by("-id")[:SHOWN_REDELIVERIES]

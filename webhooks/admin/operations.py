@@ -1,6 +1,6 @@
-"""Things an operator does with a button: looking at the URL asks, only a POST acts.
+"""Operators' actions behind buttons: GET asks for confirmation, only POST acts.
 
-Unfold's own actions are links, so that a crafted link would act; these are forms with a CSRF token.
+Unfold's own actions are links, so that a crafted link would act; ours are forms with a CSRF token.
 """
 
 from contextlib import nullcontext
@@ -20,19 +20,19 @@ from webhooks.errors import WebhooksError
 
 
 class Operation(View):
-    """One operation on one object: GET shows what would happen, POST does it, then goes back."""
+    """One operation on one object: GET shows its effect, POST performs it and redirects."""
 
     model_admin: Any = None
     name: ClassVar[str]
-    """The end of its URL, and of the URL's name."""
+    """The last part of its URL and of the URL's name."""
     deed: ClassVar[access.Deed]
-    """What it is, in the table of who may do what."""
+    """Its entry in the table of permissions."""
     title: ClassVar[str]
     text: ClassVar[str] = ""
     button: ClassVar[str] = ""
     is_dangerous: ClassVar[bool] = False
     is_atomic: ClassVar[bool] = True
-    """Whether it is undone where its audit entry cannot be written."""
+    """Whether a failure to write the audit entry rolls it back."""
     form_class: ClassVar[type[forms.Form]] = forms.Form
     template: ClassVar[str] = "admin/webhooks/operation.html"
     url_path: ClassVar[str]
@@ -75,7 +75,7 @@ class Operation(View):
         return self.form_class(data)
 
     def act(self, form: forms.Form) -> HttpResponse:
-        """Do it; WebhooksError and ValidationError are shown in the form."""
+        """Perform it; the form shows WebhooksError and ValidationError."""
         raise NotImplementedError
 
     def ask(self, form: forms.Form, status: int = 200) -> HttpResponse:
@@ -96,7 +96,7 @@ class Operation(View):
         return {}
 
     def warnings(self) -> list[str]:
-        """Return what to know before and after it, a sentence each."""
+        """Return warnings to show before and after it, one sentence each."""
         return []
 
     def back_url(self) -> str:

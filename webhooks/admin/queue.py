@@ -1,4 +1,4 @@
-"""The queue page: what waits, who works, which chores fail, what RQ and Valkey say, and the switch for all sending."""
+"""The queue page: backlog, workers, failing chores, RQ and Valkey, and the pause of all sending."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ DAY = timedelta(hours=24)
 
 @dataclass(frozen=True, slots=True)
 class RqState:
-    """What Valkey says about RQ's queue, or that it says nothing."""
+    """The state of RQ's queue, or that Valkey is unavailable."""
 
     answers: bool
     waiting: int = 0
@@ -38,7 +38,7 @@ class RqState:
 
 
 def rq_state() -> RqState:
-    """Ask Valkey, briefly: deliveries go on without it (invariant 2)."""
+    """Ask Valkey with a short timeout: deliveries continue without it (invariant 2)."""
     client = wakeup.connect(wakeup.TIMEOUT_SECONDS)
     try:
         waiting = wakeup.make_queue(client).count
@@ -58,7 +58,7 @@ class QueueOperation(Operation):
 
 
 class PauseForm(forms.Form):
-    reason = forms.CharField(max_length=500, help_text="Everybody who looks here sees it.")
+    reason = forms.CharField(max_length=500, help_text="All users of this page see it.")
 
 
 class PauseSending(QueueOperation):
@@ -66,7 +66,7 @@ class PauseSending(QueueOperation):
     url_path = "pause/"
     deed = access.PAUSE
     title = "Pause all sending"
-    text = "Within a second no webhook of anybody is sent. Events are stored and wait."
+    text = "Within a second, workers stop sending to all webhooks. Events are stored, their deliveries wait."
     button = "Pause sending"
     is_dangerous = True
     form_class = PauseForm
@@ -85,19 +85,19 @@ class ResumeSending(QueueOperation):
     url_path = "resume/"
     deed = access.PAUSE
     title = "Resume sending"
-    text = "Everything that waits is sent, as fast as the receivers take it."
+    text = "Workers send all pending deliveries, as fast as the receivers accept them."
     button = "Resume sending"
 
     def act(self, form: forms.Form) -> Any:
         if not service.resume_sending():
             raise WebhooksError("Sending is not paused.")
         self.note("sending.resume", "sending", paused=[True, False])
-        return self.done("Sending goes on.")
+        return self.done("Sending is resumed.")
 
 
 @admin.register(WorkerHeartbeat)
 class QueueAdmin(ReadOnlyAdmin):
-    """The list of workers, with everything around it."""
+    """The list of workers, with the rest of the page."""
 
     operations: ClassVar[Iterable[Any]] = (PauseSending, ResumeSending)
 

@@ -1,4 +1,4 @@
-"""Redeliveries: the list, and the page that shows one of them progress."""
+"""Redeliveries: the list, and the page of one with its progress."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -119,7 +119,7 @@ class RedeliveryAdmin(ReadOnlyAdmin):
         )
 
     def progress_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """The bar, and what became of it by webhook, for the pages that show it move."""
+        """Return the bar and the results per webhook, for pages that poll them."""
         row = self.find(request, object_id)
         context = {"redelivery": row} | progress_context(row)
         shown = render_to_string("admin/webhooks/redelivery/progress.html", context, request)

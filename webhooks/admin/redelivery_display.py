@@ -15,14 +15,14 @@ AT_ONCE = timedelta(seconds=5)
 
 
 def matched_text(row: Redelivery) -> str:
-    """Return how many it is about; while it runs the count may have stopped at a bound."""
+    """Return the number of matched deliveries; while it runs, the count may be a bound."""
     if row.status == Redelivery.Status.RUNNING:
         return bounded(row.matched_count)
     return f"{row.matched_count:,}"
 
 
 def progress_context(row: Redelivery) -> dict[str, Any]:
-    """How far a redelivery is, as parts of a bar in percent."""
+    """Return the progress of a redelivery, as parts of a bar in percent."""
     progress = redelivery_progress.progress(row)
     whole = max(progress.matched if row.status == "running" else progress.queued, 1)
     succeeded, failed, retrying = (
@@ -40,29 +40,29 @@ def progress_context(row: Redelivery) -> dict[str, Any]:
             ("mixed", succeeded + failed, retrying),
         ],
         "is_over": is_over,
-        # What goes on by itself is worth watching.
+        # The page keeps polling while deliveries continue without an operator.
         "is_settled": not is_running and progress.is_answered and not progress.held_for_now,
         "is_running": is_running,
     }
 
 
 def webhook_names(rows: Iterable[Redelivery]) -> dict[str, str]:
-    """Return the names of the webhooks that redeliveries are of, by id; one statement."""
+    """Return the names of the redeliveries' webhooks by id. One statement."""
     ids = {row.scope["webhook_id"] for row in rows if "webhook_id" in row.scope}
     named = Webhook.objects.filter(pk__in=ids).values_list("pk", "name")
     return {str(pk): name for pk, name in named}
 
 
 def describe(row: Redelivery, names: Mapping[str, str]) -> str:
-    """Say in words what was asked for."""
+    """Describe a redelivery's scope in words."""
     scope = scope_of(row)
     if scope is None:
-        return "what this version cannot read"
+        return "a scope in an unknown form"
     words = []
     if scope.delivery_ids:
         words.append(f"{len(scope.delivery_ids):,} chosen deliveries")
     else:
-        words.append("events never sent" if row.is_replay else f"{_any(scope.statuses)} deliveries")
+        words.append("missing events" if row.is_replay else f"{_any(scope.statuses)} deliveries")
     for name, value in (
         ("of type", scope.event_type),
         ("of webhook", names.get(str(scope.webhook_id), scope.webhook_id)),
@@ -74,7 +74,7 @@ def describe(row: Redelivery, names: Mapping[str, str]) -> str:
         ("until", scope.until and f"{scope.until:%Y-%m-%d %H:%M} UTC"),
         ("at most", scope.limit),
     ):
-        # Until the moment it was asked for goes without saying.
+        # An end at the moment of the request is the default, so it is left out.
         if value and not (
             name == "until" and scope.until and scope.until >= row.created_at - AT_ONCE
         ):

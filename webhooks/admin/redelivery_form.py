@@ -17,7 +17,7 @@ MAX_SELECTED = 1000
 
 
 class ScopeForm(forms.Form):
-    """Which deliveries; its fields have the names of the delivery list's filters."""
+    """A selection of deliveries; its fields have the names of the delivery list's filters."""
 
     webhook = forms.CharField(required=False, help_text="Id (whk_…) or name")
     owner = forms.CharField(required=False, help_text="E-mail address or id")
@@ -39,7 +39,7 @@ class ScopeForm(forms.Form):
     )
     until = forms.CharField(required=False, help_text="The same; empty for now")
     limit = forms.IntegerField(
-        required=False, min_value=1, help_text="At most so many, the oldest first"
+        required=False, min_value=1, help_text="Maximum number of deliveries, the oldest first"
     )
     rate_limit = forms.FloatField(
         required=False, min_value=0.001, max_value=10_000, label="Deliveries per second"
@@ -55,7 +55,7 @@ class ScopeForm(forms.Form):
         return _looked_up(webhook_of, self.cleaned_data["webhook"], "There is no such webhook.")
 
     def clean_owner(self) -> Any:
-        return _looked_up(owner_of, self.cleaned_data["owner"], "Nobody has this address or id.")
+        return _looked_up(owner_of, self.cleaned_data["owner"], "No user has this address or id.")
 
     def clean_event(self) -> Any:
         return _parsed(self.cleaned_data["event"], EVENT_PREFIX)
@@ -85,7 +85,7 @@ class ScopeForm(forms.Form):
             raise forms.ValidationError(f"{problem}.") from None
 
     def scope(self) -> Scope:
-        """Return the scope; raises RedeliveryScopeError where it says nothing."""
+        """Return the scope; raises RedeliveryScopeError if it is unlimited."""
         data = self.cleaned_data
         selected = data["deliveries"]
         default = sorted(REPEATABLE) if selected else [DeliveryStatus.FAILED.value]

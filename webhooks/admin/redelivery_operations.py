@@ -22,7 +22,7 @@ COUNTED_AT_MOST = 100_000
 
 
 class NewRedelivery(Operation):
-    """Opened with filters in the query string it counts; posted it begins."""
+    """GET counts the deliveries that the query string selects; POST starts the redelivery."""
 
     name = "new"
     url_path = "new/"
@@ -34,7 +34,7 @@ class NewRedelivery(Operation):
     count: int | None = None
     scope: Scope | None = None
     confirmation: ScopeForm | None = None
-    """The same choice, hidden in the form that begins."""
+    """The same selection, as hidden fields of the form that starts it."""
 
     def find(self, object_id: str | None) -> None:
         return None
@@ -78,7 +78,7 @@ class NewRedelivery(Operation):
     def act(self, form: forms.Form) -> Any:
         scope = self.scope = cast(ScopeForm, form).scope()
         if not matching(scope).exists():
-            raise RedeliveryScopeError("No delivery fits, so there is nothing to send again.")
+            raise RedeliveryScopeError("No delivery matches, so there is nothing to send again.")
         begun = service.redeliver(
             scope, requested_by=self.request.user, rate_limit=form.cleaned_data["rate_limit"]
         )
@@ -92,7 +92,7 @@ class NewRedelivery(Operation):
 
 
 def drop_sending(query: QueryDict) -> None:
-    """What is in flight cannot be redelivered; a filter may name it all the same."""
+    """Drop `SENDING`: a list's filter may name it, but deliveries in flight cannot be redelivered."""
     statuses = [status for status in query.getlist("status") if status in REPEATABLE]
     if "status" in query:
         query.setlist("status", statuses)
@@ -102,22 +102,22 @@ class CancelRedelivery(Operation):
     name = "cancel"
     deed = access.REDELIVER
     title = "Stop this redelivery"
-    text = "What it has queued already is still sent."
+    text = "Deliveries that it has queued are still sent."
     button = "Stop"
     is_dangerous = True
 
     def act(self, form: forms.Form) -> Any:
         if not redelivery.cancel(self.subject):
-            raise RedeliveryScopeError("It has ended already.")
+            raise RedeliveryScopeError("This redelivery has ended already.")
         self.note("redelivery.cancel", status=["running", "cancelled"])
-        return self.done("It is stopped.")
+        return self.done("The redelivery is stopped.")
 
 
 class DismissRedelivery(Operation):
     name = "dismiss"
     deed = access.REDELIVER
     title = "Dismiss this redelivery"
-    text = "It leaves the home page; it stays in the list of redeliveries."
+    text = "The home page no longer shows it; the list of redeliveries does."
     button = "Dismiss"
 
     def back_url(self) -> str:
@@ -128,4 +128,4 @@ class DismissRedelivery(Operation):
             dismissed_at=timezone.now()
         )
         self.note("redelivery.dismiss")
-        return self.done("It is dismissed.")
+        return self.done("The redelivery is dismissed.")

@@ -35,7 +35,7 @@ MAX_RESULTS = 10
 
 
 def find(request: HttpRequest, term: str) -> list[SearchResult]:
-    """Return what a search term means, to those who may look at it."""
+    """Return the matches of a search term that the user may view."""
     term = term.strip()
     for prefix in KINDS:
         if term.startswith(prefix):

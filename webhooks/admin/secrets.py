@@ -1,6 +1,6 @@
-"""A webhook's signing secrets: rotate, revoke, and a reveal that is written down.
+"""A webhook's signing secrets: rotate, revoke, and reveal, which leaves an audit entry.
 
-A secret is in an answer only after a POST by someone who may see it, and never stored by a browser.
+Only the response to a POST by a permitted user holds a secret, and browsers must not store it.
 """
 
 from datetime import timedelta
@@ -45,7 +45,7 @@ class SecretOperation(Operation):
     def show(
         self, owner: Model, title: str, values: list[tuple[str, str]], back_url: str
     ) -> HttpResponse:
-        """Answer with secrets of an object in clear: once, uncached."""
+        """Respond with an object's secrets in clear text, uncached."""
         context = {"title": title, "original": owner, "values": values, "back_url": back_url}
         answer: HttpResponse = self.model_admin.render(
             self.request, "admin/webhooks/shown_secret.html", context
@@ -56,12 +56,12 @@ class SecretOperation(Operation):
 
 class RotateSecret(SecretOperation):
     name = "rotate-secret"
-    # Whoever rotates sees the new secret.
+    # The person who rotates sees the new secret.
     deed = access.ROTATE
     title = "Rotate the signing secret"
     text = (
-        "A new secret is made and signs from now on. The old one signs too until the time you "
-        "choose, so that receivers can change over without losing anything."
+        "A new secret signs from now on. The old one signs too until the time you choose, so that "
+        "receivers can switch without losing anything."
     )
     button = "Rotate"
     form_class = RotationForm
@@ -79,8 +79,8 @@ class RevokeSecret(SecretOperation):
     deed = access.CHANGE_WEBHOOK
     title = "Revoke the older secrets"
     text = (
-        "Requests are no longer signed with them, within a second. The current secret stays; to "
-        "put it out of use, rotate it “at once”."
+        "Within a second, requests are no longer signed with them. The current secret stays; to "
+        "revoke it, rotate it “at once”."
     )
     button = "Revoke"
     is_dangerous = True
@@ -94,9 +94,9 @@ class RevokeSecret(SecretOperation):
 
 
 class RevealForm(forms.Form):
-    """Whoever finds a screen unlocked does not know the password."""
+    """Asks for the password, which a stranger at an unlocked screen does not know."""
 
-    reason = forms.CharField(max_length=200, help_text="Stands in the audit log with your name.")
+    reason = forms.CharField(max_length=200, help_text="The audit log shows it with your name.")
     password = forms.CharField(
         label="Your password",
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
@@ -106,7 +106,7 @@ class RevealForm(forms.Form):
         super().__init__(data)
         self._user = user
         self.was_refused = False
-        """Whether the password was not the user's."""
+        """Whether the password was wrong."""
 
     @sensitive_variables()
     def clean_password(self) -> str:
@@ -120,7 +120,7 @@ class RevealSecret(SecretOperation):
     name = "reveal-secrets"
     deed = access.REVEAL_SECRET
     title = "Reveal the signing secrets"
-    text = "Whoever knows a signing secret can forge requests. That you looked is written down."
+    text = "A person who knows a signing secret can forge requests. The audit log records that you looked."
     button = "Reveal"
     is_dangerous = True
 
@@ -132,7 +132,7 @@ class RevealSecret(SecretOperation):
         if not allowance.is_exceeded:
             return super().post(request, *args, **kwargs)
         seconds = allowance.reset_seconds
-        messages.error(request, f"Too many tries at a password; wait {seconds} seconds.")
+        messages.error(request, f"Too many password attempts; wait {seconds} seconds.")
         response = self.ask(self.build_form(), status=429)
         response["Retry-After"] = str(seconds)
         return response

@@ -1,4 +1,4 @@
-"""What the screens' templates need of Python; loaded as `operator`."""
+"""Tags and filters of the screens' templates; loaded as `operator`."""
 
 import json
 from datetime import datetime, timedelta
@@ -18,7 +18,7 @@ register = template.Library()
 
 @register.filter
 def ago(moment: datetime | None) -> SafeString | str:
-    """Show a time as people think of it, with the exact one in the title."""
+    """Show a time relative to now, with the exact time in the title."""
     if moment is None:
         return "–"
     distance = timezone.now() - moment

@@ -17,17 +17,17 @@ from webhooks.wire.header_rules import MAX_HEADERS, header_problems
 from webhooks.wire.url_rules import accept_url
 
 MAX_LINES = 4 * MAX_HEADERS
-"""Of the text of custom headers, with empty ones between them."""
+"""The maximum lines of the custom headers' text, empty ones included."""
 
 
 def check_length(value: Sized, most: int) -> None:
-    """Raise ValidationError for what is too long to be looked at."""
+    """Raise ValidationError for a value that is too long."""
     if problem := length_problem(value, most):
         raise forms.ValidationError(problem)
 
 
 class NumbersField(SimpleArrayField):
-    """Numbers separated by commas; counted before they are read."""
+    """A field for numbers separated by commas; checks their number before it parses them."""
 
     def to_python(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -36,7 +36,7 @@ class NumbersField(SimpleArrayField):
 
 
 class PatternsField(forms.CharField):
-    """Event types and patterns, one a line or separated by commas."""
+    """A field for event types and patterns, one per line or separated by commas."""
 
     widget = UnfoldAdminTextareaWidget
 
@@ -58,7 +58,7 @@ class PatternsField(forms.CharField):
 
 
 class HeadersField(forms.CharField):
-    """Request headers, one `Name: value` a line."""
+    """A field for request headers, one `Name: value` per line."""
 
     widget = UnfoldAdminTextareaWidget
 
@@ -86,7 +86,7 @@ class HeadersField(forms.CharField):
 
 
 class WebhookForm(forms.ModelForm):
-    """Custom headers are written, never shown; empty leaves them as they are."""
+    """The settings of a webhook; custom headers are never shown, and stay if the field is empty."""
 
     events = PatternsField(
         help_text="Event types or patterns, one a line: project.created, project.*, *"
@@ -126,7 +126,7 @@ class WebhookForm(forms.ModelForm):
             try:
                 check_headers_stay(self.instance, accept_url(data.get("url", "")))
             except UrlRefusedError:
-                pass  # the model says so
+                pass  # the model reports it
             except forms.ValidationError:
                 self.add_error(
                     "custom_headers",

@@ -27,7 +27,7 @@ DAY = timedelta(hours=24)
 
 
 class WebhookList(ChangeList):
-    """The page of webhooks, each with what became of its deliveries of the last 24 hours."""
+    """The page of webhooks, each with the figures of its deliveries of the last 24 hours."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)

@@ -1,4 +1,4 @@
-"""What an operator can do with a webhook besides editing it."""
+"""The operations on a webhook besides editing it."""
 
 from typing import Any
 
@@ -26,9 +26,9 @@ class TestWebhook(Operation):
     name = "test"
     deed = access.CHANGE_WEBHOOK
     title = "Send a test request"
-    text = "One signed webhook.test request goes out at once. Nothing is stored, nothing retried."
+    text = "One signed webhook.test request is sent at once. It is neither stored nor retried."
     button = "Send now"
-    # It waits for somebody else's server.
+    # It waits for a foreign server.
     is_atomic = False
 
     def act(self, form: forms.Form) -> Any:
@@ -44,16 +44,14 @@ class TestWebhook(Operation):
 
 
 class ReasonForm(forms.Form):
-    reason = forms.CharField(
-        max_length=500, help_text="The owner sees it, and whoever looks here next."
-    )
+    reason = forms.CharField(max_length=500, help_text="The owner and other operators see it.")
 
 
 class DisableWebhook(Operation):
     name = "disable"
     deed = access.CHANGE_WEBHOOK
     title = "Disable the webhook"
-    text = "Nothing more is sent to it, within a second. What is due waits until it is enabled."
+    text = "Within a second, nothing more is sent to it. Its deliveries wait until it is enabled."
     button = "Disable"
     is_dangerous = True
     form_class = ReasonForm
@@ -104,7 +102,9 @@ class DeleteWebhook(Operation):
     name = "remove"
     deed = access.DELETE_WEBHOOK
     title = "Delete the webhook"
-    text = "Nothing more is sent to it and what waits is cancelled. Its history stays."
+    text = (
+        "Nothing more is sent to it, and its pending deliveries are cancelled. Its history stays."
+    )
     button = "Delete"
     is_dangerous = True
 
@@ -127,7 +127,7 @@ class RedeliverFailed(Operation):
     def act(self, form: forms.Form) -> Any:
         scope = Scope(webhook_id=self.subject.pk)
         if not matching(scope).exists():
-            raise RedeliveryScopeError("Nothing has failed that could be sent again.")
+            raise RedeliveryScopeError("There is no failed delivery to send again.")
         redelivery = service.redeliver(scope, requested_by=self.request.user)
         self.note("webhook.redeliver_failed", matched=redelivery.matched_count)
         self.note("redelivery.create", redelivery, **redelivery.scope)
@@ -144,7 +144,7 @@ class NewWebhookForm(forms.Form):
     is_platform = forms.BooleanField(
         required=False,
         label="Platform webhook",
-        help_text="Receives every owner's events and belongs to nobody.",
+        help_text="Receives every owner's events and has no owner.",
     )
     owner = forms.EmailField(required=False, help_text="The owner's e-mail address.")
     name = forms.CharField(max_length=200)
@@ -161,7 +161,7 @@ class NewWebhookForm(forms.Form):
         elif email := data.get("owner"):
             data["owner"] = get_user_model().objects.filter(email__iexact=email).first()
             if data["owner"] is None:
-                self.add_error("owner", "Nobody has this address.")
+                self.add_error("owner", "No user has this address.")
         elif "owner" not in self.errors:
             self.add_error("owner", "Name the owner, or make it a platform webhook.")
         return data

@@ -1,4 +1,4 @@
-"""What the pages of one webhook show."""
+"""The contexts of the pages of one webhook."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
@@ -34,7 +34,7 @@ LANGUAGES = {
 
 
 def overview(webhook: Webhook, now: datetime) -> dict[str, Any]:
-    """How it is, what went wrong last, and what the last 24 hours looked like."""
+    """Return its state, its last error, and the figures of the last 24 hours."""
     selection = Selection(since=now - DAY, webhook_ids=(webhook.pk,))
     buckets = series(selection)
     return {
@@ -55,20 +55,20 @@ def overview(webhook: Webhook, now: datetime) -> dict[str, Any]:
 
 
 def _last_failed(webhook: Webhook) -> Delivery | None:
-    """The latest delivery whose last attempt failed, among those of late."""
+    """Return the latest recent delivery whose last attempt failed, or None."""
     recent = Delivery.objects.filter(webhook=webhook).order_by("-id")[:200]
     return next((one for one in recent if one.failure_kind), None)
 
 
 def count_failed(webhook: Webhook) -> int:
-    """Return how many deliveries could be redelivered; at most COUNTED_AT_MOST + 1."""
+    """Return the number of deliveries to redeliver, at most COUNTED_AT_MOST + 1."""
     if webhook.deleted_at is not None:
         return 0
     return matching(Scope(webhook_id=webhook.pk))[: COUNTED_AT_MOST + 1].count()
 
 
 def deliveries(webhook: Webhook, query: Mapping[str, str]) -> dict[str, Any]:
-    """A page of its deliveries, newest first, from before a delivery's id on."""
+    """Return a page of its deliveries, newest first, older than a delivery's id."""
     found = Delivery.objects.filter(webhook=webhook).order_by("-id")
     status = query.get("status", "")
     if status in DeliveryStatus.values:
@@ -87,7 +87,7 @@ def deliveries(webhook: Webhook, query: Mapping[str, str]) -> dict[str, Any]:
 
 
 def secrets(webhook: Webhook, now: datetime) -> dict[str, Any]:
-    """Its live secrets, masked, and the public keys, which are no secrets."""
+    """Return its live secrets, masked, and its public keys."""
     live: list[dict[str, Any]] = [
         {"secret": secret, "mask": mask(secret)}
         for secret in webhook.secrets.live(now)
@@ -107,7 +107,7 @@ def mask(secret: SigningSecret) -> str:
 
 
 def verify(webhook: Webhook) -> dict[str, Any]:
-    """The snippets that verify a signature, as they stand in the documentation and are tested."""
+    """Return the documented, tested snippets that verify a signature."""
     snippets = [
         {"language": language, "slug": file.split("/")[0], "code": (SNIPPETS / file).read_text()}
         for language, file in LANGUAGES.items()
@@ -117,14 +117,14 @@ def verify(webhook: Webhook) -> dict[str, Any]:
 
 
 def history(webhook: Webhook) -> dict[str, Any]:
-    """What people did to it."""
+    """Return the audit entries of a webhook."""
     entries = list(audit_log.history(webhook)[:200])
     name_actors(entries)
     return {"entries": entries}
 
 
 def name_actors(entries: Iterable[Any]) -> None:
-    """Set `who` on audit entries; one statement for all."""
+    """Set `who` on audit entries. One statement."""
     ids = {entry.actor_id for entry in entries} - {None}
     users: dict[Any, Any] = get_user_model().objects.in_bulk(list(ids))
     for entry in entries:

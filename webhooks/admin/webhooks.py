@@ -65,11 +65,11 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
         return WebhookList
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        # A webhook is made together with its secret: AddWebhook does it.
+        # AddWebhook creates a webhook together with its secret.
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        # Deleting is soft: DeleteWebhook does it.
+        # DeleteWebhook deletes softly.
         return False
 
     def get_urls(self) -> list[URLPattern]:
@@ -112,7 +112,7 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """The overview; its form stands under the tab Settings."""
+        """The overview; the tab Settings has the form."""
         webhook = self.find(request, object_id)
         return self.show(
             request, webhook, "overview", webhook_pages.overview(webhook, timezone.now())

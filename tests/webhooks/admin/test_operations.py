@@ -171,7 +171,7 @@ def test_add_for_an_owner_that_does_not_exist_is_refused(operator: Client) -> No
     )
 
     assert answer.status_code == 422
-    assert "Nobody has this address." in answer.content.decode()
+    assert "No user has this address." in answer.content.decode()
     assert not Webhook.objects.exists()
 
 
@@ -490,7 +490,7 @@ def test_an_api_token_is_shown_once_and_revoked(operator: Client, user: User) ->
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"user": "nobody@example.com"}, "Nobody has this address."),
+        ({"user": "nobody@example.com"}, "No user has this address."),
         ({"is_service": "on"}, "may not trigger events for others."),
         ({"scopes": ["everything"]}, "not one of the available choices"),
         ({"days": 0}, "greater than or equal to 1"),
