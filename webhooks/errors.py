@@ -78,4 +78,4 @@ class WebhookNotSendingError(WebhooksError):
 
 
 class WebhookUnprovedError(WebhooksError):
-    """Nobody has proved that this URL's owner wants our requests; verify the webhook first."""
+    """This URL's owner has not proved that they want our requests; verify the webhook first."""

@@ -1,14 +1,14 @@
-"""Group commit: what concurrent requests of one process store, they store in one statement.
+"""Group commit: one statement stores the events of concurrent requests of a process.
 
-A request that comes alone is stored at once, on its own thread. Those that come while a statement is
-under way wait for its end, and the first of them stores what all of them brought. Nobody gets an
-answer before the commit of what he brought, and each gets his own.
+A single request stores its events at once, on its own thread. Requests that arrive during a
+statement wait for its end; then the first of them stores the events of all. No request returns
+before its events are committed, and each gets its own results.
 
-A batch is one statement, committed as a whole or not at all. Where it fails, whatever the reason,
-each request stores its own events, on its own thread and connection: so nobody answers for what
-another one brought. The ids stay the same, and that is how an attempt with an unknown outcome is
-looked up: what it did commit is found, and what is still under way is waited for. A crash leaves
-nothing behind but such an attempt, of which nobody was told.
+A batch is one statement, committed as a whole or not at all. If it fails for any reason, each request
+stores its own events on its own thread and connection, so that no request fails for another one's
+events. The ids stay the same, so a request finds the events of a batch with an unknown outcome if it
+did commit, and waits for it if it is still running. A crash leaves at most such a batch, whose
+requests got no response.
 """
 
 import logging
@@ -31,20 +31,20 @@ MAX_BATCH_EVENTS = 1000
 MAX_BATCH_BYTES = 1024 * 1024
 MAX_JOINING_EVENTS = 10
 MAX_JOINING_BYTES = 32 * 1024
-"""Of one request: what is larger gains nothing from company, and would keep it waiting."""
+"""The maximum events of a request in a batch; a larger one would only delay the others."""
 PATIENCE_MS = 5
-"""How long a batch waits for a lock, as of a transaction that has just taken one of its keys."""
+"""How long a batch waits for a lock, for example of a transaction that stores the same key."""
 
 
 class Batch:
-    """What is stored together, and what has become of it."""
+    """The requests that one statement stores, and their results."""
 
     def __init__(self) -> None:
         self.results: list[Result] = []
         self.size_bytes = 0
         self.done = threading.Event()
         self.answers: list[Result] | None = None
-        """In the order of `results`; None where each has to store his own."""
+        """In the order of `results`; None if each request must store its own events."""
 
     def has_room_for(self, count: int, size_bytes: int) -> bool:
         return (
@@ -54,7 +54,7 @@ class Batch:
 
 
 class Committer:
-    """Lets the threads of a process take turns at storing."""
+    """Makes the threads of a process take turns at storing."""
 
     def __init__(self) -> None:
         self._joining = threading.Lock()
@@ -65,9 +65,8 @@ class Committer:
         """Store the events among the results like batch.store_each(); returns once they are
         committed.
 
-        Inside a transaction of the caller's they are stored in that. Raises
-        StorageUnavailableError where it is not known that they are stored: with an idempotency key
-        it can be tried again.
+        Inside a transaction of the caller, stores them in it. Raises StorageUnavailableError if it
+        is unknown whether they are stored: with an idempotency key the caller can try again.
         """
         if connection.in_atomic_block:
             return store_each(results)
@@ -94,14 +93,14 @@ class Committer:
             return batch, start
 
     def _lead(self, batch: Batch) -> None:
-        """Store a batch as soon as the one before it is stored; others join it until then."""
+        """Store a batch after the previous one; until then other requests join it."""
         try:
             with self._storing:
                 self._close(batch)
                 _skip_health_check()
                 store = partial(store_events, lock_timeout_ms=PATIENCE_MS)
                 batch.answers = store_each(batch.results, store)
-        except Exception as problem:  # each finds his own part in it, alone
+        except Exception as problem:  # each request then stores its own events
             logger.info("%d events are stored one by one: %s", len(batch.results), problem)
             _drop_broken_connection()
         finally:
@@ -115,10 +114,10 @@ class Committer:
 
 
 def store_alone(results: Sequence[Result]) -> list[Result]:
-    """Store what one request brought; see Committer.store().
+    """Store the events of one request; see Committer.store().
 
-    An attempt with these events may have been made before. One that fails is made once more: a
-    connection, a lock or a webhook that was in the way may be gone.
+    A batch may have tried these events before. A failed attempt is repeated once: a broken
+    connection, a lock or a deleted webhook may have caused it.
     """
     try:
         return _attempt(results)
@@ -144,7 +143,7 @@ def _store_again(events: Sequence[Event]) -> set[UUID]:
     try:
         return store_events(events)
     except IntegrityError:
-        # The attempt before had been committed, whatever became of its connection.
+        # The previous attempt was committed, although its connection broke.
         ids = [event.id for event in events]
         counts = dict(Event.objects.filter(id__in=ids).values_list("id", "fanout_count"))
         if not counts:
@@ -155,7 +154,7 @@ def _store_again(events: Sequence[Event]) -> set[UUID]:
 
 
 def _skip_health_check() -> None:
-    # A round trip for each batch; a connection that has died meanwhile is replaced when it fails.
+    # The check costs a round trip per batch; a failure replaces a dead connection anyway.
     connection.health_check_done = True  # type: ignore[attr-defined]
 
 

@@ -1,8 +1,8 @@
-"""Send a command to Valkey without waiting for the answer: what a commit can afford by itself.
+"""Send a command to Valkey without waiting for the reply, which is cheap enough for a commit.
 
-Handing a hint to a thread costs more than sending it. So whoever commits puts it into the buffer of a
-socket that is open, which never waits; the answer is read before the next one. A thread does it
-wherever that cannot be done: no connection, an answer that is still to come, any trouble.
+Handing a hint to a thread costs more than sending it. So the committing thread writes it into the
+buffer of an open socket, which never blocks, and the next hint reads the reply. A thread sends the
+hint if that is impossible: without a connection, with a reply outstanding, or after an error.
 """
 
 import ssl
@@ -17,20 +17,20 @@ ANSWERS = (b":0\r\n", b":1\r\n")
 
 
 class Direct:
-    """One connection; safe from any thread, and silent about what goes wrong."""
+    """One connection, thread-safe; only open() raises errors."""
 
     def __init__(self, timeout_seconds: float) -> None:
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
         self._connection: Any = None
         self._asked_at: float | None = None
-        """When something was sent whose answer is not read, by the monotonic clock."""
+        """The monotonic time of the last command without a reply so far."""
 
     def open(self, client: redis.Redis) -> None:
-        """Connect, if that is to be done; waits for Valkey, and raises redis' errors."""
+        """Connect if necessary; waits for Valkey, and raises redis' errors."""
         if self._connection is not None:
             return
-        # Not of the client's pool: it stays here for good.
+        # Outside the client's pool, because this object keeps it.
         pool = client.connection_pool
         connection: Any = pool.connection_class(**pool.connection_kwargs)
         connection.connect()
@@ -39,7 +39,7 @@ class Direct:
             self._connection, self._asked_at = connection, None
 
     def send(self, command: bytes) -> bool:
-        """Send a command that is answered with 0 or 1, if that needs no waiting; False otherwise."""
+        """Send a command whose reply is 0 or 1, unless that would block; return whether it was sent."""
         if self._connection is None or not self._lock.acquire(blocking=False):
             return False
         try:
@@ -56,12 +56,12 @@ class Direct:
         return False
 
     def pack(self, *arguments: Any) -> bytes | None:
-        """Return a command as it goes out, or None without a connection."""
+        """Return a command's bytes, or None without a connection."""
         connection = self._connection
         return None if connection is None else b"".join(connection.pack_command(*arguments))
 
     def close(self) -> None:
-        """Leave all to the thread until open()."""
+        """Leave all commands to the thread until open()."""
         with self._lock:
             self._close()
 
@@ -80,7 +80,7 @@ class Direct:
                 self._close()
             return False
         if answer not in ANSWERS:
-            # Closed by Valkey, or an error: the thread will run into it, and say so.
+            # Closed by Valkey, or an error: the thread will meet it and log it.
             self._close()
             return False
         self._asked_at = None

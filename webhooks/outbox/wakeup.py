@@ -1,15 +1,15 @@
-"""Tell the workers that something is due, in the way that WEBHOOKS_WAKEUP names.
+"""Tell the workers that deliveries are due; WEBHOOKS_WAKEUP says how.
 
 A wake-up is a hint and may be lost without harm (invariant 2): workers look at Postgres at least
-once a second anyway, and with `poll` that is all they do.
+once a second anyway, and with `poll` they only do that.
 
-`rq`: no save ever waits for Valkey, a connection or a name look-up. What cannot be sent without that
-(webhooks/outbox/direct.py) one daemon thread per process sends. One script enqueues one RQ job, unless one stands at the queue's end
-already. The worker that pops it claims after that: what was committed while the job stood there is
-found by that claim, and whatever is committed later sends a hint of its own.
+`rq`: no save ever waits for Valkey, a connection or a name look-up. If a hint cannot be sent without
+waiting (webhooks/outbox/direct.py), one daemon thread per process sends it. One script enqueues one
+RQ job, unless the last job of the queue is such a job already. The worker claims after it has popped
+the job, so that claim finds all rows committed before, and later commits send hints of their own.
 
-`listen`: Postgres itself tells of each commit (LISTEN and NOTIFY). Commits that notify go one after
-the other.
+`listen`: Postgres itself notifies workers of each commit (LISTEN and NOTIFY). Commits that notify
+run one after another.
 """
 
 import atexit
@@ -49,21 +49,21 @@ logger = logging.getLogger(__name__)
 JOB_FUNCTION = "webhooks.jobs.dispatch"
 JOB_DESCRIPTION = "webhooks wake-up"
 JOB_ID_PREFIX = "webhooks-wakeup-"
-"""A worker knows a wake-up by its id and need not read the job."""
+"""The prefix of a wake-up's job id, so that a worker need not read the job."""
 TIMEOUT_SECONDS = 0.25
-"""Longest wait for one answer of Valkey; a hint that takes longer is not worth sending."""
+"""The longest wait for a reply of Valkey; a slower hint would be useless."""
 PROBE_INTERVAL_SECONDS = 10
-"""How long Valkey is left alone after it failed to answer."""
+"""How long a process sends no hints after Valkey failed."""
 EXIT_FLUSH_SECONDS = 0.25
 RELISTEN_SECONDS = 1.0
 MAX_QUEUE_LENGTH = 100
-"""With this many jobs waiting nobody is listening; more hints would only pile up."""
+"""With this many queued jobs no worker is listening; more hints would only pile up."""
 
 
 JOB_TTL_SECONDS = 60
 
-# What RQ does to enqueue a job, but for nothing where the last one on the queue is a wake-up, or nobody
-# listens: while events pour in, one stands there nearly always, and this is all that is done.
+# The steps of RQ's enqueue, skipped if the last job of the queue is a wake-up or no worker listens:
+# under load there is nearly always one, so that the script does nothing else.
 ENQUEUE_LUA = """
 local queue, job, queues = KEYS[1], KEYS[2], KEYS[3]
 local id, prefix, force, most, job_seconds = unpack(ARGV, 1, 5)
@@ -85,7 +85,7 @@ return 1
 
 
 def _job_fields(client: redis.Redis) -> dict[str, Any]:
-    """Return what RQ stores of a wake-up, so that any stock worker can run it."""
+    """Return the fields that RQ stores for a wake-up, so that any stock worker can run it."""
     job = make_queue(client).create_job(
         JOB_FUNCTION,
         result_ttl=0,
@@ -97,7 +97,7 @@ def _job_fields(client: redis.Redis) -> dict[str, Any]:
     return {name: value for name, value in job.to_dict().items() if value is not None}
 
 
-# As long as what takes their places.
+# As long as the values that replace them.
 PLACE_OF_ID = JOB_ID_PREFIX + "0" * 32
 PLACE_OF_TIME = "0000-00-00T00:00:00.000000Z"
 
@@ -107,8 +107,7 @@ def new_job_id() -> str:
 
 
 class Hinter:
-    """Sends hints, at once or from a daemon thread; those that come while the thread is at one merge
-    into one."""
+    """Sends hints, at once or from a daemon thread; hints during a send of the thread merge into one."""
 
     def __init__(self) -> None:
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -120,18 +119,18 @@ class Hinter:
         self._job: dict[str, Any] = {}
         self._direct = Direct(TIMEOUT_SECONDS)
         self._packed = b""
-        """A hint as it goes out, but for its id and time."""
+        """The bytes of a hint without its id and time."""
         self._silent_until = 0.0
 
     def nudge(self, *, force: bool = False) -> None:
-        """Ask for one wake-up; returns at once. `force` sends it even where one stands already."""
+        """Request one wake-up and return at once; `force` sends it even if one is queued already."""
         if not force and (self._is_pending or self._send_at_once()):
             return
         self._is_pending = True
         self._order(partial(self._send, force))
 
     def flush(self, timeout_seconds: float) -> None:
-        """Wait until everything ordered so far was sent, or the time is up."""
+        """Wait until all requested hints are sent, or until the timeout."""
         if self._thread is None or not self._thread.is_alive():
             return
         done = threading.Event()
@@ -152,7 +151,7 @@ class Hinter:
             try:
                 action()
             except Exception:
-                # The thread must outlive whatever one hint runs into; a lost hint does no harm.
+                # The thread must survive any error of a hint; a lost hint does no harm.
                 logger.exception("A wake-up could not be sent.")
 
     def _send(self, force: bool) -> None:
@@ -202,7 +201,7 @@ class Hinter:
 
 
 def connect(timeout_seconds: float) -> redis.Redis:
-    """Return a client of REDIS_URL that never waits longer than the timeout for one answer."""
+    """Return a client of REDIS_URL that waits at most `timeout` seconds for a reply."""
     options: dict[str, Any] = {
         "socket_timeout": timeout_seconds,
         "retry": Retry(NoBackoff(), 0),
@@ -213,7 +212,7 @@ def connect(timeout_seconds: float) -> redis.Redis:
 
 
 def make_queue(client: redis.Redis) -> Queue:
-    """Return the RQ queue that wake-ups travel on."""
+    """Return the RQ queue of the wake-ups."""
     return Queue(
         settings.WEBHOOKS_QUEUE, connection=client, serializer="rq.serializers.JSONSerializer"
     )
@@ -226,8 +225,7 @@ NOTIFY_SQL = "SELECT pg_notify(%(channel)s, '')"
 
 
 def listen(hear: Callable[[], None]) -> None:
-    """Call `hear` whenever Postgres tells of a commit, on a daemon thread, for as long as this
-    process lives."""
+    """Call `hear` for each notification of a commit, on a daemon thread, while this process lives."""
     threading.Thread(target=_listen, args=(hear,), name="listener", daemon=True).start()
 
 
@@ -236,7 +234,7 @@ def _listen(hear: Callable[[], None]) -> None:
         try:
             connection.ensure_connection()
             connection.connection.execute(f"LISTEN {CHANNEL}")
-            # What was committed before.
+            # For rows committed before it listened.
             hear()
             for _ in connection.connection.notifies():
                 hear()
@@ -250,7 +248,7 @@ _hinter = Hinter()
 
 
 def nudge(*, force: bool = False) -> None:
-    """Tell a worker that something is due. Never raises, and waits for Postgres only."""
+    """Tell a worker that deliveries are due. Never raises, and waits for Postgres only."""
     if settings.WEBHOOKS_WAKEUP == "rq":
         _hinter.nudge(force=force)
     elif settings.WEBHOOKS_WAKEUP == "listen":
@@ -263,8 +261,8 @@ def nudge(*, force: bool = False) -> None:
 def nudge_on_commit() -> None:
     """Tell a worker once the transaction is committed.
 
-    Not with autocommit switched off by hand: Django then has no such moment, and workers find the
-    rows by polling. (Postgres has it: `listen` needs no poll.)
+    With autocommit switched off by hand, Django runs no hooks on commit, so workers find the rows by
+    polling. (`listen` does not need the hook.)
     """
     if settings.WEBHOOKS_WAKEUP == "listen":
         run(NOTIFY_SQL, {"channel": CHANNEL})

@@ -1,9 +1,8 @@
-"""The schedule of the chores: which is due, whose turn it is, and how its last turns ended.
+"""The schedule of the chores: due times, leases, and the results of the last turns.
 
-Each chore has a row of its own, with its own failures and its own pause after them. One housekeeper
-at a time takes a turn. One that dies in its turn leaves a lease behind; when that runs out, another
-goes on where the progress stands. A turn may outlive its lease, so the work of a chore must bear
-being done twice at once.
+Each chore has a row with its failures and the pause after them. One housekeeper at a time takes a
+turn. If it dies, its lease expires, and another one continues from the stored progress. A turn may
+outlive its lease, so two turns of a chore must be able to run at the same time.
 """
 
 import json
@@ -22,41 +21,40 @@ from webhooks.postgres.sql import run
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 2.0
-"""After a failure; doubled with each further one."""
+"""The pause after a failure; each further failure doubles it."""
 LONGEST_PAUSE_SECONDS = 300.0
 LONGEST_LOCAL_PAUSE_SECONDS = 4.0
-"""Of a chore that each worker does for itself: the failures of all of them are counted together."""
+"""The longest pause of a local chore, whose row counts the failures of all workers together."""
 GONE_SECONDS = 60.0
-"""After its pause: a worker that has not tried its own chore again by then has ended."""
+"""A worker that has not tried its local chore again this long after the pause has ended."""
 
 Progress = dict[str, Any]
-"""Where a run goes on, in JSON; empty at its beginning."""
+"""Where a run continues, in JSON; empty at its beginning."""
 
 
 @dataclass(frozen=True)
 class Chore:
-    """Work that is done again and again, a bounded turn at a time."""
+    """Recurring work, done in bounded turns."""
 
     name: str
     work: Callable[[Progress], Progress | None]
-    """Does a turn and returns where the next one goes on, or None at the end of the run."""
+    """Does a turn and returns where the next one continues, or None at the end of the run."""
     every: timedelta
-    """From the beginning of a run to that of the next."""
+    """The interval between the beginnings of two runs."""
     lease_seconds: float = 10.0
-    """How long others leave a turn alone; a turn should end well within it."""
+    """The lease of a turn, which should end well within it."""
     is_local: bool = False
-    """Whether each worker does it for itself, without taking turns with the others."""
+    """Whether each worker runs it for itself, without taking turns with others."""
 
 
 def take_turn(chore: Chore, holder: UUID, *, early_seconds: float = 0.0) -> float:
-    """Do a turn if it is due and nobody else is at it; returns the seconds to wait until the next.
+    """Do a turn if it is due and no other housekeeper has it; return the seconds until the next one.
 
-    What the work raises is recorded with the chore and goes no further. Raises only the errors of a
-    database that cannot be asked or told.
+    Records the work's errors with the chore. Raises only database errors of the schedule itself.
     """
     progress: Progress = {}
     if not chore.is_local:
-        # Most often it is due, as the wait before was for that.
+        # Usually it is due, because the previous wait was for that time.
         claimed = _claim(chore, holder, early_seconds)
         if claimed is None:
             seconds = _seconds_until_due(chore)
@@ -69,7 +67,7 @@ def take_turn(chore: Chore, holder: UUID, *, early_seconds: float = 0.0) -> floa
     try:
         left = chore.work(progress)
     except Exception as problem:
-        # Recorded, so that it is seen in the doctor and on the queue page.
+        # The doctor and the queue page show it.
         logger.exception("The chore %r failed.", chore.name)
         return _record_failure(chore, holder, problem)
     _record_success(chore, holder, left)
@@ -91,7 +89,7 @@ def _seconds_until_due(chore: Chore) -> float:
     return max(0.0, seconds)
 
 
-# Whose lease has run out has failed, too: it died or hangs.
+# A housekeeper with an expired lease has failed too: it died or hangs.
 CLAIM_SQL = """
 UPDATE webhooks_chore c
    SET claimed_by = %(holder)s,
@@ -145,7 +143,7 @@ UPDATE webhooks_chore c
 
 
 def _record_success(chore: Chore, holder: UUID, left: Progress | None) -> None:
-    """End a turn; where another housekeeper took over meanwhile, nothing changes."""
+    """End a turn; does nothing if another housekeeper has taken over."""
     run(
         SUCCESS_SQL,
         {
@@ -187,12 +185,12 @@ def _record_failure(chore: Chore, holder: UUID, problem: Exception) -> float:
     }
     row = run(FAILURE_SQL, parameters).fetchone()
     if not connection.in_atomic_block:
-        # The next turn begins with a connection that is set up anew.
+        # The next turn opens a new connection.
         connection.close()
     return max(0.0, row[0]) if row else FIRST_PAUSE_SECONDS
 
 
 def in_one_line(problem: Exception) -> str:
-    """Return what is stored of an error: its kind and the first line of its text."""
+    """Return the stored form of an error: its class and the first line of its text."""
     lines = str(problem).replace("\0", "\ufffd").strip().splitlines()
     return f"{type(problem).__name__}: {lines[0] if lines else ''}"[:500].rstrip(": ")

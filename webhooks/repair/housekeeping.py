@@ -1,7 +1,7 @@
-"""The chores that workers do beside delivering, and the threads they do them on.
+"""The chores of workers, and their threads.
 
-Each chore has a thread of its own in every worker, so that one that raises or hangs stops no other
-and never the dispatcher; webhooks/repair/chores.py says whose turn it is.
+Each chore has its own thread in every worker, so that a chore that raises or hangs stops neither
+other chores nor the dispatcher; webhooks/repair/chores.py assigns the turns.
 """
 
 import logging
@@ -26,9 +26,9 @@ SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
 LOOK_AGAIN_SECONDS = 30.0
-"""How soon to look at the schedule again, however far away the next turn is."""
+"""The longest wait before a thread reads the schedule again."""
 KEEP_CONNECTION_SECONDS = 5.0
-"""A thread that waits for longer gives its connection back meanwhile."""
+"""A thread that waits for longer closes its connection."""
 DATABASE_PAUSE_SECONDS = 2.0
 SUSPECTS = "suspects"
 TRANSACTIONS = "transactions"
@@ -36,10 +36,10 @@ WATCH_EVERY = timedelta(seconds=5)
 
 
 def chores() -> list[Chore]:
-    """Return the chores that the settings ask for."""
+    """Return the chores that the settings enable."""
     wanted = [
         Chore("redeliveries", again(redelivery_batches.advance_all), SECOND),
-        # A mail server that does not answer is waited for, step by step.
+        # A silent mail server takes all of its timeouts.
         Chore("mails", again(notices.send_due), SECOND, lease_seconds=60.0),
         Chore("stored responses", again(expiry.delete_expired_responses), MINUTE),
     ]
@@ -51,38 +51,38 @@ def chores() -> list[Chore]:
 
 
 def states() -> list[present.ChoreState]:
-    """Return how those chores are doing, and the workers' own ones, by name. One statement.
+    """Return the state of these chores and of the local ones, by name. One statement.
 
-    A chore that was switched off leaves its row behind, which is shown nowhere.
+    Leaves out the rows of disabled chores.
     """
     wanted = {SUSPECTS, TRANSACTIONS, *(chore.name for chore in chores())}
     return [state for state in present.chores() if state.name in wanted]
 
 
 def tending(tend: Callable[[], object]) -> Chore:
-    """Return the chore of a worker that looks after its own process for suspects."""
+    """Return the local chore that watches a worker's process for suspects."""
     return Chore(SUSPECTS, again(tend), SECOND, is_local=True)
 
 
 def watching() -> Chore:
-    """Return the chore of a worker that watches which transactions others wait for."""
+    """Return the local chore that watches for transactions that hold the horizon back."""
     return Chore(TRANSACTIONS, again(ClusterWatch().look), WATCH_EVERY, is_local=True)
 
 
 def again(do: Callable[[], object]) -> Callable[[Progress], Progress | None]:
-    """Make a chore's work of something that keeps no progress and says whether it has more to do."""
+    """Return a chore's work for a function without progress that returns whether it has more to do."""
     return lambda _: {} if do() else None
 
 
 def keep_house() -> bool:
-    """Take one turn of every chore that is due about now; returns whether one has more to do."""
+    """Take one turn of every due chore; return whether one has more to do."""
     early_seconds = SECOND.total_seconds()
     pauses = [take_turn(chore, new_id(), early_seconds=early_seconds) for chore in chores()]
     return 0.0 in pauses
 
 
 class ClusterWatch:
-    """Records a new epoch, and says in the log who holds ordered webhooks and the feed back."""
+    """Records a new epoch, and logs transactions that hold ordered webhooks and the feed back."""
 
     def __init__(self) -> None:
         self._say_at_seconds = 0.0
@@ -105,7 +105,7 @@ class ClusterWatch:
 
 
 class Housekeeper:
-    """Does chores again and again, each on a daemon thread of its own, until it is stopped."""
+    """Runs chores until it is stopped, each on its own daemon thread."""
 
     def __init__(self, chores: Iterable[Chore]) -> None:
         self.id = new_id()
@@ -122,7 +122,7 @@ class Housekeeper:
             thread.start()
 
     def stop(self, timeout_seconds: float) -> None:
-        """Begin nothing more, and wait for what is under way, no longer than the timeout in all."""
+        """Start no more turns, and wait for running ones, at most `timeout` seconds in all."""
         self._stopping.set()
         ends_at = time.monotonic() + timeout_seconds
         for thread in self._threads:
@@ -133,7 +133,7 @@ class Housekeeper:
         while not self._stopping.wait(pause):
             pause = self._take_turn(chore)
             if not chore.is_local:
-                # Whoever does it now may end, and the schedule may be changed.
+                # The current housekeeper may end, and the schedule may change.
                 pause = min(pause, max(chore.every.total_seconds(), 1.0), LOOK_AGAIN_SECONDS)
             if pause > KEEP_CONNECTION_SECONDS:
                 connection.close()
@@ -146,6 +146,6 @@ class Housekeeper:
         except (DatabaseError, InterfaceError) as problem:
             logger.warning("The chore %r waits for Postgres: %s", chore.name, problem)
         except Exception:
-            # One failure must not end it for good.
+            # One failure must not end the thread.
             logger.exception("The chore %r could not be recorded.", chore.name)
         return DATABASE_PAUSE_SECONDS
