@@ -31,7 +31,7 @@ env = environ.Env()
 
 
 def required(name: str, why: str) -> str:
-    """Return a variable that has no default; `why` says in the error what it is."""
+    """Return a variable without a default; `why` describes it in the error."""
     value = str(env.str(name, default=""))
     if not value:
         raise ImproperlyConfigured(f"{name} is not set: {why} (for development set DEBUG=1).")
@@ -129,7 +129,7 @@ def days(name: str) -> float:
 
 
 def prepared_statements() -> bool:
-    """Whether statements may be prepared where the connection allows it (webhooks/postgres/sql.py)."""
+    """Return whether to prepare statements on connections that allow it (webhooks/postgres/sql.py)."""
     name = "DATABASE_PREPARED_STATEMENTS"
     text = env.str(name, default="auto").lower()
     if text not in ("auto", "1", "true", "on", "yes", "0", "false", "off", "no"):
@@ -172,7 +172,7 @@ def one_of(name: str, choices: Sequence[str]) -> str:
 
 
 def quotas_of_owners() -> dict[str, dict[str, int]]:
-    """Return by the id of an owner what differs from WEBHOOKS_QUOTAS_PER_HOUR."""
+    """Return the quotas of single owners by their ids; others have WEBHOOKS_QUOTAS_PER_HOUR."""
     name = "WEBHOOKS_QUOTAS_OF_OWNERS"
     form = '{"<user id>": {"events": 1000000}}'
     try:

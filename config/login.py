@@ -21,7 +21,7 @@ def login(request: HttpRequest) -> HttpResponse:
 
 
 def change_password(request: HttpRequest) -> HttpResponse:
-    """Show the page for one's own password, or change it; 429 for who has tried too often."""
+    """Show the page for the own password, or change it; status 429 after too many attempts."""
     user: Any = request.user
     if request.method == "POST" and user.is_authenticated:
         allowance = allowances.take_password(request, user)

@@ -1,7 +1,7 @@
-"""`/metrics`, for Prometheus: what waits, who works, what became of the last minutes' attempts.
+"""`/metrics`, for Prometheus: the backlog, the workers, and the attempts of the last minutes.
 
-Every figure is read from Postgres when somebody asks, with a time limit, at most once in five seconds
-and process; the workers do nothing for it. So any one process of the site tells the whole truth.
+Each request reads the figures from Postgres, with a time limit and at most once in five seconds per
+process; the workers do nothing for it. So every process of the site has the same figures.
 """
 
 import secrets
@@ -35,8 +35,8 @@ SELECT breaker_state, active, count(*) FROM webhooks_webhook
 def metrics(request: HttpRequest) -> HttpResponse:
     """Return the figures in Prometheus' text format.
 
-    404 unless METRICS_TOKEN is set; 401 without it as a bearer token; 503 where Postgres does not
-    answer in time.
+    404 unless METRICS_TOKEN is set; 401 without it as a bearer token; 503 if Postgres does not
+    respond in time.
     """
     if not settings.METRICS_TOKEN:
         raise Http404
@@ -65,7 +65,7 @@ def _page() -> bytes:
 
 class _Figures(Collector):
     def describe(self) -> list[GaugeMetricFamily]:
-        """Nothing: to know the names, the registry would collect at once."""
+        """Return nothing: by default, the registry would collect the figures to learn the names."""
         return []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

@@ -1,4 +1,4 @@
-"""What holds for every page: its Content-Security-Policy, and no NUL in what asks for it."""
+"""Middleware of every page: a Content-Security-Policy, and no NUL in query strings."""
 
 from collections.abc import Callable
 
@@ -39,9 +39,9 @@ def content_security_policy(
 def refuse_nul(
     get_response: Callable[[HttpRequest], HttpResponse],
 ) -> Callable[[HttpRequest], HttpResponse]:
-    """Answer 400 to a page whose query string holds a NUL: Postgres takes none, whatever it is for.
+    """Respond with 400 to a query string with a NUL, which Postgres refuses in any condition.
 
-    The API names the parameter.
+    The API does so itself and names the parameter.
     """
 
     def middleware(request: HttpRequest) -> HttpResponse:

@@ -46,8 +46,8 @@ DATABASES["default"] |= {
     "ENGINE": "webhooks.postgres",
     "CONN_MAX_AGE": 60,
     "CONN_HEALTH_CHECKS": True,
-    # A server that vanished without a word, as in a failover, is given up after eleven seconds.
-    # (Seconds, but for the last, which is milliseconds; DATABASE_URL may say otherwise.)
+    # A server that vanished silently, as in a failover, counts as dead after eleven seconds. (Seconds,
+    # except for the last, in milliseconds; DATABASE_URL may override them.)
     "OPTIONS": {
         "connect_timeout": 10,
         "keepalives_idle": 5,
@@ -59,7 +59,7 @@ DATABASES["default"] |= {
 }
 DATABASE_PREPARED_STATEMENTS = environment.prepared_statements()
 
-# How workers learn at once that something is due (docs/reliability.md).
+# How workers learn at once of due deliveries (docs/reliability.md).
 WEBHOOKS_WAKEUP = environment.one_of("WEBHOOKS_WAKEUP", ("rq", "listen", "poll"))
 # The queue of wake-ups, and the modules whose functions are jobs (docs/reliability.md).
 WEBHOOKS_QUEUE = environment.queue_name()
@@ -128,7 +128,7 @@ INSTALLED_APPS = [
     "projects",
     "sessions_app",
 ]
-# knox's own token model is replaced by ours and needs no table.
+# Our token model replaces knox's own, which needs no table.
 MIGRATION_MODULES = {"knox": None}
 MIDDLEWARE = [
     # First: probes come by address, over plain HTTP.
@@ -139,7 +139,8 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "config.security.content_security_policy",
     "config.security.refuse_nul",
-    # Behind what sets the headers of every answer, before what its requests do not need.
+    # After the middleware that sets the headers of every response, before the middleware that it
+    # does not need.
     "webhooks.api.door.Door",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -165,7 +166,7 @@ TEMPLATES = [
     }
 ]
 AUTH_USER_MODEL = "projects.User"
-# Where a log-in leads that nothing else led to.
+# The page after a login without another destination.
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
 KNOX_TOKEN_MODEL = "webhooks.ApiToken"
@@ -189,13 +190,13 @@ UNFOLD = unfold.UNFOLD
 
 if not DEBUG:
     SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=True)
-    # A proxy that ends TLS: the header that says so, which it must set on every request.
+    # The header by which a proxy that ends TLS says so; the proxy must set it on every request.
     if header := env.str("SECURE_PROXY_SSL_HEADER", default=""):
         SECURE_PROXY_SSL_HEADER = (f"HTTP_{header.upper().replace('-', '_')}", "https")
     CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
     SECURE_HSTS_SECONDS = environment.whole_number("SECURE_HSTS_SECONDS", 31_536_000)
     SECURE_HSTS_INCLUDE_SUBDOMAINS = env.bool("SECURE_HSTS_INCLUDE_SUBDOMAINS", default=True)
-    # Browsers forget a site of their preload list only after months, so it is for you to ask for.
+    # Browsers drop a site from their preload lists only after months, so this is opt-in.
     SECURE_HSTS_PRELOAD = env.bool("SECURE_HSTS_PRELOAD", default=False)
     SILENCED_SYSTEM_CHECKS = ["security.W021"]
     SESSION_COOKIE_SECURE = True
@@ -209,13 +210,13 @@ WEBHOOKS_API_REQUESTS_PER_MINUTE = DEFAULTS["WEBHOOKS_API_REQUESTS_PER_MINUTE"] 
     "token": _PER_TOKEN,
     "user": 3 * _PER_TOKEN,
 }
-# What one owner may cause through the API in an hour; a batch counts as its events.
+# The hourly quotas of an owner's requests to the API; each event of a batch counts.
 WEBHOOKS_QUOTAS_PER_HOUR = {
     kind: environment.whole_number(f"WEBHOOKS_{kind.upper()}_PER_HOUR", most, least=1)
     for kind, most in DEFAULTS["WEBHOOKS_QUOTAS_PER_HOUR"].items()
 }
 WEBHOOKS_QUOTAS_OF_OWNERS = environment.quotas_of_owners()
-# Whether owners prove that a URL is theirs before anything is sent to it (docs/security.md).
+# Whether owners must prove that a URL is theirs before it receives anything (docs/security.md).
 WEBHOOKS_ENDPOINT_PROOF = environment.one_of(
     "WEBHOOKS_ENDPOINT_PROOF", ("off", "advise", "require")
 )
@@ -231,7 +232,7 @@ REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_SCHEMA_CLASS": "webhooks.api.schema.ApiSchema",
     "EXCEPTION_HANDLER": "webhooks.api.problems.answer_exception",
     "URL_FORMAT_OVERRIDE": None,
-    # How many proxies stand before us; DRF would believe all of X-Forwarded-For without it.
+    # The number of proxies before us; without it DRF would trust all of X-Forwarded-For.
     "NUM_PROXIES": environment.whole_number("NUM_PROXIES", 0),
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }

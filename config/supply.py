@@ -1,4 +1,4 @@
-"""What is installed, from the lock files: `python -m config.supply audit` and `… sbom`.
+"""Audit and list the locked packages: `python -m config.supply audit` and `… sbom`.
 
 `audit` compares the locked versions with a database of advisories, a folder of OSV's JSON files
 (https://osv.dev, ecosystem PyPI), named by ADVISORIES. It needs no network; without the folder it says
@@ -29,7 +29,7 @@ class Locked(NamedTuple):
 
 
 def locked(path: Path) -> list[Locked]:
-    """Return what a lock file pins."""
+    """Return the entries of a lock file."""
     entries: list[Locked] = []
     for line in path.read_text().splitlines():
         if found := ENTRY.match(line):
@@ -62,7 +62,7 @@ def findings(entries: list[Locked], database: Path) -> Iterator[str]:
 
 
 def audit(database: Path) -> int:
-    """Print what is known against the locked versions; returns the exit code."""
+    """Print the advisories against the locked versions; return the exit code."""
     entries = locked(ROOT / LOCK)
     if not database.is_dir() or not any(database.rglob("*.json")):
         print(  # noqa: T201

@@ -40,15 +40,15 @@ DEFAULTS: dict[str, Any] = {
         # Requests without a valid token, per address.
         "refused": 60,
     },
-    # What one owner may cause through the API in an hour; a batch counts as its events.
+    # The hourly quotas of an owner's requests to the API; each event of a batch counts.
     "WEBHOOKS_QUOTAS_PER_HOUR": {
         "events": 5_000_000,
         "deliveries": 20_000_000,
         "redeliveries": 500_000,
     },
-    # What differs from that, by the owner's id as text.
+    # The quotas of single owners, by id as text.
     "WEBHOOKS_QUOTAS_OF_OWNERS": {},
-    # Whether owners prove that a URL is theirs before it receives anything: off, advise or require.
+    # Whether owners must prove that a URL is theirs before it receives anything: off, advise or require.
     "WEBHOOKS_ENDPOINT_PROOF": "off",
     # Parts of the addresses of development servers; `doctor` reports their use in production.
     "WEBHOOKS_DEVELOPMENT_SERVERS": [],

@@ -1,8 +1,8 @@
-"""Per-webhook health: when sending stops, who probes, and how it starts again. Pure.
+"""The breaker of a webhook: when sending stops, when a probe is sent, how sending resumes. Pure.
 
-Closed sends. After THRESHOLD failures in a row it opens and holds everything back; at growing
-intervals one delivery goes out as a probe (half-open); its success closes it again, and sending
-ramps up. Times are Unix seconds by the database's clock.
+A closed breaker lets deliveries pass. THRESHOLD failures in a row open it, and all deliveries wait; at
+growing intervals one delivery is sent as a probe (half-open). Its success closes the breaker, and
+sending ramps up. Times are Unix seconds by the database's clock.
 """
 
 from typing import NamedTuple
@@ -14,9 +14,9 @@ THRESHOLD = 10
 FIRST_INTERVAL_SECONDS = 30
 LONGEST_INTERVAL_SECONDS = 600
 RAMP_SECONDS = 30
-"""How long after closing the number in flight stays limited."""
+"""How long after closing the requests in flight stay limited."""
 RAMP_PER_SECOND = 4
-"""How many more may be in flight for each second since closing."""
+"""How many more requests may be in flight for each second since closing."""
 
 
 class Breaker(NamedTuple):
@@ -24,24 +24,24 @@ class Breaker(NamedTuple):
 
     state: str = BreakerState.CLOSED
     failures: int = 0
-    """In a row, without a success between."""
+    """Consecutive failures."""
     probes: int = 0
     """Failed probes since it opened."""
     changed_at: float | None = None
     """When it last opened or closed."""
     probe_at: float | None = None
-    """When the next probe may go out."""
+    """When the next probe may be sent."""
     failing_since: float | None = None
     """The first failure after the last success."""
 
 
 class Outcomes(NamedTuple):
-    """What a batch of attempts says about one webhook."""
+    """The results of a batch of attempts of one webhook."""
 
     succeeded: bool
     """Whether any attempt succeeded."""
     failures: int
-    """How many failed after the last success of the batch."""
+    """The number of failures after the last success of the batch."""
 
 
 def after(breaker: Breaker, outcomes: Outcomes, now: float) -> Breaker:
@@ -75,14 +75,14 @@ def after(breaker: Breaker, outcomes: Outcomes, now: float) -> Breaker:
 
 
 def interval_seconds(probes: int) -> int:
-    """Return how long to wait for the next probe after so many that failed."""
+    """Return the seconds until the next probe after this many failed ones."""
     return int(min(FIRST_INTERVAL_SECONDS * 2 ** min(probes, 10), LONGEST_INTERVAL_SECONDS))
 
 
 def probing(breaker: Breaker, now: float) -> Breaker | None:
-    """Return the state while a probe is out, or None where none may go out now.
+    """Return the state while a probe is in flight, or None if no probe may be sent now.
 
-    A probe whose worker died never reports; after one more interval another may go out.
+    A probe whose worker died never reports; after one more interval another may be sent.
     """
     if breaker.probe_at is not None and breaker.probe_at > now:
         return None
@@ -92,7 +92,7 @@ def probing(breaker: Breaker, now: float) -> Breaker | None:
 
 
 def most_in_flight(changed_at: float | None, now: float) -> int | None:
-    """Return how many may be in flight of a closed breaker; None for no limit of its own."""
+    """Return the limit of requests in flight of a closed breaker; None means no limit."""
     if changed_at is None or now - changed_at >= RAMP_SECONDS:
         return None
     return 1 + int(RAMP_PER_SECOND * max(now - changed_at, 0.0))

@@ -1,4 +1,4 @@
-"""What an answer means and when a failed attempt is tried again: pure, no clock, no database."""
+"""The meaning of responses and the times of retries: pure, without clock or database."""
 
 import random
 import re
@@ -9,21 +9,21 @@ from typing import NamedTuple
 from webhooks.choices import FailureKind
 
 MAX_DELAY_SECONDS = 12 * 3600
-"""No retry waits longer than this, whatever the exponential says (docs/architecture.md)."""
+"""The longest delay before a retry, however many attempts failed (docs/architecture.md)."""
 
 MAX_RETRY_AFTER_SECONDS = 24 * 3600
-"""Longest wait a receiver may ask for."""
+"""The longest wait that a receiver may request."""
 
 JITTER = 0.1
-"""Each delay is spread by up to this share either way, so that retries do not march in step."""
+"""The jitter: the share by which a delay varies either way, so that retries spread out."""
 
 GONE = 410
 SLOW_DOWN = frozenset((429, 502, 503, 504))
-"""Statuses by which a receiver says that it cannot keep up."""
+"""Statuses of an overloaded receiver."""
 
 
 class Policy(NamedTuple):
-    """How often and after which pauses a webhook's deliveries are tried again."""
+    """The number and delays of retries of a webhook's deliveries."""
 
     max_retries: int
     retry_delay_seconds: int
@@ -32,17 +32,17 @@ class Policy(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What one attempt's outcome means for its delivery and its webhook."""
+    """The consequences of an attempt's outcome for its delivery and its webhook."""
 
     succeeded: bool
     delay_seconds: float | None = None
-    """Until the next try; None where there is none."""
+    """Seconds until the next attempt; None if there is none."""
     kind: FailureKind | None = None
     error: str = ""
     hold_seconds: float = 0.0
-    """How long the webhook gets no request at all, because its receiver asked for it."""
+    """Seconds without any request to the webhook, at its receiver's request."""
     is_gone: bool = False
-    """Whether the receiver said that it is gone for good, which disables the webhook."""
+    """Whether the receiver responded with 410 Gone, which disables the webhook."""
 
 
 SUCCESS = Verdict(succeeded=True)
@@ -58,9 +58,9 @@ def judge(
     now: float = 0.0,
     spread: float | None = None,
 ) -> Verdict:
-    """Return what an attempt's outcome means.
+    """Return the consequences of an attempt's outcome.
 
-    `attempt_number` counts from 1 within the present round, `status` is None where no answer came
+    `attempt_number` counts from 1 within the current round, `status` is None without a response
     (`failure` then says why), `now` is Unix seconds, `spread` as in delay_before_retry().
     """
     if status is not None and 200 <= status < 300:
@@ -92,7 +92,7 @@ def delay_before_retry(
 ) -> float | None:
     """Return the seconds to wait after failed attempt `attempt_number` (from 1), or None to give up.
 
-    The delay is `retry_delay_seconds * 2 ** (n - 1)`, or the schedule's n-th entry where there is
+    The delay is `retry_delay_seconds * 2 ** (n - 1)`, or the schedule's n-th entry if there is
     one, capped at 12 h and spread by `spread` (-1 to 1, random by default) times ten per cent.
     """
     schedule = policy.schedule
@@ -102,7 +102,7 @@ def delay_before_retry(
     if schedule is not None:
         seconds = float(schedule[attempt_number - 1])
     else:
-        # The exponent is bounded before it is used: 2 ** 10_000 does not fit a float.
+        # Bound the exponent first: 2 ** 10_000 does not fit a float.
         seconds = float(policy.retry_delay_seconds) * 2 ** min(attempt_number - 1, 32)
     return jittered(min(seconds, MAX_DELAY_SECONDS), spread)
 
@@ -129,9 +129,9 @@ _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 def parse_retry_after(value: str, now: float) -> float | None:
-    """Return the seconds that a Retry-After header asks for, at most a day; None for garbage.
+    """Return the seconds of a Retry-After header, at most a day; None for garbage.
 
-    Takes what RFC 9110 allows: whole seconds, or a date in any of its three forms (section 5.6.7);
+    Accepts the forms of RFC 9110: whole seconds, or a date in any of its three forms (section 5.6.7);
     a date that has passed gives 0.
     """
     value = value.strip(" \t")

@@ -1,13 +1,13 @@
-"""How many rows of one webhook a worker may hold at once (invariant 9). Pure but for the clock.
+"""Windows: how many rows of one webhook a worker may hold (invariant 9). Pure except for the clock.
 
-A window follows what its receiver can take, as congestion control does. Each response that comes in
-the receiver's usual time widens it by two (so it triples per round trip), one that is late narrows
-it by one, a failure and a request that hangs halve it. How wide it may become follows from Little's
-law: a receiver that takes 300 ms needs a hundred times as many requests in flight for the same rate
-as one that takes 3 ms. Nobody is widened who does not use what he has.
+A window follows its receiver's capacity, like congestion control. Each response within the receiver's
+usual time widens it by two (so it triples per round trip), a late response narrows it by one, a
+failure or a hanging request halves it. Its limit follows from Little's law: for the same rate, a
+receiver that takes 300 ms needs a hundred times as many requests in flight as one that takes 3 ms. A
+window that is not full does not widen.
 
-The worker's free places bound it from outside (Flight.room_of): a webhook may take half of what is
-free, so that it gives way when others need the places.
+The worker's free places bound it from outside (Flight.room_of): a webhook may take half of the free
+places, so that it gives way when other webhooks need them.
 """
 
 import time
@@ -19,19 +19,19 @@ from webhooks.pace import breaker
 
 START = 4
 LARGE = 128
-"""Of any receiver that answers in time."""
+"""The limit for receivers that respond quickly."""
 LARGEST = 384
-"""Of one that answers in time, but slowly."""
+"""The limit for receivers that respond in time, but slowly."""
 RATE_PER_SECOND = 1280
-"""What the window of a slow receiver is sized for."""
+"""The rate, in requests per second, that the window of a slow receiver allows."""
 JITTER_MS = 50
 """A response that takes this long beyond twice the usual time is late."""
 CLOSED_SECONDS = 1.0
 REST_PER_DEAR_SECOND = 50.0
-"""How long nothing more is sent to a receiver, for each second of processor time that its answer took
-to read; only answers that took much more than usual are charged for."""
+"""The pause of a receiver for each second of processor time that reading its response took; only
+responses that took much longer than usual count."""
 IDLE_SECONDS = 60.0
-"""After which a window that holds nothing is forgotten."""
+"""The time after which an empty window is dropped."""
 
 
 @dataclass(slots=True)
@@ -43,27 +43,27 @@ class Window:
     usual_ms: float = 0.0
     """The receiver's fastest response times; 0 before the first response."""
     streak: int = 0
-    """Failures in a row."""
+    """Consecutive failures."""
     closed_until: float = 0.0
-    """By the monotonic clock; until then the database learns that the breaker has to open."""
+    """The monotonic time until which the database should open the breaker."""
     rests_until: float = 0.0
-    """By the monotonic clock; until then its receiver pays for what its answers cost to read."""
+    """The monotonic time until which its receiver is paused for costly responses."""
     used_at: float = 0.0
 
     @property
     def largest(self) -> int:
-        """How wide it may become."""
+        """The limit of its size."""
         return int(min(max(RATE_PER_SECOND * self.usual_ms / 1000, LARGE), LARGEST))
 
     @property
     def is_shut(self) -> bool:
-        """Whether nothing more may be held, until the database knows of the failures, or its
-        receiver has paid for dear answers."""
+        """Whether it is closed until the database has recorded the failures, or the pause for
+        costly responses is over."""
         until = max(self.closed_until, self.rests_until)
         return bool(until) and time.monotonic() < until
 
     def room(self, most: int) -> int:
-        """Return how many more rows may be held, where no more than `most` may be in all."""
+        """Return how many more rows may be held, `most` in total."""
         if self.is_shut:
             return 0
         return max(0, min(self.size, most) - self.held)
@@ -83,19 +83,19 @@ class Window:
             self.size = max(self.size - 1, 1)
 
     def failed(self) -> None:
-        """A request failed: half as many may be held, none while the breaker is about to open."""
+        """A request failed: halve the window, or close it while the breaker is about to open."""
         self.narrow()
         self.streak += 1
         if self.streak % breaker.THRESHOLD == 0:
             self.closed_until = time.monotonic() + CLOSED_SECONDS
 
     def hangs(self, duration_ms: int) -> None:
-        """A request has been waiting for so long, and goes on."""
+        """A request has waited this long so far."""
         if not self.usual_ms or not self._is_in_time(duration_ms):
             self.narrow()
 
     def charge(self, processor_ms: float) -> None:
-        """An answer took so much processor time to read: what is sent becomes less, and rarer."""
+        """Reading a response took this much processor time: narrow the window and pause it."""
         self.narrow()
         rest = processor_ms / 1000 * REST_PER_DEAR_SECOND
         self.rests_until = max(self.rests_until, time.monotonic()) + rest
@@ -109,11 +109,11 @@ class Window:
 
 @dataclass
 class Windows:
-    """The windows of all webhooks this worker has lately seen."""
+    """The windows of all webhooks that this worker has seen recently."""
 
     by_webhook: dict[UUID, Window] = field(default_factory=lambda: defaultdict(Window))
     uncommon: set[UUID] = field(default_factory=set)
-    """Webhooks that may have fewer than START more rows now."""
+    """Webhooks that may hold fewer than START more rows now."""
 
     def take(self, webhook_id: UUID) -> None:
         window = self.by_webhook[webhook_id]
@@ -127,7 +127,7 @@ class Windows:
             self.uncommon.discard(webhook_id)
 
     def put_down(self, webhook_id: UUID) -> None:
-        """A row that was held is given back unsent."""
+        """A held row was returned unsent."""
         self._note(webhook_id, self._end(webhook_id))
 
     def succeeded(self, webhook_id: UUID, duration_ms: int) -> None:
@@ -141,8 +141,8 @@ class Windows:
         self._note(webhook_id, window)
 
     def charge(self, webhook_id: UUID, processor_ms: float) -> None:
-        """The answer to a request of its that has ended took so much processor time to read; 0 where
-        that was not more than usual."""
+        """Reading the response of a finished request took this much processor time; 0 if no more than
+        usual."""
         if not processor_ms:
             return
         window = self.by_webhook[webhook_id]
@@ -150,40 +150,39 @@ class Windows:
         self._note(webhook_id, window)
 
     def hangs(self, webhook_id: UUID, duration_ms: int) -> None:
-        """One of its requests, still held, waits for its response."""
+        """A held request of the webhook still waits for its response."""
         window = self.by_webhook[webhook_id]
         window.hangs(duration_ms)
         self._note(webhook_id, window)
 
     def is_closed(self, webhook_id: UUID) -> bool:
-        """Say whether so many failed in a row that the database should know at once."""
+        """Return whether enough requests failed in a row that the database should record them at once."""
         return self.by_webhook[webhook_id].closed_until > 0
 
     def is_shut(self, webhook_id: UUID) -> bool:
-        """Say whether nothing may be held for now, however many rows are."""
+        """Return whether the window is closed, however many rows it holds."""
         window = self.by_webhook.get(webhook_id)
         return window is not None and window.is_shut
 
     def held(self, webhook_id: UUID) -> int:
-        """Return how many rows are held."""
+        """Return the number of held rows."""
         window = self.by_webhook.get(webhook_id)
         return 0 if window is None else window.held
 
     def full(self, most: int) -> dict[str, tuple[int, int]]:
-        """Return size and usual milliseconds of windows that let nothing more in, by webhook (hex);
-        no more than `most`, the widest first."""
+        """Return size and usual milliseconds of full windows by webhook (hex), at most `most`, the
+        widest first."""
         full = [(w, k) for k, w in self.by_webhook.items() if w.held >= w.size]
         full.sort(key=lambda pair: -pair[0].size)
         return {k.hex: (w.size, int(w.usual_ms)) for w, k in full[:most]}
 
     def room(self, webhook_id: UUID, most: int = LARGEST) -> int:
-        """Return how many more rows may be held, where no more than `most` may be in all; any
-        thread may ask."""
+        """Return how many more rows of a webhook may be held, `most` in total. Thread-safe."""
         window = self.by_webhook.get(webhook_id)
         return min(START, most) if window is None else window.room(most)
 
     def forget_idle(self) -> None:
-        """Drop windows that have held nothing for a while."""
+        """Drop windows that have been empty for a while."""
         horizon = time.monotonic() - IDLE_SECONDS
         idle = [k for k, w in self.by_webhook.items() if not w.held and w.used_at < horizon]
         for webhook_id in idle:
