@@ -31,7 +31,6 @@ class WorkerHeartbeat(models.Model):
             " usual response time in milliseconds."
         ),
     )
-    version = models.CharField(max_length=50, blank=True)
 
     def __str__(self) -> str:
         return f"{self.host}:{self.pid}"

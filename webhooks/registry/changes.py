@@ -7,7 +7,6 @@ from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import connection, transaction
-from django.db.models import F
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
@@ -121,7 +120,6 @@ def update_webhook(
     _validate(*steps, only={*changes, "headers", NON_FIELD_ERRORS})
     with transaction.atomic():
         has_moved = "url" in changes and _moves(webhook, webhook.url, may_keep=headers is not None)
-        Webhook.objects.filter(pk=webhook.pk).update(revision=F("revision") + 1)
         webhook.save(update_fields=[*(changes.keys() - {"active"}), "updated_at"])
         if has_moved and webhook.verified:
             webhook.verified = False
@@ -132,7 +130,6 @@ def update_webhook(
             disable(webhook, webhook.disabled_reason)
         if ed25519 is not None:
             set_ed25519(webhook, ed25519)
-    webhook.refresh_from_db(fields=["revision"])
     if not changes.keys().isdisjoint(WARNED_OF):
         log_warnings(webhook)
     return webhook
