@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export DEBUG ?= 1
 
-.PHONY: help setup demo serve test test-full check e2e screenshots fmt docs bench bench-report chaos mutants
+.PHONY: help setup demo serve test test-full coverage check e2e screenshots fmt docs bench bench-report chaos mutants
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,11 @@ test: setup pgbouncer  ## the tests; ARGS="PATHS OPTIONS" for some of them
 
 test-full: setup pgbouncer  ## also the slow ones
 	$(BIN)/python -m pytest -m "not e2e" -rs
+
+# Apart from `make test`: measuring costs time, and the floor is looked at once a night.
+coverage: setup pgbouncer  ## the tests, measured; fails below the floor in pyproject.toml
+	@rm -f var/.coverage*
+	$(BIN)/python -m pytest -n 3 --dist worksteal --cov --cov-report=term:skip-covered $(ARGS)
 
 check: setup  ## format, lint, types, imports, Django's checks
 	$(BIN)/ruff format --check .
