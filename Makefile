@@ -107,6 +107,23 @@ bench-report: .venv/.bench  ## all figures, then docs/performance.md
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
 	@touch $@
 
+# Generators that cannot be had are named; their tests are skipped.
+CLIENTS := var/clients
+.PHONY: clients
+clients: setup  ## clients that are generated from the description: compile, run one flow
+	@mkdir -p $(CLIENTS)
+	@test -x $(CLIENTS)/python/bin/python || $(PYTHON) -m venv $(CLIENTS)/python
+	@$(CLIENTS)/python/bin/pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt \
+	 || echo "openapi-python-client cannot be installed."
+	@cp tests/clients/package.json $(CLIENTS)/
+	@npm install --prefix $(CLIENTS) --silent --no-fund --no-audit || echo "npm cannot install hey-api, redocly and spectral."
+	@GOBIN=$(CURDIR)/$(CLIENTS)/go go install github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.8.2 2>/dev/null \
+	 || echo "oapi-codegen cannot be installed."
+	@test -f $(CLIENTS)/openapi-generator-cli-7.17.0.jar \
+	 || mvn -q -B dependency:copy -Dartifact=org.openapitools:openapi-generator-cli:7.17.0 -DoutputDirectory=$(CLIENTS) \
+	 || echo "openapi-generator cannot be installed."
+	$(BIN)/python -m pytest -m clients tests/clients -rs
+
 chaos: setup  ## break things and count; SEED=1 MINUTES=10
 	$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),1) $(ARGS)
 

@@ -51,15 +51,23 @@ class TokenSerializer(ApiModelSerializer):
 
 
 class NewTokenSerializer(TokenSerializer):
-    """Credentials of a program, shown this once."""
+    """What a program shall be allowed, and for how long."""
 
     expires_in_days = serializers.IntegerField(
         min_value=1, max_value=MAX_DAYS, default=DEFAULT_DAYS, write_only=True
     )
-    token = serializers.CharField(read_only=True, help_text="Shown only once.")
 
     class Meta(TokenSerializer.Meta):
-        fields = [*TokenSerializer.Meta.fields, "expires_in_days", "token"]
+        fields = [*TokenSerializer.Meta.fields, "expires_in_days"]
+
+
+class TokenWithSecretSerializer(TokenSerializer):
+    """Credentials of a program, shown this once."""
+
+    token = serializers.CharField(read_only=True, help_text="Shown this once.")
+
+    class Meta(TokenSerializer.Meta):
+        fields = [*TokenSerializer.Meta.fields, "token"]
 
 
 @extend_schema_view(
@@ -94,7 +102,7 @@ class TokenViewSet(ListAction, DeleteAction, ApiViewSet[ApiToken]):
         summary="Make a token",
         auth=[{"password": []}],  # type: ignore[list-item]
         request=NewTokenSerializer,
-        responses={201: NewTokenSerializer},
+        responses={201: TokenWithSecretSerializer},
     )
     @transaction.atomic
     def create(self, request: Request) -> Response:
@@ -109,7 +117,7 @@ class TokenViewSet(ListAction, DeleteAction, ApiViewSet[ApiToken]):
         token, text = ApiToken.objects.issue(request.user, lifetime=lifetime, **wish)
         self.note("apitoken.create", token, days=days, **wish)
         token.token = text
-        return self.show(NewTokenSerializer, token, 201)
+        return self.show(TokenWithSecretSerializer, token, 201)
 
     def perform_destroy(self, token: ApiToken) -> None:
         tokens.forget(token)

@@ -145,7 +145,7 @@ class WebhookDetailSerializer(WebhookSerializer):
         return service.warnings_of(webhook)
 
 
-class NewWebhookSerializer(WebhookDetailSerializer):
+class WebhookWithSecretSerializer(WebhookDetailSerializer):
     """A webhook with its signing secret, which is shown this once."""
 
     secret = serializers.CharField(
@@ -264,14 +264,16 @@ class WebhookViewSet(
         return cast(QuerySet[Webhook], service.get_webhooks(self.request.user))
 
     @extend_schema(
-        summary="Create a webhook", request=WebhookSerializer, responses={201: NewWebhookSerializer}
+        summary="Create a webhook",
+        request=WebhookSerializer,
+        responses={201: WebhookWithSecretSerializer},
     )
     @transaction.atomic
     def create(self, request: Request) -> Response:
         values = self.read(WebhookSerializer)
         webhook = service.create_webhook(request.user, **values)
         self.note("webhook.create", webhook, **values)
-        return self.show(NewWebhookSerializer, webhook, 201)
+        return self.show(WebhookWithSecretSerializer, webhook, 201)
 
     def perform_update(self, webhook: Webhook, values: dict[str, Any]) -> None:
         service.update_webhook(webhook, **values)
@@ -312,7 +314,7 @@ class WebhookViewSet(
         operation_id="rotateSecret",
         summary="Replace the signing secret",
         request=RotateSecretSerializer,
-        responses=NewWebhookSerializer,
+        responses=WebhookWithSecretSerializer,
     )
     @action(detail=True, methods=["post"], url_path="rotate-secret")
     @transaction.atomic
@@ -321,7 +323,7 @@ class WebhookViewSet(
         overlap = timedelta(hours=self.read(RotateSecretSerializer)["overlap_hours"])
         service.rotate_secret(webhook, overlap=overlap)
         self.note("secret.rotate", webhook, overlap_seconds=overlap.total_seconds())
-        return self.show(NewWebhookSerializer, webhook)
+        return self.show(WebhookWithSecretSerializer, webhook)
 
     @extend_schema(
         operation_id="revokeSecrets",
