@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar, cast
 from uuid import UUID
 
 from django.core.exceptions import ObjectDoesNotExist
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Model, QuerySet
 from django_filters.rest_framework import FilterSet
 from rest_framework import exceptions
@@ -23,7 +23,11 @@ from rest_framework.serializers import Serializer
 from rest_framework.viewsets import GenericViewSet
 
 from webhooks.api import idempotency, overtaking, pagination, throttles
-from webhooks.api.errors import ConflictError, ParametersInvalidError
+from webhooks.api.errors import (
+    ConflictError,
+    ParametersInvalidError,
+    PreconditionFailedError,
+)
 from webhooks.api.filters import AnyOfFilter, ApiFilters, BooleanFilter
 from webhooks.api.serializers import (
     ApiModelSerializer,
@@ -83,6 +87,8 @@ class ApiViewSet(GenericViewSet[M]):
     unlimited_actions: ClassVar[frozenset[str]] = frozenset()
     """Actions that begin their transactions themselves, or somewhere else."""
 
+    changes_serializer_class: type[Serializer[Any]] | None = None
+    """Of a change, where it takes other fields than a list shows."""
     detail_serializer_class: type[Serializer[Any]] | None = None
     """Of one object by itself, where it shows more than in a list."""
     filterset_class: type[FilterSet] = ApiFilters
@@ -174,13 +180,26 @@ class ApiViewSet(GenericViewSet[M]):
     def get_object(self) -> M:
         """Return the object of the path; raises NotFound unless the owner-scoped queryset has it."""
         text = self.kwargs["pk"]
+        condition = None if self._only_reads() else self.request.headers.get("If-Match")
         try:
             row_id = UUID(text) if self.id_prefix is None else parse_public_id(text, self.id_prefix)
-            found: M = self.get_queryset().get(pk=row_id)
+            rows = self.get_queryset()
+            if condition is not None and connection.in_atomic_block:
+                # Or two changes of the same state would both find it as they knew it.
+                rows = rows.select_for_update(no_key=True, of=("self",))
+            found: M = rows.get(pk=row_id)
         except (ValueError, PublicIdInvalidError, ObjectDoesNotExist):
             raise self._not_found() from None
         self._object_id = found.pk
+        if condition is not None and condition != "*":
+            tags = {tag.strip() for tag in condition.split(",")}
+            if self.etag_of(found) not in tags:
+                raise PreconditionFailedError
         return found
+
+    def etag_of(self, value: Any) -> str | None:
+        """Return the ETag of an object; None where its kind has none."""
+        return None
 
     def _not_found(self) -> exceptions.NotFound:
         name = self.get_queryset().model._meta.verbose_name
@@ -218,7 +237,13 @@ class ApiViewSet(GenericViewSet[M]):
     ) -> Response:
         """Respond with a value, or with several (`many=True`)."""
         context = self.get_serializer_context()
-        return Response(serializer_class(value, context=context, **options).data, status=status)
+        shown = serializer_class(value, context=context, **options).data
+        response = Response(shown, status=status)
+        if status == 201 and self.action == "create":
+            response["Location"] = f"{self.request.path}/{shown['id']}"
+        if (etag := self.etag_of(value)) is not None:
+            response["ETag"] = etag
+        return response
 
     def page(
         self,
@@ -287,7 +312,8 @@ class UpdateAction:
     @transaction.atomic
     def partial_update(self: Any, request: Request, pk: str) -> Response:
         changed = self.get_object()
-        serializer = self.serializer_class(
+        serializer_class = self.changes_serializer_class or self.serializer_class
+        serializer = serializer_class(
             changed, data=request.data, partial=True, context=self.get_serializer_context()
         )
         serializer.is_valid(raise_exception=True)

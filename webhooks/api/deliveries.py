@@ -19,6 +19,7 @@ from webhooks.api.base import (
     ApiFilters,
     ApiModelSerializer,
     ApiViewSet,
+    ConflictError,
     ListAction,
     NoInput,
     ParametersInvalidError,
@@ -192,6 +193,21 @@ class DeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Delivery]):
         latest = delivery.attempts.order_by("-number")[:MAX_ATTEMPTS_SHOWN]
         delivery.latest_attempts = latest  # type: ignore[attr-defined]
         return self.show(DeliveryDetailSerializer, delivery)
+
+    @extend_schema(
+        summary="Cancel a delivery that waits", request=NoInput, responses=DeliverySerializer
+    )
+    @action(detail=True, methods=["post"])
+    @transaction.atomic
+    def cancel(self, request: Request, pk: str) -> Response:
+        delivery = self.get_object()
+        self.read()
+        was = delivery.status
+        if not service.cancel(delivery, "Cancelled by its owner."):
+            raise ConflictError("This delivery does not wait: it is in flight or has ended.")
+        delivery.refresh_from_db()
+        self.note("delivery.cancel", delivery, status=[was, delivery.status])
+        return self.show(DeliverySerializer, delivery)
 
     @extend_schema(
         summary="Send a delivery once more",

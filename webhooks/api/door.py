@@ -9,6 +9,7 @@ middleware that sets the headers of every response.
 
 from collections.abc import Callable
 from functools import cached_property
+from http import HTTPStatus
 from typing import Any
 
 from django.core.exceptions import DisallowedHost
@@ -117,6 +118,8 @@ def _answer(request: HttpRequest, route: Route) -> HttpResponse | None:
         request.user, request.auth = token.user, token  # type: ignore[attr-defined]
         answer = _trigger(request, route)
         headers = route.headers
+        if status == HTTPStatus.CREATED:
+            headers = headers | {"Location": f"{route.path}/{shown['id']}"}
     except Exception as problem:  # as the framework does: each becomes an answer
         refusal = answer_exception(problem, {"request": request})
         if refusal is None:

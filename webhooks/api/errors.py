@@ -23,6 +23,14 @@ class KeyInUseError(ConflictError):
     default_detail = "The first request with this key is still at work; ask again for its answer."
 
 
+class PreconditionFailedError(exceptions.APIException):
+    status_code = HTTPStatus.PRECONDITION_FAILED
+    default_code = "precondition_failed"
+    default_detail = (
+        "The object has been changed since, or has no ETag; fetch it again and repeat the change."
+    )
+
+
 class BodyTooLargeError(exceptions.APIException):
     status_code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     default_code = "too_large"

@@ -160,7 +160,8 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
     )
     def create(self, request: Request) -> Response:
         """Without a service token it reaches your own webhooks, not the platform's."""
-        return Response(wishes.trigger_one(request, request.data), status=201)
+        shown = wishes.trigger_one(request, request.data)
+        return Response(shown, status=201, headers={"Location": f"{request.path}/{shown['id']}"})
 
     @extend_schema(
         operation_id="triggerEvents",

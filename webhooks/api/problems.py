@@ -58,6 +58,7 @@ TITLES = {
     "not_found": "There is no such resource",
     "parse_error": "The body is not JSON that we accept",
     "permission_denied": "These credentials do not allow this",
+    "precondition_failed": "The object is not as If-Match says",
     "scope_invalid": "The selection is not valid",
     "takes_too_long": "This would take too long",
     "throttled": "Too many requests",

@@ -159,7 +159,15 @@ def describe_conventions(
     components["responses"] = {
         f"Problem{status}": _refusal(text) for status, text in REFUSALS.items()
     }
-    components["parameters"] = {"IdempotencyKey": IDEMPOTENCY_KEY}
+    components["responses"]["Problem412"] = _refusal("It has been changed since.")
+    components["headers"] |= {
+        name: {"description": text, "schema": {"type": "string"}}
+        for name, text in (
+            ("Location", "The path of what was made."),
+            ("ETag", "Of its settings; for If-Match."),
+        )
+    }
+    components["parameters"] = {"IdempotencyKey": IDEMPOTENCY_KEY, "IfMatch": IF_MATCH}
     for name, schema in components["schemas"].items():
         if name.endswith(("Input", "Changes")):
             schema.setdefault("additionalProperties", False)
@@ -188,6 +196,14 @@ def _make_one_text(schema: dict[str, Any]) -> None:
         schema |= {"type": "string", "maxLength": max(one["maxLength"] for one in either)}
 
 
+IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "required": False,
+    "description": "The ETag of the webhook as you know it: 412 where its settings have changed since.",
+    "schema": {"type": "string"},
+}
+
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -208,7 +224,12 @@ def _operations(result: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, An
 def _describe_operation(path: str, method: str, operation: dict[str, Any]) -> None:
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in HEADERS}
     for answer in operation["responses"].values():
-        answer["headers"] = headers
+        answer["headers"] = dict(headers)
+    if method == "post" and "{" not in path and "201" in operation["responses"]:
+        made = operation["responses"]["201"]["headers"]
+        made["Location"] = {"$ref": "#/components/headers/Location"}
+    if "/webhooks" in path:
+        _describe_etag(method, operation)
     if method == "post":
         reference = {"$ref": "#/components/parameters/IdempotencyKey"}
         operation["parameters"] = [*operation.get("parameters", []), reference]
@@ -218,6 +239,22 @@ def _describe_operation(path: str, method: str, operation: dict[str, Any]) -> No
         if (status == "404" and "{" not in path) or (status == "406" and method == "delete"):
             continue
         operation["responses"][status] = {"$ref": f"#/components/responses/Problem{status}"}
+
+
+def _describe_etag(method: str, operation: dict[str, Any]) -> None:
+    shown = (
+        answer
+        for answer in operation["responses"].values()
+        if "content" in answer
+        and "/Webhook" in str(answer["content"])
+        and "Page" not in str(answer)
+    )
+    for answer in shown:
+        answer["headers"]["ETag"] = {"$ref": "#/components/headers/ETag"}
+    if method in ("patch", "delete"):
+        reference = {"$ref": "#/components/parameters/IfMatch"}
+        operation["parameters"] = [*operation.get("parameters", []), reference]
+        operation["responses"]["412"] = {"$ref": "#/components/responses/Problem412"}
 
 
 def _refusal(text: str) -> dict[str, Any]:

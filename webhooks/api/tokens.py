@@ -7,7 +7,8 @@ from django.db import transaction
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import serializers
-from rest_framework.exceptions import PermissionDenied
+from rest_framework.decorators import action
+from rest_framework.exceptions import NotFound, PermissionDenied
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -118,6 +119,18 @@ class TokenViewSet(ListAction, DeleteAction, ApiViewSet[ApiToken]):
         self.note("apitoken.create", token, days=days, **wish)
         token.token = text
         return self.show(TokenWithSecretSerializer, token, 201)
+
+    @extend_schema(
+        operation_id="getCurrentToken",
+        summary="Show the token that this request comes with",
+        responses=TokenSerializer,
+        filters=False,
+    )
+    @action(detail=False, pagination_class=None)
+    def current(self, request: Request) -> Response:
+        if not isinstance(request.auth, ApiToken):
+            raise NotFound("This request comes with a session, not with a token.")
+        return self.show(TokenSerializer, request.auth)
 
     def perform_destroy(self, token: ApiToken) -> None:
         tokens.forget(token)

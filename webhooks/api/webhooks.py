@@ -31,7 +31,7 @@ from webhooks.api.figures import StatsQuery, WebhookStatsSerializer, stats_of
 from webhooks.api.serializers import BoundedDictField, FailureKindField
 from webhooks.errors import UrlRefusedError
 from webhooks.ids import WEBHOOK_PREFIX
-from webhooks.models import Webhook
+from webhooks.models import SigningSecret, Webhook
 from webhooks.models.webhook import (
     MAX_RETRIES,
     SETTING_NAMES,
@@ -43,6 +43,7 @@ from webhooks.pace.bounds import MAX_PATTERNS
 from webhooks.pace.retry import MAX_DELAY_SECONDS
 from webhooks.registry.changes import policy_problem
 from webhooks.wire.header_rules import MAX_HEADERS, header_problems
+from webhooks.wire.signing import jwk_of
 from webhooks.wire.url_rules import accept_url
 
 API_NAMES = [api_name(name) for name in SETTING_NAMES]
@@ -54,6 +55,10 @@ RENAMED = {
 }
 
 
+MAX_SECRET = 200
+SECRET_HELP = (
+    "A secret of yours, `whsec_` and base64 of 24 to 64 bytes; without it one is generated."
+)
 WAITING = ["recent", "all", "none"]
 """Which of the deliveries that waited are sent."""
 
@@ -130,8 +135,38 @@ class WebhookSerializer(ApiModelSerializer):
         return schedule
 
 
+class WebhookSettingsSerializer(WebhookSerializer):
+    """What is sent where, and how."""
+
+    ed25519 = serializers.BooleanField(
+        required=False,
+        write_only=True,
+        help_text="Whether requests are signed `v1a` as well, with a key of their own.",
+    )
+
+    class Meta(WebhookSerializer.Meta):
+        fields = [*WebhookSerializer.Meta.fields, "ed25519"]
+
+
+class NewWebhookSerializer(WebhookSettingsSerializer):
+    """What is sent where, and how."""
+
+    secret = serializers.CharField(
+        max_length=MAX_SECRET, required=False, write_only=True, help_text=SECRET_HELP
+    )
+
+    class Meta(WebhookSettingsSerializer.Meta):
+        fields = [*WebhookSettingsSerializer.Meta.fields, "secret"]
+
+
 class WebhookDetailSerializer(WebhookSerializer):
     """A webhook, with what may be unexpected of it."""
+
+    public_keys = serializers.ListField(
+        child=serializers.CharField(),
+        read_only=True,
+        help_text="What `v1a` signatures are verified with, the current one first.",
+    )
 
     warnings = serializers.SerializerMethodField(
         method_name="get_warnings",
@@ -139,7 +174,7 @@ class WebhookDetailSerializer(WebhookSerializer):
     )
 
     class Meta(WebhookSerializer.Meta):
-        fields = [*WebhookSerializer.Meta.fields, "warnings"]
+        fields = [*WebhookSerializer.Meta.fields, "public_keys", "warnings"]
 
     def get_warnings(self, webhook: Webhook) -> list[str]:
         return service.warnings_of(webhook)
@@ -148,9 +183,14 @@ class WebhookDetailSerializer(WebhookSerializer):
 class WebhookWithSecretSerializer(WebhookDetailSerializer):
     """A webhook with its signing secret, which is shown this once."""
 
-    secret = serializers.CharField(
-        read_only=True, help_text="Receivers check signatures with it; shown only once."
+    secret = serializers.SerializerMethodField(
+        method_name="get_secret",
+        help_text="What receivers check signatures with; shown this once. Null where an ed25519 key "
+        "was replaced.",
     )
+
+    def get_secret(self, webhook: Webhook) -> str | None:
+        return webhook._secret
 
     class Meta(WebhookDetailSerializer.Meta):
         fields = [*WebhookDetailSerializer.Meta.fields, "secret"]
@@ -165,6 +205,30 @@ class RotateSecretSerializer(ApiSerializer):
         default=24,
         help_text="Hours for which the old secret signs beside the new one; 0 revokes it at once.",
     )
+
+    secret = serializers.CharField(max_length=MAX_SECRET, required=False, help_text=SECRET_HELP)
+    scheme = serializers.ChoiceField(
+        choices=SigningSecret.Scheme.choices,
+        default=SigningSecret.Scheme.HMAC,
+        help_text="`v1` replaces the secret, `v1a` the ed25519 key.",
+    )
+
+
+class PublicKeySerializer(ApiSerializer):
+    """An ed25519 key as RFC 8037 writes it."""
+
+    kty = serializers.CharField()
+    crv = serializers.CharField()
+    alg = serializers.CharField()
+    use = serializers.CharField()
+    kid = serializers.CharField(help_text="The key as `publicKeys` of the webhook has it.")
+    x = serializers.CharField()
+
+
+class PublicKeysSerializer(ApiSerializer):
+    """A JSON Web Key Set (RFC 7517)."""
+
+    keys = PublicKeySerializer(many=True)  # type: ignore[assignment]  # as the RFC calls it
 
 
 class EnableWebhookSerializer(ApiSerializer):
@@ -237,7 +301,9 @@ class WebhookFilters(ApiFilters):
     list=extend_schema(summary="List webhooks"),
     retrieve=extend_schema(summary="Show a webhook", responses=WebhookDetailSerializer),
     partial_update=extend_schema(
-        summary="Change a webhook", request=WebhookSerializer, responses=WebhookDetailSerializer
+        summary="Change a webhook",
+        request=WebhookSettingsSerializer,
+        responses=WebhookDetailSerializer,
     ),
     destroy=extend_schema(summary="Delete a webhook; its pending deliveries are cancelled"),
 )
@@ -246,6 +312,7 @@ class WebhookViewSet(
 ):
     id_prefix = WEBHOOK_PREFIX
     serializer_class = WebhookSerializer
+    changes_serializer_class = WebhookSettingsSerializer
     detail_serializer_class = WebhookDetailSerializer
     filterset_class = WebhookFilters
     action_limits = {
@@ -270,10 +337,17 @@ class WebhookViewSet(
     )
     @transaction.atomic
     def create(self, request: Request) -> Response:
-        values = self.read(WebhookSerializer)
+        values = self.read(NewWebhookSerializer)
         webhook = service.create_webhook(request.user, **values)
+        values.pop("secret", None)
         self.note("webhook.create", webhook, **values)
         return self.show(WebhookWithSecretSerializer, webhook, 201)
+
+    def etag_of(self, value: Any) -> str | None:
+        if not isinstance(value, Webhook):
+            return None
+        # Not what becomes of it by itself, such as failingSince.
+        return f'"{value.revision}-{int(value.active)}"'
 
     def perform_update(self, webhook: Webhook, values: dict[str, Any]) -> None:
         service.update_webhook(webhook, **values)
@@ -320,10 +394,27 @@ class WebhookViewSet(
     @transaction.atomic
     def rotate_secret(self, request: Request, pk: str) -> Response:
         webhook = self.get_object()
-        overlap = timedelta(hours=self.read(RotateSecretSerializer)["overlap_hours"])
-        service.rotate_secret(webhook, overlap=overlap)
-        self.note("secret.rotate", webhook, overlap_seconds=overlap.total_seconds())
+        wish = self.read(RotateSecretSerializer)
+        overlap = timedelta(hours=wish.pop("overlap_hours"))
+        service.rotate_secret(webhook, overlap=overlap, **wish)
+        self.note(
+            "secret.rotate",
+            webhook,
+            overlap_seconds=overlap.total_seconds(),
+            scheme=wish["scheme"],
+        )
         return self.show(WebhookWithSecretSerializer, webhook)
+
+    @extend_schema(
+        operation_id="getPublicKeys",
+        summary="Show the keys that `v1a` signatures are verified with",
+        responses=PublicKeysSerializer,
+        filters=False,
+    )
+    @action(detail=True, url_path="public-keys", pagination_class=None)
+    def public_keys(self, request: Request, pk: str) -> Response:
+        keys = [jwk_of(text) for text in self.get_object().public_keys]
+        return self.show(PublicKeysSerializer, {"keys": keys})
 
     @extend_schema(
         operation_id="revokeSecrets",

@@ -254,6 +254,11 @@ class Webhook(models.Model):
             return None
 
     @property
+    def ed25519(self) -> bool:
+        """Whether requests are signed `v1a` as well."""
+        return self.secrets.filter(scheme=SigningSecret.Scheme.ED25519, expires_at=None).exists()
+
+    @property
     def public_keys(self) -> list[str]:
         """The public keys for `v1a` signatures, the current one first; they are no secrets.
 

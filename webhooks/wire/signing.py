@@ -143,6 +143,20 @@ class Ed25519Key:
         return "v1a," + base64.b64encode(self._private.sign(content)).decode()
 
 
+def jwk_of(public_text: str) -> dict[str, str]:
+    """Return a public key, `whpk_…`, as a JSON Web Key (RFC 8037)."""
+    raw = base64.b64decode(public_text.removeprefix(PUBLIC_KEY_PREFIX))
+    x = base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    return {
+        "kty": "OKP",
+        "crv": "Ed25519",
+        "alg": "EdDSA",
+        "use": "sig",
+        "kid": public_text,
+        "x": x,
+    }
+
+
 @sensitive_variables()
 def load_key(secret: str) -> SigningKey | Ed25519Key:
     """Return what signs with a stored secret; raises ValueError where it is malformed."""

@@ -111,6 +111,7 @@ ROWS = {
     "agent-status.post": Row(200, body=body(status="BUSY")),
     "delivery-list.get": reading(other=200),
     "delivery-detail.get": reading(),
+    "delivery-cancel.post": Row(200),
     "delivery-redeliver.post": Row(202),
     "docs.get": reading(other=200),
     "event-list.get": reading(other=200),
@@ -164,6 +165,7 @@ ROWS = {
     "session-messages.post": Row(201, body=body(sender="Ada", content="It works.")),
     "token-list.get": reading(other=200),
     "token-list.post": Row(401, 401, body(name="more", scopes=["read"])),
+    "token-current.get": reading(other=200),
     "token-detail.delete": Row(204),
     "webhook-list.get": reading(other=200),
     "webhook-list.post": Row(201, 201, body(name="Mine", url="http://127.0.0.1:9/", events=["*"])),
@@ -177,6 +179,7 @@ ROWS = {
     "webhook-enable.post": Row(200),
     "webhook-disable.post": Row(200),
     "webhook-rotate-secret.post": Row(200),
+    "webhook-public-keys.get": reading(),
     "webhook-revoke-secrets.post": Row(200),
 }
 ROUTES = {f"{route.name}.{route.method}": route for route in routes()}

@@ -359,3 +359,17 @@ def test_what_is_asked_of_an_ordered_webhook_says_that_it_is_not_in_order(
     assert ask({"deliveryIds": [of_plain]}) == []
     again = client.post(f"/api/v1/deliveries/{of_ordered}/redeliver").json()
     assert "Ledger" in again["warnings"][0]
+
+
+def test_delivery_that_waits_is_cancelled_once(
+    client: APIClient, make_delivery: Callable[..., Delivery]
+) -> None:
+    waiting, ended = make_delivery(status="PENDING"), make_delivery(status="SUCCESS")
+
+    cancelled = client.post(f"/api/v1/deliveries/{waiting.public_id}/cancel")
+    again = client.post(f"/api/v1/deliveries/{waiting.public_id}/cancel")
+    late = client.post(f"/api/v1/deliveries/{ended.public_id}/cancel")
+
+    assert cancelled.json()["status"] == "CANCELLED"
+    assert cancelled.json()["error"] == "Cancelled by its owner."
+    assert (again.status_code, late.status_code) == (409, 409)

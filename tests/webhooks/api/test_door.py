@@ -189,9 +189,14 @@ def _post(
 
 def readable(answer: HttpResponse) -> tuple[int, str, dict[str, str], str]:
     """Return all of an answer but its ids and times."""
-    text = re.sub(r"evt_[0-9a-f]{32}", "evt_", answer.content.decode())
+
+    def without_ids(text: str) -> str:
+        return re.sub(r"evt_[0-9a-f]{32}", "evt_", text)
+
+    text = without_ids(answer.content.decode())
+    headers = {name: without_ids(value) for name, value in answer.headers.items()}
     text = re.sub(r'"createdAt":"[^"]+"', '"createdAt":""', text)
-    return answer.status_code, answer.reason_phrase, dict(answer.headers), text
+    return answer.status_code, answer.reason_phrase, headers, text
 
 
 def is_of_door(answer: HttpResponse) -> bool:

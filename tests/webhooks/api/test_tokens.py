@@ -240,3 +240,11 @@ def test_not_more_than_fifty(user: User, make_token: Any) -> None:
 
     assert response.status_code == 409
     assert "revoke one" in response.json()["detail"]
+
+
+def test_current_token_is_shown_to_its_bearer(user: User, make_client: MakeClient) -> None:
+    shown = make_client(user, "read").get("/api/v1/tokens/current").json()
+
+    token = ApiToken.objects.get()
+    assert (shown["id"], shown["scopes"]) == (token.public_id, ["read"])
+    assert "token" not in shown

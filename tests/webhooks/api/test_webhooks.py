@@ -1,5 +1,6 @@
 """`/webhooks`: create, change, try, rotate, switch off and on."""
 
+import base64
 import json
 from collections.abc import Callable
 from datetime import timedelta
@@ -94,7 +95,7 @@ def test_change_with_a_wrong_value_changes_nothing(
 
 
 GUARDED = [
-    "id", "owner", "ownerId", "userId", "secret", "active", "isPlatform", "is_platform",
+    "id", "owner", "ownerId", "userId", "active", "isPlatform", "is_platform",
     "createdAt", "updatedAt", "disabledAt", "disabledReason", "failingSince", "breakerState",
     "breakerFailures", "verified", "deletedAt", "revision", "headersEncrypted", "headers_encrypted",
     "payloadOptions", "max_retries", "__class__", "constructor", "", "name ",
@@ -456,3 +457,64 @@ def test_second_webhook_with_the_same_url_comes_with_a_warning(client: APIClient
     assert client.patch(path, {"name": "Still"}).json()["warnings"] == [warning]
     assert client.patch(path, {"url": f"{NEW['url']}2"}).json()["warnings"] == []
     assert client.patch(path, {"url": NEW["url"]}).json()["warnings"] == [warning]
+
+
+def test_change_of_what_others_have_changed_is_refused(client: APIClient) -> None:
+    made = client.post("/api/v1/webhooks", NEW)
+    path = made["Location"]
+    known = made["ETag"]
+
+    assert client.get(path)["ETag"] == known
+    first = client.patch(path, {"name": "First"}, headers={"If-Match": known})
+    second = client.patch(path, {"name": "Second"}, headers={"If-Match": known})
+    gone = client.delete(path, headers={"If-Match": known})
+    third = client.patch(path, {"name": "Third"}, headers={"If-Match": f'"x", {first["ETag"]}'})
+
+    assert (first.status_code, second.status_code, gone.status_code) == (200, 412, 412)
+    assert second.json()["type"].endswith(":precondition-failed")
+    assert third.status_code == 200
+    client.post(f"{path}/disable")
+    assert client.get(path)["ETag"] != third["ETag"]
+    assert client.patch(path, {"name": "Any"}, headers={"If-Match": "*"}).status_code == 200
+
+
+def test_precondition_on_what_has_no_etag_fails(client: APIClient) -> None:
+    path = client.post("/api/v1/projects", {"name": "Shop"})["Location"]
+
+    response = client.patch(path, {"name": "Shops"}, headers={"If-Match": '"1"'})
+
+    assert response.status_code == 412
+    assert client.get(path).json()["name"] == "Shop"
+
+
+def test_secret_can_be_imported(client: APIClient) -> None:
+    secrets = ["whsec_" + base64.b64encode(bytes([n]) * 32).decode() for n in (1, 2)]
+
+    made = client.post("/api/v1/webhooks", NEW | {"secret": secrets[0]}).json()
+    rotated = client.post(
+        f"/api/v1/webhooks/{made['id']}/rotate-secret", {"secret": secrets[1], "overlapHours": 0}
+    ).json()
+    refused = client.post("/api/v1/webhooks", NEW | {"secret": "hunter2"})
+
+    assert [made["secret"], rotated["secret"]] == secrets
+    assert SigningSecret.objects.get().value == secrets[1]
+    assert refused.json()["errors"][0]["pointer"] == "/secret"
+    assert "hunter2" not in refused.content.decode()
+
+
+def test_ed25519_keys_are_made_shown_and_replaced(client: APIClient) -> None:
+    made = client.post("/api/v1/webhooks", NEW | {"ed25519": True}).json()
+    path = f"/api/v1/webhooks/{made['id']}"
+    body = {"scheme": "v1a", "overlapHours": 1}
+
+    replaced = client.post(f"{path}/rotate-secret", body).json()
+    keys = client.get(f"{path}/public-keys").json()["keys"]
+
+    assert [made["publicKeys"], replaced["secret"]] == [made["publicKeys"][:1], None]
+    assert [key["kid"] for key in keys] == [replaced["publicKeys"][0], made["publicKeys"][0]]
+    for key in keys:
+        raw = base64.urlsafe_b64decode(key["x"] + "=")
+        assert key["kid"] == "whpk_" + base64.b64encode(raw).decode()
+        assert (key["kty"], key["crv"], len(raw)) == ("OKP", "Ed25519", 32)
+    off = client.patch(path, {"ed25519": False}).json()
+    assert off["publicKeys"] == client.get(f"{path}/public-keys").json()["keys"] == []

@@ -1,0 +1,52 @@
+"""Everything that a user does in Python can be done by HTTP: README's sentence, function by function."""
+
+import inspect
+
+from tests.webhooks.api.test_description import FILE
+from webhooks import service
+
+BY_HTTP = {
+    "cancel": ["cancelDelivery"],
+    "create_webhook": ["createWebhook"],
+    "delete_webhook": ["deleteWebhook"],
+    "disable": ["disableWebhook"],
+    "enable": ["enableWebhook"],
+    "explain": ["getEvent"],
+    "get_deliveries": ["listDeliveries", "listWebhookDeliveries"],
+    "get_webhooks": ["listWebhooks", "getWebhook"],
+    "pause_sending": ["pauseSending"],
+    "prove": ["verifyWebhook"],
+    "redeliver": ["createRedelivery", "retryFailed"],
+    "redeliver_one": ["redeliverDelivery"],
+    "replay": ["createRedelivery"],
+    "resume_sending": ["resumeSending"],
+    "revoke_secret": ["revokeSecrets"],
+    "rotate_secret": ["rotateSecret"],
+    "test_webhook": ["sendTest"],
+    "trigger_each": ["triggerEvents"],
+    "trigger_event": ["triggerEvent"],
+    "update_webhook": ["updateWebhook"],
+    "warnings_of": ["getWebhook"],
+}
+"""The operations of each function."""
+
+NOT_BY_HTTP = {
+    "check_headers_stay": "updateWebhook checks this by itself; a form has to know it beforehand.",
+    "policy_problem": "Likewise.",
+    "trigger_events": "All or none, in the caller's transaction, which no client has.",
+}
+"""Why a function has no operation."""
+
+
+def test_every_function_of_the_service_has_an_operation_or_a_reason() -> None:
+    functions = {name for name in service.__all__ if inspect.isfunction(getattr(service, name))}
+
+    assert functions == BY_HTTP.keys() | NOT_BY_HTTP.keys()
+    assert BY_HTTP.keys().isdisjoint(NOT_BY_HTTP)
+
+
+def test_these_operations_are_described() -> None:
+    text = FILE.read_text()
+
+    for names in BY_HTTP.values():
+        assert all(f"operationId: {name}\n" in text for name in names), names
