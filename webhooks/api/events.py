@@ -1,10 +1,15 @@
 """`/events`: trigger, show and follow events."""
 
 import json
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
+from django.db import transaction
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import (
     OpenApiParameter,
     extend_schema,
@@ -18,6 +23,7 @@ from rest_framework.response import Response
 from webhooks import service
 from webhooks.api import wishes
 from webhooks.api.base import (
+    READ_SECONDS,
     ApiFilters,
     ApiSerializer,
     ApiViewSet,
@@ -25,7 +31,7 @@ from webhooks.api.base import (
     ParametersInvalidError,
     PublicIdField,
 )
-from webhooks.api.filters import EventTypesFilter
+from webhooks.api.filters import EventTypesFilter, in_utc
 from webhooks.api.wishes import EventBatchSerializer, EventSerializer, NewEventSerializer
 from webhooks.errors import (
     CursorInvalidError,
@@ -34,6 +40,13 @@ from webhooks.errors import (
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX, WEBHOOK_PREFIX
 from webhooks.models import Delivery, Event
 from webhooks.outbox import feed
+from webhooks.postgres.sql import limit_statements
+
+MAX_WAIT_SECONDS = 20
+POLL_SECONDS = 0.25
+MAX_WAITING = 8
+"""Requests that wait in one process; each of them keeps a thread of the server."""
+waiting = threading.BoundedSemaphore(MAX_WAITING)
 
 
 class ExplanationSerializer(ApiSerializer):
@@ -114,13 +127,13 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
     id_prefix = EVENT_PREFIX
     serializer_class = EventSerializer
     filterset_class = EventFilters
-    # The committer stores the events of several requests in one transaction
-    # (webhooks/outbox/committer.py).
-    unlimited_actions = frozenset({"create", "batch"})
+    # What is triggered commits together with that of others (webhooks/outbox/committer.py).
+    # What waits must not hold a transaction.
+    unlimited_actions = frozenset({"create", "batch", "feed"})
     action_scopes = {"create": "trigger", "batch": "trigger"}
     action_parameters = {
         "retrieve": frozenset({"explain"}),
-        "feed": frozenset({"after", "types", "limit"}),
+        "feed": frozenset({"after", "since", "types", "limit", "wait"}),
     }
 
     def get_queryset(self) -> QuerySet[Event]:
@@ -180,6 +193,17 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
         parameters=[
             OpenApiParameter("after", str, description="`next` of the previous response."),
             OpenApiParameter(
+                "since",
+                OpenApiTypes.DATETIME,
+                description="Instead of `after`: begin with the events of this time.",
+            ),
+            OpenApiParameter(
+                "wait",
+                {"type": "integer", "minimum": 1, "maximum": MAX_WAIT_SECONDS},
+                description="Seconds to wait for an event where there is none yet. The answer may come "
+                "earlier and empty.",
+            ),
+            OpenApiParameter(
                 "types", str, description="Patterns, comma-separated; by default `*`."
             ),
             OpenApiParameter(
@@ -192,13 +216,21 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
     @action(detail=False, pagination_class=None)
     def feed(self, request: Request) -> Response:
         patterns = request.query_params.get("types", "*").split(",")
+        limit = number(request, "limit", default=100, most=100)
+        wait = number(request, "wait", default=0, most=MAX_WAIT_SECONDS)
+
+        def read(after: str | None) -> feed.Page:
+            with transaction.atomic():
+                limit_statements(READ_SECONDS)
+                return feed.read(after, owner_id=self.user_id, patterns=patterns, limit=limit)
+
         try:
-            page = feed.read(
-                request.query_params.get("after"),
-                owner_id=self.user_id,
-                patterns=patterns,
-                limit=number(request, "limit", default=100, most=100),
-            )
+            page = read(self._after())
+            if wait and not page.events and waiting.acquire(blocking=False):
+                try:
+                    page = poll(read, page, wait)
+                finally:
+                    waiting.release()
         except CursorInvalidError as problem:
             raise ParametersInvalidError({"after": [str(problem)]}) from None
         except EventTypeUnknownError as problem:
@@ -212,6 +244,27 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
             FeedSerializer, {"events": shown, "next": page.next, "has_more": page.has_more}
         )
 
+    def _after(self) -> str | None:
+        asked = self.request.query_params
+        if "since" not in asked:
+            return asked.get("after")
+        if "after" in asked:
+            raise ParametersInvalidError({"since": ["Give either since or after."]})
+        try:
+            moment = serializers.DateTimeField().to_internal_value(asked["since"])
+        except serializers.ValidationError as problem:
+            raise ParametersInvalidError({"since": problem.detail}) from None
+        return feed.since(in_utc("since", moment), self.user_id).to_text()
+
+
+def poll(read: Callable[[str], feed.Page], page: feed.Page, seconds: int) -> feed.Page:
+    """Read until there is an event, for so many seconds; keeps no transaction meanwhile."""
+    ends_at = time.monotonic() + seconds
+    while not page.events and time.monotonic() < ends_at:
+        time.sleep(POLL_SECONDS)
+        page = read(page.next)
+    return page
+
 
 def flag(request: Request, name: str) -> bool:
     """Return a query parameter that is `true` or `false`."""
@@ -223,7 +276,9 @@ def flag(request: Request, name: str) -> bool:
 
 def number(request: Request, name: str, *, default: int, most: int) -> int:
     """Return a query parameter that is a whole number from 1 to `most`."""
-    text = request.query_params.get(name, str(default))
+    if name not in request.query_params:
+        return default
+    text = request.query_params[name]
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= most):
         raise ParametersInvalidError({name: [f"This is a number from 1 to {most}."]})
     return int(text)

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from webhooks import catalog
 from webhooks.errors import CursorForeignError, CursorInvalidError, EventTypeUnknownError
-from webhooks.ids import EVENT_PREFIX
+from webhooks.ids import EVENT_PREFIX, first_id_of
 from webhooks.postgres.sql import query
 
 MAX_SCANNED = 10_000
@@ -186,6 +186,35 @@ def now() -> Cursor:
     """
     ((epoch, horizon, names),) = query(NOW_SQL, {"epoch": FIRST_EPOCH})
     return _cursor((int(horizon) - 1, LARGEST_NUMBER, epoch), _clusters(names))
+
+
+FIRST = """
+SELECT e.transaction_id::text, e.sequence - 1, e.epoch, names
+  FROM clusters, (SELECT epoch, transaction_id, sequence FROM webhooks_event
+                   WHERE owner_id = %(owner)s AND id >= %(first)s ORDER BY id LIMIT %(scanned)s) AS e
+ ORDER BY e.epoch, e.transaction_id, e.sequence LIMIT 1
+"""
+SINCE_SQL = END + FIRST
+
+
+def since(moment: datetime, owner_id: UUID) -> Cursor:
+    """Return a cursor before the owner's events that were made at this time or later.
+
+    Events of the same transactions that are a little older may come after it, too.
+    """
+    rows = query(
+        SINCE_SQL,
+        {
+            "epoch": FIRST_EPOCH,
+            "owner": owner_id,
+            "first": first_id_of(moment),
+            "scanned": MAX_SCANNED,
+        },
+    )
+    if not rows:
+        return now()
+    *place, names = rows[0]
+    return _cursor(place, _clusters(names))
 
 
 UNKNOWN_CLUSTER = "unknown"

@@ -1,6 +1,7 @@
 """`/events` and `/event-types`: trigger, batch, look, explain, follow."""
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,11 @@ from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
 
 from projects.models import User
+from tests.concurrency import in_thread
 from tests.webhooks.api.conftest import MakeClient
+from tests.workers import wait_until
 from webhooks import catalog, service
+from webhooks.api import events
 from webhooks.models import Delivery, Event, Webhook
 from webhooks.repair import redelivery_scope
 
@@ -397,3 +401,51 @@ def test_what_a_user_reports_is_no_answer_to_his_service_token(
         assert mine.json() != theirs.json() == again.json()
         key = {"Idempotency-Key": "inv-2"}
     assert Delivery.objects.filter(webhook=platform).count() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_feed_begins_at_a_time(client: APIClient, user: User) -> None:
+    service.trigger_event("project.deleted", user, DATA)
+    event = service.trigger_event("project.deleted", user, DATA)
+    path, moment = "/api/v1/events/feed", event.created_at.isoformat().replace("+00:00", "Z")
+
+    wait_until(lambda: client.get(f"{path}?since=2020-01-01T00:00:00Z&limit=2").json()["events"])
+    everything = client.get(f"{path}?since=2020-01-01T00:00:00Z&types=project.*").json()
+    since = client.get(f"{path}?since={moment}").json()
+    later = client.get(f"{path}?since=2100-01-01T00:00:00Z").json()
+
+    assert [one["id"] for one in everything["events"]] == [one.public_id for one in stored()]
+    assert since["events"][-1]["id"] == event.public_id
+    assert later["events"] == []
+    for query in ("since=yesterday", f"since={moment}&after=x", "wait=0", "wait=21", "wait=x"):
+        assert client.get(f"/api/v1/events/feed?{query}").status_code == 400, query
+
+
+@pytest.mark.django_db(transaction=True)
+def test_feed_waits_for_an_event(client: APIClient, user: User, monkeypatch: Any) -> None:
+    start = client.get("/api/v1/events/feed").json()["next"]
+    polling, poll = threading.Event(), events.poll
+
+    def noted(*args: Any) -> Any:
+        polling.set()
+        return poll(*args)
+
+    monkeypatch.setattr(events, "poll", noted)
+    answers: list[Any] = []
+
+    waiter = in_thread(
+        lambda: answers.append(client.get(f"/api/v1/events/feed?after={start}&wait=20").json())
+    )
+    assert polling.wait(20)
+    event = service.trigger_event("project.deleted", user, DATA)
+    waiter.join(20)
+
+    assert [one["id"] for one in answers[0]["events"]] == [event.public_id]
+
+
+def test_feed_does_not_wait_where_many_wait_already(client: APIClient, monkeypatch: Any) -> None:
+    monkeypatch.setattr(events, "waiting", threading.BoundedSemaphore(1))
+    events.waiting.acquire()
+    monkeypatch.setattr(events, "poll", pytest.fail)
+
+    assert client.get("/api/v1/events/feed?wait=20").json()["events"] == []
