@@ -17,7 +17,9 @@ import pytest
 MARK = "Y2FuYXJ5Y2FuYXJ5"
 """How base64 of every secret of the run begins: the bytes `canarycanary`."""
 SIGNS = (MARK, MARK.encode().hex(), "canarycanary", b"canarycanary".hex())
-SHOWS_A_SECRET = re.compile(r"(/webhooks|/webhook/new|/rotate-secret|/reveal-secrets)/?$")
+SHOWS_A_SECRET = re.compile(
+    r"POST .*(/webhooks|/webhook/new|/rotate-secret|/reveal-secrets)/?$|PUT .*/by-uid/[^/]+$"
+)
 
 leaks: list[str] = []
 
@@ -51,7 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _listening(get_response: Callable[..., Any]) -> Callable[..., Any]:
     def get_response_and_listen(self: Any, request: Any) -> Any:
         response = get_response(self, request)
-        may_show = request.method == "POST" and SHOWS_A_SECRET.search(request.path)
+        may_show = SHOWS_A_SECRET.match(f"{request.method} {request.path}")
         if not may_show and not response.streaming:
             note(f"answer to {request.method} {request.path}", response.content.decode("latin-1"))
         return response

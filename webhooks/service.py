@@ -10,7 +10,12 @@ from webhooks.models.delivery import DeliveryQuerySet
 from webhooks.outbox.batch import trigger_each
 from webhooks.outbox.explain import Considered, Explanation, explain
 from webhooks.outbox.store import Owner, Trigger, trigger_event, trigger_events
-from webhooks.registry.changes import create_webhook, delete_webhook, update_webhook
+from webhooks.registry.changes import (
+    create_webhook,
+    delete_webhook,
+    put_webhook,
+    update_webhook,
+)
 from webhooks.registry.secrets import revoke_secret, rotate_secret
 from webhooks.registry.switch import cancel, disable, enable, pause_sending, resume_sending
 from webhooks.registry.warnings import warnings_of
@@ -37,6 +42,7 @@ __all__ = [
     "get_webhooks",
     "pause_sending",
     "prove",
+    "put_webhook",
     "redeliver",
     "redeliver_one",
     "replay",

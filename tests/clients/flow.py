@@ -10,12 +10,12 @@ from remote_dev_ai_webhooks_client.api.webhooks import (
     delete_webhook,
     update_webhook,
 )
-from remote_dev_ai_webhooks_client.models import NewEventInput, WebhookChanges, WebhookInput
+from remote_dev_ai_webhooks_client.models import NewEventInput, NewWebhookInput, WebhookChanges
 
 client = AuthenticatedClient(
     os.environ["SERVER"], os.environ["TOKEN"], raise_on_unexpected_status=True
 )
-wish = WebhookInput(
+wish = NewWebhookInput(
     name="Orders", url="http://127.0.0.1:9/", events=["project.*"], retry_delay=7, timeout=3
 )
 webhook = create_webhook.sync(client=client, body=wish)

@@ -9,7 +9,7 @@ from webhooks.models.webhook import SETTING_NAMES, api_name
 from webhooks.registry.changes import CHANGEABLE
 
 STATE = {
-    "id", "owner", "is_platform", "active", "headers_encrypted", "disabled_reason", "disabled_at",
+    "id", "owner", "uid", "metadata", "is_platform", "active", "headers_encrypted", "disabled_reason", "disabled_at",
     "notice_due_at", "notice_failures", "notice_error", "failing_since", "breaker_state",
     "breaker_failures", "breaker_probes", "breaker_changed_at", "breaker_probe_at", "held_until",
     "rate_ready_at", "verified", "deleted_at", "created_at", "updated_at",
@@ -24,7 +24,7 @@ def test_every_column_is_a_setting_or_state() -> None:
 def test_every_door_offers_every_setting() -> None:
     in_admin = {name for _, options in WebhookAdmin.fieldsets or () for name in options["fields"]}
 
-    assert set(SETTING_NAMES) | {"active"} == CHANGEABLE
+    assert set(SETTING_NAMES) | {"active", "metadata"} == CHANGEABLE
     in_api = {camel_case(api_name(name)) for name in SETTING_NAMES}
     assert in_api <= set(WebhookSerializer().fields)
     assert set(SETTING_NAMES) <= set(WebhookForm.base_fields)

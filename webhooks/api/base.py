@@ -92,7 +92,7 @@ class ApiViewSet(GenericViewSet[M]):
     detail_serializer_class: type[Serializer[Any]] | None = None
     """Of one object by itself, where it shows more than in a list."""
     filterset_class: type[FilterSet] = ApiFilters
-    http_method_names = ["get", "post", "patch", "delete", "head"]
+    http_method_names = ["get", "post", "put", "patch", "delete", "head"]
     throttle_classes = []
     lookup_value_regex = "[^/]+"
 

@@ -17,6 +17,8 @@ MAX_ATTEMPTS = 3
 OVERTAKEN = {
     # A row below an object that is deleted, or an object with a row that was just added below it.
     psycopg.errors.ForeignKeyViolation.sqlstate,
+    # Two of the same unique name: the next attempt finds the other one.
+    psycopg.errors.UniqueViolation.sqlstate,
     psycopg.errors.DeadlockDetected.sqlstate,
     psycopg.errors.SerializationFailure.sqlstate,
 }

@@ -13,7 +13,7 @@ from webhooks.api.names import camel_case
 from webhooks.api.problems import CONTENT_TYPE, TITLES, TYPE_PREFIX
 from webhooks.catalog import EventType
 
-METHODS = ("get", "post", "patch", "delete")
+METHODS = ("get", "post", "put", "patch", "delete")
 
 PROBLEM = {
     "type": "object",
@@ -234,7 +234,7 @@ def _describe_operation(path: str, method: str, operation: dict[str, Any]) -> No
         reference = {"$ref": "#/components/parameters/IdempotencyKey"}
         operation["parameters"] = [*operation.get("parameters", []), reference]
     for status in REFUSALS:
-        if status in WITH_BODY and method not in ("post", "patch"):
+        if status in WITH_BODY and method not in ("post", "put", "patch"):
             continue
         if (status == "404" and "{" not in path) or (status == "406" and method == "delete"):
             continue

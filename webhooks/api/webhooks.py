@@ -5,11 +5,18 @@ from typing import Any, cast
 
 from django.db import transaction
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema, extend_schema_view
+from django_filters import CharFilter
+from drf_spectacular.utils import (
+    OpenApiParameter,
+    extend_schema,
+    extend_schema_serializer,
+    extend_schema_view,
+)
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.reverse import reverse
 
 from webhooks import service
 from webhooks.api.base import (
@@ -33,11 +40,16 @@ from webhooks.errors import UrlRefusedError
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models import SigningSecret, Webhook
 from webhooks.models.webhook import (
+    MAX_METADATA,
+    MAX_METADATA_TEXT,
     MAX_RETRIES,
     SETTING_NAMES,
     SETTINGS,
+    UID_PATTERN,
+    UID_RULE,
     api_name,
     events_problem,
+    metadata_problem,
 )
 from webhooks.pace.bounds import MAX_PATTERNS
 from webhooks.pace.retry import MAX_DELAY_SECONDS
@@ -97,15 +109,24 @@ class WebhookSerializer(ApiModelSerializer):
         max_length=10_000, allow_blank=True, required=False, default=""
     )
 
+    metadata = BoundedDictField(
+        max_length=MAX_METADATA,
+        child=serializers.CharField(
+            max_length=MAX_METADATA_TEXT, allow_blank=True, trim_whitespace=False
+        ),
+        required=False,
+        help_text="Texts of your own, for your programs. Replaces all earlier ones.",
+    )
+
     class Meta:
         model = Webhook
         fields = [
-            "id", *API_NAMES[:FIRST], "active", "headers", "header_names", *API_NAMES[FIRST:],
+            "id", "uid", *API_NAMES[:FIRST], "metadata", "active", "headers", "header_names", *API_NAMES[FIRST:],
             "disabled_reason", "disabled_at", "failing_since", "breaker_state", "verified",
             "created_at", "updated_at",
         ]  # fmt: skip
         read_only_fields = [
-            "active", "disabled_reason", "disabled_at", "failing_since", "breaker_state",
+            "uid", "active", "disabled_reason", "disabled_at", "failing_since", "breaker_state",
             "verified", "created_at", "updated_at",
         ]  # fmt: skip
         extra_kwargs = RENAMED
@@ -123,6 +144,11 @@ class WebhookSerializer(ApiModelSerializer):
             raise serializers.ValidationError(problem)
         return events
 
+    def validate_metadata(self, metadata: dict[str, str]) -> dict[str, str]:
+        if problem := metadata_problem(metadata):
+            raise serializers.ValidationError(problem)
+        return metadata
+
     def validate_headers(self, headers: dict[str, str]) -> dict[str, str]:
         if problems := header_problems(headers):
             raise serializers.ValidationError(problems)
@@ -135,6 +161,7 @@ class WebhookSerializer(ApiModelSerializer):
         return schedule
 
 
+@extend_schema_serializer(component_name="Webhook")
 class WebhookSettingsSerializer(WebhookSerializer):
     """What is sent where, and how."""
 
@@ -148,15 +175,25 @@ class WebhookSettingsSerializer(WebhookSerializer):
         fields = [*WebhookSerializer.Meta.fields, "ed25519"]
 
 
+@extend_schema_serializer(component_name="NewWebhook")
 class NewWebhookSerializer(WebhookSettingsSerializer):
     """What is sent where, and how."""
 
+    uid = serializers.RegexField(
+        rf"^{UID_PATTERN}$",
+        required=False,
+        error_messages={"invalid": UID_RULE},
+        help_text="A name that your programs know it by, unique among your webhooks.",
+    )
     secret = serializers.CharField(
         max_length=MAX_SECRET, required=False, write_only=True, help_text=SECRET_HELP
     )
 
     class Meta(WebhookSettingsSerializer.Meta):
         fields = [*WebhookSettingsSerializer.Meta.fields, "secret"]
+        read_only_fields = [
+            name for name in WebhookSettingsSerializer.Meta.read_only_fields if name != "uid"
+        ]
 
 
 class WebhookDetailSerializer(WebhookSerializer):
@@ -293,8 +330,9 @@ class VerifyResultSerializer(ApiSerializer):
 
 class WebhookFilters(ApiFilters):
     active = BooleanFilter()
+    uid = CharFilter(max_length=100)
 
-    by_index = ApiFilters.by_index | {"active"}  # there are at most a hundred per owner
+    by_index = ApiFilters.by_index | {"active", "uid"}  # there are at most a hundred per owner
 
 
 @extend_schema_view(
@@ -320,6 +358,7 @@ class WebhookViewSet(
         "verify": "test",
         "rotate_secret": "secret",
         "create": "secret",
+        "by_uid": "secret",
     }
     action_parameters = {
         "deliveries": DeliveryFilters.parameters - {"webhook"},
@@ -332,7 +371,7 @@ class WebhookViewSet(
 
     @extend_schema(
         summary="Create a webhook",
-        request=WebhookSerializer,
+        request=NewWebhookSerializer,
         responses={201: WebhookWithSecretSerializer},
     )
     @transaction.atomic
@@ -342,6 +381,30 @@ class WebhookViewSet(
         values.pop("secret", None)
         self.note("webhook.create", webhook, **values)
         return self.show(WebhookWithSecretSerializer, webhook, 201)
+
+    @extend_schema(
+        operation_id="putWebhook",
+        summary="Have a webhook with this uid, as described",
+        request=WebhookSettingsSerializer,
+        responses={200: WebhookDetailSerializer, 201: WebhookWithSecretSerializer},
+        parameters=[
+            OpenApiParameter(
+                "uid", {"type": "string", "pattern": f"^{UID_PATTERN}$"}, OpenApiParameter.PATH
+            )
+        ],
+    )
+    @action(detail=False, methods=["put"], url_path=f"by-uid/(?P<uid>{UID_PATTERN})")
+    @transaction.atomic
+    def by_uid(self, request: Request, uid: str) -> Response:
+        """Settings that are left out get their defaults. The same again changes nothing."""
+        values = self.read(WebhookSettingsSerializer)
+        webhook, is_new = service.put_webhook(request.user, uid, **values)
+        self.note("webhook.create" if is_new else "webhook.change", webhook, uid=uid, **values)
+        if not is_new:
+            return self.show(WebhookDetailSerializer, webhook)
+        response = self.show(WebhookWithSecretSerializer, webhook, 201)
+        response["Location"] = f"{reverse('webhook-list')}/{webhook.public_id}"
+        return response
 
     def etag_of(self, value: Any) -> str | None:
         if not isinstance(value, Webhook):

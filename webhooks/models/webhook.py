@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
-from django.core.validators import MaxValueValidator, MinValueValidator
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import Q, Value
 from django.db.models.functions import Now
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
@@ -30,6 +30,11 @@ from webhooks.wire.url_rules import MAX_URL_LENGTH, accept_url
 if TYPE_CHECKING:
     from webhooks.models.event import Event
 
+UID_PATTERN = "[A-Za-z0-9._:-]{1,100}"
+UID_RULE = "A uid has 1 to 100 letters, digits, dots, colons, hyphens and underscores."
+MAX_METADATA = 50
+MAX_METADATA_NAME = 40
+MAX_METADATA_TEXT = 500
 MAX_RETRIES = 20
 MAX_LIVE_SECRETS = 10
 """The maximum live secrets of one webhook and scheme: each signs every request."""
@@ -62,6 +67,23 @@ def events_problem(patterns: Sequence[str]) -> str | None:
         return too_many
     unknown = [name for name in patterns if not catalog.is_known_pattern(name)]
     return f"Unknown event types: {named(unknown)}." if unknown else None
+
+
+def metadata_problem(metadata: Any) -> str | None:
+    """Return what is wrong with the metadata of a webhook."""
+    if (
+        isinstance(metadata, dict)
+        and len(metadata) <= MAX_METADATA
+        and all(isinstance(name, str) and 0 < len(name) <= MAX_METADATA_NAME for name in metadata)
+        and all(
+            isinstance(text, str) and len(text) <= MAX_METADATA_TEXT for text in metadata.values()
+        )
+    ):
+        return None
+    return (
+        f"Metadata are at most {MAX_METADATA} texts of at most {MAX_METADATA_TEXT} characters, their "
+        f"names of at most {MAX_METADATA_NAME}."
+    )
 
 
 class WebhookQuerySet(models.QuerySet["Webhook"]):
@@ -109,6 +131,20 @@ class Webhook(models.Model):
         help_text="Event types or patterns: project.created, project.*, *",
     )
     active = models.BooleanField(default=True)
+    uid = models.CharField(  # noqa: DJ001 (null = none, as often as one likes)
+        max_length=100,
+        null=True,
+        editable=False,
+        validators=[RegexValidator(rf"^{UID_PATTERN}\Z", UID_RULE)],
+        help_text="A name that its owner's programs know it by; unique among his webhooks.",
+    )
+    metadata = models.JSONField(
+        default=dict,
+        db_default=Value({}, models.JSONField()),
+        blank=True,
+        editable=False,
+        help_text="Texts of its owner's, for his programs.",
+    )
     headers_encrypted = models.BinaryField(null=True, editable=False)
     max_retries = models.PositiveSmallIntegerField(
         default=10,
@@ -180,7 +216,13 @@ class Webhook(models.Model):
                 | Q(deleted_at__isnull=False),
                 name="webhook_owner_or_platform",
                 violation_error_message="A webhook has an owner, or is a platform webhook.",
-            )
+            ),
+            models.UniqueConstraint(
+                fields=["owner", "uid"],
+                condition=Q(uid__isnull=False, deleted_at=None),
+                name="webhook_uid_of_owner",
+                violation_error_message="You have a webhook with this uid.",
+            ),
         ]
         indexes = [
             # receiving() and for_owner(): the trigger's look-up and the owner's list.
@@ -281,6 +323,8 @@ class Webhook(models.Model):
             problems["url"] = str(problem)
         if problem_of_events := events_problem(self.events):
             problems["events"] = problem_of_events
+        if problem_of_metadata := metadata_problem(self.metadata):
+            problems["metadata"] = problem_of_metadata
         if problems:
             raise ValidationError(problems)
 

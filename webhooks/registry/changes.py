@@ -10,7 +10,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from webhooks.errors import WebhookLimitError
+from webhooks.errors import EncryptionKeyError, WebhookLimitError
 from webhooks.models import SigningSecret, Webhook
 from webhooks.models.webhook import SETTING_NAMES
 from webhooks.outbox.store import Owner
@@ -19,7 +19,7 @@ from webhooks.registry.switch import UNPROVED, disable, enable
 from webhooks.registry.warnings import log_warnings
 from webhooks.wire.url_rules import is_same_server
 
-CHANGEABLE = {*SETTING_NAMES, "active"}
+CHANGEABLE = {*SETTING_NAMES, "active", "metadata"}
 WARNED_OF = {"url", "events"}
 
 
@@ -82,12 +82,51 @@ def _check_policy(named: Mapping[str, Any]) -> None:
         raise ValidationError({"retry_schedule": problem})
 
 
+def put_webhook(owner: Owner, uid: str, **settings: Any) -> tuple[Webhook, bool]:
+    """Create the owner's webhook with this uid, or change it to the given settings.
+
+    For configuration that is kept elsewhere. Returns the webhook and whether it was created. An
+    omitted setting gets its default, omitted custom headers are removed; if nothing differs, nothing
+    changes. Raises what create_webhook() and update_webhook() do.
+    """
+    settings = {"headers": {}, "metadata": {}, **settings}
+    owner_id = getattr(owner, "pk", owner)
+    with transaction.atomic():
+        _lock_owner(owner_id)
+        webhook = Webhook.objects.for_owner(owner_id).filter(uid=uid).first()
+        if webhook is None:
+            return create_webhook(owner, uid=uid, **settings), True
+        for name in SETTING_NAMES:
+            if name != "max_retries" or settings.get("retry_schedule") is None:
+                settings.setdefault(name, Webhook._meta.get_field(name).get_default())
+        changes = {
+            name: value for name, value in settings.items() if _differs(webhook, name, value)
+        }
+        if changes:
+            if "url" in changes:
+                changes["headers"] = settings["headers"]
+            update_webhook(webhook, **changes)
+    return webhook, False
+
+
+def _differs(webhook: Webhook, name: str, value: Any) -> bool:
+    try:
+        return bool(getattr(webhook, name) != value)
+    except EncryptionKeyError:
+        return True
+
+
+def _lock_owner(owner_id: Any) -> None:
+    # This lock does not block producers' inserts.
+    get_user_model().objects.select_for_update(no_key=True).get(pk=owner_id)
+
+
 def _make_room(webhook: Webhook) -> None:
     """Raise WebhookLimitError if the owner already has the maximum number of webhooks."""
     if webhook.owner_id is None:
         return
-    # Creations of one owner take turns; this lock does not block producers' inserts.
-    get_user_model().objects.select_for_update(no_key=True).get(pk=webhook.owner_id)
+    # Creations of one owner take turns.
+    _lock_owner(webhook.owner_id)
     limit = django_settings.WEBHOOKS_MAX_PER_OWNER
     if Webhook.objects.for_owner(webhook.owner_id).count() >= limit:
         raise WebhookLimitError(

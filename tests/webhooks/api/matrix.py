@@ -179,6 +179,7 @@ ROWS = {
     "webhook-enable.post": Row(200),
     "webhook-disable.post": Row(200),
     "webhook-rotate-secret.post": Row(200),
+    "webhook-by-uid.put": Row(201, 201, body(name="Mine", url="http://127.0.0.1:9/", events=["*"])),
     "webhook-public-keys.get": reading(),
     "webhook-revoke-secrets.post": Row(200),
 }
@@ -188,6 +189,8 @@ ROUTES = {f"{route.name}.{route.method}": route for route in routes()}
 def identifier(route: Route, world: World) -> str:
     if route.name == "event-type-detail":
         return "project.created"
+    if route.name == "webhook-by-uid":
+        return "billing"
     return world.ids.get(route.name) or world.ids[route.name.split("-")[0]]
 
 

@@ -106,7 +106,7 @@ def test_unknown_methods_are_405(world: World, callers: dict[str, APIClient]) ->
 @pytest.mark.parametrize("text", ["1", "whk_", "evt_" + "0" * 32, "%00", "a" * 5000, "😀"])
 def test_malformed_ids_are_404(text: str, client: APIClient) -> None:
     for route in ROUTES.values():
-        if route.needs_id:
+        if route.needs_id and route.name != "webhook-by-uid":  # its uid may be anything
             url = reverse(route.name, args=["PLACE"]).replace("PLACE", text)
 
             response = getattr(client, route.method)(url, None)

@@ -28,6 +28,7 @@ EVIL_PARAMETERS = ("evil=1", "webhook__owner__password=x", "ordering=secret", "o
 EVIL_FIELDS = ("id", "owner", "ownerId", "createdAt", "isStaff", "owner_id", "__class__", "evil")
 NOT_OBJECTS: tuple[Any, ...] = ([], [{"name": "a"}], "name", 1, True)
 STRICTER = {
+    "webhook-by-uid.put": "secret",
     "webhook-list.post": "secret",
     "webhook-rotate-secret.post": "secret",
     "webhook-test.post": "test",

@@ -16,6 +16,7 @@ BY_HTTP = {
     "get_webhooks": ["listWebhooks", "getWebhook"],
     "pause_sending": ["pauseSending"],
     "prove": ["verifyWebhook"],
+    "put_webhook": ["putWebhook"],
     "redeliver": ["createRedelivery", "retryFailed"],
     "redeliver_one": ["redeliverDelivery"],
     "replay": ["createRedelivery"],

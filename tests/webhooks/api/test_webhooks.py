@@ -518,3 +518,56 @@ def test_ed25519_keys_are_made_shown_and_replaced(client: APIClient) -> None:
         assert (key["kty"], key["crv"], len(raw)) == ("OKP", "Ed25519", 32)
     off = client.patch(path, {"ed25519": False}).json()
     assert off["publicKeys"] == client.get(f"{path}/public-keys").json()["keys"] == []
+
+
+def test_webhook_is_put_by_its_uid(client: APIClient, user: User, other_user: User) -> None:
+    path = "/api/v1/webhooks/by-uid/billing"
+    wish = NEW | {"metadata": {"team": "shop"}, "headers": {"X-Team": CANARY}, "timeout": 3}
+
+    made = client.put(path, wish)
+    again = client.put(path, wish)
+    changed = client.put(path, NEW | {"retrySchedule": [5], "url": "http://127.0.0.1:8/hook"})
+
+    assert (made.status_code, again.status_code, changed.status_code) == (201, 200, 200)
+    assert made.json()["secret"].startswith("whsec_")
+    assert client.get(made["Location"]).json()["uid"] == made.json()["uid"] == "billing"
+    assert made["ETag"] == again["ETag"] != changed["ETag"]
+    assert again.json()["metadata"] == {"team": "shop"}
+    shown = changed.json()
+    assert (shown["metadata"], shown["headerNames"], shown["timeout"]) == ({}, [], 15)
+    assert client.get("/api/v1/webhooks?uid=billing").json()["results"][0]["id"] == shown["id"]
+    service.create_webhook(other_user, uid="billing", **NEW)
+    assert client.put(path, wish).json()["id"] == shown["id"]
+
+
+def test_uid_is_free_again_when_its_webhook_is_deleted(client: APIClient) -> None:
+    first = client.post("/api/v1/webhooks", NEW | {"uid": "billing"})
+
+    taken = client.post("/api/v1/webhooks", NEW | {"uid": "billing"})
+    client.delete(first["Location"])
+    second = client.put("/api/v1/webhooks/by-uid/billing", NEW)
+
+    assert taken.status_code == 400
+    assert "uid" in taken.json()["detail"]
+    assert second.status_code == 201
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"uid": "a b"},
+        {"uid": ""},
+        {"uid": "x" * 101},
+        {"metadata": {"": "x"}},
+        {"metadata": {"a": 1}},
+        {"metadata": {"a": "x" * 501}},
+        {"metadata": {str(n): "x" for n in range(51)}},
+        {"metadata": []},
+    ],
+)
+def test_wrong_uids_and_metadata_are_refused(client: APIClient, wrong: dict[str, Any]) -> None:
+    response = client.post("/api/v1/webhooks", NEW | wrong)
+
+    assert response.status_code == 400
+    assert response.json()["errors"][0]["pointer"].startswith(f"/{next(iter(wrong))}")
+    assert not Webhook.objects.exists()
