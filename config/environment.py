@@ -194,6 +194,18 @@ def quotas_of_owners() -> dict[str, dict[str, int]]:
     return quotas
 
 
+def origins(name: str) -> list[str]:
+    """Return web origins such as `https://example.com`; `*` is refused, because the list names each."""
+    listed = env.list(name, default=[])
+    for origin in listed:
+        if not re.fullmatch(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?", origin):
+            raise ImproperlyConfigured(
+                f"{name}: {origin!r} is not of the form https://example.com, in lower case and without "
+                "a path."
+            )
+    return [str(origin) for origin in listed]
+
+
 def ca_bundle() -> str:
     path = str(env.str("WEBHOOKS_CA_BUNDLE", default=""))
     if path and not Path(path).is_file():

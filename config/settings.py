@@ -134,6 +134,7 @@ MIDDLEWARE = [
     # First: probes come by address, over plain HTTP.
     "config.health.health",
     "webhooks.api.middleware.RequestIdMiddleware",
+    "config.security.share_with_origins",
     "webhooks.api.middleware.ApiMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
@@ -216,6 +217,8 @@ WEBHOOKS_QUOTAS_PER_HOUR = {
     for kind, most in DEFAULTS["WEBHOOKS_QUOTAS_PER_HOUR"].items()
 }
 WEBHOOKS_QUOTAS_OF_OWNERS = environment.quotas_of_owners()
+# Other sites whose pages may use the API from a browser.
+WEBHOOKS_CORS_ORIGINS = environment.origins("WEBHOOKS_CORS_ORIGINS")
 # Whether owners must prove that a URL is theirs before it receives anything (docs/security.md).
 WEBHOOKS_ENDPOINT_PROOF = environment.one_of(
     "WEBHOOKS_ENDPOINT_PROOF", ("off", "advise", "require")

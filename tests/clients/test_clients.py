@@ -62,7 +62,7 @@ def test_openapi_python_client(run: Run, tmp_path: Path) -> None:
 
     run(generator, "generate", "--path", DESCRIPTION, "--output-path", "out", "--fail-on-warning",
         PATH=f"{Path(settings.BASE_DIR) / '.venv' / 'bin'}:{os.environ['PATH']}")  # fmt: skip
-    run(python / "python", HERE / "flow.py", PYTHONPATH=str(tmp_path / "out"))
+    run(python / "python", HERE / "flow.py.txt", PYTHONPATH=str(tmp_path / "out"))
 
     check_what_it_did()
 

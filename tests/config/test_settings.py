@@ -83,3 +83,15 @@ def test_queue_is_known_to_rq_beside_the_default_one(
     monkeypatch.setenv("WEBHOOKS_QUEUE", name)
 
     assert set(load()["RQ_QUEUES"]) == {"default", name}
+
+
+@pytest.mark.parametrize(
+    "value", ["*", "null", "example.com", "https://example.com/", "https://E.com"]
+)
+def test_origin_that_no_browser_sends_is_refused(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("WEBHOOKS_CORS_ORIGINS", f"https://a.example,{value}")
+
+    with pytest.raises(ImproperlyConfigured, match=r"^WEBHOOKS_CORS_ORIGINS: "):
+        load()

@@ -398,10 +398,12 @@ class WebhookViewSet(
     def by_uid(self, request: Request, uid: str) -> Response:
         """Settings that are left out get their defaults. The same again changes nothing."""
         values = self.read(WebhookSettingsSerializer)
-        webhook, is_new = service.put_webhook(request.user, uid, **values)
-        self.note("webhook.create" if is_new else "webhook.change", webhook, uid=uid, **values)
-        if not is_new:
+        webhook, changes = service.put_webhook(request.user, uid, **values)
+        if changes is not None:
+            if changes:
+                self.note("webhook.change", webhook, **{k: list(v) for k, v in changes.items()})
             return self.show(WebhookDetailSerializer, webhook)
+        self.note("webhook.create", webhook, uid=uid, **values)
         response = self.show(WebhookWithSecretSerializer, webhook, 201)
         response["Location"] = f"{reverse('webhook-list')}/{webhook.public_id}"
         return response

@@ -82,12 +82,15 @@ def _check_policy(named: Mapping[str, Any]) -> None:
         raise ValidationError({"retry_schedule": problem})
 
 
-def put_webhook(owner: Owner, uid: str, **settings: Any) -> tuple[Webhook, bool]:
+def put_webhook(
+    owner: Owner, uid: str, **settings: Any
+) -> tuple[Webhook, dict[str, tuple[Any, Any]] | None]:
     """Create the owner's webhook with this uid, or change it to the given settings.
 
-    For configuration that is kept elsewhere. Returns the webhook and whether it was created. An
-    omitted setting gets its default, omitted custom headers are removed; if nothing differs, nothing
-    changes. Raises what create_webhook() and update_webhook() do.
+    For configuration that is kept elsewhere. Returns the webhook and the old and new value of each
+    changed setting, or None instead of them for a new webhook. An omitted setting gets its default,
+    omitted custom headers are removed; if nothing differs, nothing changes. Raises what
+    create_webhook() and update_webhook() do.
     """
     settings = {"headers": {}, "metadata": {}, **settings}
     owner_id = getattr(owner, "pk", owner)
@@ -95,25 +98,23 @@ def put_webhook(owner: Owner, uid: str, **settings: Any) -> tuple[Webhook, bool]
         _lock_owner(owner_id)
         webhook = Webhook.objects.for_owner(owner_id).filter(uid=uid).first()
         if webhook is None:
-            return create_webhook(owner, uid=uid, **settings), True
+            return create_webhook(owner, uid=uid, **settings), None
         for name in SETTING_NAMES:
             if name != "max_retries" or settings.get("retry_schedule") is None:
                 settings.setdefault(name, Webhook._meta.get_field(name).get_default())
-        changes = {
-            name: value for name, value in settings.items() if _differs(webhook, name, value)
-        }
-        if changes:
-            if "url" in changes:
-                changes["headers"] = settings["headers"]
-            update_webhook(webhook, **changes)
-    return webhook, False
+        before = {name: _readable(webhook, name) for name in settings}
+        changed = {name: value for name, value in settings.items() if before[name] != value}
+        if changed:
+            # A new URL needs them, though they may be the same.
+            update_webhook(webhook, **{"headers": settings["headers"], **changed})
+    return webhook, {name: (before[name], value) for name, value in changed.items()}
 
 
-def _differs(webhook: Webhook, name: str, value: Any) -> bool:
+def _readable(webhook: Webhook, name: str) -> Any:
     try:
-        return bool(getattr(webhook, name) != value)
+        return getattr(webhook, name)
     except EncryptionKeyError:
-        return True
+        return None
 
 
 def _lock_owner(owner_id: Any) -> None:

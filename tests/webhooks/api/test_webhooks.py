@@ -13,7 +13,7 @@ from rest_framework.test import APIClient
 from projects.models import User
 from tests.webhooks.api.conftest import MakeClient
 from webhooks import service
-from webhooks.models import Delivery, Event, IdempotentAnswer, SigningSecret, Webhook
+from webhooks.models import AuditEntry, Delivery, Event, IdempotentAnswer, SigningSecret, Webhook
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 CANARY = "canary-3f9a1c"
@@ -532,6 +532,8 @@ def test_webhook_is_put_by_its_uid(client: APIClient, user: User, other_user: Us
     assert made.json()["secret"].startswith("whsec_")
     assert client.get(made["Location"]).json()["uid"] == made.json()["uid"] == "billing"
     assert made["ETag"] == again["ETag"] != changed["ETag"]
+    actions = AuditEntry.objects.order_by("id").values_list("action", flat=True)
+    assert list(actions) == ["webhook.create", "webhook.change"]
     assert again.json()["metadata"] == {"team": "shop"}
     shown = changed.json()
     assert (shown["metadata"], shown["headerNames"], shown["timeout"]) == ({}, [], 15)
