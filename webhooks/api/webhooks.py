@@ -265,7 +265,7 @@ class PublicKeySerializer(ApiSerializer):
 class PublicKeysSerializer(ApiSerializer):
     """A JSON Web Key Set (RFC 7517)."""
 
-    keys = PublicKeySerializer(many=True)  # type: ignore[assignment]  # as the RFC calls it
+    keys = PublicKeySerializer(many=True)  # as the RFC calls it
 
 
 class EnableWebhookSerializer(ApiSerializer):

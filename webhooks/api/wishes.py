@@ -151,8 +151,8 @@ def _read_wish(body: Any) -> Wish:
     try:
         wish = shared(NewEventSerializer).run_validation(body)
     except serializers.ValidationError as refusal:
-        problems = {**cast(dict[str, Any], refusal.detail), **_catalog_problems(body)}
-        raise serializers.ValidationError(problems) from None
+        detail = cast(dict[str, Any], refusal.detail)
+        raise serializers.ValidationError(detail | _catalog_problems(body)) from None
     return wish["type"], wish.get("user_id"), wish["data"], wish.get("idempotency_key")
 
 

@@ -63,13 +63,13 @@ def test_pages_are_oldest_first_where_that_is_asked_for(
     assert client.get("/api/v1/projects?order=name").status_code == 400
 
 
-LISTS = [
+WITH_TIME_RANGE = [
     "agents", "deliveries", "events", "projects", "recordings", "redeliveries", "sessions",
     "sessions/SESSION/messages", "tokens", "webhooks", "webhooks/WEBHOOK/deliveries",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", LISTS)
+@pytest.mark.parametrize("path", WITH_TIME_RANGE)
 def test_every_list_has_a_time_range(client: APIClient, world: World, path: str) -> None:
     SessionMessage.objects.create(session_id=world.ids["session"], sender="A", content="Hi")
     path = path.replace("SESSION", world.ids["session"]).replace("WEBHOOK", world.ids["webhook"])

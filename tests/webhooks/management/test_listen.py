@@ -131,6 +131,7 @@ def test_without_a_target_prints_bodies(user: User) -> None:
         (["--owner", "eve"], "The owner 'eve' does not exist: use an e-mail address or an id.", 1),
         (["--owner", "ada", "--after", "x!"], "This is not a valid feed cursor", 1),
         (["--owner", "ada", "--events", "nothing"], "'nothing' selects no event type", 1),
+        (["--owner", "ada", "--forward-to", "notaurl"], "'notaurl' is not a URL such as", 1),
         (["--owner", "ada", "--forward-to", "ftp://x"], "'ftp://x' is not a URL such as", 1),
         (["--owner", "ada", "--forward-to", "x:99999"], "'http://x:99999' is not a URL such as", 1),
         (["--owner", "ada", "--forward-to", "[::1"], "'http://[::1' is not a URL such as", 1),

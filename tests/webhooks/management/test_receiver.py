@@ -45,7 +45,37 @@ def test_saved_request_can_be_read_and_verified(run: Run, saved: Path) -> None:
 def test_other_secret_does_not_fit(run: Run, saved: Path) -> None:
     ran = run("receiver", "--replay", saved, "--secret", signing_secret("other"))
 
-    assert ran.out.endswith("v1 BAD, hex BAD\n")
+    why = "BAD (wrong secret, or a changed body)"
+    assert ran.out.endswith(f"v1 {why}, hex {why}\n")
+    assert ran.code == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"webhook-timestamp": "1"}, "v1 BAD (stale: "),
+        ({"webhook-timestamp": "9999999999"}, " s in the future), hex ok"),
+        ({"webhook-timestamp": "soon"}, "v1 BAD (webhook-timestamp is no Unix time), hex ok"),
+        ({"x-webhook-signature": None}, "v1 ok, hex BAD (no header x-webhook-signature)"),
+        ({"body": "bm8="}, "hex BAD (wrong secret, or a changed body), not JSON"),
+    ],
+)
+def test_verdict_says_which_check_failed(
+    run: Run, saved: Path, changes: dict[str, str | None], verdict: str
+) -> None:
+    stored = json.loads(saved.read_text())
+    stored["body"] = changes.get("body", stored["body"])
+    lost = {name.lower() for name in changes}
+    kept = [pair for pair in stored["headers"] if pair[0].lower() not in lost]
+    stored["headers"] = [
+        *kept,
+        *([name, text] for name, text in changes.items() if text and name != "body"),
+    ]
+    saved.write_text(json.dumps(stored))
+
+    ran = run("receiver", "--replay", saved, "--secret", SECRET)
+
+    assert verdict in ran.out
     assert ran.code == 3
 
 

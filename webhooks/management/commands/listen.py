@@ -1,6 +1,7 @@
 """`manage.py listen`: forward new events, signed, to a URL on this machine."""
 
 import os
+import re
 import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
@@ -147,6 +148,9 @@ def _now() -> str:
 
 def _url(text: str) -> str:
     if "://" not in text:
+        # `localhost:3000` means an address of this machine; one word alone means nothing.
+        if not re.match(r"localhost\b|\[|[^/]*[.:]", text):
+            raise ArgumentTypeError(f"{text!r} is not a URL such as http://localhost:3000/hooks")
         text = f"http://{text}"
     try:
         parts = urlsplit(text)

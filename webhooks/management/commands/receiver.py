@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import json
 import os
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from webhooks.management import terminal
-from webhooks.wire.signing import SigningKey
+from webhooks.wire.signing import TOLERANCE_SECONDS, SigningKey
 from webhooks.workbench import recorded
 from webhooks.workbench.receiver import Behaviour, HttpReceiver, Received
 
@@ -134,7 +135,32 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 a replayed signature is invalid"
 def _verdict(received: Received) -> str:
     if received.standard_ok is None:
         return "not verified (no --secret)"
-    return f"v1 {'ok' if received.standard_ok else 'BAD'}, hex {'ok' if received.hex_ok else 'BAD'}"
+    standard = _word(received, received.standard_ok, "webhook-signature", "webhook-timestamp")
+    old = _word(received, received.hex_ok, "x-webhook-signature", "x-webhook-timestamp")
+    return f"v1 {standard}, hex {old}{'' if _is_json(received.body) else ', not JSON'}"
+
+
+def _word(received: Received, is_valid: bool | None, signature: str, timestamp: str) -> str:
+    """Return `ok`, or which check failed."""
+    if is_valid:
+        return "ok"
+    if missing := [name for name in (signature, timestamp) if name not in received.headers]:
+        return f"BAD (no header {missing[0]})"
+    sent = received.headers[timestamp]
+    if not (sent.isascii() and sent.isdecimal() and len(sent) < 12):
+        return f"BAD ({timestamp} is no Unix time)"
+    age = received.received_at - int(sent)
+    if abs(age) > TOLERANCE_SECONDS:
+        return f"BAD (stale: {abs(age):.0f} s {'old' if age > 0 else 'in the future'})"
+    return "BAD (wrong secret, or a changed body)"
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _number(text: str, low: float, high: float, name: str) -> float:
