@@ -279,6 +279,7 @@ def test_update_changes_what_is_named_and_nothing_else(
     stored = Webhook.objects.get()
     assert (stored.url, stored.timeout_seconds) == (webhook.url, 5)
     assert (stored.description, stored.headers) == ("set elsewhere", {"X-Team": "a"})
+    assert (stored.revision, webhook.revision) == (2, 2)
     service.update_webhook(webhook, headers={})
     assert Webhook.objects.get().headers == {}
 
@@ -295,7 +296,7 @@ def test_update_names_every_wrong_field_and_stores_nothing(
 
     assert sorted(refused.value.message_dict) == ["events", "timeout_seconds", "url"]
     stored = Webhook.objects.get()
-    assert (stored.name, stored.updated_at) == ("Orders", webhook.updated_at)
+    assert (stored.name, stored.revision) == ("Orders", 1)
 
 
 def test_webhook_whose_url_became_forbidden_can_still_be_turned_off(

@@ -118,8 +118,6 @@ def _answer(request: HttpRequest, route: Route) -> HttpResponse | None:
         request.user, request.auth = token.user, token  # type: ignore[attr-defined]
         answer = _trigger(request, route)
         headers = route.headers
-        if status == HTTPStatus.CREATED:
-            headers = headers | {"Location": f"{route.path}/{shown['id']}"}
     except Exception as problem:  # as the framework does: each becomes an answer
         refusal = answer_exception(problem, {"request": request})
         if refusal is None:
@@ -137,14 +135,17 @@ def _trigger(request: HttpRequest, route: Route) -> HttpResponse:
 
     def trigger(_: HttpRequest) -> Response:
         shown = route.trigger(request, parse_strictly(read_body(request)))
-        return Response(shown, status=route.status)
+        is_one = route.status == HTTPStatus.CREATED
+        made = {"Location": f"{route.path}/{shown['id']}"} if is_one else None
+        return Response(shown, status=route.status, headers=made)
 
     key = request.META.get(KEY_HEADER)
     answer = trigger(request) if key is None else answer_once(key, trigger, request, is_atomic=True)
     if not isinstance(answer, Response):
         return answer  # of the first request with this key
     content = JSONRenderer().render(answer.data)
-    return HttpResponse(content, status=answer.status_code, content_type="application/json")
+    headers = {**answer.headers, "Content-Type": "application/json"}
+    return HttpResponse(content, status=answer.status_code, headers=headers)
 
 
 def _authenticate(request: HttpRequest, text: str, allowances: list[Allowance]) -> ApiToken:

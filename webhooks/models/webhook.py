@@ -202,6 +202,7 @@ class Webhook(models.Model):
     rate_ready_at = models.DateTimeField(null=True, editable=False)
     verified = models.BooleanField(default=False, editable=False)
     deleted_at = models.DateTimeField(null=True, editable=False)
+    revision = models.PositiveBigIntegerField(default=1, editable=False)
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     updated_at = models.DateTimeField(auto_now=True)
 

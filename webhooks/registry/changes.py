@@ -1,12 +1,13 @@
 """Create, change and delete webhooks."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import connection, transaction
+from django.db.models import F, Field
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
@@ -101,7 +102,8 @@ def put_webhook(
             return create_webhook(owner, uid=uid, **settings), None
         for name in SETTING_NAMES:
             if name != "max_retries" or settings.get("retry_schedule") is None:
-                settings.setdefault(name, Webhook._meta.get_field(name).get_default())
+                field = cast(Field[Any, Any], Webhook._meta.get_field(name))
+                settings.setdefault(name, field.get_default())
         before = {name: _readable(webhook, name) for name in settings}
         changed = {name: value for name, value in settings.items() if before[name] != value}
         if changed:
@@ -160,6 +162,7 @@ def update_webhook(
     _validate(*steps, only={*changes, "headers", NON_FIELD_ERRORS})
     with transaction.atomic():
         has_moved = "url" in changes and _moves(webhook, webhook.url, may_keep=headers is not None)
+        Webhook.objects.filter(pk=webhook.pk).update(revision=F("revision") + 1)
         webhook.save(update_fields=[*(changes.keys() - {"active"}), "updated_at"])
         if has_moved and webhook.verified:
             webhook.verified = False
@@ -170,6 +173,7 @@ def update_webhook(
             disable(webhook, webhook.disabled_reason)
         if ed25519 is not None:
             set_ed25519(webhook, ed25519)
+    webhook.refresh_from_db(fields=["revision"])
     if not changes.keys().isdisjoint(WARNED_OF):
         log_warnings(webhook)
     return webhook

@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('webhooks', '0015_no_payload_options'),
+        ('webhooks', '0017_no_worker_version'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
