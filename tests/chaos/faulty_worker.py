@@ -100,7 +100,7 @@ def in_settle() -> None:
 def after_settle() -> None:
     from webhooks.dispatch import health, shortcut
 
-    health.record = shortcut.judge = die  # type: ignore[attr-defined]
+    health.record = shortcut.summarize = die  # type: ignore[attr-defined]
 
 
 def before_wakeup() -> None:

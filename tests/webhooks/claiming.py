@@ -5,7 +5,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from webhooks.dispatch import claim, suspects
-from webhooks.dispatch.claim import Claim, Order
+from webhooks.dispatch.claim import Claim, ClaimOrder
 from webhooks.dispatch.endpoints import Endpoints
 from webhooks.dispatch.take import ClaimedDelivery, Taken, take_runs
 from webhooks.ids import new_id
@@ -22,12 +22,14 @@ class Claimed(NamedTuple):
 
 def claim_due(worker_id: UUID, *, limit: int, room_of: Room) -> Claimed:
     """Claim what became due in the last ten minutes."""
-    order = Order(worker_id, limit, [], room_of, back_seconds=600.0)
+    order = ClaimOrder(worker_id, limit, [], room_of, back_seconds=600.0)
     return _all_of(claim.claim_due(order, Endpoints()))
 
 
 def claim_suspects(worker_id: UUID, *, level: int, limit: int, room_of: Room) -> Claimed:
-    return _all_of(suspects.claim_suspects(suspects.Order(worker_id, level, limit, room_of)))
+    return _all_of(
+        suspects.claim_suspects(suspects.SuspectClaimOrder(worker_id, level, limit, room_of))
+    )
 
 
 def _all_of(made: Claim) -> Claimed:

@@ -95,5 +95,5 @@ def succeeded(delivery_id: UUID) -> Result:
         "is_truncated": False,
         "kind": "",
         "error": "",
-        "is_free": False,
+        "spends_no_retry": False,
     }

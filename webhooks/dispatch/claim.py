@@ -1,7 +1,7 @@
-"""One claim: find what is due, decide how much of it this worker may have, and mark it.
+"""One claim: find due rows, decide how many of them this worker may have, and mark them.
 
-Runs on a database thread. A look finds what became due lately; lanes that the worker knew of come
-first. Webhooks that may not be sent to now are parked, so that they cost later claims nothing.
+Runs on a database thread. A look finds the rows that became due lately; the worker's known lanes
+come first. Lanes of webhooks that may not get requests now are parked and cost later claims nothing.
 """
 
 import logging
@@ -28,78 +28,78 @@ from webhooks.postgres.sql import limited_transaction
 logger = logging.getLogger(__name__)
 
 LANES_PER_CLAIM = 256
-"""How many webhooks one claim serves; the others come next."""
+"""Lanes that one claim serves; later claims serve the others."""
 RUN_ROWS = 64
-"""How many rows of an ordered webhook are claimed at once, to be sent one after the other."""
+"""Most rows of an ordered webhook in one claim; the worker sends them one after the other."""
 OFF_SECONDS = 60.0
-"""When a disabled webhook is looked at again; enabling it is noticed sooner (discovery.News)."""
+"""How soon to look at a disabled webhook again; news tell earlier that it was enabled."""
 UNREADABLE_SECONDS = 30.0
-"""When a webhook whose secret cannot be decrypted is looked at again."""
-LOCKED_SECONDS = 0.05
-"""When a webhook whose row another worker has locked is looked at again."""
+"""How soon to look again at a webhook whose secret cannot be decrypted."""
+LOCKED_WEBHOOK_SECONDS = 0.05
+"""How soon to look again at a webhook whose row another worker has locked."""
 RATE_SECONDS = 0.02
-"""How soon to look again where a rate limit holds rows back; what it allows adds up meanwhile."""
+"""How soon to look again at least if a rate limit holds rows back; its allowance grows meanwhile."""
 ORDER_SECONDS = 0.05
-"""How soon to look again where an ordered webhook waits for an older transaction to end."""
+"""How soon to look again, at first, if an ordered webhook waits for an older transaction to end."""
 ORDER_SHARE = 0.125
-"""Of the time it has waited, so that a transaction of an hour costs little."""
+"""Later pauses as a share of the time already waited: a transaction of an hour costs few looks."""
 LONGEST_ORDER_SECONDS = 1.0
 HEAD_SECONDS = 1.0
-"""How soon to look again where somebody else has the first row of an ordered webhook: what is behind
-it became due long ago, and nothing else would tell that it may go."""
+"""How soon to look again if another worker or transaction has the first row of an ordered webhook:
+the rows behind it became due long ago, and no look or hint tells that they may go now."""
 LONGEST_PARK_SECONDS = 60.0
-"""What a parked lane waits for may change meanwhile; after this time it is looked at again."""
+"""Longest time a lane stays parked, because the reason may end early."""
 BEFORE_LOW_SECONDS = 0.001
-"""How far a lane's low mark stays behind what was claimed: times are rounded on the way."""
+"""How far a lane's low mark stays before the last claimed due time, because times are rounded."""
 
 
 @dataclass(slots=True)
-class Order:
-    """What a worker asks of one claim."""
+class ClaimOrder:
+    """A worker's order for one claim."""
 
     worker_id: UUID
     limit: int
     lanes: list[Lane]
-    """Out of the worker's memory, in turn."""
+    """The worker's known due lanes, in the order of their turns."""
     room_of: Callable[[UUID, int], int]
-    """How many more rows of a webhook may be held, where no more than a number may be in all."""
+    """Returns how many more rows of a webhook this worker may hold, given the maximum in the second
+    argument."""
     knows: Callable[[Key], bool] = lambda _: False
     back_seconds: float = discovery.LOOK_SECONDS
     survey_from: Position | None = None
     wants_news: bool = False
     rooms: dict[UUID, int] | None = None
-    """For a quick claim: how many more rows may be held of webhooks that may not have START; None
-    where a usual claim is to be made."""
+    """For a quick claim: the room of each webhook that has less than START; None for a usual claim."""
 
 
 class Fate(NamedTuple):
-    """What becomes of a lane that a claim served."""
+    """The next state of a lane that a claim served."""
 
     lane: Lane
     has_more: bool
     parked_until: float | None = None
     """Unix seconds."""
     had_room: bool = True
-    """Whether any row of it might have been taken."""
+    """Whether the claim was allowed to take any row of it."""
 
 
 @dataclass(slots=True)
 class Claim:
-    """What one claim found and took."""
+    """The result of one claim: the rows it took and the lanes it found."""
 
     database_time: float
-    """Unix seconds, when it was made."""
+    """The time of the claim, in Unix seconds."""
     clock_offset: float
-    """From the monotonic clock to the database's."""
+    """Seconds from the monotonic clock to the database's."""
     is_paused: bool = False
     taken: Taken = field(default_factory=Taken)
     fates: list[Fate] = field(default_factory=list)
     found: list[Lane] = field(default_factory=list)
-    """Due, and not served by this claim."""
+    """Due lanes that this claim did not serve."""
     is_cut: bool = False
-    """Whether more lanes were found than one claim serves."""
+    """Whether it found more lanes than one claim serves."""
     is_look_cut: bool = False
-    """Whether a look saw only part of what became due."""
+    """Whether the look read only some of the rows that became due."""
     look_seconds: float = 0.0
     survey_seconds: float = 0.0
     survey_next: Position | None = None
@@ -107,14 +107,14 @@ class Claim:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing due was found that could be sent now, or could be found by looking on."""
+        """Whether it found no row that could be sent now, and left no lane for a later claim."""
         if self.is_paused:
             return True
         has_more = any(fate.has_more for fate in self.fates)
         return not (self.taken.count or has_more or self.is_cut)
 
 
-def claim_due(order: Order, endpoints: Endpoints) -> Claim:
+def claim_due(order: ClaimOrder, endpoints: Endpoints) -> Claim:
     """Mark up to `order.limit` due deliveries as SENDING by this worker and return them."""
     began_at = time.monotonic()
     taken = Taken()
@@ -128,11 +128,14 @@ def claim_due(order: Order, endpoints: Endpoints) -> Claim:
             rooms=order.rooms,
             back_seconds=order.back_seconds,
         )
-    return go_on(order, endpoints, taken, looked, began_at)
+    return complete_claim(order, endpoints, taken, looked, began_at)
 
 
-def go_on(order: Order, endpoints: Endpoints, taken: Taken, looked: Look, began_at: float) -> Claim:
-    """Take what a look, or a quick claim that took something, has found beside that."""
+def complete_claim(
+    order: ClaimOrder, endpoints: Endpoints, taken: Taken, looked: Look, began_at: float
+) -> Claim:
+    """Claim rows of the lanes that the look or the quick claim found, in addition to the rows
+    already taken."""
     if looked.is_cut and order.rooms is not None:
         looked = discovery.look(order.back_seconds)
     looked_at = time.monotonic()
@@ -162,7 +165,7 @@ def go_on(order: Order, endpoints: Endpoints, taken: Taken, looked: Look, began_
     return claim
 
 
-def _serve(claim: Claim, order: Order, lanes: Sequence[Lane], endpoints: Endpoints) -> None:
+def _serve(claim: Claim, order: ClaimOrder, lanes: Sequence[Lane], endpoints: Endpoints) -> None:
     endpoints.load({lane.webhook_id for lane in lanes})
     standings = {lane.webhook_id: endpoints.standing(lane.webhook_id) for lane in lanes}
     due = []
@@ -185,9 +188,10 @@ def _serve(claim: Claim, order: Order, lanes: Sequence[Lane], endpoints: Endpoin
     wanted = allot(due, rooms, order.limit)
     guarded = [lane for lane in due if standings[lane.webhook_id].is_guarded]
     groups = [[lane for lane in due if not standings[lane.webhook_id].is_guarded]]
-    # Each kind in a transaction of its own: only one of them waits for its commit.
+    # Guarded lanes: unordered and ordered ones in separate transactions, because only the claim of
+    # ordered rows waits for its commit.
     groups += [[lane for lane in guarded if lane.is_ordered == kind] for kind in (False, True)]
-    # The limit may cut the last ones off.
+    # In random order, because the limit may leave nothing for the last group.
     for group in random.sample(groups, len(groups)):
         if group:
             takes = _take if group is groups[0] else _take_guarded
@@ -195,7 +199,8 @@ def _serve(claim: Claim, order: Order, lanes: Sequence[Lane], endpoints: Endpoin
 
 
 def _parked_until(lane: Lane, standing: Standing, endpoints: Endpoints, now: float) -> float | None:
-    """Return when a webhook that may not be sent to now is to be looked at again (Unix seconds)."""
+    """Return when to look again at a webhook that may not get requests now (Unix seconds); None if
+    it may."""
     if standing.is_paused:
         return _rounded(now)
     if not standing.is_on:
@@ -213,8 +218,8 @@ def _most(standing: Standing, now: float) -> int:
 
 
 def most_held(breaker_state: str, breaker_changed_at: float | None, now: float) -> int:
-    """Return how many rows of a webhook a worker may hold: one as a probe, more and more while the
-    webhook recovers."""
+    """Return how many rows of a webhook a worker may hold: one probe while the breaker is not
+    closed, a growing number after it has closed."""
     if breaker_state != BreakerState.CLOSED:
         return 1
     ramp = breaker.most_in_flight(breaker_changed_at, now)
@@ -223,12 +228,12 @@ def most_held(breaker_state: str, breaker_changed_at: float | None, now: float) 
 
 def _take(
     claim: Claim,
-    order: Order,
+    order: ClaimOrder,
     lanes: Iterable[Lane],
     wanted: Mapping[Key, int],
     standings: Mapping[UUID, Standing],
 ) -> None:
-    """Mark rows of these lanes, up to `wanted` of each, and note what becomes of each lane."""
+    """Mark rows of these lanes, up to `wanted` of each, and append the fate of each lane."""
     lanes = list(lanes)
     asked = [lane for lane in lanes if wanted[lane.key] > 0]
     due = [lane for lane in asked if not lane.is_ordered]
@@ -263,20 +268,19 @@ def _fate_of_run(claim: Claim, lane: Lane, wanted: int) -> Fate:
         return Fate(lane, False, claim.database_time + pause)
     if lane.webhook_id in claim.taken.waits_for_head:
         return Fate(lane, False, _rounded(claim.database_time + HEAD_SECONDS))
-    # More of it is looked for when the run has ended; where the first row is not due, there is
-    # nothing to look for.
+    # The lane becomes due again when the run has ended. If the first row is not due, nothing is left.
     has_more = lane.webhook_id in claim.taken.runs or wanted == 0 or claim.taken.is_cut
     return Fate(lane, has_more, had_room=wanted > 0)
 
 
 def _rounded(moment: float) -> float:
-    """Return the next full second: what is looked at again then is looked at in one claim."""
+    """Return the next full second, so that one claim looks at many parked lanes."""
     return float(math.ceil(moment))
 
 
 def _take_guarded(
     claim: Claim,
-    order: Order,
+    order: ClaimOrder,
     lanes: Sequence[Lane],
     wanted: Mapping[Key, int],
     standings: Mapping[UUID, Standing],
@@ -290,7 +294,7 @@ def _take_guarded(
         counts = {}
         for lane in lanes:
             if lane.webhook_id not in guards:
-                claim.fates.append(Fate(lane, False, now + LOCKED_SECONDS))
+                claim.fates.append(Fate(lane, False, now + LOCKED_WEBHOOK_SECONDS))
             elif not allowed[lane.webhook_id].requests:
                 claim.fates.append(
                     Fate(lane, False, _next_at(allowed[lane.webhook_id].next_at, now))

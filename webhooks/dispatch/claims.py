@@ -1,8 +1,8 @@
-"""The desk for claims: when to claim next, how much, and what is known to be due.
+"""The desk for claims: when to claim next, how many rows, and which lanes are due.
 
-`due_at()` is the one answer to "when?": at once while a known lane is due or a hint came, otherwise
-when a parked lane's time comes, at the next look (POLL_SECONDS), or at the next step of a survey. A
-survey is made so seldom that it takes SURVEY_SHARE of the time at most, however many webhooks wait.
+`due_at()` alone decides when: at once if a known lane is due or a hint came, otherwise when a parked
+lane's time comes, at the next look (POLL_SECONDS), or at the next step of a survey. Surveys take at
+most SURVEY_SHARE of the time, however many webhooks wait.
 """
 
 import math
@@ -13,51 +13,51 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from webhooks.dispatch import discovery
-from webhooks.dispatch.claim import Claim, Fate, Order
+from webhooks.dispatch.claim import Claim, ClaimOrder, Fate
 from webhooks.dispatch.desk import Errand
 from webhooks.dispatch.discovery import Position
 from webhooks.dispatch.flight import Flight
 from webhooks.dispatch.lanes import Lanes
 from webhooks.pace.outage import PROBE_SECONDS
-from webhooks.pace.window import CLOSED_SECONDS, START
+from webhooks.pace.window import FAILING_SECONDS, START
 
 POLL_SECONDS = 1.0
 LANES_PER_ORDER = 224
-"""Of those in memory; what a look finds is served with them (claim.LANES_PER_CLAIM)."""
+"""Known lanes that one claim serves; lanes that a look finds come on top (claim.LANES_PER_CLAIM)."""
 QUICK_WEBHOOKS = 64
-"""A quick claim is told about no more webhooks than that."""
+"""Webhooks with less than START room that a quick claim accepts; with more, the claim is a usual one."""
 SURVEY_SHARE = 0.004
 STEP_PAUSE = 8
-"""Times what a step of a survey took, before the next one: claims go on in between."""
+"""Pause before the next step of a survey, as a multiple of the last step's time; claims run in it."""
 LONGEST_SURVEY_PAUSE_SECONDS = 300.0
 FULL_SECONDS = 5.0
-"""When a full lane is looked at again at the latest: what filled it may have been given back unsent,
-or its webhook may have changed from ordered to unordered."""
+"""Longest time until a full lane is due again: its rows may have been given back unsent, or its
+webhook may have changed from ordered to unordered."""
 LOOK_OVERLAP_SECONDS = 1.0
-"""How much further than to the last look a look reaches back at least."""
+"""How far a look reaches back at least beyond the time of the previous look."""
 
 
 @dataclass(slots=True)
 class Survey:
-    """How far the survey has come, and when its next step is due."""
+    """The position of the survey, and the time of its next step."""
 
-    position: Position | None = discovery.START
+    position: Position | None = discovery.FIRST_POSITION
     """None between two surveys."""
     next_at: float = 0.0
     seconds: float = 0.0
-    """What the survey has taken so far."""
+    """How long the steps of this survey took so far."""
     is_wanted_again: bool = False
-    """Whether something became due that it may have passed already."""
+    """Whether rows became due that this survey may have passed already."""
 
     def want(self, at: float) -> None:
-        """Begin a survey at that time at the latest; behind one that is under way."""
+        """Begin a survey at that time at the latest, or after the one that is under way."""
         if self.position is None:
             self.next_at = min(self.next_at, at)
         else:
             self.is_wanted_again = True
 
-    def took(self, seconds: float, position: Position | None, now: float) -> None:
-        """A step ended."""
+    def step_ended(self, seconds: float, position: Position | None, now: float) -> None:
+        """Note the end of a step, and compute the time of the next one."""
         self.seconds += seconds
         self.position = position
         if position is None:
@@ -74,7 +74,7 @@ class Claims:
     """Claims of one life of a worker. Only hint() may be called from other threads."""
 
     def __init__(
-        self, submit: Callable[[Order], Future[Claim]], worker_id: UUID, flight: Flight
+        self, submit: Callable[[ClaimOrder], Future[Claim]], worker_id: UUID, flight: Flight
     ) -> None:
         self._submit = submit
         self._worker_id = worker_id
@@ -87,26 +87,26 @@ class Claims:
         self._claimed_at = -math.inf
         self._news_at = 0.0
         self._writers: frozenset[float] = frozenset()
-        """When the transactions began that had been open for a while (Unix seconds)."""
+        """Start times of the long transactions at the last claim (Unix seconds)."""
         self._back_seconds = discovery.LOOK_SECONDS
-        self._closed_until = 0.0
+        self._failing_until = 0.0
         self._is_paused = False
         self._is_quiet = False
         self._clock_offset = math.inf
-        """From the monotonic clock to the database's, by the last claim."""
+        """Seconds from the monotonic clock to the database's, as of the last claim."""
 
     # Inputs.
 
     def hint(self) -> None:
-        """Something may be due; safe from any thread."""
+        """Note that a delivery may be due; safe from any thread."""
         self._look_at = 0.0
 
     def freed(self, webhook_id: UUID, *, is_ordered: bool = False) -> None:
-        """A row of the webhook is held no longer; of an ordered one, no row of its run is."""
+        """Note that the worker holds one row of the webhook less; if ordered, no row of its run."""
         self._lanes.free((webhook_id, is_ordered))
 
     def resumed(self, webhook_ids: Iterable[UUID]) -> None:
-        """Webhooks may be sent to again."""
+        """Note that these webhooks may get requests again."""
         for webhook_id in webhook_ids:
             self._lanes.unpark(webhook_id)
 
@@ -118,28 +118,33 @@ class Claims:
 
     @property
     def has_backlog(self) -> bool:
-        """Whether more is due than this worker could take at once."""
+        """Whether a known lane is still due after the last claim."""
         return self._lanes.has_due and not self._is_paused
 
     def is_idle(self, now: float) -> bool:
-        """Say whether a whole survey found nothing that could be sent."""
+        """Say whether a whole survey found no delivery that could be sent."""
         is_over = self._survey.position is None and not self._errand.is_under_way
-        return self._is_quiet and is_over and not self.has_backlog and now >= self._closed_until
+        return self._is_quiet and is_over and not self.has_backlog and now >= self._failing_until
 
     def look_everywhere(self) -> None:
-        """Begin a survey now, to find out whether anything is left."""
+        """Begin a survey now, to find out whether any delivery is left."""
         if self._survey.position is None:
-            self._survey.position = discovery.START
+            self._survey.position = discovery.FIRST_POSITION
             self._is_quiet = True
         self._survey.next_at = 0.0
 
     def room(self, unwritten: int) -> int:
-        """Return how many more rows may be claimed; unwritten results are no part of it."""
+        """Return how many more rows may be claimed.
+
+        Unwritten results do not reduce the room; SuspectClaims counts them.
+        """
         return self._flight.room
 
     def due_at(self, now: float, *, is_out: bool) -> float:
-        """Return when the next claim is to be ordered, by the monotonic clock; `is_out` says that
-        the network is away, so that single probes go out."""
+        """Return when to order the next claim, by the monotonic clock.
+
+        `is_out` says that our network is down, so that the worker claims single probes.
+        """
         if self._errand.is_under_way:
             return math.inf
         due_at = 0.0
@@ -152,16 +157,16 @@ class Claims:
         return max(due_at, self._errand.not_before)
 
     def order(self, now: float, *, limit: int) -> None:
-        """Order a claim of up to `limit` rows."""
+        """Start a claim of up to `limit` rows on the claimer's thread."""
         self._lanes.wake(now)
         back = max(self._back_seconds, now - self._looked_at + LOOK_OVERLAP_SECONDS)
         if discovery.LONGEST_LOOK_SECONDS < back < math.inf:
             self._survey.want(now)
         is_survey_due = now >= self._survey.next_at
         if is_survey_due and self._survey.position is None:
-            self._survey.position = discovery.START
+            self._survey.position = discovery.FIRST_POSITION
         lanes = self._lanes.take(LANES_PER_ORDER)
-        order = Order(
+        order = ClaimOrder(
             self._worker_id,
             limit,
             lanes,
@@ -180,16 +185,16 @@ class Claims:
         self._errand.begin(self._submit(order))
 
     def _rooms(self) -> dict[UUID, int] | None:
-        """Return the rooms that a quick claim has to know, or None where it had to know too many."""
+        """Return the rooms that a quick claim needs; None if there are too many for one."""
         known = self._flight.windows.uncommon
         if len(known) > QUICK_WEBHOOKS:
             return None
         return {webhook_id: self._flight.room_of(webhook_id, START) for webhook_id in known}
 
-    # What came back.
+    # Results.
 
     def collect(self) -> Claim | None:
-        """Return the claim that was ordered, once it has ended well."""
+        """Return the ordered claim once it has succeeded; None before that and after a failure."""
         ended = self._errand.collect()
         if ended is None:
             return None
@@ -206,21 +211,21 @@ class Claims:
         self._is_paused = claim.is_paused
         self._is_quiet &= claim.is_empty
         if self._order.survey_from is not None:
-            self._survey.took(claim.survey_seconds, claim.survey_next, now)
+            self._survey.step_ended(claim.survey_seconds, claim.survey_next, now)
         if claim.is_look_cut:
             self._survey.want(now + 10 * claim.look_seconds)
         self._take_news(claim)
         return claim
 
     def _can_hold(self, fate: Fate) -> bool:
-        """Say whether a claim that is made now might take more: the last one had room, or what
-        took the room is gone."""
+        """Return whether another claim could take rows: the last claim had room, or the worker
+        holds no row of the webhook now."""
         webhook_id, is_ordered = fate.lane.key
         may_hold = self._flight.can_hold(webhook_id, is_ordered=is_ordered)
         return may_hold and (fate.had_room or not self._flight.windows.held(webhook_id))
 
     def settle_lanes(self, claim: Claim) -> None:
-        """Put each lane of a claim where it belongs, after its rows were lined up."""
+        """Park, drop, fill or requeue each lane of a claim, after its rows were lined up."""
         now = time.monotonic()
         for fate in claim.fates:
             lane = fate.lane
@@ -229,8 +234,8 @@ class Claims:
             elif not fate.has_more:
                 self._lanes.drop(lane)
             elif self._flight.windows.is_shut(lane.webhook_id):
-                self._closed_until = now + CLOSED_SECONDS
-                self._lanes.park(lane, self._closed_until)
+                self._failing_until = now + FAILING_SECONDS
+                self._lanes.park(lane, self._failing_until)
             elif self._can_hold(fate):
                 self._lanes.put_back(lane)
             else:
@@ -239,14 +244,15 @@ class Claims:
             self._lanes.find(lane)
 
     def _take_clock(self, claim: Claim) -> None:
-        """Where the database's clock was set forward, much became due before a look reaches back."""
+        """If the database's clock jumped forward, look further back: rows became due earlier than a
+        normal look reaches."""
         step_seconds = claim.clock_offset - self._clock_offset
         self._clock_offset = claim.clock_offset
         if step_seconds > LOOK_OVERLAP_SECONDS:
             self._look_back(discovery.LOOK_SECONDS + step_seconds)
 
     def _look_back(self, seconds: float) -> None:
-        """Look at once, and so far back at least."""
+        """Look at once, and at least that far back."""
         self._back_seconds = max(self._back_seconds, seconds)
         self._look_at = 0.0
 
@@ -256,5 +262,5 @@ class Claims:
         self.resumed(claim.news.resumed)
         ended, self._writers = self._writers - claim.news.writers, claim.news.writers
         if ended:
-            # What they committed became due, as its rows say, before a look reaches back.
+            # Their rows carry due times from the start of the transaction, before a normal look.
             self._look_back(claim.database_time - min(ended) + LOOK_OVERLAP_SECONDS)

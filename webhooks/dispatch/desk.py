@@ -1,7 +1,7 @@
-"""Database work beside the loop: threads with a connection each, and errands that run on them.
+"""Database work beside the loop: threads with one connection each, and the errands they run.
 
-The loop never waits for a query. A desk gives an errand to its thread, goes on, and collects the
-result later; an errand that failed is left alone for a while, and the others are not.
+The loop never waits for a query. A desk starts an errand on a thread and collects the result in a
+later turn. An errand that failed is not started again for a while; other errands are not held up.
 """
 
 import logging
@@ -24,9 +24,9 @@ Value = TypeVar("Value")
 
 
 class DatabaseThread:
-    """One thread with one connection; what is submitted runs in order.
+    """One thread with one connection, which runs the submitted work in order.
 
-    `on_done` is called, on that thread, whenever something has ended.
+    The thread calls `on_done` whenever a piece of work has ended.
     """
 
     def __init__(self, name: str, on_done: Callable[[], None]) -> None:
@@ -34,14 +34,14 @@ class DatabaseThread:
         self._on_done = on_done
 
     def submit(self, connection_name: str, work: Callable[..., Value], *args: Any) -> Future[Value]:
-        """Run `work` on this thread; a new connection is called `connection_name` in Postgres."""
+        """Run `work` on this thread; a new connection gets `connection_name` in Postgres."""
         future = self._executor.submit(with_fresh_connection, connection_name, work, *args)
         future.add_done_callback(lambda _: self._on_done())
         return future
 
     def disconnect(self) -> None:
-        """Close the connection, after what was submitted before."""
-        # Looked up there: each thread has a connection of its own.
+        """Close the connection once the work submitted before has ended."""
+        # The lambda reads `connection` on that thread: Django keeps one connection per thread.
         self._executor.submit(lambda: connection.close())
 
     def shut_down(self, *, wait: bool) -> None:
@@ -49,8 +49,8 @@ class DatabaseThread:
 
 
 class DatabaseThreads:
-    """The claimer, which also gives back so that it never claims meanwhile, and the recorder, which
-    also beats; with `is_one` a single thread is both."""
+    """The claimer claims rows and gives rows back, never both at once. The recorder writes results
+    and beats. With `is_one`, one thread does all of it."""
 
     def __init__(self, on_done: Callable[[], None], *, is_one: bool) -> None:
         self._claimer = DatabaseThread("webhooks-claimer", on_done)
@@ -58,14 +58,16 @@ class DatabaseThreads:
         if not is_one:
             self._recorder = DatabaseThread("webhooks-recorder", on_done)
         self.connection_name = ""
-        """Of connections for what is submitted from now on."""
+        """The name in Postgres of connections that later work opens."""
 
     def on_claimer(self, work: Callable[..., Value]) -> Callable[..., Future[Value]]:
-        """Return a function that has `work` done by the claimer, in the name of today."""
+        """Return a function that has the claimer do `work`, on a connection named after the
+        worker's present life."""
         return partial(self._claimer.submit, self.connection_name, work)
 
     def on_recorder(self, work: Callable[..., Value]) -> Callable[..., Future[Value]]:
-        """Return a function that has `work` done by the recorder, in the name of today."""
+        """Return a function that has the recorder do `work`, on a connection named after the
+        worker's present life."""
         return partial(self._recorder.submit, self.connection_name, work)
 
     def disconnect(self) -> None:
@@ -78,21 +80,24 @@ class DatabaseThreads:
 
 
 class Ended(NamedTuple, Generic[Value]):
-    """How an errand ended: with a value, or with a problem."""
+    """The end of an errand: its value, or the exception it raised."""
 
     value: Value | None
     problem: BaseException | None
 
 
 class Errand(Generic[Value]):
-    """One piece of work at a time on a database thread; after a failure it rests, longer each time."""
+    """One piece of work at a time on a database thread.
+
+    After a failure it waits before the next try, twice as long each time.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._future: Future[Value] | None = None
         self._backoff_seconds = 0.0
         self.not_before = 0.0
-        """By the monotonic clock: when it may be ordered again after a failure."""
+        """The earliest time of the next try after a failure, by the monotonic clock."""
 
     @property
     def is_under_way(self) -> bool:
@@ -102,9 +107,9 @@ class Errand(Generic[Value]):
         self._future = future
 
     def collect(self) -> Ended[Value] | None:
-        """Return how it ended, once; None while it is under way or was not begun.
+        """Return its end, once; None while it is under way or was not begun.
 
-        What ends with another future goes on with that.
+        If the work returns a future, the errand waits for that future.
         """
         if self._future is None or not self._future.done():
             return None
@@ -128,15 +133,15 @@ class Errand(Generic[Value]):
         return Ended(None, problem)
 
     def drop(self) -> None:
-        """Forget what is under way: it belongs to a life that has ended."""
+        """Forget the work under way: it belongs to a life that has ended."""
         self._future = None
 
 
 def with_fresh_connection(name: str, work: Callable[..., Value], *args: Any) -> Value:
-    """Run `work`; after an error of the database the next one starts with a new connection, which
-    then is called `name` in Postgres.
+    """Run `work`. After a database error the next call opens a new connection, named `name`.
 
-    The old one may have been cut, or what is prepared on it may not fit a table that was altered since.
+    The old connection may have been cut, or its prepared statements may not fit a table that was
+    altered since.
     """
     try:
         if connection.connection is None:

@@ -1,7 +1,7 @@
-"""The desks of one life of a worker, and what passes between them.
+"""The desks of one life of a worker, and what they pass to each other.
 
-A life begins with empty hands under a new id. When it is over (declared dead, or the machine slept)
-all of this is dropped and made anew: what it held belongs to others then.
+A life begins under a new id and holds no rows. When it is over (the worker was declared dead, or the
+machine slept), the engine drops these desks and makes new ones: other workers own the rows then.
 """
 
 import time
@@ -27,13 +27,13 @@ from webhooks.pace.outage import PROBE_SECONDS, OutageGuard
 from webhooks.wire.many import MultiSender, Outcome
 
 SMALLEST_CLAIM = 64
-"""While much is held, a claim waits until it is worth a round trip to Postgres."""
+"""While the worker holds more rows than this, it claims only if it has room for as many."""
 
 
 class Desks:
     """Claims, starts, results, returns and the lease of one life, for the loop's thread.
 
-    With `level` the claims are those of suspects (webhooks/dispatch/suspects.py).
+    With `level`, it claims suspects of that level only (webhooks/dispatch/suspects.py).
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Desks:
         self._outage = outage
         self._next_call_at = 0.0
         self.is_stopping = False
-        """Whether nothing more is to be claimed or started."""
+        """Whether the worker may claim and start nothing more."""
         self.flight = Flight()
         self.lease = Lease(threads.on_recorder(life.beat), self.worker_id)
         self.returns = Returns(threads.on_claimer(give_back), self.worker_id)
@@ -85,22 +85,22 @@ class Desks:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is in flight, and no claim is under way that could change that."""
+        """Whether the worker holds no row, and no claim is under way that could bring one."""
         return not (self.flight.ids or self.claims.is_under_way)
 
     def is_settled(self) -> bool:
-        """Say whether everything is written and given back that can be.
+        """Say whether every result is written, and every row given back, that can be.
 
-        What somebody else has locked is given back with the end of this life.
+        Rows that another transaction has locked come back when this life ends.
         """
         is_written = not self.records or self.records.is_stuck(time.monotonic())
         return is_written and self.returns.is_complete
 
     def is_idle(self) -> bool:
-        """Say whether nothing is left to deliver; until that is known, look for it."""
+        """Say whether nothing is left to deliver; if that is not known yet, start a survey."""
         if self.records or self.returns:
             return False
-        # In an outage of our own nothing more can be done now.
+        # In an outage of our own network no delivery can succeed now.
         if self._outage.is_out or self.claims.is_idle(time.monotonic()):
             return True
         self.claims.look_everywhere()
@@ -109,7 +109,7 @@ class Desks:
     # When, and what.
 
     def due_at(self, now: float) -> float:
-        """When order() has something to do, by the monotonic clock."""
+        """Return when order() next has something to do, by the monotonic clock."""
         if self._starts.can_start:
             return now
         return min(
@@ -122,7 +122,7 @@ class Desks:
         )
 
     def order(self, now: float) -> None:
-        """Give the database threads what is due to be done."""
+        """Start the due errands on the database threads."""
         self.lease.order(now, self.flight)
         self.records.order(now, at_once=not self.flight.ids)
         self.returns.order(now, self._held, may_look=not self.claims.is_under_way)
@@ -133,7 +133,7 @@ class Desks:
             )
 
     def _claim_due_at(self, now: float) -> float:
-        """When to claim next, by the monotonic clock; infinity while nothing more may be held."""
+        """Return when to claim next, by the monotonic clock; infinity while there is no room."""
         is_blocked = self.is_stopping or self.records.is_blocked or not self.lease.is_safe
         if is_blocked or self.flight.ready > READY_AT_CLAIM:
             return float("inf")
@@ -144,11 +144,11 @@ class Desks:
         return self.claims.due_at(now, is_out=self._outage.is_out)
 
     def _held(self) -> Sequence[UUID]:
-        """The deliveries that are with this worker."""
+        """Return the deliveries that this worker holds or has not settled."""
         return [*self.flight.ids, *self.records.delivery_ids]
 
     def start_ready(self) -> None:
-        """Start some of what is ready, or give it back."""
+        """Start some of the ready rows, or give rows back."""
         if self.is_stopping:
             self._starts.put_down_ready(0.0)
         elif self._outage.is_out and self.flight.ready > 1:
@@ -156,10 +156,10 @@ class Desks:
         elif self._starts.can_start:
             self._starts.start()
 
-    # What came back.
+    # Results of the database threads and of requests.
 
     def collect(self) -> bool:
-        """Take what the database threads have finished; False once this life is over."""
+        """Take the results of the database threads; return False once this life is over."""
         now = time.monotonic()
         is_alive = self.lease.collect()
         if is_alive is False:
@@ -183,8 +183,8 @@ class Desks:
         return True
 
     def _take_written(self, written: Written) -> None:
-        self._endpoints.forget(written.failed | written.closed)
-        self.claims.resumed(written.closed)
+        self._endpoints.forget(written.failed | written.recovered)
+        self.claims.resumed(written.recovered)
         for record in written.ordered:
             self.flight.written(record.webhook_id, record.delivery_id)
         for webhook_id in written.overtaken:
@@ -202,12 +202,13 @@ class Desks:
             return
         now = time.monotonic()
         if self.claims.has_backlog and now >= self._next_call_at:
-            # More than this worker can take at once: wake another one. All poll as often as that.
+            # More is due than this worker can take. Wake another worker at most once per
+            # POLL_SECONDS; every worker polls that often anyway.
             self._next_call_at = now + POLL_SECONDS
             wakeup.nudge(force=True)
 
     def take_outcome(self, outcome: Outcome) -> None:
-        """Take the end of a request: its result is to be written, and its webhook has room."""
+        """Handle the end of a request: queue its result, and free its place in the window."""
         sent: Sent = outcome.context
         if outcome.is_withdrawn:
             self._starts.withdrawn(sent)
@@ -224,6 +225,6 @@ class Desks:
         if not verdict.succeeded:
             self._starts.put_down_run(webhook_id)
         self.claims.freed(webhook_id)
-        is_urgent = is_ordered or self.flight.windows.is_closed(webhook_id)
+        is_urgent = is_ordered or self.flight.windows.is_failing(webhook_id)
         record = Record(result, verdict, webhook_id, sent.delivery.id, is_ordered)
         self.records.add(record, now, is_urgent=is_urgent)

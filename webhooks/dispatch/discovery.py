@@ -1,9 +1,9 @@
-"""Find the webhooks for which something is due: a look at what became due lately, and a survey of all.
+"""Find the webhooks with due rows: by a look at the latest due rows, and by a survey of all webhooks.
 
-The look costs the same however many webhooks wait. It misses what became due before it looks back:
-rows of transactions that were open for longer, rows that were locked when they were claimed, rows of
-webhooks that were enabled. The survey finds all of it; it visits every webhook that waits for
-anything, in steps, and so seldom that it takes a small share of the time (webhooks/dispatch/claims.py).
+A look costs the same however many webhooks wait. It misses rows that became due before the time it
+reaches back to: rows of long transactions, rows that were locked at the last claim, rows of webhooks
+that were enabled again. The survey finds all of them. It visits every webhook with unfinished rows,
+in steps, and takes only a small share of the time (webhooks/dispatch/claims.py).
 """
 
 import time
@@ -15,15 +15,15 @@ from webhooks.dispatch.lanes import Lane
 from webhooks.postgres.sql import run
 
 LOOK_ROWS = 256
-"""How many of the latest due rows a look reads; where there are more, a survey is wanted."""
+"""How many of the latest due rows a look reads; if there are more, the worker starts a survey."""
 LOOK_SECONDS = 2.0
-"""How far a look reaches back: transactions that are open for no longer are found by it."""
+"""How far a look reaches back; it finds the rows of transactions that were open for less."""
 LONGEST_LOOK_SECONDS = 600.0
 STEP_WEBHOOKS = 512
 """How many webhooks one step of a survey visits."""
 
-# The latest first, and only those that may be claimed: of a large backlog it reads as little as of
-# a small one. (No index serves a comparison with clock_timestamp(), which is volatile.)
+# It reads the latest claimable rows, so a large backlog costs no more than a small one. (No index
+# serves a comparison with clock_timestamp(), which is volatile.)
 LOOK_SQL = """
 SELECT extract(epoch FROM clock_timestamp())::float8, EXISTS (SELECT FROM webhooks_pause),
        recent.owner_id, recent.webhook_id, recent.is_ordered, recent.first_at, recent.rows
@@ -47,20 +47,21 @@ SELECT extract(epoch FROM clock_timestamp())::float8, EXISTS (SELECT FROM webhoo
 
 @dataclass(slots=True)
 class Look:
-    """What became due lately."""
+    """The lanes in which rows became due lately."""
 
     database_time: float
     """Unix seconds."""
     clock_offset: float
-    """From the monotonic clock to the database's."""
+    """Seconds from the monotonic clock to the database's."""
     is_paused: bool
+    """Whether all sending is paused (a Pause row exists)."""
     lanes: list[Lane] = field(default_factory=list)
     is_cut: bool = False
-    """Whether there was more than a look reads."""
+    """Whether more rows were due than a look reads."""
 
 
 def look(back_seconds: float = LOOK_SECONDS) -> Look:
-    """Return the webhooks of which something became due in the last seconds: one statement."""
+    """Return the lanes in which rows became due in the last `back_seconds`. One statement."""
     asked_at = time.monotonic()
     rows = run(LOOK_SQL, {"seconds": back_seconds, "rows": LOOK_ROWS}).fetchall()
     now, is_paused = rows[0][:2]
@@ -72,7 +73,8 @@ def look(back_seconds: float = LOOK_SECONDS) -> Look:
 
 
 def clock_offset(database_time: float, asked_at: float) -> float:
-    """The database looked at its clock between our question and its answer."""
+    """Return the seconds from the monotonic clock to the database's, which was read between
+    `asked_at` and now."""
     return database_time - (asked_at + time.monotonic()) / 2
 
 
@@ -127,28 +129,28 @@ SELECT v.owner_id, v.webhook_id, extract(epoch FROM v.first_at)::float8, v.posit
 
 
 class Position(NamedTuple):
-    """How far a survey has come."""
+    """The last webhook that a survey visited."""
 
     is_ordered: bool = False
-    """Rows that go in order stand in an index of their own, which comes second."""
+    """Whether the survey is in the index of ordered rows, which comes second."""
     owner_id: UUID = UUID(int=0)
     webhook_id: UUID = UUID(int=0)
 
 
-START = Position()
+FIRST_POSITION = Position()
 
 
 class Step(NamedTuple):
-    """What one step of a survey found."""
+    """The result of one step of a survey."""
 
     lanes: list[Lane]
-    """Webhooks of which something is due."""
+    """The lanes with due rows."""
     next: Position | None
-    """Where the survey goes on; None where it has seen everything."""
+    """Where the next step starts; None after the last webhook."""
 
 
 def survey(position: Position) -> Step:
-    """Visit the next webhooks that wait for anything: one statement, waiting for no lock."""
+    """Visit the next webhooks with unfinished rows. One statement, which waits for no lock."""
     sql = SURVEY_ORDERED_SQL if position.is_ordered else SURVEY_SQL
     parameters = {
         "after_owner": position.owner_id,
@@ -167,7 +169,7 @@ def survey(position: Position) -> Step:
     return Step(lanes, None if position.is_ordered else Position(is_ordered=True))
 
 
-# What a look cannot see, and what tells of it.
+# Signs of due rows that a look may miss: long transactions, and webhooks that were enabled again.
 NEWS_SQL = """
 SELECT ARRAY(SELECT extract(epoch FROM a.xact_start)::float8
                FROM pg_stat_activity a
@@ -180,16 +182,17 @@ SELECT ARRAY(SELECT extract(epoch FROM a.xact_start)::float8
 
 
 class News(NamedTuple):
-    """What has happened beside the deliveries."""
+    """Signs of due rows that a look may miss."""
 
     writers: frozenset[float]
-    """When each transaction that writes, and has been open for a while, began (Unix seconds)."""
+    """The start times of the long transactions that write (Unix seconds)."""
     resumed: list[UUID]
     """Webhooks that were enabled, or whose breaker closed, in the last seconds."""
 
 
 def news(back_seconds: float) -> News:
-    """Return what a look needs to know beside the deliveries: one statement."""
+    """Return the long transactions and the webhooks resumed in the last `back_seconds`. One
+    statement."""
     parameters = {"open": LOOK_SECONDS / 2, "seconds": back_seconds}
     writers, resumed = run(NEWS_SQL, parameters).fetchone()
     return News(frozenset(writers), resumed)

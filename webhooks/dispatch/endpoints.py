@@ -1,4 +1,4 @@
-"""What a worker knows of a webhook when it sends: never older than half a second (invariant 12)."""
+"""The settings of webhooks that a worker sends with, never older than half a second (invariant 12)."""
 
 import logging
 from collections.abc import Iterable
@@ -41,20 +41,21 @@ ENDPOINT_COLUMNS = """w.id, w.deleted_at IS NOT NULL AS is_deleted,
        array(SELECT s.value_encrypted FROM webhooks_signingsecret s WHERE s.webhook_id = w.id
               AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
               ORDER BY s.scheme, s.expires_at DESC NULLS FIRST, s.id DESC) AS secrets"""
-"""What a worker reads of a webhook `w`; `users` and `key` are the user model's table and key."""
+"""The columns of a webhook `w` that a worker reads; `users` and `key` are the user model's table and
+key."""
 
 ENDPOINTS_SQL = f"SELECT {ENDPOINT_COLUMNS} FROM webhooks_webhook w WHERE w.id = ANY(%(ids)s)"  # noqa: S608
 
 
 class Standing(NamedTuple):
-    """Whether a webhook may be sent to, as its row says; times are Unix seconds."""
+    """The columns that decide whether a webhook may get requests; times are Unix seconds."""
 
     is_deleted: bool = True
     is_paused: bool = False
-    """All sending is, which has an end."""
+    """Whether all sending is paused (a Pause row exists)."""
     is_active: bool = False
     is_owner_active: bool = False
-    """Or it has no owner."""
+    """True if the webhook has no owner."""
     held_until: float | None = None
     breaker_state: str = BreakerState.CLOSED
     breaker_probe_at: float | None = None
@@ -64,75 +65,75 @@ class Standing(NamedTuple):
 
     @property
     def is_on(self) -> bool:
-        """Whether it is active, its owner too, and sending is not paused."""
+        """Whether the webhook and its owner are active and sending is not paused."""
         return self.is_active and self.is_owner_active and not self.is_paused
 
     @property
     def is_guarded(self) -> bool:
-        """Whether it needs a look at the webhook's row, under a lock."""
+        """Whether a claim must decide under a lock of the webhook's row."""
         return self.rate_limit is not None or self.breaker_state != BreakerState.CLOSED
 
 
 GONE = Standing()
-"""Of a webhook that has no row any more."""
+"""The standing of a webhook without a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A webhook as the hot path needs it: decrypted, ready to sign for."""
+    """A webhook as the hot path needs it: decrypted, with keys ready to sign."""
 
     owner_id: UUID | None
     url: str
     header_lines: tuple[bytes, ...] = field(repr=False)
-    """Custom headers, as they go out."""
+    """Custom headers, as sent."""
     hidden_lines: tuple[bytes, ...]
-    """The same without their values, as they are recorded."""
+    """Custom headers without their values, as recorded."""
     key: SigningKey
-    """The current secret, which X-Webhook-Signature is made with."""
+    """The current secret, which makes X-Webhook-Signature."""
     keys: tuple[SigningKey | Ed25519Key, ...]
-    """All that sign for Standard Webhooks; `key` is the first."""
+    """All keys that sign for Standard Webhooks; `key` is the first."""
     policy: Policy
     timeout_seconds: int
     ordered: bool
 
 
-class Known(NamedTuple):
-    """What was read of a webhook."""
+class CachedWebhook(NamedTuple):
+    """A webhook's row as last read, and the endpoint made from it."""
 
     read_at: float
     row: tuple[Any, ...] | None
-    """As it came: while it stays the same, nothing is decrypted anew."""
+    """The raw columns: while they stay the same, nothing is decrypted again."""
     standing: Standing
     endpoint: Endpoint | None
-    """None where it may not be sent to, or cannot be decrypted."""
+    """None if the webhook may get no requests or cannot be decrypted."""
 
 
 class Endpoints:
-    """A cache of webhooks; one that is off, deleted or paused has no endpoint."""
+    """A cache of webhooks; a disabled, deleted or paused one has no endpoint."""
 
     def __init__(self, *, may_be_inactive: bool = False) -> None:
-        """With `may_be_inactive` a webhook that is no more than switched off has an endpoint, too."""
+        """With `may_be_inactive`, a webhook that is only disabled has an endpoint, too."""
         self._may_be_inactive = may_be_inactive
-        self._known: dict[UUID, Known] = {}
+        self._known: dict[UUID, CachedWebhook] = {}
         # Decryption costs more than the query; equal ciphertexts have equal secrets.
         self._keys: dict[bytes, SigningKey | Ed25519Key] = {}
         self.unreadable: set[UUID] = set()
-        """Webhooks that are on and cannot be decrypted."""
+        """Active webhooks that cannot be decrypted."""
 
     def get(self, webhook_id: UUID) -> Endpoint | None:
-        """Return the endpoint if it may be sent to and is known freshly enough."""
+        """Return the endpoint if it was read within MAX_AGE_SECONDS and may get requests."""
         known = self._known.get(webhook_id)
         if known is None or boottime() - known.read_at >= MAX_AGE_SECONDS:
             return None
         return known.endpoint
 
     def last(self, webhook_id: UUID) -> Endpoint | None:
-        """Return the endpoint as it was last read, however long ago: not to send with."""
+        """Return the endpoint as last read, however long ago; never send with it."""
         known = self._known.get(webhook_id)
         return None if known is None else known.endpoint
 
     def standing(self, webhook_id: UUID) -> Standing:
-        """Return what was last read of a webhook."""
+        """Return a webhook's standing as last read."""
         known = self._known.get(webhook_id)
         return GONE if known is None else known.standing
 
@@ -141,7 +142,7 @@ class Endpoints:
         return known is None or boottime() - known.read_at >= MAX_AGE_SECONDS / 2
 
     def load(self, webhook_ids: Iterable[UUID]) -> None:
-        """Read what is stale among these webhooks from the database, in one query."""
+        """Read the stale ones among these webhooks from the database, in one query."""
         stale = [webhook_id for webhook_id in set(webhook_ids) if self.is_stale(webhook_id)]
         if not stale:
             return
@@ -151,7 +152,7 @@ class Endpoints:
             self.take_in(webhook_id, rows.get(webhook_id), read_at)
 
     def take_in(self, webhook_id: UUID, row: tuple[Any, ...] | None, read_at: float) -> None:
-        """Know from now on what a row of ENDPOINT_COLUMNS says; None where there is no webhook."""
+        """Cache a row of ENDPOINT_COLUMNS; None if the webhook has no row."""
         known = self._known.get(webhook_id)
         if known is not None and known.row == row and row is not None:
             self._known[webhook_id] = known._replace(read_at=read_at)
@@ -159,7 +160,7 @@ class Endpoints:
         standing = GONE if row is None else Standing._make(row[1:11])
         is_on = self._may_send(standing)
         endpoint = self._build(row) if row is not None and is_on else None
-        self._known[webhook_id] = Known(read_at, row, standing, endpoint)
+        self._known[webhook_id] = CachedWebhook(read_at, row, standing, endpoint)
         if is_on and endpoint is None:
             self.unreadable.add(webhook_id)
         else:
@@ -171,7 +172,7 @@ class Endpoints:
         return standing.is_on and not standing.is_deleted
 
     def forget(self, webhook_ids: Iterable[UUID]) -> None:
-        """Read these webhooks anew at the next load(): something about them has changed."""
+        """Make the next load() read these webhooks again, because they have changed."""
         for webhook_id in webhook_ids:
             known = self._known.get(webhook_id)
             if known is not None:
@@ -180,7 +181,7 @@ class Endpoints:
                 self._known[webhook_id] = known._replace(read_at=read_at)
 
     def forget_old(self) -> None:
-        """Drop what has not been read for a while."""
+        """Drop webhooks that were not read for a minute."""
         horizon = boottime() - 60
         # A copy: the claimer may be loading others meanwhile.
         for webhook_id, known in list(self._known.items()):
@@ -190,10 +191,10 @@ class Endpoints:
         if len(self._keys) > 10_000:
             self._keys.clear()
 
-    # Straight from the columns: model instances would take longer than decrypting.
+    # It reads the columns, because building model instances would take longer than decrypting.
     def _build(self, row: tuple[Any, ...]) -> Endpoint | None:
-        """Return the endpoint, or None where it cannot be decrypted: better late than wrongly
-        signed, and the other webhooks' deliveries go out."""
+        """Return the endpoint, or None if it cannot be decrypted: its deliveries wait, which is
+        better than a wrong signature, and other webhooks' deliveries go out."""
         webhook_id, ordered = row[0], row[10]
         owner_id, url, headers, *policy, timeout, secret_ids, values = row[11:]
         try:
@@ -205,7 +206,7 @@ class Endpoints:
         if not keys or not isinstance(keys[0], SigningKey):
             self._complain(webhook_id, "it has no signing secret.")
             return None
-        # What was stored before a rule became stricter is not sent.
+        # Headers that were stored before a rule became stricter are not sent.
         custom = {name: value for name, value in stored.items() if not header_problem(name, value)}
         return Endpoint(
             owner_id=owner_id,
@@ -226,7 +227,7 @@ class Endpoints:
         return self._keys[stored]
 
     def _complain(self, webhook_id: UUID, problem: str) -> None:
-        """Log why a webhook waits: once, not with every look at it."""
+        """Log why a webhook waits, once and not at every load."""
         known = self._known.get(webhook_id)
         if known is None or known.endpoint is not None or not known.standing.is_on:
             logger.error("Webhook %s waits: %s", webhook_id, problem)

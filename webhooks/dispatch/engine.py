@@ -1,9 +1,9 @@
 """The loop that delivers: claim → sign → send → settle, hundreds in flight.
 
-One thread runs libcurl and decides; desks keep what is to be done next (webhooks/dispatch/desks.py),
-and two threads talk to Postgres for them, so that claiming, sending and recording overlap and the
-loop never waits for a query, Valkey, a name or a slow receiver. Hints, the poll and signals are
-inputs to the loop; the RQ worker or anything else may drive it.
+One thread runs libcurl and decides. Desks hold the work to do next (webhooks/dispatch/desks.py), and
+two threads talk to Postgres for them, so claiming, sending and recording overlap and the loop never
+waits for a query, Valkey, a name or a slow receiver. Hints, the poll and signals are inputs to the
+loop; an RQ worker or any other process may drive it.
 
 A crash anywhere leaves rows marked with a worker that no longer beats; another worker takes them
 back (invariants 5 to 7).
@@ -36,8 +36,8 @@ class Engine:
     """One worker's dispatcher. run() blocks; hint(), stop() and abandon() may be called from
     other threads and from signal handlers.
 
-    With `suspects` it sends suspects of that level only, as many at a time as may go together
-    (webhooks/dispatch/suspects.py); it does with one connection.
+    With `suspects` it sends only suspects of that level, as many at a time as may go together
+    (webhooks/dispatch/suspects.py), and uses one connection.
     """
 
     def __init__(self, *, suspects: int | None = None, worker_id: UUID | None = None) -> None:
@@ -73,33 +73,33 @@ class Engine:
     # Inputs: safe from any thread and from signal handlers.
 
     def hint(self) -> None:
-        """Something may be due."""
+        """Note that a delivery may be due, and wake the loop."""
         self.notice()
         self._wake()
 
     def notice(self) -> None:
-        """Something may be due: for guests, on the loop's own thread."""
+        """Note that a delivery may be due. For guests, which run on the loop's own thread."""
         self.desks.claims.hint()
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the next claim has not begun, and waits for nothing but a hint."""
+        """Whether no claim is under way and only a hint or the poll would start the next one."""
         claims = self.desks.claims
         return not (claims.is_under_way or claims.has_backlog)
 
     def stop(self) -> None:
-        """Claim no more; run() returns when what is in flight is finished and settled."""
+        """Claim no more; run() returns when the requests in flight have ended and are settled."""
         self._is_stopping = True
         self._wake()
 
     def abandon(self) -> None:
-        """Make run() return at once; what is in flight is sent again by another worker."""
+        """Make run() return at once; another worker sends the deliveries in flight again."""
         self._is_abandoned = True
         self._wake()
 
     @property
     def is_recording(self) -> bool:
-        """False once two beats in a row, or the last results, could not be written to Postgres."""
+        """False if Postgres did not take the last two beats, or the last batch of results."""
         desks = self.desks
         return not desks.records.is_failing and desks.lease.age_seconds < 2 * BEAT_SECONDS
 
@@ -111,11 +111,11 @@ class Engine:
     def run(self, *, until_idle: bool = False) -> None:
         """Deliver until stop(), or with `until_idle` until nothing is due or in flight.
 
-        Raises Django's database errors where Postgres does not answer at the start.
+        Raises Django's database errors if Postgres does not answer at the start.
         """
         self._threads.on_recorder(life.register_worker)(self.worker_id).result()
         self._polled_at = boottime()
-        # What is over in a moment is not worth one more connection.
+        # A short run does not open the loop's own connection.
         self._has_line = self._level is None and not until_idle
         try:
             while not self._is_finished(until_idle):
@@ -149,7 +149,7 @@ class Engine:
         self.guests.order(now)
 
     def _send_and_receive(self) -> None:
-        """Move requests on until something of the desks' is due."""
+        """Let requests proceed until a desk or a guest has something due."""
         now = time.monotonic()
         wait_seconds = max(0.0, min(self.desks.due_at(now), self.guests.due_at()) - now)
         try:
@@ -157,7 +157,7 @@ class Engine:
                 raise SuspendedError
             outcomes = self._sender.poll(wait_seconds)
         except SuspendedError:
-            # By now others may have taken over what this worker holds; it must not send it, too.
+            # Other workers may have taken over this worker's rows; it must not send them as well.
             self._start_anew()
             return
         self._polled_at = boottime()
@@ -167,7 +167,7 @@ class Engine:
     # The end.
 
     def _start_anew(self) -> None:
-        """Drop everything: this worker counts as dead, and its rows belong to others now."""
+        """Drop all rows and requests, and begin a new life: other workers own the rows now."""
         logger.warning("This worker was silent for too long to go on; starting anew.")
         self.guests.leave()
         self.desks.line.close()
@@ -182,13 +182,14 @@ class Engine:
         self.guests.leave(is_over=True)
         self.desks.line.close()
         self._sender.close()
-        # With a new connection: that the recorder's was cut may not have been noticed yet.
+        # Use a new connection: the recorder's may have been cut unnoticed.
         self._threads.disconnect()
         if self._has_crashed:
-            # What it holds may be why; nobody need wait for the silence.
+            # One of its deliveries may have caused the crash. Declare the worker dead now, so that
+            # others need not wait for ten seconds of silence.
             self._threads.on_recorder(life.declare_dead)([self.worker_id])
         elif not self._is_abandoned:
-            # Otherwise it is left to be found dead, with what it holds.
+            # An abandoned worker stays registered: others find it silent and take its rows back.
             self._threads.on_recorder(life.unregister_worker)(self.worker_id)
         self._threads.disconnect()
         self._threads.shut_down(wait=not self._is_abandoned)
@@ -201,13 +202,13 @@ def _new_sender() -> MultiSender:
 
 
 def run_until_idle() -> None:
-    """Deliver everything that is due now, in this process, and return."""
+    """Deliver everything that is due now, in this process; return when nothing is left."""
     Engine().run(until_idle=True)
     run_suspects()
 
 
 def run_suspects() -> None:
-    """Deliver what was in flight when its worker died, in this process, and return."""
+    """Deliver the due suspects in this process; return when none is left."""
     life.reclaim_from_dead_workers()
     for level in LEVELS:
         if level in count_by_level():

@@ -1,9 +1,9 @@
-"""What a worker holds: what is ready to go, what is in flight, and which requests have become slow.
+"""The rows that a worker holds: those ready to start, those in flight, and the slow requests.
 
 Claimed rows start a few at a time, each owner in turn, so that responses are read between starts and
 no owner queues behind another's backlog. Rows of an ordered webhook start one after the other. A
-request without a response within SLOW_SECONDS gives its place to others: hanging receivers could
-otherwise fill all places with requests that nobody answers (invariant 9).
+request without a response within SLOW_SECONDS frees its place for another: otherwise hanging
+receivers could fill all places (invariant 9).
 """
 
 import time
@@ -19,9 +19,9 @@ from webhooks.pace.window import START, Windows
 CLAIM_ROWS = 320
 """Most rows of one claim."""
 READY_AT_CLAIM = 224
-"""Rows still ready to go when the next claim is made: what goes out until it has come back."""
-MAX_QUICK = 512
-"""Requests in flight that are not slow. The more there are, the fewer rows are claimed ahead."""
+"""The worker claims again when only this many rows are ready: enough to send until the claim returns."""
+MAX_NOT_SLOW = 512
+"""Requests in flight that are not slow. The more there are, the fewer rows the worker claims ahead."""
 MAX_IN_FLIGHT = 1536
 """Requests in flight, slow ones included."""
 MAX_BYTES = 64 * 1024 * 1024
@@ -45,7 +45,7 @@ class Sent:
 
 @dataclass(slots=True)
 class Run:
-    """Rows of an ordered webhook, to be sent one after the other."""
+    """Rows of an ordered webhook, which the worker sends one after the other."""
 
     owner_id: UUID | None
     head: UUID
@@ -55,7 +55,7 @@ class Run:
 
 @dataclass
 class Flight:
-    """The book of what a worker holds, and the windows of its webhooks."""
+    """Keeps count of the rows that a worker holds, and the windows of their webhooks."""
 
     windows: Windows = field(default_factory=Windows)
     count: int = 0
@@ -65,10 +65,10 @@ class Flight:
     slow: int = 0
     bytes: int = 0
     ids: set[UUID] = field(default_factory=set)
-    """Of the deliveries held."""
+    """The ids of the deliveries held."""
     _ready_of: dict[UUID | None, deque[ClaimedDelivery]] = field(default_factory=dict)
     _turns: deque[UUID | None] = field(default_factory=deque)
-    """The owners for which something is ready, in the order of their turns."""
+    """The owners with ready rows, in the order of their turns."""
     _runs: dict[UUID, Run] = field(default_factory=dict)
     """By ordered webhook."""
     _recent: deque[Sent] = field(default_factory=deque)
@@ -76,21 +76,20 @@ class Flight:
 
     @property
     def room(self) -> int:
-        """How many more rows may be claimed now."""
+        """How many more rows the worker may claim now."""
         held = self.count + self.ready
-        quick = self.count - self.slow
-        by_count = min(CLAIM_ROWS, 2 * (MAX_QUICK - quick) - self.ready, MAX_IN_FLIGHT - held)
+        not_slow = self.count - self.slow
+        by_count = min(CLAIM_ROWS, 2 * (MAX_NOT_SLOW - not_slow) - self.ready, MAX_IN_FLIGHT - held)
         by_bytes = min(MAX_BYTES - self.bytes, MAX_CLAIM_BYTES) // self._typical_bytes
-        # Never stuck: one row at least while nothing is held, however large.
+        # At least one row while nothing is held, however large it is: the worker never gets stuck.
         return max(int(min(by_count, by_bytes)), 0 if held else 1)
 
     def room_of(self, webhook_id: UUID, most: int) -> int:
-        """Return how many more rows may be held for a webhook, where no more than `most` may be in
-        all; any thread may ask.
+        """Return how many more rows of a webhook the worker may hold, given a maximum of `most` held.
 
-        A webhook gets half of the free places at most, so that it gives way to others.
+        A webhook gets at most half of the free places, so that others find room. Any thread may call.
         """
-        free = min(MAX_QUICK - self.count + self.slow, MAX_IN_FLIGHT - self.count - self.ready)
+        free = min(MAX_NOT_SLOW - self.count + self.slow, MAX_IN_FLIGHT - self.count - self.ready)
         return min(self.windows.room(webhook_id, most), max(free // 2, START))
 
     def took(self, deliveries: Sequence[ClaimedDelivery]) -> None:
@@ -105,8 +104,11 @@ class Flight:
         self._make_ready(delivery, owner_id)
 
     def line_up_run(self, rows: Sequence[ClaimedDelivery], owner_id: UUID | None) -> None:
-        """Hold claimed rows of an ordered webhook: each starts when the one before has succeeded
-        and Postgres knows: a crash then repeats the last one only, and nothing goes back in time."""
+        """Hold claimed rows of an ordered webhook.
+
+        Each starts once the success of the one before is written, so that a crash repeats only the
+        last one and the receiver never sees an older event after a newer one.
+        """
         for delivery in rows:
             self._hold(delivery)
         self._make_ready(rows[0], owner_id)
@@ -126,7 +128,7 @@ class Flight:
         rows.append(delivery)
 
     def next_ready(self, most: int) -> list[ClaimedDelivery]:
-        """Take what is to start next, one row of each owner in turn; the rows stay held."""
+        """Take the rows to start next, one of each owner in turn; the rows stay held."""
         taken: list[ClaimedDelivery] = []
         while self._turns and len(taken) < most:
             owner_id = self._turns.popleft()
@@ -140,25 +142,25 @@ class Flight:
         return taken
 
     def put_down(self, deliveries: Iterable[ClaimedDelivery]) -> None:
-        """Hold these rows, taken with next_ready() or end_run() and not started, no longer."""
+        """Stop holding rows that were taken with next_ready() or end_run() and not started."""
         for delivery in deliveries:
             self.ids.discard(delivery.id)
             self.bytes -= len(delivery.payload)
             self.windows.put_down(delivery.webhook_id)
 
     def begin(self, sent: Sent) -> None:
-        """A row that was ready is being sent."""
+        """Note that the request of a ready row has started."""
         self.count += 1
         self._recent.append(sent)
 
     def withdraw(self, sent: Sent) -> None:
-        """A request was taken back before any of it was sent; its row stays held."""
+        """Note that a request was withdrawn before any of it was sent; its row stays held."""
         self.count -= 1
         self.slow -= sent.is_slow
         sent.is_over = True
 
     def end(self, sent: Sent, *, succeeded: bool, duration_ms: int) -> None:
-        """A request has ended."""
+        """Note the end of a request, and stop holding its row."""
         webhook_id = sent.delivery.webhook_id
         self.count -= 1
         self.ids.discard(sent.delivery.id)
@@ -171,7 +173,7 @@ class Flight:
             self.windows.failed(webhook_id)
 
     def written(self, webhook_id: UUID, delivery_id: UUID) -> None:
-        """A result of an ordered webhook is written; the next row of its run becomes ready."""
+        """Note that a result of an ordered webhook is written; make the next row of its run ready."""
         run = self._runs.get(webhook_id)
         if run is None or run.head != delivery_id:
             return
@@ -183,31 +185,31 @@ class Flight:
             del self._runs[webhook_id]
 
     def has_run(self, webhook_id: UUID) -> bool:
-        """Say whether rows of an ordered webhook are held to go one after the other."""
+        """Say whether the worker holds a run of this webhook."""
         return webhook_id in self._runs
 
     def can_hold(self, webhook_id: UUID, *, is_ordered: bool) -> bool:
-        """Say whether more of a webhook may be held now; of an ordered one, after its run."""
+        """Say whether the worker may hold more rows of a webhook now; if ordered, only without a run."""
         if is_ordered:
             return not self.has_run(webhook_id)
         return self.windows.room(webhook_id) > 0
 
     def end_run(self, webhook_id: UUID) -> list[ClaimedDelivery]:
-        """End the run of an ordered webhook, if there is one, since a row of it did not succeed.
+        """End the run of an ordered webhook, if there is one, because a row of it did not succeed.
 
-        Returns the rows that were to follow; they stay held.
+        Returns the rows behind that one; they stay held.
         """
         run = self._runs.pop(webhook_id, None)
         return [] if run is None else list(run.behind)
 
     def end_runs(self) -> list[ClaimedDelivery]:
-        """End all runs; returns the rows that were to follow, which stay held."""
+        """End all runs and return the rows behind their heads, which stay held."""
         rest = [delivery for run in self._runs.values() for delivery in run.behind]
         self._runs.clear()
         return rest
 
     def find_slow(self) -> None:
-        """Move requests that wait too long for their response out of the way of others."""
+        """Count requests without a response within SLOW_SECONDS as slow, and narrow their windows."""
         now = time.monotonic()
         recent = self._recent
         while recent and (recent[0].is_over or recent[0].started_at < now - SLOW_SECONDS):

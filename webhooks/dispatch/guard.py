@@ -1,7 +1,7 @@
-"""Webhooks with a rate limit, or a breaker that is not closed: decided under a lock of their row.
+"""Guarded webhooks: those with a rate limit, or with a breaker that is not closed.
 
-So all workers together keep the limit, and only one sends a probe. A row that another worker has
-locked is passed over.
+A claim decides about them under a lock of the webhook's row, so that all workers together keep the
+limit and only one of them sends a probe. It skips rows that another worker has locked.
 """
 
 import math
@@ -52,13 +52,13 @@ class Allowance(NamedTuple):
 
 
 def lock_guards(webhook_ids: Iterable[UUID]) -> dict[UUID, Guard]:
-    """Lock webhooks until the transaction ends; those that somebody else has locked are left out."""
+    """Lock webhooks until the transaction ends, except those that another transaction has locked."""
     rows = run(LOCK_SQL, {"webhooks": list(webhook_ids)}).fetchall()
     return {row[0]: Guard(row[1], row[2], Breaker._make(row[3:])) for row in rows}
 
 
 def allowance(guard: Guard, now: float) -> Allowance:
-    """Return what a guarded webhook may have at `now`."""
+    """Return how many requests a guarded webhook may get at `now`, and when it may get more."""
     requests, next_at = 1_000_000, math.inf
     if guard.breaker.state != BreakerState.CLOSED:
         probing = breaker.probing(guard.breaker, now)
@@ -73,7 +73,7 @@ def allowance(guard: Guard, now: float) -> Allowance:
 
 
 def spend(guards: Mapping[UUID, Guard], taken: Mapping[UUID, int], now: float) -> None:
-    """Note that `taken` requests go out: a rate limit has less left, a breaker has its probe out."""
+    """Charge `taken` requests to the rate limits, and note that a half-open breaker's probe is out."""
     ready_at, states, probe_at = [], [], []
     for webhook_id, guard in guards.items():
         state = guard.breaker

@@ -1,4 +1,4 @@
-"""What else waits in the dispatcher's loop: sockets that are not its own, and actions of other threads."""
+"""Guests of the dispatcher's loop: other sockets that it waits for, and other threads' actions."""
 
 import math
 from collections import deque
@@ -9,29 +9,29 @@ from webhooks.wire.many import MultiSender
 
 
 class Guest(Protocol):
-    """Somebody who is called in each turn of the loop (webhooks/worker/popper.py)."""
+    """An object that the loop calls in each turn (webhooks/worker/popper.py)."""
 
     def order(self, now: float) -> None: ...
 
     def due_at(self) -> float:
-        """When order() is to be called at the latest, by the monotonic clock."""
+        """Return the latest time of the next order(), by the monotonic clock."""
 
     def leave(self) -> None:
-        """The loop waits no longer."""
+        """Release its sockets: the loop waits for them no longer."""
 
 
 class Guests:
-    """Only call_soon() may be called from other threads."""
+    """The guest, sockets and actions of one loop. Only call_soon() may be called from other threads."""
 
     def __init__(self, sender: MultiSender) -> None:
         self.sender = sender
-        """Who waits for sockets."""
+        """The sender, whose poll() waits for sockets."""
         self._guest: Guest | None = None
         self._actions: deque[Callable[[], None]] = deque()
         self._is_over = False
 
     def invite(self, guest: Guest) -> None:
-        """Call `guest` from now on; before the loop begins."""
+        """Call `guest` in each turn; only before the loop begins."""
         self._guest = guest
 
     def watch(self, fd: int, act: Callable[[], None]) -> None:
@@ -42,7 +42,7 @@ class Guests:
         self.sender.unwatch(fd)
 
     def call_soon(self, action: Callable[[], None]) -> bool:
-        """Have the loop call `action`; False where it has ended."""
+        """Have the loop call `action`; return False if the loop has ended."""
         self._actions.append(action)
         self.sender.wake()
         return not self._is_over
@@ -59,7 +59,10 @@ class Guests:
         return math.inf if self._guest is None else self._guest.due_at()
 
     def leave(self, *, is_over: bool = False) -> None:
-        """The sender is about to be closed, and with `is_over` none comes after it."""
+        """Run the waiting actions and let the guest leave, before the sender closes.
+
+        `is_over` says that no other sender follows.
+        """
         self._is_over = is_over
         while self._actions:
             self._actions.popleft()()

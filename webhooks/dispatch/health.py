@@ -1,8 +1,8 @@
-"""What a settled batch means for its webhooks: breaker, Retry-After, 410, failing for days.
+"""The effects of a settled batch on its webhooks: breaker, Retry-After, 410, failing for days.
 
-Only webhooks that failed, or that recover, have their row written, once per batch and in the order
-of their ids; a healthy webhook's row is never touched, and no locked row is waited for. A crash
-between a settle and this loses a count, which the next failures make up for.
+It writes only the rows of webhooks that failed or recover, once per batch and in the order of their
+ids. It never touches a healthy webhook's row and waits for no locked one. A crash between a settle
+and this loses a count, which the next failures make up for.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,12 +21,12 @@ from webhooks.registry import switch
 
 
 @dataclass(slots=True)
-class Attempted:
-    """What one settled batch says about one webhook."""
+class HealthEffect:
+    """The effect of one settled batch on the health of one webhook."""
 
     succeeded: bool = False
     failures: int = 0
-    """After the last success."""
+    """Failures after the last success of the batch."""
     hold_seconds: float = 0.0
     is_gone: bool = False
 
@@ -38,9 +38,9 @@ class Attempted:
         self.hold_seconds = max(self.hold_seconds, hold_seconds)
         self.is_gone = self.is_gone or is_gone
 
-    def then(self, later: "Attempted") -> "Attempted":
-        """Return what this batch and a later one say together."""
-        return Attempted(
+    def then(self, later: "HealthEffect") -> "HealthEffect":
+        """Return the effect of this batch and a later one together."""
+        return HealthEffect(
             self.succeeded or later.succeeded,
             later.failures + (0 if later.succeeded else self.failures),
             max(self.hold_seconds, later.hold_seconds),
@@ -77,42 +77,41 @@ UPDATE webhooks_webhook w
 
 
 class Recorded(NamedTuple):
-    """What became of a batch."""
+    """The webhooks of a batch whose breaker closed, and those still to write."""
 
-    closed: set[UUID]
+    recovered: set[UUID]
     """Webhooks whose breaker has closed."""
     locked: set[UUID]
-    """Webhooks whose row somebody else has locked; what was said of them is to be said again."""
+    """Webhooks whose row another transaction has locked; their effects are still to be written."""
 
 
-def record(attempted: Mapping[UUID, Attempted]) -> Recorded:
-    """Fold what a batch says into the rows of webhooks that failed or recover; no locked row is
-    waited for."""
-    if not attempted:
+def record(effects: Mapping[UUID, HealthEffect]) -> Recorded:
+    """Write a batch's effects into the rows of webhooks that failed or recover; skip locked rows."""
+    if not effects:
         return Recorded(set(), set())
     with limited_transaction():
-        return _write(attempted)
+        return _write(effects)
 
 
-def _write(attempted: Mapping[UUID, Attempted]) -> Recorded:
+def _write(effects: Mapping[UUID, HealthEffect]) -> Recorded:
     states: dict[UUID, Breaker] = {}
-    closed: set[UUID] = set()
+    recovered: set[UUID] = set()
     held_until: list[float | None] = []
     now = 0.0
-    for now, webhook_id, *columns in run(LOCK_SQL, {"webhooks": list(attempted)}).fetchall():
-        said = attempted[webhook_id]
-        outcomes = Outcomes(said.succeeded, said.failures)
+    for now, webhook_id, *columns in run(LOCK_SQL, {"webhooks": list(effects)}).fetchall():
+        effect = effects[webhook_id]
+        outcomes = Outcomes(effect.succeeded, effect.failures)
         before = Breaker._make(columns)
         states[webhook_id] = breaker.after(before, outcomes, now)
         if before.state != states[webhook_id].state == BreakerState.CLOSED:
-            closed.add(webhook_id)
-        held_until.append(now + said.hold_seconds if said.hold_seconds else None)
-    missing = [webhook_id for webhook_id in attempted if webhook_id not in states]
+            recovered.add(webhook_id)
+        held_until.append(now + effect.hold_seconds if effect.hold_seconds else None)
+    missing = [webhook_id for webhook_id in effects if webhook_id not in states]
     locked = {row[0] for row in run(EXISTING_SQL, {"webhooks": missing})} if missing else set()
     if states:
         _write_states(states, held_until)
-        _disable_gone(states, attempted, now)
-    return Recorded(closed, locked)
+        _disable_gone_or_failing(states, effects, now)
+    return Recorded(recovered, locked)
 
 
 def _write_states(states: Mapping[UUID, Breaker], held_until: Sequence[float | None]) -> None:
@@ -131,12 +130,12 @@ def _write_states(states: Mapping[UUID, Breaker], held_until: Sequence[float | N
     )
 
 
-def _disable_gone(
-    states: Mapping[UUID, Breaker], attempted: Mapping[UUID, Attempted], now: float
+def _disable_gone_or_failing(
+    states: Mapping[UUID, Breaker], effects: Mapping[UUID, HealthEffect], now: float
 ) -> None:
-    """Disable webhooks whose receiver is gone, or that have been failing for too long."""
+    """Disable webhooks whose receiver is gone, and those that have failed for too long."""
     _disable(
-        (k for k in states if attempted[k].is_gone),
+        (k for k in states if effects[k].is_gone),
         "Its receiver answered 410: it is gone for good.",
         now,
     )
@@ -169,6 +168,6 @@ SELECT count(*) >= 4 AND count(*) FILTER (WHERE failing * 2 > webhooks) * 2 > co
 
 
 def _most_are_failing() -> bool:
-    """Say whether most webhooks of most owners fail, so that it is rather our fault than theirs."""
+    """Say whether most webhooks of most owners fail, so that the fault is more likely ours."""
     row = run(MOST_FAIL_SQL, {}).fetchone()
     return bool(row and row[0])

@@ -1,13 +1,12 @@
-"""The webhooks for which something is due, as one worker knows them. Pure.
+"""Lanes: the webhooks with due deliveries, as one worker knows them. Pure.
 
-A lane is one webhook's queue of due deliveries. It is due, or it is out with a claim, or it is parked
-until a time (a breaker is open, a rate limit is spent, the webhook is disabled), or it is full (its
-window lets nothing more in until a response arrives, or until a time: rows may also be given back
-unsent). Only due lanes cost a claim anything.
+A lane is one webhook's queue of due deliveries. It is in one of four states: due; out with a claim;
+parked until a time (a breaker is open, a rate limit is spent, the webhook is disabled); or full (the
+window admits nothing more until a response arrives, or until a time, because rows may also be given
+back unsent). Only due lanes cost a claim anything.
 
-Postgres is the record; this is a memory that may be wrong in both directions. A lane without any
-due row is dropped by the claim that finds nothing; a row without a lane is found by the next look
-or survey (webhooks/dispatch/discovery.py).
+Postgres is the record; this memory may be wrong in both directions. A claim that finds nothing drops
+the lane; the next look or survey finds a row without a lane (webhooks/dispatch/discovery.py).
 """
 
 import heapq
@@ -18,7 +17,7 @@ from enum import Enum, auto
 from uuid import UUID
 
 Key = tuple[UUID, bool]
-"""A webhook, and whether it is its queue of rows that go in order: a webhook may have both."""
+"""A webhook, and whether the lane holds its ordered rows: a webhook may have a lane of each kind."""
 
 
 class State(Enum):
@@ -39,11 +38,11 @@ class Lane:
     webhook_id: UUID
     is_ordered: bool
     low: float = -math.inf
-    """Nothing that may be claimed was due before this (Unix seconds): a claim starts here, so that
-    it does not walk over the dead index entries of what was sent."""
+    """No claimable row is due before this time (Unix seconds). A claim starts here, so that it skips
+    the dead index entries of rows already sent."""
     state: State = State.OUT
     until: float = 0.0
-    """Of a lane that is parked or full, by the monotonic clock."""
+    """When a parked or full lane becomes due again, by the monotonic clock."""
 
     @property
     def key(self) -> Key:
@@ -59,15 +58,14 @@ class Lanes:
         self._turns: deque[UUID] = deque()
         """The owners of due lanes, in the order of their turns."""
         self._waiting: list[tuple[float, Key]] = []
-        """A heap of what is parked or full; entries whose lane no longer waits until then are passed
-        over."""
+        """A heap of the parked and full lanes; an entry is void if its lane has another `until` now."""
         self._full = 0
 
     def __len__(self) -> int:
         return len(self._lanes)
 
     def knows(self, key: Key) -> bool:
-        """Say whether there is a lane, in any state; any thread may ask."""
+        """Say whether there is a lane with this key, in any state. Any thread may call."""
         return key in self._lanes
 
     @property
@@ -76,7 +74,7 @@ class Lanes:
 
     @property
     def next_at(self) -> float:
-        """When the next lane that waits becomes due, by the monotonic clock; infinity for never."""
+        """When the next parked or full lane becomes due, by the monotonic clock; infinity for never."""
         while self._waiting:
             until, key = self._waiting[0]
             lane = self._lanes.get(key)
@@ -86,7 +84,7 @@ class Lanes:
         return math.inf
 
     def find(self, lane: Lane) -> None:
-        """Something is due for a webhook, from `lane.low` on."""
+        """Add a due lane; if it is known, only lower its low mark."""
         known = self._lanes.get(lane.key)
         if known is None:
             self._lanes[lane.key] = lane
@@ -95,8 +93,10 @@ class Lanes:
             known.low = min(known.low, lane.low)
 
     def take(self, most: int) -> list[Lane]:
-        """Return up to `most` due lanes, one of each owner in turn; they are out until the claim
-        puts each of them somewhere."""
+        """Return up to `most` due lanes, one of each owner in turn.
+
+        They are out until the claim's end requeues, parks, fills or drops each of them.
+        """
         taken: list[Lane] = []
         while self._turns and len(taken) < most:
             owner_id = self._turns.popleft()
@@ -111,39 +111,39 @@ class Lanes:
         return taken
 
     def put_back(self, lane: Lane) -> None:
-        """More is due than was claimed."""
+        """Make a lane due again: it has more due rows than were claimed."""
         self._lanes[lane.key] = lane
         self._let_go(lane)
 
     def drop(self, lane: Lane) -> None:
-        """Nothing more is due."""
+        """Forget a lane without due rows."""
         self._lanes.pop(lane.key, None)
 
     def park(self, lane: Lane, until: float) -> None:
-        """Nothing may be sent before `until`, by the monotonic clock."""
+        """Park a lane whose webhook may get no request before `until`, by the monotonic clock."""
         self._wait(lane, State.PARKED, until)
 
     def fill(self, lane: Lane, until: float) -> None:
-        """Nothing more may be held until a response frees a place; look again at `until`."""
+        """Mark a lane as full until free() is called for it, or until `until`."""
         self._full += 1
         self._wait(lane, State.FULL, until)
 
     def free(self, key: Key) -> None:
-        """A place was freed for this lane, if it is there and full."""
+        """Make a full lane due again, because a place in its window is free."""
         if self._full:
             lane = self._lanes.get(key)
             if lane is not None and lane.state is State.FULL:
                 self._let_go(lane)
 
     def unpark(self, webhook_id: UUID) -> None:
-        """The webhook may be sent to again."""
+        """Make the webhook's parked and full lanes due: it may get requests again."""
         for key in ((webhook_id, False), (webhook_id, True)):
             lane = self._lanes.get(key)
             if lane is not None and lane.state in WAITING:
                 self._let_go(lane)
 
     def wake(self, now: float) -> None:
-        """Let the lanes go whose time has come."""
+        """Make the parked and full lanes due whose time has come."""
         while self.next_at <= now:
             _, key = heapq.heappop(self._waiting)
             self._let_go(self._lanes[key])

@@ -1,8 +1,9 @@
 """The desk for a worker's life: its id, its beats, and whether it may still send.
 
-A beat counts from the moment it was ordered. Others take a worker's rows over after
-SILENCE_BEFORE_DEATH_SECONDS; it starts nothing more FENCE_SECONDS after its last beat that Postgres
-confirmed, so that the two never meet, whoever is cut off from whom (invariants 5 and 13).
+A beat counts from the moment it was ordered. Other workers take over a worker's rows after
+SILENCE_BEFORE_DEATH_SECONDS. The worker itself starts nothing more FENCE_SECONDS after the last beat
+that Postgres confirmed, so two workers never send the same row, whichever connection is cut
+(invariants 5 and 13).
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from webhooks.wire.clock import boottime
 BEAT_SECONDS = 2.0
 FENCE_SECONDS = 8.0
 FULL_WINDOWS = 100
-"""How many webhooks a beat names."""
+"""Most webhooks with full windows that a beat reports."""
 
 
 class Lease:
@@ -33,23 +34,22 @@ class Lease:
 
     @property
     def age_seconds(self) -> float:
-        """How long ago the last beat that Postgres confirmed was ordered."""
+        """The age of the last beat that Postgres confirmed, from the moment it was ordered."""
         return boottime() - self._confirmed_at
 
     @property
     def is_safe(self) -> bool:
-        """Whether nobody can have taken this worker's rows over yet."""
+        """Whether no other worker can have taken over this worker's rows yet."""
         return self.age_seconds < FENCE_SECONDS
 
     def due_at(self) -> float:
-        """When the next beat is to be ordered, by the monotonic clock."""
+        """Return when to order the next beat, by the monotonic clock."""
         if self._errand.is_under_way:
             return float("inf")
         return max(self._next_at, self._errand.not_before)
 
     def order(self, now: float, flight: Flight) -> None:
-        """Order a beat if one is due; it tells how many requests are in flight, and which webhooks
-        may have no more of them."""
+        """Order a beat if one is due; it reports the requests in flight and the full windows."""
         if now >= self.due_at():
             self._next_at = now + BEAT_SECONDS
             self._ordered_at = boottime()
@@ -58,7 +58,8 @@ class Lease:
             )
 
     def collect(self) -> bool | None:
-        """Return whether the last beat found this worker alive; None where there is no news."""
+        """Return whether the last beat found this worker alive, once; None before its end and after
+        a failure."""
         ended = self._errand.collect()
         if ended is None or ended.value is None:
             return None

@@ -1,14 +1,14 @@
-"""The life of a worker, which is the lease on everything it holds (invariant 5).
+"""The life of a worker, which is the lease on every row it holds (invariant 5).
 
-A worker beats; one that stays silent is declared dead, and any other takes back what it held. That
-is done in steps, each of which anybody may go on with, and none of which waits for a lock:
+A worker beats. If it stays silent, another worker declares it dead and takes its rows back. This
+happens in steps. Any worker may carry on with any step, and no step waits for a lock:
 
-1. The heartbeat is marked. From then on the worker claims nothing, and its next beat tells it.
-2. Its rows are taken back, but for those that somebody has locked: they are left for the next look.
-3. The heartbeat is deleted once no row is marked with it, and no claim of it is under way.
+1. Mark the heartbeat. From then on the worker claims nothing, and its next beat reports its death.
+2. Take its rows back, except those that another transaction has locked: the next look takes them.
+3. Delete the heartbeat once no row is marked with its id and no claim of it is under way.
 
-So as long as a row names a worker, so does a heartbeat. A crash here leaves a heartbeat that grows
-old, or a mark, which is all it takes.
+So a row that names a worker always has a heartbeat to match. A crash between the steps leaves an old
+or a marked heartbeat, from which another worker carries on.
 """
 
 import logging
@@ -30,23 +30,23 @@ logger = logging.getLogger(__name__)
 
 SILENCE_BEFORE_DEATH_SECONDS = 10.0
 MOST_CRASHES = 3
-"""How often a delivery may end its worker while it is alone there."""
+"""Crashes of a worker that was sending only this delivery before the delivery is FAILED for good."""
 
 
 def connection_name(worker_id: UUID) -> str:
-    """Return what the connections of a worker are called in Postgres, for this life."""
+    """Return the name in Postgres of the connections of this life of a worker."""
     return f"webhooks-worker {worker_id.hex}"
 
 
 def register_worker(worker_id: UUID) -> None:
-    """Start this worker's life; what it claims from now on is its own."""
+    """Start this worker's life: insert its heartbeat, without which it can claim nothing."""
     WorkerHeartbeat.objects.create(id=worker_id, host=socket.gethostname(), pid=os.getpid())
 
 
 def unregister_worker(worker_id: UUID) -> None:
-    """End this worker's life in order: what is still marked as its own is given back.
+    """End this worker's life cleanly: give back the rows that are still marked with its id.
 
-    What cannot be given back now, because somebody has locked it, others take back.
+    Other workers take back the rows that are locked now.
     """
     with limited_transaction():
         is_quiet = bool(_lock_quiet([worker_id]))
@@ -69,8 +69,10 @@ UPDATE webhooks_workerheartbeat
 def beat(
     worker_id: UUID, in_flight: int, full_windows: Mapping[str, tuple[int, int]] | None = None
 ) -> bool:
-    """Say that this worker lives, what it has in flight, and which webhooks may have no more of it
-    (Windows.full()); False when it was declared dead and must drop what it holds."""
+    """Record that this worker lives, its requests in flight, and its full windows (Windows.full()).
+
+    Returns False if it was declared dead and must drop its rows.
+    """
     parameters = {
         "in_flight": in_flight,
         "full_windows": Json(full_windows or {}),
@@ -78,7 +80,8 @@ def beat(
     }
     if run(BEAT_SQL, parameters).rowcount:
         return True
-    # While somebody has locked its row it cannot beat, and nobody can declare it dead.
+    # While another transaction locks the heartbeat, this worker cannot beat and no worker can declare
+    # it dead.
     return bool(find_living([worker_id]))
 
 
@@ -92,7 +95,7 @@ def find_living(worker_ids: Collection[UUID]) -> set[UUID]:
     return {row[0] for row in run(LIVING_SQL, {"workers": list(worker_ids)})}
 
 
-# What is known of all workers.
+# All workers.
 
 LOOK_SQL = """
 SELECT extract(epoch FROM clock_timestamp())::float8,
@@ -104,26 +107,26 @@ SELECT extract(epoch FROM clock_timestamp())::float8,
 
 
 def longest_silence_seconds() -> float:
-    """Return how long the most silent worker has been so that is not declared dead."""
+    """Return the longest silence among the workers that are not declared dead."""
     return float(run(LOOK_SQL, {}).fetchone()[1])
 
 
 class Watch:
-    """Notices the deaths of workers; one per process that looks again and again."""
+    """Notices the deaths of workers; one per process, which looks regularly."""
 
     def __init__(self) -> None:
         self.longest_silence_seconds = 0.0
-        """Of a worker that is not declared dead, when last looked."""
+        """The longest silence among the workers not declared dead, at the last look."""
         self._clocks: tuple[float, float] | None = None
         self._trusts_at = 0.0
         self._rests_until = 0.0
         self._spared_until: dict[UUID, float] = {}
 
     def look(self) -> int:
-        """Take back what dead workers held; returns how many deliveries.
+        """Take back the rows of dead workers; returns how many.
 
-        After a gap in our own looks it is Postgres that was away, or its clock that was set, and
-        the others may be as alive as we are: they get the time to beat.
+        After a gap between two looks, Postgres may have been down or its clock set forward, so that
+        the other workers may be alive too: they get time to beat.
         """
         database_time, silence, dead = run(LOOK_SQL, {}).fetchone()
         now = boottime()
@@ -136,7 +139,8 @@ class Watch:
         return self._take_back(now) if dead and now >= self._rests_until else 0
 
     def _declare(self, now: float) -> int:
-        """Declare silent workers dead; those whose heartbeats were locked get the time to beat."""
+        """Declare silent workers dead, except those whose heartbeats were locked: they get time to
+        beat."""
         self._spared_until = {
             worker_id: now + _time_to_beat()
             if is_locked
@@ -146,14 +150,15 @@ class Watch:
         return declare_silent_dead([k for k, until in self._spared_until.items() if until <= now])
 
     def _take_back(self, now: float) -> int:
-        """What somebody has locked is looked for again, with at most a tenth of our time."""
+        """Take rows back; then rest nine times as long as it took, so that repeated tries for locked
+        rows use at most a tenth of the time."""
         count = take_back()
         self._rests_until = boottime() + 9 * (boottime() - now)
         return count
 
 
 def _time_to_beat() -> float:
-    """Return the seconds in which every worker that lives beats at least twice."""
+    """Return the seconds in which every living worker beats at least twice."""
     return SILENCE_BEFORE_DEATH_SECONDS / 2
 
 
@@ -162,7 +167,7 @@ def _is_gap(*seconds: float) -> bool:
 
 
 def reclaim_from_dead_workers() -> int:
-    """Look once, trusting what the heartbeats say; returns how many deliveries were taken back."""
+    """Take back the rows of silent and dead workers, without a time to beat; returns how many."""
     declare_silent_dead(find_silent())
     return take_back()
 
@@ -202,28 +207,25 @@ UPDATE webhooks_workerheartbeat w
 
 
 def find_silent() -> dict[UUID, bool]:
-    """Return the workers that stopped beating, and whether somebody has locked their heartbeats."""
+    """Return the workers that stopped beating, and whether their heartbeats are locked."""
     return dict(run(FIND_SILENT_SQL, {"silence": SILENCE_BEFORE_DEATH_SECONDS}).fetchall())
 
 
 def declare_silent_dead(worker_ids: Collection[UUID]) -> int:
-    """Declare those of these workers dead that are silent, and end their connections.
-
-    Returns how many.
-    """
+    """Declare the silent ones among these workers dead, and end their connections; returns how many."""
     parameters = {"workers": list(worker_ids), "silence": SILENCE_BEFORE_DEATH_SECONDS}
     dead = [row[0] for row in run(DECLARE_SILENT_SQL, parameters)]
     if dead:
-        # A frozen one may keep what it held locked, in the middle of a statement.
+        # A frozen worker may hold row locks in the middle of a statement.
         end_connections([connection_name(worker_id) for worker_id in dead])
     return len(dead)
 
 
 def declare_dead(worker_ids: Collection[UUID], *, in_order: bool = False) -> None:
-    """Declare workers dead of whose end somebody knows; their heartbeats need not grow old.
+    """Declare workers dead that are known to have ended, without waiting for their silence.
 
-    What those held that ended `in_order` is suspect of nothing. A worker whose row is locked stays
-    as it is.
+    `in_order` says that they ended cleanly: their rows do not become suspects. A worker whose
+    heartbeat is locked stays as it is.
     """
     run(DECLARE_SQL, {"workers": list(worker_ids), "in_order": in_order})
 
@@ -235,12 +237,12 @@ SELECT id, ended_in_order FROM webhooks_workerheartbeat WHERE declared_dead_at I
    FOR NO KEY UPDATE SKIP LOCKED
 """
 
-# A claim keeps the heartbeat of its worker locked for as long as it may still commit.
+# A claim locks its worker's heartbeat until it has committed or failed.
 QUIET_SQL = """
 SELECT id FROM webhooks_workerheartbeat WHERE id = ANY(%(workers)s) FOR UPDATE SKIP LOCKED
 """
 
-# Alone, and as a suspect already: only then nothing else can have ended its worker.
+# `crash_count` grows only for suspects of the level ALONE: nothing else can have ended their worker.
 RECLAIM_SQL = f"""
 UPDATE webhooks_delivery d
    SET status = CASE WHEN new.crash_count >= %(most)s THEN 'FAILED'
@@ -260,10 +262,10 @@ RETURNING d.id, d.finished_at IS NOT NULL
 
 
 def take_back() -> int:
-    """Take back what workers hold that were declared dead; returns how many. Anybody may call it.
+    """Take back the rows of workers that were declared dead; returns how many. Any process may call.
 
-    What was in flight is suspect and goes out apart next time (webhooks/dispatch/suspects.py); what
-    ended its worker often enough while it was alone is failed for good (invariant 8).
+    The rows become suspects, which go out apart from others (webhooks/dispatch/suspects.py). A
+    suspect that has ended its worker MOST_CRASHES times while alone is FAILED for good (invariant 8).
     """
     with limited_transaction():
         dying: dict[UUID, bool] = dict(run(DYING_SQL, {}).fetchall())
@@ -285,7 +287,7 @@ REASON = f"Its worker died {MOST_CRASHES} times while nothing else was being sen
 
 
 def _reclaim(rows: Sequence[HeldDelivery]) -> list[UUID]:
-    """Let rows be claimed again, as suspects; returns those that are given up."""
+    """Make rows claimable again, as suspects; returns those that are FAILED for good."""
     if not rows:
         return []
     parameters = {
@@ -298,7 +300,7 @@ def _reclaim(rows: Sequence[HeldDelivery]) -> list[UUID]:
 
 
 def _lock_quiet(worker_ids: Sequence[UUID]) -> set[UUID]:
-    """Lock the heartbeats of those workers that are not claiming anything, and return their ids."""
+    """Lock the heartbeats of the workers without a claim under way, and return their ids."""
     return {row[0] for row in run(QUIET_SQL, {"workers": list(worker_ids)})}
 
 

@@ -1,8 +1,9 @@
-"""A connection to Postgres that the dispatcher's loop itself waits on, beside the sockets of requests.
+"""The line: the loop's own connection to Postgres, which it waits for beside the sockets of requests.
 
-For statements so small that handing them to a thread and back would cost more than they do. The
-loop sends one, goes on, and reads the answer when it is there. Behind a pooler that lends backends
-there is no line: what is prepared would be left to strangers (webhooks/postgres/sql.py).
+It serves statements so small that a hand-over to a thread and back would cost more than they do. The
+loop sends a statement, goes on, and reads the rows when they arrive. Behind a pooler that lends
+backends there is no line: other clients would inherit its prepared statements
+(webhooks/postgres/sql.py).
 """
 
 import logging
@@ -25,15 +26,15 @@ from webhooks.postgres.sql import has_session_state, set_up_connection
 logger = logging.getLogger(__name__)
 
 MOST_ASKED = 2
-"""Statements that may be under way or wait for that."""
+"""Most statements that are under way or queued."""
 SLOW_SECONDS = 0.05
-"""A statement that takes longer waits for somebody else's lock, and the next would wait behind it."""
+"""A statement that takes longer probably waits for a lock; the next one must not wait behind it."""
 
 Row = tuple[Any, ...]
 
 
 class Watcher(Protocol):
-    """What waits for sockets: the sender (webhooks/wire/many.py)."""
+    """The object that waits for sockets: the sender (webhooks/wire/many.py)."""
 
     def watch(self, fd: int, act: Callable[[], None], events: int = select.EPOLLIN) -> None: ...
 
@@ -41,9 +42,9 @@ class Watcher(Protocol):
 
 
 class Statement:
-    """One statement with named parameters, prepared under a name of its own.
+    """One statement with named parameters, prepared under its own name.
 
-    Postgres finds the types of the parameters, which therefore go out as text.
+    The parameters go out as text, because Postgres infers their types.
     """
 
     def __init__(self, name: str, sql: str) -> None:
@@ -57,7 +58,7 @@ class Statement:
         self._names = tuple(names)
 
     def bind(self, parameters: Mapping[str, Any]) -> list[bytes]:
-        """Return the values in order; of numbers, ids and texts, and arrays of ids or numbers."""
+        """Return the values in order. They may be numbers, ids, texts, and lists of ids or numbers."""
         return [_as_text(parameters[name]) for name in self._names]
 
 
@@ -67,18 +68,20 @@ def _as_text(value: Any) -> bytes:
     return str(value).encode()
 
 
-Answer = list[Row] | psycopg.Error
+RowsOrError = list[Row] | psycopg.Error
 
 
 class Asked(NamedTuple):
+    """A statement that was sent or is queued."""
+
     statement: Statement
     values: list[bytes]
-    then: Callable[[Answer], Any]
+    then: Callable[[RowsOrError], Any]
     future: Future[Any]
     at: float
-    """By the monotonic clock."""
+    """When ask() was called, by the monotonic clock."""
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: RowsOrError) -> None:
         try:
             self.future.set_result(self.then(answer))
         except Exception as problem:
@@ -86,10 +89,10 @@ class Asked(NamedTuple):
 
 
 class Line:
-    """One connection; used on the loop's thread only.
+    """One connection, used on the loop's thread only.
 
-    `submit` opens it on a database thread. After an error it is closed and opened anew, like those
-    of the threads.
+    `submit` opens it on a database thread. After an error it is closed and opened again, like the
+    connections of the database threads.
     """
 
     def __init__(self, submit: Callable[..., Future[Any]], name: str, watcher: Watcher) -> None:
@@ -100,7 +103,7 @@ class Line:
         self._opened: Future[Any] = Future()
         self._is_wanted = True
         self._raw: Any = None
-        """The open connection, if there is one."""
+        """The open connection, or None."""
         self._fd = -1
         self._prepared: set[bytes] = set()
         self._asked: deque[Asked] = deque()
@@ -110,13 +113,13 @@ class Line:
 
     @property
     def is_free(self) -> bool:
-        """Whether a statement may be asked now, and would be carried out soon."""
+        """Whether ask() may be called now and Postgres would execute the statement soon."""
         if self._raw is None or len(self._asked) >= MOST_ASKED:
             return False
         return not self._asked or time.monotonic() < self._asked[0].at + SLOW_SECONDS
 
     def order(self, now: float) -> None:
-        """Open the connection where there is none."""
+        """Start to open the connection if it is closed and a try is due."""
         is_due = self._is_wanted and not self._opening.is_under_way
         if is_due and now >= self._opening.not_before:
             self._is_wanted = False
@@ -124,7 +127,7 @@ class Line:
             self._opening.begin(self._opened)
 
     def collect(self) -> None:
-        """Take the connection that was opened."""
+        """Take over the connection once it is open."""
         ended = self._opening.collect()
         if ended is None:
             return
@@ -136,12 +139,16 @@ class Line:
             self._watcher.watch(self._fd, self._act)
 
     def ask(
-        self, statement: Statement, parameters: Mapping[str, Any], then: Callable[[Answer], Any]
+        self,
+        statement: Statement,
+        parameters: Mapping[str, Any],
+        then: Callable[[RowsOrError], Any],
     ) -> Future[Any]:
-        """Send a statement, only while this is_free; returns the future of what `then` makes of its
-        rows, or of the error instead of them, while the loop waits for sockets.
+        """Send a statement; call only while `is_free`. Return a future with the result of `then`,
+        which gets the rows or the error.
 
-        `then` asks nothing itself. What it raises is the future's.
+        `then` runs while the loop waits for sockets and must not call ask(). The future raises
+        what `then` raises.
         """
         asked = Asked(statement, statement.bind(parameters), then, Future(), time.monotonic())
         self._asked.append(asked)
@@ -150,7 +157,7 @@ class Line:
         return asked.future
 
     def close(self) -> None:
-        """Forget what was asked and close the connection; Postgres may still carry it out."""
+        """Drop the statements under way and close the connection; Postgres may still execute them."""
         self._asked.clear()
         self._disconnect()
         self._is_wanted = False
@@ -192,7 +199,7 @@ class Line:
             self._watcher.watch(self._fd, self._act, events)
 
     def _act(self) -> None:
-        """Its socket is ready."""
+        """Read and write: the socket is ready."""
         self._try(self._receive)
 
     def _receive(self) -> None:
@@ -208,15 +215,15 @@ class Line:
                 self._take(self._result)
 
     def _take(self, result: psycopg.pq.abc.PGresult) -> None:
-        """A statement has ended."""
+        """Handle the end of a statement or of its preparation, and send the next one."""
         self._result = None
-        answer: Answer
+        answer: RowsOrError
         if result.status in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
             answer = _rows(self._raw, result)
         else:
             answer = psycopg.errors.error_from_result(result)
             if not isinstance(answer, psycopg.DataError | psycopg.IntegrityError):
-                # What is prepared may not fit a table that was altered since.
+                # The prepared statement may not fit a table that was altered since.
                 raise answer
         if self._is_preparing:
             self._prepared.add(self._asked[0].statement.name)
@@ -239,9 +246,9 @@ def _close_unused(opened: Future[psycopg.Connection[Any] | None]) -> None:
 
 
 def open_connection(name: str) -> psycopg.Connection[Any] | None:
-    """Return a new connection for a line, called `name` in Postgres; None behind a pooler.
+    """Return a new connection for a line, named `name` in Postgres; None behind a pooler.
 
-    On a database thread: connecting may take long.
+    Runs on a database thread, because connecting may take long.
     """
     wrapper = connection.copy()
     wrapper.connect()

@@ -1,4 +1,4 @@
-"""Read the outcome of one attempt: pure, no database, no sockets."""
+"""Turn the outcome of one attempt into a result and a verdict: pure, no database, no sockets."""
 
 from base64 import b64encode
 
@@ -15,16 +15,16 @@ MAX_STORED_BODY_BYTES = 16 * 1024
 MAX_STORED_HEAD_BYTES = 16 * 1024
 MAX_ERROR_CHARACTERS = 500
 OUTAGE_RETRY_SECONDS = 30.0
-"""When a delivery that failed for a fault of ours is tried again."""
+"""Delay of the next try after a failure in an outage of our own network."""
 
 
 def read_outcome(
     sent: Sent, outcome: Outcome, *, clock_offset: float, is_outage: bool
 ) -> tuple[Result, Verdict]:
-    """Return the row to write for how a request ended, and what that means.
+    """Return the result to write for the end of a request, and its verdict.
 
-    `clock_offset` leads from the monotonic clock to the database's. `is_outage` says that the fault
-    is ours: the attempt then spends nothing of the retry budget.
+    `clock_offset` is the seconds from the monotonic clock to the database's. `is_outage` says that
+    our own network is down: the attempt then spends no retry.
     """
     delivery, endpoint = sent.delivery, sent.endpoint
     response, error = outcome.response, outcome.error
@@ -59,7 +59,7 @@ def read_outcome(
         "is_truncated": len(body) > MAX_STORED_BODY_BYTES or getattr(response, "truncated", False),
         "kind": "" if verdict.kind is None else verdict.kind.value,
         "error": verdict.error[:MAX_ERROR_CHARACTERS],
-        "is_free": is_outage,
+        "spends_no_retry": is_outage,
     }
     return result, verdict
 
@@ -77,10 +77,8 @@ def _retry_after(response: Response | None) -> str | None:
 
 
 def _stored_head(request: PreparedRequest | None, endpoint: Endpoint) -> str:
-    """Custom headers often carry credentials: their names are recorded, their values are not.
-
-    Nothing is recorded of a request that was never built, its host not being found.
-    """
+    """Return the header lines to record: custom headers without their values, which may be
+    credentials; nothing for a request that was never built because its host was not found."""
     if not isinstance(request, Post):
         return ""
     system_lines = request.headers.lines[len(endpoint.header_lines) :]

@@ -1,8 +1,8 @@
-"""The claim of a quiet worker: one statement finds what became due, marks it and reads its webhooks.
+"""The quick claim of a quiet worker: one statement finds due rows, marks them and reads their webhooks.
 
-A worker that knows of nothing due makes this instead of a look (webhooks/dispatch/discovery.py). It
-takes a few rows of webhooks that need no second thought: no order, no rate limit, no breaker, no
-recovery. All else that it sees is returned as lanes, for a usual claim.
+A worker without due lanes makes it instead of a look (webhooks/dispatch/discovery.py). It takes a few
+rows of the simplest webhooks: those without order, rate limit, open breaker or recent recovery. It
+returns all other due rows as lanes, for a usual claim.
 """
 
 import time

@@ -1,8 +1,9 @@
-"""The desk for results: what is waiting to be written, and the one batch that is being written.
+"""The desk for results: those that wait to be written, and the one batch under way.
 
-Batches are at most SETTLE_SECONDS or SETTLE_ROWS behind (invariant 6). What somebody else has locked
-is skipped and comes with the next batch, so that one row holds up nobody else's; nothing of it is
-lost, neither a result nor what it says about its webhook. A crash sends again what was not written.
+Batches are at most SETTLE_SECONDS or SETTLE_ROWS behind (invariant 6). A batch skips rows that
+another transaction has locked and writes them again later, so that one locked row delays no other
+result. Neither the result nor its effect on the webhook's health is lost. After a crash, deliveries
+with unwritten results are sent again.
 """
 
 import logging
@@ -15,7 +16,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError
 
 from webhooks.dispatch import health
 from webhooks.dispatch.desk import Errand
-from webhooks.dispatch.health import Attempted, Recorded
+from webhooks.dispatch.health import HealthEffect, Recorded
 from webhooks.dispatch.settle import Result, Settled, settle, without_answer
 from webhooks.pace.retry import Verdict
 
@@ -24,19 +25,19 @@ logger = logging.getLogger(__name__)
 SETTLE_ROWS = 500
 SETTLE_SECONDS = 0.2
 PAUSE_SECONDS = 0.025
-"""Between two batches of a worker that has nothing else to do: a lone result is written at once,
-hundreds in a second are not written one by one."""
+"""Shortest time between two batches of an idle worker: it writes a lone result at once, but does not
+write hundreds per second one by one."""
 MAX_WAITING = 4 * SETTLE_ROWS
-"""With more results waiting nothing is claimed."""
+"""With more results waiting, the worker claims nothing."""
 LOCKED_SECONDS = 1.0
-"""How soon a row that somebody else has locked is tried again."""
+"""How soon to try a locked row again."""
 
 STUCK_SECONDS = 5.0
-"""How long a stop waits for such a row."""
+"""How long a stopping worker waits for locked rows."""
 
 
 class Record(NamedTuple):
-    """The result of one attempt, and what it means."""
+    """The result of one attempt and its verdict."""
 
     result: Result
     verdict: Verdict
@@ -45,66 +46,67 @@ class Record(NamedTuple):
     is_ordered: bool
 
 
-class Batch(NamedTuple):
-    """What one errand writes."""
+class ResultBatch(NamedTuple):
+    """The results and effects that one errand writes."""
 
     records: Sequence[Record]
-    attempted: dict[UUID, Attempted]
-    """What earlier batches said about webhooks whose row was locked."""
+    effects: dict[UUID, HealthEffect]
+    """Effects of earlier batches on webhooks whose row was locked."""
 
 
 class Written(NamedTuple):
-    """What became of a batch."""
+    """The outcome of writing a batch."""
 
     locked: list[Record]
-    attempted: dict[UUID, Attempted]
-    """What is still to be said about webhooks."""
+    """Results still to be written: another transaction has locked their rows."""
+    effects: dict[UUID, HealthEffect]
+    """Effects on webhooks' health that are not written yet."""
     failed: set[UUID]
-    """Webhooks of which something failed: what is remembered of them is out of date."""
-    closed: set[UUID]
+    """Webhooks with a failure in the batch: their cached settings are out of date."""
+    recovered: set[UUID]
     """Webhooks whose breaker has closed."""
     ordered: Sequence[Record] = ()
-    """Of ordered webhooks: the results that are written now."""
+    """The written results of ordered webhooks."""
     overtaken: Set[UUID] = frozenset()
-    """Ordered webhooks of which a result was not this worker's to write any more."""
+    """Ordered webhooks with a result that this worker may no longer write."""
 
 
 class Records:
-    """Results of one life of a worker, from the response to the row."""
+    """The results of one life of a worker, from the response to the row."""
 
     def __init__(self, submit: Callable[..., Future[Written]], worker_id: UUID) -> None:
         self._submit = submit
         self._worker_id = worker_id
         self._errand: Errand[Written] = Errand("writing of results")
         self._waiting: list[Record] = []
-        self._writing = Batch([], {})
+        self._writing = ResultBatch([], {})
         self._locked: list[Record] = []
-        self._attempted: dict[UUID, Attempted] = {}
+        self._effects: dict[UUID, HealthEffect] = {}
         self._oldest_at = 0.0
         self._ordered_at = 0.0
         self._locked_at = 0.0
         self._stuck_since = 0.0
-        """Since when there has always been something that somebody else has locked."""
+        """Since when there has always been a locked row left to write."""
         self._is_urgent = False
         self.is_failing = False
-        """Whether the last batch could not be written: a full disk, say. What cannot be recorded is
-        not sent."""
+        """Whether the last batch could not be written, because of a full disk for example. The worker
+        then claims nothing, because it could not record the results."""
 
     def __bool__(self) -> bool:
-        """Whether anything is not written yet."""
-        return bool(self._waiting or self._locked or self._attempted or self._errand.is_under_way)
+        """Whether any result or effect is not written yet."""
+        return bool(self._waiting or self._locked or self._effects or self._errand.is_under_way)
 
     def __len__(self) -> int:
-        """How many results are not written yet."""
+        """Return how many results are not written yet."""
         return len(self._waiting) + len(self._locked) + len(self._writing.records)
 
     @property
     def is_blocked(self) -> bool:
-        """Whether nothing more should be claimed for now."""
+        """Whether the worker should claim nothing more for now."""
         return self.is_failing or len(self._waiting) >= MAX_WAITING
 
     def is_stuck(self, now: float) -> bool:
-        """Say whether all that is left is what somebody else has had locked for a while."""
+        """Say whether only rows are left that have been locked for STUCK_SECONDS."""
         is_busy = self._waiting or self._errand.is_under_way
         return not is_busy and now - self._stuck_since >= STUCK_SECONDS
 
@@ -121,9 +123,9 @@ class Records:
         self._is_urgent |= is_urgent
 
     def due_at(self, *, at_once: bool = False) -> float:
-        """When the next batch is to be written, by the monotonic clock; `at_once` where nothing
+        """Return when to write the next batch, by the monotonic clock; `at_once` says that nothing
         else is under way."""
-        due_at = self._locked_at if self._locked or self._attempted else float("inf")
+        due_at = self._locked_at if self._locked or self._effects else float("inf")
         if self._waiting:
             is_full = self._is_urgent or len(self._waiting) >= SETTLE_ROWS
             due_at = 0.0 if is_full else min(due_at, self._oldest_at + SETTLE_SECONDS)
@@ -134,11 +136,11 @@ class Records:
         return max(due_at, self._errand.not_before)
 
     def order(self, now: float, *, at_once: bool) -> None:
-        """Write a batch if one is due; `at_once` where nothing else is under way."""
+        """Start to write a batch if one is due; see due_at()."""
         if now < self.due_at(at_once=at_once):
             return
         self._ordered_at = now
-        if not (self._locked or self._attempted):
+        if not (self._locked or self._effects):
             self._stuck_since = now
         records = self._waiting[:SETTLE_ROWS]
         del self._waiting[:SETTLE_ROWS]
@@ -146,56 +148,58 @@ class Records:
             records += self._locked
             self._locked = []
             self._locked_at = now + LOCKED_SECONDS
-        # In every batch: what is said of a webhook must be said in the order in which it happened.
-        attempted, self._attempted = self._attempted, {}
+        # Every batch carries the unwritten effects: those of one webhook must be written in the order
+        # of their attempts.
+        effects, self._effects = self._effects, {}
         self._oldest_at = now
         self._is_urgent = False
-        self._writing = Batch(records, attempted)
+        self._writing = ResultBatch(records, effects)
         self._errand.begin(self._submit(self._worker_id, self._writing))
 
     def collect(self, now: float) -> Written | None:
-        """Return what became of the batch under way, once it has ended well."""
+        """Return the outcome of the batch under way once it has succeeded; after a failure its
+        results wait again."""
         ended = self._errand.collect()
         if ended is None:
             return None
-        batch, self._writing = self._writing, Batch([], {})
+        batch, self._writing = self._writing, ResultBatch([], {})
         self.is_failing = ended.problem is not None
         written = ended.value
         if written is None:
             self._waiting[:0] = batch.records
-            self._attempted = batch.attempted
+            self._effects = batch.effects
             return None
         self._locked += written.locked
-        self._attempted = written.attempted
+        self._effects = written.effects
         return written
 
 
 # On the database thread.
 
 
-def write(worker_id: UUID, batch: Batch) -> Written:
-    """Write a batch of results, and what they say about their webhooks."""
+def write(worker_id: UUID, batch: ResultBatch) -> Written:
+    """Write a batch of results and their effects on the webhooks."""
     settled = _settle(worker_id, [record.result for record in batch.records])
-    return conclude(judge(batch, settled))
+    return conclude(summarize(batch, settled))
 
 
-def judge(batch: Batch, settled: Settled) -> Written:
-    """Return what became of a batch; `attempted` is all that is to be said about webhooks."""
+def summarize(batch: ResultBatch, settled: Settled) -> Written:
+    """Return the outcome of a settled batch; its `effects` are all those still to be written."""
     records = batch.records
-    attempted = dict(batch.attempted)
-    for webhook_id, said in _said(records, settled).items():
-        before = attempted.get(webhook_id)
-        if before is None and not said.failures and webhook_id not in settled.ailing:
-            # A healthy webhook stays healthy: there is nothing to write.
+    effects = dict(batch.effects)
+    for webhook_id, effect in _effects_of(records, settled).items():
+        before = effects.get(webhook_id)
+        if before is None and not effect.failures and webhook_id not in settled.ailing:
+            # A healthy webhook stays healthy: its row needs no change.
             continue
-        attempted[webhook_id] = said if before is None else before.then(said)
+        effects[webhook_id] = effect if before is None else before.then(effect)
     locked = [record for record in records if record.result["id"] in settled.locked]
     ordered = [record for record in records if record.is_ordered]
     return Written(
         locked,
-        attempted,
-        failed={webhook_id for webhook_id, said in attempted.items() if said.failures},
-        closed=set(),
+        effects,
+        failed={webhook_id for webhook_id, effect in effects.items() if effect.failures},
+        recovered=set(),
         ordered=[record for record in ordered if record.result["id"] in settled.written],
         overtaken={
             record.webhook_id
@@ -206,45 +210,45 @@ def judge(batch: Batch, settled: Settled) -> Written:
 
 
 def conclude(written: Written) -> Written:
-    """Write what is to be said about webhooks."""
-    attempted = written.attempted
+    """Write the effects on the webhooks' health."""
+    effects = written.effects
     try:
-        closed, locked_webhooks = _record(attempted)
+        recovered, locked_webhooks = _record(effects)
     except (OperationalError, InterfaceError):
-        # The results are written; what they say is said with the next batch.
-        logger.exception("The health of %d webhooks is written later.", len(attempted))
+        # The results are written; the next batch writes their effects.
+        logger.exception("The health of %d webhooks is written later.", len(effects))
         return written
-    still_to_say = {k: attempted[k] for k in locked_webhooks}
-    return written._replace(attempted=still_to_say, closed=closed)
+    remaining = {k: effects[k] for k in locked_webhooks}
+    return written._replace(effects=remaining, recovered=recovered)
 
 
-def _said(records: Sequence[Record], settled: Settled) -> dict[UUID, Attempted]:
-    """Return what the written results say about their webhooks."""
-    attempted: dict[UUID, Attempted] = {}
+def _effects_of(records: Sequence[Record], settled: Settled) -> dict[UUID, HealthEffect]:
+    """Return the effects of the written results on their webhooks."""
+    effects: dict[UUID, HealthEffect] = {}
     for result, verdict, webhook_id, *_ in records:
-        if result["is_free"] or result["id"] not in settled.written:
+        if result["spends_no_retry"] or result["id"] not in settled.written:
             continue
-        said = attempted.setdefault(webhook_id, Attempted())
+        effect = effects.setdefault(webhook_id, HealthEffect())
         if verdict.succeeded:
-            said.add_success()
+            effect.add_success()
         else:
-            said.add_failure(verdict.hold_seconds, verdict.is_gone)
-    return attempted
+            effect.add_failure(verdict.hold_seconds, verdict.is_gone)
+    return effects
 
 
-def _record(attempted: Mapping[UUID, Attempted]) -> Recorded:
+def _record(effects: Mapping[UUID, HealthEffect]) -> Recorded:
     try:
-        return health.record(attempted)
+        return health.record(effects)
     except (OperationalError, InterfaceError):
         raise
     except Exception:
-        # What cannot be said of a webhook must not keep back what is said of the others.
-        if len(attempted) > 1:
-            said = list(attempted.items())
-            middle = len(said) // 2
-            first, second = _record(dict(said[:middle])), _record(dict(said[middle:]))
-            return Recorded(first.closed | second.closed, first.locked | second.locked)
-        logger.exception("The health of webhook %s is not recorded.", *attempted)
+        # An effect that cannot be written must not hold back those on other webhooks.
+        if len(effects) > 1:
+            pairs = list(effects.items())
+            middle = len(pairs) // 2
+            first, second = _record(dict(pairs[:middle])), _record(dict(pairs[middle:]))
+            return Recorded(first.recovered | second.recovered, first.locked | second.locked)
+        logger.exception("The health of webhook %s is not recorded.", *effects)
         return Recorded(set(), set())
 
 
@@ -256,14 +260,14 @@ def _settle(worker_id: UUID, results: list[Result]) -> Settled:
     except (OperationalError, InterfaceError):
         raise
     except DatabaseError:
-        # One row that Postgres refuses must not hold back its batch-mates (fault P9).
+        # One row that Postgres refuses must not hold back the other results of its batch.
         if len(results) > 1:
             middle = len(results) // 2
             first = _settle(worker_id, results[:middle])
             try:
                 second = _settle(worker_id, results[middle:])
             except (OperationalError, InterfaceError):
-                # What the first half says is still to be said; the second comes again.
+                # The effects of the first half are still to be written; the second half comes again.
                 second = Settled(set(), {result["id"] for result in results[middle:]})
             return Settled(
                 first.written | second.written,
@@ -274,7 +278,8 @@ def _settle(worker_id: UUID, results: list[Result]) -> Settled:
 
 
 def _settle_refused(worker_id: UUID, result: Result) -> Settled:
-    """Write a result without what the receiver sent; where that is refused, too, it comes again."""
+    """Write a result without the receiver's response; if Postgres refuses that too, try it again
+    with the next batch."""
     logger.exception("The result of delivery %s is refused.", result["id"])
     try:
         return settle(worker_id, [without_answer(result)])

@@ -1,5 +1,5 @@
-"""Give claimed rows back, cancel what waits for deleted webhooks, and let go in any order what waits
-for webhooks that are ordered no more; locked rows are skipped."""
+"""Give claimed rows back, cancel the deliveries of deleted webhooks, and release deliveries from the
+order of webhooks that are no longer ordered. All of it skips locked rows."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from uuid import UUID
 
 from webhooks.postgres.sql import limited_transaction, run
 
-# What comes back is due anew from now on, so that a look finds it.
+# A released row becomes due now, or after the delay, so that a look finds it.
 RELEASE_SQL = """
 WITH own AS (
     SELECT id FROM webhooks_delivery WHERE id = ANY(%(ids)s) AND claimed_by = %(worker)s
@@ -31,15 +31,15 @@ SELECT own.id FROM own WHERE NOT EXISTS (SELECT FROM released WHERE released.id 
 def release(
     worker_id: UUID, delivery_ids: Collection[UUID], *, delay_seconds: float = 0
 ) -> list[UUID]:
-    """Give rows back that were claimed and not started; they spend no attempt.
+    """Give back rows that were claimed and not started; they spend no attempt.
 
-    Returns those that somebody else has locked, which are still this worker's.
+    Returns the locked rows, which are still this worker's.
     """
     parameters = {"delay": delay_seconds, "ids": list(delivery_ids), "worker": worker_id}
     return [row[0] for row in run(RELEASE_SQL, parameters)]
 
 
-# What a worker holds that nobody else has locked just now, and what somebody has.
+# Locks the unlocked rows of some workers and returns them together with the locked ones.
 HELD_SQL = """
 WITH held AS MATERIALIZED (
     SELECT id, claimed_by FROM webhooks_delivery
@@ -55,31 +55,31 @@ SELECT held.id, held.claimed_by, free.is_suspect, free.id IS NULL
 
 
 class HeldDelivery(NamedTuple):
-    """A row that is marked as a worker's."""
+    """An unfinished row that is marked with a worker's id."""
 
     id: UUID
     worker_id: UUID
     is_suspect: bool | None
-    """None where it is locked."""
+    """None if the row is locked."""
     is_locked: bool
-    """By somebody else, so that it has to be looked for again."""
+    """Whether another transaction has locked it, so that a later look must take it."""
 
 
 def lock_held(worker_ids: Sequence[UUID], *, kept: Sequence[UUID] = ()) -> list[HeldDelivery]:
-    """Return what is marked as these workers', but for `kept`, and lock it until the transaction ends.
+    """Return the rows of these workers except `kept`, and lock them until the transaction ends.
 
-    Waits for no lock. No index leads to a worker's rows, since it would cost every claim: this
-    reads all rows that are not finished, 0.3 s for a million of them.
+    Waits for no lock. There is no index of a worker's rows, because it would slow every claim: this
+    reads all unfinished rows, which takes 0.3 s for a million of them.
     """
     parameters = {"workers": list(worker_ids), "kept": list(kept)}
     return [HeldDelivery._make(row) for row in run(HELD_SQL, parameters)]
 
 
 def release_others(worker_id: UUID, held: Sequence[UUID]) -> list[UUID]:
-    """Give back what is marked as this worker's and is not among what it holds.
+    """Give back the rows that are marked with this worker's id and not in `held`.
 
-    When the connection breaks, a claim may have been committed without its worker ever knowing.
-    Returns the rows that somebody else has locked, which are still to be given back.
+    When a connection breaks, Postgres may have committed a claim whose rows the worker never got.
+    Returns the locked rows, which are still to be given back.
     """
     with limited_transaction():
         others = lock_held([worker_id], kept=held)
@@ -101,7 +101,8 @@ UPDATE webhooks_delivery
 
 
 def cancel_deleted(webhook_ids: Sequence[UUID]) -> bool:
-    """Cancel some of what waits for deleted webhooks; returns whether there may be more."""
+    """Cancel up to CANCEL_ROWS pending deliveries of deleted webhooks; return whether more may be
+    left."""
     cursor = run(CANCEL_SQL, {"webhooks": list(webhook_ids), "rows": CANCEL_ROWS})
     return bool(cursor.rowcount >= CANCEL_ROWS)
 
@@ -120,7 +121,7 @@ UPDATE webhooks_delivery SET epoch = NULL, order_key = NULL
 
 
 def release_from_order(webhook_id: UUID) -> bool:
-    """Let some of what waits go in any order, its webhook being ordered no more; returns whether
-    there may be more."""
+    """Release up to UNORDERED_ROWS deliveries from the order of a webhook that is no longer ordered;
+    return whether more may be left."""
     cursor = run(UNORDERED_SQL, {"webhook": webhook_id, "rows": UNORDERED_ROWS})
     return bool(cursor.rowcount >= UNORDERED_ROWS)

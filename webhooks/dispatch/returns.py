@@ -1,4 +1,4 @@
-"""The desk for rows that are given back unsent: in batches, waiting for no row that is locked."""
+"""The desk for rows that the worker gives back unsent: in batches, without waiting for locked rows."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
@@ -10,67 +10,70 @@ from webhooks.dispatch.desk import Errand
 from webhooks.dispatch.release import release, release_others
 
 LOCKED_SECONDS = 1.0
-"""How soon a row that somebody else has locked is tried again."""
+"""How soon to try a locked row again."""
 
 
-class Batch(NamedTuple):
-    """What one errand gives back."""
+class ReturnBatch(NamedTuple):
+    """The rows that one errand gives back."""
 
     ids_by_delay: dict[float, list[UUID]]
     """Seconds until the rows are due again."""
     held: Collection[UUID] | None
-    """What the worker holds, where whatever else is marked as its own is to be given back, too."""
+    """If set, the rows that the worker holds: give back all others that are marked with its id."""
 
 
 class Returns:
-    """Rows of one life of a worker on their way back."""
+    """The rows that one life of a worker gives back."""
 
     def __init__(self, submit: Callable[..., Future[list[UUID]]], worker_id: UUID) -> None:
         self._submit = submit
         self._worker_id = worker_id
         self._errand: Errand[list[UUID]] = Errand("giving back of rows")
         self._ids_by_delay: defaultdict[float, list[UUID]] = defaultdict(list)
-        self._under_way = Batch({}, None)
+        self._under_way = ReturnBatch({}, None)
         self._again_at = 0.0
         self.has_lost_track = False
-        """Whether a claim failed, and may have been committed all the same."""
+        """Whether a claim failed that Postgres may have committed all the same."""
 
     def __bool__(self) -> bool:
-        """Whether anything is still to be given back."""
+        """Whether any row is still to be given back."""
         return bool(self._ids_by_delay) or self.has_lost_track or self._errand.is_under_way
 
     @property
     def is_complete(self) -> bool:
-        """Whether only what somebody else has locked is left."""
+        """Whether only locked rows are left."""
         return not self._errand.is_under_way and (not self._ids_by_delay or self._again_at > 0)
 
     def add(self, delivery_ids: Iterable[UUID], delay_seconds: float = 0.0) -> None:
-        """Give rows back, due again after the delay."""
+        """Give these rows back with the next batch; they are due again after the delay."""
         ids = list(delivery_ids)
         if ids:
             self._ids_by_delay[delay_seconds] += ids
             self._again_at = 0.0
 
     def due_at(self, *, may_look: bool) -> float:
-        """When the next batch is to be ordered, by the monotonic clock; see order()."""
+        """Return when to order the next batch, by the monotonic clock; see order()."""
         is_wanted = self._ids_by_delay or (self.has_lost_track and may_look)
         if self._errand.is_under_way or not is_wanted:
             return float("inf")
         return max(self._again_at, self._errand.not_before)
 
     def order(self, now: float, held: Callable[[], Collection[UUID]], *, may_look: bool) -> None:
-        """Order what is due; `may_look` says that no claim is under way, so that `held()` is all."""
+        """Order a batch if one is due.
+
+        `may_look` says that no claim is under way, so that `held()` returns all rows of this worker.
+        """
         if now < self.due_at(may_look=may_look):
             return
         looks = self.has_lost_track and may_look
-        self._under_way = Batch(dict(self._ids_by_delay), held() if looks else None)
+        self._under_way = ReturnBatch(dict(self._ids_by_delay), held() if looks else None)
         self._ids_by_delay.clear()
         if looks:
             self.has_lost_track = False
         self._errand.begin(self._submit(self._worker_id, self._under_way))
 
     def collect(self, now: float) -> None:
-        """Take note of how the last batch ended."""
+        """Handle the end of the batch under way; rows that are not given back wait again."""
         ended = self._errand.collect()
         if ended is None:
             return
@@ -83,8 +86,8 @@ class Returns:
             self._again_at = now + LOCKED_SECONDS
 
 
-def give_back(worker_id: UUID, batch: Batch) -> list[UUID]:
-    """Give rows back; returns those that somebody else has locked. On the database thread."""
+def give_back(worker_id: UUID, batch: ReturnBatch) -> list[UUID]:
+    """Give rows back, on the claimer's thread; return the locked ones."""
     locked: list[UUID] = []
     for delay, ids in batch.ids_by_delay.items():
         locked += release(worker_id, ids, delay_seconds=delay)

@@ -1,7 +1,7 @@
 """Write results: one statement per batch, fenced by claimed_by, one attempt row each (invariant 6).
 
-A worker that was declared dead changes nothing: its rows carry another worker's id by then. A
-crash before a settle sends again what was started (at least once); it loses nothing.
+A worker that was declared dead changes nothing: its rows no longer carry its id. After a crash before
+a settle, the started deliveries are sent again (at least once); none is lost.
 """
 
 from collections.abc import Sequence, Set
@@ -13,17 +13,16 @@ from psycopg.types.json import Json
 
 from webhooks.postgres.sql import run
 
-# Each result finds its row through the primary key, and the attempts come from what was updated:
-# no join whose order the planner could get wrong, which a batch of 500 wide rows would not forgive.
-# A row that somebody else has locked is skipped and comes back as not settled: waiting for it would
-# hold up the results of everybody.
+# Each result finds its row through the primary key, and the attempts come from the updated rows: the
+# planner can get no join order wrong, which would be costly for a batch of 500 wide rows.
+# It skips locked rows and returns them as not settled: waiting for one would delay all other results.
 SETTLE_SQL = """
 WITH result AS (
     SELECT *
       FROM json_to_recordset(%(results)s) AS r (
         id uuid, attempt_id uuid, number int, status text, delay_seconds float8, started_at float8,
         duration_ms int, phases_us int[], url text, request_head text, code int, response_head text,
-        body text, is_truncated bool, kind text, error text, is_free bool)
+        body text, is_truncated bool, kind text, error text, spends_no_retry bool)
 ), own AS (
     SELECT d.id, d.webhook_id
       FROM webhooks_delivery d JOIN result r ON r.id = d.id
@@ -36,7 +35,7 @@ WITH result AS (
     UPDATE webhooks_delivery d
        SET status = r.status,
            attempt_count = r.number,
-           attempts_before_round = d.attempts_before_round + r.is_free::int,
+           attempts_before_round = d.attempts_before_round + r.spends_no_retry::int,
            claimed_by = NULL,
            is_suspect = false,
            crash_count = 0,
@@ -66,7 +65,7 @@ SELECT own.id, settled.id IS NOT NULL,
                  WHERE w.id IN (SELECT webhook_id FROM own) AND w.failing_since IS NOT NULL)
             THEN own.webhook_id END
   FROM own LEFT JOIN settled ON settled.id = own.id,
-       -- For this transaction only: a crash of Postgres then sends again, it never loses.
+       -- For this transaction only: if Postgres crashes, deliveries are sent again, but none is lost.
        (SELECT set_config('synchronous_commit', 'off', true)) AS asynchronous
 """
 
@@ -75,12 +74,12 @@ class Result(TypedDict):
     """The outcome of one attempt; a dictionary, because it goes to Postgres as JSON."""
 
     id: str
-    """Of the delivery, as hex."""
+    """The delivery's id, as hex."""
     attempt_id: str
     number: int
     status: str
     delay_seconds: float | None
-    """Until the next try; None where the delivery is finished."""
+    """Until the next try; None if the delivery is finished."""
     started_at: float
     """Unix seconds by the database's clock."""
     duration_ms: int
@@ -91,46 +90,47 @@ class Result(TypedDict):
     """The header lines sent, without secrets."""
     code: int | None
     response_head: str
-    """Status line and headers of the response as they came, base64."""
+    """Status line and headers of the response as received, base64."""
     body: str
-    """Of the response, base64."""
+    """Body of the response, base64."""
     is_truncated: bool
     kind: str
     """A FailureKind, or empty after a success."""
     error: str
-    is_free: bool
-    """Whether it spends nothing of the retry budget, as the fault is ours."""
+    spends_no_retry: bool
+    """Whether the attempt leaves the retry budget as it is, because the fault is ours."""
 
 
 def without_answer(result: Result) -> Result:
-    """Return a result without what the receiver sent, for an answer that cannot be stored."""
+    """Return a result without the receiver's response, for a response that Postgres cannot store."""
     return {**result, "response_head": "", "body": "", "is_truncated": True}
 
 
 class Settled(NamedTuple):
-    """What became of a batch; ids as hex. What is in neither set is no longer this worker's."""
+    """The deliveries of a settled batch, ids as hex; those in neither set are no longer this worker's."""
 
     written: set[str]
     locked: set[str]
-    """Rows that somebody else has locked; their results are to be written later."""
+    """Locked rows, whose results are still to be written."""
     ailing: Set[UUID] = frozenset()
-    """Of their webhooks, those of which something has failed since the last success."""
+    """Webhooks of the batch with a failure since their last success."""
 
 
 def settle(worker_id: UUID, results: Sequence[Result]) -> Settled:
-    """Write results of this worker, waiting for no row that somebody else has locked."""
-    parameters = {"worker": worker_id, "results": Json(in_order(results))}
+    """Write results of this worker; skip locked rows."""
+    parameters = {"worker": worker_id, "results": Json(sorted_by_id(results))}
     return read_settled(run(SETTLE_SQL, parameters).fetchall())
 
 
-def in_order(results: Sequence[Result]) -> list[Result]:
-    """Return results as the one parameter of SETTLE_SQL, since binding fifteen arrays takes longer
-    than the statement itself; sorted, so that two workers never lock rows in opposite orders."""
+def sorted_by_id(results: Sequence[Result]) -> list[Result]:
+    """Return results in the order of their ids, so that two workers never lock rows in opposite
+    orders. They are one JSON parameter of SETTLE_SQL, because binding fifteen arrays takes longer
+    than the statement itself."""
     return sorted(results, key=itemgetter("id"))
 
 
 def read_settled(rows: Sequence[tuple[Any, ...]]) -> Settled:
-    """Return what the rows of SETTLE_SQL say."""
+    """Return the rows of SETTLE_SQL as a Settled."""
     return Settled(
         {row[0].hex for row in rows if row[1]},
         {row[0].hex for row in rows if not row[1]},

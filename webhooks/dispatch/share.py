@@ -1,4 +1,4 @@
-"""Who may have how many of the free places: fairness as arithmetic. Pure."""
+"""Fairness as arithmetic: how many of the free places each owner's webhooks get. Pure."""
 
 import math
 import random
@@ -11,11 +11,10 @@ from webhooks.dispatch.lanes import Key, Lane
 
 
 def allot(lanes: Sequence[Lane], rooms: Mapping[UUID, int], limit: int) -> dict[Key, int]:
-    """Deal `limit` rows out: to the owners first, then to each owner's lanes, within the room of
-    their webhooks, which the two lanes of a webhook share.
+    """Deal `limit` rows out to the owners, then to each owner's lanes, within the webhooks' room.
 
-    Twice what would be even, since most have less than their share due; the limit keeps it fair
-    together with the order in which the lanes are served.
+    The two lanes of a webhook share its room. Each owner may take twice an even share, because most
+    owners have fewer rows due. The limit and the random order keep the result fair.
     """
     lanes_of = Counter(lane.owner_id for lane in lanes)
     share = 2 * limit / max(1, len(lanes_of))
@@ -32,9 +31,9 @@ def allot(lanes: Sequence[Lane], rooms: Mapping[UUID, int], limit: int) -> dict[
 
 
 def in_turn(lanes: Sequence[Lane]) -> list[Lane]:
-    """Return the lanes as they are served: one of each owner, then another of each, and so on.
+    """Return the lanes in the order to serve them: one of each owner, then another of each, and so on.
 
-    Chance decides who comes first, so that nobody is always the one whom the limit cuts off.
+    The order of the owners is random, so that the limit does not always cut off the same one.
     """
     by_owner: defaultdict[UUID, list[Lane]] = defaultdict(list)
     for lane in random.sample(lanes, len(lanes)):

@@ -1,8 +1,8 @@
 """The desk between a claimed row and the wire: line up, start, take back.
 
-A request is built and signed when it is handed to libcurl, with what is known of its webhook then
-(invariant 12): what is known must be fresh, and is read anew where it is not. Rows of a webhook that
-may not be sent to any more are given back.
+A request is built and signed when it is handed to libcurl, with the webhook's settings at that time
+(invariant 12). The settings must be fresh; stale ones are read again first. Rows of a webhook that
+may get no requests any more are given back.
 """
 
 import time
@@ -84,7 +84,7 @@ class Starts:
                 self._put_down([delivery], OFF_DELAY_SECONDS)
 
     def withdrawn(self, sent: Sent) -> None:
-        """A request was not built, or was not current any more, when it was to go out."""
+        """Read the webhook again and retry: its request was not built, or was out of date."""
         self._flight.withdraw(sent)
         self._stale.append(sent.delivery)
 
@@ -153,7 +153,8 @@ class Starts:
         )
 
     def _build(self, sent: Sent) -> Post | None:
-        """Sign with what is known now: names may have been waited for since the row was started."""
+        """Sign with the webhook's present settings: a name look-up may have taken time since the row
+        started."""
         endpoint = self._endpoints.get(sent.delivery.webhook_id)
         if endpoint is None or not self._lease.is_safe:
             return None

@@ -1,13 +1,12 @@
-"""What was in flight when its worker died: which of it may go out together, and the claim of it.
+"""Suspects: the deliveries that were in flight when their worker died, and the claims of them.
 
-One of these deliveries may have ended the worker, and it would end the next one. Which one it is, is
-found by testing groups (invariant 8): suspects go out in processes of their own, at most
-GROUP_SIZES[level] in each. When such a process dies, what it held goes one level up, into smaller
-groups; at the level ALONE a process sends one delivery at a time, and only its deaths there count
-against a delivery. So a culprit among five hundred is alone after three deaths, the others wait for
-nobody's receiver, and none of them is punished.
+One of these deliveries may have ended the worker, and would end the next one. Group tests find it
+(invariant 8): suspects go out in separate processes, at most GROUP_SIZES[level] in each. When such a
+process dies, its deliveries go one level up, into smaller groups. At the level ALONE a process sends
+one delivery at a time, and only deaths there count against a delivery. So a culprit among five
+hundred is alone after three deaths, the others wait for no other receiver, and none is punished.
 
-`suspect_level` says how far an unfinished suspect has come, `crash_count` how often it crashed alone.
+`suspect_level` is the present level of an unfinished suspect, `crash_count` how often it crashed alone.
 """
 
 import math
@@ -34,15 +33,15 @@ from webhooks.pace.outage import PROBE_SECONDS
 from webhooks.postgres.sql import limited_transaction, run
 
 GROUP_SIZES = (512, 64, 8, 1)
-"""How many suspects a process may hold, by level."""
+"""Most suspects that one process may hold, by level."""
 LEVELS = range(len(GROUP_SIZES))
 ALONE = LEVELS[-1]
 GROUPS = 8
-"""Into so many groups suspects are divided: the sizes differ by this factor."""
+"""How many groups a level is divided into: the sizes of two levels differ by this factor."""
 
 
 def level_for(count: int) -> int:
-    """Return the level at which so many suspects begin: as few together as GROUPS allows."""
+    """Return the first level for `count` suspects: the smallest size that makes at most GROUPS groups."""
     fitting = [level for level in LEVELS if count <= GROUPS * GROUP_SIZES[level]]
     return max(fitting, default=0)
 
@@ -53,12 +52,13 @@ SELECT count(*) FROM webhooks_delivery WHERE is_suspect AND finished_at IS NULL
 
 
 def count_all() -> int:
-    """Return how many suspects there are that are not finished."""
+    """Return the number of unfinished suspects."""
     return int(run(COUNT_ALL_SQL, {}).fetchone()[0])
 
 
-# Those that may go now, each with its webhook; of an ordered webhook only the head. All suspects are
-# read first, which the planner would not do for a table that grew since statistics were gathered.
+# The suspects that may go now, with their webhooks; of an ordered webhook only the head. The first
+# part reads all suspects, which the planner would not do by itself for a table that has grown since
+# its statistics were gathered.
 DUE_SQL = """
 suspect AS MATERIALIZED (
     SELECT id, webhook_id, owner_id, order_key, next_attempt_at, suspect_level, claimed_by
@@ -81,7 +81,7 @@ suspect AS MATERIALIZED (
              LIMIT 1))
 )"""
 
-# What a breaker or a rate limit (webhooks/pace/rate.py) lets through now.
+# Counts only as many suspects as breakers and rate limits (webhooks/pace/rate.py) let through now.
 COUNT_SQL = f"""
 WITH {DUE_SQL}, allowed AS (
     SELECT suspect_level,
@@ -103,15 +103,15 @@ SELECT suspect_level, sum(due)::int, sum(in_flight)::int
 
 
 class Count(NamedTuple):
-    """How many suspects of one level there are."""
+    """The numbers of suspects of one level."""
 
     due: int
-    """May be sent now."""
+    """How many may be sent now."""
     in_flight: int
 
 
 def count_by_level() -> dict[int, Count]:
-    """Return how many suspects may go and how many are under way; levels without any are left out."""
+    """Return how many suspects may go and how many are in flight, by level, without empty levels."""
     return {level: Count(due, in_flight) for level, due, in_flight in run(COUNT_SQL, {})}
 
 
@@ -133,8 +133,8 @@ SELECT extract(epoch FROM clock_timestamp())::float8, waiting.*
   ) AS waiting ON true
 """  # noqa: S608 (constants only)
 
-# Any of a webhook's, for they have no order here: several claim at once, and shall not all reach
-# for the same rows.
+# It takes a webhook's suspects in random order, so that processes that claim at the same time do not
+# all reach for the same rows.
 CLAIM_SUSPECTS_SQL = f"""
 WITH {DUE_SQL.replace("due AS", "sendable AS")}, picked AS MATERIALIZED (
     SELECT id, webhook_id, row_number() OVER (PARTITION BY webhook_id ORDER BY random()) AS number
@@ -172,7 +172,7 @@ SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round,
 
 
 class Waiting(NamedTuple):
-    """A webhook for which suspects may go."""
+    """A webhook with suspects that may go."""
 
     owner_id: UUID
     webhook_id: UUID
@@ -180,30 +180,30 @@ class Waiting(NamedTuple):
     breaker_state: str
     breaker_changed_at: float | None
     due: int
-    """How many."""
+    """How many suspects."""
 
     @property
     def is_guarded(self) -> bool:
-        """Whether it needs a look at the webhook's row, under a lock."""
+        """Whether a claim must decide under a lock of the webhook's row."""
         return self.rate_limit is not None or self.breaker_state != BreakerState.CLOSED
 
 
 @dataclass(slots=True)
-class Order:
-    """What a process for suspects asks of one claim."""
+class SuspectClaimOrder:
+    """The order for one claim of a process that sends suspects."""
 
     worker_id: UUID
     level: int
     limit: int
-    """For the caller to keep: no more than GROUP_SIZES[level] may be in one process."""
+    """The caller must keep at most GROUP_SIZES[level] in one process."""
     room_of: Callable[[UUID, int], int]
 
 
-def claim_suspects(order: Order) -> Claim:
+def claim_suspects(order: SuspectClaimOrder) -> Claim:
     """Mark up to `order.limit` suspects of a level as SENDING by this worker and return them.
 
-    They obey what others obey: owners come in turn, and rate limits, breakers, windows and the order
-    of their webhooks hold.
+    They follow the same rules as other deliveries: owners take turns, and rate limits, breakers,
+    windows and the order of their webhooks hold.
     """
     claim, waiting = _visit(order.level)
     rooms = {
@@ -222,9 +222,9 @@ def claim_suspects(order: Order) -> Claim:
 
 
 def deal(webhooks: Sequence[Waiting], most: Mapping[UUID, int], limit: int) -> Counter[UUID]:
-    """Deal `limit` rows out one by one: to each owner in turn, and to his webhooks in turn.
+    """Deal `limit` rows out one by one, to each owner in turn and to the owner's webhooks in turn.
 
-    No webhook gets more than `most`. Chance decides who comes first: several claim at once.
+    No webhook gets more than `most`. The order is random, because several processes claim at once.
     """
     by_owner: defaultdict[UUID, list[UUID]] = defaultdict(list)
     for webhook in random.sample(webhooks, len(webhooks)):
@@ -235,13 +235,13 @@ def deal(webhooks: Sequence[Waiting], most: Mapping[UUID, int], limit: int) -> C
 
 
 def _in_turn(counts: Mapping[UUID, int]) -> Iterator[UUID]:
-    """Yield each key as often as it counts, one after the other."""
+    """Yield each key as often as its count, in rounds."""
     for turn in range(max(counts.values())):
         yield from (key for key, count in counts.items() if turn < count)
 
 
 def _visit(level: int) -> tuple[Claim, list[Waiting]]:
-    """Return the webhooks for which suspects may go."""
+    """Return an empty claim, and the webhooks with suspects that may go."""
     asked_at = time.monotonic()
     rows = run(VISIT_SUSPECTS_SQL, {"level": level}).fetchall()
     claim = Claim(rows[0][0], clock_offset(rows[0][0], asked_at))
@@ -249,7 +249,7 @@ def _visit(level: int) -> tuple[Claim, list[Waiting]]:
 
 
 def _take(
-    claim: Claim, order: Order, webhooks: Sequence[Waiting], wanted: Mapping[UUID, int]
+    claim: Claim, order: SuspectClaimOrder, webhooks: Sequence[Waiting], wanted: Mapping[UUID, int]
 ) -> None:
     now = claim.database_time
     guarded = [webhook.webhook_id for webhook in webhooks if webhook.is_guarded]
@@ -285,7 +285,7 @@ class SuspectClaims:
 
     def __init__(
         self,
-        submit: Callable[[Order], Future[Claim]],
+        submit: Callable[[SuspectClaimOrder], Future[Claim]],
         worker_id: UUID,
         flight: Flight,
         level: int,
@@ -299,23 +299,23 @@ class SuspectClaims:
         self._claimed_at = -math.inf
         self._is_empty = False
         self.has_backlog = False
-        """Other workers are not called for help: each has a process of its own."""
+        """Always false: a worker that sends suspects never wakes others for help."""
 
     def hint(self) -> None:
-        """More may be due."""
+        """Note that a suspect may be due."""
         self._due_at = 0.0
 
     def freed(self, webhook_id: UUID, *, is_ordered: bool = False) -> None:
-        """A row is held no longer: others of its webhook may go."""
+        """Claim again: the worker holds one row less, so another of its webhook may go."""
         self._due_at = 0.0
 
     def resumed(self, webhook_ids: Iterable[UUID]) -> None:
-        """Webhooks may be sent to again."""
+        """Claim again: these webhooks may get requests again."""
         if webhook_ids:
             self._due_at = 0.0
 
     def look_everywhere(self) -> None:
-        """Look once more, to find out whether anything is left."""
+        """Claim once more, to find out whether any suspect is left."""
         self._is_empty = False
         self._due_at = 0.0
 
@@ -328,27 +328,27 @@ class SuspectClaims:
         return self._is_empty and not self._errand.is_under_way and self._due_at > now
 
     def room(self, unwritten: int) -> int:
-        """Return how many more suspects may be claimed; those of which `unwritten` results are not
-        written are still in this process."""
+        """Return how many more suspects may be claimed; the `unwritten` results count as held,
+        because a crash would make them suspects again."""
         held = len(self._flight.ids) + unwritten
         return min(self._flight.room, GROUP_SIZES[self._level] - held)
 
     def due_at(self, now: float, *, is_out: bool) -> float:
-        """Return when the next claim is to be ordered, by the monotonic clock."""
+        """Return when to order the next claim, by the monotonic clock."""
         if self._errand.is_under_way:
             return math.inf
         due_at = max(self._due_at, self._errand.not_before)
         return max(due_at, self._claimed_at + PROBE_SECONDS) if is_out else due_at
 
     def order(self, now: float, *, limit: int) -> None:
-        """Order a claim of up to `limit` suspects."""
+        """Start a claim of up to `limit` suspects on the database thread."""
         self._claimed_at = now
         self._due_at = now + POLL_SECONDS
-        order = Order(self._worker_id, self._level, limit, self._flight.room_of)
+        order = SuspectClaimOrder(self._worker_id, self._level, limit, self._flight.room_of)
         self._errand.begin(self._submit(order))
 
     def collect(self) -> Claim | None:
-        """Return the claim that was ordered, once it has ended well."""
+        """Return the ordered claim once it has succeeded; None before that and after a failure."""
         ended = self._errand.collect()
         if ended is None or ended.value is None:
             return None
@@ -356,4 +356,4 @@ class SuspectClaims:
         return ended.value
 
     def settle_lanes(self, claim: Claim) -> None:
-        """Suspects have no lanes: each claim visits all that may go."""
+        """Do nothing: suspects have no lanes, because each claim visits all that may go."""

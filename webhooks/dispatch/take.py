@@ -1,8 +1,7 @@
-"""Mark due rows as ours, and give them back: the statements of a claim (invariant 4).
+"""Mark due rows as this worker's: the statements of a claim (invariant 4).
 
-Short transactions, SKIP LOCKED, only what can start now. No statement here waits for a row that
-somebody else has locked. A crash after a claim leaves rows marked with a worker that no longer beats
-(webhooks/dispatch/life.py).
+The transactions are short, skip locked rows and take only rows that can start now. A crash after a
+claim leaves rows marked with a worker that no longer beats (webhooks/dispatch/life.py).
 """
 
 from collections import defaultdict
@@ -47,24 +46,24 @@ class Taken:
     is_cut: bool = False
     """Whether a limit, of rows or of bytes, left something behind."""
     unreturned: list[UUID] = field(default_factory=list)
-    """Rows to give back that somebody else has locked meanwhile."""
+    """Rows to give back that another transaction has locked meanwhile."""
     waits_for_others: dict[UUID, float] = field(default_factory=dict)
     """Ordered webhooks whose first row waits for an older transaction to end, and since when it has
     been due (Unix seconds)."""
     waits_for_head: set[UUID] = field(default_factory=set)
-    """Ordered webhooks whose first row is due, and somebody else has it: claimed, apart as a suspect,
-    or locked."""
+    """Ordered webhooks whose first row is due but not free: claimed by another worker, a suspect, or
+    locked."""
 
     @property
     def count(self) -> int:
         return len(self.deliveries) + sum(map(len, self.runs.values()))
 
 
-# The lock on the worker's heartbeat keeps its burial and its claims apart: a worker that was declared
-# dead claims nothing, and while a claim of before goes on the heartbeat stays (webhooks/dispatch/life.py).
+# The claim locks the worker's heartbeat: a worker that was declared dead claims nothing, and its
+# heartbeat stays until an earlier claim has ended (webhooks/dispatch/life.py).
 #
-# The commit is not waited for: when Postgres crashes, a claim may be forgotten, so that its rows are
-# sent once more; none is lost.
+# The claim does not wait for its commit to reach the disk: if Postgres crashes it may forget the
+# claim, so that the rows are sent once more; none is lost.
 CLAIM_SQL = """
 WITH due AS (
     SELECT row.id
@@ -102,8 +101,8 @@ SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round,
        (SELECT set_config('synchronous_commit', 'off', true)) AS asynchronous
 """
 
-# Of an ordered webhook: the first rows that are not finished, as far as all of them may go. The
-# commit is waited for: a row that Postgres forgot was claimed would go out beside the next one.
+# Takes the first unfinished rows of an ordered webhook, up to the first one that may not go. It waits
+# for its commit: if Postgres forgot the claim, another worker would send a row at the same time.
 CLAIM_RUNS_SQL = f"""
 WITH run AS MATERIALIZED (
     SELECT first.id, first.webhook_id, first.position,

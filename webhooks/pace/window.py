@@ -26,10 +26,10 @@ RATE_PER_SECOND = 1280
 """The rate, in requests per second, that the window of a slow receiver allows."""
 JITTER_MS = 50
 """A response that takes this long beyond twice the usual time is late."""
-CLOSED_SECONDS = 1.0
-REST_PER_DEAR_SECOND = 50.0
-"""The pause of a receiver for each second of processor time that reading its response took; only
-responses that took much longer than usual count."""
+FAILING_SECONDS = 1.0
+REST_PER_READ_SECOND = 50.0
+"""How long nothing more is sent to a receiver, for each second of processor time that its answer took
+to read; only answers that took much more than usual are charged for."""
 IDLE_SECONDS = 60.0
 """The time after which an empty window is dropped."""
 
@@ -43,9 +43,9 @@ class Window:
     usual_ms: float = 0.0
     """The receiver's fastest response times; 0 before the first response."""
     streak: int = 0
-    """Consecutive failures."""
-    closed_until: float = 0.0
-    """The monotonic time until which the database should open the breaker."""
+    """Failures in a row."""
+    failing_until: float = 0.0
+    """By the monotonic clock; until then the database learns that the breaker has to open."""
     rests_until: float = 0.0
     """The monotonic time until which its receiver is paused for costly responses."""
     used_at: float = 0.0
@@ -57,9 +57,9 @@ class Window:
 
     @property
     def is_shut(self) -> bool:
-        """Whether it is closed until the database has recorded the failures, or the pause for
-        costly responses is over."""
-        until = max(self.closed_until, self.rests_until)
+        """Whether nothing more may be held, until the database knows of the failures, or its
+        receiver has paid for dear answers."""
+        until = max(self.failing_until, self.rests_until)
         return bool(until) and time.monotonic() < until
 
     def room(self, most: int) -> int:
@@ -71,7 +71,7 @@ class Window:
     def succeeded(self, duration_ms: int, held: int) -> None:
         """A request succeeded while `held` rows were held."""
         self.streak = 0
-        self.closed_until = 0.0
+        self.failing_until = 0.0
         # A receiver that became slower is believed when it has a single request: with more it may
         # be slow because of them.
         if not self.usual_ms or duration_ms < self.usual_ms or self.size == 1:
@@ -87,7 +87,7 @@ class Window:
         self.narrow()
         self.streak += 1
         if self.streak % breaker.THRESHOLD == 0:
-            self.closed_until = time.monotonic() + CLOSED_SECONDS
+            self.failing_until = time.monotonic() + FAILING_SECONDS
 
     def hangs(self, duration_ms: int) -> None:
         """A request has waited this long so far."""
@@ -97,7 +97,7 @@ class Window:
     def charge(self, processor_ms: float) -> None:
         """Reading a response took this much processor time: narrow the window and pause it."""
         self.narrow()
-        rest = processor_ms / 1000 * REST_PER_DEAR_SECOND
+        rest = processor_ms / 1000 * REST_PER_READ_SECOND
         self.rests_until = max(self.rests_until, time.monotonic()) + rest
 
     def narrow(self) -> None:
@@ -121,7 +121,7 @@ class Windows:
         self._note(webhook_id, window)
 
     def _note(self, webhook_id: UUID, window: Window) -> None:
-        if window.size - window.held < START or window.closed_until or window.rests_until:
+        if window.size - window.held < START or window.failing_until or window.rests_until:
             self.uncommon.add(webhook_id)
         else:
             self.uncommon.discard(webhook_id)
@@ -155,9 +155,9 @@ class Windows:
         window.hangs(duration_ms)
         self._note(webhook_id, window)
 
-    def is_closed(self, webhook_id: UUID) -> bool:
-        """Return whether enough requests failed in a row that the database should record them at once."""
-        return self.by_webhook[webhook_id].closed_until > 0
+    def is_failing(self, webhook_id: UUID) -> bool:
+        """Say whether so many failed in a row that the database should know at once."""
+        return self.by_webhook[webhook_id].failing_until > 0
 
     def is_shut(self, webhook_id: UUID) -> bool:
         """Return whether the window is closed, however many rows it holds."""

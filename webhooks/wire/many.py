@@ -21,7 +21,7 @@ from webhooks.wire.phases import Phases, phases_of
 from webhooks.wire.pins import Pins
 from webhooks.wire.sockets import Sockets
 
-JUDGE_SECONDS = 0.05
+COST_CHECK_SECONDS = 0.05
 """How often it is looked at whose requests are dear."""
 SUSPENDED_SECONDS = 7.0
 """A wait that takes so much longer than asked for: the process was stopped, or its machine slept."""
@@ -77,7 +77,7 @@ class MultiSender:
         )
         self._pins = Pins(self._multi)
         self._ended: list[Outcome] = []
-        self._judge_at = 0.0
+        self._cost_check_at = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -130,8 +130,8 @@ class MultiSender:
             raise SuspendedError
         self._sockets.act(ready)
         meter = self._sockets.meter
-        if meter.noticed and (meter.is_full or self._judge_at <= time.monotonic()):
-            self._judge()
+        if meter.noticed and (meter.is_full or self._cost_check_at <= time.monotonic()):
+            self._charge_costs()
         self._lookups.begin_answered()
         if self._pins.are_many:
             self._pins.forget({exchange.pin.entry for exchange in self._active if exchange.pin})
@@ -170,10 +170,10 @@ class MultiSender:
 
     # What answers cost.
 
-    def _judge(self) -> None:
+    def _charge_costs(self) -> None:
         """Charge what dear connections cost to their requests, and cut off what costs too much."""
         # Not for each of many at a time: this walks over all that is in flight.
-        self._judge_at = time.monotonic() + JUDGE_SECONDS
+        self._cost_check_at = time.monotonic() + COST_CHECK_SECONDS
         meter = self._sockets.meter
         noticed, meter.noticed = meter.noticed, set()
         for fd, exchanges in _by_socket(self._active, noticed).items():

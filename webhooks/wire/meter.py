@@ -14,7 +14,7 @@ FREE_SECONDS = 0.004
 """Of processor time: some TLS handshakes."""
 FREE_BYTES = 80 * 1024
 """Beyond any of the three a connection is dear."""
-DEAR_SHARE = 0.05
+EXPENSIVE_SHARE = 0.05
 """How much of the time reading from all dear connections together may take."""
 SECONDS_OF_READ = 0.00003
 """What a read of a dear connection costs at least, with all that is done before and after it."""
@@ -44,7 +44,7 @@ class Usage:
     """Which share the connection, as far as is known; it has the allowance of each."""
 
     @property
-    def is_dear(self) -> bool:
+    def is_expensive(self) -> bool:
         return (
             self.reads >= FREE_READS
             or self.seconds >= FREE_SECONDS
@@ -69,7 +69,7 @@ class Meter:
         self.noticed: set[int] = set()
         """The sockets that have become dear, or are over their allowance: somebody is to look who
         sends on them."""
-        self._dear_until = 0.0
+        self._expensive_until = 0.0
 
     def charge(self, fd: int, seconds: float, received: int) -> float | None:
         """A read took so long, of so many bytes, and no request has ended by it.
@@ -79,21 +79,21 @@ class Meter:
         usage = self.by_socket.get(fd)
         if usage is None:
             usage = self.by_socket[fd] = Usage()
-        was_dear = usage.is_dear
+        was_expensive = usage.is_expensive
         usage.reads += 1
         usage.seconds += seconds
         usage.bytes += received
         self.bytes_in_all += received
         if usage.is_over(self.bytes_in_all):
             self.noticed.add(fd)
-        if not usage.is_dear:
+        if not usage.is_expensive:
             return None
-        if not was_dear:
+        if not was_expensive:
             self.noticed.add(fd)
         now = time.monotonic()
-        turn = max(self._dear_until, now) + max(seconds, SECONDS_OF_READ) / DEAR_SHARE
-        self._dear_until = min(turn, now + MAX_REST_SECONDS)
-        return max(self._dear_until, now + REST_SECONDS)
+        turn = max(self._expensive_until, now) + max(seconds, SECONDS_OF_READ) / EXPENSIVE_SHARE
+        self._expensive_until = min(turn, now + MAX_REST_SECONDS)
+        return max(self._expensive_until, now + REST_SECONDS)
 
     @property
     def is_full(self) -> bool:

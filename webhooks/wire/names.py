@@ -65,7 +65,7 @@ Group = Hashable
 """Whose look-up it is: an owner's."""
 
 
-class Known(NamedTuple):
+class CachedLookup(NamedTuple):
     """What the last look-up of a host brought."""
 
     asked_at: float = -math.inf
@@ -83,7 +83,7 @@ class Known(NamedTuple):
         return min(UNRESOLVED_SECONDS * 2.0 ** min(self.failures - 1, 30), longest)
 
 
-UNKNOWN = Known()
+UNKNOWN = CachedLookup()
 
 
 class Resolver:
@@ -101,7 +101,7 @@ class Resolver:
     ) -> None:
         self._on_answer = on_answer
         self._lookup = lookup
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, CachedLookup] = {}
         self._answered_at = -math.inf
         """When a look-up last brought an answer."""
         self._prune_above = MAX_HOSTS
@@ -162,12 +162,12 @@ class Resolver:
         now = time.monotonic()
         if answer:
             self._answered_at = now
-            self._known[host] = Known(now, answer)
+            self._known[host] = CachedLookup(now, answer)
             return
         before = self._known.get(host, UNKNOWN)
         # Where nobody gets an answer the fault is ours, and nobody's name is dead.
         is_again = not before.failures or self._answered_at > before.asked_at
-        self._known[host] = Known(now, None, before.failures + is_again)
+        self._known[host] = CachedLookup(now, None, before.failures + is_again)
 
     def _next(self) -> str | None:
         """Take the host whose turn it is and for which there is a thread; the lock is held."""

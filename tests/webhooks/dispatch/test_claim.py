@@ -17,7 +17,7 @@ from tests.webhooks.history import DELETED, trigger
 from webhooks import service
 from webhooks.dispatch import claim as claims
 from webhooks.dispatch import discovery, life, take
-from webhooks.dispatch.claim import Order, claim_due
+from webhooks.dispatch.claim import ClaimOrder, claim_due
 from webhooks.dispatch.discovery import Position
 from webhooks.dispatch.endpoints import Endpoints
 from webhooks.dispatch.lanes import Lane
@@ -63,11 +63,11 @@ def test_nothing_due_is_nothing_dealt() -> None:
     assert allot([], {}, 64) == {}
 
 
-def order(limit: int, room: int = 8, **changes: Any) -> Order:
+def order(limit: int, room: int = 8, **changes: Any) -> ClaimOrder:
     """What a worker asks that remembers nothing; it is registered."""
     worker = new_id()
     life.register_worker(worker)
-    return Order(worker, limit, [], lambda *_: room, **{"back_seconds": 600.0} | changes)
+    return ClaimOrder(worker, limit, [], lambda *_: room, **{"back_seconds": 600.0} | changes)
 
 
 def claim(limit: int, room: int = 8, **changes: Any) -> claims.Claim:
@@ -162,7 +162,7 @@ def test_more_webhooks_than_one_step_of_a_survey_visits(
     for _ in range(3):
         make_webhook(events=["project.deleted"], ordered=True)
     trigger(user, 1)
-    position: Position | None = discovery.START
+    position: Position | None = discovery.FIRST_POSITION
     sizes = []
     while position is not None:
         step = discovery.survey(position)
@@ -189,7 +189,7 @@ def test_more_webhooks_than_one_claim_serves(
 def test_worker_declared_dead_claims_nothing(user: User, webhook: Webhook) -> None:
     trigger(user, 3)
 
-    taken = claim_due(Order(new_id(), 10, [], lambda *_: 8), Endpoints())
+    taken = claim_due(ClaimOrder(new_id(), 10, [], lambda *_: 8), Endpoints())
 
     assert taken_by(taken) == []
     assert set(Delivery.objects.values_list("status", flat=True)) == {"PENDING"}
@@ -199,7 +199,7 @@ def test_row_that_is_not_due_yet_costs_nothing(user: User, webhook: Webhook) -> 
     trigger(user, 1)
     Delivery.objects.update(next_attempt_at=datetime(2099, 1, 1, tzinfo=UTC))
 
-    taken = claim(100, survey_from=discovery.START)
+    taken = claim(100, survey_from=discovery.FIRST_POSITION)
 
     assert (taken_by(taken), taken.fates, taken.found) == ([], [], [])
     assert taken.is_empty

@@ -8,7 +8,7 @@ import pytest
 from tests.webhooks.dispatch.fakes import FakeClock, FakeThread
 from webhooks.dispatch import claims as claims_module
 from webhooks.dispatch import desk, discovery
-from webhooks.dispatch.claim import Claim, Fate, Order
+from webhooks.dispatch.claim import Claim, ClaimOrder, Fate
 from webhooks.dispatch.claims import (
     FULL_SECONDS,
     LANES_PER_ORDER,
@@ -44,10 +44,10 @@ class Desk:
         """Return how long it is until the next claim is due; 0 for now."""
         return max(0.0, self.claims.due_at(self.clock.now, is_out=is_out) - self.clock.now)
 
-    def order(self, limit: int = 100) -> Order:
+    def order(self, limit: int = 100) -> ClaimOrder:
         self.claims.order(self.clock.now, limit=limit)
         order = self.thread.orders[-1]
-        assert isinstance(order, Order)
+        assert isinstance(order, ClaimOrder)
         return order
 
     def made(self, fates: Iterable[Fate] = (), **fields: object) -> Claim:
@@ -69,7 +69,7 @@ class Desk:
         self.thread.fail()
         assert self.claims.collect() is None
 
-    def claim(self, fates: Iterable[Fate] = (), **fields: object) -> Order:
+    def claim(self, fates: Iterable[Fate] = (), **fields: object) -> ClaimOrder:
         order = self.order()
         self.end(fates, **fields)
         return order
@@ -92,7 +92,9 @@ def row(webhook_id: UUID) -> ClaimedDelivery:
 def worker(monkeypatch: pytest.MonkeyPatch) -> Desk:
     """A worker whose first survey is over."""
     worker = Desk(FakeClock(monkeypatch, desk, claims_module, window))
-    assert worker.claim(survey_next=Position(is_ordered=True)).survey_from == discovery.START
+    assert (
+        worker.claim(survey_next=Position(is_ordered=True)).survey_from == discovery.FIRST_POSITION
+    )
     worker.claim()
     worker.claims._survey.next_at = float("inf")
     return worker
@@ -255,8 +257,8 @@ def test_lane_whose_window_is_shut_comes_back_when_the_database_knows(worker: De
         worker.flight.windows.take(known.webhook_id)
         worker.flight.windows.failed(known.webhook_id)
     worker.end([Fate(known, True)])
-    assert worker.seconds_left() == window.CLOSED_SECONDS
-    worker.clock.now += window.CLOSED_SECONDS
+    assert worker.seconds_left() == window.FAILING_SECONDS
+    worker.clock.now += window.FAILING_SECONDS
     assert worker.order().lanes == [known]
 
 
@@ -328,7 +330,7 @@ def test_worker_that_could_not_look_for_longer_than_a_look_reaches_surveys(worke
     worker.clock.now += 2 * discovery.LONGEST_LOOK_SECONDS
     order = worker.order()
     assert order.back_seconds == discovery.LONGEST_LOOK_SECONDS
-    assert order.survey_from == discovery.START
+    assert order.survey_from == discovery.FIRST_POSITION
 
 
 def test_end_of_a_transaction_is_noticed_whatever_others_are_open(worker: Desk) -> None:
@@ -352,7 +354,7 @@ def test_clock_of_the_database_that_is_set_forward_hides_nothing(worker: Desk) -
     assert worker.claim(clock_offset=OFFSET + 30).back_seconds == LOOK_SECONDS + 30
     assert worker.claim(clock_offset=OFFSET).back_seconds == LOOK_SECONDS
     assert worker.claim(clock_offset=OFFSET + 3600).back_seconds == LOOK_SECONDS
-    assert worker.order().survey_from == discovery.START
+    assert worker.order().survey_from == discovery.FIRST_POSITION
 
 
 def test_news_is_asked_for_once_a_second(worker: Desk) -> None:
@@ -369,7 +371,9 @@ def test_news_is_asked_for_once_a_second(worker: Desk) -> None:
 def test_first_claim_surveys_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Desk(FakeClock(monkeypatch, desk, claims_module, window))
     half = Position(False, uuid4(), uuid4())
-    assert worker.claim(survey_next=half, survey_seconds=0.01).survey_from == discovery.START
+    assert (
+        worker.claim(survey_next=half, survey_seconds=0.01).survey_from == discovery.FIRST_POSITION
+    )
     assert worker.seconds_left() == pytest.approx(STEP_PAUSE * 0.01)
     worker.clock.now += STEP_PAUSE * 0.01
     order = worker.order()
@@ -385,8 +389,8 @@ def test_first_claim_surveys_step_by_step(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_survey_takes_a_small_share_of_the_time(seconds: float, pause: float) -> None:
     survey = Survey()
-    survey.took(seconds / 2, Position(is_ordered=True), 100.0)
-    survey.took(seconds / 2, None, 100.0)
+    survey.step_ended(seconds / 2, Position(is_ordered=True), 100.0)
+    survey.step_ended(seconds / 2, None, 100.0)
     assert survey.next_at == pytest.approx(100 + pause)
     assert survey.seconds == 0
 
@@ -395,7 +399,7 @@ def test_look_that_saw_only_a_part_brings_a_survey_soon(worker: Desk) -> None:
     worker.claim(is_look_cut=True, look_seconds=0.002)
     assert worker.seconds_left() == pytest.approx(0.02)
     worker.clock.now += 0.02
-    assert worker.order().survey_from == discovery.START
+    assert worker.order().survey_from == discovery.FIRST_POSITION
 
 
 def test_look_that_saw_only_a_part_during_a_survey_brings_another(worker: Desk) -> None:
@@ -405,7 +409,7 @@ def test_look_that_saw_only_a_part_during_a_survey_brings_another(worker: Desk) 
     worker.clock.now += STEP_PAUSE * 0.5
     assert worker.claim(survey_seconds=0.5).survey_from == Position(is_ordered=True)
     worker.clock.now += STEP_PAUSE * 0.5
-    assert worker.claim(survey_seconds=0.5).survey_from == discovery.START
+    assert worker.claim(survey_seconds=0.5).survey_from == discovery.FIRST_POSITION
     assert worker.claims._survey.next_at > worker.clock.now + STEP_PAUSE * 0.5
 
 

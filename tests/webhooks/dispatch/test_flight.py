@@ -4,7 +4,7 @@ from unittest.mock import Mock
 from uuid import UUID, uuid4
 
 from webhooks.dispatch.endpoints import Endpoint
-from webhooks.dispatch.flight import CLAIM_ROWS, MAX_QUICK, Flight, Sent
+from webhooks.dispatch.flight import CLAIM_ROWS, MAX_NOT_SLOW, Flight, Sent
 from webhooks.dispatch.take import ClaimedDelivery
 
 BUSY, QUIET = uuid4(), uuid4()
@@ -58,12 +58,12 @@ def test_row_put_down_is_held_no_longer() -> None:
 def test_fewer_rows_are_claimed_ahead_of_slow_receivers() -> None:
     flight = Flight()
     assert flight.room == CLAIM_ROWS
-    flight.count = MAX_QUICK - 10
+    flight.count = MAX_NOT_SLOW - 10
     assert flight.room == 20
-    flight.count = MAX_QUICK
+    flight.count = MAX_NOT_SLOW
     assert flight.room == 0
     # What hangs gives its place to others.
-    flight.slow = MAX_QUICK
+    flight.slow = MAX_NOT_SLOW
     assert flight.room == CLAIM_ROWS
 
 

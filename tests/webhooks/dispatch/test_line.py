@@ -19,7 +19,7 @@ from webhooks.dispatch import line as lines
 from webhooks.dispatch.desk import DatabaseThread
 from webhooks.dispatch.engine import Engine
 from webhooks.dispatch.line import SLOW_SECONDS, Line, Statement, open_connection
-from webhooks.dispatch.settle import in_order
+from webhooks.dispatch.settle import sorted_by_id
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Webhook
 from webhooks.wire.addresses import AddressPolicy
@@ -84,7 +84,7 @@ def loop() -> Iterator[Loop]:
     loop.close()
 
 
-def rows(answer: lines.Answer) -> Any:
+def rows(answer: lines.RowsOrError) -> Any:
     if isinstance(answer, psycopg.Error):
         raise answer
     return answer
@@ -232,12 +232,12 @@ def test_result_that_postgres_refuses_is_written_without_the_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make_webhook(url=receiver.url, events=["project.deleted"])
-    real = in_order
+    real = sorted_by_id
 
     def spoilt(results: Any) -> Any:
         return [{**result, "body": "no base64"} for result in real(results)]
 
-    monkeypatch.setattr(shortcut, "in_order", spoilt)
+    monkeypatch.setattr(shortcut, "sorted_by_id", spoilt)
     with running_engine() as engine:
         trigger(user, 1)
         engine.hint()

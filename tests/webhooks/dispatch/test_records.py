@@ -7,7 +7,7 @@ import pytest
 from tests.webhooks.dispatch.fakes import FakeClock, FakeThread
 from tests.webhooks.history import succeeded
 from webhooks.dispatch import desk
-from webhooks.dispatch.health import Attempted
+from webhooks.dispatch.health import HealthEffect
 from webhooks.dispatch.records import (
     LOCKED_SECONDS,
     MAX_WAITING,
@@ -15,16 +15,16 @@ from webhooks.dispatch.records import (
     SETTLE_ROWS,
     SETTLE_SECONDS,
     STUCK_SECONDS,
-    Batch,
     Record,
     Records,
+    ResultBatch,
     Written,
 )
 from webhooks.pace.retry import Verdict
 
 WEBHOOK, OTHER = uuid4(), uuid4()
 NOTHING = Written([], {}, set(), set())
-FAILED, WORKED = Attempted(failures=3), Attempted(succeeded=True)
+FAILED, WORKED = HealthEffect(failures=3), HealthEffect(succeeded=True)
 
 
 class Desk:
@@ -48,7 +48,7 @@ class Desk:
             self.records.add(each, self.clock.now, is_urgent=urgent)
         return added
 
-    def order(self, *, at_once: bool = False) -> Batch | None:
+    def order(self, *, at_once: bool = False) -> ResultBatch | None:
         """Order what is due; returns the batch, if any was ordered."""
         before = len(self.thread.orders)
         self.records.order(self.clock.now, at_once=at_once)
@@ -64,7 +64,7 @@ class Desk:
         self.thread.fail()
         assert self.records.collect(self.clock.now) is None
 
-    def after(self, seconds: float) -> Batch | None:
+    def after(self, seconds: float) -> ResultBatch | None:
         self.clock.now += seconds
         return self.order()
 
@@ -94,7 +94,7 @@ def test_batch_is_written_when_its_oldest_result_has_waited_long_enough(results:
 
     batch = results.after(SETTLE_SECONDS / 2)
 
-    assert batch == Batch(first + second, {})
+    assert batch == ResultBatch(first + second, {})
     assert len(results.records) == 2
     results.end()
     assert not results.records
@@ -105,12 +105,12 @@ def test_urgent_result_and_full_batch_are_written_now(
     results: Desk, count: int, urgent: bool
 ) -> None:
     added = results.add(count, urgent=urgent)
-    assert results.order() == Batch(added, {})
+    assert results.order() == ResultBatch(added, {})
 
 
 def test_nothing_else_under_way_writes_at_once(results: Desk) -> None:
     added = results.add()
-    assert results.order(at_once=True) == Batch(added, {})
+    assert results.order(at_once=True) == ResultBatch(added, {})
 
 
 def test_lone_results_that_follow_each_other_quickly_are_written_together(results: Desk) -> None:
@@ -123,19 +123,19 @@ def test_lone_results_that_follow_each_other_quickly_are_written_together(result
     results.clock.now += PAUSE_SECONDS
     added += results.add()
 
-    assert results.order(at_once=True) == Batch(added, {})
+    assert results.order(at_once=True) == ResultBatch(added, {})
 
 
 def test_one_batch_at_a_time_and_no_larger_than_allowed(results: Desk) -> None:
     added = results.add(SETTLE_ROWS + 1)
-    assert results.order() == Batch(added[:SETTLE_ROWS], {})
+    assert results.order() == ResultBatch(added[:SETTLE_ROWS], {})
     assert results.records.due_at() == float("inf")
     assert results.order(at_once=True) is None
     assert results.records.delivery_ids == [r.delivery_id for r in added[-1:] + added[:-1]]
 
     results.end()
 
-    assert results.after(SETTLE_SECONDS) == Batch(added[SETTLE_ROWS:], {})
+    assert results.after(SETTLE_SECONDS) == ResultBatch(added[SETTLE_ROWS:], {})
 
 
 def test_batch_that_failed_comes_again_before_what_came_since(results: Desk) -> None:
@@ -148,7 +148,7 @@ def test_batch_that_failed_comes_again_before_what_came_since(results: Desk) -> 
     assert results.records.is_failing
     assert results.records.is_blocked
     assert results.order(at_once=True) is None
-    assert results.after(desk.FIRST_BACKOFF_SECONDS) == Batch(first + second, {})
+    assert results.after(desk.FIRST_BACKOFF_SECONDS) == ResultBatch(first + second, {})
     results.end()
     assert not results.records.is_failing
     assert not results.records
@@ -188,9 +188,9 @@ def test_locked_result_comes_again_and_holds_up_nobody(results: Desk) -> None:
     assert results.records.delivery_ids == [locked.delivery_id]
     assert not results.records.is_blocked
     other = results.add(webhook_id=OTHER, urgent=True)
-    assert results.order() == Batch(other, {})
+    assert results.order() == ResultBatch(other, {})
     results.end()
-    assert results.after(LOCKED_SECONDS) == Batch([locked], {})
+    assert results.after(LOCKED_SECONDS) == ResultBatch([locked], {})
     results.end()
     assert not results.records
     assert written.delivery_id not in results.records.delivery_ids
@@ -218,27 +218,27 @@ def test_what_is_said_of_a_locked_webhook_goes_with_the_next_batch_in_its_order(
 ) -> None:
     results.add(urgent=True)
     results.order()
-    results.end(NOTHING._replace(attempted={WEBHOOK: FAILED}))
+    results.end(NOTHING._replace(effects={WEBHOOK: FAILED}))
     assert results.records
 
     added = results.add(urgent=True)
-    assert results.order() == Batch(added, {WEBHOOK: FAILED})
+    assert results.order() == ResultBatch(added, {WEBHOOK: FAILED})
     # write() has put both together.
-    results.end(NOTHING._replace(attempted={WEBHOOK: FAILED.then(WORKED)}))
+    results.end(NOTHING._replace(effects={WEBHOOK: FAILED.then(WORKED)}))
 
-    assert results.after(LOCKED_SECONDS) == Batch([], {WEBHOOK: WORKED})
+    assert results.after(LOCKED_SECONDS) == ResultBatch([], {WEBHOOK: WORKED})
     results.fail()
-    assert results.after(LOCKED_SECONDS) == Batch([], {WEBHOOK: WORKED})
+    assert results.after(LOCKED_SECONDS) == ResultBatch([], {WEBHOOK: WORKED})
     results.end()
     assert not results.records
 
 
 def test_later_words_about_a_webhook_outweigh_earlier_ones() -> None:
     assert FAILED.then(WORKED) == WORKED
-    assert WORKED.then(FAILED) == Attempted(succeeded=True, failures=3)
+    assert WORKED.then(FAILED) == HealthEffect(succeeded=True, failures=3)
     assert FAILED.then(FAILED).failures == 6
-    gone = Attempted(failures=1, hold_seconds=60, is_gone=True)
-    assert gone.then(WORKED) == Attempted(succeeded=True, hold_seconds=60, is_gone=True)
+    gone = HealthEffect(failures=1, hold_seconds=60, is_gone=True)
+    assert gone.then(WORKED) == HealthEffect(succeeded=True, hold_seconds=60, is_gone=True)
 
 
 def test_only_what_has_been_locked_for_a_while_counts_as_stuck(results: Desk) -> None:

@@ -13,7 +13,7 @@ from tests.concurrency import calls_of, in_thread
 from tests.webhooks.history import trigger
 from tests.workers import wait_until
 from webhooks.dispatch import desks, discovery
-from webhooks.dispatch.claim import Order, claim_due
+from webhooks.dispatch.claim import ClaimOrder, claim_due
 from webhooks.dispatch.claims import Claims
 from webhooks.dispatch.endpoints import Endpoints
 from webhooks.dispatch.engine import Engine
@@ -145,7 +145,7 @@ def take_again_and_again(lanes: Lanes, limit: int, times: int) -> list[object]:
     register_worker(worker)
     owners: list[object] = []
     for _ in range(times):
-        order = Order(worker, limit, lanes.take(224), lambda *_: 50, knows=lanes.knows)
+        order = ClaimOrder(worker, limit, lanes.take(224), lambda *_: 50, knows=lanes.knows)
         claim = claim_due(order, Endpoints())
         rows = [d.id for d in claim.taken.deliveries]
         owners += Delivery.objects.filter(id__in=rows).values_list("owner_id", flat=True)
@@ -197,7 +197,9 @@ def test_row_below_the_mark_of_a_busy_lane_is_not_passed_over(
     lane = Lane(user.id, webhook.id, False, low=time.time() - 0.5)
     worker = new_id()
     register_worker(worker)
-    claim = claim_due(Order(worker, 10, [lane], lambda *_: 1, knows=lambda _: True), Endpoints())
+    claim = claim_due(
+        ClaimOrder(worker, 10, [lane], lambda *_: 1, knows=lambda _: True), Endpoints()
+    )
     assert [delivery.id for delivery in claim.taken.deliveries] == [late.id]
 
 

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from webhooks.dispatch.flight import MAX_QUICK, Flight
+from webhooks.dispatch.flight import MAX_NOT_SLOW, Flight
 from webhooks.pace import window
 from webhooks.pace.window import LARGE, LARGEST, START, Window, Windows
 
@@ -123,12 +123,12 @@ def test_webhook_gives_way_when_places_become_few() -> None:
     flight = Flight()
     webhook_id = uuid4()
     flight.windows.by_webhook[webhook_id] = Window(size=LARGEST)
-    assert flight.room_of(webhook_id, LARGEST) == MAX_QUICK // 2
+    assert flight.room_of(webhook_id, LARGEST) == MAX_NOT_SLOW // 2
 
-    flight.count = MAX_QUICK - 100
+    flight.count = MAX_NOT_SLOW - 100
     assert flight.room_of(webhook_id, LARGEST) == 50
 
-    flight.count = MAX_QUICK
+    flight.count = MAX_NOT_SLOW
     assert flight.room_of(webhook_id, LARGEST) == START
 
 
@@ -161,7 +161,7 @@ def test_receiver_whose_answers_are_dear_to_read_gets_fewer_and_rests(
     assert dear in windows.uncommon
     assert windows.room(usual) >= START
 
-    now[0] += 0.010 * window.REST_PER_DEAR_SECOND
+    now[0] += 0.010 * window.REST_PER_READ_SECOND
     assert not windows.is_shut(dear)
     assert 0 < windows.room(dear) < START
 
@@ -174,4 +174,4 @@ def test_dear_answers_that_come_together_are_paid_for_one_after_the_other(
     for _ in range(4):
         state.charge(10.0)
 
-    assert state.rests_until == pytest.approx(1000 + 4 * 0.010 * window.REST_PER_DEAR_SECOND)
+    assert state.rests_until == pytest.approx(1000 + 4 * 0.010 * window.REST_PER_READ_SECOND)

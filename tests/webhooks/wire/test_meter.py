@@ -48,7 +48,7 @@ def test_dear_connections_together_get_their_share_of_the_time(meter: Meter) -> 
         spent += 0.001
 
     assert rests == sorted(rests)
-    assert max(rests) - NOW >= spent / module.DEAR_SHARE
+    assert max(rests) - NOW >= spent / module.EXPENSIVE_SHARE
 
 
 def test_no_rest_is_longer_than_a_request_can_bear(meter: Meter) -> None:

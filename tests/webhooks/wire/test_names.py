@@ -10,7 +10,7 @@ import pytest
 from tests.webhooks.sending import kind_of, policy, request, send_all
 from webhooks.wire import names
 from webhooks.wire.many import MultiSender
-from webhooks.wire.names import Answer, Known
+from webhooks.wire.names import Answer, CachedLookup
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 OLD, NEW = "127.0.0.2", "127.0.0.3"
@@ -75,7 +75,7 @@ def test_old_addresses_are_not_used_while_the_new_ones_are_looked_up(
     old, new = pair
     sender = make_sender(lambda _: (NEW,))
     looked_up_at = time.monotonic() - 2 * names.RESOLVED_SECONDS - 1
-    sender._lookups._resolver._known["hooks.example"] = Known(looked_up_at, (OLD,))
+    sender._lookups._resolver._known["hooks.example"] = CachedLookup(looked_up_at, (OLD,))
 
     send_one(sender, old.port)
 
