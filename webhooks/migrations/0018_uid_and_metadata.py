@@ -23,8 +23,4 @@ class Migration(migrations.Migration):
             name='uid',
             field=models.CharField(editable=False, help_text="A name that its owner's programs know it by; unique among his webhooks.", max_length=100, null=True, validators=[django.core.validators.RegexValidator('^[A-Za-z0-9._:-]{1,100}\\Z', 'A uid has 1 to 100 letters, digits, dots, colons, hyphens and underscores.')]),
         ),
-        migrations.AddConstraint(
-            model_name='webhook',
-            constraint=models.UniqueConstraint(condition=models.Q(('deleted_at', None), ('uid__isnull', False)), fields=('owner', 'uid'), name='webhook_uid_of_owner', violation_error_message='You have a webhook with this uid.'),
-        ),
     ]

@@ -12,7 +12,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('webhooks', '0018_uid_and_metadata'),
+        ('webhooks', '0019_uid_of_owner'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
