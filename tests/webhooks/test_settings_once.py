@@ -3,7 +3,7 @@
 from webhooks.admin.webhook_form import WebhookForm
 from webhooks.admin.webhooks import WebhookAdmin
 from webhooks.api.names import camel_case
-from webhooks.api.webhooks import WebhookSerializer
+from webhooks.api.webhook_serializers import WebhookSerializer
 from webhooks.models import Webhook
 from webhooks.models.webhook import SETTING_NAMES, api_name
 from webhooks.registry.changes import CHANGEABLE

@@ -11,8 +11,8 @@ from django.contrib.auth import get_user_model
 
 from webhooks.choices import BreakerState
 from webhooks.errors import EncryptionKeyError
+from webhooks.models.custom_headers import decrypt_headers
 from webhooks.models.encryption import decrypt
-from webhooks.models.webhook import decrypt_headers
 from webhooks.pace.retry import Policy
 from webhooks.postgres.sql import run
 from webhooks.wire.clock import boottime

@@ -9,8 +9,9 @@ from webhooks.models.operations import (
     Redelivery,
     RedeliveryTakeover,
 )
+from webhooks.models.signing_secret import SigningSecret
 from webhooks.models.token import ApiToken
-from webhooks.models.webhook import SigningSecret, Webhook
+from webhooks.models.webhook import Webhook
 from webhooks.models.worker import WorkerHeartbeat
 
 __all__ = [

@@ -1,9 +1,7 @@
 """A registered URL with its event filter, policy and secrets."""
 
-import json
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -14,17 +12,16 @@ from django.db import models
 from django.db.models import Q, Value
 from django.db.models.functions import Now
 from django.utils import timezone
-from django.views.decorators.debug import sensitive_variables
 
 from webhooks import catalog
 from webhooks.choices import BreakerState
-from webhooks.errors import EncryptionKeyError, UrlRefusedError
-from webhooks.ids import WEBHOOK_PREFIX, new_id
-from webhooks.models.encryption import decrypt, encrypt
+from webhooks.errors import UrlRefusedError
+from webhooks.ids import WEBHOOK_PREFIX
+from webhooks.models.custom_headers import CustomHeaders
+from webhooks.models.signing_secret import SigningSecret
 from webhooks.pace import retry
 from webhooks.pace.bounds import MAX_PATTERNS, length_problem, named
 from webhooks.wire import signing
-from webhooks.wire.header_rules import header_problems
 from webhooks.wire.url_rules import MAX_URL_LENGTH, accept_url
 
 if TYPE_CHECKING:
@@ -102,14 +99,7 @@ class WebhookQuerySet(models.QuerySet["Webhook"]):
         return self.filter(hearing, active=True, deleted_at=None)
 
 
-@sensitive_variables()
-def decrypt_headers(stored: bytes | memoryview | None, webhook_id: uuid.UUID) -> dict[str, str]:
-    """Decrypt stored custom headers; raises EncryptionKeyError."""
-    return {} if stored is None else dict(json.loads(decrypt(bytes(stored), webhook_id)))
-
-
-class Webhook(models.Model):
-    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+class Webhook(CustomHeaders):
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         # Deleting a user soft-deletes the webhooks; a cascade would block producers' inserts.
@@ -145,7 +135,6 @@ class Webhook(models.Model):
         editable=False,
         help_text="Texts of its owner's, for his programs.",
     )
-    headers_encrypted = models.BinaryField(null=True, editable=False)
     max_retries = models.PositiveSmallIntegerField(
         default=10,
         validators=[MaxValueValidator(MAX_RETRIES)],
@@ -275,28 +264,6 @@ class Webhook(models.Model):
         return self._secret
 
     @property
-    def headers(self) -> dict[str, str]:
-        """Custom request headers; stored encrypted."""
-        return decrypt_headers(self.headers_encrypted, self.id)
-
-    @headers.setter
-    @sensitive_variables()
-    def headers(self, headers: dict[str, str]) -> None:
-        """Raises ValidationError for a forbidden header and then keeps the old ones."""
-        if problems := header_problems(headers):
-            raise ValidationError({"headers": problems})
-        text = json.dumps(headers).encode()
-        self.headers_encrypted = encrypt(text, self.id) if headers else None
-
-    @property
-    def header_names(self) -> list[str] | None:
-        """The names of the custom headers; None if no key can decrypt them."""
-        try:
-            return list(self.headers)
-        except EncryptionKeyError:
-            return None
-
-    @property
     def ed25519(self) -> bool:
         """Whether requests are signed `v1a` as well."""
         return self.secrets.filter(scheme=SigningSecret.Scheme.ED25519, expires_at=None).exists()
@@ -328,77 +295,3 @@ class Webhook(models.Model):
             problems["metadata"] = problem_of_metadata
         if problems:
             raise ValidationError(problems)
-
-
-class SigningSecretQuerySet(models.QuerySet["SigningSecret"]):
-    def live(self, now: datetime) -> "SigningSecretQuerySet":
-        """Return the secrets that sign at this moment, the current one first."""
-        return self.filter(Q(expires_at=None) | Q(expires_at__gt=now)).order_by(
-            models.F("expires_at").desc(nulls_first=True), "-id"
-        )
-
-
-class SigningSecret(models.Model):
-    class Scheme(models.TextChoices):
-        """The signature version of Standard Webhooks that a secret makes."""
-
-        HMAC = "v1", "HMAC-SHA256"
-        ED25519 = "v1a", "ed25519"
-
-    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    webhook = models.ForeignKey(Webhook, on_delete=models.CASCADE, related_name="secrets")
-    scheme = models.CharField(
-        max_length=3, choices=Scheme, default=Scheme.HMAC, db_default=Scheme.HMAC, editable=False
-    )
-    value_encrypted = models.BinaryField(editable=False)
-    expires_at = models.DateTimeField(
-        null=True, blank=True, help_text="When it stops signing; empty for the current secret."
-    )
-    created_at = models.DateTimeField(db_default=Now(), editable=False)
-
-    objects = SigningSecretQuerySet.as_manager()
-
-    class Meta:
-        permissions = [("reveal_signingsecret", "Can see signing secrets in clear")]
-        constraints = [
-            models.UniqueConstraint(
-                fields=["webhook", "scheme"],
-                condition=Q(expires_at=None),
-                name="one_current_secret_per_scheme",
-            )
-        ]
-
-    def __str__(self) -> str:
-        return f"secret of {self.webhook_id}"
-
-    @classmethod
-    @sensitive_variables()
-    def build(
-        cls, webhook: Webhook, value: str | None = None, *, scheme: Scheme = Scheme.HMAC
-    ) -> "SigningSecret":
-        """Return an unsaved secret, random without `value`.
-
-        Raises ValueError for a malformed value.
-        """
-        secret = cls(webhook=webhook, scheme=scheme)
-        if scheme == cls.Scheme.ED25519:
-            value = value or signing.generate_private_key()
-            signing.Ed25519Key.from_text(value)
-        else:
-            value = value or signing.generate_secret()
-            signing.SigningKey.from_secret(value)
-        secret.value_encrypted = encrypt(value.encode(), secret.id)
-        return secret
-
-    @property
-    def value(self) -> str:
-        """Raises EncryptionKeyError."""
-        return decrypt(bytes(self.value_encrypted), self.id).decode()
-
-    @property
-    def readable_value(self) -> str | None:
-        """The value; None if no key can decrypt it."""
-        try:
-            return self.value
-        except EncryptionKeyError:
-            return None
