@@ -284,7 +284,7 @@ SPECTACULAR_SETTINGS = {
         "AgentStatus": "sessions_app.models.Agent.Status",
         "ConnectedAgentStatus": "sessions_app.api.CONNECTED",
         "RepeatableStatus": "webhooks.api.redeliveries.REPEATABLE_CHOICES",
-        "WaitingDeliveries": "webhooks.api.webhooks.WAITING",
+        "WaitingDeliveries": "webhooks.api.webhook_serializers.WAITING",
     },
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_AUTHENTICATION": [],
