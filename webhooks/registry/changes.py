@@ -102,7 +102,7 @@ def put_webhook(
             return create_webhook(owner, uid=uid, **settings), None
         for name in SETTING_NAMES:
             if name != "max_retries" or settings.get("retry_schedule") is None:
-                field = cast(Field[Any, Any], Webhook._meta.get_field(name))
+                field = cast("Field[Any, Any]", Webhook._meta.get_field(name))
                 settings.setdefault(name, field.get_default())
         before = {name: _readable(webhook, name) for name in settings}
         changed = {name: value for name, value in settings.items() if before[name] != value}
