@@ -1,7 +1,7 @@
-"""Which addresses our servers may connect to: our own table, because `ipaddress` disagrees with
-itself between Python versions and calls several special ranges global.
+"""The addresses that our servers may connect to. The table is our own, because `ipaddress` differs
+between Python versions and calls several special ranges global.
 
-Always decide on the numeric address that is dialled, never on a name or a URL.
+Always decide on the numeric address to connect to, never on a name or a URL.
 """
 
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ FORBIDDEN_V4 = [
     )
 ]
 GLOBAL_V6 = IPv6Network("2000::/3")
-"""All that is routed on the internet today; everything outside it is refused."""
+"""All addresses that are routed on the internet today; everything outside is refused."""
 FORBIDDEN_V6 = [
     IPv6Network(network)
     for network in (
@@ -50,10 +50,10 @@ Network = IPv4Network | IPv6Network
 
 
 class AddressPolicy:
-    """The table above, less the networks that the deployment allows on purpose.
+    """The table above, except networks that the deployment allows on purpose.
 
-    The deployment's own networks (WEBHOOKS_FORBIDDEN_NETWORKS) are never allowed, and only the
-    ports of WEBHOOKS_ALLOWED_PORTS, whoever makes a policy.
+    Every policy refuses the deployment's own networks (WEBHOOKS_FORBIDDEN_NETWORKS) and allows only
+    the ports of WEBHOOKS_ALLOWED_PORTS.
     """
 
     def __init__(self, allowed_networks: Iterable[Network] = ()) -> None:
@@ -86,7 +86,7 @@ class AddressPolicy:
             return False
         is_exempt = any(address in network for network in self._allowed)
         if address in NAT64:
-            # Allowing the translator does not allow what lies behind it.
+            # An allowed translator does not allow the addresses behind it.
             return is_exempt and self._may_connect(IPv4Address(int(address) & 0xFFFFFFFF))
         return is_exempt or _is_public(address)
 

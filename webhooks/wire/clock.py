@@ -1,13 +1,13 @@
-"""The clock that goes on while the machine sleeps."""
+"""The clock that keeps running while the machine sleeps."""
 
 import time
 
 
 def boottime() -> float:
-    """Return seconds that never go back, like the monotonic clock's, sleep of the machine included.
+    """Return seconds that never go back, like the monotonic clock's, but count the machine's sleep.
 
-    Whatever others may have done meanwhile (taken over, changed, revoked) is measured by this one:
-    for them a machine that slept is a process that was stopped.
+    It measures how long others had time to act (to take over rows, change or revoke), because they
+    may have been awake while this machine slept.
     """
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 

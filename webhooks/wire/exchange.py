@@ -1,4 +1,4 @@
-"""One libcurl handle: how it is configured, what it is given, and what it made of the response."""
+"""One libcurl handle: its configuration, its request, and the outcome of the transfer."""
 
 import socket
 from collections.abc import Callable
@@ -25,29 +25,30 @@ from webhooks.wire.meter import Usage
 from webhooks.wire.names import MAX_LIFE_SECONDS, Pin
 
 MAX_BODY_BYTES = 64 * 1024
-"""Of an answer's body; reading stops there."""
+"""Most bytes of a response body; reading stops there."""
 MAX_BODY_PIECES = 64
-"""Reading stops after so many chunks or frames, too: each costs a call, however small it is."""
+"""Most chunks or frames of a body; reading stops there too, because each costs a call, however small."""
 MAX_HEADER_BYTES = 64 * 1024
-"""Of an answer's headers, interim answers and trailers included; reading stops there."""
+"""Most bytes of a response's headers, interim responses and trailers included; reading stops there."""
 MAX_HEADER_LINES = 102
 """A status line, a hundred headers and the blank line."""
 MAX_LINES_READ = 128
-"""Of headers, interim answers and trailers together; trailers are thrown away."""
+"""Most lines of headers, interim responses and trailers together; trailers are thrown away."""
 MAX_INTERIM_ANSWERS = 8
 RECEIVE_BUFFER_BYTES = 32 * 1024
-"""Of a connection, in the kernel, which doubles it. By itself it would become six megabytes for who
-sends fast enough, and libcurl reads all that is there at once."""
+"""Receive buffer of a connection in the kernel, which doubles it. Without this limit it would grow to
+six megabytes for a fast sender, and libcurl would read all of it at once."""
 MAX_KEPT_HEADER_BYTES = 8 * 1024
-"""libcurl keeps the headers of an answer until a handle is used again; one with more is not kept."""
+"""A handle that holds more header bytes is closed: libcurl keeps a response's headers until the
+handle's next use."""
 MAX_SENDS = 2
-"""Of one request in one attempt. libcurl sends it again where a kept connection breaks before a full
-line of an answer came (it does not say whether less came), each time on the next kept one, up to
-six times."""
+"""Most sends of one request in one attempt. libcurl repeats a request if a kept connection breaks
+before a full line of the response came (it does not say whether less came), each time on the next
+kept connection, up to six times."""
 MAX_BUILT_SECONDS = 0.25
-"""A request that waited longer for its connection goes out only where its draft is still current."""
+"""A request that waited longer for its connection goes out only if its draft is still current."""
 MAX_IDLE_SECONDS = 50
-"""A kept connection older than this is not used again; many servers close after 60 s."""
+"""A connection that was idle for longer is not used again; many servers close theirs after 60 s."""
 # libcurl's numbers that pycurl has no names for.
 SUPPRESS_CONNECT_HEADERS = 265
 E_TOO_LARGE = 100
@@ -67,20 +68,20 @@ KINDS = {
     pycurl.E_RECV_ERROR: FailureKind.RESET,
     pycurl.E_SEND_ERROR: FailureKind.RESET,
     pycurl.E_PARTIAL_FILE: FailureKind.RESET,
-    # By us, in _may_send().
+    # Our own _may_send() aborts with this code.
     pycurl.E_ABORTED_BY_CALLBACK: FailureKind.RESET,
     E_TOO_LARGE: FailureKind.TOO_LARGE,
 }
-"""All other codes mean that what came is not HTTP as we accept it."""
+"""All other codes mean that the response is not HTTP as we accept it."""
 PROXY_REFUSALS = {403: FailureKind.BLOCKED_ADDRESS, 407: FailureKind.BLOCKED_ADDRESS}
-"""How an egress proxy answers CONNECT for an address it does not allow (smokescreen: 407)."""
+"""The statuses with which an egress proxy refuses CONNECT to an address (smokescreen: 407)."""
 PROXY_TIMEOUT = 504
 GIVE_UP = 0
-"""What a callback returns so that libcurl ends the transfer: neither None nor the full length."""
+"""The value with which a callback makes libcurl end the transfer: neither None nor the full length."""
 
 
 class Exchange:
-    """One libcurl handle and what comes back on it; used again for request after request."""
+    """One libcurl handle and the response on it; it serves one request after another."""
 
     def __init__(
         self,
@@ -90,21 +91,21 @@ class Exchange:
         is_awake: Callable[[], bool] = lambda: True,
     ) -> None:
         self.sending: Any = None
-        """What the owner of the handle knows of the request."""
+        """The caller's record of the request (lookups.Sending)."""
         self.request: PreparedRequest | None = None
-        """As it was built last."""
+        """The request as last built."""
         self.pin: Pin | None = None
         self.usage: Usage | None = None
-        """What its connection costs, where that is much."""
+        """The cost of its connection, if that is expensive to read."""
         self.has_connected = False
         """Whether the transfer has opened a connection."""
         self.is_reusable = True
-        """Whether the handle holds little of the last answer."""
+        """Whether the handle holds at most MAX_KEPT_HEADER_BYTES of the last response's headers."""
         self._policy = policy
         self._lines: list[bytes] = []
         self._head_size = 0
         self._answers = 0
-        """Status lines that came, those of interim answers included."""
+        """Status lines received, those of interim responses included."""
         self._chunks: list[bytes] = []
         self._body_size = 0
         self._is_blocked = False
@@ -154,10 +155,10 @@ class Exchange:
             handle.setopt(option, value)
 
     def prepare(self, draft: Draft, timeout_seconds: float, pin: Pin | None) -> None:
-        """Build the request and point the handle at it; the transfer has to begin at once.
+        """Build the request and set the handle up for it; the transfer must begin at once.
 
-        `pin` stands for the addresses already looked up for the host. Raises WithdrawnError, and
-        TransportError when libcurl will not have it.
+        `pin` holds the addresses that were looked up for the host. Raises WithdrawnError, and
+        TransportError if libcurl refuses the request.
         """
         handle = self.handle
         self._draft = draft
@@ -168,7 +169,7 @@ class Exchange:
         try:
             if request.url != self._url:
                 handle.setopt(pycurl.URL, str(request.url).encode("ascii"))
-                # libcurl resolves dots and rewrites escapes: what is stored would not be what is sent.
+                # Otherwise libcurl would resolve dots and rewrite escapes of the stored path.
                 handle.setopt(pycurl.REQUEST_TARGET, request_target(str(request.url)))
                 self._url = request.url
             self.pin = pin
@@ -186,11 +187,11 @@ class Exchange:
 
     @property
     def is_sent(self) -> bool:
-        """Whether the request has gone out, or has begun to."""
+        """Whether any part of the request may have been sent."""
         return self._sends > 0
 
     def finish(self, error_code: int) -> Response | TransportError | WithdrawnError:
-        """Return the outcome of the transfer that just ended, and be ready for the next one."""
+        """Return the outcome of the transfer that has just ended, and reset for the next one."""
         lines, body = self._lines[:], b"".join(self._chunks)
         is_blocked, self._is_blocked = self._is_blocked, False
         self.is_reusable = self._head_size <= MAX_KEPT_HEADER_BYTES
@@ -210,7 +211,7 @@ class Exchange:
         is_long = len(lines) > 2 * MAX_INTERIM_ANSWERS or header_bytes > MAX_HEADER_BYTES
         if is_long and _is_too_large(lines):
             return failure(FailureKind.TOO_LARGE)
-        # Once the header block has ended the receiver has answered, whatever becomes of the body.
+        # A complete header block is a response, even if the body breaks off.
         if status >= 200 and lines and lines[-1] in BLANK:
             return Reply(
                 status,
@@ -242,11 +243,11 @@ class Exchange:
         return None if has_room else GIVE_UP
 
     def _may_send(self, *_: object) -> int:
-        """A connection is there and the request about to go out on it, perhaps not for the first time."""
+        """Decide whether libcurl may send the request, or repeat it, on a connection that is open."""
         if self._sends == MAX_SENDS or not self._is_awake():
             return pycurl.PREREQFUNC_ABORT
         if boottime() - self._built_at > MAX_BUILT_SECONDS and not self._draft.is_current():
-            # What went out already is an attempt, though libcurl would make another of it.
+            # If a part was sent, this counts as an attempt: report a failure, not a withdrawal.
             self._is_withdrawn = not self._sends
             return pycurl.PREREQFUNC_ABORT
         self._sends += 1
@@ -263,7 +264,7 @@ class Exchange:
         return opened
 
     def _has_socket(self, fd: int, purpose: int) -> int:
-        """libcurl got a duplicate of ours, of this number."""
+        """Close our own socket: libcurl has a duplicate with this number."""
         while self._opened:
             self._opened.pop().close()
         self.has_connected = True
@@ -295,9 +296,9 @@ BLANK = (b"\r\n", b"\n")
 
 
 def _without_trailers(lines: list[bytes]) -> list[bytes]:
-    """Return the lines up to the blank one that ends the final answer's headers.
+    """Return the lines up to the blank one that ends the final response's headers.
 
-    libcurl hands over what follows a chunked body as if it were more headers.
+    libcurl passes the trailers of a chunked body as if they were more headers.
     """
     is_interim, is_start = False, True
     for number, line in enumerate(lines):
@@ -328,5 +329,5 @@ def _header_lines(request: PreparedRequest) -> list[bytes]:
 WITHOUT_OWN_HEADERS = [
     b"Accept:", b"Expect:", b"User-Agent:", b"Content-Type:", b"Accept-Encoding: identity",
 ]  # fmt: skip
-"""Keeps libcurl from adding these by itself; a later line with a value is sent all the same.
-Compressed answers are not asked for and never inflated."""
+"""Keeps libcurl from adding these headers; a later line with a value is still sent. The request asks
+for no compression, and responses are never decompressed."""

@@ -1,4 +1,4 @@
-"""Why a request has no response: the errors of the transport, their kinds and their texts."""
+"""The reasons why a request has no response: the transport's errors, their kinds and their texts."""
 
 import requests
 
@@ -6,18 +6,18 @@ from webhooks.choices import FailureKind
 
 
 class SuspendedError(Exception):
-    """The process stood still for so long that what it was about to send may not be its own now."""
+    """The process stood still for so long that its rows may belong to another worker now."""
 
 
 class WithdrawnError(requests.RequestException):
-    """The request may not be sent any more; none of it was."""
+    """The request may not be sent any more; no part of it was sent."""
 
 
 class TransportError(requests.RequestException):
-    """No answer came; `kind` sorts it, the text tells the receiver's developer what happened.
+    """No response came; `kind` classifies it, the text explains it to the receiver's developer.
 
-    The text never says more than a stranger may know: neither addresses of our network, nor
-    whether such an address exists behind a name, nor whether a port is open, closed or filtered.
+    The text says only what a stranger may know. It reveals no address of our network, nor whether
+    such an address exists behind a name, nor whether a port is open, closed or filtered.
     """
 
     def __init__(self, kind: FailureKind, message: str) -> None:
@@ -47,7 +47,7 @@ CERTIFICATE_MESSAGES = {
     10: "The receiver's TLS certificate has expired.",
     18: "The receiver's TLS certificate is self-signed.",
 }
-"""By OpenSSL's verification result; libcurl, which compares the names, leaves a 1."""
+"""By OpenSSL's verification result. libcurl compares the names and leaves a 1 if they differ."""
 UNKNOWN_ISSUER = (
     "The receiver's TLS certificate is not from a known authority, or its chain is cut."
 )

@@ -1,6 +1,6 @@
-"""Which custom headers a webhook may have.
+"""The rules for a webhook's custom headers.
 
-Values often are credentials: no text made here ever holds one.
+Values are often credentials: no text made here contains one.
 """
 
 import re
@@ -21,32 +21,32 @@ FORBIDDEN = {
     "accept-encoding", "connection", "cookie", "cookie2", "date", "expect", "forwarded", "host",
     "http2-settings", "keep-alive", "set-cookie", "set-cookie2", "te", "trailer",
     "transfer-encoding", "upgrade", "user-agent", "via", "x-real-ip",
-    # What changes the method or the path behind a proxy that has checked both.
+    # These change the method or the path behind a proxy that has checked both.
     "x-http-method", "x-http-method-override", "x-method-override", "x-original-method",
     "x-original-uri", "x-original-url", "x-original-host", "x-rewrite-url", "x-host",
     "x-accel-redirect", "x-sendfile",
-    # Whom a proxy has found to be the client.
+    # In these a proxy names the client.
     "client-ip", "fastly-client-ip", "remote-addr", "remote-user", "true-client-ip", "x-client-ip",
     "x-cluster-client-ip", "x-forwarded", "x-originating-ip", "x-remote-addr", "x-remote-ip",
     "x-remote-user", "x-authenticated-user", "x-appengine-user-ip", "x-ssl-client-cert",
     "x-client-cert", "x-client-dn",
-    # By which the metadata services of clouds know a request that was meant.
+    # Cloud metadata services require one of these as proof that a request is intended.
     "metadata", "metadata-flavor", "x-google-metadata-request", "x-metadata-token",
     "x-vault-request", "x-identity-header", "x-kubernetes-metadata",
 }  # fmt: skip
 FORBIDDEN_PREFIXES = (
     "content-", "proxy-", "sec-", "webhook-", "x-forwarded-", "x-webhook-",
-    # Identities that a proxy vouches for, and metadata again.
+    # Identities that a proxy vouches for, and cloud metadata.
     "cf-access-", "cf-connecting-", "impersonate-", "x-amzn-oidc-", "x-auth-request-",
     "x-aws-ec2-metadata-", "x-envoy-", "x-goog-authenticated-user-", "x-goog-iap-",
     "x-ms-client-principal", "x-ms-token-", "x-remote-extra-", "x-remote-group", "x-ssl-client-",
 )  # fmt: skip
-"""What we or libcurl send ourselves, and what steers connections, caches and proxies, or claims
-what only a proxy may say."""
+"""Headers that we or libcurl send, that steer connections, caches and proxies, or that only a proxy
+may set."""
 
 
 def header_problems(headers: Mapping[str, str]) -> list[str]:
-    """Return why a webhook may not have these headers, one sentence each; empty when it may."""
+    """Return the problems of custom headers, one sentence each; empty if all are allowed."""
     if problem := length_problem(headers, MAX_HEADERS):
         return [problem]
     problems = [
@@ -58,7 +58,7 @@ def header_problems(headers: Mapping[str, str]) -> list[str]:
 
 
 def header_problem(name: object, value: object) -> str | None:
-    """Return why one header is refused, or None."""
+    """Return the problem of one header as a sentence, or None."""
     if not isinstance(name, str) or len(name) > MAX_NAME_LENGTH or not TOKEN.fullmatch(name):
         return (
             f"{_shown(name)} is not a header name: use up to {MAX_NAME_LENGTH} letters, digits "
@@ -75,13 +75,14 @@ def header_problem(name: object, value: object) -> str | None:
 
 
 def is_forbidden(name: str) -> bool:
-    """Say whether a name is taken, in any case and with any character in place of its hyphens."""
+    """Say whether a name is forbidden, in any case and with any punctuation instead of hyphens."""
     alike = _spelled_alike(name)
     return alike in FORBIDDEN or alike.startswith(FORBIDDEN_PREFIXES)
 
 
 def _spelled_alike(name: str) -> str:
-    """CGI and WSGI tell neither case nor `-` from `_`; some servers no punctuation at all."""
+    """Return one spelling for names that some servers confuse: CGI and WSGI ignore case and read `_`
+    as `-`; some servers treat all punctuation alike."""
     return re.sub(r"[^a-z0-9]", "-", name.lower())
 
 

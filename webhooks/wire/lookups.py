@@ -24,12 +24,12 @@ class Sending:
     started_at: float
     deadline: float
     name: tuple[str, int] | None
-    """What has to be looked up."""
+    """The host and port to look up; None for a numeric host."""
     looked_up_ms: float = 0.0
 
 
 class Lookups:
-    """Begins each request when its host's addresses are known, and ends it where there are none."""
+    """Begins each request when its host's addresses are known, or ends it if there are none."""
 
     def __init__(
         self,
@@ -46,7 +46,8 @@ class Lookups:
         self._end = end
         self._wake = wake
         self._waiting: dict[str, list[Sending]] = {}
-        """By host. Many may wait for dead ones: nothing here walks over all."""
+        """The waiting requests by host. Many may wait for dead hosts, so no frequent step walks over
+        all."""
         self._hosts_answered: deque[str] = deque()
         self.first_deadline = math.inf
 
@@ -57,17 +58,17 @@ class Lookups:
 
     @property
     def contexts(self) -> list[Any]:
-        """Of the requests that wait."""
+        """The contexts of the requests that wait."""
         return [sending.context for waiting in self._waiting.values() for sending in waiting]
 
     def start(self, sending: Sending, name: tuple[str, int]) -> None:
-        """Begin a request now where the addresses are known, and else when they are."""
+        """Begin a request now if its addresses are known, otherwise once they are."""
         if not self._begin_if_resolved(sending, name):
             self._waiting.setdefault(name[0], []).append(sending)
             self.first_deadline = min(self.first_deadline, sending.deadline)
 
     def begin_answered(self) -> None:
-        """Begin what waited for look-ups that have ended."""
+        """Begin the requests whose look-up has ended."""
         while self._hosts_answered:
             host = self._hosts_answered.popleft()
             waiting = self._waiting.pop(host, [])
@@ -80,7 +81,7 @@ class Lookups:
                 self._waiting[host] = still
 
     def end_overdue(self) -> None:
-        """End the requests whose time is over."""
+        """End the requests that are past their deadline."""
         now = time.monotonic()
         if self.first_deadline > now:
             return
@@ -115,6 +116,6 @@ class Lookups:
         return True
 
     def _answered(self, host: str) -> None:
-        """A look-up ended; called on its thread."""
+        """Note that a look-up has ended; runs on the look-up's thread."""
         self._hosts_answered.append(host)
         self._wake()

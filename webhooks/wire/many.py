@@ -1,4 +1,4 @@
-"""Many requests at a time, for a worker: libcurl's multi handle on one thread."""
+"""Many requests at a time for a worker, with libcurl's multi handle on one thread."""
 
 import select
 import time
@@ -22,29 +22,30 @@ from webhooks.wire.pins import Pins
 from webhooks.wire.sockets import Sockets
 
 COST_CHECK_SECONDS = 0.05
-"""How often it is looked at whose requests are dear."""
+"""How often the sender checks which connections are expensive to read."""
 SUSPENDED_SECONDS = 7.0
-"""A wait that takes so much longer than asked for: the process was stopped, or its machine slept."""
+"""A wait that takes so much longer than its timeout means that the process was stopped or the machine
+slept."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """How one request ended: one of `response` and `error` is set, or it was withdrawn unsent."""
+    """The end of one request: either `response` or `error` is set, or it was withdrawn unsent."""
 
     context: Any
     request: PreparedRequest | None
-    """As it was built last; None where it never was."""
+    """The request as last built; None if it never was."""
     response: Response | None
     error: TransportError | None
     started_at_monotonic: float
     duration_ms: int
     phases: Phases
     processor_ms: float = 0.0
-    """Of reading the answer, where that took much more than usual; 0 elsewhere."""
+    """Processor time of reading the response if that was expensive; otherwise 0."""
 
     @property
     def is_withdrawn(self) -> bool:
-        """Whether the draft was not built, or not current any more; nothing was sent."""
+        """Whether the draft was not built or no longer current; nothing was sent."""
         return self.response is None and self.error is None
 
 
@@ -64,7 +65,7 @@ class MultiSender:
         self._policy = policy
         self._has_proxy = bool(settings.WEBHOOKS_PROXY_URL)
         self._awake_at = 0.0
-        """By the clock that goes on in sleep."""
+        """End of the last wait, by boottime()."""
         self._asleep_seconds = asleep_seconds()
         self._was_suspended = False
         self._multi: Any = pycurl.CurlMulti()
@@ -81,16 +82,16 @@ class MultiSender:
 
     @property
     def in_flight(self) -> int:
-        """How many requests were started and not yet returned by poll()."""
+        """How many requests have started and have not come out of poll()."""
         return len(self._active) + self._lookups.count + len(self._ended)
 
     def start(
         self, request: PreparedRequest, *, timeout_seconds: float, context: Any, group: Group = None
     ) -> None:
-        """Send a POST; its outcome comes out of poll() within the timeout, with this context.
+        """Send a POST; poll() returns its outcome within the timeout, with this context.
 
         A Draft's `build` is called once the addresses of its host are known, here or in a later
-        poll(). `group` is the owner: groups take turns at looking names up.
+        poll(). `group` is the owner: groups take turns at name look-ups.
         """
         now = time.monotonic()
         sending = Sending(draft_of(request), context, group, now, now + timeout_seconds, None)
@@ -107,7 +108,7 @@ class MultiSender:
     def unsent(self) -> list[Any]:
         """Return the contexts of the requests that wait for a name or a connection.
 
-        Whoever answers for their drafts keeps what it knows of them fresh.
+        The caller keeps the data for their drafts fresh.
         """
         return self._lookups.contexts + [
             exchange.sending.context for exchange in self._active if not exchange.is_sent
@@ -116,8 +117,8 @@ class MultiSender:
     def poll(self, timeout_seconds: float) -> list[Outcome]:
         """Wait for sockets, at most `timeout_seconds`, and return the requests that ended.
 
-        Raises SuspendedError, before anything else is sent, when the process was stopped
-        meanwhile, or the machine slept since the last poll().
+        Raises SuspendedError, before anything else is sent, if the process was stopped meanwhile or
+        the machine slept since the last poll().
         """
         wait = self._lookups.first_deadline - time.monotonic()
         wait = 0.0 if self._ended else max(0.0, min(timeout_seconds, wait))
@@ -147,15 +148,15 @@ class MultiSender:
         self._sockets.wake()
 
     def watch(self, fd: int, act: Callable[[], None], events: int = select.EPOLLIN) -> None:
-        """Have poll() call `act` whenever one of these events is there on a socket of the caller's."""
+        """Make poll() call `act` whenever one of these events happens on a socket of the caller."""
         self._sockets.watch(fd, act, events)
 
     def unwatch(self, fd: int) -> None:
-        """End watch(); nothing else may have been opened since the socket was closed."""
+        """End watch(). If the socket is closed, no other file may have been opened since."""
         self._sockets.unwatch(fd)
 
     def close(self) -> None:
-        """Drop everything that is in flight, without outcomes."""
+        """Drop all requests in flight, without outcomes."""
         for exchange in self._active:
             self._multi.remove_handle(exchange.handle)
             exchange.finish(pycurl.E_OK)
@@ -168,11 +169,11 @@ class MultiSender:
         self._multi.close()
         self._sockets.close()
 
-    # What answers cost.
+    # The cost of reading responses.
 
     def _charge_costs(self) -> None:
-        """Charge what dear connections cost to their requests, and cut off what costs too much."""
-        # Not for each of many at a time: this walks over all that is in flight.
+        """Charge expensive connections to their requests, and cut off those that cost too much."""
+        # At most once per COST_CHECK_SECONDS, because this walks over all requests in flight.
         self._cost_check_at = time.monotonic() + COST_CHECK_SECONDS
         meter = self._sockets.meter
         noticed, meter.noticed = meter.noticed, set()
@@ -191,7 +192,8 @@ class MultiSender:
 
     def _begin(self, sending: Sending, pinned: Pin | None) -> None:
         exchange = self._idle.pop() if self._idle else self._new_exchange()
-        # A whole number of milliseconds below the deadline's distance where nothing was looked up.
+        # Without a look-up, measure from started_at, so that the timeout stays the same number and
+        # need not be set again.
         since = time.monotonic() if pinned else sending.started_at
         try:
             exchange.prepare(sending.draft, sending.deadline - since, pinned)
@@ -210,7 +212,7 @@ class MultiSender:
         return Exchange(self._policy, on_new_socket=self._sockets.forget, is_awake=self._is_awake)
 
     def _is_awake(self) -> bool:
-        """Asked when a request is about to go out."""
+        """Return whether the process was awake since the last wait; libcurl asks before it sends."""
         self._was_suspended |= boottime() - self._awake_at > SUSPENDED_SECONDS
         return not self._was_suspended
 
@@ -239,7 +241,7 @@ class MultiSender:
         self._ended.append(_outcome(sending, exchange.request, result, phases, processor_ms))
         exchange.sending = exchange.request = exchange.usage = None
         if usage or not exchange.is_reusable:
-            # libcurl would keep what it holds for as long as the handle.
+            # libcurl keeps a large response's memory as long as the handle.
             exchange.handle.close()
         else:
             self._idle.append(exchange)
@@ -269,7 +271,7 @@ def _outcome(
 
 
 def _by_socket(exchanges: Iterable[Exchange], fds: set[int]) -> dict[int, list[Exchange]]:
-    """Return which of these are on each of some sockets."""
+    """Return the exchanges on each of these sockets."""
     found: dict[int, list[Exchange]] = {fd: [] for fd in fds}
     for exchange in exchanges:
         fd = exchange.handle.getinfo(pycurl.ACTIVESOCKET)

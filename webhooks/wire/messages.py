@@ -1,4 +1,4 @@
-"""Requests and responses as `requests` has them, made and read at little cost; pure."""
+"""Requests and responses of the `requests` types, cheap to make and to read; pure."""
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -10,16 +10,16 @@ from requests.structures import CaseInsensitiveDict
 
 
 class Reply(Response):
-    """A Response whose headers are parsed when somebody looks at them."""
+    """A Response whose headers are parsed on first access."""
 
-    # Response.__init__ makes a cookie jar and more for each answer, at thrice the cost of all else.
+    # Response.__init__ makes a cookie jar and more, which costs three times as much as all the rest.
     raw = None
     reason = None  # type: ignore[assignment]
     encoding = None
     history = []
     cookies = RequestsCookieJar()
     elapsed = timedelta(0)
-    # A `requests` session follows what calls itself a redirect.
+    # A `requests` session would follow a response that is marked as a redirect.
     is_redirect = False
     is_permanent_redirect = False
     _content_consumed = True
@@ -34,13 +34,13 @@ class Reply(Response):
         is_truncated: bool,
     ) -> None:
         self.head = _last_block(b"".join(lines))
-        """The raw header block of the final answer, status line first."""
+        """The raw header block of the final response, status line first."""
         self._content = body
         self.status_code = status
         self.request = request
         self.url = request.url or ""
         self.truncated = is_truncated
-        """Whether the body is longer than what was read of it."""
+        """Whether the body is longer than the part that was read."""
 
     @cached_property
     def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
@@ -51,13 +51,13 @@ class Reply(Response):
 
 
 class HeaderBlock(CaseInsensitiveDict[str]):
-    """Request headers as the lines libcurl takes, made into a dictionary when somebody asks."""
+    """Request headers as lines for libcurl, parsed into a dictionary on first access."""
 
     def __init__(self, lines: list[bytes]) -> None:
         self.lines = lines
 
     def __repr__(self) -> str:
-        """Names only: values may be credentials."""
+        """Show names only, because values may be credentials."""
         return f"HeaderBlock({[name for name, _ in header_pairs(self.lines)]})"
 
     @cached_property
@@ -66,7 +66,7 @@ class HeaderBlock(CaseInsensitiveDict[str]):
 
 
 class Post(PreparedRequest):
-    """A POST whose parts are ready; nothing of it is parsed, encoded or copied again."""
+    """A POST whose parts are ready: nothing is parsed, encoded or copied again."""
 
     method = "POST"
     headers: HeaderBlock
@@ -81,12 +81,12 @@ class Post(PreparedRequest):
 
 
 class Draft(PreparedRequest):
-    """A POST that is built, and signed, no sooner than it is handed to libcurl.
+    """A POST that is built and signed only when it is handed to libcurl.
 
-    `build` is called once the host's addresses are known; it returns the request, to this URL, or
-    None where it may not be sent any more. `is_current` is asked when the connection is there and
-    the request was built some time ago: whether it may still be sent as it was built. Both are
-    called on the sender's thread; neither may raise, nor wait in a MultiSender.
+    The sender calls `build` once the host's addresses are known; it returns the request, to this URL,
+    or None if it may not be sent any more. When the connection is open and the request was built some
+    time ago, the sender calls `is_current`: whether the request may still be sent as built. Both run
+    on the sender's thread and must not raise; in a MultiSender they must not wait.
     """
 
     method = "POST"
@@ -105,26 +105,26 @@ class Draft(PreparedRequest):
 
 
 def draft_of(request: PreparedRequest) -> Draft:
-    """Return the draft of a request that is built already, and current for ever."""
+    """Return a draft of a request that is built already and always current."""
     if isinstance(request, Draft):
         return request
     return Draft(request.url or "", lambda: request, lambda: True)
 
 
 def request_target(url: str) -> str:
-    """Return a URL's path and query, letter by letter."""
+    """Return a URL's path and query, unchanged."""
     rest = url.partition("://")[2]
     target = rest[len(rest.replace("?", "/", 1).partition("/")[0]) :]
     return target if target.startswith("/") else f"/{target}"
 
 
 def header_line(name: str, value: str) -> bytes:
-    """Return a header as libcurl takes it; `Name;` sends an empty value."""
+    """Return a header line for libcurl, where `Name;` stands for an empty value."""
     return (f"{name}: {value}" if value else f"{name};").encode("latin-1")
 
 
 def header_pairs(lines: Iterable[bytes]) -> list[tuple[str, str]]:
-    """Return the names and values of header lines; what is not one is passed over."""
+    """Return the names and values of header lines; skip lines that are no header."""
     pairs = []
     for line in lines:
         name, colon, value = line.decode("latin-1").partition(":")
@@ -136,10 +136,10 @@ def header_pairs(lines: Iterable[bytes]) -> list[tuple[str, str]]:
 
 
 def answer_pairs(head: bytes) -> list[tuple[str, str]]:
-    """Return the headers of an answer's head, in their order, without its status line."""
+    """Return the headers of a response's head, in order, without the status line."""
     return header_pairs(head.splitlines()[1:])
 
 
 def _last_block(blocks: bytes) -> bytes:
-    """Return the header block of the final answer; those before it belong to interim ones."""
+    """Return the last header block, that of the final response; earlier ones are interim responses."""
     return blocks[blocks.rfind(b"\nHTTP/") + 1 :]

@@ -1,9 +1,9 @@
-"""What reading from each connection costs, in processor time and memory, and what it may cost: pure.
+"""The cost of reading from each connection, in processor time and memory, and its limits: pure.
 
-An answer may be valid, cheap to send and dear to read: byte by byte, in frames or chunks without
-content, in a header that never ends. Nothing of that is seen in wall time before the timeout, nor in
-what libcurl hands over. So each read is charged to its connection until a request on it has ended.
-Most end with their first or second read, before anything is charged to them.
+A response may be valid, cheap to send and expensive to read: sent byte by byte, in frames or chunks
+without content, or as an endless header. Neither wall time before the timeout nor libcurl's callbacks
+show this. So each read is charged to its connection until a request on it has ended. Most requests
+end with their first or second read, before anything is charged.
 """
 
 import time
@@ -11,37 +11,37 @@ from dataclasses import dataclass
 
 FREE_READS = 32
 FREE_SECONDS = 0.004
-"""Of processor time: some TLS handshakes."""
+"""Processor time of a few TLS handshakes."""
 FREE_BYTES = 80 * 1024
-"""Beyond any of the three a connection is dear."""
+"""A connection that exceeds any of these three is expensive."""
 EXPENSIVE_SHARE = 0.05
-"""How much of the time reading from all dear connections together may take."""
+"""The share of time that reading from all expensive connections together may take."""
 SECONDS_OF_READ = 0.00003
-"""What a read of a dear connection costs at least, with all that is done before and after it."""
+"""Least cost of a read from an expensive connection, with the work before and after it."""
 REST_SECONDS = 0.02
-"""How long a dear connection is not read from at least, so that the next read finds more."""
+"""Shortest rest of an expensive connection between two reads, so that the next read finds more."""
 MAX_REST_SECONDS = 5.0
-"""And at most, however many are dear: a third of the usual timeout."""
+"""Longest rest, however many connections are expensive: a third of the usual timeout."""
 MAX_SECONDS = 0.02
-"""Of processor time for one request; then it is cut off."""
+"""Most processor time for one request; then it is cut off."""
 MAX_BYTES = 256 * 1024
-"""Received for one request, TLS and framing included: what is read of an answer takes less."""
+"""Most bytes received for one request, TLS and framing included; a full-size response takes less."""
 MAX_BYTES_IN_ALL = 12 * 1024 * 1024
-"""Received for all requests that have not ended. Beyond it those are cut off, as they are read from,
-that have more than their share of it."""
+"""Most bytes received for all requests in flight. Above it, a request with more than SHARE_BYTES is
+cut off at its next read."""
 SHARE_BYTES = 16 * 1024
 
 
 @dataclass(slots=True)
 class Usage:
-    """What the requests on one connection have cost since one of them ended."""
+    """The cost of the reads from one connection since a request on it last ended."""
 
     seconds: float = 0.0
-    """Of processor time."""
+    """Processor time."""
     reads: int = 0
     bytes: int = 0
     requests: int = 1
-    """Which share the connection, as far as is known; it has the allowance of each."""
+    """The known number of requests that share the connection; it has the allowance of each."""
 
     @property
     def is_expensive(self) -> bool:
@@ -52,7 +52,7 @@ class Usage:
         )
 
     def is_over(self, bytes_in_all: int) -> bool:
-        """Whether its requests are to be cut off, where all together have received so much."""
+        """Whether to cut off its requests, given the bytes received for all requests in flight."""
         return (
             self.seconds > MAX_SECONDS * self.requests
             or self.bytes > MAX_BYTES * self.requests
@@ -61,20 +61,20 @@ class Usage:
 
 
 class Meter:
-    """The usage of all connections on which a request has not ended with its first read."""
+    """The usage of all connections with a charged read since a request on them last ended."""
 
     def __init__(self) -> None:
         self.by_socket: dict[int, Usage] = {}
         self.bytes_in_all = 0
         self.noticed: set[int] = set()
-        """The sockets that have become dear, or are over their allowance: somebody is to look who
-        sends on them."""
+        """Sockets that have become expensive or exceed their limits; the sender must find their
+        requests."""
         self._expensive_until = 0.0
 
     def charge(self, fd: int, seconds: float, received: int) -> float | None:
-        """A read took so long, of so many bytes, and no request has ended by it.
+        """Charge a read of `received` bytes and `seconds` of processor time that ended no request.
 
-        Returns until when the socket is to rest (monotonic clock), where it is dear.
+        Returns the end of the socket's rest (monotonic clock) if it is expensive, else None.
         """
         usage = self.by_socket.get(fd)
         if usage is None:
@@ -97,11 +97,11 @@ class Meter:
 
     @property
     def is_full(self) -> bool:
-        """Whether so much was received that it matters at once who has most of it."""
+        """Whether the bytes in flight exceed their limit, so that the sender must check at once."""
         return self.bytes_in_all > MAX_BYTES_IN_ALL
 
     def end(self, fd: int) -> None:
-        """A request on it has ended, or the connection has."""
+        """Drop the usage of a socket: a request on it, or its connection, has ended."""
         usage = self.by_socket.pop(fd, None)
         if usage is not None:
             self.bytes_in_all -= usage.bytes

@@ -1,4 +1,4 @@
-"""Names of receivers: looked up on threads of their own, checked, and pinned for libcurl."""
+"""Host names of receivers: looked up on separate threads, checked, and pinned for libcurl."""
 
 import math
 import socket
@@ -19,28 +19,28 @@ from webhooks.wire.failures import TransportError, failure, unsendable
 from webhooks.wire.url_rules import parse_url
 
 RESOLVED_SECONDS = 30.0
-"""After this time a request makes its host be looked up anew, and goes to the old addresses."""
+"""After this time a request starts a new look-up of its host and still uses the old addresses."""
 STALE_SECONDS = 60.0
-"""After this time it waits for the new ones: a host that has moved is followed by then."""
+"""After this time a request waits for the new addresses, so that it follows a host that has moved."""
 UNRESOLVED_SECONDS = 5.0
-"""How long a name without an answer is not looked up again; each time twice as long."""
+"""How long a name without addresses is not looked up again; each time twice as long."""
 LONGEST_UNRESOLVED_SECONDS = 160.0
 MAX_LIFE_SECONDS = 300
 """A connection older than this gets no more requests."""
 PIN_SUFFIX = "invalid"
 MAX_LOOKUPS = 64
-"""At the same time, of all groups; the first of a group may begin beyond that."""
+"""Most look-ups at the same time; the first look-up of a group may exceed it, up to MAX_THREADS."""
 MAX_LOOKUPS_OF_GROUP = 8
 MAX_THREADS = 512
 MAX_HOSTS = 10_000
-"""That are remembered; when there are more, what is of no use any more is forgotten."""
+"""Cached hosts; above this, expired entries are dropped."""
 
 
 @lru_cache(maxsize=MAX_HOSTS)
 def host_and_port(url: str) -> tuple[str, int] | None:
-    """Return the host name and port that have to be looked up, or None for a numeric host.
+    """Return the host name and port to look up, or None for a numeric host.
 
-    Raises TransportError for a URL that libcurl might read in another way than we do.
+    Raises TransportError for a URL that libcurl might read differently.
     """
     try:
         parsed = parse_url(url)
@@ -50,7 +50,7 @@ def host_and_port(url: str) -> tuple[str, int] | None:
 
 
 Answer = tuple[str, ...] | None
-"""The addresses of a host, or None when there is no answer."""
+"""The addresses of a host, or None if the look-up failed."""
 
 
 def system_lookup(host: str) -> Answer:
@@ -62,21 +62,21 @@ def system_lookup(host: str) -> Answer:
 
 
 Group = Hashable
-"""Whose look-up it is: an owner's."""
+"""The owner for whom a name is looked up."""
 
 
 class CachedLookup(NamedTuple):
-    """What the last look-up of a host brought."""
+    """The result of a host's last look-up."""
 
     asked_at: float = -math.inf
-    """By the monotonic clock."""
+    """The end of the look-up, by the monotonic clock."""
     answer: Answer = None
     failures: int = 0
-    """In a row, while others had answers."""
+    """Failures in a row, not counting times in which no host had an answer."""
 
     @property
     def lasts_seconds(self) -> float:
-        """For how long the answer is given out."""
+        """How long get() returns this answer."""
         if self.answer:
             return STALE_SECONDS
         longest = max(LONGEST_UNRESOLVED_SECONDS, UNRESOLVED_SECONDS)
@@ -87,11 +87,12 @@ UNKNOWN = CachedLookup()
 
 
 class Resolver:
-    """Looks names up on threads of its own: a dead name server delays only its own hosts.
+    """Looks names up on its own threads, so that a dead name server delays only its own hosts.
 
-    libcurl's own resolver is not used: ten dead names stall it for everybody. One look-up per host
-    at a time; groups take turns, and one with many dead names keeps a few threads at most, so that
-    nobody's first look-up waits for those of others. Dead names are looked up ever more rarely. `on_answer` is called on the look-up's thread.
+    libcurl's resolver is not used, because ten dead names stall it for all requests. Each host has at
+    most one look-up at a time. Groups take turns, and a group with many dead names keeps only a few
+    threads, so that no group's first look-up waits for those of others. Dead names are looked up ever
+    more rarely. The look-up's thread calls `on_answer`.
     """
 
     def __init__(
@@ -103,18 +104,18 @@ class Resolver:
         self._lookup = lookup
         self._known: dict[str, CachedLookup] = {}
         self._answered_at = -math.inf
-        """When a look-up last brought an answer."""
+        """When a look-up last succeeded."""
         self._prune_above = MAX_HOSTS
         self._lock = threading.Lock()
         self._queues: dict[Group, dict[str, None]] = {}
-        """The hosts each group waits for, in the order of the groups' turns."""
+        """The queued hosts of each group, in the order of the groups' turns."""
         self._under_way: dict[str, Group] = {}
-        """The look-up on each thread."""
+        """The hosts that threads look up now, and their groups."""
         self._busy: Counter[Group] = Counter()
-        """How many of them each group has."""
+        """How many look-ups each group has under way."""
 
     def get(self, host: str, group: Group = None) -> tuple[bool, Answer]:
-        """Return (whether an answer is known, the answer), asking for a new one when it is due."""
+        """Return (whether an answer is known, the answer); start a new look-up if it is due."""
         known = self._known.get(host, UNKNOWN)
         age = time.monotonic() - known.asked_at
         if age > (RESOLVED_SECONDS if known.answer else known.lasts_seconds):
@@ -122,12 +123,12 @@ class Resolver:
         return age <= known.lasts_seconds, known.answer or None
 
     def drop(self, host: str, group: Group = None) -> None:
-        """Do not look a host up for a group, unless that has begun: it waits for it no more."""
+        """Remove a host from a group's queue; a look-up that has begun goes on."""
         with self._lock:
             self._unqueue(host, group)
 
     def drop_all(self) -> None:
-        """Begin no look-up any more."""
+        """Remove all queued look-ups."""
         with self._lock:
             self._queues.clear()
 
@@ -165,12 +166,12 @@ class Resolver:
             self._known[host] = CachedLookup(now, answer)
             return
         before = self._known.get(host, UNKNOWN)
-        # Where nobody gets an answer the fault is ours, and nobody's name is dead.
+        # If no host has an answer, our own network is at fault, and no name counts as dead.
         is_again = not before.failures or self._answered_at > before.asked_at
         self._known[host] = CachedLookup(now, None, before.failures + is_again)
 
     def _next(self) -> str | None:
-        """Take the host whose turn it is and for which there is a thread; the lock is held."""
+        """Take the next host for which a thread is free; the caller holds the lock."""
         for group, hosts in self._queues.items():
             if self._may_begin(group):
                 host = next(iter(hosts))
@@ -196,34 +197,34 @@ class Resolver:
             self._queues.pop(group, None)
 
     def _prune(self) -> None:
-        """Forget the answers that get() gives nobody any more."""
+        """Drop the answers that get() no longer returns."""
         now = time.monotonic()
         self._known = {
             host: known
             for host, known in self._known.items()
             if now - known.asked_at <= known.lasts_seconds or host in self._under_way
         }
-        # Not again before as many have come: nothing walks over all for each look-up.
+        # Prune again only when the number has doubled: no look-up alone walks over all hosts.
         self._prune_above = max(MAX_HOSTS, 2 * len(self._known))
 
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """Where libcurl connects to in place of a URL's host: a name that stands for its addresses.
+    """A name that stands for the addresses of a URL's host, to which libcurl connects instead.
 
-    libcurl keeps connections by name and would use those to an address that the host has left for
-    ever. This name is made from the addresses, in whatever order they come, and changes with time,
-    so that connections that are never idle have an end, too.
+    libcurl keeps connections by name and would use one to an address that the host has left for ever.
+    This name is a hash of the addresses, in any order, and of the time, so that even connections that
+    are never idle come to an end.
     """
 
     entry: str
-    """The name and port, as libcurl remembers them."""
+    """The name and port, as libcurl caches them."""
     connect_to: list[str]
     resolve: list[str]
 
 
 def pin(host: str, port: int, addresses: Iterable[str]) -> Pin:
-    # Not all hosts at the same time.
+    # The host's hash shifts the era, so that not all pins change at the same time.
     era = time.monotonic() / MAX_LIFE_SECONDS + zlib.crc32(host.encode()) / 2**32
     return _pin(host, port, tuple(addresses), int(era))
 
@@ -237,7 +238,10 @@ def _pin(host: str, port: int, addresses: tuple[str, ...], era: int) -> Pin:
 
 
 def check(answer: Answer, policy: AddressPolicy) -> TransportError | None:
-    """One forbidden address among the answers refuses the host: nobody needs that by accident."""
+    """Return the error for a host without addresses or with any forbidden one, or None.
+
+    One forbidden address refuses the host, because no honest host has one by accident.
+    """
     if not answer:
         return failure(FailureKind.DNS)
     if not all(map(policy.is_allowed, answer)):

@@ -29,7 +29,7 @@ DEFAULT_TIMEOUT_SECONDS = 30.0
 
 
 class CurlAdapter(HTTPAdapter):
-    """Lets a `requests` session send over libcurl: one request, one connection, then the answer."""
+    """Lets a `requests` session send over libcurl: one request, one connection, one response."""
 
     def __init__(
         self, policy: AddressPolicy, lookup: Callable[[str], Answer] = system_lookup
@@ -48,11 +48,11 @@ class CurlAdapter(HTTPAdapter):
         cert: Any = None,
         proxies: Any = None,
     ) -> Response:
-        """Send a POST and return its answer; raises TransportError, and WithdrawnError where
-        a Draft may not be sent any more.
+        """Send a POST and return its response.
 
         `timeout` is the total in seconds, name look-up included. `verify`, `cert` and `proxies`
-        are ignored: certificates are always verified, and the settings alone name a proxy.
+        are ignored: certificates are always verified, and only the settings name a proxy. Raises
+        TransportError, and WithdrawnError if a Draft may not be sent any more.
         """
         if request.method != "POST":
             raise ValueError("CurlAdapter sends POST requests only.")

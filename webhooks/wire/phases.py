@@ -1,4 +1,4 @@
-"""How long each phase of a request took, as libcurl's clock has it."""
+"""The time of each phase of a request, by libcurl's clock."""
 
 from typing import Any, NamedTuple
 
@@ -6,29 +6,28 @@ import pycurl
 
 
 class Phases(NamedTuple):
-    """Milliseconds of each phase of one request; 0 for those it did not need, or did not reach.
+    """Milliseconds of each phase of one request; 0 for a phase that it did not need or reach.
 
-    The phase in which a request ended without an answer has the rest of its time.
+    If a request ended without a response, its last phase has the rest of the time.
     """
 
     dns: float
-    """Waiting for the look-up of the name, by ourselves or by somebody else."""
+    """Wait for the name look-up, which another request may have started."""
     connect: float = 0.0
     tls: float = 0.0
     send: float = 0.0
     wait: float = 0.0
-    """From the request's last byte to the answer's first."""
+    """From the request's last byte to the response's first."""
     receive: float = 0.0
 
 
 def phases_of(
     handle: Any, looked_up_ms: float, total_ms: float, *, is_sent: bool, has_connected: bool
 ) -> Phases:
-    """Return the phases of the transfer that has just ended on a handle and took `total_ms` after
-    the look-up.
+    """Return the phases of the transfer that has just ended on a handle, `total_ms` after the look-up.
 
-    `is_sent` says whether its request has begun to go out, `has_connected` whether it opened a
-    connection. Each question to libcurl costs a microsecond: none is asked in vain.
+    `is_sent` says whether any of the request was sent, `has_connected` whether the transfer opened a
+    connection. Each getinfo() costs a microsecond, so only those needed are called.
     """
     connect = tls = before = 0.0
     if has_connected or not is_sent:

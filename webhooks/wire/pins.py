@@ -1,4 +1,4 @@
-"""The pins that a multi handle was told of: libcurl keeps them until they are taken back."""
+"""The pins of a multi handle, which libcurl keeps until they are removed."""
 
 from typing import Any
 
@@ -22,14 +22,14 @@ class Pins:
         return len(self._entries) > MAX_HOSTS
 
     def forget(self, in_use: set[str]) -> None:
-        """Make libcurl forget all pins but those that requests are under way to.
+        """Make libcurl forget all pins except those of requests in flight.
 
-        By itself it keeps what RESOLVE tells it for ever. With a `+` before an entry it would not,
-        but a request that outlives the entry, and is sent again, would look its host up by itself.
+        libcurl keeps RESOLVE entries for ever. An entry with a `+` would expire, but then libcurl
+        would look up the host itself if it repeats a request that outlives the entry.
         """
         gone = self._entries - in_use
         self._entries -= gone
-        # A transfer that ends before it opens a socket: its entries are taken in as it begins.
+        # This transfer ends before it opens a socket; libcurl reads its entries as it begins.
         carrier = pycurl.Curl()
         carrier.setopt(pycurl.URL, "http://0.0.0.0/")
         carrier.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTPS)

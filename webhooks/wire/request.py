@@ -25,22 +25,22 @@ X-Webhook-Attempt: %d"""
 
 
 class Destination(Protocol):
-    """Where a request goes, and what it carries and is signed with."""
+    """The URL of a request, its custom headers and its keys."""
 
     @property
     def url(self) -> str: ...
 
     @property
     def header_lines(self) -> Sequence[bytes]:
-        """Custom headers as they go out."""
+        """Custom headers, as sent."""
 
     @property
     def key(self) -> SigningKey:
-        """Makes X-Webhook-Signature."""
+        """The key of X-Webhook-Signature."""
 
     @property
     def keys(self) -> Sequence[SigningKey | Ed25519Key]:
-        """Make webhook-signature."""
+        """The keys of webhook-signature."""
 
 
 def build_request(

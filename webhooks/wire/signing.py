@@ -1,11 +1,11 @@
-"""Signatures of both families, made and checked (docs/architecture.md).
+"""Make and verify the signatures of both header families (docs/architecture.md).
 
 Standard Webhooks: over `id.timestamp.body`, `v1` a base64 HMAC-SHA256 keyed with the decoded
 secret, `v1a` a base64 ed25519 signature. X-Webhook-*: hex HMAC-SHA256 of `timestamp.body`, keyed
 with the secret's text as shown.
 
-A receiver written in Django checks a request with verify_request(). No text, repr or exception
-made here ever holds a secret.
+A receiver written in Django verifies a request with verify_request(). No text, repr or exception
+made here contains a secret.
 """
 
 import base64
@@ -43,7 +43,7 @@ def generate_private_key() -> str:
 
 
 class Key(Protocol):
-    """What signs for Standard Webhooks, whatever the algorithm."""
+    """A key that signs for Standard Webhooks, with any algorithm."""
 
     def sign_standard(self, content: bytes) -> str:
         """Return one signature with its version, such as `v1,…`."""
@@ -54,9 +54,9 @@ OUTER_PAD = bytes(byte ^ 0x5C for byte in range(256))
 
 
 class Mac:
-    """HMAC-SHA256 (RFC 2104) with one key, whose two blocks are hashed once.
+    """HMAC-SHA256 (RFC 2104) with one key, whose two blocks are hashed only once.
 
-    A third of the time of a copied `hmac` object, or of hmac.digest(), which also hands the
+    It takes a third of the time of a copied `hmac` object, or of hmac.digest(), which also hands the
     interpreter to another thread each time.
     """
 
@@ -90,7 +90,8 @@ class SigningKey:
     @classmethod
     @sensitive_variables()
     def from_secret(cls, secret: str) -> "SigningKey":
-        """Raises ValueError when the secret is not `whsec_` and base64 of 24 to 64 bytes."""
+        """Return the key of a secret; raises ValueError unless it is `whsec_` and base64 of 24 to 64
+        bytes."""
         decoded = _decode(secret, SECRET_PREFIX)
         if not 24 <= len(decoded) <= 64:
             raise ValueError("A signing secret holds 24 to 64 bytes.")
@@ -120,7 +121,7 @@ class Ed25519Key:
     @classmethod
     @sensitive_variables()
     def from_text(cls, text: str) -> "Ed25519Key":
-        """Raises ValueError when the text is not `whsk_` and base64 of a key pair."""
+        """Return the key pair of a text; raises ValueError unless it is `whsk_` and base64 of one."""
         pair = _decode(text, PRIVATE_KEY_PREFIX)
         if len(pair) != 64:
             raise ValueError("An ed25519 signing secret holds 64 bytes.")
@@ -134,7 +135,7 @@ class Ed25519Key:
 
     @property
     def public_text(self) -> str:
-        """What receivers verify with: `whpk_` and base64 of 32 bytes; no secret."""
+        """The public key for receivers, `whpk_` and base64 of 32 bytes; not secret."""
         public = self._private.public_key().public_bytes_raw()
         return PUBLIC_KEY_PREFIX + base64.b64encode(public).decode()
 
@@ -159,7 +160,7 @@ def jwk_of(public_text: str) -> dict[str, str]:
 
 @sensitive_variables()
 def load_key(secret: str) -> SigningKey | Ed25519Key:
-    """Return what signs with a stored secret; raises ValueError where it is malformed."""
+    """Return the key of a stored secret; raises ValueError if it is malformed."""
     if secret.startswith(PRIVATE_KEY_PREFIX):
         return Ed25519Key.from_text(secret)
     return SigningKey.from_secret(secret)
@@ -186,13 +187,13 @@ STANDARD_HEADERS = ("webhook-signature", "webhook-id", "webhook-timestamp")
 def verify_request(request: HttpRequest, secrets: str | Sequence[str]) -> bool:
     """Say whether a Django request carries a fresh signature made with one of the secrets.
 
-    Accepts `webhook-signature`, and `X-Webhook-Signature` where no other is there: a signature that
-    does not fit is not made good by a weaker one. Give the old and the new secret
-    while a rotation lasts; a `whpk_…` public key counts as a secret too.
+    Verifies `webhook-signature` if any Standard Webhooks header is present, else
+    `X-Webhook-Signature`: a weaker signature never makes up for a wrong one. Pass the old and the new
+    secret during a rotation; a `whpk_…` public key counts as a secret too.
     """
     given = [secrets] if isinstance(secrets, str) else secrets
     now = time.time()
-    # Lists: how long it takes must not depend on which secret fits.
+    # Lists, because the time must not depend on which secret fits.
     if any(name in request.headers for name in STANDARD_HEADERS):
         return any([verify_standard(one, request.headers, request.body, now=now) for one in given])  # noqa: C419
     secret = [one for one in given if not one.startswith(PUBLIC_KEY_PREFIX)]
@@ -204,7 +205,7 @@ def verify_standard(secret: str, headers: Mapping[str, str], body: bytes, *, now
     """Say whether a request carries a fresh, valid Standard Webhooks signature.
 
     `secret` is `whsec_…`, or the public key `whpk_…` for `v1a`. `headers` has lower-case names or
-    ignores case; `now` is Unix seconds. Raises ValueError where the secret is malformed.
+    ignores case; `now` is Unix seconds. Raises ValueError if the secret is malformed.
     """
     event_id = headers.get("webhook-id", "")
     timestamp = _fresh_timestamp(headers.get("webhook-timestamp", ""), now)
@@ -215,7 +216,7 @@ def verify_standard(secret: str, headers: Mapping[str, str], body: bytes, *, now
     if secret.startswith(PUBLIC_KEY_PREFIX):
         return _fits_public_key(secret, content, given)
     expected = SigningKey.from_secret(secret).sign_standard(content)
-    # A list: how many were compared must not depend on which one fits.
+    # A list, because the number of comparisons must not depend on which signature fits.
     return any([hmac.compare_digest(expected.encode(), one.encode()) for one in given])  # noqa: C419
 
 
@@ -257,7 +258,7 @@ def _decode(text: str, prefix: str) -> bytes:
 
 
 def _fresh_timestamp(value: str, now: float) -> int | None:
-    # isdecimal alone accepts other scripts' digits; ASCII digits only.
+    # isdecimal() alone would accept digits of other scripts.
     if not (value.isascii() and value.isdecimal() and len(value) <= 12):
         return None
     timestamp = int(value)

@@ -1,6 +1,6 @@
-"""libcurl's sockets and the wake-up of another thread in one epoll.
+"""One epoll for libcurl's sockets and for wake-ups by other threads.
 
-A wake-up is so noticed at once even while every connection is silent.
+So a wake-up is noticed at once even while every connection is silent.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from webhooks.wire.meter import Meter
 
 MAX_READY = 64
 MAX_ACT_SECONDS = 0.01
-"""Sockets, and their processor time, before it is looked at what has ended and what is to start; the
-other sockets come next."""
+"""Most ready sockets, and their processor time, in one turn of the loop; the other sockets come in the
+next turn."""
 
 
 class Sockets:
@@ -34,17 +34,17 @@ class Sockets:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
         self._watched: dict[int, int] = {}
-        """Every socket in the epoll, and for which events."""
+        """All of libcurl's sockets in the epoll, and their events there."""
         self._wanted: dict[int, int] = {}
-        """Those of them that libcurl waits for, and for which events."""
+        """The sockets that libcurl waits for, and the events it wants."""
         self.meter = Meter()
         self._processor_seconds = 0.0
-        """Of this thread, as last read."""
+        """This thread's processor time, as last read."""
         self._available = array("i", [0])
         self._others: dict[int, Callable[[], None]] = {}
-        """Sockets that are not libcurl's, and what is called when one is ready."""
+        """Other sockets, and the function to call when one is ready."""
         self._resting: dict[int, float] = {}
-        """Until when each of these is not waited for, the earliest first."""
+        """Resting sockets and the ends of their rests, the earliest first."""
         self._running = 0
         """How many requests libcurl works on."""
         self._timer_at: float | None = None
@@ -57,7 +57,7 @@ class Sockets:
         self._running += 1
 
     def wait(self, timeout_seconds: float) -> list[tuple[int, int]]:
-        """Wait until a socket is ready, the timer is due or wake() is called; return what is ready."""
+        """Wait until a socket is ready, the timer is due or wake() is called; return ready sockets."""
         now = time.monotonic()
         if rests_until := self._end_rests(now):
             timeout_seconds = min(timeout_seconds, rests_until - now)
@@ -66,7 +66,7 @@ class Sockets:
         return self._epoll.poll(max(0.0, timeout_seconds), MAX_READY)
 
     def act(self, ready: list[tuple[int, int]]) -> None:
-        """Let libcurl do what is to be done on these sockets, and what its timer is due for."""
+        """Let libcurl work on these sockets and on its timer, and call the functions of others."""
         self._processor_seconds = time.thread_time()
         until = self._processor_seconds + MAX_ACT_SECONDS
         for fd, events in ready:
@@ -86,31 +86,31 @@ class Sockets:
             _, self._running = self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
 
     def watch(self, fd: int, act: Callable[[], None], events: int) -> None:
-        """Have `act` called by act() whenever one of these events is there on another socket."""
+        """Make act() call `act` whenever one of these events happens on another socket."""
         is_new = fd not in self._others
         self._others[fd] = act
         if is_new:
-            # A socket of libcurl's that was closed may have left the number behind.
+            # The number may be left over from a socket of libcurl's that was closed.
             self._watched.pop(fd, None)
             self._epoll.register(fd, events)
         else:
             self._epoll.modify(fd, events)
 
     def unwatch(self, fd: int) -> None:
-        """End watch(); nothing else may have been opened since the socket was closed."""
+        """End watch(). If the socket is closed, no other file may have been opened since."""
         del self._others[fd]
-        # Closed means out of the epoll already.
+        # The kernel has already removed a closed socket.
         with contextlib.suppress(OSError):
             self._epoll.unregister(fd)
 
     def wake(self) -> None:
         """Make a wait() return at once; safe from threads and signal handlers."""
-        # Full means that a wake-up is already pending; closed means that nobody waits any more.
+        # If the eventfd is full, a wake-up is pending already; if it is closed, no thread waits.
         with contextlib.suppress(OSError, ValueError):
             os.eventfd_write(self._wake_fd, 1)
 
     def forget(self, fd: int) -> None:
-        """A new socket has this number: what is known of it was of one that is closed."""
+        """Forget a socket: the kernel has reused its number for a new one."""
         self._watched.pop(fd, None)
 
     def close(self) -> None:
@@ -119,7 +119,7 @@ class Sockets:
         self._wake_fd = -1
 
     def cut(self, fd: int, requests: int) -> None:
-        """Let nothing more come on a connection; libcurl is about to be rid of its requests."""
+        """Shut a connection down; the caller then removes its requests from libcurl."""
         self._running -= requests
         connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
         try:
@@ -127,7 +127,7 @@ class Sockets:
         except OSError:
             pass  # its receiver has closed it
         finally:
-            # libcurl goes on to own it.
+            # libcurl still owns the socket.
             connection.detach()
 
     def _act(self, fd: int, events: int) -> None:
@@ -149,7 +149,7 @@ class Sockets:
                 self._wait_for(fd, 0)
 
     def _end_rests(self, now: float) -> float | None:
-        """Wait again for the sockets that have rested; return until when the next one rests."""
+        """Wait again for sockets whose rest has ended; return the end of the next rest, or None."""
         for fd, until in list(self._resting.items()):
             if until > now:
                 return until
@@ -158,11 +158,11 @@ class Sockets:
         return None
 
     def _watch(self, what: int, fd: int, multi: Any, data: Any) -> None:
-        """Wait for what libcurl wants of a socket.
+        """Wait for the events that libcurl wants of a socket.
 
-        It stays in the epoll when libcurl is done with it for now, as the next request most often
-        goes out on it; when it is closed the kernel takes it out. Not with a proxy, whose name
-        libcurl looks up by sockets of which it tells us nothing else.
+        When libcurl needs it no longer, the socket stays in the epoll, because the next request
+        usually goes out on it; the kernel removes it when it is closed. With a proxy it does not
+        stay: libcurl looks the proxy's name up through sockets whose end it does not report.
         """
         if what == pycurl.POLL_REMOVE:
             self._wanted.pop(fd, None)
@@ -187,7 +187,7 @@ class Sockets:
 
     def _unwatch(self, fd: int) -> None:
         self._watched.pop(fd, None)
-        # Closed means out of the epoll already.
+        # The kernel has already removed a closed socket.
         with contextlib.suppress(OSError):
             self._epoll.unregister(fd)
 

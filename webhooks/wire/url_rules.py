@@ -1,8 +1,8 @@
-"""Which URLs a webhook may have, and their one spelling.
+"""The rules for a webhook's URL, and its one spelling.
 
-The grammar is so narrow that every parser reads the same host from it: libcurl, `requests` and a
-browser disagree about backslashes, userinfo, odd numbers and odd dots, so none of these pass. What
-a name resolves to is not decided here but where the socket opens (webhooks.wire).
+The grammar is so narrow that every parser reads the same host: libcurl, `requests` and browsers
+disagree about backslashes, userinfo, unusual numbers and dots, so these are refused. The addresses
+of a name are checked later, when the socket opens (webhooks.wire).
 """
 
 import re
@@ -24,7 +24,7 @@ LOCAL_SUFFIXES = (
     "localhost", "local", "localdomain", "internal", "intranet", "private", "corp", "home", "lan",
     "home.arpa", "svc", "cluster.local",
 )  # fmt: skip
-"""Names that only ever lead into somebody's own network."""
+"""Suffixes of names that lead only into a private network."""
 
 # Without re.ASCII the long s (U+017F) would pass for an s.
 URL = re.compile(r"(https?)://([^/?]+)(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
@@ -44,7 +44,7 @@ class ParsedUrl:
     """A lower-case ASCII name, or a numeric address without brackets."""
     port: int
     target: str
-    """Path and query, as they are sent."""
+    """Path and query, as sent."""
     is_numeric: bool
 
     @property
@@ -60,7 +60,7 @@ class ParsedUrl:
 def accept_url(url: str) -> str:
     """Return the URL as a webhook stores it: ASCII, lower-case host, no default port.
 
-    What is stored is sent byte for byte, as the request's target and its Host header. Raises
+    The stored URL is sent byte for byte, as the request's target and its Host header. Raises
     UrlRefusedError, whose text tells the user what to change.
     """
     parsed = parse_url(url)
@@ -74,7 +74,7 @@ def accept_url(url: str) -> str:
     if parsed.is_numeric:
         is_fine = policy.is_allowed(parsed.host)
     else:
-        # Who opens a private network to webhooks wants its names as well.
+        # A deployment that opens a private network to webhooks needs its names as well.
         is_fine = policy.has_exemptions or not _is_local_name(parsed.host)
     if not is_fine:
         raise UrlRefusedError("The URL's host is not a public one.")
@@ -88,7 +88,8 @@ def accept_url(url: str) -> str:
 
 
 def is_same_url(one: str, other: str) -> bool:
-    """Say whether two URLs lead to the same place, also where they were stored by older rules."""
+    """Say whether two URLs are the same after parsing; compares the texts if older rules accepted
+    one that is refused now."""
     try:
         return str(parse_url(one)) == str(parse_url(other))
     except UrlRefusedError:
@@ -96,7 +97,7 @@ def is_same_url(one: str, other: str) -> bool:
 
 
 def is_same_server(one: str, other: str) -> bool:
-    """Say whether two URLs have the same scheme, host and port; likewise."""
+    """Say whether two URLs have the same scheme, host and port; see is_same_url()."""
     try:
         return parse_url(one).server == parse_url(other).server
     except UrlRefusedError:
@@ -104,7 +105,7 @@ def is_same_server(one: str, other: str) -> bool:
 
 
 def parse_url(url: str) -> ParsedUrl:
-    """Take an http or https URL apart, whatever the settings allow; raises UrlRefusedError."""
+    """Parse an http or https URL, regardless of the settings; raises UrlRefusedError."""
     if len(url) > MAX_URL_LENGTH:
         raise UrlRefusedError(f"The URL is longer than {MAX_URL_LENGTH:,} characters.")
     if "\\" in url or " " in url or not url.isprintable():
@@ -129,15 +130,15 @@ def parse_url(url: str) -> ParsedUrl:
 
 
 def _spell_target(target: str) -> str:
-    """Return path and query as libcurl sends them: it adds an empty path's slash, and writes the
-    digits of a path's percent-encodings, not those of a query, in upper case."""
+    """Return path and query as libcurl sends them: with a slash for an empty path, and with upper-case
+    percent-encodings in the path but not in the query."""
     path, mark, query = quote(target, safe=LEFT_AS_THEY_ARE).partition("?")
     path = PERCENT_ENCODED.sub(lambda found: found[0].upper(), path or "/")
     return path + mark + query
 
 
 def _has_dot_segment(target: str) -> bool:
-    """Say whether servers and proxies would take a path for a shorter one, each in its own way."""
+    """Say whether a path has dot segments, which servers and proxies resolve differently."""
     path = target.partition("?")[0].replace("%2E", ".")
     return not {".", ".."}.isdisjoint(path.split("/"))
 
@@ -149,7 +150,7 @@ def _parse_host(host: str) -> tuple[str, bool]:
             return str(IPv6Address(host[1:-1])), True
         name = _parse_name(host)
         if NUMBER.fullmatch(name.rpartition(".")[2]):
-            # Only the plain form of an address is taken, not 127.1 or 0x7f000001.
+            # Accept only the plain form of an address, not 127.1 or 0x7f000001.
             return str(IPv4Address(host)), True
     except (ValueError, UnicodeError):
         raise UrlRefusedError("The URL's host is not a valid name or address.") from None
@@ -157,7 +158,7 @@ def _parse_host(host: str) -> tuple[str, bool]:
 
 
 def _parse_name(host: str) -> str:
-    # Nothing but A to Z is mapped: mapping would turn look-alikes such as ① into what they resemble.
+    # Map only A to Z: a wider mapping would turn look-alikes such as ① into plain characters.
     name = host.translate(LOWER)
     if not name.isascii() or "xn--" in name:
         name = idna.encode(name, strict=True).decode()

@@ -1,4 +1,4 @@
-"""Which libraries the wheels brought along: security fixes come to them by new wheels alone."""
+"""Versions of the C libraries inside the wheels: they get security fixes only by new wheels."""
 
 import psycopg
 import pycurl
@@ -6,7 +6,7 @@ from cryptography.hazmat.backends.openssl.backend import backend
 
 
 def bundled() -> dict[str, str]:
-    """Return the versions of the libraries in C that requests and secrets go through."""
+    """Return the versions of the C libraries that handle requests, secrets and the database."""
     libcurl, tls = pycurl.version_info()[1], pycurl.version_info()[5]
     return {
         "libcurl": str(libcurl),
