@@ -62,8 +62,7 @@ class Committer:
         self._open: Batch | None = None
 
     def store(self, results: Sequence[Result]) -> list[Result]:
-        """Store the events among the results like batch.store_each(); returns once they are
-        committed.
+        """Store the events among the results like batch.store_each(); return once they are committed.
 
         Inside a transaction of the caller, stores them in it. Raises StorageUnavailableError if it
         is unknown whether they are stored: with an idempotency key the caller can try again.
@@ -167,7 +166,7 @@ committer = Committer()
 
 
 def _start_afresh() -> None:
-    # Locks that another thread held stay locked in a forked child.
+    # In a forked child, locks that another thread held stay locked for ever.
     global committer
     committer = Committer()
 

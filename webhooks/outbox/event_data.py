@@ -99,7 +99,7 @@ def _reason(problem: Exception) -> str:
         return "it contains a lone surrogate"
     if isinstance(problem, RecursionError):
         return f"it is nested deeper than {MAX_NESTING} levels"
-    # The message of int() advises to raise a Python limit, which is no help to an API client.
+    # The message of int() suggests raising a Python limit, which does not help an API client.
     text = str(problem)
     return "an integer has too many digits" if "limit (" in text else text[:200].rstrip(".")
 

@@ -36,11 +36,11 @@ class Explanation:
 
 
 def explain(event: Event) -> Explanation:
-    """Explain for each webhook of the event's owner and of the platform whether it receives it.
+    """Explain for each webhook of the event's owner and of the platform whether it receives the event.
 
-    Webhooks that were deleted before the event are left out.
-    The reasons come from the current settings, because the fan-out stores nothing for a webhook
-    that does not match. The deliveries stored at the time are returned beside them.
+    Webhooks that were deleted before the event are left out. The reasons come from the current
+    settings, because the fan-out stores nothing for a webhook that does not match. The deliveries
+    stored at the time are returned beside them.
     """
     deliveries: dict[Any, Delivery] = {
         delivery.webhook_id: delivery for delivery in event.deliveries.all()

@@ -155,7 +155,7 @@ class Hinter:
                 logger.exception("A wake-up could not be sent.")
 
     def _send(self, force: bool) -> None:
-        # Cleared first: a commit from here on needs a hint of its own.
+        # Clear it first: a commit from now on needs a hint of its own.
         self._is_pending = False
         if time.monotonic() < self._silent_until:
             return
