@@ -65,11 +65,11 @@ class DisableWebhook(Operation):
 
 class EnableForm(forms.Form):
     send = forms.ChoiceField(
-        label="What becomes of that which waited?",
+        label="Which waiting deliveries to send?",
         widget=forms.RadioSelect,
         initial="recent",
         choices=[
-            ("recent", "Send what is younger than three days, cancel the rest"),
+            ("recent", "Send those younger than three days, cancel the rest"),
             ("all", "Send everything"),
             ("none", "Cancel everything"),
         ],

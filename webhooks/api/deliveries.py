@@ -81,7 +81,9 @@ class AttemptSerializer(ApiModelSerializer):
 
     id = PublicIdField(ATTEMPT_PREFIX, read_only=True)
     phases = PhasesSerializer(
-        read_only=True, allow_null=True, help_text="Null for attempts of before they were recorded."
+        read_only=True,
+        allow_null=True,
+        help_text="Null for attempts that are older than this field.",
     )
     request_headers = serializers.SerializerMethodField(method_name="get_request_headers")
     response_headers = serializers.SerializerMethodField(method_name="get_response_headers")

@@ -38,7 +38,7 @@ class Sent:
     """As it was when the request was built."""
     attempt_id: UUID
     started_at: float
-    """By the monotonic clock."""
+    """The time of the start, by the monotonic clock."""
     is_slow: bool = False
     is_over: bool = False
 
@@ -70,7 +70,7 @@ class Flight:
     _turns: deque[UUID | None] = field(default_factory=deque)
     """The owners with ready rows, in the order of their turns."""
     _runs: dict[UUID, Run] = field(default_factory=dict)
-    """By ordered webhook."""
+    """The runs of ordered webhooks."""
     _recent: deque[Sent] = field(default_factory=deque)
     _typical_bytes: float = 1024.0
 

@@ -21,7 +21,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='workerheartbeat',
             name='ended_in_order',
-            field=models.BooleanField(db_default=False, help_text='What it left behind is suspect of nothing.'),
+            field=models.BooleanField(db_default=False, help_text='The worker ended cleanly; its deliveries are not suspects.'),
         ),
         migrations.AlterField(
             model_name='delivery',

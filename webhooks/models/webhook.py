@@ -215,7 +215,7 @@ class Webhook(CustomHeaders):
             ),
         ]
         indexes = [
-            # receiving() and for_owner(): the trigger's look-up and the owner's list.
+            # STORE_SQL (webhooks/outbox/store.py) and for_owner(): the fan-out and the owner's list.
             models.Index(
                 fields=["owner", "id"], name="webhook_owner", condition=Q(deleted_at=None)
             ),

@@ -218,7 +218,7 @@ def make_queue(client: redis.Redis) -> Queue:
     )
 
 
-# By LISTEN and NOTIFY.
+# LISTEN and NOTIFY.
 
 CHANNEL = "webhooks_wakeup"
 NOTIFY_SQL = "SELECT pg_notify(%(channel)s, '')"
