@@ -5,7 +5,7 @@ from operator import or_
 from typing import ClassVar
 
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import F, Prefetch, Q, QuerySet
 from django_filters import CharFilter
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import serializers
@@ -26,7 +26,12 @@ from webhooks.api.base import (
     PublicIdField,
     RetrieveAction,
 )
-from webhooks.api.filters import AnyOfFilter, EventTypesFilter, parse_parameter
+from webhooks.api.filters import (
+    AnyOfFilter,
+    EventTypesFilter,
+    OneOfFilter,
+    parse_parameter,
+)
 from webhooks.api.pagination import PARAMETERS
 from webhooks.api.redeliveries import StartedRedeliverySerializer
 from webhooks.api.serializers import FailureKindField
@@ -43,6 +48,20 @@ MAX_ATTEMPTS_SHOWN = 100
 """The number of latest attempts that a delivery shows; redeliveries can add any number."""
 
 
+class AttemptSummarySerializer(ApiModelSerializer):
+    """One request that was sent, without headers and bodies."""
+
+    id = PublicIdField(ATTEMPT_PREFIX, read_only=True)
+    failure_kind = FailureKindField(read_only=True, help_text="Empty after a success.")
+
+    class Meta:
+        model = Attempt
+        fields = [
+            "id", "number", "started_at", "duration_ms", "response_code", "failure_kind", "error",
+        ]  # fmt: skip
+        read_only_fields = fields
+
+
 class DeliverySerializer(ApiModelSerializer):
     """What is owed to one webhook of one event, and how far it has come."""
 
@@ -52,13 +71,20 @@ class DeliverySerializer(ApiModelSerializer):
     failure_kind = FailureKindField(
         read_only=True, help_text="Why the last attempt failed; empty if it did not."
     )
+    attempts = AttemptSummarySerializer(
+        many=True,
+        read_only=True,
+        allow_null=True,
+        source="latest_attempts",
+        help_text="With `include=attempts`, the latest one first.",
+    )
 
     class Meta:
         model = Delivery
         fields = [
             "id", "event_id", "webhook_id", "event_type", "status", "attempt_count", "round",
             "next_attempt_at", "response_code", "failure_kind", "error", "created_at",
-            "delivered_at", "finished_at",
+            "delivered_at", "finished_at", "attempts",
         ]  # fmt: skip
         read_only_fields = fields
 
@@ -118,10 +144,6 @@ class DeliveryDetailSerializer(DeliverySerializer):
         many=True, read_only=True, source="latest_attempts", help_text="Latest first."
     )
 
-    class Meta(DeliverySerializer.Meta):
-        fields = [*DeliverySerializer.Meta.fields, "attempts"]
-        read_only_fields = fields
-
 
 RESPONSE_CLASSES: dict[str, Q] = {
     **{
@@ -133,6 +155,7 @@ RESPONSE_CLASSES: dict[str, Q] = {
 
 
 class DeliveryFilters(ApiFilters):
+    include = OneOfFilter([("attempts", "attempts")], method="with_attempts")
     status = AnyOfFilter(choices=DeliveryStatus.choices)
     webhook = CharFilter(method="by_id", label="`whk_…`")
     event = CharFilter(method="by_id", label="`evt_…`")
@@ -146,8 +169,16 @@ class DeliveryFilters(ApiFilters):
         method="by_any_id", max_length=40, label="The id of a delivery, an event or a webhook."
     )
 
-    by_index = ApiFilters.by_index | {"webhook", "event", "search"}
+    by_index = ApiFilters.by_index | {"webhook", "event", "search", "include"}
     parameters: ClassVar[frozenset[str]] = frozenset()
+
+    def with_attempts(self, rows: QuerySet[Delivery], *_: str) -> QuerySet[Delivery]:
+        latest = Attempt.objects.filter(
+            number__gt=F("delivery__attempt_count") - MAX_ATTEMPTS_SHOWN
+        ).defer("request_head", "response_head", "response_body")
+        return rows.prefetch_related(
+            Prefetch("attempts", latest.order_by("-number"), to_attr="latest_attempts")
+        )
 
     def by_id(self, rows: QuerySet[Delivery], name: str, value: str) -> QuerySet[Delivery]:
         prefix = {"webhook": WEBHOOK_PREFIX, "event": EVENT_PREFIX}[name]

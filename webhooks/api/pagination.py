@@ -176,8 +176,9 @@ def _from(queryset: QuerySet[Any], cursor: Cursor | None, is_ascending: bool) ->
 
 
 def _edge(rows: QuerySet[Any]) -> UUID | None:
-    """Return the last row to read, or None if fewer rows exist."""
-    found = list(rows.values_list("id", flat=True)[MAX_SCANNED - 1 : MAX_SCANNED])
+    """Return the last row that is looked at; None where the end comes earlier."""
+    ids = rows.prefetch_related(None).values_list("id", flat=True)
+    found = list(ids[MAX_SCANNED - 1 : MAX_SCANNED])
     return found[0] if found else None
 
 

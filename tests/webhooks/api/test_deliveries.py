@@ -373,3 +373,31 @@ def test_delivery_that_waits_is_cancelled_once(
     assert cancelled.json()["status"] == "CANCELLED"
     assert cancelled.json()["error"] == "Cancelled by its owner."
     assert (again.status_code, late.status_code) == (409, 409)
+
+
+def test_lists_show_the_attempts_where_that_is_asked_for(
+    client: APIClient, webhook: Webhook, make_delivery: Callable[..., Delivery]
+) -> None:
+    deliveries = [make_delivery(status="FAILED", attempt_count=2) for _ in range(3)]
+    for delivery in deliveries:
+        for number in (1, 2):
+            delivery.attempts.create(
+                number=number, started_at=timezone.now(), duration_ms=12, url="x", request_head=""
+            )
+    event = Delivery.objects.select_related("event").get(id=deliveries[0].id).event.public_id
+
+    path = f"/api/v1/webhooks/{webhook.public_id}"
+
+    plain = client.get("/api/v1/deliveries").json()["results"]
+    by_event = client.get(f"/api/v1/deliveries?event={event}&include=attempts").json()["results"]
+    with CaptureQueriesContext(connection) as queries:
+        by_webhook = client.get(f"{path}/deliveries?status=FAILED&include=attempts").json()[
+            "results"
+        ]
+
+    assert [one["attempts"] for one in plain] == [None] * 3
+    assert [[tried["number"] for tried in one["attempts"]] for one in by_webhook] == [[2, 1]] * 3
+    assert sum("webhooks_attempt" in query["sql"] for query in queries) == 1
+    assert [len(one["attempts"]) for one in by_event] == [2]
+    assert "requestHeaders" not in by_event[0]["attempts"][0]
+    assert client.get("/api/v1/deliveries?include=event").status_code == 400
