@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 
 
 class ProjectsConfig(AppConfig):
@@ -10,3 +11,7 @@ class ProjectsConfig(AppConfig):
             billing,  # noqa: F401
             events,  # noqa: F401
         )
+        from projects.groups import create_groups
+
+        # After the handler of Django's that makes the permissions.
+        post_migrate.connect(create_groups, dispatch_uid="projects.groups")
