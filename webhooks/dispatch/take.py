@@ -59,11 +59,11 @@ class Taken:
         return len(self.deliveries) + sum(map(len, self.runs.values()))
 
 
-# The claim locks the worker's heartbeat: a worker that was declared dead claims nothing, and its
-# heartbeat stays until an earlier claim has ended (webhooks/dispatch/life.py).
+# The lock on the worker's heartbeat keeps its burial and its claims apart: a worker that was declared
+# dead claims nothing, and while a claim of before goes on the heartbeat stays (webhooks/dispatch/life.py).
 #
-# The claim does not wait for its commit to reach the disk: if Postgres crashes it may forget the
-# claim, so that the rows are sent once more; none is lost.
+# The commit is not waited for: when Postgres crashes, a claim may be forgotten, so that its rows are
+# sent once more; none is lost.
 CLAIM_SQL = """
 WITH due AS (
     SELECT row.id
