@@ -140,7 +140,7 @@ class AttemptSerializer(ApiModelSerializer):
 class DeliveryDetailSerializer(DeliverySerializer):
     """A delivery with its attempts."""
 
-    attempts = AttemptSerializer(
+    attempts = AttemptSerializer(  # type: ignore[assignment]  # in full here
         many=True, read_only=True, source="latest_attempts", help_text="Latest first."
     )
 
