@@ -68,7 +68,7 @@ REFUSALS = {
     "500": "Our mistake.",
     "503": "There is too much to answer this in time, or the database does not answer; nothing is done.",
 }
-WITH_BODY = frozenset({"409", "411", "413", "415"})
+WITH_BODY = frozenset({"411", "413", "415"})
 
 SENT_HEADERS = {
     "webhook-id": "The event's id, the same on every attempt; use it to drop duplicates.",
@@ -235,6 +235,8 @@ def _describe_operation(path: str, method: str, operation: dict[str, Any]) -> No
         operation["parameters"] = [*operation.get("parameters", []), reference]
     for status in REFUSALS:
         if status in WITH_BODY and method not in ("post", "put", "patch"):
+            continue
+        if status == "409" and method == "get":
             continue
         if (status == "404" and "{" not in path) or (status == "406" and method == "delete"):
             continue
