@@ -150,7 +150,7 @@ class WebhookSettingsSerializer(WebhookSerializer):
         fields = [*WebhookSerializer.Meta.fields, "ed25519"]
 
 
-@extend_schema_serializer(component_name="NewWebhook")
+@extend_schema_serializer(component_name="CreateWebhook")
 class NewWebhookSerializer(WebhookSettingsSerializer):
     """What is sent where, and how."""
 
