@@ -16,7 +16,7 @@ from benchmarks import harness, steady
 from benchmarks.harness import Goal, Series
 from benchmarks.receiver import Receiver
 from projects.models import User
-from webhooks.api.pagination import Cursor
+from webhooks.figures.pages import Cursor
 from webhooks.ids import first_id_of
 from webhooks.models import ApiToken, Delivery, Webhook
 

@@ -14,7 +14,6 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 
 from webhooks import service
-from webhooks.admin.attempts import PER_PAGE, show_payload, view_attempts
 from webhooks.admin.base import BigTableAdmin
 from webhooks.admin.filters import (
     CodeFilter,
@@ -33,6 +32,7 @@ from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX, parse_public_id
 from webhooks.models import Attempt, Delivery, Event
 from webhooks.models.delivery import WAITING
 from webhooks.repair.redelivery_scope import REPEATABLE, Scope, warnings_of
+from webhooks.workbench.attempts import PER_PAGE, show_payload, view_attempts
 
 
 class RedeliverDelivery(Operation):

@@ -15,7 +15,6 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 
 from webhooks import service
-from webhooks.admin.attempts import show_payload
 from webhooks.admin.base import BigTableAdmin
 from webhooks.admin.deliveries import as_file
 from webhooks.admin.filters import EventTypeFilter, OwnerFilter, TimeFilter
@@ -26,6 +25,7 @@ from webhooks.errors import PublicIdInvalidError, RedeliveryScopeError
 from webhooks.ids import EVENT_PREFIX, parse_public_id
 from webhooks.models import Event, Webhook
 from webhooks.repair.redelivery_scope import order_warnings, webhooks_missing
+from webhooks.workbench.attempts import show_payload
 
 
 class ReplayForm(forms.Form):

@@ -13,12 +13,11 @@ from django.db.models import Count, Q
 from django.http import HttpRequest
 from django.utils import timezone
 
-from webhooks.admin import charts
 from webhooks.admin.access import VIEW_DELIVERY, may_view, permissions_of
-from webhooks.admin.display import Cell, State, health_strip, state_of
 from webhooks.admin.redelivery_display import describe, progress_context, webhook_names
 from webhooks.choices import BreakerState
-from webhooks.figures import history, overview, present
+from webhooks.figures import charts, history, overview, present
+from webhooks.figures.display import Cell, State, health_strip, state_of
 from webhooks.models import Pause, Redelivery, Webhook
 
 CACHE_KEY = "webhooks.admin.home"

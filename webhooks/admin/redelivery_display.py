@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from webhooks.admin.display import bounded
 from webhooks.choices import DeliveryStatus, FailureKind
+from webhooks.figures.display import bounded
 from webhooks.models import Redelivery, Webhook
 from webhooks.repair import redelivery_progress
 from webhooks.repair.redelivery_scope import scope_of

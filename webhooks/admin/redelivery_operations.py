@@ -8,12 +8,12 @@ from django.urls import reverse
 from django.utils import timezone
 
 from webhooks import service
-from webhooks.admin.display import bounded
 from webhooks.admin.operations import Operation
 from webhooks.admin.redelivery_form import ScopeForm
 from webhooks.choices import DeliveryStatus
 from webhooks.doors import access
 from webhooks.errors import RedeliveryScopeError
+from webhooks.figures.display import bounded
 from webhooks.models import Redelivery
 from webhooks.repair import redelivery
 from webhooks.repair.redelivery_scope import REPEATABLE, Scope, matching, warnings_of

@@ -9,8 +9,8 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from webhooks.admin import display
 from webhooks.choices import DeliveryStatus, FailureKind
+from webhooks.figures import display
 from webhooks.models import Webhook
 
 register = template.Library()

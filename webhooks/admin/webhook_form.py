@@ -13,11 +13,8 @@ from webhooks.models import Webhook
 from webhooks.models.webhook import MAX_RETRIES, SETTING_NAMES
 from webhooks.pace.bounds import MAX_PATTERNS, length_problem
 from webhooks.registry.changes import check_headers_stay, policy_problem
-from webhooks.wire.header_rules import MAX_HEADERS, header_problems
+from webhooks.wire.header_rules import header_problems, read_header_lines
 from webhooks.wire.url_rules import accept_url
-
-MAX_LINES = 4 * MAX_HEADERS
-"""The maximum lines of the custom headers' text, empty ones included."""
 
 
 def check_length(value: Sized, most: int) -> None:
@@ -63,16 +60,10 @@ class HeadersField(forms.CharField):
     widget = UnfoldAdminTextareaWidget
 
     def to_python(self, value: Any) -> Any:
-        headers = {}
-        lines = (super().to_python(value) or "").splitlines()
-        check_length(lines, MAX_LINES)
-        for line in lines:
-            name, colon, content = line.partition(":")
-            if line.strip() and not colon:
-                raise forms.ValidationError(f"“{line[:40]}” is not of the form Name: value.")
-            if line.strip():
-                headers[name.strip()] = content.strip()
-        return headers
+        try:
+            return read_header_lines(super().to_python(value) or "")
+        except ValueError as problem:
+            raise forms.ValidationError(str(problem)) from None
 
     def validate(self, value: Any) -> None:
         if problems := header_problems(value):

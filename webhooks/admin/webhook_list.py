@@ -11,7 +11,9 @@ from django.utils.safestring import SafeString
 from unfold.decorators import display
 from unfold.views import ChangeList
 
-from webhooks.admin.display import (
+from webhooks.admin.template_tags import ago, chip
+from webhooks.figures import history
+from webhooks.figures.display import (
     health_strip,
     health_tone,
     host_of,
@@ -19,8 +21,6 @@ from webhooks.admin.display import (
     percent,
     state_of,
 )
-from webhooks.admin.template_tags import ago, chip
-from webhooks.figures import history
 from webhooks.models import Webhook
 
 DAY = timedelta(hours=24)

@@ -11,13 +11,13 @@ from django.urls import reverse
 from django.utils.text import Truncator
 
 from webhooks import service
-from webhooks.admin.display import bounded
 from webhooks.admin.operations import Operation
 from webhooks.admin.secrets import SecretOperation
 from webhooks.admin.webhook_form import PatternsField
 from webhooks.admin.webhook_pages import count_failed
 from webhooks.doors import access
 from webhooks.errors import RedeliveryScopeError
+from webhooks.figures.display import bounded
 from webhooks.models.delivery import COUNTED_AT_MOST
 from webhooks.repair.redelivery_scope import Scope, matching, warnings_of
 

@@ -2,35 +2,24 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from django.contrib.auth import get_user_model
 
-from webhooks import workbench
-from webhooks.admin import charts
-from webhooks.admin.display import health_strip, state_of
 from webhooks.choices import DeliveryStatus
-from webhooks.figures import present
+from webhooks.figures import charts, present
+from webhooks.figures.display import health_strip, state_of
 from webhooks.figures.history import Selection, failures, series, totals
 from webhooks.models import Delivery, SigningSecret, Webhook
 from webhooks.models.delivery import COUNTED_AT_MOST
 from webhooks.repair import audit_log
 from webhooks.repair.redelivery_scope import Scope, matching
+from webhooks.workbench import verification
 
 DAY = timedelta(hours=24)
 PAGE = 50
-SNIPPETS = Path(workbench.__file__).parent / "snippets"
 UNREADABLE = "cannot be decrypted with any key of this installation"
-LANGUAGES = {
-    "Python": "python/verify.py",
-    "Node.js": "node/verify.mjs",
-    "Go": "go/verify.go",
-    "PHP": "php/verify.php",
-    "Ruby": "ruby/verify.rb",
-    "Bash": "bash/verify.sh",
-}
 
 
 def overview(webhook: Webhook, now: datetime) -> dict[str, Any]:
@@ -89,7 +78,7 @@ def deliveries(webhook: Webhook, query: Mapping[str, str]) -> dict[str, Any]:
 def secrets(webhook: Webhook, now: datetime) -> dict[str, Any]:
     """Return its live secrets, masked, and its public keys."""
     live: list[dict[str, Any]] = [
-        {"secret": secret, "mask": mask(secret)}
+        {"secret": secret, "mask": verification.mask(secret) or UNREADABLE}
         for secret in webhook.secrets.live(now)
         if secret.scheme == SigningSecret.Scheme.HMAC
     ]
@@ -100,20 +89,9 @@ def secrets(webhook: Webhook, now: datetime) -> dict[str, Any]:
     }
 
 
-def mask(secret: SigningSecret) -> str:
-    """Return the prefix and the last four characters: enough to tell secrets apart."""
-    value = secret.readable_value
-    return UNREADABLE if value is None else f"whsec_••••••••{value.rstrip('=')[-4:]}"
-
-
 def verify(webhook: Webhook) -> dict[str, Any]:
     """Return the documented, tested snippets that verify a signature."""
-    snippets = [
-        {"language": language, "slug": file.split("/")[0], "code": (SNIPPETS / file).read_text()}
-        for language, file in LANGUAGES.items()
-        if (SNIPPETS / file).exists()
-    ]
-    return {"snippets": snippets, "public_keys": webhook.public_keys}
+    return {"snippets": verification.snippets(), "public_keys": webhook.public_keys}
 
 
 def history(webhook: Webhook) -> dict[str, Any]:

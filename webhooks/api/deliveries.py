@@ -5,7 +5,7 @@ from operator import or_
 from typing import ClassVar
 
 from django.db import transaction
-from django.db.models import F, Prefetch, Q, QuerySet
+from django.db.models import F, Prefetch, QuerySet
 from django_filters import CharFilter
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import serializers
@@ -36,6 +36,7 @@ from webhooks.api.pagination import PARAMETERS
 from webhooks.api.redeliveries import StartedRedeliverySerializer
 from webhooks.api.serializers import FailureKindField
 from webhooks.choices import DeliveryStatus
+from webhooks.figures.pages import RESPONSE_CLASSES
 from webhooks.ids import (
     ATTEMPT_PREFIX,
     DELIVERY_PREFIX,
@@ -143,15 +144,6 @@ class DeliveryDetailSerializer(DeliverySerializer):
     attempts = AttemptSerializer(  # type: ignore[assignment]  # in full here
         many=True, read_only=True, source="latest_attempts", help_text="Latest first."
     )
-
-
-RESPONSE_CLASSES: dict[str, Q] = {
-    **{
-        f"{first}xx": Q(response_code__range=(first * 100, first * 100 + 99))
-        for first in range(1, 6)
-    },
-    "none": Q(response_code=None, attempt_count__gt=0),
-}
 
 
 class DeliveryFilters(ApiFilters):

@@ -1,12 +1,5 @@
-"""Pages by keyset: newest first or oldest first, each page as cheap as the first, however deep.
+"""The API's pages (webhooks/figures/pages.py), with links to their neighbours."""
 
-Ids are time-ordered, so a cursor is an id and a direction. A cursor reveals nothing and gives no
-access to other owners' rows, because every query is scoped to its owner as well.
-"""
-
-import base64
-import binascii
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -17,39 +10,16 @@ from rest_framework.response import Response
 from rest_framework.utils.urls import remove_query_param, replace_query_param
 
 from webhooks.api.errors import ParametersInvalidError
+from webhooks.errors import CursorInvalidError
+from webhooks.figures import pages
+from webhooks.figures.pages import Cursor
 
 DEFAULT_LIMIT = 25
 MAX_LIMIT = 100
-MAX_SCANNED = 5_000
-"""The maximum rows that a page reads for a filter without an index; it may be short or empty."""
 
 PARAMETERS = frozenset({"limit", "cursor", "order"})
 ORDERS = ("newest", "oldest")
 """What comes first; one index read either way serves both."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """The row before a page; `is_backward` pages towards the first row."""
-
-    row_id: UUID
-    is_backward: bool = False
-
-    def encode(self) -> str:
-        mark = b"p" if self.is_backward else b"n"
-        return base64.urlsafe_b64encode(mark + self.row_id.bytes).decode().rstrip("=")
-
-    @classmethod
-    def decode(cls, text: str) -> "Cursor":
-        try:
-            data = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), b"-_", True)
-        except (binascii.Error, UnicodeEncodeError):
-            data = b""
-        if len(data) != 17 or data[:1] not in (b"p", b"n"):
-            raise ParametersInvalidError(
-                {"cursor": ["This is not a cursor of ours; start again without one."]}
-            )
-        return cls(UUID(bytes=data[1:]), data[:1] == b"p")
 
 
 class KeysetPages(BasePagination):
@@ -65,45 +35,22 @@ class KeysetPages(BasePagination):
         *,
         scanned: QuerySet[Any] | None = None,
     ) -> list[Any]:
-        """Return the rows of the page that the request asks for.
-
-        `scanned` is `queryset` without the filters that have no index, or None if all have one. With
-        it, the page reads at most MAX_SCANNED rows.
-        """
+        """Return the rows of the page that the request asks for; see pages.read_page()."""
         self._url = request.build_absolute_uri()
-        limit = _limit(request)
-        text = request.query_params.get("cursor")
-        cursor = None if text is None else Cursor.decode(text)
-        is_backward = cursor is not None and cursor.is_backward
-        is_ascending = (_order(request) == "oldest") != is_backward
-        edge = None if scanned is None else _edge(_from(scanned, cursor, is_ascending))
-        rows = _from(queryset, cursor, is_ascending)
-        if edge is not None:
-            rows = rows.filter(**{"id__lte" if is_ascending else "id__gte": edge})
-        found = list(rows[: limit + 1])
-        goes_on = found[limit - 1].id if len(found) > limit else edge
-        page = found[:limit]
-        if is_backward:
-            page.reverse()
-        self._set_links(page, cursor, goes_on)
-        return page
+        page = pages.read_page(
+            queryset,
+            _cursor(request),
+            _limit(request),
+            scanned=scanned,
+            oldest_first=_order(request) == "oldest",
+        )
+        self.next, self.previous = self._link(page.next), self._link(page.previous)
+        if page.is_before_first:
+            self.next = remove_query_param(self._url, "cursor")
+        return page.rows
 
-    def _set_links(self, page: list[Any], cursor: Cursor | None, goes_on: UUID | None) -> None:
-        ahead = self._link(goes_on, cursor is not None and cursor.is_backward)
-        if cursor is None:
-            self.next, self.previous = ahead, None
-        elif cursor.is_backward:
-            # Nothing before it: what comes next is the first page again.
-            first = remove_query_param(self._url, "cursor")
-            self.next, self.previous = self._link(page[-1].id, False) if page else first, ahead
-        else:
-            behind = page[0].id if page else cursor.row_id
-            self.next, self.previous = ahead, self._link(behind, True)
-
-    def _link(self, row_id: UUID | None, is_backward: bool) -> str | None:
-        if row_id is None:
-            return None
-        return replace_query_param(self._url, "cursor", Cursor(row_id, is_backward).encode())
+    def _link(self, cursor: Cursor | None) -> str | None:
+        return None if cursor is None else replace_query_param(self._url, "cursor", cursor.encode())
 
     def get_paginated_response(self, data: Any) -> Response:
         return Response({"results": data, "next": self.next, "previous": self.previous})
@@ -169,17 +116,13 @@ def _order(request: Request) -> str:
     return order
 
 
-def _from(queryset: QuerySet[Any], cursor: Cursor | None, is_ascending: bool) -> QuerySet[Any]:
-    if cursor is not None:
-        queryset = queryset.filter(**{"id__gt" if is_ascending else "id__lt": cursor.row_id})
-    return queryset.order_by("id" if is_ascending else "-id")
-
-
-def _edge(rows: QuerySet[Any]) -> UUID | None:
-    """Return the last row that is looked at; None where the end comes earlier."""
-    ids = rows.prefetch_related(None).values_list("id", flat=True)
-    found = list(ids[MAX_SCANNED - 1 : MAX_SCANNED])
-    return found[0] if found else None
+def _cursor(request: Request) -> Cursor | None:
+    text = request.query_params.get("cursor")
+    try:
+        return None if text is None else Cursor.decode(text)
+    except CursorInvalidError:
+        problem = "This is not a cursor of ours; start again without one."
+        raise ParametersInvalidError({"cursor": [problem]}) from None
 
 
 class CatalogPages(KeysetPages):
@@ -190,11 +133,10 @@ class CatalogPages(KeysetPages):
     def paginate(self, items: list[Any], request: Request) -> list[Any]:
         """Return the items of the page that the request asks for."""
         self._url = request.build_absolute_uri()
-        limit, text = _limit(request), request.query_params.get("cursor")
-        cursor = Cursor(UUID(int=0)) if text is None else Cursor.decode(text)
+        limit, cursor = _limit(request), _cursor(request) or Cursor(UUID(int=0))
         position = min(cursor.row_id.int, len(items))
         start = max(0, position - limit) if cursor.is_backward else position
         end = position if cursor.is_backward else min(position + limit, len(items))
-        self.next = self._link(UUID(int=end) if end < len(items) else None, False)
-        self.previous = self._link(UUID(int=start) if start else None, True)
+        self.next = self._link(Cursor(UUID(int=end)) if end < len(items) else None)
+        self.previous = self._link(Cursor(UUID(int=start), is_backward=True) if start else None)
         return items[start:end]

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from webhooks.pace.bounds import length_problem
 
 MAX_HEADERS = 20
+MAX_LINES = 4 * MAX_HEADERS
+"""The maximum lines of the custom headers' text, empty ones included."""
 MAX_NAME_LENGTH = 64
 MAX_VALUE_LENGTH = 4096
 
@@ -43,6 +45,24 @@ FORBIDDEN_PREFIXES = (
 )  # fmt: skip
 """Headers that we or libcurl send, that steer connections, caches and proxies, or that only a proxy
 may set."""
+
+
+def read_header_lines(text: str) -> dict[str, str]:
+    """Return the headers of a text with one `Name: value` a line; empty lines do not count.
+
+    Raises ValueError for too many lines, and for one of another form.
+    """
+    lines = text.splitlines()
+    if problem := length_problem(lines, MAX_LINES):
+        raise ValueError(problem)
+    headers = {}
+    for line in lines:
+        name, colon, content = line.partition(":")
+        if line.strip() and not colon:
+            raise ValueError(f"“{line[:40]}” is not of the form Name: value.")
+        if line.strip():
+            headers[name.strip()] = content.strip()
+    return headers
 
 
 def header_problems(headers: Mapping[str, str]) -> list[str]:

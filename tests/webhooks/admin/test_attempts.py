@@ -9,14 +9,14 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from webhooks.admin.attempts import (
+from webhooks.models import Attempt, Delivery, Event
+from webhooks.workbench.attempts import (
     SHOWN_BYTES,
     curl_command,
     readable,
     show_payload,
     view_attempts,
 )
-from webhooks.models import Attempt, Delivery, Event
 from webhooks.workbench.receiver import HttpReceiver
 
 

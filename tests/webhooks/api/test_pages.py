@@ -15,7 +15,7 @@ from sessions_app.models import Agent, Recording, Session, SessionMessage
 from tests.webhooks.api.conftest import MakeClient
 from tests.webhooks.api.matrix import World
 from webhooks import service
-from webhooks.api import pagination
+from webhooks.figures import pages as keyset
 from webhooks.ids import new_id
 from webhooks.models import ApiToken, Delivery
 
@@ -121,7 +121,7 @@ def test_rows_that_come_meanwhile_are_on_the_page_before(
 
 
 def test_nothing_newer_leads_to_the_first_page(client: APIClient, projects: list[str]) -> None:
-    cursor = pagination.Cursor(UUID(projects[0]), is_backward=True).encode()
+    cursor = keyset.Cursor(UUID(projects[0]), is_backward=True).encode()
 
     page = client.get(f"/api/v1/projects?cursor={cursor}").json()
 
@@ -146,8 +146,8 @@ FORGED = {
     "an id": "whk_01935710",
     "not base64": "!!!",
     "not ASCII": "äöü",
-    "truncated": pagination.Cursor(new_id()).encode()[:-3],
-    "longer": pagination.Cursor(new_id()).encode() + "AAAA",
+    "truncated": keyset.Cursor(new_id()).encode()[:-3],
+    "longer": keyset.Cursor(new_id()).encode() + "AAAA",
     "other direction": base64.urlsafe_b64encode(b"x" + new_id().bytes).decode().rstrip("="),
     "SQL": base64.urlsafe_b64encode(b"n' OR 1=1 --12345").decode()[:-2],
     "long": "A" * 10_000,
@@ -176,7 +176,7 @@ def test_cursor_of_somebody_else_shows_only_own_rows(
 def test_filter_without_an_index_looks_at_a_bounded_number_of_rows(
     client: APIClient, user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pagination, "MAX_SCANNED", 4)
+    monkeypatch.setattr(keyset, "MAX_SCANNED", 4)
     Project.objects.bulk_create(
         Project(owner=user, name=str(number), archived=number in (0, 9)) for number in range(10)
     )

@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[str, Callable[[str, Path], list[str]]]] = {
     "python": (sys.executable, lambda runtime, _: [runtime, "python/verify.py"]),
     "node": ("node", lambda runtime, _: [runtime, "node/verify.mjs"]),
     "go": ("go", lambda runtime, folder: _built_by_go(runtime, folder)),
+    "java": ("java", lambda runtime, folder: _built_by_java(runtime, folder)),
+    "perl": ("perl", lambda runtime, _: [runtime, "perl/verify.pl"]),
     "ruby": ("ruby", lambda runtime, _: [runtime, "ruby/verify.rb"]),
     "php": ("php", lambda runtime, _: [runtime, "php/verify.php"]),
     "bash": ("bash", lambda runtime, _: [runtime, "bash/verify.sh"]),
@@ -30,6 +32,14 @@ def _built_by_go(runtime: str, folder: Path) -> list[str]:
     program = folder / "verify"
     subprocess.run([runtime, "build", "-o", program, "go/verify.go"], cwd=SNIPPETS, check=True)
     return [str(program)]
+
+
+def _built_by_java(runtime: str, folder: Path) -> list[str]:
+    compiler = Path(runtime).resolve().with_name("javac")
+    if not compiler.exists():
+        pytest.skip("java: the compiler is not installed here")
+    subprocess.run([compiler, "-d", folder, "java/Verify.java"], cwd=SNIPPETS, check=True)
+    return [runtime, "-cp", str(folder), "Verify"]
 
 
 @pytest.mark.parametrize(

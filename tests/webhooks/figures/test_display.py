@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from webhooks.admin import charts
-from webhooks.admin.display import (
+from webhooks.admin.template_tags import ago
+from webhooks.choices import BreakerState
+from webhooks.figures import charts
+from webhooks.figures.display import (
     health_strip,
     health_tone,
     host_of,
@@ -16,8 +18,6 @@ from webhooks.admin.display import (
     span,
     state_of,
 )
-from webhooks.admin.template_tags import ago
-from webhooks.choices import BreakerState
 from webhooks.figures.history import Bucket, Figures
 from webhooks.figures.overview import Hour
 from webhooks.models import Webhook

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
 
-from webhooks.admin.display import milliseconds
+from webhooks.figures.display import milliseconds
 from webhooks.figures.history import Bucket
 from webhooks.figures.overview import Hour
 
