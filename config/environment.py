@@ -194,16 +194,35 @@ def quotas_of_owners() -> dict[str, dict[str, int]]:
     return quotas
 
 
-def origins(name: str) -> list[str]:
-    """Return web origins such as `https://example.com`; `*` is refused, because the list names each."""
+def origins(name: str, *, with_subdomains: bool = False) -> list[str]:
+    """Return web origins such as `https://example.com`; `*` is refused, because the list names each.
+
+    With `with_subdomains`, `https://*.example.com` stands for all subdomains.
+    """
+    wildcard = r"(\*\.)?" if with_subdomains else ""
     listed = env.list(name, default=[])
     for origin in listed:
-        if not re.fullmatch(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?", origin):
+        if not re.fullmatch(rf"https?://{wildcard}[a-z0-9.-]+(:[0-9]{{1,5}})?", origin):
             raise ImproperlyConfigured(
                 f"{name}: {origin!r} is not of the form https://example.com, in lower case and without "
                 "a path."
             )
     return [str(origin) for origin in listed]
+
+
+def color(name: str) -> str:
+    value = str(env.str(name, default=DEFAULTS[name]))
+    if not re.fullmatch(r"#[0-9A-Fa-f]{6}", value):
+        raise ImproperlyConfigured(f"{name} must be a color of the form #4f46e5.")
+    return value
+
+
+def site_path(name: str) -> str:
+    """Return a path on this site; empty by default."""
+    path = str(env.str(name, default=""))
+    if path and not re.fullmatch(r"/[A-Za-z0-9._~/-]+", path):
+        raise ImproperlyConfigured(f"{name} must be a path on this site, such as /static/logo.svg.")
+    return path
 
 
 def ca_bundle() -> str:

@@ -162,7 +162,10 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
             ],
-            "libraries": {"operator": "webhooks.admin.template_tags"},
+            "libraries": {
+                "operator": "webhooks.admin.template_tags",
+                "portal": "webhooks.portal.template_tags",
+            },
         },
     }
 ]
@@ -303,6 +306,17 @@ SPECTACULAR_SETTINGS = {
         "webhooks.api.schema.name_enums_once",
     ],
 }
+
+# The customers' portal (docs/portal.md).
+WEBHOOKS_PORTAL_FRAME_ANCESTORS = environment.origins(
+    "WEBHOOKS_PORTAL_FRAME_ANCESTORS", with_subdomains=True
+)
+WEBHOOKS_PORTAL_NAME = env.str("WEBHOOKS_PORTAL_NAME", default="RemoteDevAI Webhooks")
+WEBHOOKS_PORTAL_LOGO = environment.site_path("WEBHOOKS_PORTAL_LOGO")
+WEBHOOKS_PORTAL_ACCENT = environment.color("WEBHOOKS_PORTAL_ACCENT")
+WEBHOOKS_PORTAL_COLOR_SCHEME = environment.one_of(
+    "WEBHOOKS_PORTAL_COLOR_SCHEME", ("auto", "light", "dark")
+)
 
 LOGGING = logs.configuration(
     environment.one_of("LOG_LEVEL", logs.LEVELS), environment.one_of("LOG_FORMAT", logs.FORMATS)

@@ -43,6 +43,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("api/v1/", include(router.urls)),
     path("api/v1/schema", schema, name="schema"),
     path("api/v1/docs", SpectacularSwaggerSplitView.as_view(), name="docs"),
+    path("portal/", include("webhooks.portal.urls")),
     path("metrics", metrics),
     # The last API route, so that unknown paths get a problem document, even with DEBUG.
     re_path("^api/", problems.no_such_route),

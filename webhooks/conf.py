@@ -50,6 +50,14 @@ DEFAULTS: dict[str, Any] = {
     "WEBHOOKS_QUOTAS_OF_OWNERS": {},
     # Whether owners must prove that a URL is theirs before it receives anything: off, advise or require.
     "WEBHOOKS_ENDPOINT_PROOF": "off",
+    # The customers' portal (docs/portal.md): whose pages may show it in a frame, and how it looks.
+    "WEBHOOKS_PORTAL_FRAME_ANCESTORS": [],
+    "WEBHOOKS_PORTAL_NAME": "Webhooks",
+    # The path of an image on this site; empty for none.
+    "WEBHOOKS_PORTAL_LOGO": "",
+    "WEBHOOKS_PORTAL_ACCENT": "#4f46e5",
+    # auto, light or dark.
+    "WEBHOOKS_PORTAL_COLOR_SCHEME": "auto",
     # Parts of the addresses of development servers; `doctor` reports their use in production.
     "WEBHOOKS_DEVELOPMENT_SERVERS": [],
 }

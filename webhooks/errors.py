@@ -79,3 +79,7 @@ class WebhookNotSendingError(WebhooksError):
 
 class WebhookUnprovedError(WebhooksError):
     """This URL's owner has not proved that they want our requests; verify the webhook first."""
+
+
+class PortalLinkInvalidError(WebhooksError):
+    """This portal link was used already, has expired or was revoked; ask for a new one."""

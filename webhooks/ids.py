@@ -14,6 +14,7 @@ DELIVERY_PREFIX = "del_"
 ATTEMPT_PREFIX = "att_"
 REDELIVERY_PREFIX = "red_"
 TOKEN_PREFIX = "tok_"
+PORTAL_LINK_PREFIX = "lnk_"
 
 HEX_DIGITS = re.compile(r"[0-9A-Fa-f]{32}")
 

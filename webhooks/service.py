@@ -16,11 +16,18 @@ from webhooks.registry.changes import (
     put_webhook,
     update_webhook,
 )
+from webhooks.registry.portal_links import create_link as create_portal_link
+from webhooks.registry.portal_links import find_session as find_portal_session
+from webhooks.registry.portal_links import links_of as get_portal_links
+from webhooks.registry.portal_links import open_link as open_portal_link
+from webhooks.registry.portal_links import revoke_link as revoke_portal_link
 from webhooks.registry.secrets import revoke_secret, rotate_secret
 from webhooks.registry.switch import cancel, disable, enable, pause_sending, resume_sending
 from webhooks.registry.warnings import warnings_of
 from webhooks.repair.redelivery import redeliver, redeliver_one, replay
 from webhooks.repair.redelivery_scope import Scope
+from webhooks.workbench.diagnosis import diagnose
+from webhooks.workbench.enabling import enable_if_it_answers
 from webhooks.workbench.proof import Proof, prove
 from webhooks.workbench.test_send import Tryout
 from webhooks.workbench.test_send import send_test as test_webhook
@@ -33,13 +40,19 @@ __all__ = [
     "Trigger",
     "Tryout",
     "cancel",
+    "create_portal_link",
     "create_webhook",
     "delete_webhook",
+    "diagnose",
     "disable",
     "enable",
+    "enable_if_it_answers",
     "explain",
+    "find_portal_session",
     "get_deliveries",
+    "get_portal_links",
     "get_webhooks",
+    "open_portal_link",
     "pause_sending",
     "prove",
     "put_webhook",
@@ -47,6 +60,7 @@ __all__ = [
     "redeliver_one",
     "replay",
     "resume_sending",
+    "revoke_portal_link",
     "revoke_secret",
     "rotate_secret",
     "test_webhook",

@@ -21,6 +21,7 @@ EVERY_PERMISSION = sorted({one for deed in access.DEEDS for one in deed.permissi
 API_BODIES: dict[str, Callable[[World], dict[str, Any]]] = {
     "POST /queue/pause": lambda _: {"reason": "x"},
     "POST /queue/retry-failed": lambda world: {"userId": str(world.owner.pk)},
+    "POST /portal-links with userId": lambda world: {"userId": str(world.owner.pk)},
 }
 API_DOORS = [
     (deed, door) for deed in access.DEEDS for door in deed.api if door.split()[1] != "/tokens"

@@ -30,5 +30,6 @@ def permissions_of(user: Any) -> dict[str, bool]:
         "can_view_event": may_view(user, VIEW_EVENT),
         "can_view_webhook": may_view(user, VIEW_WEBHOOK),
         "can_view_queue": access.may(user, access.VIEW_QUEUE),
+        "can_open_portal": access.may(user, access.OPEN_PORTAL),
         "can_view_redelivery": may_view(user, VIEW_REDELIVERY),
     }

@@ -90,7 +90,7 @@ class StatusFilter(MultipleDropdownFilter):
     parameter_name = "status"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return list(DeliveryStatus.choices)
+        return [(value, str(label)) for value, label in DeliveryStatus.choices]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         chosen = [value for value in self.value() or [] if value in DeliveryStatus.values]
@@ -154,7 +154,7 @@ class KindFilter(DropdownFilter):
     parameter_name = "kind"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return list(FailureKind.choices)
+        return [(value, str(label)) for value, label in FailureKind.choices]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return queryset.filter(failure_kind=self.value()) if self.value() else queryset

@@ -48,7 +48,7 @@ def chip(label: str, tone: str = "muted", title: str = "") -> SafeString:
 
 @register.filter
 def status_chip(status: str) -> SafeString:
-    return chip(DeliveryStatus(status).label, display.TONES[DeliveryStatus(status)])
+    return chip(str(DeliveryStatus(status).label), display.TONES[DeliveryStatus(status)])
 
 
 @register.simple_tag
@@ -75,4 +75,4 @@ def plain_json(value: Any) -> str:
 
 @register.filter
 def failure_label(kind: str) -> str:
-    return FailureKind(kind).label
+    return str(FailureKind(kind).label)

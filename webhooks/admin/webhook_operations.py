@@ -5,7 +5,7 @@ from typing import Any
 from django import forms
 from django.contrib import messages
 from django.contrib.auth import get_user_model
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import HttpResponse
 from django.urls import reverse
 from django.utils.text import Truncator
@@ -18,7 +18,9 @@ from webhooks.admin.webhook_pages import count_failed
 from webhooks.doors import access
 from webhooks.errors import RedeliveryScopeError
 from webhooks.figures.display import bounded
+from webhooks.models import PortalLink
 from webhooks.models.delivery import COUNTED_AT_MOST
+from webhooks.registry.portal_links import facts_of
 from webhooks.repair.redelivery_scope import Scope, matching, warnings_of
 
 
@@ -112,6 +114,46 @@ class DeleteWebhook(Operation):
         service.delete_webhook(self.subject)
         self.note("webhook.delete", name=self.subject.name, url=self.subject.url)
         return self.done(f"{self.subject.name} is deleted.")
+
+
+class PortalLinkForm(forms.Form):
+    capabilities = forms.MultipleChoiceField(
+        choices=PortalLink.Capability.choices,
+        widget=forms.CheckboxSelectMultiple,
+        initial=["view"],
+        label="What may be done there?",
+    )
+    is_limited = forms.BooleanField(
+        required=False, label="Show this webhook only", help_text="Not the owner's others."
+    )
+
+
+class MakePortalLink(SecretOperation):
+    name = "portal-link"
+    deed = access.OPEN_PORTAL
+    title = "Make a link into the owner's portal"
+    text = (
+        "Whoever opens it, once and within 15 minutes, sees there what the owner sees, for 8 hours."
+    )
+    button = "Make the link"
+    form_class = PortalLinkForm
+
+    def back_url(self) -> str:
+        return self.url_of(self.subject)
+
+    def act(self, form: forms.Form) -> Any:
+        data, webhook = form.cleaned_data, self.subject
+        if webhook.owner_id is None:
+            raise ValidationError("A platform webhook has no owner, and so no portal.")
+        link = service.create_portal_link(
+            webhook.owner_id,
+            capabilities=data["capabilities"],
+            webhook=webhook if data["is_limited"] else None,
+            created_by=self.request.user,
+        )
+        self.note("portallink.create", link, **facts_of(link))
+        url = self.request.build_absolute_uri(reverse("portal-open", args=[link.key]))
+        return self.show(webhook, "The link", [("Opens once", url)], self.back_url())
 
 
 class RedeliverFailed(Operation):

@@ -24,6 +24,7 @@ from webhooks.admin.webhook_operations import (
     DeleteWebhook,
     DisableWebhook,
     EnableWebhook,
+    MakePortalLink,
     RedeliverFailed,
     TestWebhook,
 )
@@ -54,7 +55,7 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
     actions = None
     operations: ClassVar[Iterable[Any]] = (
         AddWebhook, TestWebhook, EnableWebhook, DisableWebhook, DeleteWebhook, RedeliverFailed,
-        RotateSecret, RevokeSecret, RevealSecret,
+        RotateSecret, RevokeSecret, RevealSecret, MakePortalLink,
     )  # fmt: skip
     fieldsets = tuple(
         (heading or None, {"fields": (*names, *HEADER_FIELDS) if heading == "Sending" else names})

@@ -36,6 +36,7 @@ from webhooks.api.serializers import (
     OwnedField,
     PublicIdField,
 )
+from webhooks.doors import allowances
 from webhooks.doors.allowances import Allowance
 from webhooks.errors import EncryptionKeyError, PublicIdInvalidError
 from webhooks.ids import parse_public_id
@@ -222,7 +223,7 @@ class ApiViewSet(GenericViewSet[M]):
             subject,
             actor=self.request.user,
             changes=changes,
-            source_address=throttles.address_of(self.request),
+            source_address=allowances.source_address(self.request),
             request_id=getattr(self.request, "request_id", ""),
         )
 

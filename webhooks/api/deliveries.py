@@ -148,7 +148,7 @@ class DeliveryDetailSerializer(DeliverySerializer):
 
 class DeliveryFilters(ApiFilters):
     include = OneOfFilter([("attempts", "attempts")], method="with_attempts")
-    status = AnyOfFilter(choices=DeliveryStatus.choices)
+    status = AnyOfFilter(choices=[(value, value) for value in DeliveryStatus.values])
     webhook = CharFilter(method="by_id", label="`whk_…`")
     event = CharFilter(method="by_id", label="`evt_…`")
     eventType = EventTypesFilter(field_name="event_type")

@@ -154,8 +154,7 @@ def _counted(rows: QuerySet[Any], scope: service.Scope) -> dict[str, Any]:
 
 def _spend(owner_id: UUID, rows: QuerySet[Any]) -> None:
     """Count the deliveries against the quota; raises QuotaExceededError if it has less left."""
-    left = allowances.spend("redeliveries", owner_id, 0).remaining
-    throttles.spend("redeliveries", owner_id, rows.order_by()[: max(0, left) + 1].count())
+    throttles.check_quota(allowances.spend_rows("redeliveries", owner_id, rows))
 
 
 def facts_of(asked: Redelivery) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """Limit the requests to the API (webhooks/doors/allowances.py counts them)."""
 
 from collections.abc import Iterable
-from contextlib import suppress
-from ipaddress import ip_address
 from typing import Any
 from uuid import UUID
 
@@ -61,7 +59,11 @@ def take_of_user(user_id: Any) -> Allowance:
 
 def spend(name: str, owner_id: UUID, amount: int) -> None:
     """Spend an owner's quota of this hour; raises QuotaExceededError if it is used up."""
-    allowance = allowances.spend(name, owner_id, amount)
+    check_quota(allowances.spend(name, owner_id, amount))
+
+
+def check_quota(allowance: Allowance) -> None:
+    """Raise QuotaExceededError if an owner's quota of this hour is used up."""
     if allowance.is_exceeded:
         raise QuotaExceededError(allowance)
 
@@ -87,16 +89,6 @@ def check(found: Iterable[Allowance]) -> None:
 def take_refusal(request: HttpRequest | Request) -> Allowance:
     """Count one request of an address without valid credentials."""
     return take("refused", BaseThrottle().get_ident(request))  # type: ignore[arg-type]
-
-
-def address_of(request: Request) -> str | None:
-    """Return the client's address, or None without one, as behind a Unix socket.
-
-    NUM_PROXIES is the number of trusted entries of X-Forwarded-For.
-    """
-    with suppress(ValueError):
-        return str(ip_address(BaseThrottle().get_ident(request) or ""))
-    return None
 
 
 def headers_of(found: list[Allowance]) -> dict[str, str]:

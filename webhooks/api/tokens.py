@@ -26,8 +26,8 @@ from webhooks.api.serializers import PublicIdField
 from webhooks.doors import access
 from webhooks.ids import TOKEN_PREFIX
 from webhooks.models import ApiToken
+from webhooks.models.token import MAX_TOKENS
 
-MAX_TOKENS = 50
 MAX_DAYS = 365
 DEFAULT_DAYS = 90
 

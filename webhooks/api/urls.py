@@ -5,6 +5,7 @@ from rest_framework.routers import SimpleRouter
 from webhooks.api.deliveries import DeliveryViewSet
 from webhooks.api.event_types import EventTypeViewSet
 from webhooks.api.events import EventViewSet
+from webhooks.api.portal_links import PortalLinkViewSet
 from webhooks.api.queue import QueueViewSet
 from webhooks.api.redeliveries import RedeliveryViewSet
 from webhooks.api.tokens import TokenViewSet
@@ -19,4 +20,5 @@ def register(router: SimpleRouter) -> None:
     router.register("events", EventViewSet, "event")
     router.register("deliveries", DeliveryViewSet, "delivery")
     router.register("redeliveries", RedeliveryViewSet, "redelivery")
+    router.register("portal-links", PortalLinkViewSet, "portal-link")
     router.register("queue", QueueViewSet, "queue")

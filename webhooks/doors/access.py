@@ -89,10 +89,18 @@ ROTATE = Deed(
 )
 REVEAL_SECRET = Deed("see signing secrets", (REVEAL,), admin=("webhook_reveal-secrets",))
 
+OPEN_PORTAL = Deed(
+    # A session there reads payloads, and may rotate secrets.
+    "make links into somebody's portal",
+    ("webhooks.add_portallink", VIEW_PAYLOAD, REVEAL),
+    admin=("webhook_portal-link",),
+    api=("POST /portal-links with userId",),
+)
+
 DEEDS = (
     VIEW_QUEUE, PAUSE, REDELIVER, TRIGGER_FOR_OTHERS, MAKE_TOKEN, ADD_WEBHOOK,
     ADD_PLATFORM_WEBHOOK, CHANGE_WEBHOOK, CHANGE_PLATFORM_WEBHOOK, DELETE_WEBHOOK, ROTATE,
-    REVEAL_SECRET,
+    REVEAL_SECRET, OPEN_PORTAL,
 )  # fmt: skip
 
 

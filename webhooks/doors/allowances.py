@@ -8,14 +8,17 @@ clients lose the part that is unused at the end of the window.
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from ipaddress import ip_address
 from operator import length_hint
 from typing import Any
 from uuid import UUID
 
 import redis
 from django.conf import settings
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
@@ -133,10 +136,23 @@ def spend(name: str, owner_id: UUID, amount: int) -> Allowance:
     return Allowance(name, limit, limit - used, max(1, round(HOUR_SECONDS - elapsed)))
 
 
+def spend_rows(name: str, owner_id: UUID, rows: QuerySet[Any]) -> Allowance:
+    """Spend one of an owner's quota for each row; counts at most one row more than are left."""
+    left = spend(name, owner_id, 0).remaining
+    return spend(name, owner_id, rows.order_by()[: max(0, left) + 1].count())
+
+
 def address_in(request: HttpRequest | Request) -> str:
     """Return the client's address; NUM_PROXIES is the number of trusted entries of X-Forwarded-For."""
     plain = request if isinstance(request, Request) else Request(request)
     return BaseThrottle().get_ident(plain) or ""
+
+
+def source_address(request: HttpRequest | Request) -> str | None:
+    """Return the client's address, or None without one, as behind a Unix socket."""
+    with suppress(ValueError):
+        return str(ip_address(address_in(request)))
+    return None
 
 
 def take_login(request: HttpRequest) -> Allowance:

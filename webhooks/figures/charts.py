@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
 
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
 from webhooks.figures.display import milliseconds
 from webhooks.figures.history import Bucket
 from webhooks.figures.overview import Hour
@@ -11,10 +14,10 @@ from webhooks.figures.overview import Hour
 HEIGHT = 100.0
 SERIES = ("succeeded", "failed", "cancelled", "open")
 OUTCOMES_LEGEND = [
-    ("succeeded", "delivered"),
-    ("failed", "failed"),
-    ("open", "open"),
-    ("cancelled", "cancelled"),
+    ("succeeded", gettext_lazy("delivered")),
+    ("failed", gettext_lazy("failed")),
+    ("open", gettext_lazy("open")),
+    ("cancelled", gettext_lazy("cancelled")),
 ]
 LATENCY_LEGEND = [("p50", "p50"), ("p95", "p95")]
 LABELS = dict(OUTCOMES_LEGEND)
@@ -70,7 +73,7 @@ def _outcome_bar(index: int, bucket: Bucket, top: int) -> Bar:
         f"{getattr(bucket, kind):,} {LABELS[kind]}" for kind in SERIES if getattr(bucket, kind)
     )
     label = f"{bucket.starts_at:%H:%M}"
-    return Bar(index, label, f"{label} UTC: {counts or 'nothing'}", parts)
+    return Bar(index, label, f"{label} UTC: {counts or _('nothing')}", parts)
 
 
 def latency(hours: Sequence[Hour]) -> Chart:
@@ -94,7 +97,7 @@ def latency(hours: Sequence[Hour]) -> Chart:
 
 def _latency_title(label: str, hour: Hour) -> str:
     if hour.delivery_p50_ms is None:
-        return f"{label} UTC: nothing delivered"
+        return f"{label} UTC: {_('nothing delivered')}"
     p50, p95 = milliseconds(hour.delivery_p50_ms), milliseconds(hour.delivery_p95_ms)
     return f"{label} UTC: p50 {p50}, p95 {p95}"
 

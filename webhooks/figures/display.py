@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
+from django.utils.translation import gettext as _
+from django.utils.translation import pgettext
+
 from webhooks.choices import BreakerState, DeliveryStatus
 from webhooks.figures.history import Bucket, Figures
 from webhooks.models import Webhook
@@ -33,21 +36,25 @@ class State:
 def state_of(webhook: Webhook, now: datetime) -> State:
     """Say how a webhook is, the gravest thing first."""
     if webhook.deleted_at is not None:
-        return State("deleted", "muted", "deleted", webhook.deleted_at)
+        return State(_("deleted"), "muted", _("deleted"), webhook.deleted_at)
     if not webhook.active:
-        reason = webhook.disabled_reason or "switched off by hand"
+        reason = webhook.disabled_reason or _("switched off by hand")
         if webhook.notice_error:
-            reason += f" (the mail to its owner could not be sent: {webhook.notice_error})"
-        return State("disabled", "danger", reason, webhook.disabled_at)
+            reason += _(" (the mail to its owner could not be sent: %(error)s)") % {
+                "error": webhook.notice_error
+            }
+        return State(_("disabled"), "danger", reason, webhook.disabled_at)
     if webhook.breaker_state == BreakerState.OPEN:
-        return State("breaker open", "danger", "next probe", webhook.breaker_probe_at)
+        return State(_("breaker open"), "danger", _("next probe"), webhook.breaker_probe_at)
     if webhook.breaker_state == BreakerState.HALF_OPEN:
-        return State("probing", "warning", "one delivery is out to see whether it works again")
+        detail = _("one delivery is out to see whether it works again")
+        return State(_("probing"), "warning", detail)
     if webhook.failing_since is not None:
-        return State("failing", "warning", "failing since", webhook.failing_since)
+        return State(_("failing"), "warning", _("failing since"), webhook.failing_since)
     if webhook.held_until is not None and webhook.held_until > now:
-        return State("held back", "warning", "it asked for time until", webhook.held_until)
-    return State("active", "success")
+        detail = _("it asked for time until")
+        return State(_("held back"), "warning", detail, webhook.held_until)
+    return State(pgettext("a webhook", "active"), "success")
 
 
 def host_of(url: str) -> str:
@@ -87,7 +94,11 @@ def span(value: timedelta) -> str:
 
 def bounded(count: int) -> str:
     """Show a count that stopped at COUNTED_AT_MOST + 1."""
-    return f"more than {COUNTED_AT_MOST:,}" if count > COUNTED_AT_MOST else f"{count:,}"
+    return (
+        _("more than %(count)s") % {"count": f"{COUNTED_AT_MOST:,}"}
+        if count > COUNTED_AT_MOST
+        else f"{count:,}"
+    )
 
 
 def health_tone(figures: Figures) -> str:
@@ -117,12 +128,13 @@ def health_strip(buckets: list[Bucket], now: datetime, hours: int = 24) -> list[
 def _cell(moment: datetime, bucket: Bucket | None) -> Cell:
     when = f"{moment:%H:%M}"
     if bucket is None or not bucket.deliveries:
-        return Cell("none", f"{when}: nothing sent")
-    said = f"{bucket.succeeded:,} of {bucket.deliveries:,} delivered"
+        return Cell("none", _("%(when)s: nothing sent") % {"when": when})
+    numbers = {"succeeded": f"{bucket.succeeded:,}", "all": f"{bucket.deliveries:,}"}
+    said = _("%(succeeded)s of %(all)s delivered") % numbers
     if bucket.failed:
-        said += f", {bucket.failed:,} failed"
+        said += ", " + _("%(count)s failed") % {"count": f"{bucket.failed:,}"}
     if bucket.open:
-        said += f", {bucket.open:,} open"
+        said += ", " + _("%(count)s open") % {"count": f"{bucket.open:,}"}
     return Cell(_cell_tone(bucket), f"{when}: {said}")
 
 

@@ -9,6 +9,7 @@ from webhooks.models.operations import (
     Redelivery,
     RedeliveryTakeover,
 )
+from webhooks.models.portal import PortalLink
 from webhooks.models.signing_secret import SigningSecret
 from webhooks.models.token import ApiToken
 from webhooks.models.webhook import Webhook
@@ -24,6 +25,7 @@ __all__ = [
     "Event",
     "IdempotentAnswer",
     "Pause",
+    "PortalLink",
     "Redelivery",
     "RedeliveryTakeover",
     "SigningSecret",

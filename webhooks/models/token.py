@@ -8,10 +8,14 @@ from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 from knox.models import AbstractAuthToken, get_digest_token
 from knox.settings import CONSTANTS
 
 from webhooks.ids import TOKEN_PREFIX, new_id
+
+MAX_TOKENS = 50
+"""Of one user."""
 
 
 class ApiTokenManager(models.Manager["ApiToken"]):
@@ -42,9 +46,9 @@ class ApiToken(AbstractAuthToken):  # type: ignore[misc]  # knox is untyped
     """A program's credential."""
 
     class Scope(models.TextChoices):
-        READ = "read", "Read"
-        WRITE = "write", "Change"
-        TRIGGER = "trigger", "Trigger events"
+        READ = "read", _("Read")
+        WRITE = "write", _("Change")
+        TRIGGER = "trigger", _("Trigger events")
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     # Instead of knox's primary key, which would put the digest into URLs and logs.

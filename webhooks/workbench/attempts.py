@@ -24,6 +24,8 @@ class AttemptView:
     status_line: str
     response_text: str
     curl: str
+    verify: str
+    """A command that verifies the request with one of the snippets."""
     retried_after_seconds: float | None
     """Since the attempt before it."""
 
@@ -51,6 +53,7 @@ def view_attempts(attempts: Sequence[Attempt], payload: bytes) -> list[AttemptVi
                 _status_line(attempt),
                 readable(bytes(attempt.response_body or b"")),
                 curl_command(attempt, payload),
+                verify_command(attempt, payload),
                 gap,
             )
         )
@@ -113,3 +116,22 @@ def curl_command(attempt: Attempt, payload: bytes) -> str:
     ]
     lines.append(f"--data-binary {shlex.quote(readable(payload))}")
     return " \\\n  ".join(lines)
+
+
+def verify_command(attempt: Attempt, payload: bytes) -> str:
+    """Return a command that verifies the same request with the Python snippet, as of its own time.
+
+    The secret has to be filled in.
+    """
+    headers = {name.lower(): value for name, value in attempt.request_headers}
+    timestamp = headers.get("webhook-timestamp", "")
+    variables = {
+        "WEBHOOK_SECRET": "whsec_…",
+        "WEBHOOK_ID": headers.get("webhook-id", ""),
+        "WEBHOOK_TIMESTAMP": timestamp,
+        "WEBHOOK_SIGNATURE": headers.get("webhook-signature", ""),
+        "WEBHOOK_NOW": timestamp,
+    }
+    lines = [f"printf %s {shlex.quote(readable(payload))} |"]
+    lines += [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+    return " \\\n  ".join([*lines, "python3 verify.py && echo valid"])

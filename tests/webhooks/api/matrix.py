@@ -55,6 +55,7 @@ def make_world(user: User, project: Project, webhook: Webhook) -> World:
         service.Scope(webhook_id=webhook.id), requested_by=user, rate_limit=1.0
     )
     token, _ = ApiToken.objects.issue(user, name="mine", scopes=["read"], lifetime=None)
+    link = service.create_portal_link(user)
     return World(
         owner=user,
         ids={
@@ -68,6 +69,7 @@ def make_world(user: User, project: Project, webhook: Webhook) -> World:
             "delivery": delivery.public_id,
             "redelivery": redelivery.public_id,
             "token": token.public_id,
+            "portal-link": link.public_id,
         },
     )
 
@@ -128,6 +130,11 @@ ROWS = {
     "event-feed.get": reading(other=200),
     "event-type-list.get": reading(other=200),
     "event-type-detail.get": reading(other=200),
+    "portal-link-list.get": reading(other=200),
+    "portal-link-list.post": Row(
+        201, 403, lambda world: {"userId": str(world.owner.pk)}, staff=201
+    ),
+    "portal-link-detail.delete": Row(204),
     "project-list.get": reading(other=200),
     "project-list.post": Row(201, 201, body(name="Shop")),
     "project-detail.get": reading(),
@@ -191,7 +198,8 @@ def identifier(route: Route, world: World) -> str:
         return "project.created"
     if route.name == "webhook-by-uid":
         return "billing"
-    return world.ids.get(route.name) or world.ids[route.name.split("-")[0]]
+    name = route.name.removesuffix("-detail")
+    return world.ids.get(name) or world.ids[name.split("-")[0]]
 
 
 def url_of(route: Route, world: World) -> str:

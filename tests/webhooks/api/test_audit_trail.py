@@ -21,6 +21,8 @@ LEFT = {
     "agent-detail.delete": "agent.delete",
     "delivery-cancel.post": "delivery.cancel",
     "delivery-redeliver.post": "delivery.redeliver",
+    "portal-link-list.post": "portallink.create",
+    "portal-link-detail.delete": "portallink.revoke",
     "project-list.post": "project.create",
     "project-detail.patch": "project.change",
     "project-detail.delete": "project.delete",
@@ -62,7 +64,7 @@ def test_route_leaves_one_entry(
     key: str, world: World, staff: User, make_client: MakeClient
 ) -> None:
     row = ROWS[key]
-    caller = world.owner if row.staff is None else staff
+    caller = world.owner if row.staff is None or row.owner < 300 else staff
     client = make_client(caller)
     if key == "queue-resume.post":
         service.pause_sending()

@@ -1,0 +1,134 @@
+"""Deliveries: the list with its filters in the URL, and one with every attempt."""
+
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.http import Http404, HttpResponse
+from django.utils.http import urlencode
+from django.utils.translation import gettext as _
+
+from webhooks import service
+from webhooks.doors import allowances
+from webhooks.errors import CursorInvalidError, WebhooksError
+from webhooks.figures import plan
+from webhooks.figures.pages import RESPONSE_CLASSES, Cursor, read_page
+from webhooks.ids import WEBHOOK_PREFIX, first_id_of, parse_public_id
+from webhooks.models import Delivery
+from webhooks.models.delivery import WAITING
+from webhooks.portal.forms import DeliveryFilterForm
+from webhooks.portal.pages import go, show
+from webhooks.portal.visit import Visit
+from webhooks.repair.redelivery_scope import REPEATABLE
+from webhooks.workbench.attempts import PER_PAGE, show_payload, view_attempts
+
+PAGE = 25
+SCANNING = ("status", "type", "response", "object")
+"""Filters that no index answers: a page looks at a bounded number of rows for them."""
+
+
+def choices_of(visit: Visit) -> list[tuple[str, str]]:
+    """Return the visit's webhooks for a select."""
+    return [(webhook.public_id, webhook.name) for webhook in visit.webhooks().only("id", "name")]
+
+
+def deliveries(visit: Visit) -> HttpResponse:
+    """List deliveries, newest first."""
+    query = visit.request.GET
+    form = DeliveryFilterForm(query, choices_of(visit))
+    form.full_clean()
+    chosen = {name: value for name, value in form.cleaned_data.items() if value not in (None, "")}
+    try:
+        cursor = Cursor.decode(query["cursor"]) if query.get("cursor") else None
+    except CursorInvalidError:
+        raise Http404 from None
+    indexed = _indexed(visit, chosen)
+    rows, scanned = indexed, None
+    if used := [name for name in SCANNING if name in chosen]:
+        rows, scanned = indexed.filter(*(_condition(name, chosen[name]) for name in used)), indexed
+    page = read_page(rows.select_related("webhook"), cursor, PAGE, scanned=scanned)
+    kept = [(name, str(value)) for name, value in query.items() if name != "cursor" and value]
+    context = {
+        "form": form,
+        "deliveries": page.rows,
+        "older": _link(kept, page.next),
+        "newer": "?" + urlencode(kept) if page.is_before_first else _link(kept, page.previous),
+        "is_filtered": bool(chosen),
+        "is_first": cursor is None,
+        "retention_days": settings.WEBHOOKS_RETENTION_DAYS,
+    }
+    return show(visit, "deliveries", context)
+
+
+def _indexed(visit: Visit, chosen: dict[str, Any]) -> QuerySet[Delivery]:
+    webhook = None
+    if "webhook" in chosen:
+        row_id = parse_public_id(chosen["webhook"], WEBHOOK_PREFIX)
+        webhook = visit.webhooks().filter(id=row_id).first()
+    rows = visit.deliveries(webhook)
+    if "since" in chosen:
+        rows = rows.filter(id__gte=first_id_of(chosen["since"]))
+    if "until" in chosen:
+        rows = rows.filter(id__lt=first_id_of(chosen["until"]))
+    return rows
+
+
+def _condition(name: str, value: Any) -> Q:
+    if name == "response":
+        return RESPONSE_CLASSES[value]
+    if name == "object":
+        return Q(event__object_reference=value) | Q(event__object_reference__endswith=f":{value}")
+    return Q(**{{"status": "status", "type": "event_type"}[name]: value})
+
+
+def _link(kept: list[tuple[str, str]], cursor: Cursor | None) -> str:
+    return "" if cursor is None else "?" + urlencode([*kept, ("cursor", cursor.encode())])
+
+
+def delivery(visit: Visit, delivery_id: str, problem: str = "") -> HttpResponse:
+    """Show a delivery: what was sent, what came back, and what happens next."""
+    found = visit.delivery(delivery_id)
+    attempts = list(found.attempts.order_by("-number")[: PER_PAGE + 1])
+    payload = bytes(found.event.payload)
+    context = {
+        "delivery": found,
+        "webhook": found.webhook,
+        "attempts": view_attempts(attempts, payload)[:PER_PAGE],
+        "has_more_attempts": len(attempts) > PER_PAGE,
+        "payload": show_payload(found.event),
+        "left": plan.attempts_left(found, found.webhook),
+        "is_waiting": found.status in WAITING,
+        "may_resend": visit.may_manage
+        and found.status in REPEATABLE
+        and bool(payload)
+        and found.webhook.deleted_at is None,
+        "problem": problem,
+    }
+    return show(visit, "delivery", context, status=422 if problem else 200)
+
+
+def resend(visit: Visit, delivery_id: str) -> HttpResponse:
+    """Send one delivery once more."""
+    visit.require(visit.may_manage)
+    found = visit.delivery(delivery_id)
+    if visit.request.method != "POST":
+        return go(visit.url("delivery", found.public_id))
+    quota = allowances.spend("redeliveries", visit.owner_id, 1)
+    if quota.is_exceeded:
+        return delivery(visit, delivery_id, quota_problem(quota))
+    try:
+        with transaction.atomic():
+            asked = service.redeliver_one(found, requested_by=visit.owner)
+            visit.note("delivery.redeliver", found, redelivery=asked.public_id)
+    except WebhooksError as refusal:
+        return delivery(visit, delivery_id, str(refusal))
+    return go(visit.url("delivery", found.public_id), "resent")
+
+
+def quota_problem(quota: allowances.Allowance) -> str:
+    """Say that this hour's quota is used up."""
+    return _(
+        "Your %(limit)s redeliveries of this hour are used up, or this would be more than are left;"
+        " the next hour begins in %(seconds)s seconds."
+    ) % {"limit": f"{quota.limit:,}", "seconds": quota.reset_seconds}

@@ -1,0 +1,135 @@
+"""Who looks at the portal, whose it is, and what may be done there."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from uuid import UUID
+
+from django.core.exceptions import PermissionDenied
+from django.db.models import Model, QuerySet
+from django.http import Http404, HttpRequest
+from django.urls import reverse
+
+from webhooks import service
+from webhooks.doors import allowances
+from webhooks.errors import PublicIdInvalidError
+from webhooks.ids import (
+    DELIVERY_PREFIX,
+    EVENT_PREFIX,
+    REDELIVERY_PREFIX,
+    WEBHOOK_PREFIX,
+    parse_public_id,
+)
+from webhooks.models import Delivery, Event, PortalLink, Redelivery, Webhook
+from webhooks.repair import audit_log
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A request by a signed-in owner, or within the session of a portal link."""
+
+    request: HttpRequest
+    owner: Any
+    link: PortalLink | None = None
+    key: str = ""
+    """The session's key, which is in the path of each of its pages."""
+
+    @property
+    def owner_id(self) -> UUID:
+        return self.owner.pk  # type: ignore[no-any-return]
+
+    @property
+    def is_user(self) -> bool:
+        """Whether the owner himself is signed in."""
+        return self.link is None
+
+    @cached_property
+    def only(self) -> Webhook | None:
+        """The only webhook that the session shows; None for all."""
+        return None if self.link is None else self.link.webhook
+
+    @property
+    def may_manage(self) -> bool:
+        return self._has(PortalLink.Capability.MANAGE)
+
+    @property
+    def may_see_secrets(self) -> bool:
+        return self.may_manage and self._has(PortalLink.Capability.SECRETS)
+
+    @property
+    def may_add(self) -> bool:
+        """Whoever adds a webhook sees its secret."""
+        return self.may_see_secrets and self.only is None
+
+    def _has(self, capability: str) -> bool:
+        return self.link is None or capability in self.link.capabilities
+
+    def require(self, is_allowed: bool) -> None:
+        """Raise PermissionDenied unless it is allowed."""
+        if not is_allowed:
+            raise PermissionDenied
+
+    def url(self, name: str, *arguments: Any) -> str:
+        """Return the URL of a page within this visit."""
+        if self.link is None:
+            return reverse(f"portal:{name}", args=arguments)
+        return reverse(f"portal-session:{name}", args=[self.key, *arguments])
+
+    # What there is for this visit; everything else is 404.
+
+    def webhooks(self) -> QuerySet[Webhook]:
+        rows: QuerySet[Webhook] = service.get_webhooks(self.owner_id)
+        return rows if self.only is None else rows.filter(id=self.only.id)
+
+    def deliveries(self, webhook: Webhook | None = None) -> QuerySet[Delivery]:
+        webhook = webhook or self.only
+        if webhook is not None:
+            # As in the API: with the owner's column Postgres may walk all of the owner's rows.
+            return Delivery.objects.filter(webhook=webhook, webhook__owner_id=self.owner_id)
+        return Delivery.objects.for_owner(self.owner_id)
+
+    def events(self) -> QuerySet[Event]:
+        return Event.objects.for_owner(self.owner_id)
+
+    def redeliveries(self) -> QuerySet[Redelivery]:
+        rows = Redelivery.objects.filter(requested_by_id=self.owner_id)
+        if self.only is not None:
+            rows = rows.filter(scope__webhook_id=str(self.only.id))
+        return rows
+
+    def webhook(self, public_id: str) -> Webhook:
+        return _find(self.webhooks(), public_id, WEBHOOK_PREFIX)  # type: ignore[return-value]
+
+    def delivery(self, public_id: str) -> Delivery:
+        rows = self.deliveries().select_related("webhook", "event")
+        return _find(rows, public_id, DELIVERY_PREFIX)  # type: ignore[return-value]
+
+    def event(self, public_id: str) -> Event:
+        return _find(self.events(), public_id, EVENT_PREFIX)  # type: ignore[return-value]
+
+    def redelivery(self, public_id: str) -> Redelivery:
+        return _find(self.redeliveries(), public_id, REDELIVERY_PREFIX)  # type: ignore[return-value]
+
+    def note(self, action: str, subject: Model | str, /, **changes: Any) -> None:
+        """Write down what was done, and by which link where it was not the owner himself."""
+        if self.link is not None:
+            changes["portal_link"] = self.link.public_id
+        audit_log.record(
+            action,
+            subject,
+            actor=self.owner_id,
+            changes=changes,
+            source_address=allowances.source_address(self.request),
+            request_id=getattr(self.request, "request_id", ""),
+        )
+
+
+def _find(rows: QuerySet[Any], public_id: str, prefix: str) -> Model:
+    try:
+        row_id = parse_public_id(public_id, prefix)
+    except PublicIdInvalidError:
+        raise Http404 from None
+    found: Model | None = rows.filter(pk=row_id).first()
+    if found is None:
+        raise Http404
+    return found

@@ -1,0 +1,335 @@
+"""Say what is wrong with a receiver's verification: which mistake leads to the signature it made.
+
+Compares with every signature that a known mistake would make, and returns which one it is. Neither a
+secret nor a signature leaves this module.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
+
+from webhooks.errors import PublicIdInvalidError
+from webhooks.ids import EVENT_PREFIX, parse_public_id
+from webhooks.models import Event, SigningSecret, Webhook
+from webhooks.wire.signing import SECRET_PREFIX, TOLERANCE_SECONDS
+
+MAX_BODY_BYTES = 256 * 1024
+MAX_HEADER_LINES = 100
+MAX_OTHER_SECRETS = 20
+"""Of the owner's other webhooks, to tell that one of theirs was used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is right or wrong; `word` says which."""
+
+    word: str
+    is_good: bool = False
+    detail: str = ""
+    """A name or a number that belongs to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    value: bytes
+    mistakes: tuple[str, ...] = ()
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    event_id: str
+    timestamp: str
+    body: bytes
+    given: tuple[str, ...]
+    """The signatures in webhook-signature."""
+    given_hex: str
+    """That in X-Webhook-Signature."""
+
+
+def read_headers(text: str) -> dict[str, str]:
+    """Return the headers of a pasted text, with lower-case names: `Name: value` a line, or JSON."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict):
+        pairs = [(str(name), str(value)) for name, value in found.items()]
+    else:
+        lines = text.splitlines()[:MAX_HEADER_LINES]
+        # As browsers' tools and curl -v show them, too.
+        split = (line.lstrip("<> ").partition(":") for line in lines)
+        pairs = [(name, value) for name, colon, value in split if colon]
+    return {name.strip().strip("\"'").lower(): value.strip().strip("\"',") for name, value in pairs}
+
+
+@sensitive_variables()
+def diagnose(
+    webhook: Webhook, headers: Mapping[str, str], body: bytes, computed: str = ""
+) -> list[Finding]:
+    """Return what is right and wrong with a request that was received, and with the signature that
+    the receiver's own code computed for it, where it is given.
+
+    `headers` has lower-case names; of the body MAX_BODY_BYTES are looked at.
+    """
+    request = _Request(
+        headers.get("webhook-id") or headers.get("x-webhook-id", ""),
+        headers.get("webhook-timestamp") or headers.get("x-webhook-timestamp", ""),
+        body[:MAX_BODY_BYTES],
+        tuple(headers.get("webhook-signature", "").split()[:20]),
+        headers.get("x-webhook-signature", ""),
+    )
+    keys = _keys_of(webhook)
+    stored = _stored_payload(webhook, request.event_id)
+    findings = [*_judge_request(webhook, request, keys, stored), *_judge_time(request)]
+    if computed.strip():
+        findings.append(_judge_computed(webhook, request, keys, stored, computed.strip()))
+    return findings
+
+
+def _stored_payload(webhook: Webhook, event_id: str) -> bytes | None:
+    """Return the bytes that were sent, where the id is of an event that this webhook was owed."""
+    try:
+        row_id = parse_public_id(event_id, EVENT_PREFIX)
+    except PublicIdInvalidError:
+        return None
+    rows = Event.objects.filter(id=row_id, deliveries__webhook=webhook)
+    payload = rows.values_list("payload", flat=True).first()
+    return bytes(payload) if payload else None
+
+
+@sensitive_variables()
+def _keys_of(webhook: Webhook) -> list[str]:
+    secrets = webhook.secrets.live(timezone.now()).filter(scheme=SigningSecret.Scheme.HMAC)
+    return [value for secret in secrets if (value := secret.readable_value)]
+
+
+@sensitive_variables()
+def _others(webhook: Webhook) -> Iterator[tuple[str, str]]:
+    """Yield the current secrets of the owner's other webhooks, with the webhooks' names."""
+    rows = SigningSecret.objects.filter(
+        webhook__owner_id=webhook.owner_id,
+        webhook__deleted_at=None,
+        webhook__is_platform=False,
+        scheme=SigningSecret.Scheme.HMAC,
+        expires_at=None,
+    )
+    for secret in (
+        rows.exclude(webhook=webhook).select_related("webhook").order_by("-id")[:MAX_OTHER_SECRETS]
+    ):
+        if value := secret.readable_value:
+            yield value, secret.webhook.name
+
+
+@sensitive_variables()
+def _judge_request(
+    webhook: Webhook, request: _Request, secrets: Sequence[str], stored: bytes | None
+) -> Iterator[Finding]:
+    if not request.given and not request.given_hex:
+        yield Finding("no_signature")
+        return
+    if not request.given:
+        yield Finding("older_family_only")
+    if _fits(request, request.body, secrets):
+        yield Finding("request_genuine", is_good=True)
+        return
+    if stored is not None and stored != request.body:
+        if _fits(request, stored, secrets):
+            yield Finding(_how_bodies_differ(stored, request.body))
+            return
+        yield Finding(_how_bodies_differ(stored, request.body))
+    for value, name in _others(webhook):
+        if any(_fits(request, body, [value]) for body in _bodies(request.body, stored)):
+            yield Finding("signed_for_other_webhook", detail=name)
+            return
+    yield Finding("request_not_ours")
+
+
+@sensitive_variables()
+def _fits(request: _Request, body: bytes, secrets: Sequence[str]) -> bool:
+    for secret in secrets:
+        content = f"{request.event_id}.{request.timestamp}.".encode() + body
+        expected = "v1," + _base64(_mac(_decoded(secret), content))
+        if any(_equal(expected, one) for one in request.given):
+            return True
+        older = _mac(secret.encode(), request.timestamp.encode() + b"." + body).hex()
+        if not request.given and _equal(older, request.given_hex):
+            return True
+    return False
+
+
+def _how_bodies_differ(stored: bytes, body: bytes) -> str:
+    if body.strip() == stored or body.replace(b"\r\n", b"\n").strip() == stored:
+        return "body_has_newline"
+    try:
+        return "body_reserialised" if json.loads(body) == json.loads(stored) else "body_changed"
+    except (ValueError, RecursionError):
+        return "body_cut" if body and stored.startswith(body) else "body_changed"
+
+
+def _judge_time(request: _Request) -> Iterator[Finding]:
+    text = request.timestamp
+    if not text:
+        return
+    if not (text.isascii() and text.isdecimal() and len(text) <= 15):
+        yield Finding("timestamp_malformed")
+    elif len(text) >= 13:
+        yield Finding("timestamp_in_milliseconds")
+    else:
+        age = timezone.now().timestamp() - int(text)
+        if abs(age) > TOLERANCE_SECONDS:
+            yield Finding("timestamp_stale", detail=str(round(abs(age))))
+
+
+# What a receiver's own code computed.
+
+
+@sensitive_variables()
+def _judge_computed(
+    webhook: Webhook,
+    request: _Request,
+    secrets: Sequence[str],
+    stored: bytes | None,
+    computed: str,
+) -> Finding:
+    computed = computed.strip("\"'")
+    keys = [key for secret in secrets for key in _key_variants(secret)]
+    keys += [
+        _Key(key.value, ("wrong_secret", *key.mistakes), name)
+        for value, name in _others(webhook)
+        for key in _key_variants(value)[:2]
+    ]
+    best: tuple[tuple[str, ...], str] | None = None
+    for key in keys:
+        for content, in_content in _contents(request, stored):
+            mac = _mac(key.value, content)
+            is_older = "older_content" in in_content or "older_key" in key.mistakes
+            for text, in_text in _spellings(mac, is_older=is_older):
+                if not _equal(text, computed):
+                    continue
+                mistakes = _tidied((*key.mistakes, *in_content, *in_text))
+                if best is None or len(mistakes) < len(best[0]):
+                    best = mistakes, key.detail
+    if best is None:
+        return Finding("computed_unknown")
+    mistakes, detail = best
+    if not mistakes:
+        return Finding("computed_right", is_good=True)
+    if mistakes == ("older_family",):
+        return Finding("computed_right_older", is_good=True)
+    return Finding("+".join(mistakes), detail=detail)
+
+
+def _tidied(mistakes: tuple[str, ...]) -> tuple[str, ...]:
+    """The older family is a way of its own: its key and its content are no mistakes together."""
+    if "older_content" in mistakes and "older_key" in mistakes:
+        rest = tuple(one for one in mistakes if one not in ("older_content", "older_key"))
+        return ("older_family", *rest)
+    names = {"older_key": "secret_not_decoded", "older_content": "id_left_out"}
+    return tuple(names.get(one, one) for one in mistakes)
+
+
+@sensitive_variables()
+def _key_variants(secret: str) -> list[_Key]:
+    bare = secret.removeprefix(SECRET_PREFIX)
+    return [
+        _Key(_decoded(secret)),
+        _Key(secret.encode(), ("older_key",)),
+        _Key(bare.encode(), ("secret_not_decoded",)),
+    ]
+
+
+def _contents(request: _Request, stored: bytes | None) -> Iterator[tuple[bytes, tuple[str, ...]]]:
+    event_id, timestamp = request.event_id.encode(), request.timestamp.encode()
+    for body, in_body in _variants_of_body(request.body, stored):
+        yield event_id + b"." + timestamp + b"." + body, in_body
+        yield timestamp + b"." + body, ("older_content", *in_body)
+        yield body, ("body_only", *in_body)
+        yield event_id + timestamp + body, ("dots_left_out", *in_body)
+        yield timestamp + b"." + event_id + b"." + body, ("id_and_timestamp_swapped", *in_body)
+
+
+def _variants_of_body(body: bytes, stored: bytes | None) -> Iterator[tuple[bytes, tuple[str, ...]]]:
+    yield body, ()
+    seen = {body}
+    if stored is not None and stored not in seen:
+        seen.add(stored)
+        yield stored, ()
+    for other in _bodies(body, stored):
+        for variant, mistake in (
+            (other.strip(), "body_stripped"),
+            (other + b"\n", "newline_added"),
+        ):
+            if variant not in seen:
+                seen.add(variant)
+                yield variant, (mistake,)
+    for text in _serialised(stored or body):
+        if text not in seen:
+            seen.add(text)
+            yield text, ("reserialised",)
+
+
+def _bodies(body: bytes, stored: bytes | None) -> list[bytes]:
+    return [body] if stored is None or stored == body else [body, stored]
+
+
+def _serialised(body: bytes) -> Iterator[bytes]:
+    """Yield what common libraries make of a parsed body."""
+    try:
+        data: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        return
+    for options in (
+        {"separators": (",", ":")},
+        {},
+        {"separators": (",", ":"), "sort_keys": True},
+        {"sort_keys": True},
+        {"indent": 2},
+        {"indent": 4},
+    ):
+        for is_ascii in (False, True):
+            yield json.dumps(data, ensure_ascii=is_ascii, **options).encode("utf-8", "replace")
+
+
+def _spellings(mac: bytes, *, is_older: bool) -> Iterator[tuple[str, tuple[str, ...]]]:
+    text = _base64(mac)
+    if is_older:
+        yield mac.hex(), ()
+        yield "v1," + text, ("prefix_and_base64",)
+        yield text, ("base64_for_hex",)
+    else:
+        yield "v1," + text, ()
+        yield text, ("prefix_missing",)
+        yield mac.hex(), ("hex_for_base64",)
+        yield "v1," + mac.hex(), ("hex_for_base64",)
+    yield mac.hex().upper(), ("upper_hex",)
+    url_safe = base64.urlsafe_b64encode(mac).decode()
+    yield url_safe, ("base64_url",)
+    yield "v1," + url_safe, ("base64_url",)
+    yield text.rstrip("="), ("padding_missing",)
+    yield "v1," + text.rstrip("="), ("padding_missing",)
+
+
+@sensitive_variables()
+def _decoded(secret: str) -> bytes:
+    return base64.b64decode(secret.removeprefix(SECRET_PREFIX))
+
+
+@sensitive_variables()
+def _mac(key: bytes, content: bytes) -> bytes:
+    return hmac.digest(key, content, hashlib.sha256)
+
+
+def _base64(mac: bytes) -> str:
+    return base64.b64encode(mac).decode()
+
+
+def _equal(one: str, other: str) -> bool:
+    return hmac.compare_digest(one.encode(), other.encode("utf-8", "replace"))
