@@ -105,6 +105,13 @@ SENTENCES: dict[str, tuple[Any, Any]] = {
         _("The secret is used as text"),
         _("Remove whsec_ and decode the rest from base64: these bytes are the key."),
     ),
+    "secret_decoded": (
+        _("The secret is decoded, though this is the older signature"),
+        _(
+            "X-Webhook-Signature is keyed with the secret's text as shown. For webhook-signature sign"
+            " id.timestamp.body, and write it in base64."
+        ),
+    ),
     "older_family": (
         _("This is the signature of the older header"),
         _(

@@ -36,7 +36,7 @@ def recover(visit: Visit, webhook_id: str) -> HttpResponse:
     request = visit.request
     given = request.POST if request.method == "POST" else request.GET
     form = RecoverForm(given if "since" in given else None, initial=_initial(found, given))
-    context: dict[str, Any] = {"count": None}
+    context: dict[str, Any] = {"matched": None}
     if form.is_bound and form.is_valid():
         if request.method == "POST":
             visit.require(visit.may_manage)
@@ -77,7 +77,7 @@ def _count(found: Webhook, form: RecoverForm, context: dict[str, Any]) -> HttpRe
     data = form.cleaned_data
     scope = _scope(found, data)
     rows = _rows(found, scope, data["kind"])
-    context["count"] = rows.order_by()[: COUNTED_AT_MOST + 1].count()
+    context["matched"] = rows.order_by()[: COUNTED_AT_MOST + 1].count()
     context["warnings"] = warnings_of(scope)
     return HttpResponse()
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from django.urls import URLPattern, URLResolver, include, path
+from django.views.decorators.http import require_safe
 
 from webhooks.portal import (
     check,
@@ -19,44 +20,52 @@ from webhooks.portal import (
 )
 from webhooks.portal.door import View, for_links, for_users
 
-PAGES: list[tuple[str, View, str]] = [
+READING: list[tuple[str, View, str]] = [
     ("", start.start, "start"),
-    ("webhook/new/", webhooks.add, "add"),
     ("webhook/<str:webhook_id>/", webhooks.webhook, "webhook"),
+    ("webhook/<str:webhook_id>/secret/", secrets.secret, "secret"),
+    ("redelivery/<str:redelivery_id>/", recovery.progress, "redelivery"),
+    ("redelivery/<str:redelivery_id>/part/", recovery.progress_part, "redelivery-part"),
+    ("deliveries/", deliveries.deliveries, "deliveries"),
+    ("delivery/<str:delivery_id>/", deliveries.delivery, "delivery"),
+    ("find/", events.find, "find"),
+    ("event/<str:event_id>/", events.event, "event"),
+    ("event-types/", events.event_types, "event-types"),
+    ("figures/", figures.figures, "figures"),
+    ("live/", live.live, "live"),
+    ("live/part/", live.live_part, "live-part"),
+    ("sharing/", sharing.sharing, "sharing"),
+]
+ACTING: list[tuple[str, View, str]] = [
+    ("webhook/new/", webhooks.add, "add"),
     ("webhook/<str:webhook_id>/settings/", webhooks.settings, "settings"),
     ("webhook/<str:webhook_id>/test/", webhooks.test, "test"),
     ("webhook/<str:webhook_id>/enable/", webhooks.enable, "enable"),
     ("webhook/<str:webhook_id>/disable/", webhooks.disable, "disable"),
     ("webhook/<str:webhook_id>/delete/", webhooks.delete, "delete"),
-    ("webhook/<str:webhook_id>/secret/", secrets.secret, "secret"),
     ("webhook/<str:webhook_id>/rotate-secret/", secrets.rotate, "rotate"),
     ("webhook/<str:webhook_id>/revoke-secrets/", secrets.revoke, "revoke"),
     ("webhook/<str:webhook_id>/recover/", recovery.recover, "recover"),
-    ("redelivery/<str:redelivery_id>/", recovery.progress, "redelivery"),
-    ("redelivery/<str:redelivery_id>/part/", recovery.progress_part, "redelivery-part"),
     ("redelivery/<str:redelivery_id>/cancel/", recovery.cancel, "redelivery-cancel"),
-    ("deliveries/", deliveries.deliveries, "deliveries"),
-    ("delivery/<str:delivery_id>/", deliveries.delivery, "delivery"),
     ("delivery/<str:delivery_id>/resend/", deliveries.resend, "resend"),
-    ("find/", events.find, "find"),
-    ("event/<str:event_id>/", events.event, "event"),
     ("event/<str:event_id>/send/<str:webhook_id>/", events.send, "event-send"),
-    ("event-types/", events.event_types, "event-types"),
     ("event-types/<str:name>/", events.event_type, "event-type"),
-    ("figures/", figures.figures, "figures"),
     ("check/", check.check, "check"),
-    ("live/", live.live, "live"),
-    ("live/part/", live.live_part, "live-part"),
-    ("sharing/", sharing.sharing, "sharing"),
     ("sharing/token/", sharing.add_token, "add-token"),
     ("sharing/token/<str:token_id>/revoke/", sharing.revoke_token, "revoke-token"),
     ("sharing/link/", sharing.add_link, "add-link"),
     ("sharing/link/<str:link_id>/revoke/", sharing.revoke_link, "revoke-link"),
 ]
+"""These take a POST as well."""
+PAGES = [*ACTING, *READING]
+"""In this order: `webhook/new/` is no webhook's id."""
 
 
 def _pages(let_in: Callable[[View], View]) -> list[URLPattern]:
-    return [path(where, let_in(view), name=name) for where, view, name in PAGES]
+    return [
+        *(path(where, let_in(view), name=name) for where, view, name in ACTING),
+        *(path(where, require_safe(let_in(view)), name=name) for where, view, name in READING),
+    ]
 
 
 urlpatterns: list[URLPattern | URLResolver] = [

@@ -210,30 +210,39 @@ def _judge_computed(
     for key in keys:
         for content, in_content in _contents(request, stored):
             mac = _mac(key.value, content)
-            is_older = "older_content" in in_content or "older_key" in key.mistakes
-            for text, in_text in _spellings(mac, is_older=is_older):
-                if not _equal(text, computed):
-                    continue
-                mistakes = _tidied((*key.mistakes, *in_content, *in_text))
-                if best is None or len(mistakes) < len(best[0]):
-                    best = mistakes, key.detail
+            for text, rest in _spellings(mac, key.mistakes, in_content):
+                if _equal(text, computed) and (best is None or len(rest) < len(best[0])):
+                    best = rest, key.detail
     if best is None:
         return Finding("computed_unknown")
     mistakes, detail = best
     if not mistakes:
         return Finding("computed_right", is_good=True)
-    if mistakes == ("older_family",):
+    if mistakes == (OLDER,):
         return Finding("computed_right_older", is_good=True)
     return Finding("+".join(mistakes), detail=detail)
 
 
-def _tidied(mistakes: tuple[str, ...]) -> tuple[str, ...]:
-    """The older family is a way of its own: its key and its content are no mistakes together."""
-    if "older_content" in mistakes and "older_key" in mistakes:
-        rest = tuple(one for one in mistakes if one not in ("older_content", "older_key"))
-        return ("older_family", *rest)
-    names = {"older_key": "secret_not_decoded", "older_content": "id_left_out"}
-    return tuple(names.get(one, one) for one in mistakes)
+OLDER = "older_family"
+
+
+def _spellings(
+    mac: bytes, in_key: tuple[str, ...], in_content: tuple[str, ...]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield how a signature may be written, with all mistakes that lead there.
+
+    What is right for one family of headers is a mistake for the other.
+    """
+    if "id_left_out" in in_content:
+        # Just what the older header signs, in hex and with the secret's text as the key.
+        rest = tuple(one for one in in_content if one != "id_left_out")
+        key = tuple(one for one in in_key if one != "secret_not_decoded")
+        is_decoded = "secret_not_decoded" not in in_key
+        older = (*key, *(("secret_decoded",) if is_decoded else ()), *rest)
+        for text, mistakes in _older_spellings(mac):
+            yield text, (*((OLDER,) if not is_decoded else ()), *older, *mistakes)
+    for text, mistakes in _standard_spellings(mac):
+        yield text, (*in_key, *in_content, *mistakes)
 
 
 @sensitive_variables()
@@ -241,7 +250,7 @@ def _key_variants(secret: str) -> list[_Key]:
     bare = secret.removeprefix(SECRET_PREFIX)
     return [
         _Key(_decoded(secret)),
-        _Key(secret.encode(), ("older_key",)),
+        _Key(secret.encode(), ("secret_not_decoded",)),
         _Key(bare.encode(), ("secret_not_decoded",)),
     ]
 
@@ -250,7 +259,7 @@ def _contents(request: _Request, stored: bytes | None) -> Iterator[tuple[bytes, 
     event_id, timestamp = request.event_id.encode(), request.timestamp.encode()
     for body, in_body in _variants_of_body(request.body, stored):
         yield event_id + b"." + timestamp + b"." + body, in_body
-        yield timestamp + b"." + body, ("older_content", *in_body)
+        yield timestamp + b"." + body, ("id_left_out", *in_body)
         yield body, ("body_only", *in_body)
         yield event_id + timestamp + body, ("dots_left_out", *in_body)
         yield timestamp + b"." + event_id + b"." + body, ("id_and_timestamp_swapped", *in_body)
@@ -298,23 +307,22 @@ def _serialised(body: bytes) -> Iterator[bytes]:
             yield json.dumps(data, ensure_ascii=is_ascii, **options).encode("utf-8", "replace")
 
 
-def _spellings(mac: bytes, *, is_older: bool) -> Iterator[tuple[str, tuple[str, ...]]]:
-    text = _base64(mac)
-    if is_older:
-        yield mac.hex(), ()
-        yield "v1," + text, ("prefix_and_base64",)
-        yield text, ("base64_for_hex",)
-    else:
-        yield "v1," + text, ()
-        yield text, ("prefix_missing",)
-        yield mac.hex(), ("hex_for_base64",)
-        yield "v1," + mac.hex(), ("hex_for_base64",)
+def _older_spellings(mac: bytes) -> Iterator[tuple[str, tuple[str, ...]]]:
+    yield mac.hex(), ()
     yield mac.hex().upper(), ("upper_hex",)
-    url_safe = base64.urlsafe_b64encode(mac).decode()
-    yield url_safe, ("base64_url",)
-    yield "v1," + url_safe, ("base64_url",)
-    yield text.rstrip("="), ("padding_missing",)
-    yield "v1," + text.rstrip("="), ("padding_missing",)
+    yield "v1," + _base64(mac), ("prefix_and_base64",)
+    yield _base64(mac), ("base64_for_hex",)
+
+
+def _standard_spellings(mac: bytes) -> Iterator[tuple[str, tuple[str, ...]]]:
+    text = _base64(mac)
+    yield "v1," + text, ()
+    yield text, ("prefix_missing",)
+    for prefix in ("", "v1,"):
+        yield prefix + mac.hex(), ("hex_for_base64",)
+        yield prefix + mac.hex().upper(), ("upper_hex",)
+        yield prefix + base64.urlsafe_b64encode(mac).decode(), ("base64_url",)
+        yield prefix + text.rstrip("="), ("padding_missing",)
 
 
 @sensitive_variables()

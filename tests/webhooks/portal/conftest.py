@@ -19,7 +19,7 @@ from webhooks.portal.urls import PAGES
 
 DATA = {
     "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
-    "name": "Website",
+    "name": "Payroll 2027",
     "deletedAt": "2026-11-23T10:30:00.123Z",
 }
 Open = Callable[..., str]
