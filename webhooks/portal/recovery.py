@@ -56,7 +56,9 @@ def recover(visit: Visit, webhook_id: str) -> HttpResponse:
 
 
 def _initial(found: Webhook, given: Any) -> dict[str, Any]:
-    since = found.failing_since or found.disabled_at or timezone.now() - timedelta(hours=24)
+    # A delivery is older than its failure: the time from which a webhook fails leaves it out.
+    day = timezone.now() - timedelta(hours=24)
+    since = min(one for one in (day, found.failing_since, found.disabled_at) if one is not None)
     kind = given.get("kind", "failed")
     return {"since": since, "kind": kind if kind in ("failed", "missing") else "failed"}
 

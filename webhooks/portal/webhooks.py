@@ -194,7 +194,7 @@ def enable(visit: Visit, webhook_id: str) -> HttpResponse:
         if waiting or found.failing_since
         else None,
     }
-    return show(visit, "enable", context, status=422 if form.errors or tryout else 200)
+    return show(visit, "enable", context, status=422 if form.errors else 200)
 
 
 def _enable(visit: Visit, found: Webhook, form: EnableForm, tried: list[Any]) -> HttpResponse:
