@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export DEBUG ?= 1
 
-.PHONY: help setup demo serve test test-full coverage check e2e screenshots fmt docs bench bench-report chaos mutants
+.PHONY: help setup demo serve test test-full coverage check e2e screenshots fmt texts docs bench bench-report chaos mutants
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -138,6 +138,9 @@ docs: setup  ## regenerate docs/events.md, commands.md and openapi.yaml
 	$(BIN)/python manage.py command_reference > var/commands.md
 	@mv var/commands.md docs/commands.md
 	$(BIN)/python manage.py spectacular --validate --fail-on-warn --file docs/openapi.yaml
+
+texts: setup  ## gather and compile the portal's texts; names what is not translated
+	@$(BIN)/python -m config.texts
 
 fmt: setup  ## format and mend what the linter can
 	$(BIN)/ruff format .

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,11 +14,25 @@ STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "
 """The attributes of every record; any others come from `extra`."""
 
 
+PORTAL_KEY = re.compile(r"(/portal/(?:s|open)/)[^/?#\s]+")
+"""In the path of a portal session, or of a link: whoever knows it is let in."""
+
+
+def hide_keys(text: str) -> str:
+    """Return a text without the keys that stand in paths of the portal."""
+    return PORTAL_KEY.sub(r"\1•••", text) if "/portal/" in text else text
+
+
 class RequestIdFilter(logging.Filter):
-    """Add the id of the request that this thread handles, or `-`."""
+    """Add the id of the request that this thread handles, or `-`; hide the keys in its path."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.request_id = request_id.get() or "-"
+        record.msg = hide_keys(record.msg) if isinstance(record.msg, str) else record.msg
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                hide_keys(one) if isinstance(one, str) else one for one in record.args
+            )
         return True
 
 
@@ -91,7 +106,11 @@ def report_to_sentry(dsn: str) -> None:
 
 
 def _without_headers(event: Any, hint: Any) -> Any:
-    """Remove bearer tokens and cookies from an event."""
+    """Remove bearer tokens, cookies and the portal's keys from an event."""
+    request = event.get("request", {})
     for name in ("headers", "cookies", "query_string"):
-        event.get("request", {}).pop(name, None)
+        request.pop(name, None)
+    for place, name in ((request, "url"), (event, "transaction")):
+        if isinstance(place.get(name), str):
+            place[name] = hide_keys(place[name])
     return event

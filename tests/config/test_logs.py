@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from config.logs import JsonFormatter, RequestIdFilter
+from config.logs import JsonFormatter, RequestIdFilter, _without_headers
 from config.services import BASE_DIR
 from webhooks.api.context import request_id
 
@@ -107,3 +107,22 @@ def test_each_500_logs_one_line_with_its_request() -> None:
     lines = [json.loads(line) for line in ran.stderr.splitlines()]
     assert [line["request_id"] for line in lines] == ["abc", "abc"]
     assert all("broken on purpose" in line["traceback"] for line in lines)
+
+
+def test_keys_of_the_portal_are_hidden() -> None:
+    key = "v3BkCcGitIDHQUufnVQzO5-Vm7_8YQOjnwDpBAR1ckk"
+    made = logging.getLogger("django.request").makeRecord(
+        "django.request", logging.ERROR, __file__, 1, "%s: %s",
+        ("Internal Server Error", f"/portal/s/{key}/deliveries/"), None,
+    )  # fmt: skip
+    RequestIdFilter().filter(made)
+    sent = _without_headers(
+        {"request": {"url": f"https://x/portal/open/{key}/"}, "transaction": f"/portal/s/{key}/"},
+        None,
+    )
+
+    assert made.getMessage() == "Internal Server Error: /portal/s/•••/deliveries/"
+    assert sent == {
+        "request": {"url": "https://x/portal/open/•••/"}, "transaction": "/portal/s/•••/"
+    }  # fmt: skip
+    assert "/portal/deliveries/" in record("/portal/deliveries/").getMessage()

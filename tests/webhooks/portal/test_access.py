@@ -10,7 +10,8 @@ from projects.models import User
 from tests.webhooks.api.conftest import grant
 from tests.webhooks.api.matrix import rows_of_all_tables
 from tests.webhooks.portal.conftest import Open, Things, end, every_page, make_things
-from webhooks import access, service
+from webhooks import service
+from webhooks.doors import access
 from webhooks.models import ApiToken, AuditEntry, PortalLink
 from webhooks.portal.urls import ACTING, PAGES
 

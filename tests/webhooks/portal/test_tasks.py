@@ -1,0 +1,343 @@
+"""What the portal's forms do, and what they refuse."""
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.utils import timezone
+
+from projects.models import Project, User
+from tests.webhooks.portal.conftest import DATA, Open, Things, every_page
+from webhooks import allowances, service
+from webhooks.figures import pages
+from webhooks.models import ApiToken, AuditEntry, Delivery, Redelivery, Webhook
+from webhooks.workbench.receiver import Behaviour, HttpReceiver
+
+SETTINGS = {
+    "name": "Orders", "url": "http://127.0.0.1:9/hook", "events": ["project.*"],
+    "timeout_seconds": 15, "max_retries": 10, "retry_delay_seconds": 60,
+}  # fmt: skip
+
+
+def post(client: Client, path: str, **form: Any) -> Any:
+    return client.post(f"/portal/{path}", form)
+
+
+def test_webhook_is_added_and_its_secret_shown_once(owner_client: Client, user: User) -> None:
+    form = {
+        "name": "Shop",
+        "url": "http://127.0.0.1:9/in",
+        "events": ["project.created", "agent.*"],
+    }
+    answer = post(owner_client, "webhook/new/", **form)
+
+    made = Webhook.objects.get()
+    secret = made.secrets.get().value
+    assert secret in answer.content.decode()
+    assert (made.owner_id, made.events) == (user.pk, ["project.created", "agent.*"])
+    assert [entry.action for entry in AuditEntry.objects.all()] == ["webhook.create"]
+    for path in ("", f"webhook/{made.public_id}/", f"webhook/{made.public_id}/secret/"):
+        assert secret not in owner_client.get(f"/portal/{path}").content.decode()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"url": "ftp://x"}, "id_url_error"),
+        ({"url": ""}, "id_url_error"),
+        ({"events": []}, "Choose at least one event type"),
+        ({"events": ["no.such"]}, "no.such is not one of"),
+        ({"name": "x" * 201}, "id_name_error"),
+        ({"name": "a\0b"}, "id_name_error"),
+    ],
+)
+def test_webhook_that_cannot_be_is_refused_beside_its_field(
+    owner_client: Client, change: dict[str, Any], problem: str
+) -> None:
+    answer = post(owner_client, "webhook/new/", **(SETTINGS | change))
+
+    assert answer.status_code == 422
+    assert problem in answer.content.decode()
+    assert not Webhook.objects.exists()
+
+
+def test_settings_are_changed_by_the_service(owner_client: Client, things: Things) -> None:
+    form = SETTINGS | {
+        "events": ["*"], "rate_limit": "2.5", "ordered": "on", "custom_headers": "X-Team: canary-a",
+        "max_retries": "3",
+    }  # fmt: skip
+    answer = post(owner_client, f"webhook/{things.webhook.public_id}/settings/", **form)
+
+    assert answer.status_code == 302
+    things.webhook.refresh_from_db()
+    assert (things.webhook.events, things.webhook.rate_limit) == (["*"], 2.5)
+    assert things.webhook.headers == {"X-Team": "canary-a"}
+    entry = AuditEntry.objects.get(action="webhook.change")
+    assert entry.changes == {
+        "events": [["project.*"], ["*"]], "rate_limit": [None, 2.5], "ordered": [False, True],
+        "headers": "•••", "max_retries": [10, 3],
+    }  # fmt: skip
+    page = owner_client.get(f"/portal/webhook/{things.webhook.public_id}/settings/").content
+    assert b"X-Team" in page
+    assert b"canary-a" not in page
+
+
+def test_headers_do_not_follow_a_url_to_another_server(
+    owner_client: Client, things: Things
+) -> None:
+    service.update_webhook(things.webhook, headers={"X-Team": "a"})
+    form = SETTINGS | {"url": "http://127.0.0.2:9/hook"}
+    answer = post(owner_client, f"webhook/{things.webhook.public_id}/settings/", **form)
+
+    assert answer.status_code == 422
+    assert "give the custom headers again" in answer.content.decode()
+    things.webhook.refresh_from_db()
+    assert things.webhook.url == "http://127.0.0.1:9/hook"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "status=NONE", "type=no.such", "response=9xx", "since=yesterday", "since=0001-01-01T00:00:00",
+        "until=9999-12-31T23:59:59", "webhook=whk_0", "object=" + "x" * 200, "webhook=%27--",
+    ],
+)  # fmt: skip
+def test_filter_that_means_nothing_is_said_and_left_out(
+    owner_client: Client, things: Things, query: str
+) -> None:
+    page = owner_client.get(f"/portal/deliveries/?{query}").content.decode()
+
+    assert "errorlist" in page
+    assert "project.deleted" in page
+
+
+@pytest.mark.parametrize(
+    ("query", "is_found"),
+    [
+        ("status=FAILED", True), ("status=SUCCESS", False), ("type=project.deleted", True),
+        ("type=project.created", False), ("response=5xx", True), ("response=none", False),
+        ("since=2026-01-01T00:00:00", True), ("until=2026-01-01T00:00:00", False),
+        ("object=nothing", False),
+    ],
+)  # fmt: skip
+def test_filters(owner_client: Client, things: Things, query: str, is_found: bool) -> None:
+    page = owner_client.get(f"/portal/deliveries/?{query}").content.decode()
+
+    assert (things.delivery.public_id in page) is is_found
+    assert ("No delivery fits" in page) is not is_found
+
+
+def test_deliveries_are_found_by_their_object(
+    owner_client: Client, user: User, things: Things
+) -> None:
+    project = Project.objects.create(owner=user, name="Wanted")
+    wanted = Delivery.objects.get(event_type="project.created")
+
+    for text in (str(project.pk), f"project:{project.pk}"):
+        page = owner_client.get("/portal/deliveries/", {"object": text}).content.decode()
+        assert wanted.public_id in page
+        assert things.delivery.public_id not in page
+
+
+def test_pages_of_a_filtered_list_lead_through_all_of_it(
+    owner_client: Client, user: User, things: Things, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "MAX_SCANNED", 4)
+    for _ in range(9):
+        service.trigger_event("project.deleted", user, DATA)
+    path, seen = "/portal/deliveries/?status=FAILED", []
+    while path:
+        page = owner_client.get(path).content.decode()
+        seen.append(things.delivery.public_id in page)
+        link = page.split('rel="next"')[0].rsplit('href="', 1) if 'rel="next"' in page else []
+        path = "/portal/deliveries/" + link[1].split('"')[0].replace("&amp;", "&") if link else ""
+
+    # Three pages of four rows each, of which the last has what is looked for.
+    assert seen == [False, False, True]
+
+
+def test_test_then_enable_restores_what_was(owner_client: Client, things: Things) -> None:
+    webhook = things.webhook
+    with HttpReceiver() as receiver:
+        Webhook.objects.update(url=f"{receiver.url}/in")
+        service.disable(Webhook.objects.get(), "Gone")
+        receiver.script(Behaviour(status=500))
+        path = f"webhook/{webhook.public_id}/enable/"
+        failed = post(owner_client, path, send="recent", is_tested="on")
+        assert "The test failed" in failed.content.decode()
+        webhook.refresh_from_db()
+        assert (webhook.active, webhook.disabled_reason) == (False, "Gone")
+        assert webhook.held_until is None
+
+        receiver.script(Behaviour(status=200))
+        assert post(owner_client, path, send="recent", is_tested="on").status_code == 302
+        webhook.refresh_from_db()
+        assert webhook.active
+        assert len(receiver.requests) == 2
+
+    actions = list(AuditEntry.objects.order_by("id").values_list("action", flat=True))
+    assert actions == ["webhook.test", "webhook.test", "webhook.enable"]
+
+
+def test_enabling_needs_the_proof_that_the_settings_ask_for(
+    owner_client: Client, things: Things, settings: Any
+) -> None:
+    settings.WEBHOOKS_ENDPOINT_PROOF = "require"
+    service.disable(things.webhook)
+    answer = post(
+        owner_client, f"webhook/{things.webhook.public_id}/enable/", send="all", is_tested="on"
+    )
+
+    assert answer.status_code == 422
+    assert "verify the webhook first" in answer.content.decode()
+    things.webhook.refresh_from_db()
+    assert not things.webhook.active
+
+
+def test_recovery_counts_what_it_then_sends(owner_client: Client, things: Things) -> None:
+    path = f"webhook/{things.webhook.public_id}/recover/"
+    since = (timezone.now() - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%S")
+    query = {"kind": "failed", "since": since}
+
+    counted = owner_client.get(f"/portal/{path}", query).content.decode()
+    assert "1 would be sent" in counted
+    started = post(owner_client, path, **query)
+
+    assert started.status_code == 302
+    asked = Redelivery.objects.order_by("-id")[0]
+    assert started["Location"] == f"/portal/redelivery/{asked.public_id}/"
+    assert asked.matched_count == 1
+    assert asked.scope["webhook_id"] == str(things.webhook.pk)
+
+
+@pytest.mark.parametrize("path", ["recover", "resend", "event-send"])
+def test_quota_of_redeliveries_holds_here_too(
+    owner_client: Client, user: User, things: Things, settings: Any, path: str
+) -> None:
+    settings.WEBHOOKS_QUOTAS_PER_HOUR = settings.WEBHOOKS_QUOTAS_PER_HOUR | {"redeliveries": 1}
+    allowances.spend("redeliveries", user.pk, 1)
+    before = Redelivery.objects.count()
+
+    answer = post(
+        owner_client, every_page(things)[path], kind="failed", since="2026-01-01T00:00:00"
+    )
+
+    assert "are used up" in answer.content.decode()
+    assert answer.status_code == 422
+    assert Redelivery.objects.count() == before
+
+
+@pytest.mark.parametrize(
+    ("limit", "name", "form"),
+    [
+        ("test", "test", {"event_type": "webhook.test"}),
+        ("test", "enable", {"send": "all", "is_tested": "on"}),
+        ("secret", "rotate", {"overlap": "0"}),
+        ("secret", "add", SETTINGS),
+        ("password", "add-token", {}),
+    ],
+)
+def test_dear_requests_are_limited_as_in_the_api(
+    owner_client: Client, things: Things, settings: Any, limit: str, name: str, form: dict[str, Any]
+) -> None:
+    settings.WEBHOOKS_API_REQUESTS_PER_MINUTE = settings.WEBHOOKS_API_REQUESTS_PER_MINUTE | {
+        limit: 0
+    }
+    service.disable(things.webhook)
+
+    answer = post(owner_client, every_page(things)[name], **form)
+
+    assert answer.status_code == 429
+    assert int(answer["Retry-After"]) > 0
+
+
+def test_login_is_limited(db: None, settings: Any) -> None:
+    settings.WEBHOOKS_API_REQUESTS_PER_MINUTE = settings.WEBHOOKS_API_REQUESTS_PER_MINUTE | {
+        "login": 1
+    }
+    client = Client()
+    form = {"username": "ada", "password": "wrong"}
+
+    assert client.post("/portal/login/", form).status_code == 200
+    assert client.post("/portal/login/", form).status_code == 429
+
+
+def test_token_needs_the_password_and_works(owner_client: Client, user: User) -> None:
+    user.set_password("a password 1")
+    user.save()
+    owner_client.force_login(user)
+    form = {"name": "CI", "scopes": ["read"], "days": "5"}
+
+    refused = post(owner_client, "sharing/token/", **form, password="guess")
+    assert refused.status_code == 422
+    assert not ApiToken.objects.exists()
+    made = post(owner_client, "sharing/token/", **form, password="a password 1").content.decode()
+    text = made.split('id="new-token"')[1].split(">")[1].split("<")[0]
+    headers = {"Authorization": f"Bearer {text}"}
+    assert Client().get("/api/v1/webhooks", headers=headers).status_code == 200
+
+    token = ApiToken.objects.get()
+    post(owner_client, f"sharing/token/{token.public_id}/revoke/")
+    assert not ApiToken.objects.exists()
+    actions = list(AuditEntry.objects.order_by("id").values_list("action", flat=True))
+    assert actions == ["password.refuse", "apitoken.create", "apitoken.delete"]
+
+
+@pytest.mark.parametrize("text", ["evt_", "evt_zz", "x" * 500, "<b>", "del_" + "0" * 31])
+def test_what_is_no_id_is_said_so(owner_client: Client, text: str) -> None:
+    answer = owner_client.get("/portal/find/", {"q": text})
+
+    assert answer.status_code == 422
+    assert "This is not an id" in answer.content.decode()
+
+
+def test_id_of_nothing_is_404_with_a_way_back(owner_client: Client) -> None:
+    for prefix in ("evt_", "del_", "whk_", "red_"):
+        found = owner_client.get("/portal/find/", {"q": prefix + "0" * 32}, follow=True)
+        assert found.status_code == 404
+        assert b"To your webhooks" in found.content
+
+
+def test_page_that_takes_too_long_says_what_to_do(
+    owner_client: Client, things: Things, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sleep(*_: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL statement_timeout = '20ms'; SELECT pg_sleep(5)")
+
+    monkeypatch.setattr("webhooks.figures.history.hours", sleep)
+
+    answer = owner_client.get("/portal/figures/")
+
+    assert answer.status_code == 503
+    assert "choose a shorter time" in answer.content.decode()
+
+
+def test_charts_are_drawn_alike_in_every_language(owner_client: Client, things: Things) -> None:
+    for number in range(3):
+        Delivery.objects.filter(id=things.delivery.id).update(
+            status=("FAILED", "SUCCESS", "PENDING")[number]
+        )
+        path = f"/portal/webhook/{things.webhook.public_id}/"
+        pages_ = [
+            owner_client.get(path, headers={"Accept-Language": language}).content.decode()
+            for language in ("en", "de")
+        ]
+        drawn = [re.findall(r'<rect class="fill[^>]*>', page) for page in pages_]
+        assert drawn[0] == drawn[1] != []
+
+
+def test_language_is_the_browsers(
+    client: Client, user: User, things: Things, open_session: Open
+) -> None:
+    start = open_session(user)
+
+    english = client.get(start, headers={"Accept-Language": "fr, en;q=0.5"})
+    german = client.get(start, headers={"Accept-Language": "de-AT, en;q=0.5"})
+
+    assert b'<html lang="en"' in english.content
+    assert b'<html lang="de"' in german.content
+    assert "Zustellungen" in german.content.decode()
