@@ -13,7 +13,14 @@ from pathlib import Path
 
 import pytest
 
-LASTING_THREADS = ("asgiref", "resolver", "ThreadPoolExecutor", "wakeup", "webhooks-mail")
+LASTING_THREADS = (
+    "asgiref",
+    "asyncio",
+    "resolver",
+    "ThreadPoolExecutor",
+    "wakeup",
+    "webhooks-mail",
+)
 """How the names of threads begin that serve the whole process, or that nothing can interrupt."""
 SECONDS_TO_END = 20
 
