@@ -5,6 +5,8 @@ from datetime import datetime
 from uuid import UUID
 
 from webhooks.dispatch.life import SILENCE_BEFORE_DEATH_SECONDS
+from webhooks.models import Delivery, Webhook
+from webhooks.models.delivery import COUNTED_AT_MOST, NO_OWNER
 from webhooks.postgres.horizon import IS_IN_ORDER
 from webhooks.postgres.sql import query
 
@@ -74,6 +76,22 @@ def backlog(owner_id: UUID | None = None, webhook_ids: tuple[UUID, ...] | None =
         "webhooks": None if webhook_ids is None else list(webhook_ids),
     }
     return Backlog(*query(BACKLOG_SQL, parameters)[0])
+
+
+def waiting(webhook: Webhook) -> int:
+    """Return how many deliveries of a webhook are not finished, COUNTED_AT_MOST + 1 at most.
+
+    Two statements, each from a partial index: as fast beside millions of finished ones.
+    """
+    rows = Delivery.objects.filter(
+        owner_id=webhook.owner_id or NO_OWNER, webhook=webhook, finished_at=None
+    )
+    most = COUNTED_AT_MOST + 1
+    counts = (
+        rows.filter(order_key__isnull=is_unordered).order_by()[:most].count()
+        for is_unordered in (True, False)
+    )
+    return min(sum(counts), most)
 
 
 WORKERS_SQL = """

@@ -11,14 +11,12 @@ from django.views.decorators.debug import sensitive_variables
 from webhooks import service
 from webhooks.figures import charts, display, history, plan, present
 from webhooks.figures.overview import hours as hours_of
-from webhooks.models import Webhook
-from webhooks.models.delivery import COUNTED_AT_MOST
+from webhooks.models import Delivery, Webhook
 from webhooks.portal.forms import EnableForm, NewWebhookForm, SettingsForm, TestForm, event_groups
 from webhooks.portal.pages import attempt, go, show, take, too_many
 from webhooks.portal.start import DAY
 from webhooks.portal.visit import Visit
 from webhooks.repair import audit_log
-from webhooks.repair.redelivery_scope import Scope, matching
 from webhooks.workbench.verification import snippets
 
 SHOWN_DELIVERIES = 8
@@ -37,26 +35,34 @@ def overview(visit: Visit, found: Webhook) -> dict[str, Any]:
     now = timezone.now()
     selection = history.Selection(since=now - DAY, webhook_ids=(found.id,))
     hours = hours_of(selection)
-    recent = list(visit.deliveries(found).order_by("-id")[:LOOKED_AT])
-    failed = matching(Scope(webhook_id=found.id)).order_by()[: COUNTED_AT_MOST + 1].count()
+    recent = _recent(visit, found)
+    figures = history.totals(selection)
     return {
         "webhook": found,
         "tab": "overview",
         "state": display.state_of(found, now),
-        "figures": history.totals(selection),
+        "figures": figures,
         "strip": display.health_strip([hour.bucket for hour in hours], now),
         "outcomes": charts.outcomes([hour.bucket for hour in hours]),
         "outcomes_legend": charts.OUTCOMES_LEGEND,
         "failures": history.failures(selection),
-        "backlog": present.backlog(webhook_ids=(found.id,)),
+        "waiting": present.waiting(found),
         "recent": recent[:SHOWN_DELIVERIES],
-        "last_failed": next((one for one in recent if one.failure_kind), None),
-        "failed_count": failed,
+        "last_failed": _last_failed(recent),
         "warnings": service.warnings_of(found),
         "plan": plan.retry_plan(found),
         "header_names": found.header_names,
         "history": list(audit_log.history(found)[:SHOWN_HISTORY]),
     }
+
+
+def _recent(visit: Visit, found: Webhook) -> list[Delivery]:
+    return list(visit.deliveries(found).order_by("-id")[:LOOKED_AT])
+
+
+def _last_failed(recent: list[Delivery]) -> Delivery | None:
+    """Return the latest delivery whose last attempt failed, among those of late."""
+    return next((one for one in recent if one.failure_kind), None)
 
 
 @sensitive_variables()
@@ -183,16 +189,13 @@ def enable(visit: Visit, webhook_id: str) -> HttpResponse:
         if done is not None and found.active:
             return done
         tryout = tried[0] if tried else None
-    waiting = visit.deliveries(found).waiting()[: COUNTED_AT_MOST + 1].count()  # type: ignore[attr-defined]
     context = {
         "webhook": found,
         "form": form,
         "tryout": tryout,
-        "waiting": waiting,
+        "waiting": present.waiting(found),
         "state": display.state_of(found, timezone.now()),
-        "last_failed": visit.deliveries(found).exclude(failure_kind="").order_by("-id").first()
-        if waiting or found.failing_since
-        else None,
+        "last_failed": _last_failed(_recent(visit, found)),
     }
     return show(visit, "enable", context, status=422 if form.errors else 200)
 
@@ -241,5 +244,4 @@ def delete(visit: Visit, webhook_id: str) -> HttpResponse:
             visit.note("webhook.delete", found, name=found.name, url=found.url)
             service.delete_webhook(found)
         return go(visit.url("start"), "deleted")
-    waiting = visit.deliveries(found).waiting()[: COUNTED_AT_MOST + 1].count()  # type: ignore[attr-defined]
-    return show(visit, "delete", {"webhook": found, "waiting": waiting})
+    return show(visit, "delete", {"webhook": found, "waiting": present.waiting(found)})

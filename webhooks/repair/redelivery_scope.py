@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +16,8 @@ from webhooks.models import Delivery, Event, Redelivery, Webhook
 from webhooks.models.delivery import DeliveryQuerySet
 from webhooks.postgres.sql import query
 
+CLOCKS_APART = timedelta(hours=1)
+"""A delivery's id is never older than its `created_at` by more: another clock made it, later on."""
 MAX_NAMED_WEBHOOKS = 3
 """How many webhooks a warning names."""
 
@@ -117,7 +119,9 @@ def matching(scope: Scope) -> DeliveryQuerySet:
     if scope.response_codes:
         matches = matches.filter(response_code__range=scope.response_codes)
     if scope.since:
-        matches = matches.filter(created_at__gte=scope.since)
+        # Ids are made in order of time: an index finds where to begin.
+        first = first_id_of(scope.since - CLOCKS_APART)
+        matches = matches.filter(created_at__gte=scope.since, id__gte=first)
     if scope.until:
         matches = matches.filter(created_at__lt=scope.until)
     return matches.order_by("id")

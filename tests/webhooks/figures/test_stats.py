@@ -372,3 +372,22 @@ def test_webhook_at_its_limit_says_so(webhook: Webhook) -> None:
         workers=2, requests=16, usual_ms=300
     )
     assert present.full_window(new_id()) is None
+
+
+def test_waiting_counts_what_is_not_finished(webhook: Webhook, add: Add) -> None:
+    add(finished_at=NOON)
+    add(status="PENDING", order_key=7)
+    add(status="RETRYING")
+    add(status="SENDING")
+
+    assert present.waiting(webhook) == 3
+
+
+def test_waiting_stops_at_its_bound(
+    webhook: Webhook, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(present, "COUNTED_AT_MOST", 2)
+    for order_key in (None, None, None, 1, 2):
+        add(status="PENDING", order_key=order_key)
+
+    assert present.waiting(webhook) == 3

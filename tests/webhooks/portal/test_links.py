@@ -73,9 +73,9 @@ def test_expired_link_does_not_open(user: User) -> None:
     ["", "x", "é", "%00", "a" * 5000, "\ud800".encode("utf-8", "surrogatepass").decode("latin-1")],
 )
 def test_unknown_keys_are_404(key: str, db: None) -> None:
-    for path in (f"/portal/open/{key}/", f"/portal/s/{key}/"):
-        assert Client().post(path).status_code == 404
-        assert Client().get(f"/portal/s/{key}/").status_code == 404
+    assert Client().post(f"/portal/open/{key}/").status_code == 404
+    assert Client().get(f"/portal/s/{key}/").status_code == 404
+    assert Client().post(f"/portal/s/{key}/check/").status_code == 404
 
 
 def test_session_ends_by_its_time_by_revocation_and_with_the_account(
@@ -228,3 +228,22 @@ def test_api_names_what_is_wrong(
     if pointer:
         assert [one["pointer"] for one in answer.json()["errors"]] == [pointer]
     assert not PortalLink.objects.exists()
+
+
+# The admin.
+
+
+def test_operator_makes_a_link_for_a_customer(user: User, things: Things) -> None:
+    operator = User.objects.create_superuser("root", "root@example.com", "root")
+    browser = Client()
+    browser.force_login(operator)
+    path = f"/admin/webhooks/webhook/{things.webhook.pk}/portal-link/"
+
+    assert browser.get(path).status_code == 200
+    page = browser.post(path, {"capabilities": ["view"], "is_limited": "on"}).content.decode()
+
+    link = PortalLink.objects.get()
+    assert (link.owner, link.webhook, link.created_by_id) == (user, things.webhook, operator.pk)
+    opened = Client().post("/portal/open/" + page.split("/portal/open/")[1].split("/")[0] + "/")
+    assert opened.status_code == 302
+    assert AuditEntry.objects.filter(action="portallink.create", actor_id=operator.pk).exists()
