@@ -44,19 +44,13 @@ def _texts_of(path: Path) -> Iterator[tuple[Any, str | None]]:
 
         # What is no text becomes a row of X; in Python an indent would mean something.
         source = "\n".join(line.strip() for line in templatize(source).splitlines())
-    for _, function, messages, _ in extract_python(
-        BytesIO(source.encode()), list(KEYWORDS), [], {}
-    ):
-        texts = messages if isinstance(messages, tuple) else (messages,)
+    for _, function, messages, _ in extract_python(BytesIO(source.encode()), KEYWORDS, [], {}):
+        name = str(function)
+        texts = list(messages) if isinstance(messages, tuple) else [messages]
         if not texts or texts[0] is None:
             continue
-        if function in ("pgettext", "npgettext"):
-            context, *texts = texts  # type: ignore[assignment]
-            yield (tuple(texts) if len(texts) > 1 else texts[0]), context
-        elif function.startswith("ngettext"):
-            yield tuple(texts[:2]), None
-        else:
-            yield texts[0], None
+        context = str(texts.pop(0)) if "pgettext" in name else None
+        yield (tuple(texts[:2]) if "ngettext" in name or "npgettext" in name else texts[0]), context
 
 
 def read(language: str) -> Catalog:
@@ -78,11 +72,11 @@ def renewed(language: str) -> Catalog:
 
 def untranslated(catalog: Catalog) -> list[Any]:
     """Return the texts without a translation."""
-    return [
-        message.id
-        for message in catalog
-        if message.id and not all(message.string if message.pluralizable else [message.string])
-    ]
+    return [message.id for message in catalog if message.id and not all(_strings_of(message))]
+
+
+def _strings_of(message: Any) -> list[str]:
+    return list(message.string) if message.pluralizable else [message.string]
 
 
 def as_po(catalog: Catalog) -> bytes:

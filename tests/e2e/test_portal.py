@@ -391,8 +391,8 @@ def test_every_page_fits_a_phone_has_no_barriers_and_weighs_little(
     )
     axe, found = Axe(), []
     for scheme, size in (("light", PHONE), ("dark", {"width": 1280, "height": 900})):
-        portal.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
-        portal.set_viewport_size(size)  # type: ignore[arg-type]
+        portal.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        portal.set_viewport_size(size)
         for name, path in every_page(things).items():
             if name.endswith("-part"):
                 continue

@@ -51,7 +51,7 @@ def rows_of(webhooks: list[Webhook], now: datetime) -> list[Row]:
         Row(
             webhook,
             state_of(webhook, now),
-            _sum_up(buckets.get(webhook.id, [])),
+            sum_up(buckets.get(webhook.id, [])),
             health_strip(buckets.get(webhook.id, []), now),
             errors.get(webhook.id),
         )
@@ -60,7 +60,8 @@ def rows_of(webhooks: list[Webhook], now: datetime) -> list[Row]:
     return sorted(rows, key=lambda row: (TONES.index(row.state.tone), -row.figures.failed))
 
 
-def _sum_up(buckets: list[history.Bucket]) -> history.Figures:
+def sum_up(buckets: list[history.Bucket]) -> history.Figures:
+    """Return the counts of some hours together; deliveries that are open count as pending."""
     return history.Figures(
         deliveries=sum(bucket.deliveries for bucket in buckets),
         succeeded=sum(bucket.succeeded for bucket in buckets),

@@ -14,7 +14,7 @@ from webhooks.figures.overview import hours as hours_of
 from webhooks.models import Delivery, Webhook
 from webhooks.portal.forms import EnableForm, NewWebhookForm, SettingsForm, TestForm, event_groups
 from webhooks.portal.pages import attempt, go, show, take, too_many
-from webhooks.portal.start import DAY
+from webhooks.portal.start import DAY, sum_up
 from webhooks.portal.visit import Visit
 from webhooks.repair import audit_log
 from webhooks.workbench.verification import snippets
@@ -36,16 +36,15 @@ def overview(visit: Visit, found: Webhook) -> dict[str, Any]:
     selection = history.Selection(since=now - DAY, webhook_ids=(found.id,))
     hours = hours_of(selection)
     recent = _recent(visit, found)
-    figures = history.totals(selection)
     return {
         "webhook": found,
         "tab": "overview",
         "state": display.state_of(found, now),
-        "figures": figures,
+        # Figures that read every attempt are on a page of their own.
+        "figures": sum_up([hour.bucket for hour in hours]),
         "strip": display.health_strip([hour.bucket for hour in hours], now),
         "outcomes": charts.outcomes([hour.bucket for hour in hours]),
         "outcomes_legend": charts.OUTCOMES_LEGEND,
-        "failures": history.failures(selection),
         "waiting": present.waiting(found),
         "recent": recent[:SHOWN_DELIVERIES],
         "last_failed": _last_failed(recent),
