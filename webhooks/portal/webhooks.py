@@ -48,7 +48,8 @@ def overview(visit: Visit, found: Webhook) -> dict[str, Any]:
         "waiting": present.waiting(found),
         "recent": recent[:SHOWN_DELIVERIES],
         "last_failed": _last_failed(recent),
-        "warnings": service.warnings_of(found),
+        # They name the owner's other webhooks.
+        "warnings": service.warnings_of(found) if visit.only is None else [],
         "plan": plan.retry_plan(found),
         "header_names": found.header_names,
         "history": list(audit_log.history(found)[:SHOWN_HISTORY]),

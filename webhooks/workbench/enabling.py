@@ -22,6 +22,7 @@ def enable_if_it_answers(webhook: Webhook, *, send: switch.Waiting = "recent") -
     During the test the webhook is on but held back, so that no delivery goes out. If the test fails
     it is disabled again for the same reason. Blocks for 15 s at most; call it outside of
     transactions. Raises WebhookUnprovedError and WebhookNotSendingError, and changes nothing then.
+    A process that dies during the test leaves the webhook on; after HOLD its deliveries go out.
     """
     if settings.WEBHOOKS_ENDPOINT_PROOF == "require" and not webhook.verified:
         raise WebhookUnprovedError

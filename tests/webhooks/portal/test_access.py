@@ -1,5 +1,6 @@
 """Nothing leaks and nothing changes: every page × everybody whose it is not."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -179,6 +180,9 @@ def test_link_for_another_webhook_of_the_owner(
     webhook = service.create_webhook(
         user, name="Narrow", url="http://127.0.0.1:9/narrow", events=["agent.*"]
     )
+    # A twin of the other one, which the owner himself is warned of.
+    for name in ("Orders of old", "Orders of late"):
+        service.create_webhook(user, name=name, url=webhook.url, events=["agent.*"])
     start = open_session(user, "manage", "secrets", webhook=webhook)
     client, before = Client(), snapshot(things)
 
@@ -191,6 +195,11 @@ def test_link_for_another_webhook_of_the_owner(
 
     assert snapshot(things) == before
     assert b"Narrow" in client.get(start).content
+    # Nor do the pages of its own webhook tell of the others.
+    own = replace(things, webhook=webhook)
+    for name, path in paths(start, own).items():
+        page = client.get(path).content
+        assert b"Orders" not in page, name
     # Of the event it says no more than what concerns this webhook.
     page = client.get(paths(start, things)["event"]).content.decode()
     assert "does not select project.deleted" in page

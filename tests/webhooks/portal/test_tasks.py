@@ -13,7 +13,7 @@ from projects.models import Project, User
 from tests.webhooks.portal.conftest import DATA, Open, Things, every_page
 from webhooks import allowances, service
 from webhooks.figures import pages
-from webhooks.models import ApiToken, AuditEntry, Delivery, Redelivery, Webhook
+from webhooks.models import ApiToken, Attempt, AuditEntry, Delivery, Redelivery, Webhook
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 SETTINGS = {
@@ -341,3 +341,17 @@ def test_language_is_the_browsers(
     assert b'<html lang="en"' in english.content
     assert b'<html lang="de"' in german.content
     assert "Zustellungen" in german.content.decode()
+
+
+def test_phases_of_an_attempt_are_shown_where_they_are_recorded(
+    owner_client: Client, things: Things, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"/portal/delivery/{things.delivery.public_id}/"
+    assert "How long each phase took" not in owner_client.get(path).content.decode()
+
+    # As webhooks/wire/phases.py has them: milliseconds of each, in the order of their coming.
+    monkeypatch.setattr(Attempt, "phases", [11.0, 22.0, 33.0, 44.0, 55.0, 66.0], raising=False)
+
+    page = owner_client.get(path).content.decode()
+    for label, shown in (("Connect", "22 ms"), ("TLS", "33 ms"), ("Wait", "55 ms")):
+        assert f'data-label="{label}">{shown}' in page
