@@ -20,6 +20,7 @@ from webhooks.ids import (
 )
 from webhooks.models import Event
 from webhooks.portal.deliveries import choices_of, quota_problem
+from webhooks.portal.door import waits_for_receivers
 from webhooks.portal.forms import ExampleForm, event_groups
 from webhooks.portal.pages import go, show, take, too_many
 from webhooks.portal.visit import Visit
@@ -110,6 +111,7 @@ def event_types(visit: Visit) -> HttpResponse:
     return show(visit, "event_types", {"groups": groups, "has_webhooks": bool(webhooks)})
 
 
+@waits_for_receivers
 def event_type(visit: Visit, name: str) -> HttpResponse:
     """Show an event type's fields, schema and example, and send the example."""
     try:

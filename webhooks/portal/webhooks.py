@@ -12,6 +12,7 @@ from webhooks import service
 from webhooks.figures import charts, display, history, plan, present
 from webhooks.figures.overview import hours as hours_of
 from webhooks.models import Delivery, Webhook
+from webhooks.portal.door import waits_for_receivers
 from webhooks.portal.forms import EnableForm, NewWebhookForm, SettingsForm, TestForm, event_groups
 from webhooks.portal.pages import attempt, go, show, take, too_many
 from webhooks.portal.start import DAY, sum_up
@@ -133,6 +134,7 @@ def _change(visit: Visit, found: Webhook, form: SettingsForm) -> HttpResponse:
     return go(visit.url("settings", found.public_id), "saved")
 
 
+@waits_for_receivers
 def test(visit: Visit, webhook_id: str) -> HttpResponse:
     """Ask which example to send, send it and show the response in place."""
     visit.require(visit.may_manage)
@@ -170,6 +172,7 @@ def send_example(visit: Visit, found: Webhook, event_type: str, form: forms.Form
     return sent[0]
 
 
+@waits_for_receivers
 def enable(visit: Visit, webhook_id: str) -> HttpResponse:
     """Say why a webhook is off; test it, then enable it."""
     visit.require(visit.may_manage)

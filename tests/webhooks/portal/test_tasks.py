@@ -10,8 +10,9 @@ from django.test import Client
 from django.utils import timezone
 
 from projects.models import Project, User
-from tests.webhooks.portal.conftest import DATA, Open, Things, every_page
+from tests.webhooks.portal.conftest import DATA, Open, Things, every_page, make_things
 from webhooks import allowances, service
+from webhooks.errors import WebhookNotSendingError
 from webhooks.figures import pages
 from webhooks.models import ApiToken, Attempt, AuditEntry, Delivery, Redelivery, Webhook
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
@@ -328,6 +329,33 @@ def test_charts_are_drawn_alike_in_every_language(owner_client: Client, things: 
         ]
         drawn = [re.findall(r'<rect class="fill[^>]*>', page) for page in pages_]
         assert drawn[0] == drawn[1] != []
+
+
+def test_no_transaction_is_open_while_a_receiver_is_waited_for(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = User.objects.create_user("eve", "eve@example.com", "x")
+    things = make_things(user)
+    client = Client()
+    client.force_login(user)
+    seen = []
+
+    def look(*_: Any, **__: Any) -> None:
+        seen.append(connection.in_atomic_block)
+        raise WebhookNotSendingError
+
+    monkeypatch.setattr(service, "test_webhook", look)
+    monkeypatch.setattr(service, "enable_if_it_answers", look)
+    monkeypatch.setattr(service, "rotate_secret", look)
+    page = every_page(things)
+    post(client, page["test"], event_type="webhook.test")
+    post(client, page["event-type"], webhook=things.webhook.public_id)
+    # What waits for nobody is done in one transaction.
+    post(client, page["rotate"], overlap="0")
+    service.disable(things.webhook)
+    post(client, page["enable"], send="all", is_tested="on")
+
+    assert seen == [False, False, True, False]
 
 
 def test_language_is_the_browsers(
