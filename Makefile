@@ -71,11 +71,11 @@ sbom: setup
 	@echo "var/sbom.json"
 
 # A real browser: Debian's Chromium, or the one that CHROMIUM names.
-e2e: .venv/.e2e browser  ## the admin in a real browser
+e2e: .venv/.e2e browser  ## the admin and the portal in a real browser
 	$(BIN)/python -m pytest -m e2e tests/e2e --tracing retain-on-failure --output var/e2e $(ARGS)
 
-screenshots: .venv/.e2e browser  ## pictures of the admin for docs/
-	$(BIN)/python -m pytest -m e2e tests/e2e/screenshots.py -p no:randomly
+screenshots: .venv/.e2e browser  ## pictures of the admin and the portal for docs/
+	$(BIN)/python -m pytest -m e2e tests/e2e/screenshots.py tests/e2e/portal_screenshots.py -p no:randomly
 
 # The real pooler; without it its tests are skipped.
 .PHONY: pgbouncer
