@@ -198,8 +198,8 @@ def test_link_for_another_webhook_of_the_owner(
     # Nor do the pages of its own webhook tell of the others.
     own = replace(things, webhook=webhook)
     for name, path in paths(start, own).items():
-        page = client.get(path).content
-        assert b"Orders" not in page, name
+        shown = client.get(path).content
+        assert b"Orders" not in shown, name
     # Of the event it says no more than what concerns this webhook.
     page = client.get(paths(start, things)["event"]).content.decode()
     assert "does not select project.deleted" in page
