@@ -13,7 +13,7 @@ MAX_CLASS_LINES = 200
 MAX_MODULE_LINES = 400
 MAX_ROOMS = 25
 
-NO_ROOMS = {"__init__.py", "__pycache__", "apps.py", "migrations", "static", "templates"}
+NO_ROOMS = {"__init__.py", "__pycache__", "apps.py", "locale", "migrations", "static", "templates"}
 """Entries of webhooks/ that Django prescribes and nobody reads for their code."""
 
 

@@ -11,7 +11,8 @@ from django.utils import timezone
 
 from projects.models import Project, User
 from tests.webhooks.portal.conftest import DATA, Open, Things, every_page, make_things
-from webhooks import allowances, service
+from webhooks import service
+from webhooks.doors import allowances
 from webhooks.errors import WebhookNotSendingError
 from webhooks.figures import pages
 from webhooks.models import ApiToken, Attempt, AuditEntry, Delivery, Redelivery, Webhook
@@ -309,7 +310,7 @@ def test_page_that_takes_too_long_says_what_to_do(
         with connection.cursor() as cursor:
             cursor.execute("SET LOCAL statement_timeout = '20ms'; SELECT pg_sleep(5)")
 
-    monkeypatch.setattr("webhooks.figures.history.hours", sleep)
+    monkeypatch.setattr("webhooks.figures.overview.hours", sleep)
 
     answer = owner_client.get("/portal/figures/")
 
@@ -372,13 +373,12 @@ def test_language_is_the_browsers(
 
 
 def test_phases_of_an_attempt_are_shown_where_they_are_recorded(
-    owner_client: Client, things: Things, monkeypatch: pytest.MonkeyPatch
+    owner_client: Client, things: Things
 ) -> None:
     path = f"/portal/delivery/{things.delivery.public_id}/"
     assert "How long each phase took" not in owner_client.get(path).content.decode()
 
-    # As webhooks/wire/phases.py has them: milliseconds of each, in the order of their coming.
-    monkeypatch.setattr(Attempt, "phases", [11.0, 22.0, 33.0, 44.0, 55.0, 66.0], raising=False)
+    Attempt.objects.update(phases_us=[11_000, 22_000, 33_000, 44_000, 55_000, 66_000])
 
     page = owner_client.get(path).content.decode()
     for label, shown in (("Connect", "22 ms"), ("TLS", "33 ms"), ("Wait", "55 ms")):
