@@ -37,6 +37,10 @@ class OtherDatabaseError(WebhooksError):
     """Tracked models are written through the database `default`, which stores their events."""
 
 
+class FilterInvalidError(WebhooksError):
+    """This is not a filter of event data."""
+
+
 class IdempotencyConflictError(WebhooksError):
     """This idempotency key was already used with other data."""
 

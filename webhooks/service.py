@@ -9,6 +9,7 @@ from webhooks.models import Delivery, Webhook
 from webhooks.models.delivery import DeliveryQuerySet
 from webhooks.outbox.batch import trigger_each
 from webhooks.outbox.explain import Considered, Explanation, explain
+from webhooks.outbox.filtering import LeftOut, Preview, preview_filter
 from webhooks.outbox.store import Owner, Trigger, trigger_event, trigger_events
 from webhooks.registry.changes import (
     create_webhook,
@@ -35,6 +36,8 @@ from webhooks.workbench.test_send import send_test as test_webhook
 __all__ = [
     "Considered",
     "Explanation",
+    "LeftOut",
+    "Preview",
     "Proof",
     "Scope",
     "Trigger",
@@ -54,6 +57,7 @@ __all__ = [
     "get_webhooks",
     "open_portal_link",
     "pause_sending",
+    "preview_filter",
     "prove",
     "put_webhook",
     "redeliver",

@@ -35,7 +35,7 @@ class ReplayForm(forms.Form):
 
 
 class ReplayEvent(Operation):
-    """Create missing deliveries: the webhook was new or disabled, or its filter was different."""
+    """Create missing deliveries: the webhook was new or disabled, or had another filter."""
 
     name = "replay"
     deed = access.REDELIVER
@@ -141,7 +141,9 @@ class EventAdmin(BigTableAdmin):
             "event": event,
             "owner": get_user_model().objects.filter(pk=event.owner_id).first(),
             "payload": show_payload(event),
-            "explanation": service.explain(event),
+            "explanation": service.explain(
+                event, with_values=request.user.has_perm(access.VIEW_PAYLOAD)
+            ),
             "missing": webhooks_missing(event),
         }
         return self.render(request, "admin/webhooks/event/detail.html", context)

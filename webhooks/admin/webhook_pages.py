@@ -5,14 +5,21 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from django import forms
 from django.contrib.auth import get_user_model
+from django.db import OperationalError, transaction
 
+from webhooks.admin.base import LIST_SECONDS
+from webhooks.admin.webhook_form import FilterField
 from webhooks.choices import DeliveryStatus
+from webhooks.errors import FilterInvalidError
 from webhooks.figures import charts, present
 from webhooks.figures.display import health_strip, state_of
 from webhooks.figures.history import Selection, failures, series, totals
 from webhooks.models import Delivery, SigningSecret, Webhook
 from webhooks.models.delivery import COUNTED_AT_MOST
+from webhooks.outbox.filtering import preview_filter
+from webhooks.postgres.sql import limit_statements, took_too_long
 from webhooks.repair import audit_log
 from webhooks.repair.redelivery_scope import Scope, matching
 from webhooks.workbench import verification
@@ -92,6 +99,31 @@ def secrets(webhook: Webhook, now: datetime) -> dict[str, Any]:
 def verify(webhook: Webhook) -> dict[str, Any]:
     """Return the documented, tested snippets that verify a signature."""
     return {"snippets": verification.snippets(), "public_keys": webhook.public_keys}
+
+
+class PreviewForm(forms.Form):
+    filter = FilterField(required=False, label="Try a filter")
+
+
+def filter_preview(webhook: Webhook, query: Mapping[str, str]) -> dict[str, Any]:
+    """What its filter, or another one to try, makes of the latest events."""
+    form = PreviewForm(query if "filter" in query else None, initial={"filter": webhook.filter})
+    context: dict[str, Any] = {"form": form, "preview": None}
+    if form.is_bound and not form.is_valid():
+        return context
+    try:
+        with transaction.atomic():
+            limit_statements(LIST_SECONDS)
+            wanted = form.cleaned_data["filter"] if form.is_bound else None
+            context["preview"] = preview_filter(webhook, wanted)
+            limit_statements(0)
+    except FilterInvalidError as problem:
+        form.add_error("filter", str(problem))
+    except OperationalError as problem:
+        if not took_too_long(problem):
+            raise
+        context["took_too_long"] = True
+    return context
 
 
 def history(webhook: Webhook) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
                 self.admin_site.admin_view(getattr(self, f"{page}_view")),
                 name=self.url_name(page),
             )
-            for page in ("settings", "deliveries", "secrets", "verify", "history")
+            for page in ("settings", "filter", "deliveries", "secrets", "verify", "history")
         ]
         return pages + super().get_urls()
 
@@ -134,6 +134,13 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
         webhook = self.find(request, object_id)
         page = webhook_pages.deliveries(webhook, request.GET)
         return self.show(request, webhook, "deliveries", page)
+
+    def filter_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        webhook = self.find(request, object_id)
+        # A filter that is tried tells of the data, whatever else is shown.
+        may_try = request.user.has_perm(access.VIEW_PAYLOAD)
+        page = webhook_pages.filter_preview(webhook, request.GET) if may_try else {}
+        return self.show(request, webhook, "filter", page)
 
     def secrets_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         webhook = self.find(request, object_id)

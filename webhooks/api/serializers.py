@@ -135,6 +135,11 @@ class BoundedDictField(serializers.DictField):
         super().__init__(**options)
 
 
+@extend_schema_field({"type": "object", "additionalProperties": True})
+class FilterField(serializers.JSONField):
+    """A condition on the data of events, as it was sent; webhooks/models/filters.py reads it."""
+
+
 class ApiSerializer(StrictFields, serializers.Serializer[Any]):
     pass
 

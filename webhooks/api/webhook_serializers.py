@@ -1,5 +1,7 @@
 """What the API reads and shows of a webhook."""
 
+from typing import Any
+
 from drf_spectacular.utils import (
     extend_schema_serializer,
 )
@@ -11,10 +13,12 @@ from webhooks.api.base import (
     ApiSerializer,
     PublicIdField,
 )
-from webhooks.api.serializers import BoundedDictField, FailureKindField
-from webhooks.errors import UrlRefusedError
+from webhooks.api.serializers import BoundedDictField, FailureKindField, FilterField
+from webhooks.errors import FilterInvalidError, UrlRefusedError
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models import SigningSecret, Webhook
+from webhooks.models.filters import read_filter
+from webhooks.models.selection import events_problem
 from webhooks.models.webhook import (
     MAX_METADATA,
     MAX_METADATA_TEXT,
@@ -24,7 +28,6 @@ from webhooks.models.webhook import (
     UID_PATTERN,
     UID_RULE,
     api_name,
-    events_problem,
     metadata_problem,
 )
 from webhooks.pace.bounds import MAX_PATTERNS
@@ -46,6 +49,10 @@ MAX_SECRET = 200
 SECRET_HELP = (
     "A secret of yours, `whsec_` and base64 of 24 to 64 bytes; without it one is generated."
 )
+FILTER_HELP = (
+    'A condition on the data of these events, such as `{"amount": {"gte": 10000}}`; null for all of '
+    "them. docs/api.md lists the operators."
+)
 WAITING = ["recent", "all", "none"]
 """Which of the deliveries that waited are sent."""
 
@@ -59,6 +66,7 @@ class WebhookSerializer(ApiModelSerializer):
         max_length=MAX_PATTERNS,
         help_text="Event types or patterns: `project.created`, `project.*`, `*`.",
     )
+    filter = FilterField(required=False, allow_null=True, help_text=FILTER_HELP)
     headers = BoundedDictField(
         max_length=MAX_HEADERS,
         child=serializers.CharField(max_length=4096, allow_blank=True, trim_whitespace=False),
@@ -118,6 +126,14 @@ class WebhookSerializer(ApiModelSerializer):
         if problem := events_problem(events):
             raise serializers.ValidationError(problem)
         return events
+
+    def validate_filter(self, value: Any) -> Any:
+        try:
+            if value is not None:
+                read_filter(value)
+        except FilterInvalidError as problem:
+            raise serializers.ValidationError(str(problem)) from None
+        return value
 
     def validate_metadata(self, metadata: dict[str, str]) -> dict[str, str]:
         if problem := metadata_problem(metadata):

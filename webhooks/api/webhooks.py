@@ -28,6 +28,7 @@ from webhooks.api.base import (
 )
 from webhooks.api.deliveries import DeliveryFilters, DeliverySerializer
 from webhooks.api.figures import StatsQuery, WebhookStatsSerializer, stats_of
+from webhooks.api.filter_preview import FilterPreviewAction
 from webhooks.api.webhook_secrets import SecretActions
 from webhooks.api.webhook_serializers import (
     DisableWebhookSerializer,
@@ -67,13 +68,20 @@ class WebhookFilters(ApiFilters):
     destroy=extend_schema(summary="Delete a webhook; its pending deliveries are cancelled"),
 )
 class WebhookViewSet(
-    ListAction, RetrieveAction, CreateAction, UpdateAction, DeleteAction, SecretActions
+    ListAction,
+    RetrieveAction,
+    CreateAction,
+    UpdateAction,
+    DeleteAction,
+    SecretActions,
+    FilterPreviewAction,
 ):
     id_prefix = WEBHOOK_PREFIX
     serializer_class = WebhookSerializer
     changes_serializer_class = WebhookSettingsSerializer
     detail_serializer_class = WebhookDetailSerializer
     filterset_class = WebhookFilters
+    action_scopes = {"filter_preview": "read"}
     action_limits = {
         "test": "test",
         "verify": "test",

@@ -16,6 +16,16 @@ class TransactionIdField(models.BigIntegerField):  # type: ignore[type-arg]
         return None if value is None else int(value)
 
 
+class JsonPathField(models.Field):  # type: ignore[type-arg]
+    """A JSON path as Postgres has parsed it (`jsonpath`); its text in Python."""
+
+    def db_type(self, connection: Any) -> str:
+        return "jsonpath"
+
+    def get_placeholder(self, value: Any, compiler: Any, connection: Any) -> str:
+        return "%s::jsonpath"
+
+
 class CurrentTransactionId(models.Func):
     """The id of the transaction that inserts the row."""
 
@@ -38,4 +48,7 @@ class CurrentEpoch(models.Func):
     output_field = models.BigIntegerField()
 
 
-__all__ = ["CurrentEpoch", "CurrentTransactionId", "NextEventSequence", "Now", "TransactionIdField"]
+__all__ = [
+    "CurrentEpoch", "CurrentTransactionId", "JsonPathField", "NextEventSequence", "Now",
+    "TransactionIdField",
+]  # fmt: skip

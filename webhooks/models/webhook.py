@@ -1,7 +1,6 @@
-"""A registered URL with its event filter, policy and secrets."""
+"""A registered URL with what it receives, its policy and secrets."""
 
 import uuid
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -13,14 +12,13 @@ from django.db.models import Q, Value
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from webhooks import catalog
 from webhooks.choices import BreakerState
 from webhooks.errors import UrlRefusedError
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models.custom_headers import CustomHeaders
+from webhooks.models.selection import Selection
 from webhooks.models.signing_secret import SigningSecret
 from webhooks.pace import retry
-from webhooks.pace.bounds import MAX_PATTERNS, length_problem, named
 from webhooks.wire import signing
 from webhooks.wire.url_rules import MAX_URL_LENGTH, accept_url
 
@@ -38,7 +36,7 @@ MAX_LIVE_SECRETS = 10
 
 
 SETTINGS: dict[str, tuple[str, ...]] = {
-    "": ("name", "url", "description", "events"),
+    "": ("name", "url", "description", "events", "filter"),
     "Retries": ("max_retries", "retry_delay_seconds", "retry_schedule"),
     "Sending": ("timeout_seconds", "rate_limit", "ordered"),
 }
@@ -54,16 +52,6 @@ SETTING_NAMES = tuple(name for names in SETTINGS.values() for name in names)
 def api_name(setting: str) -> str:
     """Return a setting's name in the API, in snake case and without its unit, seconds."""
     return setting.removesuffix("_seconds")
-
-
-def events_problem(patterns: Sequence[str]) -> str | None:
-    """Return what is wrong with the event filter of a webhook."""
-    if not patterns:
-        return "Choose at least one event type, or * for all."
-    if too_many := length_problem(patterns, MAX_PATTERNS):
-        return too_many
-    unknown = [name for name in patterns if not catalog.is_known_pattern(name)]
-    return f"Unknown event types: {named(unknown)}." if unknown else None
 
 
 def metadata_problem(metadata: Any) -> str | None:
@@ -99,7 +87,7 @@ class WebhookQuerySet(models.QuerySet["Webhook"]):
         return self.filter(hearing, active=True, deleted_at=None)
 
 
-class Webhook(CustomHeaders):
+class Webhook(CustomHeaders, Selection):
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         # Deleting a user soft-deletes the webhooks; a cascade would block producers' inserts.
@@ -116,10 +104,6 @@ class Webhook(CustomHeaders):
     name = models.CharField(max_length=200)
     url = models.CharField("URL", max_length=MAX_URL_LENGTH)
     description = models.TextField(blank=True)
-    events = ArrayField(
-        models.CharField(max_length=100),
-        help_text="Event types or patterns: project.created, project.*, *",
-    )
     active = models.BooleanField(default=True)
     uid = models.CharField(  # noqa: DJ001 (null = none, as often as one likes)
         max_length=100,
@@ -213,6 +197,12 @@ class Webhook(CustomHeaders):
                 name="webhook_uid_of_owner",
                 violation_error_message="You have a webhook with this uid.",
             ),
+            models.CheckConstraint(
+                # Whoever writes one without the other would change nothing, or everything.
+                condition=Q(filter__isnull=True, filter_path__isnull=True)
+                | Q(filter__isnull=False, filter_path__isnull=False),
+                name="webhook_filter_is_compiled",
+            ),
         ]
         indexes = [
             # STORE_SQL (webhooks/outbox/store.py) and for_owner(): the fan-out and the owner's list.
@@ -278,10 +268,6 @@ class Webhook(CustomHeaders):
         values = [secret.readable_value for secret in live]
         return [signing.Ed25519Key.from_text(value).public_text for value in values if value]
 
-    def receives(self, event_type: str) -> bool:
-        """Return whether the event filter selects this type."""
-        return not catalog.patterns_matching(event_type).isdisjoint(self.events)
-
     def clean(self) -> None:
         """Normalize the URL; raises ValidationError with every invalid field."""
         problems: dict[str, str] = {}
@@ -289,8 +275,7 @@ class Webhook(CustomHeaders):
             self.url = accept_url(self.url)
         except UrlRefusedError as problem:
             problems["url"] = str(problem)
-        if problem_of_events := events_problem(self.events):
-            problems["events"] = problem_of_events
+        problems |= self.clean_selection()
         if problem_of_metadata := metadata_problem(self.metadata):
             problems["metadata"] = problem_of_metadata
         if problems:

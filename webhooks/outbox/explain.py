@@ -10,6 +10,7 @@ from django.db.models import Q
 
 from webhooks import catalog
 from webhooks.models import Delivery, Event, Webhook
+from webhooks.outbox import filtering
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,14 @@ class Explanation:
     considered: list[Considered]
 
 
-def explain(event: Event) -> Explanation:
+def explain(event: Event, *, with_values: bool = True) -> Explanation:
     """Explain for each webhook of the event's owner and of the platform whether it receives the event.
 
     Webhooks that were deleted before the event are left out. The reasons come from the current
     settings, because the fan-out stores nothing for a webhook that does not match. The deliveries
     stored at the time are returned beside them.
+
+    The reason for a filter quotes the data, unless `with_values` is false.
     """
     deliveries: dict[Any, Delivery] = {
         delivery.webhook_id: delivery for delivery in event.deliveries.all()
@@ -50,14 +53,18 @@ def explain(event: Event) -> Explanation:
         listening |= Q(owner_id=event.owner_id)
     was_there = Q(deleted_at=None) | Q(deleted_at__gte=event.created_at)
     candidates = listening & was_there | Q(id__in=deliveries.keys())
+    webhooks = list(Webhook.objects.filter(candidates).order_by("id"))
+    filtered = filtering.reasons(webhooks, event, with_values=with_values)
     considered = [
-        Considered(webhook, *_reason(webhook, event), deliveries.get(webhook.id))
-        for webhook in Webhook.objects.filter(candidates).order_by("id")
+        Considered(
+            webhook, *_reason(webhook, event, filtered.get(webhook.id)), deliveries.get(webhook.id)
+        )
+        for webhook in webhooks
     ]
     return Explanation(event, event.fanout_count, considered)
 
 
-def _reason(webhook: Webhook, event: Event) -> tuple[bool, str]:
+def _reason(webhook: Webhook, event: Event, filtered: str | None) -> tuple[bool, str]:
     matching = [
         pattern for pattern in webhook.events if pattern in catalog.patterns_matching(event.type)
     ]
@@ -67,15 +74,20 @@ def _reason(webhook: Webhook, event: Event) -> tuple[bool, str]:
         why = webhook.disabled_reason.rstrip(".") or "disabled manually"
         return False, f"It is disabled: {why}."
     if not matching:
-        return False, f"Its filter ({', '.join(webhook.events)}) does not select {event.type}."
+        return (
+            False,
+            f"Its list of events ({', '.join(webhook.events)}) does not select {event.type}.",
+        )
     if webhook.is_platform and event.is_self_reported:
         return False, (
             "The owner triggered the event; platform webhooks receive only events of the product."
         )
     if webhook.created_at > event.created_at:
         return False, f"It was created after the event, at {catalog.wire_time(webhook.created_at)}."
+    if filtered is not None:
+        return False, filtered
     whose = "every owner's" if webhook.is_platform else "its owner's"
     return (
         True,
-        f"It receives {whose} events, and its filter selects {event.type} by {matching[0]}.",
+        f"It receives {whose} events, and its list of events selects {event.type} by {matching[0]}.",
     )

@@ -21,7 +21,7 @@ from webhooks.registry.warnings import log_warnings
 from webhooks.wire.url_rules import is_same_server
 
 CHANGEABLE = {*SETTING_NAMES, "active", "metadata"}
-WARNED_OF = {"url", "events"}
+WARNED_OF = {"url", "events", "filter"}
 
 
 @sensitive_variables()
@@ -105,11 +105,22 @@ def put_webhook(
                 field = cast("Field[Any, Any]", Webhook._meta.get_field(name))
                 settings.setdefault(name, field.get_default())
         before = {name: _readable(webhook, name) for name in settings}
-        changed = {name: value for name, value in settings.items() if before[name] != value}
+        changed = {
+            name: value for name, value in settings.items() if not _is_same(before[name], value)
+        }
         if changed:
             # A new URL needs them, though they may be the same.
             update_webhook(webhook, **{"headers": settings["headers"], **changed})
     return webhook, {name: (before[name], value) for name, value in changed.items()}
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Return whether two settings are equal; true and 1 are not, as in JSON."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
 def _readable(webhook: Webhook, name: str) -> Any:
@@ -159,7 +170,10 @@ def update_webhook(
     if headers is not None:
         steps.append(lambda: setattr(webhook, "headers", dict(headers)))
         changes["headers_encrypted"] = webhook.headers_encrypted
-    _validate(*steps, only={*changes, "headers", NON_FIELD_ERRORS})
+    concerned = {*changes, "headers", NON_FIELD_ERRORS}
+    if "events" in changes:
+        concerned.add("filter")
+    _validate(*steps, only=concerned)
     with transaction.atomic():
         has_moved = "url" in changes and _moves(webhook, webhook.url, may_keep=headers is not None)
         Webhook.objects.filter(pk=webhook.pk).update(revision=F("revision") + 1)

@@ -6,6 +6,8 @@ from django.conf import settings
 
 from webhooks import catalog
 from webhooks.models import Webhook
+from webhooks.models.filters import types_left_out
+from webhooks.pace.bounds import named
 from webhooks.registry.switch import UNPROVED
 from webhooks.wire.url_rules import is_same_url
 
@@ -17,21 +19,33 @@ SHOWN_TWINS = 3
 def warnings_of(webhook: Webhook) -> list[str]:
     """Return the warnings about a webhook, one sentence each. One statement.
 
-    A warning names a missing proof of the endpoint, or the owner's other webhooks with the same URL
-    that receive some of the same events.
+    A warning names a missing proof of the endpoint, event types of which the filter lets no event
+    through, or the owner's other webhooks with the same URL that receive some of the same events.
     """
-    return [*_unproved(webhook), *_twins_of(webhook)]
+    return [*_unproved(webhook), *_warnings_of_settings(webhook)]
 
 
 def log_warnings(webhook: Webhook) -> None:
-    """Log the warnings about other webhooks with the same URL."""
-    for warning in _twins_of(webhook):
+    """Log the warnings about the settings, without a missing proof."""
+    for warning in _warnings_of_settings(webhook):
         logger.warning("Webhook %s: %s", webhook.public_id, warning)
 
 
 def _unproved(webhook: Webhook) -> list[str]:
     is_asked = settings.WEBHOOKS_ENDPOINT_PROOF != "off" and not webhook.verified
     return [UNPROVED] if is_asked else []
+
+
+def _warnings_of_settings(webhook: Webhook) -> list[str]:
+    return [*_left_out_by(webhook), *_twins_of(webhook)]
+
+
+def _left_out_by(webhook: Webhook) -> list[str]:
+    if webhook.filter is None:
+        return []
+    names = types_left_out(webhook.filter, webhook.event_types)
+    lacking = "They lack a field that it asks for."
+    return [f"The filter lets no event of {named(names)} through. {lacking}"] if names else []
 
 
 def _twins_of(webhook: Webhook) -> list[str]:

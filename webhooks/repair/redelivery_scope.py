@@ -8,12 +8,12 @@ from uuid import UUID
 
 from django.db.models import Exists, OuterRef, QuerySet
 
-from webhooks import catalog
 from webhooks.choices import DeliveryStatus
 from webhooks.errors import RedeliveryScopeError
 from webhooks.ids import first_id_of
 from webhooks.models import Delivery, Event, Redelivery, Webhook
 from webhooks.models.delivery import DeliveryQuerySet
+from webhooks.outbox.filtering import let_through, reasons
 from webhooks.postgres.sql import query
 
 CLOCKS_APART = timedelta(hours=1)
@@ -191,9 +191,8 @@ def replay_scope(
 
 
 def missing(webhook: Webhook, scope: Scope) -> QuerySet[Event]:
-    """Return the scope's events that this webhook selects but has no delivery of."""
-    types = [event_type.name for event_type in catalog.all_types()]
-    types = [name for name in types if webhook.receives(name)]
+    """Return the scope's events that this webhook selects, filter and all, but has no delivery of."""
+    types = [event_type.name for event_type in webhook.event_types]
     if scope.event_type:
         types = [name for name in types if name == scope.event_type]
     events = Event.objects.filter(type__in=types).exclude(payload=b"")
@@ -208,12 +207,14 @@ def missing(webhook: Webhook, scope: Scope) -> QuerySet[Event]:
     if scope.until:
         events = events.filter(created_at__lt=scope.until)
     exists = Exists(Delivery.objects.filter(webhook=webhook, event_id=OuterRef("id")))
-    return events.exclude(exists)
+    return let_through(events.exclude(exists), webhook)
 
 
 def webhooks_missing(event: Event) -> list[Webhook]:
-    """Return the webhooks that currently select an event but have no delivery of it."""
+    """Return the webhooks that currently select an event, filter and all, but have no delivery of it."""
     webhooks = Webhook.objects.receiving(event).exclude(
         Exists(Delivery.objects.filter(webhook=OuterRef("id"), event_id=event.id))
     )
-    return [webhook for webhook in webhooks.order_by("id") if webhook.receives(event.type)]
+    selecting = [one for one in webhooks.order_by("id") if one.receives(event.type)]
+    filtered = reasons(selecting, event, with_values=False)
+    return [one for one in selecting if one.id not in filtered]

@@ -207,7 +207,7 @@ def test_an_event_explains_where_it_went_and_why_not_elsewhere(
     page = operator.get(f"/admin/webhooks/event/{failed[0].event_id}/change/").content.decode()
 
     assert "does not select payment.failed" in page
-    assert "its filter selects payment.failed" in page
+    assert "its list of events selects payment.failed" in page
 
 
 def test_an_ordered_webhook_is_warned_of_before_and_after(

@@ -181,6 +181,7 @@ ROWS = {
     "webhook-detail.delete": Row(204),
     "webhook-deliveries.get": reading(),
     "webhook-stats.get": reading(),
+    "webhook-filter-preview.post": reading(),
     "webhook-test.post": Row(200),
     "webhook-verify.post": Row(200),
     "webhook-enable.post": Row(200),

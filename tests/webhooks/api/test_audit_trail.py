@@ -55,6 +55,7 @@ EVENTS_ARE_THE_RECORD = {
 
 def test_every_route_that_changes_something_has_a_row() -> None:
     changing = {key for key, route in ROUTES.items() if route.method != "get"}
+    changing -= {key for key in changing if ROWS[key].scope == "read"}
 
     assert changing == LEFT.keys() | EVENTS_ARE_THE_RECORD
 

@@ -15,6 +15,7 @@ BY_HTTP = {
     "get_deliveries": ["listDeliveries", "listWebhookDeliveries"],
     "get_webhooks": ["listWebhooks", "getWebhook"],
     "pause_sending": ["pauseSending"],
+    "preview_filter": ["previewFilter"],
     "prove": ["verifyWebhook"],
     "put_webhook": ["putWebhook"],
     "redeliver": ["createRedelivery", "retryFailed"],

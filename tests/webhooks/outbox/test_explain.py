@@ -61,22 +61,22 @@ def test_explains_every_webhook_of_the_owner_and_of_the_platform(
     assert explained == {
         "exact": (
             True,
-            "It receives its owner's events, and its filter selects project.created by project.created.",
+            "It receives its owner's events, and its list of events selects project.created by project.created.",
             True,
         ),
         "group": (
             True,
-            "It receives its owner's events, and its filter selects project.created by project.*.",
+            "It receives its owner's events, and its list of events selects project.created by project.*.",
             True,
         ),
         "platform": (
             True,
-            "It receives every owner's events, and its filter selects project.created by *.",
+            "It receives every owner's events, and its list of events selects project.created by *.",
             True,
         ),
         "other type": (
             False,
-            "Its filter (project.deleted) does not select project.created.",
+            "Its list of events (project.deleted) does not select project.created.",
             False,
         ),
         "off": (False, "It is disabled: disabled manually.", False),
@@ -92,7 +92,7 @@ def test_current_settings_and_recorded_deliveries_are_both_returned(event: Event
     assert service.explain(event).fanout_count == 3
     assert explained["exact"] == (
         False,
-        "Its filter (session.*) does not select project.created.",
+        "Its list of events (session.*) does not select project.created.",
         True,
     )
     assert explained["group"] == (False, "It is disabled: Failing for 5 days.", True)

@@ -1,0 +1,74 @@
+"""The filter of a webhook in the admin."""
+
+import json
+from collections.abc import Callable
+
+from django.test import Client
+from django.urls import reverse
+
+from projects.models import User
+from tests.webhooks.admin.conftest import PAYMENT
+from webhooks import service
+from webhooks.doors import access
+from webhooks.models import Webhook
+
+SETTINGS = {
+    "name": "Orders", "events": "payment.*", "timeout_seconds": 5, "max_retries": 3,
+    "retry_delay_seconds": 60,
+}  # fmt: skip
+
+
+def page_of(webhook: Webhook, page: str) -> str:
+    return reverse(f"admin:webhooks_webhook_{page}", args=[webhook.pk])
+
+
+def test_a_filter_is_set_and_refused_in_the_settings(operator: Client, webhook: Webhook) -> None:
+    settings = SETTINGS | {"url": webhook.url}
+    path = page_of(webhook, "settings")
+
+    texts = ["{", "[" * 4000, "x" * 5000, '{"amuont": 5}', '{"amount": {"gte": NaN}}']
+    refused = [operator.post(path, settings | {"filter": text}) for text in texts]
+    operator.post(path, settings | {"filter": '{"amount": {"gte": 3000}}'})
+
+    assert [answer.status_code for answer in refused] == [200] * 5
+    pages = [answer.content.decode() for answer in refused]
+    words = ["not JSON", "not JSON", "at most 4,096 bytes", "has no such field", "written as JSON"]
+    assert [word in page for word, page in zip(words, pages, strict=True)] == [True] * 5
+    webhook.refresh_from_db()
+    assert webhook.filter == {"amount": {"gte": 3000}}
+
+
+def test_a_filter_is_tried_on_the_latest_events(
+    operator: Client, user: User, webhook: Webhook
+) -> None:
+    service.update_webhook(webhook, filter={"amount": {"gte": 3000}})
+    service.trigger_event("payment.failed", user, PAYMENT)
+    path = page_of(webhook, "filter")
+
+    own = operator.get(path).content.decode()
+    other = operator.get(path, {"filter": json.dumps({"amount": 2900})}).content.decode()
+    wrong = operator.get(path, {"filter": '{"amuont": 5}'}).content.decode()
+    broken = operator.get(path, {"filter": "{"}).content.decode()
+
+    assert "amount is 2900" in own
+    assert "lets <b>1</b> through" in other
+    assert "has no such field" in wrong
+    assert "not JSON" in broken
+    webhook.refresh_from_db()
+    assert webhook.filter == {"amount": {"gte": 3000}}
+
+
+def test_whoever_may_not_read_payloads_learns_nothing_of_them_by_filters(
+    staff: Callable[..., Client], user: User, webhook: Webhook
+) -> None:
+    service.update_webhook(webhook, filter={"amount": {"gte": 3000}})
+    event = service.trigger_event("payment.failed", user, PAYMENT)
+    client = staff(*access.CHANGE_WEBHOOK.permissions, "webhooks.view_event")
+
+    tried = client.get(page_of(webhook, "filter"), {"filter": '{"amount": 2900}'}).content.decode()
+    shown = client.get(reverse("admin:webhooks_event_change", args=[event.pk])).content.decode()
+
+    assert "You may not read payloads" in tried
+    assert "through" not in tried
+    assert "It is filtered by amount." in shown
+    assert "2900" not in shown

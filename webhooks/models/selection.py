@@ -1,0 +1,75 @@
+"""Which events a webhook receives: of which types, and on what condition on their data."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+
+from webhooks import catalog
+from webhooks.errors import FilterInvalidError
+from webhooks.models.fields import JsonPathField
+from webhooks.models.filters import check_filter, compile_filter
+from webhooks.pace.bounds import MAX_PATTERNS, length_problem, named
+
+
+def events_problem(patterns: Sequence[str]) -> str | None:
+    """Return what is wrong with the event patterns of a webhook."""
+    if not patterns:
+        return "Choose at least one event type, or * for all."
+    if too_many := length_problem(patterns, MAX_PATTERNS):
+        return too_many
+    unknown = [name for name in patterns if not catalog.is_known_pattern(name)]
+    return f"Unknown event types: {named(unknown)}." if unknown else None
+
+
+class Selection(models.Model):
+    """The part of Webhook that says so."""
+
+    events = ArrayField(
+        models.CharField(max_length=100),
+        help_text="Event types or patterns: project.created, project.*, *",
+    )
+    filter = models.JSONField(
+        null=True,
+        blank=True,
+        default=None,
+        help_text='A condition on the data of these events, such as {"amount": {"gte": 10000}}; '
+        "empty for all of them.",
+    )
+    # What Postgres evaluates; save() keeps it.
+    filter_path = JsonPathField(null=True, default=None, editable=False)
+
+    class Meta:
+        abstract = True
+
+    def save(self, *args: Any, update_fields: Iterable[str] | None = None, **options: Any) -> None:
+        """Raises FilterInvalidError where the filter has not even the form of one."""
+        if update_fields is None or "filter" in update_fields:
+            self._compile()
+            update_fields = update_fields and [*update_fields, "filter_path"]
+        super().save(*args, update_fields=update_fields, **options)
+
+    def receives(self, event_type: str) -> bool:
+        """Return whether `events` selects this type."""
+        return not catalog.patterns_matching(event_type).isdisjoint(self.events)
+
+    @property
+    def event_types(self) -> list[catalog.EventType]:
+        """The types of the catalogue that `events` selects."""
+        return [one for one in catalog.all_types() if self.receives(one.name)]
+
+    def _compile(self) -> None:
+        self.filter_path = None if self.filter is None else compile_filter(self.filter)
+
+    def clean_selection(self) -> dict[str, str]:
+        """Compile the filter, and return what is wrong with the selection, by field."""
+        if problem := events_problem(self.events):
+            return {"events": problem}
+        try:
+            self._compile()
+            if self.filter is not None:
+                check_filter(self.filter, self.event_types)
+        except FilterInvalidError as problem:
+            return {"filter": str(problem)}
+        return {}
