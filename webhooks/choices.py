@@ -1,4 +1,4 @@
-"""Stored choices: delivery statuses, failure kinds, breaker states."""
+"""Stored choices: delivery statuses, forms, failure kinds, breaker states."""
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -13,6 +13,16 @@ class DeliveryStatus(models.TextChoices):
     SUCCESS = "SUCCESS", _("Success")
     FAILED = "FAILED", _("Failed")
     CANCELLED = "CANCELLED", _("Cancelled")
+
+
+class Form(models.TextChoices):
+    """How an event becomes the body of a request; webhooks/wire/forms.py renders it."""
+
+    STANDARD = "standard", "Standard: id, type, created, data"
+    THIN = "thin", "Thin: id, type, created, object, url"
+    RAW = "raw", "Raw: the data alone"
+    CLOUDEVENTS = "cloudevents", "CloudEvents, structured"
+    CLOUDEVENTS_BINARY = "cloudevents-binary", "CloudEvents, binary: standard body and ce-* headers"
 
 
 class FailureKind(models.TextChoices):

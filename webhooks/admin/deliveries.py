@@ -178,7 +178,7 @@ class DeliveryAdmin(BigTableAdmin):
         delivery = self.find(request, object_id)
         event = Event.objects.filter(pk=delivery.event_id).first()
         attempts = list(delivery.attempts.order_by("-number")[: PER_PAGE + 1])
-        payload = b"" if event is None else bytes(event.payload)
+        payload = b"" if event is None else delivery.rendered(event)
         context = {
             "title": str(delivery),
             "original": delivery,
@@ -187,7 +187,7 @@ class DeliveryAdmin(BigTableAdmin):
             "event": event,
             "attempts": view_attempts(attempts, payload)[:PER_PAGE],
             "has_more_attempts": len(attempts) > PER_PAGE,
-            "payload": None if event is None else show_payload(event),
+            "payload": None if event is None else show_payload(payload),
             "is_waiting": delivery.status in WAITING,
             "is_repeatable": delivery.status in REPEATABLE and payload != b"",
             "redelivery": delivery.redelivery,

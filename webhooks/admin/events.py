@@ -140,7 +140,7 @@ class EventAdmin(BigTableAdmin):
             "original": event,
             "event": event,
             "owner": get_user_model().objects.filter(pk=event.owner_id).first(),
-            "payload": show_payload(event),
+            "payload": show_payload(bytes(event.payload)),
             "explanation": service.explain(
                 event, with_values=request.user.has_perm(access.VIEW_PAYLOAD)
             ),

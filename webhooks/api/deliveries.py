@@ -35,7 +35,7 @@ from webhooks.api.filters import (
 from webhooks.api.pagination import PARAMETERS
 from webhooks.api.redeliveries import StartedRedeliverySerializer
 from webhooks.api.serializers import FailureKindField
-from webhooks.choices import DeliveryStatus
+from webhooks.choices import DeliveryStatus, Form
 from webhooks.figures.pages import RESPONSE_CLASSES
 from webhooks.ids import (
     ATTEMPT_PREFIX,
@@ -80,10 +80,17 @@ class DeliverySerializer(ApiModelSerializer):
         help_text="With `include=attempts`, the latest one first.",
     )
 
+    form = serializers.ChoiceField(
+        choices=Form.choices,
+        source="form_name",
+        read_only=True,
+        help_text="Its webhook's when the event was stored; it never changes.",
+    )
+
     class Meta:
         model = Delivery
         fields = [
-            "id", "event_id", "webhook_id", "event_type", "status", "attempt_count", "round",
+            "id", "event_id", "webhook_id", "event_type", "form", "status", "attempt_count", "round",
             "next_attempt_at", "response_code", "failure_kind", "error", "created_at",
             "delivered_at", "finished_at", "attempts",
         ]  # fmt: skip

@@ -20,7 +20,7 @@ from webhooks.dispatch.take import ClaimedDelivery, Taken
 from webhooks.ids import new_id
 from webhooks.wire.many import MultiSender
 from webhooks.wire.messages import Draft, Post
-from webhooks.wire.request import build_request
+from webhooks.wire.request import build_formed_request, build_request
 
 STARTS_AT_ONCE = 32
 """Between two looks at the sockets, so that responses do not wait."""
@@ -160,7 +160,14 @@ class Starts:
             return None
         sent.endpoint = endpoint
         delivery = sent.delivery
-        return build_request(
+        build: Callable[..., Post] = build_request
+        if delivery.form is not None:
+            build = partial(
+                build_formed_request,
+                form=delivery.form,
+                object_reference=delivery.object_reference or "",
+            )
+        return build(
             endpoint,
             event_id=delivery.event_id,
             event_type=delivery.event_type,

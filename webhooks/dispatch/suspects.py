@@ -28,7 +28,7 @@ from webhooks.dispatch.desk import Errand
 from webhooks.dispatch.discovery import clock_offset
 from webhooks.dispatch.flight import Flight
 from webhooks.dispatch.guard import Guard
-from webhooks.dispatch.take import MAX_CLAIM_BYTES, ClaimedDelivery, keep_light
+from webhooks.dispatch.take import FORM_COLUMNS, MAX_CLAIM_BYTES, ClaimedDelivery, keep_light
 from webhooks.pace.outage import PROBE_SECONDS
 from webhooks.postgres.sql import limited_transaction, run
 
@@ -161,12 +161,12 @@ WITH {DUE_SQL.replace("due AS", "sendable AS")}, picked AS MATERIALIZED (
        SET status = 'SENDING', claimed_by = %(worker)s
      WHERE d.id = ANY(ARRAY(SELECT id FROM due)) AND EXISTS (SELECT FROM alive)
     RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round,
-              d.next_attempt_at
+              d.next_attempt_at, d.form
 )
 SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
        CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s
             THEN e.payload END,
-       extract(epoch FROM c.next_attempt_at)::float8
+       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMNS}
   FROM claimed c JOIN webhooks_event e ON e.id = c.event_id
 """  # noqa: S608 (constants only)
 

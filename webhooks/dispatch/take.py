@@ -32,6 +32,10 @@ class ClaimedDelivery(NamedTuple):
     payload: bytes
     due_at: float = 0.0
     """Unix seconds."""
+    form: str | None = None
+    """None is the standard one, which needs nothing more."""
+    object_reference: str | None = None
+    """Of the event; None in the standard form."""
 
 
 @dataclass(slots=True)
@@ -59,12 +63,15 @@ class Taken:
         return len(self.deliveries) + sum(map(len, self.runs.values()))
 
 
+FORM_COLUMNS = "c.form, CASE WHEN c.form IS NOT NULL THEN e.object_reference END"
+"""What a claimed row `c` and its event `e` say of the form, as the last of ClaimedDelivery."""
+
 # The lock on the worker's heartbeat keeps its burial and its claims apart: a worker that was declared
 # dead claims nothing, and while a claim of before goes on the heartbeat stays (webhooks/dispatch/life.py).
 #
 # The commit is not waited for: when Postgres crashes, a claim may be forgotten, so that its rows are
 # sent once more; none is lost.
-CLAIM_SQL = """
+CLAIM_SQL = f"""
 WITH due AS (
     SELECT row.id
       FROM unnest(%(owners)s::uuid[], %(webhooks)s::uuid[], %(counts)s::int[], %(lows)s::float8[])
@@ -91,15 +98,15 @@ WITH due AS (
        SET status = 'SENDING', claimed_by = %(worker)s
      WHERE d.id = ANY(ARRAY(SELECT id FROM due)) AND EXISTS (SELECT FROM alive)
     RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round,
-              d.next_attempt_at
+              d.next_attempt_at, d.form
 )
 SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
        CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s
             THEN e.payload END,
-       extract(epoch FROM c.next_attempt_at)::float8
+       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMNS}
   FROM claimed c JOIN webhooks_event e ON e.id = c.event_id,
        (SELECT set_config('synchronous_commit', 'off', true)) AS asynchronous
-"""
+"""  # noqa: S608 (constants only)
 
 # Takes the first unfinished rows of an ordered webhook, up to the first one that may not go. It waits
 # for its commit: if Postgres forgot the claim, another worker would send a row at the same time.
@@ -142,12 +149,12 @@ WITH run AS MATERIALIZED (
        SET status = 'SENDING', claimed_by = %(worker)s
      WHERE d.id = ANY(ARRAY(SELECT id FROM due)) AND EXISTS (SELECT FROM alive)
     RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round,
-              d.next_attempt_at, d.epoch, d.order_key
+              d.next_attempt_at, d.epoch, d.order_key, d.form
 )
 -- All that were read, then all that were marked: a join of the two may be planned as rows times rows.
 SELECT run.webhook_id, run.position, run.is_free, run.is_in_order, run.is_due,
        run.id, NULL::uuid, NULL::uuid, NULL::int, NULL::int, NULL::text, NULL::bytea,
-       extract(epoch FROM run.next_attempt_at)::float8
+       extract(epoch FROM run.next_attempt_at)::float8, NULL::varchar, NULL::varchar
   FROM run
 UNION ALL
 SELECT NULL, NULL, true, true, true,
@@ -155,7 +162,7 @@ SELECT NULL, NULL, true, true, true,
        CASE WHEN sum(octet_length(e.payload))
                      OVER (ORDER BY c.webhook_id, c.epoch, c.order_key, c.id) <= %(bytes)s
             THEN e.payload END,
-       extract(epoch FROM c.next_attempt_at)::float8
+       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMNS}
   FROM claimed c JOIN webhooks_event e ON e.id = c.event_id
  ORDER BY 1, 2
 """  # noqa: S608 (constants only)
@@ -209,7 +216,7 @@ def take_runs(
         else:
             marked[row[5]] = ClaimedDelivery._make(row[5:])
     for webhook_id, rows in read.items():
-        _, _, is_free, is_in_order, is_due, *_, due_at = rows[0]
+        _, _, is_free, is_in_order, is_due, *_, due_at, _, _ = rows[0]
         if is_free and not is_in_order:
             taken.waits_for_others[webhook_id] = due_at
         # Another worker may have changed rows between the reading and the locking: behind a gap

@@ -7,12 +7,13 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from webhooks.choices import DeliveryStatus, FailureKind
+from webhooks.choices import DeliveryStatus, FailureKind, Form
 from webhooks.ids import ATTEMPT_PREFIX, DELIVERY_PREFIX, new_id
 from webhooks.models.event import Event
 from webhooks.models.fields import CurrentEpoch
 from webhooks.models.operations import Redelivery
 from webhooks.models.webhook import Webhook
+from webhooks.wire.forms import render
 from webhooks.wire.messages import answer_pairs, header_pairs
 
 NO_OWNER = uuid.UUID(int=0)
@@ -96,6 +97,9 @@ class Delivery(models.Model):
             " Within one transaction the ids give the order."
         ),
     )
+    # Never changed, so that every attempt and redelivery sends the same bytes. Null is the standard
+    # form: most rows need no room for it, and the claim reads nothing more.
+    form = models.CharField(max_length=20, choices=Form, null=True, default=None, editable=False)  # noqa: DJ001
     redelivery = models.ForeignKey(
         Redelivery,
         on_delete=models.SET_NULL,
@@ -162,6 +166,14 @@ class Delivery(models.Model):
     @property
     def public_id(self) -> str:
         return DELIVERY_PREFIX + self.id.hex
+
+    @property
+    def form_name(self) -> str:
+        return self.form or Form.STANDARD
+
+    def rendered(self, event: Event) -> bytes:
+        """Return the body that is sent; empty once the payload was erased."""
+        return render(self.form, bytes(event.payload), event.object_reference).body
 
 
 PHASES = ("dns", "connect", "tls", "send", "wait", "receive")

@@ -12,7 +12,7 @@ from django.db.models import Q, Value
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from webhooks.choices import BreakerState
+from webhooks.choices import BreakerState, Form
 from webhooks.errors import UrlRefusedError
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models.custom_headers import CustomHeaders
@@ -38,7 +38,7 @@ MAX_LIVE_SECRETS = 10
 SETTINGS: dict[str, tuple[str, ...]] = {
     "": ("name", "url", "description", "events", "filter"),
     "Retries": ("max_retries", "retry_delay_seconds", "retry_schedule"),
-    "Sending": ("timeout_seconds", "rate_limit", "ordered"),
+    "Sending": ("form", "timeout_seconds", "rate_limit", "ordered"),
 }
 """The settings that an owner may change, by the heading of the admin's form.
 
@@ -137,6 +137,13 @@ class Webhook(CustomHeaders, Selection):
         null=True,
         blank=True,
         help_text="Seconds before each retry, instead of the two settings above.",
+    )
+    form = models.CharField(
+        max_length=20,
+        choices=Form,
+        default=Form.STANDARD,
+        db_default=Form.STANDARD,
+        help_text="How an event becomes the body of a request. Events of before a change keep theirs.",
     )
     timeout_seconds = models.PositiveSmallIntegerField(
         default=15,
@@ -243,6 +250,11 @@ class Webhook(CustomHeaders, Selection):
     @property
     def public_id(self) -> str:
         return WEBHOOK_PREFIX + self.id.hex
+
+    @property
+    def delivery_form(self) -> str | None:
+        """What its deliveries record as their form."""
+        return None if self.form == Form.STANDARD else self.form
 
     @property
     def secret(self) -> str:

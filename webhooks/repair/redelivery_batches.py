@@ -293,6 +293,7 @@ def _create_missing(
                 webhook=webhook,
                 owner_id=webhook.owner_id or NO_OWNER,
                 event_type=event_type,
+                form=webhook.delivery_form,
                 redelivery=redelivery,
             )
             for event_id, event_type in free

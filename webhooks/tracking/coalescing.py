@@ -239,7 +239,7 @@ def _build_event(change: Change, object_reference: str, replaced: StoredEvent | 
         event_id=replaced.id if replaced else None,
         created_at=replaced.created_at if replaced else None,
     )
-    # A long key is cut: the reference only serves people's searches.
+    # A long key is cut: the reference serves searches, and names the object in some forms.
     event.object_reference = object_reference[: store.MAX_REFERENCE_CHARACTERS]
     return event
 

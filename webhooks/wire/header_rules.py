@@ -37,7 +37,7 @@ FORBIDDEN = {
     "x-vault-request", "x-identity-header", "x-kubernetes-metadata",
 }  # fmt: skip
 FORBIDDEN_PREFIXES = (
-    "content-", "proxy-", "sec-", "webhook-", "x-forwarded-", "x-webhook-",
+    "ce-", "content-", "proxy-", "sec-", "webhook-", "x-forwarded-", "x-webhook-",
     # Identities that a proxy vouches for, and cloud metadata.
     "cf-access-", "cf-connecting-", "impersonate-", "x-amzn-oidc-", "x-auth-request-",
     "x-aws-ec2-metadata-", "x-envoy-", "x-goog-authenticated-user-", "x-goog-iap-",

@@ -69,6 +69,7 @@ class Post(PreparedRequest):
     """A POST whose parts are ready: nothing is parsed, encoded or copied again."""
 
     method = "POST"
+    body: bytes
     headers: HeaderBlock
     hooks = {}
     _cookies = None

@@ -1,10 +1,11 @@
 """Build the signed request of one attempt: pure, no database, no sockets."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX
+from webhooks.wire.forms import render
 from webhooks.wire.messages import HeaderBlock, Post
 from webhooks.wire.signing import Ed25519Key, SigningKey, sign_hex, sign_standard
 
@@ -73,3 +74,17 @@ def build_request(
     )
     # System headers come last, so that no custom header replaces one.
     return Post(to.url, payload, HeaderBlock([*to.header_lines, *head.split(b"\n")]))
+
+
+def build_formed_request(
+    to: Destination, *, form: str | None, object_reference: str, payload: bytes, **attempt: Any
+) -> Post:
+    """Return the signed request of one attempt whose event is sent in another form than the standard.
+
+    `payload` is the stored one; the other arguments are build_request()'s. Never raises.
+    """
+    rendered = render(form, payload, object_reference)
+    post = build_request(to, payload=rendered.body, **attempt)
+    lines = [*post.headers.lines, *rendered.header_lines]
+    lines[len(to.header_lines)] = b"Content-Type: " + rendered.content_type
+    return Post(to.url, rendered.body, HeaderBlock(lines))

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from webhooks.models import Attempt, Event
+from webhooks.models import Attempt
 
 SHOWN_BYTES = 64 * 1024
 """More of a payload is downloaded, not shown."""
@@ -70,8 +70,7 @@ def readable(body: bytes) -> str:
     return body.decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
-def show_payload(event: Event) -> Body:
-    payload = bytes(event.payload)
+def show_payload(payload: bytes) -> Body:
     is_cut = len(payload) > SHOWN_BYTES
     return Body(
         readable(payload[:SHOWN_BYTES]), "" if is_cut else _indented(payload), len(payload), is_cut

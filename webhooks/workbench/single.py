@@ -21,14 +21,14 @@ from webhooks.postgres.sql import run
 from webhooks.wire.addresses import AddressPolicy
 from webhooks.wire.failures import WithdrawnError
 from webhooks.wire.messages import Draft, HeaderBlock, Post
-from webhooks.wire.request import build_request
+from webhooks.wire.request import build_formed_request
 
 
 class SingleRequest:
     """A request that is signed when it goes out, with what the database knows of its webhook then.
 
     Raises WebhookNotSendingError where the webhook may not be sent to (invariant 12), or with
-    `may_be_inactive` where it is more than switched off.
+    `may_be_inactive` where it is more than switched off. `form` is the standard one by default.
     """
 
     def __init__(
@@ -38,12 +38,14 @@ class SingleRequest:
         data: Any,
         *,
         extra_lines: Sequence[bytes] = (),
+        form: str | None = None,
         may_be_inactive: bool = False,
     ) -> None:
         self._webhook_id = webhook_id
         self._event_id = new_id()
         self._event_type = event_type
         self._extra_lines = extra_lines
+        self._form = form
         self._endpoints = Endpoints(may_be_inactive=may_be_inactive)
         endpoint = self._read()
         if endpoint is None:
@@ -89,8 +91,10 @@ class SingleRequest:
         if endpoint is None:
             return None
         self.endpoint = endpoint
-        signed = build_request(
+        signed = build_formed_request(
             endpoint,
+            form=self._form,
+            object_reference="",
             event_id=self._event_id,
             event_type=self._event_type,
             payload=self._payload,
@@ -99,7 +103,7 @@ class SingleRequest:
             timestamp=int(_database_time()),
         )
         headers = HeaderBlock([*signed.headers.lines, *self._extra_lines])
-        self.post = Post(endpoint.url, self._payload, headers)
+        self.post = Post(endpoint.url, signed.body, headers)
         return self.post
 
 

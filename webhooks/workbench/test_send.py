@@ -54,7 +54,9 @@ def send_test(webhook: Webhook, event_type: str = "webhook.test") -> Tryout:
     example = catalog.get_type(event_type).example
     if event_type == "webhook.test":
         example = {"webhookId": webhook.public_id, "message": "It works."}
-    request = SingleRequest(webhook.pk, event_type, example, extra_lines=[TEST_HEADER])
+    request = SingleRequest(
+        webhook.pk, event_type, example, extra_lines=[TEST_HEADER], form=webhook.delivery_form
+    )
     started_at = time.monotonic()
     response, problem = None, None
     try:

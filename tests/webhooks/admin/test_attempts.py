@@ -43,13 +43,13 @@ def attempt(**fields: Any) -> Attempt:
     ],
 )
 def test_readable_json_changes_breaks_alone(raw: str, pretty: str) -> None:
-    assert show_payload(Event(payload=raw.encode())).pretty == pretty
+    assert show_payload(raw.encode()).pretty == pretty
     if pretty:
         assert json.loads(pretty) == json.loads(raw)
 
 
 def test_a_big_payload_is_cut_on_the_page() -> None:
-    body = show_payload(Event(payload=b'"' + b"x" * SHOWN_BYTES + b'"'))
+    body = show_payload(b'"' + b"x" * SHOWN_BYTES + b'"')
 
     assert (body.is_cut, body.pretty, len(body.raw)) == (True, "", SHOWN_BYTES)
     assert body.size == SHOWN_BYTES + 2

@@ -50,7 +50,7 @@ def test_newcomer_gets_from_nothing_to_a_delivery(live_server: Any, user: User) 
             receiver.secrets = [known[name] for name in ("SECRET",) if name in known]
             run_until_idle()
 
-        assert len(answers) == 14
+        assert len(answers) == 15
         assert [one.event_type for one in receiver.requests] == ["payment.failed"] * 3
         assert all(one.standard_ok and one.hex_ok for one in receiver.requests)
     assert answers[2]["succeeded"] is True
@@ -64,6 +64,7 @@ def test_newcomer_gets_from_nothing_to_a_delivery(live_server: Any, user: User) 
     assert answers[12]["filter"]["amount"] == {"gte": 10000}
     assert (answers[13]["considered"], answers[13]["matched"]) == (1, 0)
     assert answers[13]["leftOut"][0]["reason"] == "It is filtered: amount is 2900."
+    assert answers[14]["form"] == "thin"
 
 
 def run(command: str, variables: dict[str, str]) -> Any:

@@ -1,0 +1,167 @@
+"""Forms on the wire: what a webhook gets, and that a delivery keeps the form it was stored with."""
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import standardwebhooks
+from cloudevents.core.bindings.http import HTTPMessage, from_http_event
+from django.utils import timezone
+
+from projects.models import Project, User
+from tests.webhooks.history import DELETED, trigger
+from webhooks import service
+from webhooks.choices import Form
+from webhooks.dispatch.engine import run_until_idle
+from webhooks.models import Delivery, Event, Webhook
+from webhooks.repair import redelivery_batches
+from webhooks.wire.forms import render
+from webhooks.workbench.receiver import Behaviour, HttpReceiver, Received
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def expected_body(event: Event, form: str) -> bytes:
+    recorded = None if form == Form.STANDARD else form
+    return render(recorded, bytes(event.payload), event.object_reference).body
+
+
+@pytest.fixture
+def make(make_webhook: Callable[..., Webhook], receiver: HttpReceiver) -> Callable[..., Webhook]:
+    def make(**settings: Any) -> Webhook:
+        webhook = make_webhook(url=receiver.url, events=["project.*"], **settings)
+        receiver.secrets.append(webhook.secret)
+        return webhook
+
+    return make
+
+
+@pytest.mark.parametrize("form", Form)
+def test_every_form_is_signed_and_sent(
+    form: Form, user: User, make: Callable[..., Webhook], receiver: HttpReceiver
+) -> None:
+    webhook = make(form=form, headers={"X-Team": "billing"})
+    Project.objects.create(owner=user, name="Zoë 🚀")
+
+    run_until_idle()
+
+    (received,) = receiver.requests
+    delivery = Delivery.objects.get(webhook=webhook)
+    event = delivery.event
+    assert received.body == expected_body(event, form) == delivery.rendered(event)
+    assert (received.standard_ok, received.hex_ok) == (True, True)
+    standardwebhooks.Webhook(webhook.secret).verify(received.body, received.headers)
+    assert received.headers["x-team"] == "billing"
+    assert received.headers["content-type"] == (
+        "application/cloudevents+json" if form == Form.CLOUDEVENTS else "application/json"
+    )
+    assert (delivery.form, delivery.form_name) == (webhook.delivery_form, form)
+    recorded = dict(delivery.attempts.get().request_headers)
+    assert recorded["Content-Type"] == received.headers["content-type"]
+    assert recorded["X-Team"] == "(hidden)"
+    assert ("ce-id" in recorded) is (form == Form.CLOUDEVENTS_BINARY)
+
+
+@pytest.mark.parametrize("form", [Form.CLOUDEVENTS, Form.CLOUDEVENTS_BINARY])
+def test_the_official_library_reads_what_arrives(
+    form: Form, user: User, make: Callable[..., Webhook], receiver: HttpReceiver
+) -> None:
+    make(form=form)
+    project = Project.objects.create(owner=user, name="Zoë 🚀")
+
+    run_until_idle()
+
+    (received,) = receiver.requests
+    event = from_http_event(HTTPMessage(dict(received.headers), received.body))
+    stored = Event.objects.get(type="project.created")
+    data: Any = event.get_data()
+    assert (event.get_id(), event.get_type()) == (stored.public_id, "project.created")
+    assert event.get_subject() == stored.object_reference != ""
+    assert (data if form == Form.CLOUDEVENTS else data["data"])["id"] == str(project.id)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"rate_limit": 1000.0}, {"ordered": True}], ids=["quick", "claim", "ordered"]
+)
+@pytest.mark.parametrize("is_suspect", [False, True])
+def test_every_claim_knows_the_form(
+    settings: dict[str, Any],
+    is_suspect: bool,
+    user: User,
+    make: Callable[..., Webhook],
+    receiver: HttpReceiver,
+) -> None:
+    make(form=Form.THIN, **settings)
+    events = trigger(user, 3)
+    if is_suspect:
+        Delivery.objects.update(is_suspect=True)
+
+    run_until_idle()
+
+    assert sorted(one.body for one in receiver.requests) == sorted(
+        expected_body(event, Form.THIN) for event in events
+    )
+
+
+def bodies(requests: list[Received]) -> dict[str, set[bytes]]:
+    found: dict[str, set[bytes]] = {}
+    for one in requests:
+        found.setdefault(one.event_id, set()).add(one.body)
+    return found
+
+
+def test_retries_and_redeliveries_send_the_form_of_the_first_attempt(
+    user: User, make: Callable[..., Webhook], receiver: HttpReceiver
+) -> None:
+    webhook = make(form=Form.CLOUDEVENTS, retry_schedule=[1, 3600])
+    # Fewer failures than open the breaker.
+    receiver.behaviour = Behaviour(status=500)
+    before = trigger(user, 4)
+    run_until_idle()
+    service.update_webhook(webhook, form=Form.RAW)
+    Delivery.objects.update(next_attempt_at=timezone.now())
+    run_until_idle()
+    receiver.behaviour = Behaviour()
+    after = trigger(user, 4)
+    asked = service.redeliver(
+        service.Scope(webhook_id=webhook.pk, statuses=("RETRYING", "FAILED")), requested_by=user
+    )
+    redelivery_batches.run(asked.id)
+
+    run_until_idle()
+
+    assert len(receiver.requests) == 3 * 4 + 4
+    assert bodies(receiver.requests) == {
+        **{one.public_id: {expected_body(one, Form.CLOUDEVENTS)} for one in before},
+        **{one.public_id: {expected_body(one, Form.RAW)} for one in after},
+    }
+    assert set(Delivery.objects.values_list("status", flat=True)) == {"SUCCESS"}
+
+
+def test_a_replay_records_the_form_of_today(
+    user: User, make: Callable[..., Webhook], receiver: HttpReceiver
+) -> None:
+    (event,) = trigger(user)
+    webhook = make(form=Form.RAW)
+
+    asked = service.replay(webhook, timezone.now() - timedelta(hours=1), requested_by=user)
+    redelivery_batches.run(asked.id)
+    run_until_idle()
+
+    assert expected_body(event, Form.RAW) in [one.body for one in receiver.requests]
+    assert json.loads(expected_body(event, Form.RAW)) == DELETED
+
+
+def test_a_test_request_has_the_form_of_its_webhook(
+    make: Callable[..., Webhook], receiver: HttpReceiver
+) -> None:
+    webhook = make(form=Form.RAW)
+
+    tried = service.test_webhook(webhook)
+
+    (received,) = receiver.requests
+    assert tried.succeeded
+    assert json.loads(received.body) == {"webhookId": webhook.public_id, "message": "It works."}
+    assert (received.standard_ok, received.hex_ok) == (True, True)
