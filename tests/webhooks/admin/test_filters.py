@@ -14,7 +14,7 @@ from webhooks.models import Webhook
 
 SETTINGS = {
     "name": "Orders", "events": "payment.*", "timeout_seconds": 5, "max_retries": 3,
-    "retry_delay_seconds": 60,
+    "form": "standard", "retry_delay_seconds": 60,
 }  # fmt: skip
 
 
