@@ -11,6 +11,7 @@ from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 from django.utils import timezone
 
 from projects.models import Project, User
+from tests.concurrency import in_thread
 from tests.webhooks.history import DELETED, trigger
 from webhooks import service
 from webhooks.choices import Form
@@ -165,3 +166,36 @@ def test_a_test_request_has_the_form_of_its_webhook(
     assert tried.succeeded
     assert json.loads(received.body) == {"webhookId": webhook.public_id, "message": "It works."}
     assert (received.standard_ok, received.hex_ok) == (True, True)
+
+
+@pytest.mark.full
+def test_forms_and_filters_change_while_ten_thousand_are_under_way(
+    user: User, make: Callable[..., Webhook], receiver: HttpReceiver
+) -> None:
+    webhook = make()
+    expected: dict[str, set[bytes]] = {}
+
+    def produce() -> None:
+        for number in range(100):
+            form = list(Form)[number % len(Form)]
+            is_open = number % 4 != 3
+            filter_ = None if is_open else {"name": "Shop"}
+            service.update_webhook(webhook, form=form, filter=filter_)
+            for event in trigger(user, 133 if is_open else 10):
+                if is_open:
+                    expected[event.public_id] = {expected_body(event, form)}
+
+    producing = in_thread(produce)
+    while producing.is_alive():
+        run_until_idle()
+    producing.join()
+    run_until_idle()
+    asked = service.redeliver(
+        service.Scope(webhook_id=webhook.pk, statuses=("SUCCESS",)), requested_by=user
+    )
+    redelivery_batches.run(asked.id)
+    run_until_idle()
+
+    assert len(expected) == 75 * 133
+    assert len(receiver.requests) == 2 * len(expected)
+    assert bodies(receiver.requests) == expected

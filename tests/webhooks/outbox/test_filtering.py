@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
+from django.db import DataError, IntegrityError, transaction
 from django.utils import timezone
 
 from projects.models import Project, User
@@ -14,6 +14,7 @@ from tests.webhooks.history import DELETED
 from webhooks import service
 from webhooks.errors import FilterInvalidError
 from webhooks.models import Delivery, Event, Webhook
+from webhooks.outbox import store
 from webhooks.repair import redelivery_batches, redelivery_scope
 
 pytestmark = pytest.mark.django_db
@@ -55,6 +56,21 @@ def test_only_what_the_filter_lets_through_becomes_a_delivery(
         .values_list("fanout_count", flat=True)
     )
     assert list(stored) == [2, 2, 1, 2]
+
+
+def test_a_payload_is_parsed_only_where_a_webhook_has_a_filter(
+    user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    plain = make_webhook(events=["payment.*"])
+    make_webhook(events=["project.*"], filter={"name": "Shop"})
+    broken = [store.build_event("payment.failed", user.pk, b"no JSON") for _ in range(2)]
+
+    store.store_events(broken[:1])
+    make_webhook(events=["payment.*"], filter=DEAR)
+    with pytest.raises(DataError), transaction.atomic():
+        store.store_events(broken[1:])
+
+    assert Delivery.objects.filter(webhook=plain).count() == 1
 
 
 def test_a_saved_model_is_filtered_too(user: User, make_webhook: Callable[..., Webhook]) -> None:
