@@ -12,6 +12,7 @@ from django.db import OperationalError, transaction
 from webhooks.admin.base import LIST_SECONDS
 from webhooks.admin.webhook_form import FilterField
 from webhooks.choices import DeliveryStatus
+from webhooks.doors import access
 from webhooks.errors import FilterInvalidError
 from webhooks.figures import charts, present
 from webhooks.figures.display import health_strip, state_of
@@ -105,8 +106,13 @@ class PreviewForm(forms.Form):
     filter = FilterField(required=False, label="Try a filter")
 
 
-def filter_preview(webhook: Webhook, query: Mapping[str, str]) -> dict[str, Any]:
-    """What its filter, or another one to try, makes of the latest events."""
+def filter_preview(webhook: Webhook, query: Mapping[str, str], user: Any) -> dict[str, Any]:
+    """What its filter, or another one to try, makes of the latest events.
+
+    Nothing for who may not read payloads: a filter that is tried tells of them.
+    """
+    if not user.has_perm(access.VIEW_PAYLOAD):
+        return {}
     form = PreviewForm(query if "filter" in query else None, initial={"filter": webhook.filter})
     context: dict[str, Any] = {"form": form, "preview": None}
     if form.is_bound and not form.is_valid():

@@ -35,6 +35,8 @@ from webhooks.models import Webhook
 from webhooks.models.webhook import SETTINGS
 
 HEADER_FIELDS = ("custom_headers", "remove_headers")
+PAGES = ("settings", "filter", "deliveries", "secrets", "verify", "history")
+"""Of one webhook, beside the overview; each has a view of its own."""
 
 
 @admin.register(Webhook)
@@ -80,7 +82,7 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
                 self.admin_site.admin_view(getattr(self, f"{page}_view")),
                 name=self.url_name(page),
             )
-            for page in ("settings", "filter", "deliveries", "secrets", "verify", "history")
+            for page in PAGES
         ]
         return pages + super().get_urls()
 
@@ -115,9 +117,8 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
     ) -> HttpResponse:
         """The overview; the tab Settings has the form."""
         webhook = self.find(request, object_id)
-        return self.show(
-            request, webhook, "overview", webhook_pages.overview(webhook, timezone.now())
-        )
+        page = webhook_pages.overview(webhook, timezone.now())
+        return self.show(request, webhook, "overview", page)
 
     def settings_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         webhook = self.find(request, object_id)
@@ -137,16 +138,13 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
 
     def filter_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         webhook = self.find(request, object_id)
-        # A filter that is tried tells of the data, whatever else is shown.
-        may_try = request.user.has_perm(access.VIEW_PAYLOAD)
-        page = webhook_pages.filter_preview(webhook, request.GET) if may_try else {}
+        page = webhook_pages.filter_preview(webhook, request.GET, request.user)
         return self.show(request, webhook, "filter", page)
 
     def secrets_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         webhook = self.find(request, object_id)
-        return self.show(
-            request, webhook, "secrets", webhook_pages.secrets(webhook, timezone.now())
-        )
+        page = webhook_pages.secrets(webhook, timezone.now())
+        return self.show(request, webhook, "secrets", page)
 
     def verify_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         webhook = self.find(request, object_id)

@@ -1,4 +1,4 @@
-"""Which events a webhook receives: of which types, and on what condition on their data."""
+"""What a webhook receives: events of which types, on what condition on their data, in which form."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -7,6 +7,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
 from webhooks import catalog
+from webhooks.choices import Form
 from webhooks.errors import FilterInvalidError
 from webhooks.models.fields import JsonPathField
 from webhooks.models.filters import check_filter, compile_filter
@@ -39,6 +40,13 @@ class Selection(models.Model):
     )
     # What Postgres evaluates; save() keeps it.
     filter_path = JsonPathField(null=True, default=None, editable=False)
+    form = models.CharField(
+        max_length=20,
+        choices=Form,
+        default=Form.STANDARD,
+        db_default=Form.STANDARD,
+        help_text="How an event becomes the body of a request. Events of before a change keep theirs.",
+    )
 
     class Meta:
         abstract = True
@@ -58,6 +66,11 @@ class Selection(models.Model):
     def event_types(self) -> list[catalog.EventType]:
         """The types of the catalogue that `events` selects."""
         return [one for one in catalog.all_types() if self.receives(one.name)]
+
+    @property
+    def delivery_form(self) -> str | None:
+        """What its deliveries record as their form."""
+        return None if self.form == Form.STANDARD else self.form
 
     def _compile(self) -> None:
         self.filter_path = None if self.filter is None else compile_filter(self.filter)

@@ -12,7 +12,7 @@ from django.db.models import Q, Value
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from webhooks.choices import BreakerState, Form
+from webhooks.choices import BreakerState
 from webhooks.errors import UrlRefusedError
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models.custom_headers import CustomHeaders
@@ -138,13 +138,6 @@ class Webhook(CustomHeaders, Selection):
         blank=True,
         help_text="Seconds before each retry, instead of the two settings above.",
     )
-    form = models.CharField(
-        max_length=20,
-        choices=Form,
-        default=Form.STANDARD,
-        db_default=Form.STANDARD,
-        help_text="How an event becomes the body of a request. Events of before a change keep theirs.",
-    )
     timeout_seconds = models.PositiveSmallIntegerField(
         default=15,
         validators=[MinValueValidator(1), MaxValueValidator(30)],
@@ -250,11 +243,6 @@ class Webhook(CustomHeaders, Selection):
     @property
     def public_id(self) -> str:
         return WEBHOOK_PREFIX + self.id.hex
-
-    @property
-    def delivery_form(self) -> str | None:
-        """What its deliveries record as their form."""
-        return None if self.form == Form.STANDARD else self.form
 
     @property
     def secret(self) -> str:

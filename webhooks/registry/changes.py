@@ -39,6 +39,7 @@ def create_webhook(
     """Register a webhook and return it; `webhook.secret` is readable on this instance only.
 
     With `ed25519`, requests are signed `v1a` as well; receivers verify with `webhook.public_keys`.
+    `settings` are those of SETTINGS (webhooks/models/webhook.py), such as `filter` and `form`.
     `owner=None` with `is_platform=True` makes a platform webhook. Raises ValidationError with every
     invalid field, or WebhookLimitError, and then stores nothing; logs warnings_of().
     """

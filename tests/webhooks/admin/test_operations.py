@@ -124,7 +124,7 @@ def test_schedule_beside_another_number_of_retries_is_refused(
 ) -> None:
     values = {
         "name": "Orders", "url": webhook.url, "events": "*", "timeout_seconds": 15,
-        "max_retries": 3, "retry_delay_seconds": 60, "retry_schedule": "5, 10",
+        "max_retries": 3, "form": "standard", "retry_delay_seconds": 60, "retry_schedule": "5, 10",
     }  # fmt: skip
 
     answer = operator.post(page_of(webhook, "settings"), values)
