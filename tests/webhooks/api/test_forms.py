@@ -45,3 +45,20 @@ def test_the_form_is_the_standard_one_by_default(client: APIClient) -> None:
     new = {"name": "X", "url": "http://127.0.0.1:9/", "events": ["*"]}
 
     assert client.post("/api/v1/webhooks", new).json()["form"] == "standard"
+
+
+def test_a_form_is_put_by_uid(client: APIClient) -> None:
+    path = "/api/v1/webhooks/by-uid/thin"
+    plain = {"name": "X", "url": "http://127.0.0.1:9/", "events": ["*"]}
+
+    made = client.put(path, plain | {"form": "thin"})
+    again = client.put(path, plain | {"form": "thin"})
+    reset = client.put(path, plain)
+
+    assert [answer.status_code for answer in (made, again, reset)] == [201, 200, 200]
+    assert [answer.json()["form"] for answer in (made, again, reset)] == [
+        "thin",
+        "thin",
+        "standard",
+    ]
+    assert made["ETag"] == again["ETag"] != reset["ETag"]
