@@ -15,7 +15,7 @@ from webhooks.dispatch import take
 from webhooks.dispatch.discovery import Look, clock_offset
 from webhooks.dispatch.endpoints import ENDPOINT_COLUMNS, Endpoints, with_users
 from webhooks.dispatch.lanes import Lane
-from webhooks.dispatch.take import FORM_COLUMNS, ClaimedDelivery, Taken, keep_light
+from webhooks.dispatch.take import FORM_COLUMN, ClaimedDelivery, Taken, keep_light
 from webhooks.pace.breaker import RAMP_SECONDS
 from webhooks.pace.window import START
 from webhooks.postgres.sql import run
@@ -77,7 +77,7 @@ WITH recent AS MATERIALIZED (
     SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
            CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s
                 THEN e.payload END AS payload,
-           extract(epoch FROM c.next_attempt_at)::float8 AS due_at, {FORM_COLUMNS}
+           extract(epoch FROM c.next_attempt_at)::float8 AS due_at, {FORM_COLUMN} AS form
       FROM claimed c JOIN webhooks_event e ON e.id = c.event_id
 )
 SELECT extract(epoch FROM clock_timestamp())::float8, EXISTS (SELECT FROM webhooks_pause),
@@ -146,8 +146,8 @@ def read(
     marked = []
     for row in rows:
         if row[6] is not None:
-            marked.append(ClaimedDelivery._make(row[6:16]))
-            endpoints.take_in(row[7], row[16:-1], claim.read_at)
+            marked.append(ClaimedDelivery._make(row[6:15]))
+            endpoints.take_in(row[7], row[15:-1], claim.read_at)
             continue
         lane = lanes.setdefault((row[3], row[4]), Lane(*row[2:6]))
         lane.low = min(lane.low, row[5])

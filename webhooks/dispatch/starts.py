@@ -162,11 +162,8 @@ class Starts:
         delivery = sent.delivery
         build: Callable[..., Post] = build_request
         if delivery.form is not None:
-            build = partial(
-                build_formed_request,
-                form=delivery.form,
-                object_reference=delivery.object_reference or "",
-            )
+            form, reference = delivery.form
+            build = partial(build_formed_request, form=form, object_reference=reference)
         return build(
             endpoint,
             event_id=delivery.event_id,

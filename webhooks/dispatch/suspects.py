@@ -28,7 +28,7 @@ from webhooks.dispatch.desk import Errand
 from webhooks.dispatch.discovery import clock_offset
 from webhooks.dispatch.flight import Flight
 from webhooks.dispatch.guard import Guard
-from webhooks.dispatch.take import FORM_COLUMNS, MAX_CLAIM_BYTES, ClaimedDelivery, keep_light
+from webhooks.dispatch.take import FORM_COLUMN, MAX_CLAIM_BYTES, ClaimedDelivery, keep_light
 from webhooks.pace.outage import PROBE_SECONDS
 from webhooks.postgres.sql import limited_transaction, run
 
@@ -166,7 +166,7 @@ WITH {DUE_SQL.replace("due AS", "sendable AS")}, picked AS MATERIALIZED (
 SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
        CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s
             THEN e.payload END,
-       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMNS}
+       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMN}
   FROM claimed c JOIN webhooks_event e ON e.id = c.event_id
 """  # noqa: S608 (constants only)
 

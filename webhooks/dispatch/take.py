@@ -32,10 +32,8 @@ class ClaimedDelivery(NamedTuple):
     payload: bytes
     due_at: float = 0.0
     """Unix seconds."""
-    form: str | None = None
-    """None is the standard one, which needs nothing more."""
-    object_reference: str | None = None
-    """Of the event; None in the standard form."""
+    form: list[str] | None = None
+    """The form and its event's object reference; None is the standard form, which needs neither."""
 
 
 @dataclass(slots=True)
@@ -63,8 +61,8 @@ class Taken:
         return len(self.deliveries) + sum(map(len, self.runs.values()))
 
 
-FORM_COLUMNS = "c.form, CASE WHEN c.form IS NOT NULL THEN e.object_reference END"
-"""What a claimed row `c` and its event `e` say of the form, as the last of ClaimedDelivery."""
+FORM_COLUMN = "CASE WHEN c.form IS NOT NULL THEN ARRAY[c.form, e.object_reference] END"
+"""ClaimedDelivery.form of a claimed row `c` and its event `e`: one column, null nearly always."""
 
 # The lock on the worker's heartbeat keeps its burial and its claims apart: a worker that was declared
 # dead claims nothing, and while a claim of before goes on the heartbeat stays (webhooks/dispatch/life.py).
@@ -103,7 +101,7 @@ WITH due AS (
 SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
        CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s
             THEN e.payload END,
-       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMNS}
+       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMN}
   FROM claimed c JOIN webhooks_event e ON e.id = c.event_id,
        (SELECT set_config('synchronous_commit', 'off', true)) AS asynchronous
 """  # noqa: S608 (constants only)
@@ -154,7 +152,7 @@ WITH run AS MATERIALIZED (
 -- All that were read, then all that were marked: a join of the two may be planned as rows times rows.
 SELECT run.webhook_id, run.position, run.is_free, run.is_in_order, run.is_due,
        run.id, NULL::uuid, NULL::uuid, NULL::int, NULL::int, NULL::text, NULL::bytea,
-       extract(epoch FROM run.next_attempt_at)::float8, NULL::varchar, NULL::varchar
+       extract(epoch FROM run.next_attempt_at)::float8, NULL::varchar[]
   FROM run
 UNION ALL
 SELECT NULL, NULL, true, true, true,
@@ -162,7 +160,7 @@ SELECT NULL, NULL, true, true, true,
        CASE WHEN sum(octet_length(e.payload))
                      OVER (ORDER BY c.webhook_id, c.epoch, c.order_key, c.id) <= %(bytes)s
             THEN e.payload END,
-       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMNS}
+       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMN}
   FROM claimed c JOIN webhooks_event e ON e.id = c.event_id
  ORDER BY 1, 2
 """  # noqa: S608 (constants only)
