@@ -90,13 +90,13 @@ def delivery(visit: Visit, delivery_id: str, problem: str = "") -> HttpResponse:
     """Show a delivery: what was sent, what came back, and what happens next."""
     found = visit.delivery(delivery_id)
     attempts = list(found.attempts.order_by("-number")[: PER_PAGE + 1])
-    payload = bytes(found.event.payload)
+    payload = found.rendered(found.event)
     context = {
         "delivery": found,
         "webhook": found.webhook,
         "attempts": view_attempts(attempts, payload)[:PER_PAGE],
         "has_more_attempts": len(attempts) > PER_PAGE,
-        "payload": show_payload(found.event),
+        "payload": show_payload(payload),
         "left": plan.attempts_left(found, found.webhook),
         "is_waiting": found.status in WAITING,
         "may_resend": visit.may_manage

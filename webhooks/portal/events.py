@@ -18,7 +18,6 @@ from webhooks.ids import (
     REDELIVERY_PREFIX,
     WEBHOOK_PREFIX,
 )
-from webhooks.models import Event
 from webhooks.portal.deliveries import choices_of, quota_problem
 from webhooks.portal.door import waits_for_receivers
 from webhooks.portal.forms import ExampleForm, event_groups
@@ -60,18 +59,15 @@ def event(visit: Visit, event_id: str, problem: str = "") -> HttpResponse:
     context = {
         "event": found,
         "considered": considered,
-        "payload": show_payload(found) if is_shown else None,
+        "payload": show_payload(bytes(found.payload)) if is_shown else None,
         "is_shown": is_shown,
-        "missed": [one for one in considered if not one.delivery and _may_get(one.webhook, found)],
+        # What a replay would send.
+        "missed": [
+            one for one in considered if one.matches and not one.delivery and bytes(found.payload)
+        ],
         "problem": problem,
     }
     return show(visit, "event", context, status=422 if problem else 200)
-
-
-def _may_get(webhook: Any, found: Event) -> bool:
-    """Say whether a replay would send it: not whether the webhook existed then."""
-    is_alive = webhook.deleted_at is None and webhook.active
-    return is_alive and webhook.receives(found.type) and bool(bytes(found.payload))
 
 
 def send(visit: Visit, event_id: str, webhook_id: str) -> HttpResponse:

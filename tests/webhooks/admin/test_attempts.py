@@ -9,7 +9,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from webhooks.models import Attempt, Delivery, Event
+from webhooks.models import Attempt, Delivery
 from webhooks.workbench.attempts import (
     SHOWN_BYTES,
     curl_command,

@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('webhooks', '0020_help_texts'),
+        ('webhooks', '0021_portal_links'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('webhooks', '0023_filters'),
+        ('webhooks', '0022_filters'),
     ]
 
     operations = [
