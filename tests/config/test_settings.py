@@ -95,3 +95,30 @@ def test_origin_that_no_browser_sends_is_refused(
 
     with pytest.raises(ImproperlyConfigured, match=r"^WEBHOOKS_CORS_ORIGINS: "):
         load()
+
+
+PORTAL_WRONG = {
+    "WEBHOOKS_PORTAL_ACCENT": ["red", "#fff", "#4f46e5;", ""],
+    "WEBHOOKS_PORTAL_LOGO": ["logo.svg", "https://example.com/logo.svg", "/a b.svg"],
+    "WEBHOOKS_PORTAL_COLOR_SCHEME": ["sepia", ""],
+    "WEBHOOKS_PORTAL_FRAME_ANCESTORS": ["*", "https://*", "https://a.example/x", "'self'"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in PORTAL_WRONG.items() for value in values]
+)
+def test_value_that_the_portal_cannot_show_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ImproperlyConfigured, match=f"^{name}.*(must be|is not of the form)"):
+        load()
+
+
+def test_portal_may_be_framed_by_subdomains(monkeypatch: pytest.MonkeyPatch) -> None:
+    origins = ["https://app.example.com", "https://*.example.com:8443"]
+    monkeypatch.setenv("WEBHOOKS_PORTAL_FRAME_ANCESTORS", ",".join(origins))
+
+    assert load()["WEBHOOKS_PORTAL_FRAME_ANCESTORS"] == origins
