@@ -255,6 +255,7 @@ API_TAGS = [
         "deliveries": "What is owed to webhooks, with every attempt.",
         "event-types": "The catalogue.",
         "events": "Trigger, look at and follow events.",
+        "portal-links": "One-time links into the customers' portal.",
         "projects": "Projects, whose changes cause events.",
         "queue": "All owners' deliveries together, for staff.",
         "recordings": "Recordings of sessions.",

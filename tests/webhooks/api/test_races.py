@@ -18,7 +18,7 @@ from webhooks.api import redeliveries
 from webhooks.api.base import ApiViewSet
 from webhooks.api.serializers import OwnedField
 from webhooks.ids import DELIVERY_PREFIX, REDELIVERY_PREFIX, WEBHOOK_PREFIX, parse_public_id
-from webhooks.models import ApiToken, Delivery, Redelivery, Webhook
+from webhooks.models import ApiToken, Delivery, PortalLink, Redelivery, Webhook
 from webhooks.tracking import rows_deleting
 
 pytestmark = [
@@ -55,6 +55,7 @@ def delete_project(world: World) -> None:
 DELETIONS: dict[str, dict[str, Callable[[World], object]]] = {
     "agent": {"itself": lambda world: Agent.objects.all().delete()},
     "delivery": {"itself": delete(Delivery, "delivery"), "webhook": delete_webhook},
+    "portal": {"itself": lambda world: PortalLink.objects.all().delete()},
     "project": {"itself": delete_project},
     "recording": {
         "itself": delete(Recording, "recording"),

@@ -7,12 +7,14 @@ from webhooks import service
 
 BY_HTTP = {
     "cancel": ["cancelDelivery"],
+    "create_portal_link": ["createPortalLink"],
     "create_webhook": ["createWebhook"],
     "delete_webhook": ["deleteWebhook"],
     "disable": ["disableWebhook"],
     "enable": ["enableWebhook"],
     "explain": ["getEvent"],
     "get_deliveries": ["listDeliveries", "listWebhookDeliveries"],
+    "get_portal_links": ["listPortalLinks"],
     "get_webhooks": ["listWebhooks", "getWebhook"],
     "pause_sending": ["pauseSending"],
     "preview_filter": ["previewFilter"],
@@ -22,6 +24,7 @@ BY_HTTP = {
     "redeliver_one": ["redeliverDelivery"],
     "replay": ["createRedelivery"],
     "resume_sending": ["resumeSending"],
+    "revoke_portal_link": ["revokePortalLink"],
     "revoke_secret": ["revokeSecrets"],
     "rotate_secret": ["rotateSecret"],
     "test_webhook": ["sendTest"],
@@ -33,8 +36,10 @@ BY_HTTP = {
 """The operations of each function."""
 
 NOT_BY_HTTP = {
-    "check_headers_stay": "updateWebhook checks this by itself; a form has to know it beforehand.",
-    "policy_problem": "Likewise.",
+    "diagnose": "A developer compares signatures on a page of the portal.",
+    "enable_if_it_answers": "A page of the portal does this; a client enables, then sends a test.",
+    "find_portal_session": "The portal does this for each of its pages.",
+    "open_portal_link": "A browser opens the link's URL.",
     "trigger_events": "All or none, in the caller's transaction, which no client has.",
 }
 """Why a function has no operation."""
