@@ -214,9 +214,9 @@ def take_runs(
         else:
             marked[row[5]] = ClaimedDelivery._make(row[5:])
     for webhook_id, rows in read.items():
-        _, _, is_free, is_in_order, is_due, *_, due_at, _, _ = rows[0]
+        is_free, is_in_order, is_due = rows[0][2:5]
         if is_free and not is_in_order:
-            taken.waits_for_others[webhook_id] = due_at
+            taken.waits_for_others[webhook_id] = ClaimedDelivery._make(rows[0][5:]).due_at
         # Another worker may have changed rows between the reading and the locking: behind a gap
         # nothing may go.
         ids = [row[5] for row in rows]

@@ -97,6 +97,24 @@ def test_claims_in_order_of_being_due_up_to_the_room(user: User, webhook: Webhoo
     assert [(fate.lane.webhook_id, fate.has_more) for fate in taken.fates] == [(webhook.id, True)]
 
 
+@pytest.mark.django_db(transaction=True)
+def test_since_when_an_ordered_webhook_waits_for_others_is_known(
+    user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    ordered = make_webhook(events=["project.deleted"], ordered=True)
+    with another_connection() as other:
+        other.execute("SELECT pg_current_xact_id()")
+        trigger(user, 1)
+        made = claim(10)
+
+    due_at = Delivery.objects.get().next_attempt_at
+    assert due_at is not None
+    assert made.taken.waits_for_others == {ordered.id: pytest.approx(due_at.timestamp(), abs=1e-3)}
+    (fate,) = made.fates
+    assert fate.parked_until is not None
+    assert fate.parked_until > made.database_time
+
+
 def test_no_more_payloads_than_fit_into_memory_are_claimed_at_once(
     user: User, webhook: Webhook
 ) -> None:
