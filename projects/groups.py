@@ -30,7 +30,7 @@ OPERATOR = {
 ADMINISTRATOR = {
     **OPERATOR,
     "webhooks": (
-        *OPERATOR["webhooks"], "add_apitoken", "add_webhook", "delete_apitoken", "delete_webhook",
+        *OPERATOR["webhooks"], "add_apitoken", "add_portallink", "add_webhook", "delete_apitoken", "delete_webhook",
         "reveal_signingsecret", "trigger_for_others",
     ),
 }  # fmt: skip
