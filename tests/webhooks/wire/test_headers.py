@@ -190,7 +190,7 @@ def test_header_stored_before_a_rule_became_stricter_is_not_sent(
     with HttpReceiver() as receiver:
         webhook = make_webhook(url=receiver.url)
         with monkeypatch.context() as laxer:
-            laxer.setattr("webhooks.models.webhook.header_problems", lambda headers: [])
+            laxer.setattr("webhooks.models.custom_headers.header_problems", lambda headers: [])
             service.update_webhook(
                 webhook,
                 headers={
