@@ -107,7 +107,7 @@ def samples(user: User, project: Project, webhook: Webhook, delivery: Delivery) 
         SessionMessage.objects.create(session=session, sender="ada", content="hello"),
         Recording.objects.create(session=session, title="Screen"),
         Agent.objects.create(owner=user, name="desk", platform="linux", version="1.2"),
-        Group.objects.create(name="Support"),
+        Group.objects.create(name="Night shift"),
         WorkerHeartbeat.objects.create(host="worker-1", pid=7),
         issue_token(user),
         audit_log.record("webhook.disable", webhook, actor=user, changes={"active": [True, False]}),

@@ -223,10 +223,10 @@ def test_superusers_touch_the_accounts_of_staff(operator: Client) -> None:
 
 
 def test_only_superusers_write_groups(staff: Staff, operator: Client) -> None:
-    group = Group.objects.create(name="Support")
+    group = Group.objects.create(name="Night shift")
     User.objects.get().groups.add(group)
     page = f"/admin/auth/group/{group.pk}"
-    wish = {"name": "Support", "permissions": ["1"]}
+    wish = {"name": "Night shift", "permissions": ["1"]}
     User.objects.update(is_superuser=False)
     client = staff(*(f"auth.{verb}_group" for verb in ("view", "add", "change", "delete")))
     before = fingerprint()
