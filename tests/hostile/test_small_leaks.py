@@ -51,15 +51,17 @@ def from_address(user: User, address: str) -> Client:
     return client
 
 
+@pytest.fixture
+def _same_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No minute, after which guesses would be free again, ends in the middle of the test."""
+    monkeypatch.setattr(time, "time", lambda: 1_800_000_010.0)
+
+
+@pytest.mark.usefixtures("_same_minute")
 @pytest.mark.parametrize("is_spread", [False, True], ids=["one address", "many addresses"])
 def test_reveal_form_takes_few_guesses(
-    root: User,
-    make_webhook: Callable[..., Webhook],
-    monkeypatch: pytest.MonkeyPatch,
-    is_spread: bool,
+    root: User, make_webhook: Callable[..., Webhook], is_spread: bool
 ) -> None:
-    # No minute, after which the guesses would be free again, ends in the middle of the test.
-    monkeypatch.setattr(time, "time", lambda: 1_800_000_010.0)
     page = f"/admin/webhooks/webhook/{make_webhook().pk}/reveal-secrets/"
     statuses = []
     for number in range(TRIES):
@@ -74,6 +76,7 @@ def test_reveal_form_takes_few_guesses(
     assert b"whsec_" not in right.content
 
 
+@pytest.mark.usefixtures("_same_minute")
 def test_password_form_takes_few_guesses(root: User) -> None:
     client = from_address(root, "192.0.2.1")
     codes = [
