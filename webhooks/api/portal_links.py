@@ -5,7 +5,7 @@ from datetime import timedelta
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.urls import reverse
-from drf_spectacular.utils import extend_schema, extend_schema_view
+from drf_spectacular.utils import extend_schema, extend_schema_serializer, extend_schema_view
 from rest_framework import serializers
 from rest_framework.exceptions import PermissionDenied
 from rest_framework.request import Request
@@ -67,6 +67,7 @@ class PortalLinkSerializer(ApiModelSerializer):
         ]  # fmt: skip
 
 
+@extend_schema_serializer(component_name="CreatePortalLink")
 class NewPortalLinkSerializer(PortalLinkSerializer):
     """What the link shall open, and for how long; the link itself is shown this once."""
 

@@ -124,7 +124,8 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
             "name": _("Name"), "url": _("URL"), "description": _("Description"),
             "max_retries": _("Retries"), "retry_delay_seconds": _("Delay of the first retry"),
             "retry_schedule": _("Schedule of retries"), "timeout_seconds": _("Timeout"),
-            "rate_limit": _("Rate limit"), "ordered": _("In order"),
+            "rate_limit": _("Rate limit"), "ordered": _("In order"), "filter": _("Filter"),
+            "form": _("Form of the requests"),
         }  # fmt: skip
         help_texts = {
             "max_retries": _("How often a failed delivery is tried again, 0 to 20."),
@@ -135,6 +136,11 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
             "timeout_seconds": _("Seconds that one attempt may take, 1 to 30."),
             "rate_limit": _("Requests per second, fractions too; empty for no limit."),
             "ordered": _("Send one at a time, in the order of the events."),
+            "filter": _(
+                'A condition on the data of the events, as JSON: {"amount": {"gte": 10000}}. Empty for '
+                "all events."
+            ),
+            "form": _("The body of the requests: the usual envelope, less of it, or CloudEvents."),
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -19,6 +19,7 @@ from webhooks.models import ApiToken, Attempt, AuditEntry, Delivery, Redelivery,
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 SETTINGS = {
+    "form": "standard",
     "name": "Orders", "url": "http://127.0.0.1:9/hook", "events": ["project.*"],
     "timeout_seconds": 15, "max_retries": 10, "retry_delay_seconds": 60,
 }  # fmt: skip
