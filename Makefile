@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export DEBUG ?= 1
 
-.PHONY: help setup demo serve test test-full coverage check e2e screenshots fmt texts docs bench bench-report chaos mutants
+.PHONY: help setup demo serve test test-slow test-full coverage check e2e screenshots fmt texts docs bench bench-report chaos mutants
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -26,8 +26,14 @@ demo: setup  ## the main job, working; then the admin on port 8000
 serve: setup  ## the production server; ARGS="--port 8000 --processes 2 --threads 32"
 	@$(BIN)/python -m config.serve $(ARGS)
 
-test: setup pgbouncer  ## the tests; ARGS="PATHS OPTIONS" for some of them
-	$(BIN)/python -m pytest -n 3 --dist worksteal -rs $(ARGS)
+FAST := not slow and not full and not e2e and not clients
+
+test: setup pgbouncer  ## the tests; ARGS="PATHS OPTIONS" for some of them, slow ones too
+	$(BIN)/python -m pytest -n 3 --dist worksteal -rs $(if $(ARGS),,-m "$(FAST)") $(ARGS)
+
+# These kill, freeze and wait more than they compute, so more of them go at a time.
+test-slow: setup pgbouncer  ## the tests that wait for processes, servers and clocks
+	$(BIN)/python -m pytest -n 4 --dist worksteal -rs -m "slow and not full"
 
 test-full: setup pgbouncer  ## also the slow ones
 	$(BIN)/python -m pytest -m "not e2e" -rs

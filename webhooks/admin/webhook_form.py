@@ -1,17 +1,16 @@
 """The settings of a webhook as a form."""
 
-import json
 from collections.abc import Sequence, Sized
-from typing import Any, ClassVar
+from typing import Any
 
 from django import forms
 from django.contrib.postgres.forms import SimpleArrayField
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from webhooks import catalog
+from webhooks.doors.filter_field import FilterField
 from webhooks.errors import UrlRefusedError
 from webhooks.models import Webhook
-from webhooks.models.filters import MAX_BYTES
 from webhooks.models.webhook import MAX_RETRIES, SETTING_NAMES
 from webhooks.pace.bounds import MAX_PATTERNS, length_problem
 from webhooks.registry.changes import check_headers_stay, policy_problem
@@ -78,29 +77,8 @@ class HeadersField(forms.CharField):
         return bool(data)
 
 
-class ShallowDecoder(json.JSONDecoder):
-    """Finds fault with JSON that is nested too deeply as with every other."""
-
-    def decode(self, s: str, *args: Any) -> Any:
-        try:
-            return super().decode(s, *args)
-        except RecursionError:
-            raise json.JSONDecodeError("This is nested too deeply", s, 0) from None
-
-
-class FilterField(forms.JSONField):
-    """A condition on the data of events, as JSON; the model knows what it may say."""
-
+class AdminFilterField(FilterField):
     widget = UnfoldAdminTextareaWidget
-    default_error_messages: ClassVar[dict[str, Any]] = {"invalid": "This is not JSON."}
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options | {"decoder": ShallowDecoder})
-
-    def to_python(self, value: Any) -> Any:
-        if isinstance(value, str) and len(value) > MAX_BYTES:
-            raise forms.ValidationError(f"A filter takes at most {MAX_BYTES:,} bytes.")
-        return super().to_python(value)
 
 
 class WebhookForm(forms.ModelForm):
@@ -115,7 +93,7 @@ class WebhookForm(forms.ModelForm):
     class Meta:
         model = Webhook
         fields = SETTING_NAMES
-        field_classes = {"retry_schedule": NumbersField, "filter": FilterField}
+        field_classes = {"retry_schedule": NumbersField, "filter": AdminFilterField}
         widgets = {"retry_schedule": UnfoldAdminTextInputWidget}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

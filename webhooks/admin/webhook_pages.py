@@ -10,7 +10,7 @@ from django.contrib.auth import get_user_model
 from django.db import OperationalError, transaction
 
 from webhooks.admin.base import LIST_SECONDS
-from webhooks.admin.webhook_form import FilterField
+from webhooks.admin.webhook_form import AdminFilterField
 from webhooks.choices import DeliveryStatus
 from webhooks.doors import access
 from webhooks.errors import FilterInvalidError
@@ -103,7 +103,7 @@ def verify(webhook: Webhook) -> dict[str, Any]:
 
 
 class PreviewForm(forms.Form):
-    filter = FilterField(required=False, label="Try a filter")
+    filter = AdminFilterField(required=False, label="Try a filter")
 
 
 def filter_preview(webhook: Webhook, query: Mapping[str, str], user: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from django.utils.translation import gettext_lazy as _
 
 from webhooks import catalog
 from webhooks.choices import DeliveryStatus
+from webhooks.doors.filter_field import FilterField
 from webhooks.figures.pages import RESPONSE_CLASSES
 from webhooks.models import ApiToken, PortalLink, Webhook
 from webhooks.models.webhook import MAX_RETRIES, SETTING_NAMES
@@ -118,7 +119,7 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
     class Meta:
         model = Webhook
         fields = SETTING_NAMES
-        field_classes = {"retry_schedule": NumbersField}
+        field_classes = {"retry_schedule": NumbersField, "filter": FilterField}
         widgets = {"url": forms.URLInput, "retry_schedule": forms.TextInput}
         labels = {
             "name": _("Name"), "url": _("URL"), "description": _("Description"),
@@ -147,6 +148,7 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
         super().__init__(*args, **kwargs)
         self.fields["description"].widget.attrs["rows"] = 3
         self.fields["custom_headers"].widget.attrs["rows"] = 3
+        self.fields["filter"].widget.attrs["rows"] = 3
         # The service checks them, together with everything else.
         self.fields["url"].validators = []
 

@@ -1,0 +1,38 @@
+"""Which tests are slow: `make test` leaves them to `make test-slow`, and CI runs both.
+
+They start, kill and freeze processes and servers, or try every field of the API.
+"""
+
+from pathlib import Path
+
+import pytest
+
+SLOW = (
+    "chaos",
+    "config/test_embedded.py",
+    "hostile/test_costly_bodies.py",
+    "hostile/test_receivers.py",
+    "webhooks/dispatch/test_crashes.py",
+    "webhooks/dispatch/test_one_tenant.py",
+    "webhooks/dispatch/test_ordered_by_two.py",
+    "webhooks/management/test_migrate.py",
+    "webhooks/outbox/test_wakeups.py",
+    "webhooks/postgres/test_epochs.py",
+    "webhooks/postgres/test_faults.py",
+    "webhooks/postgres/test_pooler.py",
+    "webhooks/tracking/test_deletes.py",
+    "webhooks/worker/test_many_workers.py",
+    "webhooks/worker/test_process.py",
+    "webhooks/worker/test_product_jobs.py",
+    "webhooks/worker/test_rq_worker.py",
+    "webhooks/workbench/test_snippets.py",
+)
+ROOT = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        path = item.path.relative_to(ROOT).as_posix()
+        if path.startswith(SLOW):
+            item.add_marker("slow")

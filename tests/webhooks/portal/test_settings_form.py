@@ -1,0 +1,28 @@
+"""Every setting that the form asks for stands on its page."""
+
+import pytest
+from django.test import Client
+
+from tests.webhooks.portal.conftest import Things
+
+pytestmark = pytest.mark.django_db
+
+
+def test_page_sent_back_as_it_came_changes_one_name(owner_client: Client, things: Things) -> None:
+    path = f"/portal/webhook/{things.webhook.public_id}/settings/"
+    page = owner_client.get(path)
+    form, html = page.context["form"], page.content.decode()
+    sent = {
+        name: form[name].value()
+        for name in form.fields
+        if f'name="{name}"' in html and form[name].value() not in (None, False)
+    }
+
+    assert {name for name in form.fields if f'name="{name}"' not in html} <= {"remove_headers"}
+    assert owner_client.post(path, sent | {"name": "Renamed"}).status_code == 302
+    things.webhook.refresh_from_db()
+    assert (things.webhook.name, things.webhook.filter) == ("Renamed", None)
+
+    broken = owner_client.post(path, sent | {"filter": '{"nothing.like.it": 1'})
+    assert broken.status_code == 422
+    assert "This is not JSON." in broken.content.decode()
