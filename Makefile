@@ -78,7 +78,7 @@ sbom: setup
 
 # A real browser: Debian's Chromium, or the one that CHROMIUM names.
 e2e: .venv/.e2e browser  ## the admin and the portal in a real browser
-	$(BIN)/python -m pytest -m e2e tests/e2e --tracing retain-on-failure --output var/e2e $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m e2e tests/e2e --tracing retain-on-failure --output var/e2e $(ARGS)
 
 screenshots: .venv/.e2e browser  ## pictures of the admin and the portal for docs/
 	$(BIN)/python -m pytest -m e2e tests/e2e/screenshots.py tests/e2e/portal_screenshots.py -p no:randomly
