@@ -32,8 +32,8 @@ test: setup pgbouncer  ## the tests; ARGS="PATHS OPTIONS" for some of them, slow
 	$(BIN)/python -m pytest -n 3 --dist worksteal -rs $(if $(ARGS),,-m "$(FAST)") $(ARGS)
 
 # These kill, freeze and wait more than they compute, so more of them go at a time.
-test-slow: setup pgbouncer  ## the tests that wait for processes, servers and clocks
-	$(BIN)/python -m pytest -n 4 --dist worksteal -rs -m "slow and not full"
+test-slow: setup pgbouncer  ## the tests that wait for processes, servers and clocks; ARGS=PATHS
+	$(BIN)/python -m pytest -n 4 --dist worksteal -rs -m "slow and not full" $(ARGS)
 
 test-full: setup pgbouncer  ## also the slow ones
 	$(BIN)/python -m pytest -m "not e2e" -rs

@@ -1,6 +1,7 @@
-"""Which tests are slow: `make test` leaves them to `make test-slow`, and CI runs both.
+"""Which tests `make test` leaves to `make test-slow`.
 
-They start, kill and freeze processes and servers, or try every field of the API.
+They start, kill and freeze processes and servers, or try every field of the API. `.ci/run` runs some
+of them, GitHub's workflow all.
 """
 
 from pathlib import Path
