@@ -45,17 +45,25 @@ class Tryout:
     """As they were sent; none where no request was made, as the host was not found."""
 
 
-def send_test(webhook: Webhook, event_type: str = "webhook.test") -> Tryout:
+def send_test(
+    webhook: Webhook, event_type: str = "webhook.test", *, may_be_inactive: bool = False
+) -> Tryout:
     """Send the example of an event type to a webhook and return what came back.
 
     Blocks for the webhook's timeout, at most 15 s; call it outside of transactions. Raises
-    EventTypeUnknownError, and WebhookNotSendingError where nothing may be sent (invariant 12).
+    EventTypeUnknownError, and WebhookNotSendingError where nothing may be sent (invariant 12);
+    `may_be_inactive` allows a webhook that is only disabled.
     """
     example = catalog.get_type(event_type).example
     if event_type == "webhook.test":
         example = {"webhookId": webhook.public_id, "message": "It works."}
     request = SingleRequest(
-        webhook.pk, event_type, example, extra_lines=[TEST_HEADER], form=webhook.delivery_form
+        webhook.pk,
+        event_type,
+        example,
+        extra_lines=[TEST_HEADER],
+        form=webhook.delivery_form,
+        may_be_inactive=may_be_inactive,
     )
     started_at = time.monotonic()
     response, problem = None, None

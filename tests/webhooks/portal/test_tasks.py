@@ -16,7 +16,9 @@ from webhooks.doors import allowances
 from webhooks.errors import WebhookNotSendingError
 from webhooks.figures import pages
 from webhooks.models import ApiToken, Attempt, AuditEntry, Delivery, Redelivery, Webhook
+from webhooks.workbench import enabling
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
+from webhooks.workbench.test_send import send_test
 
 SETTINGS = {
     "form": "standard",
@@ -183,6 +185,27 @@ def test_test_then_enable_restores_what_was(owner_client: Client, things: Things
 
     actions = list(AuditEntry.objects.order_by("id").values_list("action", flat=True))
     assert actions == ["webhook.test", "webhook.test", "webhook.enable"]
+
+
+def test_webhook_stays_disabled_while_the_test_is_out(
+    things: Things, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def look(*args: Any, **options: Any) -> Any:
+        seen.append(Webhook.objects.get().active)
+        return send_test(*args, **options)
+
+    monkeypatch.setattr(enabling, "send_test", look)
+    with HttpReceiver() as receiver:
+        Webhook.objects.update(url=f"{receiver.url}/in")
+        webhook = Webhook.objects.get()
+        service.disable(webhook)
+
+        assert service.enable_if_it_answers(webhook).succeeded
+
+    assert seen == [False]
+    assert Webhook.objects.get().active
 
 
 def test_enabling_needs_the_proof_that_the_settings_ask_for(
