@@ -24,25 +24,23 @@ def matched_text(row: Redelivery) -> str:
 def progress_context(row: Redelivery) -> dict[str, Any]:
     """Return the progress of a redelivery, as parts of a bar in percent."""
     progress = redelivery_progress.progress(row)
-    whole = max(progress.matched if row.status == "running" else progress.queued, 1)
     succeeded, failed, retrying = (
-        100 * count / whole for count in (progress.succeeded, progress.failed, progress.retrying)
+        100 * count / progress.whole
+        for count in (progress.succeeded, progress.failed, progress.retrying)
     )
-    is_running = row.status == Redelivery.Status.RUNNING
-    is_over = not is_running and progress.is_over
     return {
         "progress": progress,
         "matched": matched_text(row),
-        "percent": 100 if is_over else min(int(succeeded + failed), 99),
+        "percent": progress.percent,
         "parts": [
             ("good", 0.0, succeeded),
             ("bad", succeeded, failed),
             ("mixed", succeeded + failed, retrying),
         ],
-        "is_over": is_over,
+        "is_over": progress.is_complete,
         # The page keeps polling while deliveries continue without an operator.
-        "is_settled": not is_running and progress.is_answered and not progress.held_for_now,
-        "is_running": is_running,
+        "is_settled": progress.is_settled,
+        "is_running": progress.is_running,
     }
 
 

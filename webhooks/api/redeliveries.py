@@ -186,7 +186,7 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
         progress = redelivery_progress.progress(found)
         found.succeeded_count = progress.succeeded  # type: ignore[attr-defined]
         found.failed_count = progress.failed  # type: ignore[attr-defined]
-        found.is_over = found.status != Redelivery.Status.RUNNING and progress.is_over  # type: ignore[attr-defined]
+        found.is_over = progress.is_complete  # type: ignore[attr-defined]
         return self.show(RedeliveryDetailSerializer, found)
 
     @extend_schema(

@@ -11,7 +11,7 @@ from django.utils import timezone
 from webhooks import service
 from webhooks.doors import allowances
 from webhooks.figures import display
-from webhooks.models import Redelivery, Webhook
+from webhooks.models import Webhook
 from webhooks.models.delivery import COUNTED_AT_MOST
 from webhooks.portal.deliveries import quota_problem
 from webhooks.portal.forms import RecoverForm
@@ -114,10 +114,6 @@ def progress_part(visit: Visit, redelivery_id: str) -> HttpResponse:
 def _progress(visit: Visit, redelivery_id: str) -> dict[str, Any]:
     asked = visit.redelivery(redelivery_id)
     counts = redelivery_progress.progress(asked)
-    is_running = asked.status == Redelivery.Status.RUNNING
-    is_over = not is_running and counts.is_over
-    whole = max(counts.matched if is_running else counts.queued, 1)
-    ended = counts.succeeded + counts.failed
     scope = scope_of(asked)
     webhook_id = None if scope is None else scope.webhook_id
     return {
@@ -125,14 +121,13 @@ def _progress(visit: Visit, redelivery_id: str) -> dict[str, Any]:
         "webhook": visit.webhooks().filter(id=webhook_id).first() if webhook_id else None,
         "scope": scope,
         "progress": counts,
-        "whole": whole,
-        "ended": min(ended, whole),
-        "percent": 100 if is_over else min(100 * ended // whole, 99),
-        "is_running": is_running,
-        "is_over": is_over,
-        # What goes on by itself is worth watching.
-        "is_settled": is_over
-        or (not is_running and counts.is_answered and not counts.held_for_now),
+        "whole": counts.whole,
+        "ended": min(counts.succeeded + counts.failed, counts.whole),
+        "percent": counts.percent,
+        "is_running": counts.is_running,
+        "is_over": counts.is_complete,
+        # The page keeps polling while deliveries continue without anybody's help.
+        "is_settled": counts.is_settled,
     }
 
 

@@ -32,6 +32,8 @@ UNFINISHED = Count("id", filter=Q(status__in=(*WAITING, DeliveryStatus.SENDING))
 class Progress:
     """The counts of a redelivery's deliveries."""
 
+    is_running: bool
+    """Whether more deliveries are being queued."""
     matched: int
     queued: int
     succeeded: int
@@ -51,9 +53,30 @@ class Progress:
         return not self.unfinished
 
     @property
+    def is_complete(self) -> bool:
+        """Whether it is over, and nothing more is being queued."""
+        return not self.is_running and self.is_over
+
+    @property
     def is_answered(self) -> bool:
         """Whether every delivery is finished, has failed again or is held."""
         return self.unfinished <= self.retrying + self.held
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no delivery makes progress without an operator, so that nobody need watch."""
+        return not self.is_running and self.is_answered and not self.held_for_now
+
+    @property
+    def whole(self) -> int:
+        """The number of deliveries that counts as all of them; at least 1."""
+        return max(self.matched if self.is_running else self.queued, 1)
+
+    @property
+    def percent(self) -> int:
+        """The finished share; 100 only if it is complete."""
+        done = 100 * (self.succeeded + self.failed) // self.whole
+        return 100 if self.is_complete else min(done, 99)
 
 
 def _parts(redelivery: Redelivery) -> list[DeliveryQuerySet]:
@@ -84,7 +107,8 @@ def progress(redelivery: Redelivery) -> Progress:
                 unfinished=UNFINISHED,
             )
         )
-    return Progress(redelivery.matched_count, redelivery.queued_count, **counts)
+    is_running = redelivery.status == Redelivery.Status.RUNNING
+    return Progress(is_running, redelivery.matched_count, redelivery.queued_count, **counts)
 
 
 @dataclass(frozen=True)
