@@ -1,6 +1,6 @@
 """Ready-made groups of staff: Support, Operator and Administrator.
 
-`migrate` creates each of them once. Superusers may change, rename or delete them afterwards.
+`migrate` creates those that are missing, and leaves those that exist as superusers changed them.
 """
 
 from typing import Any
