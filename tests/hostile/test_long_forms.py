@@ -6,7 +6,8 @@ import pytest
 from django import forms
 from django.core.exceptions import ValidationError
 
-from webhooks.admin.webhook_form import HeadersField, NumbersField, PatternsField
+from webhooks.admin.webhook_form import PatternsField
+from webhooks.doors.setting_fields import HeadersField, NumbersField
 
 MAX_SECONDS = 0.3
 PATIENCE = 3

@@ -4,17 +4,15 @@ from collections.abc import Sequence, Sized
 from typing import Any
 
 from django import forms
-from django.contrib.postgres.forms import SimpleArrayField
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from webhooks import catalog
-from webhooks.doors.filter_field import FilterField
+from webhooks.doors.setting_fields import FilterField, HeadersField, NumbersField
 from webhooks.errors import UrlRefusedError
 from webhooks.models import Webhook
-from webhooks.models.webhook import MAX_RETRIES, SETTING_NAMES
+from webhooks.models.webhook import SETTING_NAMES
 from webhooks.pace.bounds import MAX_PATTERNS, length_problem
 from webhooks.registry.changes import check_headers_stay, policy_problem
-from webhooks.wire.header_rules import header_problems, read_header_lines
 from webhooks.wire.url_rules import accept_url
 
 
@@ -22,15 +20,6 @@ def check_length(value: Sized, most: int) -> None:
     """Raise ValidationError for a value that is too long."""
     if problem := length_problem(value, most):
         raise forms.ValidationError(problem)
-
-
-class NumbersField(SimpleArrayField):
-    """A field for numbers separated by commas; checks their number before it parses them."""
-
-    def to_python(self, value: Any) -> Any:
-        if isinstance(value, str):
-            check_length(value.split(","), MAX_RETRIES)
-        return super().to_python(value)
 
 
 class PatternsField(forms.CharField):
@@ -55,26 +44,8 @@ class PatternsField(forms.CharField):
         """None: the length of a list says nothing; the model knows the catalogue."""
 
 
-class HeadersField(forms.CharField):
-    """A field for request headers, one `Name: value` per line."""
-
+class AdminHeadersField(HeadersField):
     widget = UnfoldAdminTextareaWidget
-
-    def to_python(self, value: Any) -> Any:
-        try:
-            return read_header_lines(super().to_python(value) or "")
-        except ValueError as problem:
-            raise forms.ValidationError(str(problem)) from None
-
-    def validate(self, value: Any) -> None:
-        if problems := header_problems(value):
-            raise forms.ValidationError(problems)
-
-    def run_validators(self, value: Any) -> None:
-        """None beyond validate()."""
-
-    def has_changed(self, initial: Any, data: Any) -> bool:
-        return bool(data)
 
 
 class AdminFilterField(FilterField):
@@ -87,7 +58,7 @@ class WebhookForm(forms.ModelForm):
     events = PatternsField(
         help_text="Event types or patterns, one a line: project.created, project.*, *"
     )
-    custom_headers = HeadersField(required=False)
+    custom_headers = AdminHeadersField(required=False)
     remove_headers = forms.BooleanField(required=False, label="Remove all custom headers")
 
     class Meta:
@@ -129,13 +100,3 @@ class WebhookForm(forms.ModelForm):
                     "The URL leads to another server: give the custom headers again, or remove them.",
                 )
         return data
-
-    def changes(self) -> dict[str, Any]:
-        """Return the changes as arguments of service.update_webhook()."""
-        names = set(self.changed_data) - {"custom_headers", "remove_headers"}
-        changes = {name: self.cleaned_data[name] for name in names}
-        if self.cleaned_data.get("remove_headers"):
-            changes["headers"] = {}
-        elif self.cleaned_data.get("custom_headers"):
-            changes["headers"] = self.cleaned_data["custom_headers"]
-        return changes

@@ -29,6 +29,7 @@ from webhooks.admin.webhook_operations import (
     TestWebhook,
 )
 from webhooks.doors import access
+from webhooks.doors.setting_fields import changes_of
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import WEBHOOK_PREFIX, parse_public_id
 from webhooks.models import Webhook
@@ -182,7 +183,7 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
         return allowed
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        service.update_webhook(obj, **form.changes())
+        service.update_webhook(obj, **changes_of(form))
 
     def response_change(self, request: HttpRequest, obj: Any) -> HttpResponse:
         messages.success(request, "The settings are saved.")

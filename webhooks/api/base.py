@@ -38,6 +38,7 @@ from webhooks.api.serializers import (
 )
 from webhooks.doors import allowances
 from webhooks.doors.allowances import Allowance
+from webhooks.doors.limits import READ_SECONDS, WRITE_SECONDS
 from webhooks.errors import EncryptionKeyError, PublicIdInvalidError
 from webhooks.ids import parse_public_id
 from webhooks.repair import audit_log
@@ -66,10 +67,6 @@ M = TypeVar("M", bound=Model)
 
 LIST_PARAMETERS = pagination.PARAMETERS | ApiFilters.base_filters.keys()
 """Of a list that is not a viewset's own, such as the messages of a session."""
-
-READ_SECONDS = 3
-WRITE_SECONDS = 15
-"""The maximum seconds of one statement of a request; beyond them the response is 503."""
 
 
 class ApiViewSet(GenericViewSet[M]):

@@ -23,7 +23,6 @@ from rest_framework.response import Response
 from webhooks import service
 from webhooks.api import wishes
 from webhooks.api.base import (
-    READ_SECONDS,
     ApiFilters,
     ApiSerializer,
     ApiViewSet,
@@ -33,6 +32,7 @@ from webhooks.api.base import (
 )
 from webhooks.api.filters import EventTypesFilter, in_utc
 from webhooks.api.wishes import EventBatchSerializer, EventSerializer, NewEventSerializer
+from webhooks.doors.limits import READ_SECONDS
 from webhooks.errors import (
     CursorInvalidError,
     EventTypeUnknownError,

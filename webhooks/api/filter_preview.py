@@ -1,19 +1,13 @@
 """`/webhooks/{id}/filter-preview`: what a filter makes of the latest events."""
 
-from drf_spectacular.utils import (
-    extend_schema,
-)
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from webhooks import service
-from webhooks.api.base import (
-    ApiSerializer,
-    ApiViewSet,
-    PublicIdField,
-)
+from webhooks.api.base import ApiSerializer, ApiViewSet, PublicIdField
 from webhooks.api.serializers import FilterField
 from webhooks.errors import FilterInvalidError
 from webhooks.ids import EVENT_PREFIX

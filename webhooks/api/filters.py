@@ -12,6 +12,7 @@ from drf_spectacular.utils import extend_schema_field
 
 from webhooks import catalog
 from webhooks.api.errors import ParametersInvalidError
+from webhooks.doors.times import YEARS_OF_IDS
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import first_id_of, parse_public_id
 
@@ -99,7 +100,7 @@ def in_utc(name: str, moment: datetime) -> datetime:
 
     Raises ParametersInvalidError for years that ids and time zones cannot hold.
     """
-    if not 1971 <= moment.year <= 9000:
+    if moment.year not in YEARS_OF_IDS:
         raise ParametersInvalidError({name: ["Choose a time between 1971 and 9000."]})
     return moment.astimezone(UTC)
 

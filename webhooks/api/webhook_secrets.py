@@ -3,18 +3,13 @@
 from datetime import timedelta
 
 from django.db import transaction
-from drf_spectacular.utils import (
-    extend_schema,
-)
+from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from webhooks import service
-from webhooks.api.base import (
-    ApiViewSet,
-    NoInput,
-)
+from webhooks.api.base import ApiViewSet, NoInput
 from webhooks.api.webhook_serializers import (
     PublicKeysSerializer,
     RevokeResultSerializer,

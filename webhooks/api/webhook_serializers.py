@@ -2,17 +2,11 @@
 
 from typing import Any
 
-from drf_spectacular.utils import (
-    extend_schema_serializer,
-)
+from drf_spectacular.utils import extend_schema_serializer
 from rest_framework import serializers
 
 from webhooks import service
-from webhooks.api.base import (
-    ApiModelSerializer,
-    ApiSerializer,
-    PublicIdField,
-)
+from webhooks.api.base import ApiModelSerializer, ApiSerializer, PublicIdField
 from webhooks.api.serializers import BoundedDictField, FailureKindField, FilterField
 from webhooks.errors import FilterInvalidError, UrlRefusedError
 from webhooks.ids import WEBHOOK_PREFIX

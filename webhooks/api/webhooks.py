@@ -5,11 +5,7 @@ from typing import Any, cast
 from django.db import transaction
 from django.db.models import QuerySet
 from django_filters import CharFilter
-from drf_spectacular.utils import (
-    OpenApiParameter,
-    extend_schema,
-    extend_schema_view,
-)
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -45,9 +41,7 @@ from webhooks.api.webhook_serializers import (
 )
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models import Webhook
-from webhooks.models.webhook import (
-    UID_PATTERN,
-)
+from webhooks.models.webhook import UID_PATTERN
 
 
 class WebhookFilters(ApiFilters):

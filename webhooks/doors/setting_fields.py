@@ -1,12 +1,47 @@
-"""The field of a webhook's filter in forms of the admin and the portal."""
+"""Form fields for a webhook's settings, in the admin and the portal."""
 
 import json
 from typing import Any, ClassVar
 
 from django import forms
+from django.contrib.postgres.forms import SimpleArrayField
 from django.utils.translation import gettext_lazy as _
 
 from webhooks.models.filters import MAX_BYTES
+from webhooks.models.webhook import MAX_RETRIES
+from webhooks.pace.bounds import length_problem
+from webhooks.wire.header_rules import header_problems, read_header_lines
+
+
+class NumbersField(SimpleArrayField):
+    """A field for numbers separated by commas; checks their number before it parses them."""
+
+    def to_python(self, value: Any) -> Any:
+        if isinstance(value, str) and (problem := length_problem(value.split(","), MAX_RETRIES)):
+            raise forms.ValidationError(problem)
+        return super().to_python(value)
+
+
+class HeadersField(forms.CharField):
+    """A field for request headers, one `Name: value` per line."""
+
+    widget = forms.Textarea
+
+    def to_python(self, value: Any) -> Any:
+        try:
+            return read_header_lines(super().to_python(value) or "")
+        except ValueError as problem:
+            raise forms.ValidationError(str(problem)) from None
+
+    def validate(self, value: Any) -> None:
+        if problems := header_problems(value):
+            raise forms.ValidationError(problems)
+
+    def run_validators(self, value: Any) -> None:
+        """None beyond validate()."""
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return bool(data)
 
 
 class ShallowDecoder(json.JSONDecoder):
@@ -34,3 +69,17 @@ class FilterField(forms.JSONField):
         if isinstance(value, str) and len(value) > MAX_BYTES:
             raise forms.ValidationError(f"A filter takes at most {MAX_BYTES:,} bytes.")
         return super().to_python(value)
+
+
+def changes_of(form: forms.ModelForm) -> dict[str, Any]:  # type: ignore[type-arg]
+    """Return the changes of a settings form as arguments of service.update_webhook().
+
+    The form has the fields `custom_headers` and `remove_headers` beside those of the model.
+    """
+    names = set(form.changed_data) - {"custom_headers", "remove_headers"}
+    changes = {name: form.cleaned_data[name] for name in names}
+    if form.cleaned_data.get("remove_headers"):
+        changes["headers"] = {}
+    elif form.cleaned_data.get("custom_headers"):
+        changes["headers"] = form.cleaned_data["custom_headers"]
+    return changes

@@ -9,6 +9,9 @@ LONGEST = timedelta(days=36_525)
 YEARS = range(1900, 9001)
 """Years that a time may have: Python and Postgres can calculate with them in any time zone."""
 
+YEARS_OF_IDS = range(1971, 9001)
+"""Years that a time which becomes an id may have."""
+
 
 def parse_duration(text: str) -> timedelta:
     """Parse `90s`, `15m`, `2h`, `7d` or `4w`; raises ValueError above a hundred years."""

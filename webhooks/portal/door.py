@@ -21,14 +21,11 @@ from django.utils import translation
 from django.views.decorators.csrf import csrf_exempt
 
 from webhooks import service
+from webhooks.doors.limits import READ_SECONDS, WRITE_SECONDS
 from webhooks.portal.visit import Visit
 from webhooks.postgres.sql import limit_statements, took_too_long
 
 LANGUAGES = ("en", "de")
-READ_SECONDS = 3
-WRITE_SECONDS = 15
-"""How long one statement of a page may take, and of what a POST does; as in the API."""
-
 View = Callable[..., HttpResponse]
 
 

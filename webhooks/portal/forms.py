@@ -4,17 +4,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from django import forms
-from django.contrib.postgres.forms import SimpleArrayField
 from django.utils.translation import gettext_lazy as _
 
 from webhooks import catalog
 from webhooks.choices import DeliveryStatus
-from webhooks.doors.filter_field import FilterField
+from webhooks.doors.setting_fields import FilterField, HeadersField, NumbersField
+from webhooks.doors.times import YEARS_OF_IDS
 from webhooks.figures.pages import RESPONSE_CLASSES
 from webhooks.models import ApiToken, PortalLink, Webhook
-from webhooks.models.webhook import MAX_RETRIES, SETTING_NAMES
-from webhooks.pace.bounds import length_problem
-from webhooks.wire.header_rules import header_problems, read_header_lines
+from webhooks.models.webhook import SETTING_NAMES
 from webhooks.workbench.diagnosis import MAX_BODY_BYTES
 
 
@@ -34,7 +32,7 @@ class TimeField(forms.DateTimeField):
 
     def clean(self, value: Any) -> Any:
         moment = super().clean(value)
-        if moment is not None and not 1971 <= moment.year <= 9000:
+        if moment is not None and moment.year not in YEARS_OF_IDS:
             raise forms.ValidationError(_("Choose a time between 1971 and 9000."))
         return moment
 
@@ -52,37 +50,6 @@ def _patterns() -> list[tuple[str, str]]:
     for group, types in event_groups():
         names += [f"{group}.*", *(one.name for one in types)]
     return [(name, name) for name in names]
-
-
-class NumbersField(SimpleArrayField):
-    """Numbers separated by commas; counted before they are read."""
-
-    def to_python(self, value: Any) -> Any:
-        if isinstance(value, str) and (problem := length_problem(value.split(","), MAX_RETRIES)):
-            raise forms.ValidationError(problem)
-        return super().to_python(value)
-
-
-class HeadersField(forms.CharField):
-    """Request headers, one `Name: value` a line."""
-
-    widget = forms.Textarea
-
-    def to_python(self, value: Any) -> Any:
-        try:
-            return read_header_lines(super().to_python(value) or "")
-        except ValueError as problem:
-            raise forms.ValidationError(str(problem)) from None
-
-    def validate(self, value: Any) -> None:
-        if problems := header_problems(value):
-            raise forms.ValidationError(problems)
-
-    def run_validators(self, value: Any) -> None:
-        """None beyond validate()."""
-
-    def has_changed(self, initial: Any, data: Any) -> bool:
-        return bool(data)
 
 
 class NewWebhookForm(forms.Form):
@@ -154,16 +121,6 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
 
     def _post_clean(self) -> None:
         """Leave the instance alone: service.update_webhook() changes and checks it."""
-
-    def changes(self) -> dict[str, Any]:
-        """Return what is to be changed, as service.update_webhook() takes it."""
-        names = set(self.changed_data) - {"custom_headers", "remove_headers"}
-        changes = {name: self.cleaned_data[name] for name in names}
-        if self.cleaned_data.get("remove_headers"):
-            changes["headers"] = {}
-        elif self.cleaned_data.get("custom_headers"):
-            changes["headers"] = self.cleaned_data["custom_headers"]
-        return changes
 
 
 class EnableForm(forms.Form):

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.http import Http404, HttpResponse
+from django.http import HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -17,14 +17,13 @@ from django.views.decorators.debug import sensitive_variables
 
 from webhooks import service
 from webhooks.doors import allowances
-from webhooks.errors import PublicIdInvalidError
-from webhooks.ids import PORTAL_LINK_PREFIX, TOKEN_PREFIX, parse_public_id
+from webhooks.ids import PORTAL_LINK_PREFIX, TOKEN_PREFIX
 from webhooks.models import ApiToken, PortalLink
 from webhooks.models.token import MAX_TOKENS
 from webhooks.portal.deliveries import choices_of
 from webhooks.portal.forms import NewLinkForm, NewTokenForm
 from webhooks.portal.pages import attempt, go, show, too_many
-from webhooks.portal.visit import Visit
+from webhooks.portal.visit import Visit, find
 from webhooks.registry.portal_links import facts_of
 
 SHOWN_LINKS = 20
@@ -92,7 +91,7 @@ def add_token(visit: Visit) -> HttpResponse:
 def revoke_token(visit: Visit, token_id: str) -> HttpResponse:
     """Revoke a token; the API refuses it within a second."""
     visit.require(visit.is_user)
-    found = _find(ApiToken.objects.filter(user=visit.owner), token_id, TOKEN_PREFIX)
+    found = find(ApiToken.objects.filter(user=visit.owner), token_id, TOKEN_PREFIX)
     if visit.request.method == "POST":
         with transaction.atomic():
             visit.note("apitoken.delete", found, name=found.name)
@@ -135,18 +134,8 @@ def _add_link(visit: Visit, form: NewLinkForm) -> HttpResponse:
 def revoke_link(visit: Visit, link_id: str) -> HttpResponse:
     """Revoke a link and its session, at once."""
     visit.require(visit.is_user)
-    found = _find(PortalLink.objects.filter(owner=visit.owner), link_id, PORTAL_LINK_PREFIX)
+    found = find(PortalLink.objects.filter(owner=visit.owner), link_id, PORTAL_LINK_PREFIX)
     if visit.request.method == "POST" and service.revoke_portal_link(found):
         visit.note("portallink.revoke", found)
         return go(visit.url("sharing"), "revoked")
     return go(visit.url("sharing"))
-
-
-def _find(rows: Any, public_id: str, prefix: str) -> Any:
-    try:
-        found = rows.filter(pk=parse_public_id(public_id, prefix)).first()
-    except PublicIdInvalidError:
-        found = None
-    if found is None:
-        raise Http404
-    return found

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from django.core.exceptions import PermissionDenied
@@ -22,6 +22,8 @@ from webhooks.ids import (
 )
 from webhooks.models import Delivery, Event, PortalLink, Redelivery, Webhook
 from webhooks.repair import audit_log
+
+M = TypeVar("M", bound=Model)
 
 
 @dataclass(frozen=True)
@@ -98,17 +100,17 @@ class Visit:
         return rows
 
     def webhook(self, public_id: str) -> Webhook:
-        return _find(self.webhooks(), public_id, WEBHOOK_PREFIX)  # type: ignore[return-value]
+        return find(self.webhooks(), public_id, WEBHOOK_PREFIX)
 
     def delivery(self, public_id: str) -> Delivery:
         rows = self.deliveries().select_related("webhook", "event")
-        return _find(rows, public_id, DELIVERY_PREFIX)  # type: ignore[return-value]
+        return find(rows, public_id, DELIVERY_PREFIX)
 
     def event(self, public_id: str) -> Event:
-        return _find(self.events(), public_id, EVENT_PREFIX)  # type: ignore[return-value]
+        return find(self.events(), public_id, EVENT_PREFIX)
 
     def redelivery(self, public_id: str) -> Redelivery:
-        return _find(self.redeliveries(), public_id, REDELIVERY_PREFIX)  # type: ignore[return-value]
+        return find(self.redeliveries(), public_id, REDELIVERY_PREFIX)
 
     def note(self, action: str, subject: Model | str, /, **changes: Any) -> None:
         """Write down what was done, and by which link where it was not the owner himself."""
@@ -124,12 +126,13 @@ class Visit:
         )
 
 
-def _find(rows: QuerySet[Any], public_id: str, prefix: str) -> Model:
+def find(rows: QuerySet[M], public_id: str, prefix: str) -> M:
+    """Return the row with this public id; raises Http404."""
     try:
         row_id = parse_public_id(public_id, prefix)
     except PublicIdInvalidError:
         raise Http404 from None
-    found: Model | None = rows.filter(pk=row_id).first()
+    found = rows.filter(pk=row_id).first()
     if found is None:
         raise Http404
     return found

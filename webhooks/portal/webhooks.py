@@ -9,6 +9,7 @@ from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from webhooks import service
+from webhooks.doors.setting_fields import changes_of
 from webhooks.figures import charts, display, history, plan, present
 from webhooks.figures.overview import hours as hours_of
 from webhooks.models import Delivery, Webhook
@@ -125,7 +126,7 @@ def settings(visit: Visit, webhook_id: str) -> HttpResponse:
 
 
 def _change(visit: Visit, found: Webhook, form: SettingsForm) -> HttpResponse:
-    changes = form.changes()
+    changes = changes_of(form)
     before = {name: getattr(found, name) for name in changes if name != "headers"}
     with transaction.atomic():
         service.update_webhook(found, **changes)

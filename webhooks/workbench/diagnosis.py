@@ -18,7 +18,7 @@ from django.views.decorators.debug import sensitive_variables
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import EVENT_PREFIX, parse_public_id
 from webhooks.models import Event, SigningSecret, Webhook
-from webhooks.wire.signing import SECRET_PREFIX, TOLERANCE_SECONDS
+from webhooks.wire.signing import SECRET_PREFIX, TOLERANCE_SECONDS, SigningKey
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_HEADER_LINES = 100
@@ -155,11 +155,11 @@ def _judge_request(
 @sensitive_variables()
 def _fits(request: _Request, body: bytes, secrets: Sequence[str]) -> bool:
     for secret in secrets:
-        content = f"{request.event_id}.{request.timestamp}.".encode() + body
-        expected = "v1," + _base64(_mac(_decoded(secret), content))
+        key = SigningKey.from_secret(secret)
+        expected = key.sign_standard(f"{request.event_id}.{request.timestamp}.".encode() + body)
         if any(_equal(expected, one) for one in request.given):
             return True
-        older = _mac(secret.encode(), request.timestamp.encode() + b"." + body).hex()
+        older = key.sign_hex(request.timestamp.encode() + b"." + body)
         if not request.given and _equal(older, request.given_hex):
             return True
     return False
