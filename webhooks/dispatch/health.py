@@ -56,7 +56,6 @@ SELECT extract(epoch FROM clock_timestamp())::float8,
        extract(epoch FROM w.failing_since)::float8
   FROM webhooks_webhook w
  WHERE w.id = ANY(%(webhooks)s)
- ORDER BY w.id
    FOR NO KEY UPDATE SKIP LOCKED
 """
 

@@ -142,14 +142,21 @@ def has_session_state(wrapper: BaseDatabaseWrapper | None = None) -> bool:
 
 # The limits of a worker's connections.
 
-# enable_seqscan: a prepared plan stays in use while its table grows, and a plan made for an empty
-# table would scan the whole table until Postgres next gathers statistics. jit: without sequential
-# scans, a table without an index has so high a cost that Postgres would compile its scan.
+# A plan must not depend on statistics: Postgres often gathered them when little waited, and a prepared
+# plan stays in use while its table grows. With sequential scans, a plan made for an empty table would
+# scan the whole table. With sorts, a plan made when little waited would read all rows of a webhook and
+# sort them for each claim. So a worker's statements order a table's rows only where an index does.
+# jit: without sequential scans, a table without an index has so high a cost that Postgres would compile
+# its scan.
+PLANNER_SQL = """
+SET enable_seqscan = off;
+SET enable_sort = off;
+SET enable_incremental_sort = off;
+SET jit = off;
+"""
 # Timeouts: a worker that freezes in a transaction must not keep its locks, and a worker that waits
 # for a locked row must not miss heartbeats until it counts as dead.
-SET_UP_SQL = """
-SET enable_seqscan = off;
-SET jit = off;
+SET_UP_SQL = f"""{PLANNER_SQL}
 SET idle_in_transaction_session_timeout = '5s';
 SET lock_timeout = '5s';
 SELECT set_config('application_name', %s, false)

@@ -26,6 +26,7 @@ from webhooks.dispatch.flight import Flight, Sent
 from webhooks.dispatch.release import release
 from webhooks.ids import new_id
 from webhooks.models import Attempt, Delivery, SigningSecret, Webhook, WorkerHeartbeat
+from webhooks.postgres.sql import PLANNER_SQL
 from webhooks.registry.switch import disable, enable
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
@@ -167,10 +168,10 @@ def test_row_that_is_given_back_while_a_stranger_has_locked_it_comes_back_later(
 def buffers(sql: str, parameters: Mapping[str, Any]) -> int:
     """Return how many pages a statement looks at."""
     with connection.cursor() as cursor:
-        cursor.execute("SET enable_seqscan = off; SET jit = off")
+        cursor.execute(PLANNER_SQL)
         cursor.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + sql, parameters)
         (plan,) = cursor.fetchone()
-        cursor.execute("RESET enable_seqscan; RESET jit")
+        cursor.execute("RESET ALL")
     (root,) = json.loads(plan) if isinstance(plan, str) else plan
     return int(root["Plan"]["Shared Hit Blocks"] + root["Plan"]["Shared Read Blocks"])
 
@@ -253,6 +254,26 @@ def test_ordered_backlog_costs_its_neighbours_nothing(
     assert buffers(discovery.LOOK_SQL, {"seconds": 2.0, "rows": discovery.LOOK_ROWS}) < 60
     runs = {"webhooks": [ordered.id], "counts": [64], "bytes": 10**6, "worker": registered()}
     assert buffers(take.CLAIM_RUNS_SQL, runs) < 64 / 8 * PAGES_OF_8_CLAIMED
+
+
+def test_claims_do_not_depend_on_statistics(user: User, make_webhook: MakeWebhook) -> None:
+    """Red with a worker that may sort: one row of each of many webhooks is all that Postgres knows."""
+    webhooks = [make_webhook(events=["project.deleted"]) for _ in range(90)]
+    for webhook in webhooks:
+        insert(webhook, 1, ordered=True)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE webhooks_delivery")
+    Delivery.objects.all().delete()
+    insert(webhooks[0], 20_000, due_seconds=-60, ordered=True)
+
+    runs = {"webhooks": [webhooks[0].id], "counts": [8], "bytes": 10**6, "worker": registered()}
+    assert buffers(take.CLAIM_RUNS_SQL, runs) < PAGES_OF_8_CLAIMED
+    insert(webhooks[1], 20_000, due_seconds=-60)
+    assert buffers(take.CLAIM_SQL, claim_of(webhooks[1], float("-inf"))) < PAGES_OF_8_CLAIMED
+    assert buffers(discovery.LOOK_SQL, {"seconds": 120.0, "rows": discovery.LOOK_ROWS}) < 300
+    for sql in (discovery.SURVEY_SQL, discovery.SURVEY_ORDERED_SQL):
+        after = {"after_owner": UUID(int=0), "after_webhook": UUID(int=0), "webhooks": 512}
+        assert buffers(sql, after) < 60
 
 
 def test_idle_worker_looks_at_nothing_that_waits_for_later(
