@@ -5,15 +5,20 @@ and one whose token lacks the scope, goes on to the view (webhooks/api/events.py
 the same bytes, because both check tokens, count requests, read bodies, store events and name
 problems with the same functions. The door stands before the session middleware, and behind the
 middleware that sets the headers of every response.
+
+A server that puts webhooks/api/wsgi.py before Django has the plainest of these requests attempted
+there; the door then only responds to those that failed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from http import HTTPStatus
 from typing import Any
 
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
+from django.http.request import HttpHeaders
 from django.urls import resolve, reverse
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.renderers import JSONRenderer
@@ -32,6 +37,9 @@ from webhooks.models import ApiToken
 JSON_TYPES = {"application/json", "application/json; charset=utf-8"}
 ACCEPTED = {"*/*", "application/json"}
 KEY_HEADER = "HTTP_" + HEADER.upper().replace("-", "_")
+
+ATTEMPT = "webhooks.attempt"
+"""The key of the WSGI environment for an attempt that was made before Django."""
 
 AUTHENTICATE = BearerAuthentication().authenticate_header(None)
 
@@ -54,6 +62,20 @@ class Route:
         self.headers = view.default_response_headers
         self.scope = EventViewSet.action_scopes[actions["post"]]
 
+    def location_of(self, shown: dict[str, Any]) -> dict[str, str]:
+        """Return the header that names what the request made, if it made one thing."""
+        is_one = self.status == HTTPStatus.CREATED
+        return {"Location": f"{self.path}/{shown['id']}"} if is_one else {}
+
+
+def routes() -> dict[str, Route]:
+    """Return the routes by path."""
+    both = (
+        Route("event-list", 201, wishes.trigger_one),
+        Route("event-batch", 200, wishes.trigger_many),
+    )
+    return {route.path: route for route in both}
+
 
 class Door:
     """Middleware that responds to the usual requests itself."""
@@ -63,11 +85,7 @@ class Door:
 
     @cached_property
     def _routes(self) -> dict[str, Route]:
-        routes = (
-            Route("event-list", 201, wishes.trigger_one),
-            Route("event-batch", 200, wishes.trigger_many),
-        )
-        return {route.path: route for route in routes}
+        return routes()
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         route = self._routes.get(request.path) if _is_usual(request) else None
@@ -99,35 +117,91 @@ def _has_known_host(request: HttpRequest) -> bool:
     return True
 
 
-def _answer(request: HttpRequest, route: Route) -> HttpResponse | None:
-    """Return the response, or None to leave it to the view."""
-    prefix, _, text = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
-    if prefix != "Bearer" or not text.isascii() or text.split() != [text]:
+@dataclass(slots=True)
+class Asker:
+    """A request's environment and, once it is known, its token."""
+
+    META: dict[str, Any]
+    auth: ApiToken | None = None
+
+    @property
+    def user(self) -> Any:
+        return None if self.auth is None else self.auth.user
+
+    @property
+    def headers(self) -> HttpHeaders:
+        return HttpHeaders(self.META)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What came of a request: `answer` is set, or `problem`."""
+
+    answer: Any = None
+    problem: Exception | None = None
+    allowances: list[Allowance] = field(default_factory=list)
+
+
+def attempt(
+    route: Route, environ: dict[str, Any], trigger: Callable[[Asker], Any]
+) -> Attempt | None:
+    """Check the token and the limits and call `trigger` for the answer; None leaves it to the view."""
+    text = _bearer_of(environ)
+    if text is None:
         return None
-    allowances: list[Allowance] = []
+    made, asker = Attempt(), Asker(environ)
     try:
-        token = _authenticate(request, text, allowances)
+        token = asker.auth = _authenticate(asker, text, made.allowances)
         if route.scope not in token.scopes:
             return None
-        allowances.append(throttles.take_of(token))
-        throttles.check(allowances)
+        made.allowances.append(throttles.take_of(token))
+        throttles.check(made.allowances)
         of_user = throttles.take_of_user(token.user_id)
         if of_user.is_exceeded:
-            allowances.append(of_user)
-            throttles.check(allowances)
-        request.user, request.auth = token.user, token  # type: ignore[attr-defined]
-        answer = _trigger(request, route)
-        headers = route.headers
+            made.allowances.append(of_user)
+            throttles.check(made.allowances)
+        made.answer = trigger(asker)
     except Exception as problem:  # as the framework does: each becomes an answer
-        refusal = answer_exception(problem, {"request": request})
+        made.problem = problem
+    return made
+
+
+def _bearer_of(environ: Mapping[str, Any]) -> str | None:
+    """Return the text of the token, or None if the view must judge the header."""
+    prefix, _, text = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    return text if prefix == "Bearer" and text.isascii() and text.split() == [text] else None
+
+
+def _authenticate(asker: Asker, text: str, allowances: list[Allowance]) -> ApiToken:
+    try:
+        return check_token(text.encode())
+    except AuthenticationFailed as refusal:
+        allowances.append(throttles.take_refusal(asker))
+        throttles.check(allowances)
+        refusal.auth_header = AUTHENTICATE  # type: ignore[attr-defined]
+        raise
+
+
+def _answer(request: HttpRequest, route: Route) -> HttpResponse | None:
+    """Return the response, or None to leave it to the view."""
+
+    def trigger(asker: Asker) -> HttpResponse:
+        request.user, request.auth = asker.user, asker.auth  # type: ignore[attr-defined]
+        return _trigger(request, route)
+
+    made = request.META.get(ATTEMPT) or attempt(route, request.META, trigger)
+    if made is None:
+        return None
+    answer, headers = made.answer, route.headers
+    if made.problem is not None:
+        refusal = answer_exception(made.problem, {"request": request})
         if refusal is None:
-            return answer_crash(request, problem)
-        content = JSONRenderer().render(refusal.data)
-        answer = HttpResponse(content, status=refusal.status_code)
+            return answer_crash(request, made.problem)
+        answer = HttpResponse(JSONRenderer().render(refusal.data), status=refusal.status_code)
         headers = {**route.headers, **refusal.headers, "Content-Type": CONTENT_TYPE}
-    for name, value in {**headers, **throttles.headers_of(allowances)}.items():
+    for name, value in {**headers, **throttles.headers_of(made.allowances)}.items():
         answer[name] = value
-    return answer
+    return answer  # type: ignore[no-any-return]
 
 
 def _trigger(request: HttpRequest, route: Route) -> HttpResponse:
@@ -135,24 +209,17 @@ def _trigger(request: HttpRequest, route: Route) -> HttpResponse:
 
     def trigger(_: HttpRequest) -> Response:
         shown = route.trigger(request, parse_strictly(read_body(request)))
-        is_one = route.status == HTTPStatus.CREATED
-        made = {"Location": f"{route.path}/{shown['id']}"} if is_one else None
-        return Response(shown, status=route.status, headers=made)
+        return Response(shown, status=route.status, headers=route.location_of(shown))
 
     key = request.META.get(KEY_HEADER)
     answer = trigger(request) if key is None else answer_once(key, trigger, request, is_atomic=True)
     if not isinstance(answer, Response):
         return answer  # of the first request with this key
-    content = JSONRenderer().render(answer.data)
     headers = {**answer.headers, "Content-Type": "application/json"}
-    return HttpResponse(content, status=answer.status_code, headers=headers)
+    return HttpResponse(render(answer.data), status=answer.status_code, headers=headers)
 
 
-def _authenticate(request: HttpRequest, text: str, allowances: list[Allowance]) -> ApiToken:
-    try:
-        return check_token(text.encode())
-    except AuthenticationFailed as refusal:
-        allowances.append(throttles.take_refusal(request))
-        throttles.check(allowances)
-        refusal.auth_header = AUTHENTICATE  # type: ignore[attr-defined]
-        raise
+def render(shown: dict[str, Any]) -> bytes:
+    """Return a response's body."""
+    content: bytes = JSONRenderer().render(shown)
+    return content

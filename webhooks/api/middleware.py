@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from django.conf import settings
 from django.core.signals import got_request_exception
@@ -25,6 +26,12 @@ ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
 
+def request_id_of(environ: Mapping[str, Any]) -> str:
+    """Return the id that a proxy gave the request, or a new one."""
+    given = environ.get("HTTP_X_REQUEST_ID", "")
+    return given if ACCEPTABLE_ID.fullmatch(given) else new_id().hex
+
+
 class RequestIdMiddleware:
     """Gives every request an id unless a proxy did, and puts it into the response."""
 
@@ -33,8 +40,7 @@ class RequestIdMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         # Not request.headers: Django takes longer to build them than this whole method takes.
-        given = request.META.get("HTTP_X_REQUEST_ID", "")
-        request_id = given if ACCEPTABLE_ID.fullmatch(given) else new_id().hex
+        request_id = request_id_of(request.META)
         request.request_id = request_id  # type: ignore[attr-defined]
         token = current_request_id.set(request_id)
         try:

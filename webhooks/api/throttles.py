@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
-from django.http import HttpRequest
 from rest_framework.exceptions import ErrorDetail, Throttled
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
@@ -86,9 +85,9 @@ def check(found: Iterable[Allowance]) -> None:
         raise Throttled(max(waits))
 
 
-def take_refusal(request: HttpRequest | Request) -> Allowance:
-    """Count one request of an address without valid credentials."""
-    return take("refused", BaseThrottle().get_ident(request))  # type: ignore[arg-type]
+def take_refusal(request: Any) -> Allowance:
+    """Count one request of an address without valid credentials; its `META` and `headers` are read."""
+    return take("refused", BaseThrottle().get_ident(request))
 
 
 def headers_of(found: list[Allowance]) -> dict[str, str]:

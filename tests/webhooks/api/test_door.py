@@ -1,4 +1,5 @@
-"""The door answers what the view answers, to the byte; and it is the door that answers."""
+"""The door and the shortcut before Django answer what the view answers, to the byte; and it is they
+who answer."""
 
 import itertools
 import json
@@ -10,8 +11,12 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
-from django.db import connection, transaction
+from django.core.handlers.wsgi import WSGIRequest
+from django.core.signals import request_started
+from django.core.wsgi import get_wsgi_application
+from django.db import close_old_connections, connection, transaction
 from django.http import HttpResponse
+from django.http.response import ResponseHeaders
 from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
 
@@ -20,6 +25,7 @@ from tests.webhooks.api.conftest import MakeClient
 from tests.webhooks.api.test_hostile_bodies import BOMBS
 from webhooks import service
 from webhooks.api import authentication, wishes
+from webhooks.api.wsgi import Shortcut
 from webhooks.doors import allowances
 from webhooks.models import ApiToken, Event
 
@@ -154,26 +160,120 @@ def _same_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 1_800_000_010.0)
 
 
+class BeforeDjango:
+    """A handler for a test client: the WSGI application with the shortcut before Django."""
+
+    def __init__(self) -> None:
+        self.seen_by_django: list[dict[str, Any]] = []
+        django_application = get_wsgi_application()
+
+        def application(environ: dict[str, Any], start_response: Any) -> Any:
+            self.seen_by_django.append(environ)
+            return django_application(environ, start_response)
+
+        self._application = Shortcut(application)
+
+    def __call__(self, environ: dict[str, Any]) -> HttpResponse:
+        answer = HttpResponse()
+
+        def start_response(status: str, headers: list[tuple[str, str]], *_: Any) -> None:
+            code, answer.reason_phrase = status.split(" ", 1)
+            answer.status_code = int(code)
+            answer.headers = ResponseHeaders(dict(headers))
+            # The test client keeps cookies apart.
+            answer.headers.pop("Set-Cookie", None)
+
+        # As Django's test client does: the test's transaction must go on.
+        request_started.disconnect(close_old_connections)
+        try:
+            answer.content = b"".join(self._application(environ, start_response))
+        finally:
+            request_started.connect(close_old_connections)
+        answer.wsgi_request = WSGIRequest(environ)  # type: ignore[attr-defined]
+        return answer
+
+
+def before_django(token: str, **told: str) -> APIClient:
+    """Return a client of a WSGI application that has learned the headers."""
+    client = APIClient(raise_request_exception=False)
+    client.handler = BeforeDjango()  # type: ignore[assignment]
+    with transaction.atomic():
+        for path, body in zip(PATHS, (NEW, {"events": [NEW]}), strict=True):
+            for _ in range(2):
+                _post(client, path, json.dumps(body).encode(), token, {})
+        transaction.set_rollback(True)
+    client.handler.seen_by_django.clear()  # type: ignore[attr-defined]
+    return client
+
+
 @pytest.fixture
 def ask(user: User, make_token: Callable[..., str], settings: Any) -> Ask:
-    """Send a request to the view and to the door, from the same state; returns both answers."""
+    """Send a request to the view and to the door, from the same state; returns both answers.
+
+    The shortcut before Django must answer like the door.
+    """
     token = make_token(user)
 
     def ask_both(path: str, body: bytes, times: int = 1, **told: str) -> list[HttpResponse]:
-        answers = []
-        for middleware in ([name for name in with_door if name != DOOR], with_door):
+        answers: list[HttpResponse] = []
+        without_door = [name for name in with_door if name != DOOR]
+        for middleware in (without_door, with_door, with_door):
             settings.MIDDLEWARE = middleware
             client = APIClient(raise_request_exception=False)
+            if len(answers) == 2 * times:
+                client = learned
             allowances.counter._known.clear()
             with transaction.atomic():
                 for _ in range(times):
                     answers.append(_post(client, path, body, token, told))
                 transaction.set_rollback(True)
-        return answers[times - 1 :: times]
+        of_view, of_door, of_shortcut = answers[times - 1 :: times]
+        assert readable(of_shortcut) == readable(of_door)
+        return [of_view, of_door]
 
+    learned = before_django(token)
     with_door = list(django_settings.MIDDLEWARE)
     assert DOOR in with_door
     return ask_both
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_plain_requests_never_reach_django(
+    user: User, make_token: Callable[..., str], path: str
+) -> None:
+    client = before_django(token := make_token(user))
+    seen = client.handler.seen_by_django  # type: ignore[attr-defined]
+    body = json.dumps(NEW if path == PATHS[0] else {"events": [NEW]}).encode()
+
+    assert _post(client, path, body, token, {}).status_code in (200, 201)
+    assert seen == []
+
+    for told in HEADERS.values():
+        _post(client, path, body, token, told)
+    usual = {"a type with its charset", "JSON wanted"}
+    assert len(seen) == len(HEADERS) - len(usual)
+
+
+def test_headers_that_change_are_not_repeated(
+    user: User, make_token: Callable[..., str], settings: Any
+) -> None:
+    settings.MIDDLEWARE = [f"{__name__}.count_requests", *settings.MIDDLEWARE]
+    client = before_django(token := make_token(user))
+
+    counts = [_post(client, PATHS[0], CASES["an event"], token, {})["X-Count"] for _ in range(3)]
+
+    assert len(set(counts)) == 3
+
+
+def count_requests(get_response: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    numbers = itertools.count()
+
+    def middleware(request: Any) -> HttpResponse:
+        response = get_response(request)
+        response["X-Count"] = str(next(numbers))
+        return response
+
+    return middleware
 
 
 def _post(
