@@ -29,6 +29,8 @@ from webhooks.wire.clock import boottime
 logger = logging.getLogger(__name__)
 
 SILENCE_BEFORE_DEATH_SECONDS = 10.0
+LONGEST_PAUSE_SECONDS = 60.0
+"""How long no worker at all may beat before silence counts as death all the same."""
 MOST_CRASHES = 3
 """Crashes of a worker that was sending only this delivery before the delivery is FAILED for good."""
 
@@ -101,6 +103,8 @@ LOOK_SQL = """
 SELECT extract(epoch FROM clock_timestamp())::float8,
        coalesce(max(extract(epoch FROM clock_timestamp() - beat_at))
                 FILTER (WHERE declared_dead_at IS NULL), 0)::float8,
+       coalesce(min(extract(epoch FROM clock_timestamp() - beat_at))
+                FILTER (WHERE declared_dead_at IS NULL), 0)::float8,
        count(declared_dead_at)
   FROM webhooks_workerheartbeat
 """
@@ -126,13 +130,16 @@ class Watch:
         """Take back the rows of dead workers; returns how many.
 
         After a gap between two looks, Postgres may have been down or its clock set forward, so that
-        the other workers may be alive too: they get time to beat.
+        the other workers may be alive too: they get time to beat. They also get it when no worker at
+        all has beaten lately, because then Postgres answered but could not write (a full disk, no
+        free connection).
         """
-        database_time, silence, dead = run(LOOK_SQL, {}).fetchone()
+        database_time, silence, shortest_silence, dead = run(LOOK_SQL, {}).fetchone()
         now = boottime()
         self.longest_silence_seconds = silence
         clocks, self._clocks = self._clocks, (now, database_time)
-        if clocks is not None and _is_gap(now - clocks[0], database_time - clocks[1]):
+        was_away = clocks is not None and _is_gap(now - clocks[0], database_time - clocks[1])
+        if was_away or _time_to_beat() < shortest_silence <= LONGEST_PAUSE_SECONDS:
             self._trusts_at = now + _time_to_beat()
         if silence > SILENCE_BEFORE_DEATH_SECONDS and now >= self._trusts_at:
             dead += self._declare(now)

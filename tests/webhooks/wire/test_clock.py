@@ -12,7 +12,7 @@ from tests.concurrency import in_thread
 from tests.webhooks.sending import kind_of, policy, request
 from webhooks.dispatch.endpoints import Endpoints
 from webhooks.dispatch.engine import Engine
-from webhooks.dispatch.life import SILENCE_BEFORE_DEATH_SECONDS, Watch
+from webhooks.dispatch.life import SILENCE_BEFORE_DEATH_SECONDS, Watch, register_worker
 from webhooks.ids import new_id
 from webhooks.models import Webhook, WorkerHeartbeat
 from webhooks.wire.failures import SuspendedError
@@ -118,6 +118,7 @@ def test_worker_whose_machine_slept_buries_nobody_at_once(sleep: Sleep) -> None:
     neighbour = WorkerHeartbeat.objects.create(
         id=new_id(), host="here", pid=1, beat_at=timezone.now() - timedelta(seconds=60)
     )
+    register_worker(new_id())
     sleep(60)
 
     watch.look()

@@ -180,6 +180,7 @@ def test_worker_that_could_not_beat_for_a_lock_gets_the_time_to_beat(
     dead = new_worker(holds=1)
     fall_silent(worker)
     fall_silent(dead)
+    new_worker()
 
     with row_locked(heartbeat):
         # The other one was not hindered.
@@ -297,12 +298,44 @@ def test_watch_lets_others_beat_after_a_gap_of_its_own(
     monkeypatch.setattr("webhooks.dispatch.life.boottime", lambda: now)
     watch.look()
     fall_silent(new_worker(holds=1))
+    new_worker()
 
     # Postgres was away, for all of them.
     now += life.SILENCE_BEFORE_DEATH_SECONDS
     assert watch.look() == 0
     now += life.SILENCE_BEFORE_DEATH_SECONDS / 2
     assert watch.look() == 1
+
+
+def test_watch_lets_all_beat_after_none_of_them_could(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a full disk: Postgres answers to looks and refuses beats and new connections."""
+    trigger(user, 2)
+    watch, now = life.Watch(), 1000.0
+    monkeypatch.setattr("webhooks.dispatch.life.boottime", lambda: now)
+    alive, dead = new_worker(holds=1), new_worker(holds=1)
+    watch.look()
+    for worker in (alive, dead):
+        fall_silent(worker)
+
+    now += 1
+    assert watch.look() == 0
+    assert life.beat(alive, 0)
+    now += life.SILENCE_BEFORE_DEATH_SECONDS / 2 - 0.1
+    assert watch.look() == 0
+    now += 0.1
+    assert watch.look() == 1
+    assert (held_by(alive), held_by(dead)) == (1, 0)
+
+
+def test_worker_dies_although_no_other_is_left(user: User) -> None:
+    trigger(user, 1)
+    last = new_worker(holds=1)
+    long_ago = timezone.now() - timedelta(seconds=life.LONGEST_PAUSE_SECONDS + 1)
+    WorkerHeartbeat.objects.filter(id=last).update(beat_at=long_ago)
+
+    assert life.Watch().look() == 1
 
 
 def test_row_whose_result_ends_the_worker_is_suspect(
