@@ -25,7 +25,7 @@ from webhooks.admin.filters import (
     WebhookFilter,
 )
 from webhooks.admin.operations import Operation
-from webhooks.admin.template_tags import ago, status_chip
+from webhooks.admin.template_tags import ago, status_chip, waits
 from webhooks.doors import access
 from webhooks.errors import PublicIdInvalidError, RedeliveryScopeError
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX, parse_public_id
@@ -73,7 +73,6 @@ class DeliveryAdmin(BigTableAdmin):
     id_prefix = DELIVERY_PREFIX
     list_display = ("named", "receiver", "state", "attempts", "answer", "next_attempt", "created")
     list_display_links = ("named",)
-    list_select_related = ("webhook",)
     list_filter = (
         StatusFilter, TimeFilter, WebhookFilter, OwnerFilter, TypeFilter, CodeFilter, KindFilter,
     )  # fmt: skip
@@ -91,6 +90,9 @@ class DeliveryAdmin(BigTableAdmin):
             name=self.url_name("answer"),
         )
         return [answer, *super().get_urls()]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Delivery]:
+        return super().get_queryset(request).with_waits()
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Delivery], search_term: str
@@ -162,7 +164,7 @@ class DeliveryAdmin(BigTableAdmin):
 
     @display(description="Next attempt")
     def next_attempt(self, delivery: Delivery) -> SafeString | str:
-        return ago(delivery.next_attempt_at) if delivery.status in WAITING else "–"
+        return waits(delivery)
 
     @display(description="Created")
     def created(self, delivery: Delivery) -> SafeString | str:

@@ -51,6 +51,12 @@ def status_chip(status: str) -> SafeString:
     return chip(str(DeliveryStatus(status).label), display.TONES[DeliveryStatus(status)])
 
 
+@register.filter
+def waits(delivery: Any) -> SafeString | str:
+    """Show what a delivery of with_waits() waits for."""
+    return display.show_wait(delivery, ago)
+
+
 @register.simple_tag
 def webhook_state(webhook: Webhook) -> display.State:
     return display.state_of(webhook, timezone.now())
@@ -59,6 +65,7 @@ def webhook_state(webhook: Webhook) -> display.State:
 register.filter("percent", display.percent)
 register.filter("ms", display.milliseconds)
 register.filter("host", display.host_of)
+register.filter("bounded", display.bounded)
 register.filter("health_tone", display.health_tone)
 
 

@@ -17,11 +17,28 @@ from webhooks.admin.webhook_form import PatternsField
 from webhooks.admin.webhook_pages import count_failed
 from webhooks.doors import access
 from webhooks.errors import RedeliveryScopeError
+from webhooks.figures import present
 from webhooks.figures.display import bounded
 from webhooks.models import PortalLink
 from webhooks.models.delivery import COUNTED_AT_MOST
 from webhooks.registry.portal_links import facts_of
 from webhooks.repair.redelivery_scope import Scope, matching, warnings_of
+
+
+class TryNow(Operation):
+    name = "try-now"
+    deed = access.CHANGE_WEBHOOK
+    title = "Try now"
+    text = (
+        "The next delivery is sent at once instead of waiting for the next probe. If it succeeds, the "
+        "breaker closes and the others follow; if it fails, the breaker opens again."
+    )
+    button = "Try now"
+
+    def act(self, form: forms.Form) -> Any:
+        service.try_now(self.subject)
+        self.note("webhook.try_now", breaker_state=[self.subject.breaker_state, "closed"])
+        return self.done("The next delivery goes out now; its result appears below in a moment.")
 
 
 class TestWebhook(Operation):
@@ -76,6 +93,7 @@ class EnableForm(forms.Form):
             ("none", "Cancel everything"),
         ],
     )
+    send_missed = forms.BooleanField(required=False)
 
 
 class EnableWebhook(Operation):
@@ -85,19 +103,44 @@ class EnableWebhook(Operation):
     text = "It starts as if it had never failed, with one request at a time."
     button = "Enable"
     form_class = EnableForm
+    template = "admin/webhooks/webhook/enable.html"
+
+    def build_form(self, data: Any = None) -> forms.Form:
+        """Offer what it missed only if there is something, to those who may redeliver."""
+        form = super().build_form(data)
+        self.missed = service.count_missed(self.subject)
+        if self.missed and access.may(self.request.user, access.REDELIVER):
+            plural = "s" if self.missed != 1 else ""
+            form.fields[
+                "send_missed"
+            ].label = f"Also send the {bounded(self.missed)} event{plural} that it missed"
+        else:
+            del form.fields["send_missed"]
+        return form
+
+    def context(self) -> dict[str, Any]:
+        return {"missed": self.missed, "waiting": present.waiting(self.subject)}
 
     def act(self, form: forms.Form) -> Any:
         was, reason = self.subject.active, self.subject.disabled_reason
-        count = service.enable(self.subject, send=form.cleaned_data["send"])
+        enabled = service.enable(
+            self.subject,
+            send=form.cleaned_data["send"],
+            send_missed=form.cleaned_data.get("send_missed", False),
+            requested_by=self.request.user,
+        )
         self.note(
             "webhook.enable",
             active=[was, True],
             disabled_reason=[reason, ""],
             waiting=form.cleaned_data["send"],
         )
-        return self.done(
-            f"{self.subject.name} is enabled; {bounded(count)} deliveries wait to be sent."
-        )
+        told = f"{self.subject.name} is enabled; {bounded(enabled.waiting)} deliveries wait to be sent."
+        if enabled.replay is None:
+            return self.done(told)
+        self.note("redelivery.create", enabled.replay, **enabled.replay.scope)
+        told += f" What it missed is sent, too: {bounded(enabled.missed)}."
+        return self.done(told, self.url_of(enabled.replay))
 
 
 class DeleteWebhook(Operation):

@@ -134,6 +134,9 @@ class EnableForm(forms.Form):
             ("none", _("Cancel everything")),
         ],
     )
+    send_missed = forms.BooleanField(
+        required=False, label=_("Also send what it missed while it was disabled")
+    )
     is_tested = forms.BooleanField(
         required=False,
         initial=True,

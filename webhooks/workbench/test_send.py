@@ -12,6 +12,7 @@ from requests import Response
 from webhooks import catalog
 from webhooks.models import Webhook
 from webhooks.pace.retry import judge
+from webhooks.registry.switch import close_breaker
 from webhooks.wire.failures import TransportError
 from webhooks.workbench.single import SingleRequest
 
@@ -50,6 +51,7 @@ def send_test(
 ) -> Tryout:
     """Send the example of an event type to a webhook and return what came back.
 
+    A success closes the webhook's breaker, like that of a probe.
     Blocks for the webhook's timeout, at most 15 s; call it outside of transactions. Raises
     EventTypeUnknownError, and WebhookNotSendingError where nothing may be sent (invariant 12);
     `may_be_inactive` allows a webhook that is only disabled.
@@ -71,7 +73,10 @@ def send_test(
         response = request.send(MAX_SECONDS)
     except TransportError as failure:
         problem = failure
-    return _read(request, response, problem, int((time.monotonic() - started_at) * 1000))
+    tryout = _read(request, response, problem, int((time.monotonic() - started_at) * 1000))
+    if tryout.succeeded:
+        close_breaker(webhook)
+    return tryout
 
 
 def _read(

@@ -172,7 +172,7 @@ def test_disable_and_enable(
 
     enabled = client.post(path_of(webhook, "/enable"), {"send": "all"})
 
-    assert enabled.json() == {"waiting": 1}
+    assert enabled.json() == {"waiting": 1, "missed": 0, "redeliveryId": None}
     assert Webhook.objects.get().active
     assert client.post(path_of(webhook, "/enable"), {"send": "some"}).status_code == 400
 
