@@ -1,5 +1,7 @@
 """`/webhooks/{id}/enable`, `disable` and `try-now`."""
 
+from typing import Any
+
 from django.db import transaction
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
@@ -17,10 +19,11 @@ from webhooks.api.webhook_serializers import (
 )
 from webhooks.doors import allowances
 from webhooks.figures import present
+from webhooks.models import Webhook
 from webhooks.repair.missed import missed_events
 
 
-class SwitchActions(ApiViewSet):
+class SwitchActions(ApiViewSet[Webhook]):
     """What switches a webhook on and off."""
 
     @extend_schema(
@@ -44,7 +47,8 @@ class SwitchActions(ApiViewSet):
             return self.show(EnableResultSerializer, counts)
         if send_missed:
             rows = missed_events(webhook)
-            throttles.check_quota(allowances.spend_rows("redeliveries", request.user.pk, rows))
+            owner_id: Any = request.user.pk
+            throttles.check_quota(allowances.spend_rows("redeliveries", owner_id, rows))
         enabled = service.enable(
             webhook, send=send, send_missed=send_missed, requested_by=request.user
         )

@@ -153,7 +153,7 @@ class WebhookViewSet(
         webhook = self.get_object()
         event_type = self.read(SendTestSerializer)["event_type"]
         tryout = service.test_webhook(webhook, event_type)
-        self.note("webhook.test", webhook, response_code=tryout.response_code, error=tryout.error)
+        self.note("webhook.test", webhook, **tryout.facts)
         return self.show(TestResultSerializer, tryout)
 
     @extend_schema(

@@ -6,6 +6,7 @@ one: nobody scans a network with it.
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from requests import Response
 
@@ -31,6 +32,7 @@ SIGNATURE_HEADERS = frozenset(
 class Tryout:
     """What came of a test request."""
 
+    event_type: str
     event_id: str
     """As the receiver saw it; there is no such event."""
     succeeded: bool
@@ -44,6 +46,17 @@ class Tryout:
     is_truncated: bool
     signature_headers: dict[str, str]
     """As they were sent; none where no request was made, as the host was not found."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the audit log keeps of it: it is stored nowhere else."""
+        return {
+            "event_type": self.event_type,
+            "event_id": self.event_id,
+            "response_code": self.response_code,
+            "duration_ms": self.duration_ms,
+            "error": self.error,
+        }
 
 
 def send_test(
@@ -73,7 +86,9 @@ def send_test(
         response = request.send(MAX_SECONDS)
     except TransportError as failure:
         problem = failure
-    tryout = _read(request, response, problem, int((time.monotonic() - started_at) * 1000))
+    tryout = _read(
+        request, event_type, response, problem, int((time.monotonic() - started_at) * 1000)
+    )
     if tryout.succeeded:
         close_breaker(webhook)
     return tryout
@@ -81,6 +96,7 @@ def send_test(
 
 def _read(
     request: SingleRequest,
+    event_type: str,
     response: Response | None,
     problem: TransportError | None,
     duration_ms: int,
@@ -90,6 +106,7 @@ def _read(
     failure = None if problem is None else (problem.kind, str(problem))
     verdict = judge(request.endpoint.policy, 1, status=code, failure=failure)
     return Tryout(
+        event_type=event_type,
         event_id=request.event_id,
         succeeded=verdict.succeeded,
         response_code=code,

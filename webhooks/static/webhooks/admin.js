@@ -52,3 +52,22 @@ document.addEventListener("DOMContentLoaded", () => {
   const dead = "a:not([href])[x-on\\:click], span[x-on\\:click], div.cursor-pointer[x-on\\:click]";
   document.querySelectorAll(dead).forEach(makeReachable);
 });
+
+// Suggestions of owners: asked for while somebody types.
+document.addEventListener("input", async (event) => {
+  const list = event.target.list;
+  if (!list || !list.dataset.suggest) return;
+  const start = event.target.value;
+  if (start.length < 2) return;
+  const query = new URLSearchParams({ q: start });
+  const answer = await fetch(`${list.dataset.suggest}?${query}`, { credentials: "same-origin" });
+  if (!answer.ok || event.target.value !== start) return;
+  const { owners } = await answer.json();
+  list.replaceChildren(...owners.map((owner) => new Option(owner, owner)));
+});
+
+// An attempt that the URL names is opened.
+document.addEventListener("DOMContentLoaded", () => {
+  const named = location.hash && document.getElementById(location.hash.slice(1));
+  if (named && named.tagName === "DETAILS") named.open = true;
+});
