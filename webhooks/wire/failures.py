@@ -17,7 +17,8 @@ class TransportError(requests.RequestException):
     """No response came; `kind` classifies it, the text explains it to the receiver's developer.
 
     The text says only what a stranger may know. It reveals no address of our network, nor whether
-    such an address exists behind a name, nor whether a port is open, closed or filtered.
+    such an address exists behind a name. That a port is closed it says only of addresses that the
+    policy allows, about which the failure kind says it, too.
     """
 
     def __init__(self, kind: FailureKind, message: str) -> None:
@@ -30,6 +31,10 @@ NO_ANSWER = (
     "No complete HTTP answer came in time. Check that the receiver can be reached from the "
     "internet, speaks HTTP (for https with TLS 1.2 or newer) and answers within the timeout."
 )
+REFUSED = (
+    "The receiver refused the connection: nothing listens at this host and port, or a firewall "
+    "rejects it."
+)
 MESSAGES = {
     FailureKind.DNS: NOT_PUBLIC,
     FailureKind.BLOCKED_ADDRESS: NOT_PUBLIC,
@@ -41,7 +46,11 @@ MESSAGES = {
     FailureKind.TOO_LARGE: "The receiver's answer has too many or too large headers, or comes in "
     "too many pieces.",
 }
-CERTIFICATE_MESSAGES = {
+CERTIFICATE_REFUSED = (
+    "The receiver refused the connection: nothing listens at this host and port, or a firewall "
+    "rejects it."
+)
+MESSAGES = {
     1: "The receiver's TLS certificate is for another host name.",
     9: "The receiver's TLS certificate is not valid yet.",
     10: "The receiver's TLS certificate has expired.",

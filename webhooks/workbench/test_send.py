@@ -1,7 +1,7 @@
 """Send one real request to a webhook now, so that its owner sees what the receiver makes of it.
 
-The answer tells what the transport's messages tell, which is the same for a closed port and a silent
-one: nobody scans a network with it.
+The answer tells what the transport's messages tell: nothing of addresses that the policy forbids, so
+that nobody scans our network with it.
 """
 
 import time
