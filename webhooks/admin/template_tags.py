@@ -35,10 +35,12 @@ def ago(moment: datetime | None) -> SafeString | str:
 
 
 @register.filter
-def exact(moment: datetime | None) -> str:
+def exact(moment: datetime | None) -> SafeString | str:
+    """Show a time in UTC; a script adds the reader's own time to it."""
     if moment is None:
         return "–"
-    return f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03} UTC"
+    text = f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03} UTC"
+    return format_html('<time class="op-exact" datetime="{}">{}</time>', moment.isoformat(), text)
 
 
 @register.simple_tag

@@ -197,7 +197,10 @@ def test_latency_lines_leave_empty_hours_out() -> None:
     chart = charts.latency(hours)
 
     assert chart.top == "100 ms"
-    assert chart.lines["p95"].split()[0] == "0.5,0.00"
+    assert chart.middle == "50 ms"
+    # A linear scale: half as long, half as high.
+    assert chart.lines["p95"].split() == ["0.5,0.00", "2.5,10.00"]
+    assert chart.lines["p50"].split()[0] == "0.5,90.00"
     assert [point.split(",")[0] for point in chart.lines["p50"].split()] == ["0.5", "2.5"]
     assert chart.bars[1].title.endswith("nothing delivered")
 

@@ -24,6 +24,7 @@ async function refresh(element) {
       const answer = await fetch(element.dataset.refresh, { credentials: "same-origin" });
       if (answer.redirected || !answer.ok) return;
       element.innerHTML = await answer.text();
+      addLocalTimes(element);
     } catch {
       // The server is away for a moment.
     }
@@ -70,4 +71,36 @@ document.addEventListener("input", async (event) => {
 document.addEventListener("DOMContentLoaded", () => {
   const named = location.hash && document.getElementById(location.hash.slice(1));
   if (named && named.tagName === "DETAILS") named.open = true;
+});
+
+// The reader's own time beside UTC, or in the title of a relative time.
+const localTime = new Intl.DateTimeFormat([], {
+  year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit",
+  second: "2-digit", timeZoneName: "short",
+});
+
+function addLocalTimes(root) {
+  if (new Date().getTimezoneOffset() === 0) return;
+  root.querySelectorAll("time[datetime]").forEach((element) => {
+    const local = localTime.format(new Date(element.dateTime));
+    if (element.matches(".op-exact")) element.append(` (${local})`);
+    else element.title += `, ${local}`;
+  });
+}
+
+document.addEventListener("DOMContentLoaded", () => addLocalTimes(document));
+
+// What Django's and unfold's widgets leave without a name or a role.
+window.addEventListener("load", () => {
+  document.querySelectorAll(".select2-selection").forEach((box) => {
+    const field = box.closest(".select2-container").previousElementSibling;
+    const label = field && field.labels && field.labels[0];
+    const name = label ? label.textContent.trim() : "Choose one";
+    box.setAttribute("aria-label", name);
+    const shown = box.querySelector(".select2-selection__rendered");
+    if (shown && shown.getAttribute("role")) shown.setAttribute("aria-label", name);
+  });
+  document.querySelectorAll(".help-tooltip[aria-label]").forEach((tip) => {
+    tip.setAttribute("role", "img");
+  });
 });
