@@ -46,11 +46,7 @@ MESSAGES = {
     FailureKind.TOO_LARGE: "The receiver's answer has too many or too large headers, or comes in "
     "too many pieces.",
 }
-CERTIFICATE_REFUSED = (
-    "The receiver refused the connection: nothing listens at this host and port, or a firewall "
-    "rejects it."
-)
-MESSAGES = {
+CERTIFICATE_MESSAGES = {
     1: "The receiver's TLS certificate is for another host name.",
     9: "The receiver's TLS certificate is not valid yet.",
     10: "The receiver's TLS certificate has expired.",
