@@ -79,7 +79,7 @@ MEANINGS: dict[str, dict[str, str]] = {
     },
     "Observing": {
         "LOG_LEVEL": "The least severe level that is logged.",
-        "LOG_FORMAT": "`text` or `json`.",
+        "LOG_FORMAT": "`line` or `json`.",
         "METRICS_TOKEN": "The bearer token of `/metrics`, which is off without one.",
         "SENTRY_DSN": "Where errors are reported.",
     },

@@ -13,7 +13,7 @@ def test_page_is_not_stale() -> None:
 
 
 def test_a_variable_without_a_meaning_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(settings_page.MEANINGS["Observing"], "LOG_LEVEL")
+    monkeypatch.setitem(settings_page.MEANINGS, "Observing", {})
 
     with pytest.raises(ValueError, match="LOG_LEVEL"):
         settings_page.render()

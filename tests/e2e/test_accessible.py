@@ -57,7 +57,7 @@ def test_no_page_has_a_serious_barrier(
     axe, found = Axe(), []
 
     for url in pages:
-        response = screen.goto(live_server.url + url, wait_until="networkidle")
+        response = screen.goto(live_server.url + url)
         if response is not None and response.status != 200:
             continue
         if screen.evaluate("document.documentElement.scrollWidth > innerWidth"):
