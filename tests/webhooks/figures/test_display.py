@@ -208,3 +208,10 @@ def test_latency_lines_leave_empty_hours_out() -> None:
 def test_charts_of_nothing_are_drawn() -> None:
     assert charts.outcomes([]).bars == []
     assert charts.latency([]).lines == {"p95": "", "p50": ""}
+
+
+def test_the_axis_of_time_has_a_label_for_each_quarter() -> None:
+    chart = charts.outcomes([bucket(back) for back in range(23, -1, -1)])
+
+    assert chart.ticks == [chart.bars[index].label for index in (0, 6, 12, 18)]
+    assert (chart.first, chart.last) == (chart.bars[0].label, chart.bars[-1].label)
