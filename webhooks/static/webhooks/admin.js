@@ -91,11 +91,13 @@ function addLocalTimes(root) {
 document.addEventListener("DOMContentLoaded", () => addLocalTimes(document));
 
 // What Django's and unfold's widgets leave without a name or a role.
-window.addEventListener("load", () => {
+function nameWidgets() {
   document.querySelectorAll(".select2-selection").forEach((box) => {
     const field = box.closest(".select2-container").previousElementSibling;
     const label = field && field.labels && field.labels[0];
     const name = label ? label.textContent.trim() : "Choose one";
+    // Its text, which is empty at first, would be its name.
+    box.removeAttribute("aria-labelledby");
     box.setAttribute("aria-label", name);
     const shown = box.querySelector(".select2-selection__rendered");
     if (shown && shown.getAttribute("role")) shown.setAttribute("aria-label", name);
@@ -103,4 +105,7 @@ window.addEventListener("load", () => {
   document.querySelectorAll(".help-tooltip[aria-label]").forEach((tip) => {
     tip.setAttribute("role", "img");
   });
-});
+}
+
+// After the handlers of other scripts, which make these widgets.
+window.addEventListener("load", () => setTimeout(nameWidgets, 0));
