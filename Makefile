@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export DEBUG ?= 1
 
-.PHONY: help setup demo serve test test-slow test-full coverage check e2e screenshots fmt texts docs bench bench-report chaos mutants
+.PHONY: help setup demo serve test test-slow test-full coverage check e2e screenshots fmt texts docs docs-site bench bench-report chaos mutants
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -137,13 +137,23 @@ chaos: setup  ## break things and count; SEED=1 MINUTES=10
 mutants: setup  ## sabotage copies of the code; each must be caught
 	$(BIN)/python -m tests.chaos.mutants $(ARGS)
 
-docs: setup  ## regenerate docs/events.md, commands.md and openapi.yaml
+docs: setup  ## regenerate docs/events.md, commands.md, settings.md and openapi.yaml
 	@mkdir -p var docs
+	$(BIN)/python -m config.settings_page > var/settings.md
+	@mv var/settings.md docs/settings.md
 	$(BIN)/python manage.py event_reference > var/events.md
 	@mv var/events.md docs/events.md
 	$(BIN)/python manage.py command_reference > var/commands.md
 	@mv var/commands.md docs/commands.md
 	$(BIN)/python manage.py spectacular --validate --fail-on-warn --file docs/openapi.yaml
+
+# Apart from .venv: the generator pins packages of its own.
+DOCS := var/docs
+docs-site: setup  ## the documentation as a site with search, in var/site
+	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict
+	@echo "var/site/index.html"
 
 texts: setup  ## gather and compile the portal's texts; names what is not translated
 	@$(BIN)/python -m config.texts

@@ -104,6 +104,14 @@ def all_types() -> list[EventType]:
     return [_types[name] for name in sorted(_types)]
 
 
+def groups() -> dict[str, list[EventType]]:
+    """Return all event types by their group, such as `session`; both sorted by name."""
+    found: dict[str, list[EventType]] = {}
+    for event_type in all_types():
+        found.setdefault(event_type.group, []).append(event_type)
+    return found
+
+
 def get_type(name: str) -> EventType:
     """Return one event type; raises EventTypeUnknownError."""
     try:

@@ -23,8 +23,9 @@ from webhooks.registry.portal_links import links_of as get_portal_links
 from webhooks.registry.portal_links import open_link as open_portal_link
 from webhooks.registry.portal_links import revoke_link as revoke_portal_link
 from webhooks.registry.secrets import revoke_secret, rotate_secret
-from webhooks.registry.switch import cancel, disable, enable, pause_sending, resume_sending
+from webhooks.registry.switch import cancel, disable, pause_sending, resume_sending, try_now
 from webhooks.registry.warnings import warnings_of
+from webhooks.repair.missed import count_missed, enable
 from webhooks.repair.redelivery import redeliver, redeliver_one, replay
 from webhooks.repair.redelivery_scope import Scope
 from webhooks.workbench.diagnosis import diagnose
@@ -43,6 +44,7 @@ __all__ = [
     "Trigger",
     "Tryout",
     "cancel",
+    "count_missed",
     "create_portal_link",
     "create_webhook",
     "delete_webhook",
@@ -71,6 +73,7 @@ __all__ = [
     "trigger_each",
     "trigger_event",
     "trigger_events",
+    "try_now",
     "update_webhook",
     "warnings_of",
 ]

@@ -1,81 +1,17 @@
-"""A day in the life of a few webhooks, written straight into the tables."""
+"""The demo's history, and the workers that would have sent it."""
 
-import json
-import random
-import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 from django.utils import timezone
 
-from projects.models import User
-from webhooks import catalog, service
-from webhooks.choices import BreakerState, DeliveryStatus
-from webhooks.ids import DELIVERY_PREFIX, first_id_of
-from webhooks.models import Attempt, Delivery, Event, Webhook, WorkerHeartbeat
-from webhooks.models.delivery import NO_OWNER
-
-ANSWER_HEAD = b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nServer: nginx\r\nX-Request-Id: 7f3c\r\n\r\n"
+from sessions_app.management import demo_history
+from webhooks.models import Webhook, WorkerHeartbeat
 
 
-@dataclass(frozen=True)
-class Character:
-    """How a webhook behaves."""
-
-    name: str
-    url: str
-    events: Sequence[str]
-    per_hour: int
-    failing_share: float = 0.0
-    fails_since_hours: int = 24
-    error: tuple[int | None, str, str] = (503, "http_status", "The receiver answered 503.")
-    speed_ms: int = 60
-
-
-CAST = (
-    Character("Billing sync", "https://hooks.acme.example/remotedev", ["payment.*", "subscription.*"], 14),
-    Character("Session archive", "https://archive.globex.example/in", ["session.*", "recording.*"], 40),
-    Character(
-        "CI trigger", "https://ci.initech.example/hooks/rd", ["session.ended"], 22,
-        failing_share=0.9, fails_since_hours=8,
-    ),
-    Character(
-        "Slack relay", "https://relay.umbrella.example/slack", ["agent.*", "storage.*"], 9,
-        failing_share=0.25, fails_since_hours=9,
-        error=(429, "http_status", "The receiver answered 429 (too many requests)."), speed_ms=320,
-    ),
-    Character("Data lake", "https://ingest.hooli.example/v2/events", ["*"], 70, speed_ms=24),
-    Character(
-        "Old staging", "https://staging.initech.example/hook", ["project.*"], 6,
-        failing_share=1.0, fails_since_hours=20,
-        error=(None, "tls", "TLS failed: the certificate expired on 2026-11-20."),
-    ),
-)  # fmt: skip
-
-
-def uuid_at(moment: datetime, chance: random.Random) -> uuid.UUID:
-    """An id as it would have been made then."""
-    return uuid.UUID(int=first_id_of(moment).int | chance.getrandbits(62))
-
-
-def build_day(now: datetime | None = None) -> dict[str, Webhook]:
-    """Make the cast and 24 hours of deliveries and attempts; returns the webhooks by name."""
-    chance = random.Random(7)
-    now = now or timezone.now()
-    webhooks = {}
-    for number, character in enumerate(CAST):
-        owner, _ = User.objects.get_or_create(
-            username=f"owner{number % 4}",
-            defaults={"email": f"dev{number % 4}@{character.url.split('/')[2].split('.', 1)[1]}"},
-        )
-        webhook = service.create_webhook(
-            owner, name=character.name, url=character.url, events=list(character.events)
-        )
-        webhooks[character.name] = webhook
-        _write_day(webhook, character, now, chance)
-    _set_states(webhooks, now)
+def build_day() -> dict[str, Webhook]:
+    """Make the cast and its last 24 hours; returns the webhooks by name."""
+    now = timezone.now()
+    webhooks = demo_history.build(now)
     WorkerHeartbeat.objects.create(
         host="worker-1", pid=4127, in_flight=37, started_at=now - timedelta(days=3)
     )
@@ -83,120 +19,3 @@ def build_day(now: datetime | None = None) -> dict[str, Webhook]:
         host="worker-2", pid=3981, in_flight=41, started_at=now - timedelta(hours=7)
     )
     return webhooks
-
-
-def _set_states(webhooks: dict[str, Webhook], now: datetime) -> None:
-    broken, slow, old = (webhooks[name] for name in ("CI trigger", "Slack relay", "Old staging"))
-    Webhook.objects.filter(pk=broken.pk).update(
-        failing_since=now - timedelta(hours=8), breaker_state=BreakerState.OPEN,
-        breaker_failures=48, breaker_probes=9, breaker_probe_at=now + timedelta(minutes=4),
-    )  # fmt: skip
-    Webhook.objects.filter(pk=slow.pk).update(failing_since=now - timedelta(minutes=11))
-    Webhook.objects.filter(pk=old.pk).update(
-        active=False, disabled_at=now - timedelta(hours=6),
-        disabled_reason="It failed for 5 days without a success.",
-    )  # fmt: skip
-
-
-def _write_day(
-    webhook: Webhook, character: Character, now: datetime, chance: random.Random
-) -> None:
-    types = [one.name for one in catalog.all_types() if webhook.receives(one.name)]
-    events, deliveries, attempts = [], [], []
-    for hour in range(24):
-        busy = character.per_hour * (0.45 + 0.55 * abs(((hour + 6) % 24) - 12) / 12)
-        for _ in range(max(1, round(busy * chance.uniform(0.8, 1.2)))):
-            moment = now - timedelta(hours=hour, seconds=chance.uniform(20, 3500))
-            fails = hour < character.fails_since_hours and chance.random() < character.failing_share
-            event = build_event(webhook, chance.choice(types), moment, chance)
-            events.append(event)
-            delivery = _build_delivery(event, webhook, moment, chance, fails, hour, character)
-            deliveries.append(delivery)
-            attempts += _build_attempts(delivery, webhook, moment, chance, character)
-    Event.objects.bulk_create(events)
-    Delivery.objects.bulk_create(deliveries)
-    Attempt.objects.bulk_create(attempts)
-
-
-def build_event(
-    webhook: Webhook, event_type: str, moment: datetime, chance: random.Random
-) -> Event:
-    data = dict(catalog.get_type(event_type).example)
-    event_id = uuid_at(moment, chance)
-    envelope = {
-        "id": f"evt_{event_id.hex}",
-        "type": event_type,
-        "created": catalog.wire_time(moment),
-        "data": data,
-    }
-    payload = json.dumps(envelope, separators=(",", ":")).encode()
-    return Event(
-        id=event_id, type=event_type, owner_id=webhook.owner_id, payload=payload, fanout_count=1,
-        object_reference=f"session:{uuid_at(moment, chance)}", created_at=moment,
-    )  # fmt: skip
-
-
-def _build_delivery(
-    event: Event, webhook: Webhook, moment: datetime, chance: random.Random, fails: bool,
-    hours_ago: int, character: Character,
-) -> Delivery:  # fmt: skip
-    values: dict[str, Any] = {
-        "status": DeliveryStatus.SUCCESS, "attempt_count": 1, "response_code": 200,
-        "delivered_at": moment + timedelta(milliseconds=chance.lognormvariate(3.4, 0.5)),
-        "next_attempt_at": None,
-    }  # fmt: skip
-    values["finished_at"] = values["delivered_at"]
-    if fails:
-        code, kind, error = character.error
-        is_over = hours_ago >= 1 and chance.random() < 0.7
-        values = {
-            "status": DeliveryStatus.FAILED if is_over else DeliveryStatus.RETRYING,
-            "attempt_count": 11 if is_over else chance.randint(2, 6),
-            "response_code": code, "failure_kind": kind, "error": error,
-            "finished_at": moment + timedelta(hours=1) if is_over else None,
-            "next_attempt_at": None if is_over else timezone.now() + timedelta(minutes=chance.randint(1, 90)),
-        }  # fmt: skip
-    return Delivery(
-        id=uuid_at(moment, chance), event=event, webhook=webhook, owner_id=webhook.owner_id or NO_OWNER,
-        event_type=event.type, created_at=moment, **values,
-    )  # fmt: skip
-
-
-def _build_attempts(
-    delivery: Delivery,
-    webhook: Webhook,
-    moment: datetime,
-    chance: random.Random,
-    character: Character,
-) -> list[Attempt]:
-    head = "\n".join(
-        [
-            "Content-Type: application/json",
-            "User-Agent: RemoteDevAI-Webhooks/1.0",
-            f"webhook-id: {json.loads(bytes(delivery.event.payload))['id']}",
-            f"webhook-timestamp: {int(moment.timestamp())}",
-            "webhook-signature: v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=",
-            f"X-Webhook-Event: {delivery.event_type}",
-            f"X-Webhook-Delivery: {DELIVERY_PREFIX}{delivery.id.hex}",
-        ]
-    )
-    attempts = []
-    for number in range(1, min(delivery.attempt_count, 4) + 1):
-        failed = bool(delivery.failure_kind)
-        started_at = moment + timedelta(seconds=60 * (2 ** (number - 1) - 1))
-        reason = {200: b"OK", 429: b"Too Many Requests", 503: b"Service Unavailable"}
-        code = delivery.response_code
-        body = b'{"ok":true}' if code == 200 else b'{"error":"upstream unavailable","retry":true}'
-        attempts.append(
-            Attempt(
-                id=uuid_at(started_at, chance), delivery=delivery, number=number,
-                started_at=started_at, url=webhook.url,
-                duration_ms=int(chance.lognormvariate(0, 0.4) * character.speed_ms) + 3,
-                request_head=head, response_code=code,
-                response_head=None if code is None else ANSWER_HEAD % (code, reason.get(code, b"")),
-                response_body=None if code is None else body,
-                failure_kind=delivery.failure_kind if failed else "",
-                error=delivery.error if failed else "",
-            )
-        )  # fmt: skip
-    return attempts

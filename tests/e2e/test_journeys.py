@@ -231,3 +231,59 @@ def test_the_theme_follows_the_system(screen: Page, live_server: Any) -> None:
         )
 
     assert backgrounds[0] != backgrounds[1]
+
+
+def test_an_open_breaker_is_explained_and_a_try_closes_it(
+    screen: Page, live_server: Any, owner: User
+) -> None:
+    with HttpReceiver() as receiver, running_worker():
+        receiver.behaviour = Behaviour(status=500)
+        webhook = make_webhook(owner, receiver.url)
+        service.trigger_events(
+            [service.Trigger("payment.failed", owner, PAYMENT) for _ in range(40)]
+        )
+        wait_until(lambda: Webhook.objects.get().breaker_state == "open")
+
+        # The page says what holds the deliveries, and what ends it.
+        screen.goto(f"{live_server.url}/admin/webhooks/webhook/{webhook.pk}/change/")
+        expect(screen.get_by_role("heading", name="The breaker is open")).to_be_visible()
+        latest = screen.get_by_role("table").filter(has_text="Next attempt")
+        expect(latest).to_contain_text("breaker open: next probe in")
+        expect(latest).not_to_contain_text("Pending – –")
+
+        receiver.behaviour = Behaviour()
+        screen.get_by_role("button", name="Try now").click()
+        expect(screen.get_by_text("The next delivery goes out now")).to_be_visible()
+        wait_until(lambda: Webhook.objects.get().breaker_state == "closed")
+        wait_until(lambda: Delivery.objects.filter(attempt_count=0).count() == 0)
+
+        screen.reload()
+        expect(screen.get_by_role("heading", name="The breaker is open")).to_be_hidden()
+
+
+def test_a_webhook_is_added_by_picking_and_tested_with_a_chosen_type(
+    screen: Page, live_server: Any, owner: User
+) -> None:
+    with HttpReceiver() as receiver:
+        screen.goto(f"{live_server.url}/admin/webhooks/webhook/new/")
+        screen.get_by_label("Owner").press_sequentially("ad")
+        expect(screen.locator('#owners option[value="ada@example.com"]')).to_be_attached()
+        screen.get_by_label("Owner").fill("ada@example.com")
+        screen.get_by_label("Name").fill("Billing sync")
+        screen.get_by_label("URL").fill(receiver.url)
+        screen.locator('input[value="payment.*"]').check()
+        screen.get_by_role("button", name="Add").click()
+        expect(screen.get_by_role("heading", name="signing secret")).to_be_visible()
+        assert Webhook.objects.get().events == ["payment.*"]
+
+        screen.get_by_role("link", name="Done").click()
+        screen.get_by_role("link", name="Test…").click()
+        screen.get_by_label("Event type").select_option("payment.failed")
+        screen.get_by_role("button", name="Send now").click()
+
+        expect(screen.locator("[data-test=tryout]")).to_contain_text("It was received")
+        expect(screen.get_by_role("table").filter(has_text="Result")).to_contain_text(
+            "payment.failed"
+        )
+        (received,) = receiver.requests
+    assert received.event_type == "payment.failed"

@@ -11,7 +11,7 @@ from unfold.decorators import display
 from unfold.views import ChangeList
 
 from webhooks.admin.base import BigTableAdmin
-from webhooks.admin.filters import OwnerFilter, TimeFilter, owner_of
+from webhooks.admin.filters import OwnerFilter, SinceFilter, UntilFilter, owner_of
 from webhooks.admin.template_tags import ago
 from webhooks.admin.webhook_pages import name_actors
 from webhooks.models import AuditEntry
@@ -52,7 +52,7 @@ class AuditList(ChangeList):
 class AuditEntryAdmin(BigTableAdmin):
     list_display = ("when", "who", "action", "object_reference", "what", "source_address")
     list_display_links = None
-    list_filter = (TimeFilter, ActorFilter, ActionFilter)
+    list_filter = (SinceFilter, UntilFilter, ActorFilter, ActionFilter)
     search_fields = ("object_reference",)
     search_help_text = "An object as it is written here, such as webhook:0190…"
     actions = None
@@ -67,7 +67,7 @@ class AuditEntryAdmin(BigTableAdmin):
         term = search_term.strip()
         return (queryset.filter(object_reference=term) if term else queryset), False
 
-    @display(description="When")
+    @display(description="When", ordering="id")
     def when(self, entry: AuditEntry) -> SafeString | str:
         return ago(entry.created_at)
 

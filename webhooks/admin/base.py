@@ -6,6 +6,7 @@ Other apps derive their model admins from OperatorAdmin and use nothing else of 
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from django.contrib.admin import ShowFacets
 from django.contrib.admin.options import IS_POPUP_VAR
 from django.db import OperationalError, transaction
 from django.db.models import Model, QuerySet
@@ -34,6 +35,8 @@ class OperatorAdmin(ModelAdmin):
     list_fullwidth = True
     list_filter_submit = True
     compressed_fields = True
+    # Facets would count whole tables, once for each choice of each filter.
+    show_facets = ShowFacets.NEVER
     warn_unsaved_form = True
 
     def get_urls(self) -> list[URLPattern]:
@@ -156,7 +159,8 @@ class BigTableAdmin(ReadOnlyAdmin):
     list_per_page = 50
     list_max_show_all = 50
     list_disable_select_all = True
-    sortable_by = ()
+    # The only order, besides the reverse one, that an index serves.
+    sortable_by = ("created", "when")
     ordering = ("-id",)
 
     def changelist_view(

@@ -17,20 +17,22 @@ from webhooks import service
 from webhooks.admin.base import BigTableAdmin
 from webhooks.admin.filters import (
     CodeFilter,
+    FailedAttemptFilter,
     KindFilter,
     OwnerFilter,
+    SinceFilter,
     StatusFilter,
-    TimeFilter,
     TypeFilter,
+    UntilFilter,
     WebhookFilter,
 )
 from webhooks.admin.operations import Operation
-from webhooks.admin.template_tags import ago, status_chip
+from webhooks.admin.template_tags import ago, status_chip, waits
 from webhooks.doors import access
 from webhooks.errors import PublicIdInvalidError, RedeliveryScopeError
-from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX, parse_public_id
+from webhooks.ids import ATTEMPT_PREFIX, DELIVERY_PREFIX, EVENT_PREFIX, parse_public_id
 from webhooks.models import Attempt, Delivery, Event
-from webhooks.models.delivery import WAITING
+from webhooks.models.delivery import WAITING, DeliveryQuerySet
 from webhooks.repair.redelivery_scope import REPEATABLE, Scope, warnings_of
 from webhooks.workbench.attempts import PER_PAGE, show_payload, view_attempts
 
@@ -73,13 +75,13 @@ class DeliveryAdmin(BigTableAdmin):
     id_prefix = DELIVERY_PREFIX
     list_display = ("named", "receiver", "state", "attempts", "answer", "next_attempt", "created")
     list_display_links = ("named",)
-    list_select_related = ("webhook",)
     list_filter = (
-        StatusFilter, TimeFilter, WebhookFilter, OwnerFilter, TypeFilter, CodeFilter, KindFilter,
+        StatusFilter, SinceFilter, UntilFilter, WebhookFilter, OwnerFilter, TypeFilter, CodeFilter,
+        KindFilter, FailedAttemptFilter,
     )  # fmt: skip
     list_filter_sheet = True
     search_fields = ("id",)
-    search_help_text = "Id of a delivery (del_…) or of an event (evt_…)"
+    search_help_text = "Id of a delivery (del_…), an event (evt_…) or an attempt (att_…)"
     actions = ("redeliver_selected",)
     list_before_template = "admin/webhooks/delivery/above_list.html"
     operations: ClassVar[Iterable[Any]] = (RedeliverDelivery, CancelDelivery)
@@ -92,6 +94,10 @@ class DeliveryAdmin(BigTableAdmin):
         )
         return [answer, *super().get_urls()]
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Delivery]:
+        rows: DeliveryQuerySet = super().get_queryset(request)
+        return rows.with_waits()
+
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Delivery], search_term: str
     ) -> tuple[QuerySet[Delivery], bool]:
@@ -99,6 +105,9 @@ class DeliveryAdmin(BigTableAdmin):
         try:
             if term.startswith(EVENT_PREFIX):
                 return queryset.filter(event=parse_public_id(term, EVENT_PREFIX)), False
+            if term.startswith(ATTEMPT_PREFIX):
+                attempt_id = parse_public_id(term, ATTEMPT_PREFIX)
+                return queryset.filter(attempts__id=attempt_id), False
             if term:
                 prefix = DELIVERY_PREFIX if term.startswith(DELIVERY_PREFIX) else ""
                 return queryset.filter(id=parse_public_id(term.replace("-", ""), prefix)), False
@@ -162,9 +171,9 @@ class DeliveryAdmin(BigTableAdmin):
 
     @display(description="Next attempt")
     def next_attempt(self, delivery: Delivery) -> SafeString | str:
-        return ago(delivery.next_attempt_at) if delivery.status in WAITING else "–"
+        return waits(delivery)
 
-    @display(description="Created")
+    @display(description="Created", ordering="id")
     def created(self, delivery: Delivery) -> SafeString | str:
         return ago(delivery.created_at)
 

@@ -17,7 +17,7 @@ from unfold.decorators import display
 from webhooks import service
 from webhooks.admin.base import BigTableAdmin
 from webhooks.admin.deliveries import as_file
-from webhooks.admin.filters import EventTypeFilter, OwnerFilter, TimeFilter
+from webhooks.admin.filters import EventTypeFilter, OwnerFilter, SinceFilter, UntilFilter
 from webhooks.admin.operations import Operation
 from webhooks.admin.template_tags import ago
 from webhooks.doors import access
@@ -77,7 +77,7 @@ class EventAdmin(BigTableAdmin):
     id_prefix = EVENT_PREFIX
     list_display = ("named", "owner", "webhooks", "object_reference", "created")
     list_display_links = ("named",)
-    list_filter = (TimeFilter, EventTypeFilter, OwnerFilter)
+    list_filter = (SinceFilter, UntilFilter, EventTypeFilter, OwnerFilter)
     search_fields = ("id",)
     search_help_text = "Id of an event (evt_…)"
     actions = None
@@ -123,7 +123,7 @@ class EventAdmin(BigTableAdmin):
     def webhooks(self, event: Event) -> int:
         return event.fanout_count
 
-    @display(description="Created")
+    @display(description="Created", ordering="id")
     def created(self, event: Event) -> SafeString | str:
         return ago(event.created_at)
 

@@ -1,11 +1,12 @@
 """Filters of the large lists; a redelivery's form has fields of the same names."""
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 from uuid import UUID
 
 from django.contrib.auth import get_user_model
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
 from unfold.contrib.filters.admin import DropdownFilter, MultipleDropdownFilter, TextFilter
 
@@ -14,11 +15,8 @@ from webhooks.choices import DeliveryStatus, FailureKind
 from webhooks.doors.times import parse_moment
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import WEBHOOK_PREFIX, first_id_of, parse_public_id
-from webhooks.models import Webhook
+from webhooks.models import Attempt, Webhook
 
-SPANS = {
-    "1h": "Last hour", "24h": "Last 24 hours", "7d": "Last 7 days", "30d": "Last 30 days"
-}  # fmt: skip
 NOTHING = UUID(int=0)
 """An id that matches no row."""
 
@@ -63,26 +61,40 @@ def _id_of(value: str, prefix: str) -> UUID | None:
         return None
 
 
-class TimeFilter(DropdownFilter):
+class MomentFilter(TextFilter):
     """Filters by the time-ordered primary key, so that no index on a time is needed."""
 
-    title = "time"
-    parameter_name = "since"
-    all_option: ClassVar[Any] = ["", "Any time"]
+    template = "admin/webhooks/moment_filter.html"
+    lookup: ClassVar[str]
+    suggestions: ClassVar[Sequence[str]] = ("1h", "24h", "7d", "30d")
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        choices = list(SPANS.items())
-        given = request.GET.get("since", "")
-        return choices if given in SPANS or not given else [*choices, (given, f"Since {given}")]
+    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
+        for choice in super().choices(changelist):
+            widget = choice["form"].fields[self.parameter_name].widget
+            list_id = f"moments-{self.parameter_name}"
+            widget.attrs |= {"list": list_id, "placeholder": "6h or 2026-11-24T08:00"}
+            yield choice | {"list_id": list_id, "suggestions": self.suggestions}
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         value = (self.value() or "").strip()
         if not value:
             return queryset
         try:
-            return queryset.filter(id__gte=first_id_of(parse_moment(value)))
+            return queryset.filter(**{self.lookup: first_id_of(parse_moment(value))})
         except ValueError:
             return queryset.none()
+
+
+class SinceFilter(MomentFilter):
+    title = "time: since (UTC)"
+    parameter_name = "since"
+    lookup = "id__gte"
+
+
+class UntilFilter(MomentFilter):
+    title = "time: until (UTC)"
+    parameter_name = "until"
+    lookup = "id__lt"
 
 
 class StatusFilter(MultipleDropdownFilter):
@@ -147,6 +159,28 @@ class CodeFilter(TextFilter):
             return queryset
         codes = codes_of(value)
         return queryset.filter(response_code__range=codes) if codes else queryset.none()
+
+
+class FailedAttemptFilter(TextFilter):
+    """Deliveries with an attempt that failed in this way, whatever became of them later on.
+
+    A failure kind, and a response code if one belongs to it: `timeout`, `http_status:503`.
+    """
+
+    title = "failed attempt (timeout, http_status:503)"
+    parameter_name = "failed"
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        kind, _, code = (self.value() or "").strip().partition(":")
+        if not kind:
+            return queryset
+        attempts = Attempt.objects.filter(delivery=OuterRef("pk"), failure_kind=kind)
+        if code:
+            codes = codes_of(code)
+            if codes is None:
+                return queryset.none()
+            attempts = attempts.filter(response_code__range=codes)
+        return queryset.filter(Exists(attempts))
 
 
 class KindFilter(DropdownFilter):

@@ -17,18 +17,20 @@ from webhooks.admin.access import (
 )
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import (
+    ATTEMPT_PREFIX,
     DELIVERY_PREFIX,
     EVENT_PREFIX,
     REDELIVERY_PREFIX,
     WEBHOOK_PREFIX,
     parse_public_id,
 )
-from webhooks.models import Delivery, Event, Redelivery, Webhook
+from webhooks.models import Attempt, Delivery, Event, Redelivery, Webhook
 
 KINDS: dict[str, tuple[Any, str, str]] = {
     WEBHOOK_PREFIX: (Webhook, VIEW_WEBHOOK, "webhook"),
     EVENT_PREFIX: (Event, VIEW_EVENT, "send"),
     DELIVERY_PREFIX: (Delivery, VIEW_DELIVERY, "local_shipping"),
+    ATTEMPT_PREFIX: (Attempt, VIEW_DELIVERY, "swap_horiz"),
     REDELIVERY_PREFIX: (Redelivery, VIEW_REDELIVERY, "replay"),
 }
 MAX_RESULTS = 10
@@ -56,7 +58,14 @@ def _by_id(request: HttpRequest, term: str, prefix: str) -> Iterator[SearchResul
     if not may_view(request.user, permission):
         return
     found = model.objects.filter(pk=pk).first()
-    if found is not None:
+    if isinstance(found, Attempt):
+        # An attempt is shown on the page of its delivery.
+        title = f"attempt {found.number}, {found.public_id}"
+        delivery = Delivery.objects.get(pk=found.delivery_id)
+        result = _result(delivery, title, str(delivery), icon)
+        result.link += f"#{found.public_id}"
+        yield result
+    elif found is not None:
         yield _result(found, str(found), str(model._meta.verbose_name), icon)
 
 

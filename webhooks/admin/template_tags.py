@@ -35,10 +35,12 @@ def ago(moment: datetime | None) -> SafeString | str:
 
 
 @register.filter
-def exact(moment: datetime | None) -> str:
+def exact(moment: datetime | None) -> SafeString | str:
+    """Show a time in UTC; a script adds the reader's own time to it."""
     if moment is None:
         return "–"
-    return f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03} UTC"
+    text = f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03} UTC"
+    return format_html('<time class="op-exact" datetime="{}">{}</time>', moment.isoformat(), text)
 
 
 @register.simple_tag
@@ -51,6 +53,12 @@ def status_chip(status: str) -> SafeString:
     return chip(str(DeliveryStatus(status).label), display.TONES[DeliveryStatus(status)])
 
 
+@register.filter
+def waits(delivery: Any) -> SafeString | str:
+    """Show what a delivery of with_waits() waits for."""
+    return display.show_wait(delivery, ago)
+
+
 @register.simple_tag
 def webhook_state(webhook: Webhook) -> display.State:
     return display.state_of(webhook, timezone.now())
@@ -59,6 +67,7 @@ def webhook_state(webhook: Webhook) -> display.State:
 register.filter("percent", display.percent)
 register.filter("ms", display.milliseconds)
 register.filter("host", display.host_of)
+register.filter("bounded", display.bounded)
 register.filter("health_tone", display.health_tone)
 
 

@@ -3,46 +3,81 @@
 from typing import Any
 
 from django import forms
-from django.contrib import messages
-from django.contrib.auth import get_user_model
-from django.core.exceptions import PermissionDenied, ValidationError
-from django.http import HttpResponse
+from django.core.exceptions import ValidationError
 from django.urls import reverse
-from django.utils.text import Truncator
 
-from webhooks import service
+from webhooks import catalog, service
 from webhooks.admin.operations import Operation
 from webhooks.admin.secrets import SecretOperation
-from webhooks.admin.webhook_form import PatternsField
-from webhooks.admin.webhook_pages import count_failed
+from webhooks.admin.webhook_pages import count_failed, name_actors
 from webhooks.doors import access
 from webhooks.errors import RedeliveryScopeError
+from webhooks.figures import present
 from webhooks.figures.display import bounded
 from webhooks.models import PortalLink
 from webhooks.models.delivery import COUNTED_AT_MOST
 from webhooks.registry.portal_links import facts_of
+from webhooks.repair import audit_log
 from webhooks.repair.redelivery_scope import Scope, matching, warnings_of
+from webhooks.workbench.test_send import Tryout
+
+SHOWN_TESTS = 10
+
+
+class TryNow(Operation):
+    name = "try-now"
+    deed = access.CHANGE_WEBHOOK
+    title = "Try now"
+    text = (
+        "The next delivery is sent at once instead of waiting for the next probe. If it succeeds, the "
+        "breaker closes and the others follow; if it fails, the breaker opens again."
+    )
+    button = "Try now"
+
+    def act(self, form: forms.Form) -> Any:
+        service.try_now(self.subject)
+        self.note("webhook.try_now", breaker_state=[self.subject.breaker_state, "closed"])
+        return self.done("The next delivery goes out now; its result appears below in a moment.")
+
+
+class TestForm(forms.Form):
+    event_type = forms.ChoiceField(
+        required=False,
+        initial="webhook.test",
+        help_text="Its example is sent.",
+        choices=lambda: [
+            (group, [(one.name, one.name) for one in types])
+            for group, types in catalog.groups().items()
+        ],
+    )
 
 
 class TestWebhook(Operation):
     name = "test"
     deed = access.CHANGE_WEBHOOK
     title = "Send a test request"
-    text = "One signed webhook.test request is sent at once. It is neither stored nor retried."
+    text = (
+        "One signed request with an example goes out at once; a header, X-Webhook-Test, says what it "
+        "is. It is not retried and no delivery of the log, but the history keeps its result. A "
+        "success closes an open breaker."
+    )
     button = "Send now"
     # It waits for a foreign server.
     is_atomic = False
+    form_class = TestForm
+    template = "admin/webhooks/webhook/test.html"
+    tryout: Tryout | None = None
 
     def act(self, form: forms.Form) -> Any:
-        tryout = service.test_webhook(self.subject)
-        self.note("webhook.test", response_code=tryout.response_code, error=tryout.error)
-        if tryout.succeeded:
-            told = f"The receiver answered {tryout.response_code} in {tryout.duration_ms} ms."
-            return self.done(told)
-        told = f"The test failed: {tryout.error}"
-        if tryout.response_excerpt and self.request.user.has_perm(access.VIEW_PAYLOAD):
-            told += f" It said: {Truncator(tryout.response_excerpt).chars(200)}"
-        return self.done(told, level=messages.ERROR)
+        event_type = form.cleaned_data["event_type"] or "webhook.test"
+        self.tryout = service.test_webhook(self.subject, event_type)
+        self.note("webhook.test", **self.tryout.facts)
+        return self.ask(form)
+
+    def context(self) -> dict[str, Any]:
+        earlier = list(audit_log.history(self.subject).filter(action="webhook.test")[:SHOWN_TESTS])
+        name_actors(earlier)
+        return {"tryout": self.tryout, "earlier": earlier}
 
 
 class ReasonForm(forms.Form):
@@ -76,6 +111,7 @@ class EnableForm(forms.Form):
             ("none", "Cancel everything"),
         ],
     )
+    send_missed = forms.BooleanField(required=False)
 
 
 class EnableWebhook(Operation):
@@ -85,19 +121,44 @@ class EnableWebhook(Operation):
     text = "It starts as if it had never failed, with one request at a time."
     button = "Enable"
     form_class = EnableForm
+    template = "admin/webhooks/webhook/enable.html"
+
+    def build_form(self, data: Any = None) -> forms.Form:
+        """Offer what it missed only if there is something, to those who may redeliver."""
+        form = super().build_form(data)
+        self.missed = service.count_missed(self.subject)
+        if self.missed and access.may(self.request.user, access.REDELIVER):
+            plural = "s" if self.missed != 1 else ""
+            form.fields[
+                "send_missed"
+            ].label = f"Also send the {bounded(self.missed)} event{plural} that it missed"
+        else:
+            del form.fields["send_missed"]
+        return form
+
+    def context(self) -> dict[str, Any]:
+        return {"missed": self.missed, "waiting": present.waiting(self.subject)}
 
     def act(self, form: forms.Form) -> Any:
         was, reason = self.subject.active, self.subject.disabled_reason
-        count = service.enable(self.subject, send=form.cleaned_data["send"])
+        enabled = service.enable(
+            self.subject,
+            send=form.cleaned_data["send"],
+            send_missed=form.cleaned_data.get("send_missed", False),
+            requested_by=self.request.user,
+        )
         self.note(
             "webhook.enable",
             active=[was, True],
             disabled_reason=[reason, ""],
             waiting=form.cleaned_data["send"],
         )
-        return self.done(
-            f"{self.subject.name} is enabled; {bounded(count)} deliveries wait to be sent."
-        )
+        told = f"{self.subject.name} is enabled; {bounded(enabled.waiting)} deliveries wait to be sent."
+        if enabled.replay is None:
+            return self.done(told)
+        self.note("redelivery.create", enabled.replay, **enabled.replay.scope)
+        told += f" What it missed is sent, too: {bounded(enabled.missed)}."
+        return self.done(told, self.url_of(enabled.replay))
 
 
 class DeleteWebhook(Operation):
@@ -180,59 +241,3 @@ class RedeliverFailed(Operation):
 
     def warnings(self) -> list[str]:
         return warnings_of(Scope(webhook_id=self.subject.pk))
-
-
-class NewWebhookForm(forms.Form):
-    is_platform = forms.BooleanField(
-        required=False,
-        label="Platform webhook",
-        help_text="Receives every owner's events and has no owner.",
-    )
-    owner = forms.EmailField(required=False, help_text="The owner's e-mail address.")
-    name = forms.CharField(max_length=200)
-    url = forms.CharField(label="URL", max_length=2048)
-    events = PatternsField(
-        widget=forms.Textarea(attrs={"rows": 3}),
-        help_text="Event types or patterns, one a line: project.created, project.*, *",
-    )
-
-    def clean(self) -> dict[str, Any]:
-        data: dict[str, Any] = super().clean() or {}
-        if data.get("is_platform"):
-            data["owner"] = None
-        elif email := data.get("owner"):
-            data["owner"] = get_user_model().objects.filter(email__iexact=email).first()
-            if data["owner"] is None:
-                self.add_error("owner", "No user has this address.")
-        elif "owner" not in self.errors:
-            self.add_error("owner", "Name the owner, or make it a platform webhook.")
-        return data
-
-
-class AddWebhook(SecretOperation):
-    name = "new"
-    url_path = "new/"
-    deed = access.ADD_WEBHOOK
-    title = "Add a webhook"
-    button = "Add"
-    form_class = NewWebhookForm
-
-    def find(self, object_id: str | None) -> None:
-        return None
-
-    def back_url(self) -> str:
-        return reverse("admin:webhooks_webhook_changelist")
-
-    def act(self, form: forms.Form) -> HttpResponse:
-        data = form.cleaned_data
-        if data["is_platform"] and not access.may(self.request.user, access.ADD_PLATFORM_WEBHOOK):
-            raise PermissionDenied
-        webhook = service.create_webhook(**data)
-        self.note(
-            "webhook.create", webhook, name=data["name"], url=data["url"], events=data["events"]
-        )
-        for warning in service.warnings_of(webhook):
-            messages.warning(self.request, warning)
-        values = [("Secret", webhook.secret)]
-        back_url = self.url_of(webhook, "secrets")
-        return self.show(webhook, "The webhook's signing secret", values, back_url)

@@ -11,7 +11,7 @@ from django.db import OperationalError, transaction
 
 from webhooks.admin.base import LIST_SECONDS
 from webhooks.admin.webhook_form import AdminFilterField
-from webhooks.choices import DeliveryStatus
+from webhooks.choices import BreakerState, DeliveryStatus
 from webhooks.doors import access
 from webhooks.errors import FilterInvalidError
 from webhooks.figures import charts, present
@@ -22,6 +22,7 @@ from webhooks.models.delivery import COUNTED_AT_MOST
 from webhooks.outbox.filtering import preview_filter
 from webhooks.postgres.sql import limit_statements, took_too_long
 from webhooks.repair import audit_log
+from webhooks.repair.missed import count_missed
 from webhooks.repair.redelivery_scope import Scope, matching
 from webhooks.workbench import verification
 
@@ -36,6 +37,8 @@ def overview(webhook: Webhook, now: datetime) -> dict[str, Any]:
     buckets = series(selection)
     return {
         "state": state_of(webhook, now),
+        "is_stopped": webhook.active and webhook.breaker_state != BreakerState.CLOSED,
+        "missed": count_missed(webhook),
         "figures": totals(selection),
         "backlog": present.backlog(webhook_ids=(webhook.pk,)),
         "full_window": present.full_window(webhook.pk),
@@ -46,7 +49,7 @@ def overview(webhook: Webhook, now: datetime) -> dict[str, Any]:
         "last_failed": _last_failed(webhook),
         "failed_count": count_failed(webhook),
         "counted_at_most": COUNTED_AT_MOST,
-        "recent": Delivery.objects.filter(webhook=webhook).order_by("-id")[:8],
+        "recent": Delivery.objects.filter(webhook=webhook).with_waits().order_by("-id")[:8],
         "header_names": webhook.header_names,
     }
 
@@ -66,7 +69,7 @@ def count_failed(webhook: Webhook) -> int:
 
 def deliveries(webhook: Webhook, query: Mapping[str, str]) -> dict[str, Any]:
     """Return a page of its deliveries, newest first, older than a delivery's id."""
-    found = Delivery.objects.filter(webhook=webhook).order_by("-id")
+    found = Delivery.objects.filter(webhook=webhook).with_waits().order_by("-id")
     status = query.get("status", "")
     if status in DeliveryStatus.values:
         found = found.filter(status=status)

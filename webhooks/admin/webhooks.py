@@ -19,14 +19,15 @@ from webhooks.admin.secrets import RevealSecret, RevokeSecret, RotateSecret
 from webhooks.admin.webhook_filters import KindFilter, StateFilter
 from webhooks.admin.webhook_form import WebhookForm
 from webhooks.admin.webhook_list import WebhookColumns, WebhookList
+from webhooks.admin.webhook_new import AddWebhook, suggest_owners
 from webhooks.admin.webhook_operations import (
-    AddWebhook,
     DeleteWebhook,
     DisableWebhook,
     EnableWebhook,
     MakePortalLink,
     RedeliverFailed,
     TestWebhook,
+    TryNow,
 )
 from webhooks.doors import access
 from webhooks.doors.setting_fields import changes_of
@@ -57,7 +58,7 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
     search_help_text = "Name, id (whk_…), host or owner's e-mail"
     actions = None
     operations: ClassVar[Iterable[Any]] = (
-        AddWebhook, TestWebhook, EnableWebhook, DisableWebhook, DeleteWebhook, RedeliverFailed,
+        AddWebhook, TestWebhook, TryNow, EnableWebhook, DisableWebhook, DeleteWebhook, RedeliverFailed,
         RotateSecret, RevokeSecret, RevealSecret, MakePortalLink,
     )  # fmt: skip
     fieldsets = tuple(
@@ -85,7 +86,10 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
             )
             for page in PAGES
         ]
-        return pages + super().get_urls()
+        owners = path(
+            "owners/", self.admin_site.admin_view(suggest_owners), name=self.url_name("owners")
+        )
+        return [owners, *pages, *super().get_urls()]
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Webhook], search_term: str

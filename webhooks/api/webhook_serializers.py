@@ -9,8 +9,9 @@ from webhooks import service
 from webhooks.api.base import ApiModelSerializer, ApiSerializer, PublicIdField
 from webhooks.api.serializers import BoundedDictField, FailureKindField, FilterField
 from webhooks.errors import FilterInvalidError, UrlRefusedError
-from webhooks.ids import WEBHOOK_PREFIX
+from webhooks.ids import REDELIVERY_PREFIX, WEBHOOK_PREFIX
 from webhooks.models import SigningSecret, Webhook
+from webhooks.models.delivery import COUNTED_AT_MOST
 from webhooks.models.filters import read_filter
 from webhooks.models.selection import events_problem
 from webhooks.models.webhook import (
@@ -261,12 +262,25 @@ class EnableWebhookSerializer(ApiSerializer):
         default="recent",
         help_text="Which pending deliveries to send; `recent` means less than three days old.",
     )
+    send_missed = serializers.BooleanField(
+        default=False, help_text="Also send the events that it missed while it was disabled."
+    )
+    dry_run = serializers.BooleanField(default=False, help_text="Only count.")
 
 
 class EnableResultSerializer(ApiSerializer):
-    """What is sent of that which waited."""
+    """What is sent of that which waited, and what was missed."""
 
     waiting = serializers.IntegerField(help_text="How many deliveries go out now.")
+    missed = serializers.IntegerField(
+        help_text="How many events it missed while it was disabled; they are sent only with "
+        f"`sendMissed`. {COUNTED_AT_MOST + 1:,} means more than {COUNTED_AT_MOST:,}."
+    )
+    redelivery_id = PublicIdField(
+        REDELIVERY_PREFIX,
+        allow_null=True,
+        help_text="The redelivery that sends what was missed; null if nothing of it is sent.",
+    )
 
 
 class DisableWebhookSerializer(ApiSerializer):

@@ -27,9 +27,6 @@ from webhooks.api.figures import StatsQuery, WebhookStatsSerializer, stats_of
 from webhooks.api.filter_preview import FilterPreviewAction
 from webhooks.api.webhook_secrets import SecretActions
 from webhooks.api.webhook_serializers import (
-    DisableWebhookSerializer,
-    EnableResultSerializer,
-    EnableWebhookSerializer,
     NewWebhookSerializer,
     SendTestSerializer,
     TestResultSerializer,
@@ -39,6 +36,7 @@ from webhooks.api.webhook_serializers import (
     WebhookSettingsSerializer,
     WebhookWithSecretSerializer,
 )
+from webhooks.api.webhook_switch import SwitchActions
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models import Webhook
 from webhooks.models.webhook import UID_PATTERN
@@ -69,6 +67,7 @@ class WebhookViewSet(
     DeleteAction,
     SecretActions,
     FilterPreviewAction,
+    SwitchActions,
 ):
     id_prefix = WEBHOOK_PREFIX
     serializer_class = WebhookSerializer
@@ -154,7 +153,7 @@ class WebhookViewSet(
         webhook = self.get_object()
         event_type = self.read(SendTestSerializer)["event_type"]
         tryout = service.test_webhook(webhook, event_type)
-        self.note("webhook.test", webhook, response_code=tryout.response_code, error=tryout.error)
+        self.note("webhook.test", webhook, **tryout.facts)
         return self.show(TestResultSerializer, tryout)
 
     @extend_schema(
@@ -171,41 +170,6 @@ class WebhookViewSet(
         proof = service.prove(webhook)
         self.note("webhook.verify", webhook, verified=[was, webhook.verified])
         return self.show(VerifyResultSerializer, proof)
-
-    @extend_schema(
-        summary="Send to it again",
-        request=EnableWebhookSerializer,
-        responses=EnableResultSerializer,
-    )
-    @action(detail=True, methods=["post"])
-    @transaction.atomic
-    def enable(self, request: Request, pk: str) -> Response:
-        webhook = self.get_object()
-        was, reason = webhook.active, webhook.disabled_reason
-        send = self.read(EnableWebhookSerializer)["send"]
-        waiting = service.enable(webhook, send=send)
-        self.note(
-            "webhook.enable",
-            webhook,
-            active=[was, True],
-            disabled_reason=[reason, ""],
-            waiting=send,
-        )
-        return self.show(EnableResultSerializer, {"waiting": waiting})
-
-    @extend_schema(
-        summary="Stop sending to it; its deliveries wait",
-        request=DisableWebhookSerializer,
-        responses=WebhookSerializer,
-    )
-    @action(detail=True, methods=["post"])
-    @transaction.atomic
-    def disable(self, request: Request, pk: str) -> Response:
-        webhook = self.get_object()
-        was, reason = webhook.active, self.read(DisableWebhookSerializer)["reason"]
-        service.disable(webhook, reason)
-        self.note("webhook.disable", webhook, active=[was, False], reason=reason)
-        return self.show(WebhookSerializer, webhook)
 
     @extend_schema(
         operation_id="listWebhookDeliveries",

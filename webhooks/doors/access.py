@@ -69,10 +69,14 @@ ADD_PLATFORM_WEBHOOK = Deed(
     admin=("webhook_new, as platform webhook",),
 )
 CHANGE_WEBHOOK = Deed(
-    "test, enable and disable other users' webhooks, and revoke their older secrets",
+    "test, try, enable and disable other users' webhooks, and revoke their older secrets",
     ("webhooks.change_webhook",),
-    admin=("webhook_test", "webhook_enable", "webhook_disable", "webhook_revoke-secrets"),
-)
+    admin=(
+        "webhook_test", "webhook_try-now", "webhook_enable", "webhook_disable",
+        "webhook_revoke-secrets",
+    ),
+    commands=("enable",),
+)  # fmt: skip
 CHANGE_PLATFORM_WEBHOOK = Deed(
     # A person who changes its URL can read every owner's payloads.
     "change the settings of platform webhooks",

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log
 
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -12,6 +11,7 @@ from webhooks.figures.history import Bucket
 from webhooks.figures.overview import Hour
 
 HEIGHT = 100.0
+QUARTERS = 4
 SERIES = ("succeeded", "failed", "cancelled", "open")
 OUTCOMES_LEGEND = [
     ("succeeded", gettext_lazy("delivered")),
@@ -44,10 +44,14 @@ class Bar:
 class Chart:
     width: int
     top: str
-    """What the upper edge stands for."""
+    """What the upper edge stands for; the lower one is zero."""
+    middle: str
+    """What the line half-way up stands for; empty if it is no whole number."""
     bars: list[Bar]
     lines: dict[str, str]
     """Points of polylines by their name."""
+    ticks: list[str]
+    """The times at which quarters of the bars begin."""
     first: str
     last: str
 
@@ -57,7 +61,8 @@ def outcomes(buckets: Sequence[Bucket]) -> Chart:
     most = max((bucket.deliveries for bucket in buckets), default=0)
     top = _round_up(most)
     bars = [_outcome_bar(index, bucket, top) for index, bucket in enumerate(buckets)]
-    return Chart(len(buckets), f"{top:,}", bars, {}, *_ends([bar.label for bar in bars]))
+    middle = f"{top // 2:,}" if top % 2 == 0 else ""
+    return Chart(len(buckets), f"{top:,}", middle, bars, {}, *_times(bars))
 
 
 def _outcome_bar(index: int, bucket: Bucket, top: int) -> Bar:
@@ -77,7 +82,7 @@ def _outcome_bar(index: int, bucket: Bucket, top: int) -> Bar:
 
 
 def latency(hours: Sequence[Hour]) -> Chart:
-    """Return a chart of the times to delivery, p50 and p95 of each hour, on a logarithmic scale."""
+    """Return a chart of the times to delivery, p50 and p95 of each hour."""
     slowest = max((hour.delivery_p95_ms or 0 for hour in hours), default=0)
     top = _round_up(max(slowest, 10))
     bars = [
@@ -86,13 +91,14 @@ def latency(hours: Sequence[Hour]) -> Chart:
     ]
     lines = {
         name: " ".join(
-            f"{index + 0.5},{_log_y(value, top):.2f}"
+            f"{index + 0.5},{HEIGHT - HEIGHT * value / top:.2f}"
             for index, hour in enumerate(hours)
             if (value := getattr(hour, f"delivery_{name}_ms")) is not None
         )
         for name in ("p95", "p50")
     }
-    return Chart(len(hours), milliseconds(top), bars, lines, *_ends([bar.label for bar in bars]))
+    middle = milliseconds(top / 2)
+    return Chart(len(hours), milliseconds(top), middle, bars, lines, *_times(bars))
 
 
 def _latency_title(label: str, hour: Hour) -> str:
@@ -102,12 +108,13 @@ def _latency_title(label: str, hour: Hour) -> str:
     return f"{label} UTC: p50 {p50}, p95 {p95}"
 
 
-def _log_y(value: int, top: int) -> float:
-    return HEIGHT - HEIGHT * log(1 + value) / log(1 + top)
-
-
-def _ends(labels: list[str]) -> tuple[str, str]:
-    return (labels[0], labels[-1]) if labels else ("", "")
+def _times(bars: Sequence[Bar]) -> tuple[list[str], str, str]:
+    """Return the labels of the axis of time, and the first and last of all labels."""
+    if not bars:
+        return [], "", ""
+    step = max(1, round(len(bars) / QUARTERS))
+    ticks = [bar.label for bar in bars[::step][:QUARTERS]]
+    return ticks, bars[0].label, bars[-1].label
 
 
 def _round_up(value: int) -> int:

@@ -1,15 +1,20 @@
 """Words and colours that mean the same on every screen."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import pgettext
 
 from webhooks.choices import BreakerState, DeliveryStatus
 from webhooks.figures.history import Bucket, Figures
-from webhooks.models import Webhook
+from webhooks.models import Delivery, Webhook
 from webhooks.models.delivery import COUNTED_AT_MOST
 
 TONES = {
@@ -45,7 +50,7 @@ def state_of(webhook: Webhook, now: datetime) -> State:
             }
         return State(_("disabled"), "danger", reason, webhook.disabled_at)
     if webhook.breaker_state == BreakerState.OPEN:
-        return State(_("breaker open"), "danger", _("next probe"), webhook.breaker_probe_at)
+        return State(_("breaker open"), "danger", *_next_probe(webhook, now))
     if webhook.breaker_state == BreakerState.HALF_OPEN:
         detail = _("one delivery is out to see whether it works again")
         return State(_("probing"), "warning", detail)
@@ -55,6 +60,70 @@ def state_of(webhook: Webhook, now: datetime) -> State:
         detail = _("it asked for time until")
         return State(_("held back"), "warning", detail, webhook.held_until)
     return State(pgettext("a webhook", "active"), "success")
+
+
+def _next_probe(webhook: Webhook, now: datetime) -> tuple[str, datetime | None]:
+    if webhook.breaker_probe_at is None or webhook.breaker_probe_at <= now:
+        return _("the next due delivery goes out as a probe"), None
+    return _("next probe"), webhook.breaker_probe_at
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What an unfinished delivery waits for."""
+
+    reason: str
+    """Empty if it only waits for its time."""
+    until: datetime | None = None
+    """When that ends; None if no time is known."""
+
+
+def wait_of(delivery: Delivery, now: datetime, *, is_paused: bool) -> Wait | None:
+    """Say what a delivery waits for, the gravest thing first; None if it is finished.
+
+    Reads its webhook and its webhook's owner.
+    """
+    webhook = delivery.webhook
+    if delivery.finished_at is not None:
+        return None
+    if delivery.status == DeliveryStatus.SENDING:
+        return Wait(_("it is being sent"))
+    if is_paused:
+        return Wait(_("all sending is paused"))
+    if not webhook.active:
+        return Wait(_("the webhook is disabled"))
+    if webhook.owner is not None and not webhook.owner.is_active:
+        return Wait(_("its owner's account is not active"))
+    return _held(delivery, webhook, now)
+
+
+def show_wait(delivery: Any, ago: Callable[[datetime], SafeString | str]) -> SafeString | str:
+    """Return what a delivery of with_waits() waits for, as text; a dash if it is finished."""
+    wait = wait_of(delivery, timezone.now(), is_paused=delivery.is_paused)
+    if wait is None:
+        return "–"
+    if wait.until is None:
+        return wait.reason
+    return format_html("{} {}", wait.reason, ago(wait.until)) if wait.reason else ago(wait.until)
+
+
+def _held(delivery: Delivery, webhook: Webhook, now: datetime) -> Wait:
+    due_at = delivery.next_attempt_at or now
+    if webhook.breaker_state == BreakerState.HALF_OPEN:
+        return Wait(_("breaker open: a probe is out"))
+    if webhook.breaker_state == BreakerState.OPEN:
+        probe, probe_at = _next_probe(webhook, now)
+        return Wait(
+            _("breaker open: %(probe)s") % {"probe": probe},
+            None if probe_at is None else max(probe_at, due_at),
+        )
+    if webhook.held_until is not None and webhook.held_until > max(now, due_at):
+        return Wait(_("its receiver asked for time until"), webhook.held_until)
+    if due_at > now:
+        return Wait("", due_at)
+    if delivery.order_key is not None:
+        return Wait(_("due: older deliveries of this ordered webhook go first"))
+    return Wait(_("due: a worker takes it next"))
 
 
 def host_of(url: str) -> str:

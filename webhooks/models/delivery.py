@@ -11,7 +11,7 @@ from webhooks.choices import DeliveryStatus, FailureKind, Form
 from webhooks.ids import ATTEMPT_PREFIX, DELIVERY_PREFIX, new_id
 from webhooks.models.event import Event
 from webhooks.models.fields import CurrentEpoch
-from webhooks.models.operations import Redelivery
+from webhooks.models.operations import Pause, Redelivery
 from webhooks.models.webhook import Webhook
 from webhooks.wire.forms import render
 from webhooks.wire.messages import answer_pairs, header_pairs
@@ -32,6 +32,12 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def waiting(self) -> "DeliveryQuerySet":
         """Pending or retrying: neither finished nor in flight."""
         return self.filter(status__in=WAITING)
+
+    def with_waits(self) -> "DeliveryQuerySet":
+        """Add what figures.display.wait_of() reads: webhooks, their owners, `is_paused`."""
+        return self.select_related("webhook__owner").annotate(
+            is_paused=models.Exists(Pause.objects.all())
+        )
 
     def cancel(self, reason: str) -> int:
         """Cancel these deliveries and return their number."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Q
 from django.http import Http404, HttpResponse
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
@@ -15,8 +15,7 @@ from webhooks.errors import CursorInvalidError, WebhooksError
 from webhooks.figures import plan
 from webhooks.figures.pages import RESPONSE_CLASSES, Cursor, read_page
 from webhooks.ids import WEBHOOK_PREFIX, first_id_of, parse_public_id
-from webhooks.models import Delivery
-from webhooks.models.delivery import WAITING
+from webhooks.models.delivery import WAITING, DeliveryQuerySet
 from webhooks.portal.forms import DeliveryFilterForm
 from webhooks.portal.pages import go, show
 from webhooks.portal.visit import Visit
@@ -47,7 +46,7 @@ def deliveries(visit: Visit) -> HttpResponse:
     rows, scanned = indexed, None
     if used := [name for name in SCANNING if name in chosen]:
         rows, scanned = indexed.filter(*(_condition(name, chosen[name]) for name in used)), indexed
-    page = read_page(rows.select_related("webhook"), cursor, PAGE, scanned=scanned)
+    page = read_page(rows.with_waits(), cursor, PAGE, scanned=scanned)
     kept = [(name, str(value)) for name, value in query.items() if name != "cursor" and value]
     context = {
         "form": form,
@@ -61,7 +60,7 @@ def deliveries(visit: Visit) -> HttpResponse:
     return show(visit, "deliveries", context)
 
 
-def _indexed(visit: Visit, chosen: dict[str, Any]) -> QuerySet[Delivery]:
+def _indexed(visit: Visit, chosen: dict[str, Any]) -> DeliveryQuerySet:
     webhook = None
     if "webhook" in chosen:
         row_id = parse_public_id(chosen["webhook"], WEBHOOK_PREFIX)

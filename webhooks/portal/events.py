@@ -20,7 +20,7 @@ from webhooks.ids import (
 )
 from webhooks.portal.deliveries import choices_of, quota_problem
 from webhooks.portal.door import waits_for_receivers
-from webhooks.portal.forms import ExampleForm, event_groups
+from webhooks.portal.forms import ExampleForm
 from webhooks.portal.pages import go, show, take, too_many
 from webhooks.portal.visit import Visit
 from webhooks.portal.webhooks import send_example
@@ -102,7 +102,7 @@ def event_types(visit: Visit) -> HttpResponse:
     webhooks = list(visit.webhooks().only("id", "name", "events"))
     groups = [
         (group, [(one, [w for w in webhooks if w.receives(one.name)]) for one in types])
-        for group, types in event_groups()
+        for group, types in catalog.groups().items()
     ]
     return show(visit, "event_types", {"groups": groups, "has_webhooks": bool(webhooks)})
 

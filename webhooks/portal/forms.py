@@ -1,6 +1,5 @@
 """The forms of the portal."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from django import forms
@@ -37,17 +36,9 @@ class TimeField(forms.DateTimeField):
         return moment
 
 
-def event_groups() -> Iterator[tuple[str, list[catalog.EventType]]]:
-    """Yield the groups of the catalogue with their event types."""
-    groups: dict[str, list[catalog.EventType]] = {}
-    for event_type in catalog.all_types():
-        groups.setdefault(event_type.group, []).append(event_type)
-    yield from groups.items()
-
-
 def _patterns() -> list[tuple[str, str]]:
     names = ["*"]
-    for group, types in event_groups():
+    for group, types in catalog.groups().items():
         names += [f"{group}.*", *(one.name for one in types)]
     return [(name, name) for name in names]
 
@@ -133,6 +124,9 @@ class EnableForm(forms.Form):
             ("all", _("Send everything")),
             ("none", _("Cancel everything")),
         ],
+    )
+    send_missed = forms.BooleanField(
+        required=False, label=_("Also send what it missed while it was disabled")
     )
     is_tested = forms.BooleanField(
         required=False,

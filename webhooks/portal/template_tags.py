@@ -55,6 +55,12 @@ def exact(moment: datetime | None) -> str:
 
 
 @register.filter
+def waits(delivery: Any) -> SafeString | str:
+    """Show what a delivery of with_waits() waits for."""
+    return display.show_wait(delivery, ago)
+
+
+@register.filter
 def status_chip(status: str) -> SafeString:
     known = DeliveryStatus(status)
     return chip(str(known.label), display.TONES[known])

@@ -21,6 +21,7 @@ from webhooks.ids import (
     parse_public_id,
 )
 from webhooks.models import Delivery, Event, PortalLink, Redelivery, Webhook
+from webhooks.models.delivery import DeliveryQuerySet
 from webhooks.repair import audit_log
 
 M = TypeVar("M", bound=Model)
@@ -83,7 +84,7 @@ class Visit:
         rows: QuerySet[Webhook] = service.get_webhooks(self.owner_id)
         return rows if self.only is None else rows.filter(id=self.only.id)
 
-    def deliveries(self, webhook: Webhook | None = None) -> QuerySet[Delivery]:
+    def deliveries(self, webhook: Webhook | None = None) -> DeliveryQuerySet:
         webhook = webhook or self.only
         if webhook is not None:
             # As in the API: with the owner's column Postgres may walk all of the owner's rows.
@@ -103,7 +104,7 @@ class Visit:
         return find(self.webhooks(), public_id, WEBHOOK_PREFIX)
 
     def delivery(self, public_id: str) -> Delivery:
-        rows = self.deliveries().select_related("webhook", "event")
+        rows = self.deliveries().with_waits().select_related("event")
         return find(rows, public_id, DELIVERY_PREFIX)
 
     def event(self, public_id: str) -> Event:

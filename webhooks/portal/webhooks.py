@@ -8,17 +8,20 @@ from django.http import HttpResponse
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from webhooks import service
+from webhooks import catalog, service
+from webhooks.doors import allowances
 from webhooks.doors.setting_fields import changes_of
 from webhooks.figures import charts, display, history, plan, present
 from webhooks.figures.overview import hours as hours_of
 from webhooks.models import Delivery, Webhook
+from webhooks.portal.deliveries import quota_problem
 from webhooks.portal.door import waits_for_receivers
-from webhooks.portal.forms import EnableForm, NewWebhookForm, SettingsForm, TestForm, event_groups
+from webhooks.portal.forms import EnableForm, NewWebhookForm, SettingsForm, TestForm
 from webhooks.portal.pages import attempt, go, show, take, too_many
 from webhooks.portal.start import DAY, sum_up
 from webhooks.portal.visit import Visit
 from webhooks.repair import audit_log
+from webhooks.repair.missed import missed_events
 from webhooks.workbench.verification import snippets
 
 SHOWN_DELIVERIES = 8
@@ -59,7 +62,7 @@ def overview(visit: Visit, found: Webhook) -> dict[str, Any]:
 
 
 def _recent(visit: Visit, found: Webhook) -> list[Delivery]:
-    return list(visit.deliveries(found).order_by("-id")[:LOOKED_AT])
+    return list(visit.deliveries(found).with_waits().order_by("-id")[:LOOKED_AT])
 
 
 def _last_failed(recent: list[Delivery]) -> Delivery | None:
@@ -79,7 +82,11 @@ def add(visit: Visit) -> HttpResponse:
             return too_many(visit, allowance)
         if form.is_valid() and (made := attempt(form, lambda: _add(visit, form))):
             return made
-    context = {"form": form, "groups": list(event_groups()), "chosen": form["events"].value() or []}
+    context = {
+        "form": form,
+        "groups": list(catalog.groups().items()),
+        "chosen": form["events"].value() or [],
+    }
     return show(visit, "add", context, status=422 if form.errors else 200)
 
 
@@ -116,7 +123,7 @@ def settings(visit: Visit, webhook_id: str) -> HttpResponse:
         "webhook": found,
         "tab": "settings",
         "form": form,
-        "groups": list(event_groups()),
+        "groups": list(catalog.groups().items()),
         "chosen": form["events"].value() or [],
         "header_names": found.header_names,
         "state": display.state_of(found, timezone.now()),
@@ -169,7 +176,7 @@ def send_example(visit: Visit, found: Webhook, event_type: str, form: forms.Form
     attempt(form, send)
     if not sent:
         return None
-    visit.note("webhook.test", found, response_code=sent[0].response_code, error=sent[0].error)
+    visit.note("webhook.test", found, **sent[0].facts)
     return sent[0]
 
 
@@ -198,25 +205,36 @@ def enable(visit: Visit, webhook_id: str) -> HttpResponse:
         "form": form,
         "tryout": tryout,
         "waiting": present.waiting(found),
+        "missed": service.count_missed(found),
         "state": display.state_of(found, timezone.now()),
         "last_failed": _last_failed(_recent(visit, found)),
     }
     return show(visit, "enable", context, status=422 if form.errors else 200)
 
 
-def _enable(visit: Visit, found: Webhook, form: EnableForm, tried: list[Any]) -> HttpResponse:
+def _enable(
+    visit: Visit, found: Webhook, form: EnableForm, tried: list[Any]
+) -> HttpResponse | None:
     send, reason = form.cleaned_data["send"], found.disabled_reason
+    wanted = {
+        "send": send,
+        "send_missed": form.cleaned_data["send_missed"],
+        "requested_by": visit.owner,
+    }
+    if wanted["send_missed"]:
+        quota = allowances.spend_rows("redeliveries", visit.owner_id, missed_events(found))
+        if quota.is_exceeded:
+            form.add_error("send_missed", quota_problem(quota))
+            return None
     if form.cleaned_data["is_tested"]:
-        tried.append(service.enable_if_it_answers(found, send=send))
-        visit.note(
-            "webhook.test", found, response_code=tried[0].response_code, error=tried[0].error
-        )
+        tried.append(service.enable_if_it_answers(found, **wanted))
+        visit.note("webhook.test", found, **tried[0].facts)
         if not tried[0].succeeded:
             return HttpResponse()
         _note_enabled(visit, found, reason, send)
     else:
         with transaction.atomic():
-            service.enable(found, send=send)
+            service.enable(found, **wanted)
             _note_enabled(visit, found, reason, send)
     return go(visit.url("webhook", found.public_id), "enabled")
 

@@ -11,14 +11,16 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from webhooks import catalog
-from webhooks.errors import WebhookUnprovedError
+from webhooks.choices import BreakerState
+from webhooks.errors import WebhookNotSendingError, WebhookUnprovedError
 from webhooks.models import Delivery, Pause, Webhook
-from webhooks.models.delivery import COUNTED_AT_MOST, DeliveryQuerySet
+from webhooks.models.delivery import COUNTED_AT_MOST, NO_OWNER, DeliveryQuerySet
 from webhooks.outbox import store, wakeup
-from webhooks.pace.breaker import Breaker
+from webhooks.pace.breaker import THRESHOLD, Breaker
 
 UNPROVED = "It is not proved yet that this URL's owner wants our requests: verify the webhook."
 """Why a webhook is disabled if WEBHOOKS_ENDPOINT_PROOF is `require`."""
@@ -77,6 +79,60 @@ def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
     webhook.save(update_fields=[*changes, "updated_at"])
     transaction.on_commit(wakeup.nudge, robust=True)
     return count
+
+
+def close_breaker(webhook: Webhook) -> bool:
+    """Close a breaker that is not closed, as after a successful probe; return whether it was open."""
+    rows = Webhook.objects.filter(id=webhook.id, active=True, deleted_at=None)
+    changes: dict[str, Any] = {
+        "breaker_state": BreakerState.CLOSED,
+        "breaker_failures": 0,
+        "breaker_probes": 0,
+        # As after a recovery: the window starts at one.
+        "breaker_changed_at": Now(),
+        "breaker_probe_at": None,
+        "failing_since": None,
+        "held_until": None,
+    }
+    was_open = bool(rows.exclude(breaker_state=BreakerState.CLOSED).update(**changes))
+    if was_open:
+        webhook.refresh_from_db(fields=[*changes])
+        transaction.on_commit(wakeup.nudge, robust=True)
+    return was_open
+
+
+@transaction.atomic
+def try_now(webhook: Webhook) -> None:
+    """Send a webhook's next delivery at once, whatever its breaker, Retry-After or retry waits for.
+
+    Success closes the breaker and the other deliveries follow; one failure opens it again. Raises
+    WebhookNotSendingError for a disabled webhook, and if no delivery waits.
+    """
+    found = Webhook.objects.select_for_update(no_key=True).filter(
+        id=webhook.id, active=True, deleted_at=None
+    )
+    if not found.exists():
+        raise WebhookNotSendingError("The webhook is disabled: enable it first.")
+    waiting = Delivery.objects.filter(owner_id=webhook.owner_id or NO_OWNER, webhook=webhook)
+    waiting = waiting.filter(finished_at=None)
+    # One of each index of unfinished rows.
+    nearest = waiting.filter(order_key=None).order_by("next_attempt_at")
+    in_order = waiting.exclude(order_key=None).order_by("epoch", "order_key", "id")
+    ids = [delivery.id for rows in (nearest, in_order) for delivery in rows.only("id")[:1]]
+    if not ids:
+        raise WebhookNotSendingError("No delivery waits: send a test request instead.")
+    Delivery.objects.filter(id__in=ids, next_attempt_at__gt=Now()).waiting().update(
+        next_attempt_at=Now()
+    )
+    found.filter(held_until__gt=Now()).update(held_until=None, breaker_changed_at=Now())
+    found.exclude(breaker_state=BreakerState.CLOSED).update(
+        breaker_state=BreakerState.CLOSED,
+        breaker_failures=THRESHOLD - 1,
+        breaker_probes=0,
+        breaker_changed_at=Now(),
+        breaker_probe_at=None,
+    )
+    transaction.on_commit(wakeup.nudge, robust=True)
 
 
 def resume_webhooks_of(owner_ids: Sequence[UUID]) -> None:

@@ -1,5 +1,6 @@
 """One libcurl handle: its configuration, its request, and the outcome of the transfer."""
 
+import errno
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from webhooks.wire.addresses import AddressPolicy
 from webhooks.wire.clock import boottime
 from webhooks.wire.failures import (
     CERTIFICATE_MESSAGES,
+    REFUSED,
     UNKNOWN_ISSUER,
     TransportError,
     WithdrawnError,
@@ -289,7 +291,13 @@ def _failure(handle: Any, error_code: int, *, has_proxy: bool) -> TransportError
             return failure(FailureKind.TIMEOUT)
         if answer >= 300:
             return failure(PROXY_REFUSALS.get(answer, FailureKind.CONNECT))
+    elif error_code == pycurl.E_COULDNT_CONNECT and _was_refused(handle):
+        return TransportError(FailureKind.CONNECT, REFUSED)
     return failure(KINDS.get(error_code, FailureKind.PROTOCOL))
+
+
+def _was_refused(handle: Any) -> bool:
+    return bool(handle.getinfo(pycurl.OS_ERRNO) == errno.ECONNREFUSED)
 
 
 BLANK = (b"\r\n", b"\n")

@@ -17,7 +17,8 @@ class TransportError(requests.RequestException):
     """No response came; `kind` classifies it, the text explains it to the receiver's developer.
 
     The text says only what a stranger may know. It reveals no address of our network, nor whether
-    such an address exists behind a name, nor whether a port is open, closed or filtered.
+    such an address exists behind a name. That a port is closed it says only of addresses that the
+    policy allows, about which the failure kind says it, too.
     """
 
     def __init__(self, kind: FailureKind, message: str) -> None:
@@ -29,6 +30,10 @@ NOT_PUBLIC = "The URL's host does not lead to a public address."
 NO_ANSWER = (
     "No complete HTTP answer came in time. Check that the receiver can be reached from the "
     "internet, speaks HTTP (for https with TLS 1.2 or newer) and answers within the timeout."
+)
+REFUSED = (
+    "The receiver refused the connection: nothing listens at this host and port, or a firewall "
+    "rejects it."
 )
 MESSAGES = {
     FailureKind.DNS: NOT_PUBLIC,

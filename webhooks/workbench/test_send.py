@@ -1,17 +1,19 @@
 """Send one real request to a webhook now, so that its owner sees what the receiver makes of it.
 
-The answer tells what the transport's messages tell, which is the same for a closed port and a silent
-one: nobody scans a network with it.
+The answer tells what the transport's messages tell: nothing of addresses that the policy forbids, so
+that nobody scans our network with it.
 """
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from requests import Response
 
 from webhooks import catalog
 from webhooks.models import Webhook
 from webhooks.pace.retry import judge
+from webhooks.registry.switch import close_breaker
 from webhooks.wire.failures import TransportError
 from webhooks.workbench.single import SingleRequest
 
@@ -30,6 +32,7 @@ SIGNATURE_HEADERS = frozenset(
 class Tryout:
     """What came of a test request."""
 
+    event_type: str
     event_id: str
     """As the receiver saw it; there is no such event."""
     succeeded: bool
@@ -44,12 +47,24 @@ class Tryout:
     signature_headers: dict[str, str]
     """As they were sent; none where no request was made, as the host was not found."""
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the audit log keeps of it: it is stored nowhere else."""
+        return {
+            "event_type": self.event_type,
+            "event_id": self.event_id,
+            "response_code": self.response_code,
+            "duration_ms": self.duration_ms,
+            "error": self.error,
+        }
+
 
 def send_test(
     webhook: Webhook, event_type: str = "webhook.test", *, may_be_inactive: bool = False
 ) -> Tryout:
     """Send the example of an event type to a webhook and return what came back.
 
+    A success closes the webhook's breaker, like that of a probe.
     Blocks for the webhook's timeout, at most 15 s; call it outside of transactions. Raises
     EventTypeUnknownError, and WebhookNotSendingError where nothing may be sent (invariant 12);
     `may_be_inactive` allows a webhook that is only disabled.
@@ -71,11 +86,17 @@ def send_test(
         response = request.send(MAX_SECONDS)
     except TransportError as failure:
         problem = failure
-    return _read(request, response, problem, int((time.monotonic() - started_at) * 1000))
+    tryout = _read(
+        request, event_type, response, problem, int((time.monotonic() - started_at) * 1000)
+    )
+    if tryout.succeeded:
+        close_breaker(webhook)
+    return tryout
 
 
 def _read(
     request: SingleRequest,
+    event_type: str,
     response: Response | None,
     problem: TransportError | None,
     duration_ms: int,
@@ -85,6 +106,7 @@ def _read(
     failure = None if problem is None else (problem.kind, str(problem))
     verdict = judge(request.endpoint.policy, 1, status=code, failure=failure)
     return Tryout(
+        event_type=event_type,
         event_id=request.event_id,
         succeeded=verdict.succeeded,
         response_code=code,

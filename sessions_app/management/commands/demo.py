@@ -20,6 +20,7 @@ from config import serve
 from config.embedded import die_with_parent
 from config.services import BASE_DIR
 from projects.models import Project, User
+from sessions_app.management import demo_history
 from sessions_app.management.demo_report import Target, count_deliveries, report
 from sessions_app.models import Agent, Recording, Session, SessionMessage
 from webhooks import service
@@ -97,6 +98,7 @@ class Command(BaseCommand):
         )
         for webhook in Webhook.objects.filter(owner__in=[ada, bob], deleted_at=None):
             service.delete_webhook(webhook)
+        demo_history.build()
         healthy = stack.enter_context(HttpReceiver())
         flaky = stack.enter_context(HttpReceiver(behaviour=Behaviour(fail_rate=FLAKY_RATE)))
         down_url = f"http://127.0.0.1:{_free_port(0)}/"
@@ -107,7 +109,8 @@ class Command(BaseCommand):
         ]
         self.stdout.write(
             "Ada has webhooks to a healthy receiver and to one that fails 30 % of the time, "
-            "Bob has a webhook to a receiver that is down."
+            "Bob has a webhook to a receiver that is down. Six other webhooks have a history of 24 "
+            "hours: one fails, one is disabled."
         )
         return targets
 

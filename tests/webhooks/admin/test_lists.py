@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 from django.contrib import admin
+from django.core.cache import cache
 from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from projects.models import User
 from tests.webhooks.admin.conftest import PAYMENT, fail
 from webhooks import service
+from webhooks.admin.deliveries import DeliveryAdmin
 from webhooks.choices import BreakerState, DeliveryStatus
 from webhooks.ids import first_id_of
 from webhooks.models import Delivery, Event, Redelivery, Webhook
@@ -77,6 +80,57 @@ def test_filters_of_deliveries(
     operator: Client, three: dict[str, Delivery], query: str, names: list[str]
 ) -> None:
     assert found(operator, f"/admin/webhooks/delivery/?{query}") == [three[n].pk for n in names]
+
+
+def test_a_failed_attempt_leads_to_deliveries_that_succeeded_later(
+    operator: Client, three: dict[str, Delivery]
+) -> None:
+    Delivery.objects.filter(pk=three["failed"].pk).update(
+        status=DeliveryStatus.SUCCESS, failure_kind="", error="", response_code=200
+    )
+    cache.clear()
+    page = operator.get("/admin/").content.decode()
+    link = "/admin/webhooks/delivery/?since=24h&amp;failed=http_status:500"
+    assert f'href="{link}"' in page
+
+    assert found(operator, link.replace("&amp;", "&")) == [three["failed"].pk]
+    assert found(operator, "/admin/webhooks/delivery/?failed=http_status") == [three["failed"].pk]
+    for other in ("timeout", "http_status:503", "http_status:x", "nonsense"):
+        assert found(operator, f"/admin/webhooks/delivery/?failed={other}") == []
+    # A redelivery cannot select these.
+    assert "Redeliver by filter" not in operator.get(link.replace("&amp;", "&")).content.decode()
+
+
+def test_an_attempt_is_found_by_its_id(operator: Client, three: dict[str, Delivery]) -> None:
+    delivery = three["failed"]
+    attempt = delivery.attempts.get()
+
+    assert found(operator, f"/admin/webhooks/delivery/?q={attempt.public_id}") == [delivery.pk]
+    page = operator.get(f"/admin/search/?extended=1&s={attempt.public_id}").content.decode()
+    assert f"/admin/webhooks/delivery/{delivery.pk}/change/#{attempt.public_id}" in page
+    assert (
+        f'id="{attempt.public_id}"'
+        in operator.get(f"/admin/webhooks/delivery/{delivery.pk}/change/").content.decode()
+    )
+
+
+def test_a_range_of_time_and_its_order(operator: Client, three: dict[str, Delivery]) -> None:
+    url = "/admin/webhooks/delivery/"
+
+    assert found(operator, f"{url}?since=7d&until=2d") == [three["old"].pk]
+    assert found(operator, f"{url}?until=nonsense") == []
+    newest_first = found(operator, url)
+    column = DeliveryAdmin.list_display.index("created") + 1
+    assert found(operator, f"{url}?o={column}") == newest_first[::-1]
+
+
+def test_no_list_counts_for_facets(operator: Client, three: dict[str, Delivery]) -> None:
+    for model, model_admin in admin.site._registry.items():
+        assert model_admin.show_facets == admin.ShowFacets.NEVER, model
+
+    with CaptureQueriesContext(connection) as queries:
+        operator.get("/admin/webhooks/delivery/?_facets=True")
+    assert not [one for one in queries.captured_queries if "COUNT(" in one["sql"].upper()]
 
 
 def test_deliveries_are_found_by_ids(operator: Client, three: dict[str, Delivery]) -> None:

@@ -9,10 +9,11 @@ from django.contrib.auth.hashers import make_password
 from django.contrib.messages import get_messages
 from django.test import Client
 from django.utils import timezone
+from django.utils.html import escape
 
 from projects.models import Project, User
 from tests.webhooks.admin.conftest import PAYMENT, fail
-from webhooks import service
+from webhooks import catalog, service
 from webhooks.choices import BreakerState, DeliveryStatus
 from webhooks.models import ApiToken, AuditEntry, Delivery, Event, Pause, Redelivery, Webhook
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
@@ -269,8 +270,8 @@ def test_what_cannot_be_written_down_is_not_done(
 @pytest.mark.parametrize(
     ("status", "told"),
     [
-        (200, "The receiver answered 200 in "),
-        (503, "It said: <b>busy</b>"),
+        (200, "It was received"),
+        (503, "&lt;b&gt;busy&lt;/b&gt;"),
     ],
 )
 def test_test_now_says_what_came_back(
@@ -280,12 +281,51 @@ def test_test_now_says_what_came_back(
         receiver.script(Behaviour(status=status, body=b"<b>busy</b>"))
         webhook = make_webhook(url=receiver.url)
 
-        answer = operator.post(page_of(webhook, "test"))
+        answer = operator.post(page_of(webhook, "test"), {"event_type": "payment.failed"})
 
-        assert len(receiver.requests) == 1
-    assert told in said(answer)
+        (received,) = receiver.requests
+    assert received.event_type == "payment.failed"
+    assert told in answer.content.decode()
     ((action, changes),) = entries()
     assert (action, changes["response_code"]) == ("webhook.test", status)
+    assert (changes["event_type"], changes["event_id"]) == ("payment.failed", received.event_id)
+    again = operator.get(page_of(webhook, "test")).content.decode()
+    assert "Tests so far" in again
+    assert '<option value="payment.failed">' in again
+
+
+def test_a_test_of_an_unknown_type_is_refused(operator: Client, webhook: Webhook) -> None:
+    answer = operator.post(page_of(webhook, "test"), {"event_type": "payment.nonsense"})
+
+    assert answer.status_code == 422
+    assert entries() == []
+
+
+def test_owners_are_suggested_to_those_who_may_make_webhooks(
+    operator: Client, staff: Callable[..., Client], user: User, other_user: User
+) -> None:
+    url = "/admin/webhooks/webhook/owners/"
+
+    assert operator.get(url, {"q": "AD"}).json() == {"owners": ["ada@example.com"]}
+    assert operator.get(url, {"q": "a"}).json() == {"owners": []}
+    User.objects.filter(username="staff").update(is_superuser=False)
+    assert staff("webhooks.view_webhook").get(url, {"q": "ad"}).status_code == 403
+
+
+def test_add_offers_event_types_with_their_descriptions(operator: Client) -> None:
+    page = operator.get("/admin/webhooks/webhook/new/").content.decode()
+
+    for one in catalog.all_types():
+        assert f'value="{one.name}"' in page
+        assert escape(one.description) in page
+
+    answer = operator.post(
+        "/admin/webhooks/webhook/new/",
+        {"is_platform": "on", "name": "", "url": "x", "events": ["user.*", "payment.failed"]},
+    )
+    again = answer.content.decode()
+    assert 'value="user.*" checked' in again
+    assert 'value="payment.failed" checked' in again
 
 
 def test_test_now_shows_no_answer_to_those_who_may_not_read_it(
@@ -297,8 +337,8 @@ def test_test_now_shows_no_answer_to_those_who_may_not_read_it(
 
         answer = staff("webhooks.change_webhook").post(page_of(webhook, "test"))
 
-    assert "The test failed" in said(answer)
-    assert "busy" not in said(answer)
+    assert "The test failed" in answer.content.decode()
+    assert "busy" not in answer.content.decode()
 
 
 def test_a_disabled_webhook_is_not_tested(operator: Client, webhook: Webhook) -> None:

@@ -91,7 +91,8 @@ def test_a_list_filter_goes_over_into_the_form(
 def test_every_filter_of_the_list_narrows_the_redelivery(
     operator: Client, webhook: Webhook, failed: list[Delivery]
 ) -> None:
-    filters = {one.parameter_name for one in DeliveryAdmin.list_filter}
+    # No redelivery selects by attempts; with that filter, the list has no link to the form.
+    filters = {one.parameter_name for one in DeliveryAdmin.list_filter} - {"failed"}
     assert filters <= ScopeForm.base_fields.keys()
     Delivery.objects.filter(pk=failed[0].pk).update(response_code=None, failure_kind="tls")
 

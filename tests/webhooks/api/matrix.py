@@ -185,6 +185,7 @@ ROWS = {
     "webhook-test.post": Row(200),
     "webhook-verify.post": Row(200),
     "webhook-enable.post": Row(200),
+    "webhook-try-now.post": Row(204),
     "webhook-disable.post": Row(200),
     "webhook-rotate-secret.post": Row(200),
     "webhook-by-uid.put": Row(201, 201, body(name="Mine", url="http://127.0.0.1:9/", events=["*"])),

@@ -42,6 +42,7 @@ LEFT = {
     "webhook-test.post": "webhook.test",
     "webhook-verify.post": "webhook.verify",
     "webhook-enable.post": "webhook.enable",
+    "webhook-try-now.post": "webhook.try_now",
     "webhook-disable.post": "webhook.disable",
     "webhook-rotate-secret.post": "secret.rotate",
     "webhook-revoke-secrets.post": "secret.revoke",

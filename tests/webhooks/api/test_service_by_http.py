@@ -7,6 +7,7 @@ from webhooks import service
 
 BY_HTTP = {
     "cancel": ["cancelDelivery"],
+    "count_missed": ["enableWebhook"],
     "create_portal_link": ["createPortalLink"],
     "create_webhook": ["createWebhook"],
     "delete_webhook": ["deleteWebhook"],
@@ -30,6 +31,7 @@ BY_HTTP = {
     "test_webhook": ["sendTest"],
     "trigger_each": ["triggerEvents"],
     "trigger_event": ["triggerEvent"],
+    "try_now": ["tryWebhookNow"],
     "update_webhook": ["updateWebhook"],
     "warnings_of": ["getWebhook"],
 }

@@ -172,7 +172,7 @@ def test_disable_and_enable(
 
     enabled = client.post(path_of(webhook, "/enable"), {"send": "all"})
 
-    assert enabled.json() == {"waiting": 1}
+    assert enabled.json() == {"waiting": 1, "missed": 0, "redeliveryId": None}
     assert Webhook.objects.get().active
     assert client.post(path_of(webhook, "/enable"), {"send": "some"}).status_code == 400
 
@@ -277,7 +277,7 @@ def test_what_the_receiver_does_is_told_and_has_no_consequence(
     assert webhook.failing_since is None
 
 
-def test_closed_port_and_forbidden_address_say_nothing_about_a_network(
+def test_refused_connection_is_called_that_and_a_forbidden_address_says_nothing(
     client: APIClient, make_webhook: Callable[..., Webhook], settings: Any
 ) -> None:
     closed = client.post(path_of(make_webhook(), "/test")).json()
@@ -285,7 +285,8 @@ def test_closed_port_and_forbidden_address_say_nothing_about_a_network(
     forbidden_webhook = Webhook.objects.get()
     forbidden = client.post(path_of(forbidden_webhook, "/test")).json()
 
-    assert closed["error"].startswith("No complete HTTP answer came in time.")
+    assert closed["error"].startswith("The receiver refused the connection")
+    assert closed["failureKind"] == "connect"
     assert "does not lead to a public address" in forbidden["error"]
     for tryout in (closed, forbidden):
         assert "127.0.0.1" not in json.dumps(tryout)

@@ -197,6 +197,9 @@ def test_refused_connection_and_unknown_name_are_classified(
 
     kinds = dict(Delivery.objects.values_list("webhook__name", "failure_kind"))
     assert kinds == {"refused": "connect", "unknown": "dns", "private": "blocked_address"}
+    refused = Delivery.objects.get(webhook__name="refused")
+    assert refused.error.startswith("The receiver refused the connection")
+    assert refused.attempts.get().error == refused.error
 
 
 def test_disabled_deleted_and_paused_webhooks_are_not_sent_to(

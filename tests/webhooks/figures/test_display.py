@@ -10,6 +10,7 @@ from webhooks.admin.template_tags import ago
 from webhooks.choices import BreakerState
 from webhooks.figures import charts
 from webhooks.figures.display import (
+    Wait,
     health_strip,
     health_tone,
     host_of,
@@ -17,10 +18,11 @@ from webhooks.figures.display import (
     percent,
     span,
     state_of,
+    wait_of,
 )
 from webhooks.figures.history import Bucket, Figures
 from webhooks.figures.overview import Hour
-from webhooks.models import Webhook
+from webhooks.models import Delivery, Webhook
 
 NOW = datetime(2026, 11, 24, 8, 30, tzinfo=UTC)
 BEFORE = NOW - timedelta(hours=2)
@@ -51,6 +53,54 @@ def test_a_disabled_webhook_says_why() -> None:
 
     assert state_of(webhook, NOW).detail == "It failed for 5 days."
     assert state_of(webhook, NOW).moment == BEFORE
+
+
+@pytest.mark.parametrize(
+    ("fields", "delivery", "reason", "until"),
+    [
+        ({}, {"next_attempt_at": LATER}, "", LATER),
+        ({}, {"next_attempt_at": BEFORE}, "due: a worker takes it next", None),
+        ({}, {"next_attempt_at": BEFORE, "order_key": 7}, "due: older deliveries", None),
+        ({}, {"status": "SENDING"}, "it is being sent", None),
+        ({"active": False}, {"next_attempt_at": BEFORE}, "the webhook is disabled", None),
+        ({"held_until": LATER}, {"next_attempt_at": BEFORE}, "its receiver asked", LATER),
+        ({"held_until": BEFORE}, {"next_attempt_at": LATER}, "", LATER),
+        (
+            {"breaker_state": BreakerState.OPEN, "breaker_probe_at": LATER},
+            {"next_attempt_at": BEFORE}, "breaker open: next probe", LATER,
+        ),
+        (
+            {"breaker_state": BreakerState.OPEN, "breaker_probe_at": BEFORE},
+            {"next_attempt_at": BEFORE}, "breaker open: the next due delivery", None,
+        ),
+        ({"breaker_state": BreakerState.HALF_OPEN}, {}, "breaker open: a probe is out", None),
+    ],
+)  # fmt: skip
+def test_a_delivery_says_what_it_waits_for_and_no_time_that_is_over(
+    fields: dict[str, Any], delivery: dict[str, Any], reason: str, until: datetime | None
+) -> None:
+    held = Delivery(webhook=Webhook(**fields), **delivery)
+
+    wait = wait_of(held, NOW, is_paused=False)
+
+    assert wait is not None
+    assert wait.reason.startswith(reason)
+    assert bool(wait.reason) == bool(reason)
+    assert wait.until == until
+
+
+def test_a_pause_holds_everything_and_what_is_finished_waits_for_nothing() -> None:
+    waiting = Delivery(webhook=Webhook())
+
+    assert wait_of(waiting, NOW, is_paused=True) == Wait("all sending is paused")
+    waiting.finished_at = BEFORE
+    assert wait_of(waiting, NOW, is_paused=True) is None
+
+
+def test_a_probe_that_is_due_has_no_time_in_the_past() -> None:
+    webhook = Webhook(breaker_state=BreakerState.OPEN, breaker_probe_at=BEFORE)
+
+    assert state_of(webhook, NOW).moment is None
 
 
 @pytest.mark.parametrize(
@@ -147,7 +197,10 @@ def test_latency_lines_leave_empty_hours_out() -> None:
     chart = charts.latency(hours)
 
     assert chart.top == "100 ms"
-    assert chart.lines["p95"].split()[0] == "0.5,0.00"
+    assert chart.middle == "50 ms"
+    # A linear scale: half as long, half as high.
+    assert chart.lines["p95"].split() == ["0.5,0.00", "2.5,10.00"]
+    assert chart.lines["p50"].split()[0] == "0.5,90.00"
     assert [point.split(",")[0] for point in chart.lines["p50"].split()] == ["0.5", "2.5"]
     assert chart.bars[1].title.endswith("nothing delivered")
 
@@ -155,3 +208,10 @@ def test_latency_lines_leave_empty_hours_out() -> None:
 def test_charts_of_nothing_are_drawn() -> None:
     assert charts.outcomes([]).bars == []
     assert charts.latency([]).lines == {"p95": "", "p50": ""}
+
+
+def test_the_axis_of_time_has_a_label_for_each_quarter() -> None:
+    chart = charts.outcomes([bucket(back) for back in range(23, -1, -1)])
+
+    assert chart.ticks == [chart.bars[index].label for index in (0, 6, 12, 18)]
+    assert (chart.first, chart.last) == (chart.bars[0].label, chart.bars[-1].label)

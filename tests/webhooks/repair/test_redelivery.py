@@ -289,7 +289,7 @@ def test_enabling_sends_the_deliveries_that_the_caller_chooses(
     service.disable(webhook, "Maintenance")
     assert Delivery.objects.filter(status="PENDING").count() == 2
 
-    assert service.enable(webhook, send=send) == len(waiting)
+    assert service.enable(webhook, send=send).waiting == len(waiting)
 
     left = Delivery.objects.filter(status="PENDING").values_list("id", flat=True)
     assert {names[key] for key in left} == waiting
@@ -529,8 +529,8 @@ def test_enabling_counts_pending_deliveries_up_to_a_limit(
     monkeypatch.setattr(switch, "BATCH", 2)
     trigger(user, 5)
 
-    assert service.enable(webhook, send="all") == 3
-    assert service.enable(webhook, send="none") == 0
+    assert service.enable(webhook, send="all").waiting == 3
+    assert service.enable(webhook, send="none").waiting == 0
 
     assert Delivery.objects.filter(status="CANCELLED").count() == 5
 

@@ -1,0 +1,52 @@
+"""The pages of the documentation: one site holds all of them, and their commands exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+from django.core.management import get_commands, load_command_class
+
+from config.services import BASE_DIR
+
+DOCS = BASE_DIR / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), *(BASE_DIR / name for name in ("README.md", "SECURITY.md"))])
+COMMAND = re.compile(r"manage\.py ([a-z][\w-]*)((?: +[^`#|\n]*)?)")
+
+
+def test_the_site_lists_every_page() -> None:
+    nav = set(re.findall(r": ([\w-]+\.md)$", (BASE_DIR / "mkdocs.yml").read_text(), re.MULTILINE))
+
+    assert nav == {page.name for page in DOCS.glob("*.md")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([\w./-]+\.\w+)(#[\w-]+)?\)", page.read_text()):
+        linked = page.parent / target
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
+            assert anchor[1:] in {slug(one) for one in headings}, (target, anchor)
+
+
+def slug(heading: str) -> str:
+    text = re.sub(r"[^\w\s-]", "", heading.lower())
+    return re.sub(r"\s", "-", text.strip())
+
+
+def commands_of(page: Path) -> list[tuple[str, str]]:
+    """Every `manage.py` command of a page, as it is written there."""
+    return COMMAND.findall(page.read_text())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_pages_exist_with_their_options(page: Path) -> None:
+    known = get_commands()
+    for name, rest in commands_of(page):
+        if name.startswith("command"):
+            continue
+        assert name in known, name
+        parser = load_command_class(known[name], name).create_parser("manage.py", name)
+        options = {option for action in parser._actions for option in action.option_strings}
+        used = re.findall(r"(?<![\w-])--[a-z][\w-]*", rest)
+        assert set(used) <= options, (name, rest)

@@ -1,0 +1,117 @@
+"""The page that makes a webhook: a tree of event types, and suggestions of owners."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.contrib.auth import get_user_model
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.db.models import Q
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import reverse
+
+from webhooks import catalog, service
+from webhooks.admin.base import LIST_SECONDS
+from webhooks.admin.secrets import SecretOperation
+from webhooks.admin.webhook_form import PatternsField
+from webhooks.doors import access
+from webhooks.postgres.sql import limit_statements
+
+MAX_SUGGESTIONS = 10
+LEAST_LETTERS = 2
+
+
+class PatternTree(forms.Widget):
+    """Checkboxes for all events, each group of the catalogue and each event type."""
+
+    template_name = "admin/webhooks/webhook/events_tree.html"
+    use_fieldset = True
+
+    def get_context(self, name: str, value: Any, attrs: Any) -> dict[str, Any]:
+        context: dict[str, Any] = super().get_context(name, value, attrs)
+        chosen = set((value or "").split())
+        return context | {"chosen": chosen, "groups": catalog.groups()}
+
+    def value_from_datadict(self, data: Any, files: Any, name: str) -> str:
+        given: list[str] = data.getlist(name) if hasattr(data, "getlist") else data.get(name, [])
+        return " ".join(given)
+
+    def value_omitted_from_data(self, data: Mapping[str, Any], files: Any, name: str) -> bool:
+        return False
+
+
+def suggest_owners(request: HttpRequest) -> HttpResponse:
+    """Return the e-mail addresses that begin like `q`, for those who may make webhooks."""
+    if not access.may(request.user, access.ADD_WEBHOOK):
+        raise PermissionDenied
+    start = request.GET.get("q", "").strip()
+    if len(start) < LEAST_LETTERS:
+        return JsonResponse({"owners": []})
+    users = get_user_model().objects.filter(
+        Q(email__istartswith=start) | Q(username__istartswith=start), is_active=True
+    )
+    with transaction.atomic():
+        limit_statements(LIST_SECONDS)
+        owners = list(users.values_list("email", flat=True)[:MAX_SUGGESTIONS])
+        limit_statements(0)
+    return JsonResponse({"owners": sorted(owners)})
+
+
+class NewWebhookForm(forms.Form):
+    is_platform = forms.BooleanField(
+        required=False,
+        label="Platform webhook",
+        help_text="Receives every owner's events and has no owner.",
+    )
+    owner = forms.EmailField(
+        required=False,
+        help_text="The owner's e-mail address; its start suggests some.",
+        widget=forms.EmailInput(attrs={"list": "owners", "autocomplete": "off"}),
+    )
+    name = forms.CharField(max_length=200)
+    url = forms.CharField(label="URL", max_length=2048)
+    events = PatternsField(widget=PatternTree)
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or {}
+        if data.get("is_platform"):
+            data["owner"] = None
+        elif email := data.get("owner"):
+            data["owner"] = get_user_model().objects.filter(email__iexact=email).first()
+            if data["owner"] is None:
+                self.add_error("owner", "No user has this address.")
+        elif "owner" not in self.errors:
+            self.add_error("owner", "Name the owner, or make it a platform webhook.")
+        return data
+
+
+class AddWebhook(SecretOperation):
+    name = "new"
+    url_path = "new/"
+    deed = access.ADD_WEBHOOK
+    title = "Add a webhook"
+    button = "Add"
+    form_class = NewWebhookForm
+    template = "admin/webhooks/webhook/new.html"
+
+    def find(self, object_id: str | None) -> None:
+        return None
+
+    def back_url(self) -> str:
+        return reverse("admin:webhooks_webhook_changelist")
+
+    def act(self, form: forms.Form) -> HttpResponse:
+        data = form.cleaned_data
+        if data["is_platform"] and not access.may(self.request.user, access.ADD_PLATFORM_WEBHOOK):
+            raise PermissionDenied
+        webhook = service.create_webhook(**data)
+        self.note(
+            "webhook.create", webhook, name=data["name"], url=data["url"], events=data["events"]
+        )
+        for warning in service.warnings_of(webhook):
+            messages.warning(self.request, warning)
+        values = [("Secret", webhook.secret)]
+        back_url = self.url_of(webhook, "secrets")
+        return self.show(webhook, "The webhook's signing secret", values, back_url)
