@@ -27,6 +27,7 @@ from webhooks.admin.webhook_operations import (
     MakePortalLink,
     RedeliverFailed,
     TestWebhook,
+    VerifyWebhook,
 )
 from webhooks.doors import access
 from webhooks.doors.setting_fields import changes_of
@@ -57,7 +58,7 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
     search_help_text = "Name, id (whk_…), host or owner's e-mail"
     actions = None
     operations: ClassVar[Iterable[Any]] = (
-        AddWebhook, TestWebhook, EnableWebhook, DisableWebhook, DeleteWebhook, RedeliverFailed,
+        AddWebhook, TestWebhook, VerifyWebhook, EnableWebhook, DisableWebhook, DeleteWebhook, RedeliverFailed,
         RotateSecret, RevokeSecret, RevealSecret, MakePortalLink,
     )  # fmt: skip
     fieldsets = tuple(

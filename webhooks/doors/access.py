@@ -69,10 +69,13 @@ ADD_PLATFORM_WEBHOOK = Deed(
     admin=("webhook_new, as platform webhook",),
 )
 CHANGE_WEBHOOK = Deed(
-    "test, enable and disable other users' webhooks, and revoke their older secrets",
+    "test, verify, enable and disable other users' webhooks, and revoke their older secrets",
     ("webhooks.change_webhook",),
-    admin=("webhook_test", "webhook_enable", "webhook_disable", "webhook_revoke-secrets"),
-)
+    admin=(
+        "webhook_test", "webhook_challenge", "webhook_enable", "webhook_disable",
+        "webhook_revoke-secrets",
+    ),
+)  # fmt: skip
 CHANGE_PLATFORM_WEBHOOK = Deed(
     # A person who changes its URL can read every owner's payloads.
     "change the settings of platform webhooks",

@@ -40,6 +40,7 @@ ACTING: list[tuple[str, View, str]] = [
     ("webhook/new/", webhooks.add, "add"),
     ("webhook/<str:webhook_id>/settings/", webhooks.settings, "settings"),
     ("webhook/<str:webhook_id>/test/", webhooks.test, "test"),
+    ("webhook/<str:webhook_id>/verify/", webhooks.verify, "verify"),
     ("webhook/<str:webhook_id>/enable/", webhooks.enable, "enable"),
     ("webhook/<str:webhook_id>/disable/", webhooks.disable, "disable"),
     ("webhook/<str:webhook_id>/delete/", webhooks.delete, "delete"),

@@ -16,28 +16,46 @@ logger = logging.getLogger(__name__)
 SHOWN_TWINS = 3
 
 
-def warnings_of(webhook: Webhook) -> list[str]:
-    """Return the warnings about a webhook, one sentence each. One statement.
+ASKED_SOON = "We send its receiver a challenge now."
+ASKED_AGAIN = "The last challenge failed: {error} We ask again at {when:%H:%M:%S} UTC."
+ASKED_NO_MORE = (
+    "The last challenge failed: {error} We ask no more by ourselves: mend the receiver first."
+)
+NOT_ASKED = "Its receiver then gets a challenge."
+
+
+def warnings_of(webhook: Webhook, *, with_others: bool = True) -> list[str]:
+    """Return the warnings about a webhook, one line each. One statement.
 
     A warning names a missing proof of the endpoint, event types of which the filter lets no event
-    through, or the owner's other webhooks with the same URL that receive some of the same events.
+    through, or the owner's other webhooks with the same URL that receive some of the same events;
+    these last ones only `with_others`.
     """
-    return [*_unproved(webhook), *_warnings_of_settings(webhook)]
+    others = _twins_of(webhook) if with_others else []
+    return [*unproved(webhook), *_left_out_by(webhook), *others]
 
 
 def log_warnings(webhook: Webhook) -> None:
     """Log the warnings about the settings, without a missing proof."""
-    for warning in _warnings_of_settings(webhook):
+    for warning in [*_left_out_by(webhook), *_twins_of(webhook)]:
         logger.warning("Webhook %s: %s", webhook.public_id, warning)
 
 
-def _unproved(webhook: Webhook) -> list[str]:
-    is_asked = settings.WEBHOOKS_ENDPOINT_PROOF != "off" and not webhook.verified
-    return [UNPROVED] if is_asked else []
+def unproved(webhook: Webhook) -> list[str]:
+    """Say that the proof of the endpoint is missing, why, and what to do; empty if none is wanted.
 
-
-def _warnings_of_settings(webhook: Webhook) -> list[str]:
-    return [*_left_out_by(webhook), *_twins_of(webhook)]
+    No statement.
+    """
+    if settings.WEBHOOKS_ENDPOINT_PROOF == "off" or webhook.verified:
+        return []
+    error, due_at = webhook.proof_error, webhook.proof_due_at
+    if due_at is not None and error:
+        told = ASKED_AGAIN.format(error=error, when=due_at)
+    elif due_at is not None:
+        told = ASKED_SOON
+    else:
+        told = ASKED_NO_MORE.format(error=error) if error else NOT_ASKED
+    return [f"{UNPROVED} {told}"]
 
 
 def _left_out_by(webhook: Webhook) -> list[str]:

@@ -17,7 +17,7 @@ from webhooks.dispatch.desk import with_fresh_connection
 from webhooks.figures import present
 from webhooks.ids import new_id
 from webhooks.postgres import epoch, horizon
-from webhooks.repair import expiry, notices, redelivery_batches, retention
+from webhooks.repair import expiry, notices, proof, redelivery_batches, retention
 from webhooks.repair.chores import Chore, Progress, take_turn
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ def chores() -> list[Chore]:
         Chore("mails", again(notices.send_due), SECOND, lease_seconds=60.0),
         Chore("stored responses", again(expiry.delete_expired_responses), MINUTE),
     ]
+    if settings.WEBHOOKS_ENDPOINT_PROOF != "off":
+        wanted.append(Chore("challenges", again(proof.send_due), SECOND))
     if settings.WEBHOOKS_RETENTION_DAYS:
         wanted.append(Chore("purge", retention.purge_daily, DAY))
     if settings.WEBHOOKS_AUDIT_RETENTION_DAYS:

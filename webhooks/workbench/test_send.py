@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from requests import Response
 
 from webhooks import catalog
+from webhooks.dispatch.single import SingleRequest
 from webhooks.models import Webhook
 from webhooks.pace.retry import judge
 from webhooks.wire.failures import TransportError
-from webhooks.workbench.single import SingleRequest
 
 MAX_SECONDS = 15
 """Somebody waits for the answer, and a thread of the server with them."""
