@@ -1,6 +1,8 @@
 from webhooks.models.delivery import Attempt, Delivery
+from webhooks.models.endpoint_proof import UnverifiedHost
 from webhooks.models.epoch import Epoch
 from webhooks.models.event import Event
+from webhooks.models.inbox import Inbox, InboxRequest
 from webhooks.models.operations import (
     AuditEntry,
     Chore,
@@ -24,11 +26,14 @@ __all__ = [
     "Epoch",
     "Event",
     "IdempotentAnswer",
+    "Inbox",
+    "InboxRequest",
     "Pause",
     "PortalLink",
     "Redelivery",
     "RedeliveryTakeover",
     "SigningSecret",
+    "UnverifiedHost",
     "Webhook",
     "WorkerHeartbeat",
 ]

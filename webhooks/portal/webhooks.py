@@ -71,7 +71,8 @@ def add(visit: Visit) -> HttpResponse:
     """Ask for a new webhook, and show its secret once it is made."""
     visit.require(visit.may_add)
     request = visit.request
-    form = NewWebhookForm(request.POST if request.method == "POST" else None)
+    initial = {"url": request.GET.get("url", "")}
+    form = NewWebhookForm(request.POST if request.method == "POST" else None, initial=initial)
     if request.method == "POST":
         allowance = take(visit, "secret")
         if allowance.is_exceeded:

@@ -6,6 +6,7 @@ from django.conf import settings
 
 from webhooks import catalog
 from webhooks.models import Webhook
+from webhooks.models.endpoint_proof import host_cap, host_of
 from webhooks.models.filters import types_left_out
 from webhooks.pace.bounds import named
 from webhooks.registry.switch import UNPROVED
@@ -20,6 +21,10 @@ ASKED_SOON = "We send its receiver a challenge now."
 ASKED_AGAIN = "The last challenge failed: {error} We ask again at {when:%H:%M:%S} UTC."
 ASKED_NO_MORE = (
     "The last challenge failed: {error} We ask no more by ourselves: mend the receiver first."
+)
+CAPPED = (
+    " Until then its deliveries wait while {host} gets {cap} requests per second from webhooks that are"
+    " not verified."
 )
 NOT_ASKED = "Its receiver then gets a challenge."
 
@@ -55,7 +60,14 @@ def unproved(webhook: Webhook) -> list[str]:
         told = ASKED_SOON
     else:
         told = ASKED_NO_MORE.format(error=error) if error else NOT_ASKED
-    return [f"{UNPROVED} {told}"]
+    return [f"{UNPROVED} {told}{_capped(webhook)}"]
+
+
+def _capped(webhook: Webhook) -> str:
+    cap = host_cap()
+    if cap is None or not webhook.active:
+        return ""
+    return CAPPED.format(cap=cap, host=host_of(webhook.url))
 
 
 def _left_out_by(webhook: Webhook) -> list[str]:
