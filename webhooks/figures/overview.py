@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from webhooks.figures.history import CHOSEN_SQL, Bucket, Figures, Selection
+from webhooks.figures.cells import FROM_SQL, percentiles_sql
+from webhooks.figures.history import Bucket, Figures, Selection
 from webhooks.ids import first_id_of
 from webhooks.postgres.sql import query
 
@@ -39,16 +40,14 @@ def last_errors(since: datetime, webhook_ids: tuple[UUID, ...]) -> dict[UUID, La
 
 
 WORST_WEBHOOKS_SQL = """
-SELECT webhook_id, count(*),
-       count(*) FILTER (WHERE status = 'SUCCESS'),
-       count(*) FILTER (WHERE status = 'FAILED') AS failed,
-       count(*) FILTER (WHERE status = 'RETRYING') AS retrying
-  FROM chosen GROUP BY 1
-HAVING count(*) FILTER (WHERE status IN ('FAILED', 'RETRYING')) > 0
- ORDER BY count(*) FILTER (WHERE status IN ('FAILED', 'RETRYING')) DESC, 1
+SELECT webhook_id, sum(deliveries)::bigint, sum(succeeded)::bigint,
+       sum(failed)::bigint AS failed, sum(retrying)::bigint AS retrying
+  FROM counts GROUP BY 1
+HAVING sum(failed + retrying) > 0
+ ORDER BY sum(failed + retrying) DESC, 1
  LIMIT %(limit)s
 """
-WORST_SQL = CHOSEN_SQL + WORST_WEBHOOKS_SQL
+WORST_SQL = FROM_SQL + WORST_WEBHOOKS_SQL
 
 
 def worst(selection: Selection, *, limit: int) -> dict[UUID, Figures]:
@@ -68,27 +67,24 @@ def worst(selection: Selection, *, limit: int) -> dict[UUID, Figures]:
 
 
 TIMED_SQL = """, counted AS (
-    SELECT date_trunc('hour', created_at, 'UTC') AS starts_at, count(*) AS deliveries,
-           count(*) FILTER (WHERE status = 'SUCCESS') AS succeeded,
-           count(*) FILTER (WHERE status = 'FAILED') AS failed,
-           count(*) FILTER (WHERE status = 'CANCELLED') AS cancelled,
-           count(*) FILTER (WHERE status = 'RETRYING') AS retrying,
-           percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (
-               ORDER BY (1000 * extract(epoch FROM delivered_at - created_at))::int8)
-               FILTER (WHERE round = 1 AND delivered_at IS NOT NULL) AS waits
-      FROM chosen GROUP BY 1
+    SELECT starts_at, sum(deliveries)::bigint AS deliveries, sum(succeeded)::bigint AS succeeded,
+           sum(failed)::bigint AS failed, sum(cancelled)::bigint AS cancelled,
+           sum(retrying)::bigint AS retrying
+      FROM counts GROUP BY 1
+), waited AS ({waits}
 )
 SELECT starts_at, coalesce(deliveries, 0), coalesce(succeeded, 0), coalesce(failed, 0),
        coalesce(cancelled, 0), coalesce(deliveries - succeeded - failed - cancelled, 0),
-       coalesce(retrying, 0), waits[1], waits[2]
+       coalesce(retrying, 0), p50, p95
   FROM generate_series(date_trunc('hour', %(since)s, 'UTC'),
                        coalesce(%(until)s::timestamptz - interval '1 microsecond',
                                 clock_timestamp()),
                        interval '1 hour') AS starts_at
   LEFT JOIN counted USING (starts_at)
+  LEFT JOIN waited ON waited.what = starts_at
  ORDER BY 1
 """
-HOURS_SQL = CHOSEN_SQL + TIMED_SQL
+HOURS_SQL = FROM_SQL + TIMED_SQL.format(waits=percentiles_sql("starts_at", "waits"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from webhooks.models.operations import (
     RedeliveryTakeover,
 )
 from webhooks.models.portal import PortalLink
+from webhooks.models.rollup import HourFigures, ReopenedHour, RolledUp
 from webhooks.models.signing_secret import SigningSecret
 from webhooks.models.token import ApiToken
 from webhooks.models.webhook import Webhook
@@ -25,6 +26,7 @@ __all__ = [
     "Delivery",
     "Epoch",
     "Event",
+    "HourFigures",
     "IdempotentAnswer",
     "Inbox",
     "InboxRequest",
@@ -32,6 +34,8 @@ __all__ = [
     "PortalLink",
     "Redelivery",
     "RedeliveryTakeover",
+    "ReopenedHour",
+    "RolledUp",
     "SigningSecret",
     "UnverifiedHost",
     "Webhook",
