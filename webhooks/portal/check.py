@@ -12,7 +12,7 @@ from webhooks import service
 from webhooks.figures.display import span
 from webhooks.portal.deliveries import choices_of
 from webhooks.portal.forms import CheckForm
-from webhooks.portal.inbox import find_request
+from webhooks.portal.inbox import find_request, sender_of
 from webhooks.portal.pages import show, take, too_many
 from webhooks.portal.visit import Visit
 from webhooks.workbench.diagnosis import Finding, read_headers
@@ -211,7 +211,7 @@ def _captured(visit: Visit) -> dict[str, str]:
     except ValueError:
         return {}
     row = find_request(visit, request_id)
-    sender = visit.webhooks().filter(pk=row.signed_for_id).first()
+    sender = sender_of(visit, row)
     filled = {"headers": row.head, "body": row.text}
     return filled | ({"webhook": sender.public_id} if sender else {})
 

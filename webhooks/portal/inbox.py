@@ -9,7 +9,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
 from webhooks.doors import allowances
-from webhooks.models import Inbox, InboxRequest
+from webhooks.models import Inbox, InboxRequest, Webhook
 from webhooks.portal.pages import go, show, take, too_many
 from webhooks.portal.visit import Visit
 from webhooks.workbench import inbox as inboxes
@@ -42,7 +42,7 @@ def _contents(visit: Visit) -> dict[str, Any]:
         return {"inbox": None}
     path = reverse("portal-inbox", args=[found.token])
     webhooks = list(visit.webhooks())
-    names = {webhook.pk: webhook.name for webhook in webhooks}
+    names: dict[UUID | None, str] = {webhook.pk: webhook.name for webhook in webhooks}
     rows = found.requests.order_by("-id").defer("body", "head")
     return {
         "inbox": found,
@@ -56,9 +56,8 @@ def _contents(visit: Visit) -> dict[str, Any]:
 def inbox_request(visit: Visit, request_id: UUID) -> HttpResponse:
     """Show a request as it came in."""
     found = find_request(visit, request_id)
-    sender = visit.webhooks().filter(pk=found.signed_for_id).first()
     payload = show_payload(bytes(found.body))
-    context = {"row": found, "sender": sender, "payload": payload}
+    context = {"row": found, "sender": sender_of(visit, found), "payload": payload}
     return show(visit, "inbox_request", context)
 
 
@@ -69,6 +68,13 @@ def find_request(visit: Visit, request_id: Any) -> InboxRequest:
     if row is None:
         raise Http404
     return row
+
+
+def sender_of(visit: Visit, row: InboxRequest) -> Webhook | None:
+    """Return the webhook whose secret signed a request; None if there is none any more."""
+    if row.signed_for_id is None:
+        return None
+    return visit.webhooks().filter(pk=row.signed_for_id).first()
 
 
 @csrf_exempt
