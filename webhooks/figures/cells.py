@@ -1,8 +1,8 @@
 """Where all figures of the past come from: deliveries, and the roll-ups of whole hours.
 
 FROM_SQL begins each statement of the figures. It reads the hours within [rolled_from, rolled_to)
-from roll-ups, except reopened ones, and everything else from the deliveries themselves, so that the
-figures are the same with and without roll-ups.
+from roll-ups, those within [days_from, days_to) from roll-ups of days, and everything else from the
+deliveries themselves: also reopened hours. So the figures are the same with and without roll-ups.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -13,6 +13,7 @@ from webhooks.ids import first_id_of
 from webhooks.postgres.sql import query
 
 HOUR_SECONDS = 3600
+DAY_HOURS = 24
 
 
 def hour_of(moment: datetime) -> int:
@@ -39,24 +40,33 @@ def _first_id_sql(hour: str) -> str:
 
 
 def rolled_parameters(
-    first: UUID, last: UUID, since: datetime, until: datetime | None
+    first: UUID, last: UUID, since: datetime, until: datetime | None, *, by_hour: bool
 ) -> dict[str, Any]:
-    """Return the parameters of FROM_SQL that say which hours come from roll-ups. One statement."""
+    """Return the parameters of FROM_SQL that say which hours come from roll-ups. One statement.
+
+    `by_hour` says that the figures of single hours are wanted, so that no day serves.
+    """
     rows = query("SELECT first_hour, end_hour FROM webhooks_rolledup")
     start, end = rows[0] if rows else (0, 0)
     # Whole hours only.
     start = max(start, hour_of(since + timedelta(hours=1) - timedelta(milliseconds=1)))
     end = end if until is None else min(end, hour_of(until))
     if start >= end:
-        return {"rolled_from": 0, "rolled_to": 0, "rolled_first": last, "rolled_last": last}
+        return dict.fromkeys(ROLLED_NAMES, 0) | {"rolled_first": last, "rolled_last": last}
+    days_from, days_to = -(-start // DAY_HOURS) * DAY_HOURS, end // DAY_HOURS * DAY_HOURS
+    if by_hour or days_from >= days_to:
+        days_from = days_to = end
     return {
         "rolled_from": start,
         "rolled_to": end,
+        "days_from": days_from,
+        "days_to": days_to,
         "rolled_first": first_id_of(hour_start(start)),
         "rolled_last": first_id_of(hour_start(end)),
     }
 
 
+ROLLED_NAMES = ("rolled_from", "rolled_to", "days_from", "days_to")
 COLUMNS = """d.id, d.webhook_id, d.owner_id, d.event_type, d.status, d.attempt_count, d.round,
            d.crash_count, d.created_at, d.delivered_at, d.finished_at"""
 
@@ -116,12 +126,32 @@ FAILED_SQL = """
       FROM chosen JOIN webhooks_attempt a ON a.delivery_id = chosen.id
      WHERE a.id >= %(first)s AND a.failure_kind <> '' GROUP BY 1, 2, 3, 4, 5"""
 
+_IS_CLOSED = """NOT EXISTS (SELECT FROM webhooks_reopenedhour r
+                        WHERE r.webhook_id = h.webhook_id AND r.hour >= h.hour
+                          AND r.hour < h.hour + h.hours)"""
+
 FROM_SQL = f"""{CHOSEN_SQL}, rolled AS (
     SELECT h.* FROM webhooks_hourfigures h
-     WHERE h.hour >= %(rolled_from)s AND h.hour < %(rolled_to)s
-       AND {_SELECTED.format(row="h")}
-       AND NOT EXISTS (SELECT FROM webhooks_reopenedhour r
-                        WHERE r.webhook_id = h.webhook_id AND r.hour = h.hour)
+     WHERE h.hours = {DAY_HOURS} AND h.hour >= %(days_from)s AND h.hour < %(days_to)s
+       AND {_SELECTED.format(row="h")} AND {_IS_CLOSED}
+    UNION ALL
+    SELECT h.* FROM webhooks_hourfigures h
+     WHERE h.hours = 1 AND h.hour >= %(rolled_from)s AND h.hour < %(days_from)s
+       AND {_SELECTED.format(row="h")} AND {_IS_CLOSED}
+    UNION ALL
+    SELECT h.* FROM webhooks_hourfigures h
+     WHERE h.hours = 1 AND h.hour >= %(days_to)s AND h.hour < %(rolled_to)s
+       AND {_SELECTED.format(row="h")} AND {_IS_CLOSED}
+    UNION ALL
+    SELECT h.*
+      FROM (SELECT DISTINCT r.webhook_id, r.hour / {DAY_HOURS} * {DAY_HOURS} AS day
+              FROM webhooks_reopenedhour r
+             WHERE r.hour >= %(days_from)s AND r.hour < %(days_to)s
+               AND {_SELECTED.format(row="r")}) AS reopened
+      JOIN webhooks_hourfigures h
+        ON h.webhook_id = reopened.webhook_id AND h.hours = 1
+       AND h.hour >= reopened.day AND h.hour < reopened.day + {DAY_HOURS}
+     WHERE {_IS_CLOSED}
 ), counts AS ({COUNTS_SQL}
     UNION ALL
     SELECT webhook_id, event_type, starts_at, deliveries, 0, 0, 0, succeeded, failed, cancelled,

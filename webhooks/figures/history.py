@@ -35,11 +35,12 @@ class Selection:
     owner_id: UUID | None = None
     webhook_ids: tuple[UUID, ...] | None = None
 
-    def parameters(self) -> dict[str, Any]:
-        """Return the parameters of FROM_SQL. One statement."""
+    def parameters(self, *, by_hour: bool = False) -> dict[str, Any]:
+        """Return the parameters of FROM_SQL; see rolled_parameters(). One statement."""
         first = first_id_of(self.since)
         last = LAST_ID if self.until is None else first_id_of(self.until)
-        return rolled_parameters(first, last, self.since, self.until) | {
+        rolled = rolled_parameters(first, last, self.since, self.until, by_hour=by_hour)
+        return rolled | {
             "first": first,
             "last": last,
             "owner": self.owner_id,
@@ -242,7 +243,7 @@ def series(selection: Selection, size: BucketSize = "hour") -> list[Bucket]:
 
     The first and the last bucket count only deliveries within the selection. One statement.
     """
-    parameters = selection.parameters() | {
+    parameters = selection.parameters(by_hour=size == "hour") | {
         "size": size,
         "step": timedelta(days=1) if size == "day" else timedelta(hours=1),
         "since": selection.since,
@@ -262,6 +263,6 @@ SERIES_BY_WEBHOOK_SQL = FROM_SQL + HOURS_BY_WEBHOOK_SQL
 def series_by_webhook(selection: Selection) -> dict[UUID, list[Bucket]]:
     """Return the hourly buckets of each webhook, without the empty ones. One statement."""
     buckets: dict[UUID, list[Bucket]] = {}
-    for webhook_id, *columns in query(SERIES_BY_WEBHOOK_SQL, selection.parameters()):
+    for webhook_id, *columns in query(SERIES_BY_WEBHOOK_SQL, selection.parameters(by_hour=True)):
         buckets.setdefault(webhook_id, []).append(Bucket(*columns))
     return buckets

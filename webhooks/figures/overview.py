@@ -1,11 +1,11 @@
 """The figures of the operators' home and queue pages. All functions only read."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from webhooks.figures.cells import FROM_SQL, percentiles_sql
-from webhooks.figures.history import Bucket, Figures, Selection
+from webhooks.figures.history import Bucket, BucketSize, Figures, Selection
 from webhooks.ids import first_id_of
 from webhooks.postgres.sql import query
 
@@ -66,8 +66,9 @@ def worst(selection: Selection, *, limit: int) -> dict[UUID, Figures]:
     }
 
 
-TIMED_SQL = """, counted AS (
-    SELECT starts_at, sum(deliveries)::bigint AS deliveries, sum(succeeded)::bigint AS succeeded,
+_TIMED_SQL = """, counted AS (
+    SELECT date_trunc(%(size)s, starts_at, 'UTC') AS starts_at,
+           sum(deliveries)::bigint AS deliveries, sum(succeeded)::bigint AS succeeded,
            sum(failed)::bigint AS failed, sum(cancelled)::bigint AS cancelled,
            sum(retrying)::bigint AS retrying
       FROM counts GROUP BY 1
@@ -76,20 +77,22 @@ TIMED_SQL = """, counted AS (
 SELECT starts_at, coalesce(deliveries, 0), coalesce(succeeded, 0), coalesce(failed, 0),
        coalesce(cancelled, 0), coalesce(deliveries - succeeded - failed - cancelled, 0),
        coalesce(retrying, 0), p50, p95
-  FROM generate_series(date_trunc('hour', %(since)s, 'UTC'),
+  FROM generate_series(date_trunc(%(size)s, %(since)s, 'UTC'),
                        coalesce(%(until)s::timestamptz - interval '1 microsecond',
                                 clock_timestamp()),
-                       interval '1 hour') AS starts_at
+                       %(step)s) AS starts_at
   LEFT JOIN counted USING (starts_at)
   LEFT JOIN waited ON waited.what = starts_at
  ORDER BY 1
 """
-HOURS_SQL = FROM_SQL + TIMED_SQL.format(waits=percentiles_sql("starts_at", "waits"))
+TIMED_SQL = FROM_SQL + _TIMED_SQL.format(
+    waits=percentiles_sql("date_trunc(%(size)s, starts_at, 'UTC')", "waits")
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """A bucket of one hour and the times from its deliveries' creation to their success."""
+    """A bucket of one hour or day and the times from its deliveries' creation to their success."""
 
     bucket: Bucket
     retrying: int
@@ -98,10 +101,15 @@ class Hour:
     delivery_p95_ms: int | None
 
 
-def hours(selection: Selection) -> list[Hour]:
-    """Return series() by hour, with the times to delivery. One statement."""
-    parameters = selection.parameters() | {"since": selection.since, "until": selection.until}
-    return [Hour(Bucket(*row[:6]), *row[6:]) for row in query(HOURS_SQL, parameters)]
+def hours(selection: Selection, size: BucketSize = "hour") -> list[Hour]:
+    """Return series(), with the times to delivery. Two statements."""
+    parameters = selection.parameters(by_hour=size == "hour") | {
+        "size": size,
+        "step": timedelta(days=1) if size == "day" else timedelta(hours=1),
+        "since": selection.since,
+        "until": selection.until,
+    }
+    return [Hour(Bucket(*row[:6]), *row[6:]) for row in query(TIMED_SQL, parameters)]
 
 
 def events_since(since: datetime) -> int:

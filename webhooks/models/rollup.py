@@ -1,7 +1,7 @@
 """Roll-ups: the figures of whole hours, kept so that nobody need count their deliveries again.
 
-An hour of a webhook is rolled up when all of its deliveries are finished. It is that of their ids,
-because these are found by their ids; `starts_at` is the hour in which they were created, which may
+An hour of a webhook is rolled up when all of its deliveries are finished, and once more together with
+the other hours of its day. It is that of their ids, because these are found by their ids; `starts_at` is the hour in which they were created, which may
 be the one before. Whoever changes or deletes finished deliveries reopens their hours in the same
 transaction (webhooks/figures/cells.py); readers then count them again, and a chore rolls them up anew.
 """
@@ -14,15 +14,16 @@ from django.db.models.functions import Now
 
 
 class HourFigures(models.Model):
-    """The deliveries of one webhook, hour and event type."""
+    """The deliveries of one webhook and event type, of one hour or the 24 of a day."""
 
-    pk = models.CompositePrimaryKey("webhook_id", "hour", "event_type", "starts_at")
+    pk = models.CompositePrimaryKey("webhook_id", "hours", "hour", "event_type", "starts_at")
     # Without foreign keys: deliveries have none either.
     webhook_id = models.UUIDField()
     owner_id = models.UUIDField()
-    hour = models.IntegerField(help_text="Of their ids, in hours since 1970.")
+    hours = models.SmallIntegerField(help_text="1 or 24.")
+    hour = models.IntegerField(help_text="The first one, of their ids, in hours since 1970.")
     event_type = models.CharField(max_length=100)
-    starts_at = models.DateTimeField(help_text="The hour in which they were created.")
+    starts_at = models.DateTimeField(help_text="The hour or day in which they were created.")
     deliveries = models.IntegerField()
     succeeded = models.IntegerField()
     failed = models.IntegerField()
@@ -42,8 +43,8 @@ class HourFigures(models.Model):
 
     class Meta:
         indexes: ClassVar = [
-            models.Index(fields=["owner_id", "hour"], name="hour_figures_owner"),
-            models.Index(fields=["hour"], name="hour_figures_hour"),
+            models.Index(fields=["owner_id", "hours", "hour"], name="hour_figures_owner"),
+            models.Index(fields=["hours", "hour"], name="hour_figures_hour"),
         ]
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The chore that rolls up whole hours, so that figures of weeks need not count every delivery.
+"""The chore that rolls up whole hours and days, so that figures of weeks need not count every delivery.
 
 An hour is rolled up once no transaction can add deliveries to it. Webhooks with unfinished deliveries
 in it are left out as reopened, until these are finished.
@@ -15,6 +15,7 @@ from webhooks.dispatch.life import MOST_CRASHES
 from webhooks.figures.cells import (
     COLUMNS,
     COUNTS_SQL,
+    DAY_HOURS,
     DURATIONS_SQL,
     FAILED_SQL,
     WAITS_SQL,
@@ -71,7 +72,9 @@ def _next_hour() -> bool:
         if state.end_hour >= state.settled_hour:
             return False
         _roll(state.end_hour)
-        RolledUp.objects.update(end_hour=state.end_hour + 1)
+        state.end_hour += 1
+        _merge(state, state.end_hour - 1)
+        state.save(update_fields=["end_hour"])
         return True
 
 
@@ -117,14 +120,51 @@ def _reopened_hours() -> bool:
             state = RolledUp.objects.select_for_update(skip_locked=True).first()
             if state is None:
                 return False
-            HourFigures.objects.filter(webhook_id=webhook_id, hour=hour).delete()
+            HourFigures.objects.filter(webhook_id=webhook_id, hours=1, hour=hour).delete()
             is_within = state.first_hour <= hour < state.end_hour
             _roll(hour, webhook_id, is_within=is_within)
+            _merge(state, hour, webhook_id)
     return bool(due)
 
 
+def _keep_sql(source: str, counts: str, waits: str, durations: str, failed: str) -> str:
+    """Return the statement that keeps the figures of the relation `chosen`, which `source` defines."""
+    return f"""{source}, owners AS (
+    SELECT DISTINCT webhook_id, owner_id FROM chosen
+), counts AS ({counts}
+), waits AS (
+    SELECT webhook_id, event_type, starts_at, array_agg(ms ORDER BY ms) AS waits_ms,
+           array_agg(count ORDER BY ms) AS wait_counts
+      FROM ({waits}) AS one GROUP BY 1, 2, 3
+), durations AS (
+    SELECT webhook_id, event_type, starts_at, array_agg(ms ORDER BY ms) AS durations_ms,
+           array_agg(count ORDER BY ms) AS duration_counts
+      FROM ({durations}) AS one GROUP BY 1, 2, 3
+), failures AS (
+    SELECT webhook_id, event_type, starts_at,
+           jsonb_agg(jsonb_build_array(kind, code, attempts, deliveries, last_at)) AS failures
+      FROM ({failed}) AS one GROUP BY 1, 2, 3
+)
+INSERT INTO webhooks_hourfigures (
+    webhook_id, owner_id, hours, hour, event_type, starts_at, deliveries, succeeded, failed,
+    cancelled, sent, parked, last_success_at, last_failure_at, waits_ms, wait_counts,
+    durations_ms, duration_counts, failures)
+SELECT webhook_id, owner_id, %(hours)s, %(hour)s, event_type, starts_at, deliveries, succeeded,
+       failed, cancelled, sent, parked, last_success_at, last_failure_at,
+       coalesce(waits_ms, '{{}}'), coalesce(wait_counts, '{{}}'),
+       coalesce(durations_ms, '{{}}'), coalesce(duration_counts, '{{}}'),
+       coalesce(failures, '[]')
+  FROM counts JOIN owners USING (webhook_id)
+  LEFT JOIN waits USING (webhook_id, event_type, starts_at)
+  LEFT JOIN durations USING (webhook_id, event_type, starts_at)
+  LEFT JOIN failures USING (webhook_id, event_type, starts_at)
+RETURNING 1
+"""  # noqa: S608 (constants only)
+
+
 # One snapshot: what changes meanwhile reopens the hour by a row that this statement does not see.
-ROLL_SQL = f"""
+ROLL_SQL = _keep_sql(
+    f"""
 WITH page AS MATERIALIZED (
     SELECT {COLUMNS} FROM webhooks_delivery d
      WHERE d.id >= %(first)s AND d.id < %(last)s AND %(is_within)s
@@ -141,41 +181,49 @@ WITH page AS MATERIALIZED (
       FROM unfinished
 ), chosen AS MATERIALIZED (
     SELECT * FROM page WHERE webhook_id NOT IN (SELECT webhook_id FROM unfinished)
-), owners AS (
-    SELECT DISTINCT webhook_id, owner_id FROM chosen
-), counts AS ({COUNTS_SQL}
-), waits AS (
-    SELECT webhook_id, event_type, starts_at, array_agg(ms ORDER BY ms) AS waits_ms,
-           array_agg(count ORDER BY ms) AS wait_counts
-      FROM ({WAITS_SQL}) AS one GROUP BY 1, 2, 3
-), durations AS (
-    SELECT webhook_id, event_type, starts_at, array_agg(ms ORDER BY ms) AS durations_ms,
-           array_agg(count ORDER BY ms) AS duration_counts
-      FROM ({DURATIONS_SQL}) AS one GROUP BY 1, 2, 3
-), failures AS (
-    SELECT webhook_id, event_type, starts_at,
-           jsonb_agg(jsonb_build_array(kind, code, attempts, deliveries, last_at)) AS failures
-      FROM ({FAILED_SQL}) AS one GROUP BY 1, 2, 3
+)""",  # noqa: S608 (constants only)
+    COUNTS_SQL,
+    WAITS_SQL,
+    DURATIONS_SQL,
+    FAILED_SQL,
 )
-INSERT INTO webhooks_hourfigures (
-    webhook_id, owner_id, hour, event_type, starts_at, deliveries, succeeded, failed, cancelled,
-    sent, parked, last_success_at, last_failure_at, waits_ms, wait_counts, durations_ms,
-    duration_counts, failures)
-SELECT webhook_id, owner_id, %(hour)s, event_type, starts_at, deliveries, succeeded, failed,
-       cancelled, sent, parked, last_success_at, last_failure_at,
-       coalesce(waits_ms, '{{}}'), coalesce(wait_counts, '{{}}'),
-       coalesce(durations_ms, '{{}}'), coalesce(duration_counts, '{{}}'),
-       coalesce(failures, '[]')
-  FROM counts JOIN owners USING (webhook_id)
-  LEFT JOIN waits USING (webhook_id, event_type, starts_at)
-  LEFT JOIN durations USING (webhook_id, event_type, starts_at)
-  LEFT JOIN failures USING (webhook_id, event_type, starts_at)
-RETURNING 1
-"""  # noqa: S608 (constants only)
+
+_DAY = "webhook_id, event_type, date_trunc('day', starts_at, 'UTC') AS starts_at"
+
+MERGE_SQL = _keep_sql(
+    """
+WITH chosen AS MATERIALIZED (
+    SELECT * FROM webhooks_hourfigures h
+     WHERE h.hours = 1 AND h.hour >= %(hour)s AND h.hour < %(hour)s + %(hours)s
+       AND (%(webhook)s::uuid IS NULL OR h.webhook_id = %(webhook)s)
+)""",
+    f"""
+    SELECT {_DAY}, sum(deliveries) AS deliveries, sum(succeeded) AS succeeded,
+           sum(failed) AS failed, sum(cancelled) AS cancelled, sum(sent) AS sent,
+           sum(parked) AS parked, max(last_success_at) AS last_success_at,
+           max(last_failure_at) AS last_failure_at
+      FROM chosen GROUP BY 1, 2, 3""",  # noqa: S608 (constants only)
+    f"""
+    SELECT {_DAY}, one.ms, sum(one.count)::bigint AS count
+      FROM chosen, unnest(waits_ms, wait_counts) AS one (ms, count)
+     GROUP BY 1, 2, 3, 4""",  # noqa: S608 (constants only)
+    f"""
+    SELECT {_DAY}, one.ms, sum(one.count)::bigint AS count
+      FROM chosen, unnest(durations_ms, duration_counts) AS one (ms, count)
+     GROUP BY 1, 2, 3, 4""",  # noqa: S608 (constants only)
+    f"""
+    SELECT {_DAY}, one ->> 0 AS kind, (one ->> 1)::int AS code,
+           sum((one ->> 2)::bigint)::bigint AS attempts,
+           sum((one ->> 3)::bigint)::bigint AS deliveries,
+           max((one ->> 4)::timestamptz) AS last_at
+      FROM chosen, jsonb_array_elements(failures) AS one
+     GROUP BY 1, 2, 3, 4, 5""",  # noqa: S608 (constants only)
+)
 
 
 def _roll(hour: int, webhook_id: Any = None, *, is_within: bool = True) -> None:
     parameters = {
+        "hours": 1,
         "hour": hour,
         "webhook": webhook_id,
         "is_within": is_within,
@@ -185,3 +233,13 @@ def _roll(hour: int, webhook_id: Any = None, *, is_within: bool = True) -> None:
         "most_crashes": MOST_CRASHES,
     }
     query(ROLL_SQL, parameters)
+
+
+def _merge(state: RolledUp, hour: int, webhook_id: Any = None) -> None:
+    """Merge the hours of a day, if all of them are rolled up."""
+    day = hour // DAY_HOURS * DAY_HOURS
+    if day < state.first_hour or day + DAY_HOURS > state.end_hour:
+        return
+    merged = HourFigures.objects.filter(hours=DAY_HOURS, hour=day)
+    (merged if webhook_id is None else merged.filter(webhook_id=webhook_id)).delete()
+    query(MERGE_SQL, {"hours": DAY_HOURS, "hour": day, "webhook": webhook_id})

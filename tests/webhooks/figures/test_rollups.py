@@ -24,7 +24,7 @@ from webhooks.repair import redelivery_batches, retention, rollups
 pytestmark = pytest.mark.django_db(transaction=True)
 
 NOW = timezone.now()
-START = (NOW - timedelta(hours=30)).replace(minute=0, second=0, microsecond=0)
+START = (NOW - timedelta(hours=80)).replace(minute=0, second=0, microsecond=0)
 
 
 def roll_all() -> None:
@@ -39,7 +39,7 @@ def everything(webhooks: list[Webhook], owner: User) -> list[Any]:
     found: list[Any] = []
     for since, until in (
         (START, None),
-        (START + timedelta(minutes=20), START + timedelta(hours=20, minutes=40)),
+        (START + timedelta(minutes=20), START + timedelta(hours=70, minutes=40)),
         (START + timedelta(hours=3), START + timedelta(hours=4)),
         (START + timedelta(hours=3, minutes=5), START + timedelta(hours=3, minutes=50)),
     ):
@@ -59,6 +59,7 @@ def everything(webhooks: list[Webhook], owner: User) -> list[Any]:
                 history.series(selection, "day"),
                 history.series_by_webhook(selection),
                 overview.hours(selection),
+                overview.hours(selection, "day"),
                 overview.worst(selection, limit=3),
             ]
     return found
@@ -70,7 +71,7 @@ def webhooks(
     make_webhook: Callable[..., Webhook],
     other_user: User,
 ) -> list[Webhook]:
-    """Webhooks of two owners with deliveries of thirty hours, of every kind."""
+    """Webhooks of two owners with deliveries of eighty hours, of every kind."""
     dice = random.Random(7)
     made = [make_webhook(name=str(number)) for number in range(3)]
     made.append(make_webhook(owner=other_user))
@@ -82,7 +83,7 @@ def webhooks(
         kinds = ["http_status", "timeout", "dns"]
         failed = [(dice.randrange(5, 400), dice.choice(kinds)) for _ in range(dice.randrange(3))]
         add(
-            START + timedelta(seconds=dice.uniform(0, 30 * 3600 - 60)),
+            START + timedelta(seconds=dice.uniform(0, 80 * 3600 - 60)),
             status,
             webhook=dice.choice(made),
             event_type=dice.choice(["session.ended", "project.created"]),
@@ -113,10 +114,11 @@ def test_figures_are_the_same_with_roll_ups(
     state = RolledUp.objects.get()
     assert state.first_hour <= hour_of(START) + 1
     assert state.end_hour >= hour_of(NOW) - 1
-    assert HourFigures.objects.count() > 100
+    assert HourFigures.objects.filter(hours=1).count() > 100
+    assert HourFigures.objects.filter(hours=24).count() > 10
     assert everything(webhooks, user) == before
     # Not from the deliveries: an hour without them still has its figures.
-    hour = HourFigures.objects.order_by("hour").values_list("hour", flat=True)[20]
+    hour = HourFigures.objects.filter(hours=1).order_by("hour").values_list("hour", flat=True)[20]
     rolled = datetime.fromtimestamp(hour * 3600, UTC)
     selection = Selection(rolled, rolled + timedelta(hours=1))
     counted = history.totals(selection)
@@ -140,7 +142,7 @@ def test_redelivered_and_purged_hours_are_counted_anew(webhooks: list[Webhook], 
     roll_all()
     assert everything(webhooks, user) == _counted_anew(webhooks, user)
 
-    policy = retention.Policy(START + timedelta(hours=12))
+    policy = retention.Policy(START + timedelta(hours=50))
     assert sum(one.deliveries for one in retention.purge(policy, share=1)) > 50
     assert everything(webhooks, user) == _counted_anew(webhooks, user)
     roll_all()
