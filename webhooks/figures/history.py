@@ -172,7 +172,7 @@ BY_TYPE_SQL = _counted_sql("event_type")
 
 
 def totals(selection: Selection) -> Figures:
-    """Return the figures of all selected deliveries; zeros if there are none. One statement."""
+    """Return the figures of all selected deliveries; zeros if there are none. Two statements."""
     rows = query(TOTALS_SQL, {**selection.parameters(), "limit": 1})
     return Figures(*rows[0][1:]) if rows else Figures()
 
@@ -181,7 +181,7 @@ def by_webhook(selection: Selection, *, limit: int = 100) -> list[WebhookFigures
     """Return the figures of each webhook with selected deliveries, the busiest `limit` ones first.
 
     To get the figures of certain webhooks, set `selection.webhook_ids`; webhooks without deliveries
-    are missing in the result. Two statements.
+    are missing in the result. Three statements.
     """
     rows = query(BY_WEBHOOK_SQL, {**selection.parameters(), "limit": limit})
     webhooks: dict[UUID, tuple[str, str, str]] = {
@@ -200,7 +200,7 @@ SELECT id, name, url,
 
 
 def by_type(selection: Selection) -> dict[str, Figures]:
-    """Return the figures of each event type with selected deliveries. One statement."""
+    """Return the figures of each event type with selected deliveries. Two statements."""
     rows = query(BY_TYPE_SQL, {**selection.parameters(), "limit": None})
     return {row[0]: Figures(*row[1:]) for row in rows}
 
@@ -216,7 +216,7 @@ SELECT kind, code, sum(attempts)::bigint, sum(deliveries)::bigint, count(DISTINC
 
 
 def failures(selection: Selection) -> list[FailureFigures]:
-    """Return the failed attempts by kind and response code, most frequent first. One statement."""
+    """Return the failed attempts by kind and response code, most frequent first. Two statements."""
     return [FailureFigures(*row) for row in query(FAILURES_SQL, selection.parameters())]
 
 
@@ -241,7 +241,7 @@ SERIES_SQL = FROM_SQL + BUCKETS_SQL
 def series(selection: Selection, size: BucketSize = "hour") -> list[Bucket]:
     """Return a bucket for each hour or day of the selection, oldest first, empty ones included.
 
-    The first and the last bucket count only deliveries within the selection. One statement.
+    The first and the last bucket count only deliveries within the selection. Two statements.
     """
     parameters = selection.parameters(by_hour=size == "hour") | {
         "size": size,
@@ -261,7 +261,7 @@ SERIES_BY_WEBHOOK_SQL = FROM_SQL + HOURS_BY_WEBHOOK_SQL
 
 
 def series_by_webhook(selection: Selection) -> dict[UUID, list[Bucket]]:
-    """Return the hourly buckets of each webhook, without the empty ones. One statement."""
+    """Return the hourly buckets of each webhook, without the empty ones. Two statements."""
     buckets: dict[UUID, list[Bucket]] = {}
     for webhook_id, *columns in query(SERIES_BY_WEBHOOK_SQL, selection.parameters(by_hour=True)):
         buckets.setdefault(webhook_id, []).append(Bucket(*columns))

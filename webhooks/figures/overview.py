@@ -54,7 +54,7 @@ def worst(selection: Selection, *, limit: int) -> dict[UUID, Figures]:
     """Return the webhooks with the most failed and retrying deliveries, the worst first.
 
     The figures hold only the counts of deliveries, succeeded, failed and retrying: the others would
-    double the cost. One statement.
+    double the cost. Two statements.
     """
     return {
         webhook_id: Figures(
