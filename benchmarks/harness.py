@@ -34,7 +34,8 @@ from webhooks.outbox import wakeup
 
 TABLES = (
     "webhooks_attempt, webhooks_delivery, webhooks_event, webhooks_webhook, "
-    "webhooks_workerheartbeat, webhooks_pause, webhooks_redelivery, projects_user"
+    "webhooks_workerheartbeat, webhooks_pause, webhooks_redelivery, "
+    "webhooks_hourfigures, webhooks_reopenedhour, webhooks_rolledup, projects_user"
 )
 
 

@@ -1,4 +1,4 @@
-"""Listing deliveries among millions, with every filter that the API offers."""
+"""Listing deliveries among millions, with every filter that the API offers, and the portal's pages."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from uuid import UUID
 
 import psycopg
 from django.db import connection
+from django.test import Client
 from rest_framework.test import APIClient
 
 from benchmarks import harness, steady
@@ -18,7 +19,8 @@ from benchmarks.receiver import Receiver
 from projects.models import User
 from webhooks.figures.pages import Cursor
 from webhooks.ids import first_id_of
-from webhooks.models import ApiToken, Delivery, Webhook
+from webhooks.models import ApiToken, Delivery, HourFigures, Webhook
+from webhooks.repair import rollups
 
 ROWS = int(os.environ.get("BENCH_LIST_ROWS", 5_000_000))
 OWNERS = 50
@@ -46,10 +48,30 @@ FILTERS = {
     "&eventType=session.message&since={since}&until={until}",
 }
 
+PORTAL = {
+    "start": "",
+    "webhook": "webhook/{webhook}/",
+    "deliveries": "deliveries/",
+    "live": "live/",
+    "figures, 24 h": "figures/?range=24h",
+    "figures, 7 d": "figures/?range=7d",
+    "figures, 30 d": "figures/?range=30d",
+    "figures, 30 d, one webhook": "figures/?range=30d&webhook={webhook}",
+}
+MAX_PAGE_MS = 200
+
 COPY_SQL = """
 COPY webhooks_delivery (id, event_id, webhook_id, owner_id, event_type, status, attempt_count,
     round, attempts_before_round, is_suspect, crash_count, failure_kind, error, response_code,
-    next_attempt_at, created_at, finished_at) FROM STDIN
+    next_attempt_at, created_at, finished_at, delivered_at) FROM STDIN
+"""
+# As many distinct durations as a receiver of 20 to 200 ms has.
+ATTEMPTS_SQL = """
+INSERT INTO webhooks_attempt (id, delivery_id, number, started_at, duration_ms, url, request_head,
+    response_code, is_truncated, failure_kind, error)
+SELECT id, id, 1, created_at, 20 + (random() * random() * 180)::int, '', '', response_code, false,
+       failure_kind, ''
+  FROM webhooks_delivery
 """
 
 
@@ -66,12 +88,48 @@ def run(receiver: Receiver, rounds: int) -> dict[str, Any]:
         for name, query in FILTERS.items()
     ]
     worst = max(one.median for one in series)
-    return harness.show(
+    lists = harness.show(
         f"Pages of 100 of {ROWS:,} deliveries, at any depth, of a large and a small owner",
         series,
         [Goal("p95 of the slowest filter, ms", worst, MAX_P95_MS, at_most=True, form="{:,.1f}")],
         digits=1,
     )
+    return {"lists": lists, "portal": _portal(owners[0])}
+
+
+def _portal(owner: User) -> dict[str, Any]:
+    """Measure the pages of the owner with a fifth of all rows, whose whole hours are rolled up."""
+    started_at = time.monotonic()
+    # To begin, to note what is to be waited for, and to look whether it has ended.
+    for _ in range(4):
+        while rollups.roll_up(share=1):
+            pass
+    count = HourFigures.objects.count()
+    print(f"\n{count:,} roll-ups in {time.monotonic() - started_at:.0f} s")
+    client = Client(SERVER_NAME="localhost")
+    client.force_login(owner)
+    webhook = Webhook.objects.filter(owner=owner).order_by("id")[0].public_id
+    series = [
+        Series(name, "ms, p95", [steady.percentile(_times(client, path, webhook), 0.95)])
+        for name, path in PORTAL.items()
+    ]
+    worst = max(one.median for one in series)
+    return harness.show(
+        f"Pages of the portal of an owner with {ROWS // 5:,} of {ROWS:,} deliveries",
+        series,
+        [Goal("p95 of the slowest page, ms", worst, MAX_PAGE_MS, at_most=True, form="{:,.1f}")],
+        digits=1,
+    )
+
+
+def _times(client: Client, path: str, webhook: str) -> list[float]:
+    times = []
+    for _ in range(ASKED // 2):
+        started_at = time.perf_counter()
+        response = client.get(f"/portal/{path.format(webhook=webhook)}")
+        times.append((time.perf_counter() - started_at) * 1000)
+        assert response.status_code == 200, (path, response.status_code)
+    return times
 
 
 def _fill(webhooks: list[Webhook]) -> None:
@@ -80,7 +138,10 @@ def _fill(webhooks: list[Webhook]) -> None:
     with raw.cursor() as cursor, cursor.copy(COPY_SQL) as copy:
         for line in _lines(webhooks):
             copy.write(line)
+    with raw.cursor() as cursor:
+        cursor.execute(ATTEMPTS_SQL)
     raw.execute("VACUUM ANALYZE webhooks_delivery")
+    raw.execute("VACUUM ANALYZE webhooks_attempt")
 
 
 def _lines(webhooks: list[Webhook]) -> Iterator[str]:
@@ -96,9 +157,12 @@ def _lines(webhooks: list[Webhook]) -> Iterator[str]:
         failed = number % 997 == 0
         status, code, kind = ("FAILED", 503, "http_status") if failed else ("SUCCESS", 200, "")
         kinds = ("session.message", "project.updated", "recording.completed")
+        waited = timedelta(milliseconds=20 + number * 7919 % 180)
+        delivered = "\\N" if failed else moment + waited
         yield (
             f"{identifier}\t{identifier}\t{webhook.id}\t{webhook.owner_id}\t{kinds[number % 3]}\t"
-            f"{status}\t1\t1\t0\tf\t0\t{kind}\t\t{code}\t\\N\t{moment}\t{moment}\n"
+            f"{status}\t1\t1\t0\tf\t0\t{kind}\t\t{code}\t\\N\t{moment}\t{moment}"
+            f"\t{delivered}\n"
         )
 
 

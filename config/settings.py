@@ -226,6 +226,10 @@ WEBHOOKS_CORS_ORIGINS = environment.origins("WEBHOOKS_CORS_ORIGINS")
 WEBHOOKS_ENDPOINT_PROOF = environment.one_of(
     "WEBHOOKS_ENDPOINT_PROOF", ("off", "advise", "require")
 )
+# To one host, from all webhooks together that are not verified; 0 for no cap.
+WEBHOOKS_UNVERIFIED_REQUESTS_PER_SECOND = environment.whole_number(
+    "WEBHOOKS_UNVERIFIED_REQUESTS_PER_SECOND"
+)
 REST_KNOX = {"AUTH_HEADER_PREFIX": "Bearer", "TOKEN_PREFIX": "rdai_"}
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["webhooks.api.authentication.BearerAuthentication"],

@@ -34,6 +34,8 @@ DEFAULTS: dict[str, Any] = {
         "user": 3600,
         "test": 20,
         "secret": 20,
+        # Into one test inbox.
+        "inbox": 600,
         "login": 10,
         # Passwords that a signed-in person enters, per account and per address.
         "password": 10,
@@ -50,6 +52,8 @@ DEFAULTS: dict[str, Any] = {
     "WEBHOOKS_QUOTAS_OF_OWNERS": {},
     # Whether owners must prove that a URL is theirs before it receives anything: off, advise or require.
     "WEBHOOKS_ENDPOINT_PROOF": "off",
+    # To one host, from all webhooks that are not verified; 0 for no cap. Only with proofs.
+    "WEBHOOKS_UNVERIFIED_REQUESTS_PER_SECOND": 10,
     # The customers' portal (docs/portal.md): whose pages may show it in a frame, and how it looks.
     "WEBHOOKS_PORTAL_FRAME_ANCESTORS": [],
     "WEBHOOKS_PORTAL_NAME": "Webhooks",

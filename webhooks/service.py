@@ -26,11 +26,11 @@ from webhooks.registry.secrets import revoke_secret, rotate_secret
 from webhooks.registry.switch import cancel, disable, pause_sending, resume_sending, try_now
 from webhooks.registry.warnings import warnings_of
 from webhooks.repair.missed import count_missed, enable
+from webhooks.repair.proof import Proof, prove
 from webhooks.repair.redelivery import redeliver, redeliver_one, replay
 from webhooks.repair.redelivery_scope import Scope
 from webhooks.workbench.diagnosis import diagnose
 from webhooks.workbench.enabling import enable_if_it_answers
-from webhooks.workbench.proof import Proof, prove
 from webhooks.workbench.test_send import Tryout
 from webhooks.workbench.test_send import send_test as test_webhook
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +16,13 @@ from django.utils import timezone
 from pytest_django import Settings
 from rest_framework.test import APIClient
 
+from projects.models import User
+from tests.workers import wait_until
 from webhooks import catalog, service
 from webhooks.errors import WebhookUnprovedError
 from webhooks.models import Webhook
+from webhooks.repair import housekeeping
+from webhooks.repair.proof import PAUSES_SECONDS, Challenges
 from webhooks.wire.signing import verify_standard
 
 Answer = Callable[[dict[str, Any]], tuple[int, bytes]]
@@ -190,6 +195,100 @@ def test_required_proof_keeps_a_webhook_off(
 
     moved = client.patch(path, {"url": "http://127.0.0.2:9/hook"}).json()
     assert (moved["active"], moved["verified"]) == (False, False)
+
+
+def claim_and_send() -> None:
+    Webhook.objects.exclude(proof_due_at=None).update(proof_due_at=timezone.now())
+    challenges = Challenges()
+    while challenges.send_due() or challenges.has_any_under_way:
+        pass
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("policy", ["advise", "require"])
+def test_new_and_moved_webhooks_get_a_challenge_by_themselves(
+    server: ChallengedServer, make_webhook: Callable[..., Webhook], settings: Settings, policy: str
+) -> None:
+    settings.WEBHOOKS_ENDPOINT_PROOF = policy
+    webhook = make_webhook(url=url_of(server))
+    assert housekeeping.keep_house() in (True, False)
+    wait_until(lambda: Webhook.objects.get(pk=webhook.pk).verified)
+    webhook.refresh_from_db()
+    assert (webhook.active, webhook.proof_due_at) == (True, None)
+
+    service.update_webhook(webhook, url=url_of(server).replace("127.0.0.1", "127.0.0.2"))
+    assert not webhook.verified
+    service.update_webhook(webhook, url=url_of(server))
+    claim_and_send()
+    webhook.refresh_from_db()
+    assert (webhook.verified, webhook.active) == (True, True)
+    assert len(server.bodies) == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_receiver_without_proof_is_asked_a_few_times_and_its_owner_told(
+    client: APIClient, server: ChallengedServer, make_webhook: Callable[..., Webhook]
+) -> None:
+    server.answer = WRONG["ok"]
+    webhook = make_webhook(url=url_of(server))
+    path = f"/api/v1/webhooks/{webhook.public_id}"
+    assert "challenge now" in client.get(path).json()["warnings"][0]
+    pauses = []
+    for _ in range(len(PAUSES_SECONDS) + 1):
+        claim_and_send()
+        webhook.refresh_from_db()
+        due_at = webhook.proof_due_at
+        pauses.append(due_at and round((due_at - timezone.now()).total_seconds(), -1))
+
+    assert pauses == [*PAUSES_SECONDS, None]
+    assert len(server.bodies) == len(pauses) == webhook.proof_failures
+    (warning,) = client.get(path).json()["warnings"]
+    assert "data.challenge" in warning
+    assert "no more by ourselves" in warning
+    claim_and_send()
+    assert len(server.bodies) == len(pauses)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_challenge_goes_out_while_sending_is_off(
+    server: ChallengedServer, make_webhook: Callable[..., Webhook], user: User
+) -> None:
+    webhook = make_webhook(url=url_of(server))
+    for stop, go_on in (
+        (service.pause_sending, service.resume_sending),
+        (lambda: service.disable(webhook, "by hand"), lambda: service.enable(webhook)),
+        (
+            lambda: User.objects.filter(pk=user.pk).update(is_active=False),
+            lambda: User.objects.filter(pk=user.pk).update(is_active=True),
+        ),
+    ):
+        stop()
+        claim_and_send()
+        assert server.bodies == []
+        go_on()
+    webhook.refresh_from_db()
+    assert webhook.proof_failures == 0
+    claim_and_send()
+    assert len(server.bodies) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_receiver_that_hangs_delays_only_its_owner(
+    server: ChallengedServer, make_webhook: Callable[..., Webhook], other_user: User
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        hanging = [make_webhook(url=url, timeout_seconds=4) for _ in range(3)]
+        other = make_webhook(url=url_of(server), owner=other_user)
+        challenges = Challenges()
+        began = time.monotonic()
+        challenges.send_due()
+        assert Webhook.objects.get(pk=other.pk).verified
+        assert time.monotonic() - began < 3.5
+        tried = Webhook.objects.filter(proof_due_at__gt=timezone.now() + timedelta(seconds=30))
+        assert tried.filter(pk__in=[one.pk for one in hanging]).count() == 1
+        while challenges.has_any_under_way:
+            challenges.send_due()
 
 
 def test_off_says_nothing(

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 from rest_framework.test import APIClient
 
@@ -69,7 +71,11 @@ def test_redeliveries_are_counted_before_they_begin(
     Delivery.objects.update(status="FAILED", next_attempt_at=None)
     wish = {"webhookId": webhook.public_id}
 
-    assert client.post("/api/v1/redeliveries", wish).status_code == 202
+    with CaptureQueriesContext(connection) as queries:
+        assert client.post("/api/v1/redeliveries", wish).status_code == 202
+    # Once, for the quota and for what is stored.
+    assert sum("COUNT(" in one["sql"] for one in queries if "delivery" in one["sql"]) == 1
+    assert Redelivery.objects.get().matched_count == 8
     refused = client.post("/api/v1/redeliveries", wish)
 
     assert refused.status_code == 429

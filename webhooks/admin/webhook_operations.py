@@ -80,6 +80,27 @@ class TestWebhook(Operation):
         return {"tryout": self.tryout, "earlier": earlier}
 
 
+class VerifyWebhook(Operation):
+    # The page `verify` shows how receivers verify signatures.
+    name = "challenge"
+    deed = access.CHANGE_WEBHOOK
+    title = "Verify the webhook"
+    text = (
+        "One signed webhook.challenge is sent at once. The webhook is verified if the receiver "
+        "answers 2xx with the value of data.challenge as the body."
+    )
+    button = "Send the challenge"
+    is_atomic = False
+
+    def act(self, form: forms.Form) -> Any:
+        was = self.subject.verified
+        proof = service.prove(self.subject)
+        self.note("webhook.verify", verified=[was, self.subject.verified], error=proof.error)
+        if proof.verified:
+            return self.done(f"{self.subject.name} is verified.")
+        return self.done(f"It is not verified: {proof.error}", level=messages.ERROR)
+
+
 class ReasonForm(forms.Form):
     reason = forms.CharField(max_length=500, help_text="The owner and other operators see it.")
 

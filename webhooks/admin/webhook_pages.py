@@ -21,6 +21,7 @@ from webhooks.models import Delivery, SigningSecret, Webhook
 from webhooks.models.delivery import COUNTED_AT_MOST
 from webhooks.outbox.filtering import preview_filter
 from webhooks.postgres.sql import limit_statements, took_too_long
+from webhooks.registry.warnings import unproved
 from webhooks.repair import audit_log
 from webhooks.repair.missed import count_missed
 from webhooks.repair.redelivery_scope import Scope, matching
@@ -51,6 +52,7 @@ def overview(webhook: Webhook, now: datetime) -> dict[str, Any]:
         "counted_at_most": COUNTED_AT_MOST,
         "recent": Delivery.objects.filter(webhook=webhook).with_waits().order_by("-id")[:8],
         "header_names": webhook.header_names,
+        "unproved": unproved(webhook),
     }
 
 

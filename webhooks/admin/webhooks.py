@@ -28,6 +28,7 @@ from webhooks.admin.webhook_operations import (
     RedeliverFailed,
     TestWebhook,
     TryNow,
+    VerifyWebhook,
 )
 from webhooks.doors import access
 from webhooks.doors.setting_fields import changes_of
@@ -58,7 +59,8 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
     search_help_text = "Name, id (whk_…), host or owner's e-mail"
     actions = None
     operations: ClassVar[Iterable[Any]] = (
-        AddWebhook, TestWebhook, TryNow, EnableWebhook, DisableWebhook, DeleteWebhook, RedeliverFailed,
+        AddWebhook, TestWebhook, VerifyWebhook, TryNow, EnableWebhook, DisableWebhook, DeleteWebhook,
+        RedeliverFailed,
         RotateSecret, RevokeSecret, RevealSecret, MakePortalLink,
     )  # fmt: skip
     fieldsets = tuple(

@@ -152,9 +152,14 @@ def _counted(rows: QuerySet[Any], scope: service.Scope) -> dict[str, Any]:
     return counted
 
 
-def _spend(owner_id: UUID, rows: QuerySet[Any]) -> None:
-    """Count the deliveries against the quota; raises QuotaExceededError if it has less left."""
-    throttles.check_quota(allowances.spend_rows("redeliveries", owner_id, rows))
+def _spend(owner_id: UUID, rows: QuerySet[Any]) -> int:
+    """Count the deliveries against the quota, and return their number.
+
+    Raises QuotaExceededError if it has less left.
+    """
+    allowance, count = allowances.spend_rows("redeliveries", owner_id, rows)
+    throttles.check_quota(allowance)
+    return count
 
 
 def facts_of(asked: Redelivery) -> dict[str, Any]:
@@ -224,8 +229,12 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
         )
         if wish["dry_run"]:
             return _counted(redelivery_scope.matching(scope), scope)
-        _spend(self.user_id, redelivery_scope.matching(scope))
-        return service.redeliver(scope, requested_by=owner, rate_limit=wish.get("rate_limit"))
+        return service.redeliver(
+            scope,
+            requested_by=owner,
+            rate_limit=wish.get("rate_limit"),
+            matched_count=_spend(self.user_id, redelivery_scope.matching(scope)),
+        )
 
     def _replay(self, wish: dict[str, Any]) -> Redelivery | dict[str, Any]:
         refused = {"delivery_ids", "event_id", "event_type", "statuses"} & wish.keys()
@@ -242,13 +251,13 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
         scope.check()
         if wish["dry_run"]:
             return _counted(redelivery_scope.missing(webhook, scope), scope)
-        _spend(self.user_id, redelivery_scope.missing(webhook, scope))
         return service.replay(
             webhook,
             wish["since"],
             wish.get("until"),
             requested_by=self.request.user,
             rate_limit=wish.get("rate_limit"),
+            matched_count=_spend(self.user_id, redelivery_scope.missing(webhook, scope)),
         )
 
     def _check_ids(self, ids: tuple[Any, ...]) -> None:

@@ -17,6 +17,7 @@ from webhooks.choices import BreakerState
 from webhooks.dispatch import discovery, guard, quick, take
 from webhooks.dispatch.discovery import Look, News, Position
 from webhooks.dispatch.endpoints import Endpoints, Standing
+from webhooks.dispatch.hosts import HostCaps
 from webhooks.dispatch.lanes import Key, Lane
 from webhooks.dispatch.release import cancel_deleted, release_from_order
 from webhooks.dispatch.share import allot, in_turn
@@ -194,8 +195,10 @@ def _serve(claim: Claim, order: ClaimOrder, lanes: Sequence[Lane], endpoints: En
     # In random order, because the limit may leave nothing for the last group.
     for group in random.sample(groups, len(groups)):
         if group:
-            takes = _take if group is groups[0] else _take_guarded
-            takes(claim, order, group, wanted, standings)
+            if group is groups[0]:
+                _take(claim, order, group, wanted, standings)
+            else:
+                _take_guarded(claim, order, group, wanted, standings, _capped(group, endpoints))
 
 
 def _parked_until(lane: Lane, standing: Standing, endpoints: Endpoints, now: float) -> float | None:
@@ -278,22 +281,35 @@ def _rounded(moment: float) -> float:
     return float(math.ceil(moment))
 
 
+def _capped(lanes: Iterable[Lane], endpoints: Endpoints) -> dict[UUID, str]:
+    """Return the URLs of the webhooks whose hosts have a cap."""
+    ids = {lane.webhook_id for lane in lanes}
+    known = ((id_, endpoints.last(id_)) for id_ in ids if endpoints.standing(id_).is_capped)
+    return {id_: endpoint.url for id_, endpoint in known if endpoint is not None}
+
+
 def _take_guarded(
     claim: Claim,
     order: ClaimOrder,
     lanes: Sequence[Lane],
     wanted: Mapping[Key, int],
     standings: Mapping[UUID, Standing],
+    capped: Mapping[UUID, str],
 ) -> None:
     now = claim.database_time
     with limited_transaction():
         guards = guard.lock_guards(lane.webhook_id for lane in lanes)
-        allowed = {webhook_id: guard.allowance(row, now) for webhook_id, row in guards.items()}
+        hosts = HostCaps({id_: url for id_, url in capped.items() if id_ in guards}, now)
+        allowed = {}
+        for webhook_id in (lane.webhook_id for lane in lanes if lane.webhook_id in guards):
+            limit = hosts.limit(webhook_id, guard.allowance(guards[webhook_id], now))
+            if limit is not None:
+                allowed[webhook_id] = limit
         before = _counts(claim.taken)
         may: list[Lane] = []
         counts = {}
         for lane in lanes:
-            if lane.webhook_id not in guards:
+            if lane.webhook_id not in allowed:
                 claim.fates.append(Fate(lane, False, now + LOCKED_WEBHOOK_SECONDS))
             elif not allowed[lane.webhook_id].requests:
                 claim.fates.append(
@@ -308,6 +324,7 @@ def _take_guarded(
         taken = {k: n for k, n in taken.items() if n}
         if taken:
             guard.spend({webhook_id: guards[webhook_id] for webhook_id in taken}, taken, now)
+            hosts.spend(taken)
     for number in range(first, len(claim.fates)):
         lane, has_more, *_ = claim.fates[number]
         limit = allowed[lane.webhook_id]

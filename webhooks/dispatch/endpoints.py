@@ -13,6 +13,7 @@ from webhooks.choices import BreakerState
 from webhooks.errors import EncryptionKeyError
 from webhooks.models.custom_headers import decrypt_headers
 from webhooks.models.encryption import decrypt
+from webhooks.models.endpoint_proof import host_cap
 from webhooks.pace.retry import Policy
 from webhooks.postgres.sql import run
 from webhooks.wire.clock import boottime
@@ -32,7 +33,7 @@ ENDPOINT_COLUMNS = """w.id, w.deleted_at IS NOT NULL AS is_deleted,
        extract(epoch FROM w.held_until)::float8 AS held_until, w.breaker_state,
        extract(epoch FROM w.breaker_probe_at)::float8 AS breaker_probe_at,
        extract(epoch FROM w.breaker_changed_at)::float8 AS breaker_changed_at,
-       w.rate_limit, w.ordered,
+       w.rate_limit, w.ordered, w.verified AS is_verified,
        w.owner_id, w.url, w.headers_encrypted,
        w.max_retries, w.retry_delay_seconds, w.retry_schedule, w.timeout_seconds,
        array(SELECT s.id FROM webhooks_signingsecret s WHERE s.webhook_id = w.id
@@ -62,6 +63,7 @@ class Standing(NamedTuple):
     breaker_changed_at: float | None = None
     rate_limit: float | None = None
     ordered: bool = False
+    is_verified: bool = True
 
     @property
     def is_on(self) -> bool:
@@ -71,7 +73,16 @@ class Standing(NamedTuple):
     @property
     def is_guarded(self) -> bool:
         """Whether a claim must decide under a lock of the webhook's row."""
-        return self.rate_limit is not None or self.breaker_state != BreakerState.CLOSED
+        return (
+            self.rate_limit is not None
+            or self.breaker_state != BreakerState.CLOSED
+            or self.is_capped
+        )
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether it shares the cap of its host with others that are not verified."""
+        return not self.is_verified and host_cap() is not None
 
 
 GONE = Standing()
@@ -157,7 +168,7 @@ class Endpoints:
         if known is not None and known.row == row and row is not None:
             self._known[webhook_id] = known._replace(read_at=read_at)
             return
-        standing = GONE if row is None else Standing._make(row[1:11])
+        standing = GONE if row is None else Standing._make(row[1:12])
         is_on = self._may_send(standing)
         endpoint = self._build(row) if row is not None and is_on else None
         self._known[webhook_id] = CachedWebhook(read_at, row, standing, endpoint)
@@ -196,7 +207,7 @@ class Endpoints:
         """Return the endpoint, or None if it cannot be decrypted: its deliveries wait, which is
         better than a wrong signature, and other webhooks' deliveries go out."""
         webhook_id, ordered = row[0], row[10]
-        owner_id, url, headers, *policy, timeout, secret_ids, values = row[11:]
+        owner_id, url, headers, *policy, timeout, secret_ids, values = row[12:]
         try:
             stored = decrypt_headers(headers, webhook_id)
             keys = tuple(map(self._key, secret_ids, values))

@@ -1,7 +1,8 @@
 """The quick claim of a quiet worker: one statement finds due rows, marks them and reads their webhooks.
 
 A worker without due lanes makes it instead of a look (webhooks/dispatch/discovery.py). It takes a few
-rows of the simplest webhooks: those without order, rate limit, open breaker or recent recovery. It
+rows of the simplest webhooks: those without order, rate limit, cap of their host, open breaker or
+recent recovery. It
 returns all other due rows as lanes, for a usual claim.
 """
 
@@ -16,6 +17,7 @@ from webhooks.dispatch.discovery import Look, clock_offset
 from webhooks.dispatch.endpoints import ENDPOINT_COLUMNS, Endpoints, with_users
 from webhooks.dispatch.lanes import Lane
 from webhooks.dispatch.take import FORM_COLUMN, ClaimedDelivery, Taken, keep_light
+from webhooks.models.endpoint_proof import host_cap
 from webhooks.pace.breaker import RAMP_SECONDS
 from webhooks.pace.window import START
 from webhooks.postgres.sql import run
@@ -54,7 +56,7 @@ WITH recent AS MATERIALIZED (
              WHERE NOT recent.is_ordered AND recent.place <= coalesce(known.room, {START})
                AND w.is_active AND w.is_owner_active AND NOT w.is_paused AND NOT w.is_deleted
                AND w.breaker_state = 'closed'
-               AND w.rate_limit IS NULL
+               AND w.rate_limit IS NULL AND (w.is_verified OR NOT %(is_capped)s)
                AND coalesce(w.held_until, 0) <= extract(epoch FROM statement_timestamp())
                AND coalesce(w.breaker_changed_at, 0)
                    <= extract(epoch FROM statement_timestamp()) - {RAMP_SECONDS}
@@ -124,6 +126,7 @@ def ask(
         "webhooks": list(rooms),
         "rooms": list(rooms.values()),
         "bytes": take.MAX_CLAIM_BYTES,
+        "is_capped": host_cap() is not None,
     }
     return QuickClaim(parameters, time.monotonic(), boottime())
 

@@ -69,11 +69,11 @@ ADD_PLATFORM_WEBHOOK = Deed(
     admin=("webhook_new, as platform webhook",),
 )
 CHANGE_WEBHOOK = Deed(
-    "test, try, enable and disable other users' webhooks, and revoke their older secrets",
+    "test, verify, try, enable and disable other users' webhooks, and revoke their older secrets",
     ("webhooks.change_webhook",),
     admin=(
-        "webhook_test", "webhook_try-now", "webhook_enable", "webhook_disable",
-        "webhook_revoke-secrets",
+        "webhook_test", "webhook_challenge", "webhook_try-now", "webhook_enable",
+        "webhook_disable", "webhook_revoke-secrets",
     ),
     commands=("enable",),
 )  # fmt: skip

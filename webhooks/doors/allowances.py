@@ -136,10 +136,14 @@ def spend(name: str, owner_id: UUID, amount: int) -> Allowance:
     return Allowance(name, limit, limit - used, max(1, round(HOUR_SECONDS - elapsed)))
 
 
-def spend_rows(name: str, owner_id: UUID, rows: QuerySet[Any]) -> Allowance:
-    """Spend one of an owner's quota for each row; counts at most one row more than are left."""
+def spend_rows(name: str, owner_id: UUID, rows: QuerySet[Any]) -> tuple[Allowance, int]:
+    """Spend one of an owner's quota for each row, and return how many these are.
+
+    Counts at most one row more than are left.
+    """
     left = spend(name, owner_id, 0).remaining
-    return spend(name, owner_id, rows.order_by()[: max(0, left) + 1].count())
+    count = rows.order_by()[: max(0, left) + 1].count()
+    return spend(name, owner_id, count), count
 
 
 def address_in(request: HttpRequest | Request) -> str:

@@ -7,7 +7,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from webhooks.figures.display import milliseconds
-from webhooks.figures.history import Bucket
+from webhooks.figures.history import Bucket, BucketSize
 from webhooks.figures.overview import Hour
 
 HEIGHT = 100.0
@@ -56,16 +56,16 @@ class Chart:
     last: str
 
 
-def outcomes(buckets: Sequence[Bucket]) -> Chart:
-    """Return a stacked chart of what became of the deliveries of each hour."""
+def outcomes(buckets: Sequence[Bucket], size: BucketSize = "hour") -> Chart:
+    """Return a stacked chart of what became of the deliveries of each hour or day."""
     most = max((bucket.deliveries for bucket in buckets), default=0)
     top = _round_up(most)
-    bars = [_outcome_bar(index, bucket, top) for index, bucket in enumerate(buckets)]
+    bars = [_outcome_bar(index, bucket, top, size) for index, bucket in enumerate(buckets)]
     middle = f"{top // 2:,}" if top % 2 == 0 else ""
     return Chart(len(buckets), f"{top:,}", middle, bars, {}, *_times(bars))
 
 
-def _outcome_bar(index: int, bucket: Bucket, top: int) -> Bar:
+def _outcome_bar(index: int, bucket: Bucket, top: int, size: BucketSize) -> Bar:
     parts, y = [], HEIGHT
     for kind in SERIES:
         count = getattr(bucket, kind)
@@ -77,16 +77,20 @@ def _outcome_bar(index: int, bucket: Bucket, top: int) -> Bar:
     counts = ", ".join(
         f"{getattr(bucket, kind):,} {LABELS[kind]}" for kind in SERIES if getattr(bucket, kind)
     )
-    label = f"{bucket.starts_at:%H:%M}"
+    label = _label(bucket, size)
     return Bar(index, label, f"{label} UTC: {counts or _('nothing')}", parts)
 
 
-def latency(hours: Sequence[Hour]) -> Chart:
-    """Return a chart of the times to delivery, p50 and p95 of each hour."""
+def _label(bucket: Bucket, size: BucketSize) -> str:
+    return f"{bucket.starts_at:%Y-%m-%d}" if size == "day" else f"{bucket.starts_at:%H:%M}"
+
+
+def latency(hours: Sequence[Hour], size: BucketSize = "hour") -> Chart:
+    """Return a chart of the times to delivery, p50 and p95 of each hour or day."""
     slowest = max((hour.delivery_p95_ms or 0 for hour in hours), default=0)
     top = _round_up(max(slowest, 10))
     bars = [
-        Bar(index, label := f"{hour.bucket.starts_at:%H:%M}", _latency_title(label, hour), [])
+        Bar(index, label := _label(hour.bucket, size), _latency_title(label, hour), [])
         for index, hour in enumerate(hours)
     ]
     lines = {

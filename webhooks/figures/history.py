@@ -1,9 +1,9 @@
 """Figures of the deliveries *created in a time range*, and of their attempts.
 
 The dashboard, the API and `manage.py stats` show the same figures. totals(), by_webhook(),
-by_type(), failures() and series() count the same rows in a bounded number of statements. They find
-the rows by their time-ordered primary keys, so that the cost grows with the range, not with the
-table. All functions only read, and may miss writes of the same moment.
+by_type(), failures() and series() count the same rows in a bounded number of statements, each after
+one that asks which hours are rolled up (webhooks/figures/cells.py). They find the other rows by their
+time-ordered primary keys, so that the cost grows with the range, not with the table. All functions only read, and may miss writes of the same moment.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from uuid import UUID
 
 from webhooks.choices import DeliveryStatus
 from webhooks.dispatch.life import MOST_CRASHES
+from webhooks.figures.cells import FROM_SQL, percentiles_sql, rolled_parameters
 from webhooks.ids import WEBHOOK_PREFIX, first_id_of
 from webhooks.postgres.sql import query
 
@@ -34,10 +35,14 @@ class Selection:
     owner_id: UUID | None = None
     webhook_ids: tuple[UUID, ...] | None = None
 
-    def parameters(self) -> dict[str, Any]:
-        return {
-            "first": first_id_of(self.since),
-            "last": LAST_ID if self.until is None else first_id_of(self.until),
+    def parameters(self, *, by_hour: bool = False) -> dict[str, Any]:
+        """Return the parameters of FROM_SQL; see rolled_parameters(). One statement."""
+        first = first_id_of(self.since)
+        last = LAST_ID if self.until is None else first_id_of(self.until)
+        rolled = rolled_parameters(first, last, self.since, self.until, by_hour=by_hour)
+        return rolled | {
+            "first": first,
+            "last": last,
             "owner": self.owner_id,
             "webhooks": None if self.webhook_ids is None else list(self.webhook_ids),
             "most_crashes": MOST_CRASHES,
@@ -135,57 +140,39 @@ class Bucket:
     open: int
 
 
-# The planner drops a condition whose parameter is null, because Django binds on the client.
-CHOSEN_SQL = """
-WITH chosen AS (
-    SELECT d.id, d.webhook_id, d.event_type, d.status, d.attempt_count, d.round, d.crash_count,
-           d.created_at, d.delivered_at, d.finished_at
-      FROM webhooks_delivery d
-     WHERE d.id >= %(first)s AND d.id < %(last)s
-       AND (%(owner)s::uuid IS NULL OR d.owner_id = %(owner)s)
-       AND (%(webhooks)s::uuid[] IS NULL OR d.webhook_id = ANY(%(webhooks)s))
-)"""
-
 # The columns behind `what` are the fields of Figures, in their order.
 COUNTED_SQL = """, counted AS (
-    SELECT {group} AS what,
-           count(*) AS deliveries,
-           count(*) FILTER (WHERE status = 'PENDING') AS pending,
-           count(*) FILTER (WHERE status = 'SENDING') AS sending,
-           count(*) FILTER (WHERE status = 'RETRYING') AS retrying,
-           count(*) FILTER (WHERE status = 'SUCCESS') AS succeeded,
-           count(*) FILTER (WHERE status = 'FAILED') AS failed,
-           count(*) FILTER (WHERE status = 'CANCELLED') AS cancelled,
-           count(*) FILTER (WHERE attempt_count > 0) AS sent,
-           count(*) FILTER (WHERE status = 'FAILED' AND crash_count >= %(most_crashes)s) AS parked,
-           percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (
-               ORDER BY (1000 * extract(epoch FROM delivered_at - created_at))::int8)
-               FILTER (WHERE round = 1 AND delivered_at IS NOT NULL) AS waits,
-           max(delivered_at) AS last_success_at,
-           max(finished_at) FILTER (WHERE status = 'FAILED') AS last_failure_at
-      FROM chosen GROUP BY 1
-), tried AS (
-    SELECT {group} AS what, count(*) AS attempts,
-           percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY a.duration_ms) AS durations
-      FROM chosen JOIN webhooks_attempt a ON a.delivery_id = chosen.id
-     WHERE a.id >= %(first)s
-     GROUP BY 1
+    SELECT {group} AS what, sum(deliveries)::bigint AS deliveries, sum(pending)::bigint AS pending,
+           sum(sending)::bigint AS sending, sum(retrying)::bigint AS retrying,
+           sum(succeeded)::bigint AS succeeded, sum(failed)::bigint AS failed,
+           sum(cancelled)::bigint AS cancelled, sum(sent)::bigint AS sent,
+           sum(parked)::bigint AS parked, max(last_success_at) AS last_success_at,
+           max(last_failure_at) AS last_failure_at
+      FROM counts GROUP BY 1
+), tried AS ({durations}
+), waited AS ({waits}
 )
 SELECT what, deliveries, pending, sending, retrying, succeeded, failed, cancelled, sent, parked,
-       coalesce(attempts, 0), durations[1], durations[2], waits[1], waits[2],
+       coalesce(tried.total, 0), tried.p50, tried.p95, waited.p50, waited.p95,
        last_success_at, last_failure_at
-  FROM counted LEFT JOIN tried USING (what)
+  FROM counted LEFT JOIN tried USING (what) LEFT JOIN waited USING (what)
  ORDER BY deliveries DESC, what
  LIMIT %(limit)s
 """
 
-TOTALS_SQL = CHOSEN_SQL + COUNTED_SQL.format(group="1")
-BY_WEBHOOK_SQL = CHOSEN_SQL + COUNTED_SQL.format(group="webhook_id")
-BY_TYPE_SQL = CHOSEN_SQL + COUNTED_SQL.format(group="event_type")
+
+def _counted_sql(group: str) -> str:
+    durations, waits = (percentiles_sql(group, source) for source in ("durations", "waits"))
+    return FROM_SQL + COUNTED_SQL.format(group=group, durations=durations, waits=waits)
+
+
+TOTALS_SQL = _counted_sql("1")
+BY_WEBHOOK_SQL = _counted_sql("webhook_id")
+BY_TYPE_SQL = _counted_sql("event_type")
 
 
 def totals(selection: Selection) -> Figures:
-    """Return the figures of all selected deliveries; zeros if there are none. One statement."""
+    """Return the figures of all selected deliveries; zeros if there are none. Two statements."""
     rows = query(TOTALS_SQL, {**selection.parameters(), "limit": 1})
     return Figures(*rows[0][1:]) if rows else Figures()
 
@@ -194,7 +181,7 @@ def by_webhook(selection: Selection, *, limit: int = 100) -> list[WebhookFigures
     """Return the figures of each webhook with selected deliveries, the busiest `limit` ones first.
 
     To get the figures of certain webhooks, set `selection.webhook_ids`; webhooks without deliveries
-    are missing in the result. Two statements.
+    are missing in the result. Three statements.
     """
     rows = query(BY_WEBHOOK_SQL, {**selection.parameters(), "limit": limit})
     webhooks: dict[UUID, tuple[str, str, str]] = {
@@ -213,32 +200,31 @@ SELECT id, name, url,
 
 
 def by_type(selection: Selection) -> dict[str, Figures]:
-    """Return the figures of each event type with selected deliveries. One statement."""
+    """Return the figures of each event type with selected deliveries. Two statements."""
     rows = query(BY_TYPE_SQL, {**selection.parameters(), "limit": None})
     return {row[0]: Figures(*row[1:]) for row in rows}
 
 
-FAILED_SQL = """
-SELECT a.failure_kind, a.response_code, count(*), count(DISTINCT chosen.id),
-       count(DISTINCT chosen.webhook_id), max(a.started_at)
-  FROM chosen JOIN webhooks_attempt a ON a.delivery_id = chosen.id
- WHERE a.id >= %(first)s AND a.failure_kind <> ''
- GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
+FAILURES_SQL = (
+    FROM_SQL
+    + """
+SELECT kind, code, sum(attempts)::bigint, sum(deliveries)::bigint, count(DISTINCT webhook_id),
+       max(last_at)
+  FROM failures GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
 """
-FAILURES_SQL = CHOSEN_SQL + FAILED_SQL
+)
 
 
 def failures(selection: Selection) -> list[FailureFigures]:
-    """Return the failed attempts by kind and response code, most frequent first. One statement."""
+    """Return the failed attempts by kind and response code, most frequent first. Two statements."""
     return [FailureFigures(*row) for row in query(FAILURES_SQL, selection.parameters())]
 
 
 BUCKETS_SQL = """, counted AS (
-    SELECT date_trunc(%(size)s, created_at, 'UTC') AS starts_at, count(*) AS deliveries,
-           count(*) FILTER (WHERE status = 'SUCCESS') AS succeeded,
-           count(*) FILTER (WHERE status = 'FAILED') AS failed,
-           count(*) FILTER (WHERE status = 'CANCELLED') AS cancelled
-      FROM chosen GROUP BY 1
+    SELECT date_trunc(%(size)s, starts_at, 'UTC') AS starts_at,
+           sum(deliveries)::bigint AS deliveries, sum(succeeded)::bigint AS succeeded,
+           sum(failed)::bigint AS failed, sum(cancelled)::bigint AS cancelled
+      FROM counts GROUP BY 1
 )
 SELECT starts_at, coalesce(deliveries, 0), coalesce(succeeded, 0), coalesce(failed, 0),
        coalesce(cancelled, 0), coalesce(deliveries - succeeded - failed - cancelled, 0)
@@ -249,15 +235,15 @@ SELECT starts_at, coalesce(deliveries, 0), coalesce(succeeded, 0), coalesce(fail
   LEFT JOIN counted USING (starts_at)
  ORDER BY 1
 """
-SERIES_SQL = CHOSEN_SQL + BUCKETS_SQL
+SERIES_SQL = FROM_SQL + BUCKETS_SQL
 
 
 def series(selection: Selection, size: BucketSize = "hour") -> list[Bucket]:
     """Return a bucket for each hour or day of the selection, oldest first, empty ones included.
 
-    The first and the last bucket count only deliveries within the selection. One statement.
+    The first and the last bucket count only deliveries within the selection. Two statements.
     """
-    parameters = selection.parameters() | {
+    parameters = selection.parameters(by_hour=size == "hour") | {
         "size": size,
         "step": timedelta(days=1) if size == "day" else timedelta(hours=1),
         "since": selection.since,
@@ -267,19 +253,16 @@ def series(selection: Selection, size: BucketSize = "hour") -> list[Bucket]:
 
 
 HOURS_BY_WEBHOOK_SQL = """
-SELECT webhook_id, date_trunc('hour', created_at, 'UTC'), count(*),
-       count(*) FILTER (WHERE status = 'SUCCESS'),
-       count(*) FILTER (WHERE status = 'FAILED'),
-       count(*) FILTER (WHERE status = 'CANCELLED'),
-       count(*) FILTER (WHERE status NOT IN ('SUCCESS', 'FAILED', 'CANCELLED'))
-  FROM chosen GROUP BY 1, 2 ORDER BY 1, 2
+SELECT webhook_id, starts_at, sum(deliveries)::bigint, sum(succeeded)::bigint,
+       sum(failed)::bigint, sum(cancelled)::bigint, sum(pending + sending + retrying)::bigint
+  FROM counts GROUP BY 1, 2 ORDER BY 1, 2
 """
-SERIES_BY_WEBHOOK_SQL = CHOSEN_SQL + HOURS_BY_WEBHOOK_SQL
+SERIES_BY_WEBHOOK_SQL = FROM_SQL + HOURS_BY_WEBHOOK_SQL
 
 
 def series_by_webhook(selection: Selection) -> dict[UUID, list[Bucket]]:
-    """Return the hourly buckets of each webhook, without the empty ones. One statement."""
+    """Return the hourly buckets of each webhook, without the empty ones. Two statements."""
     buckets: dict[UUID, list[Bucket]] = {}
-    for webhook_id, *columns in query(SERIES_BY_WEBHOOK_SQL, selection.parameters()):
+    for webhook_id, *columns in query(SERIES_BY_WEBHOOK_SQL, selection.parameters(by_hour=True)):
         buckets.setdefault(webhook_id, []).append(Bucket(*columns))
     return buckets

@@ -1,10 +1,11 @@
 """The figures of the operators' home and queue pages. All functions only read."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
-from webhooks.figures.history import CHOSEN_SQL, Bucket, Figures, Selection
+from webhooks.figures.cells import FROM_SQL, percentiles_sql
+from webhooks.figures.history import Bucket, BucketSize, Figures, Selection
 from webhooks.ids import first_id_of
 from webhooks.postgres.sql import query
 
@@ -39,23 +40,21 @@ def last_errors(since: datetime, webhook_ids: tuple[UUID, ...]) -> dict[UUID, La
 
 
 WORST_WEBHOOKS_SQL = """
-SELECT webhook_id, count(*),
-       count(*) FILTER (WHERE status = 'SUCCESS'),
-       count(*) FILTER (WHERE status = 'FAILED') AS failed,
-       count(*) FILTER (WHERE status = 'RETRYING') AS retrying
-  FROM chosen GROUP BY 1
-HAVING count(*) FILTER (WHERE status IN ('FAILED', 'RETRYING')) > 0
- ORDER BY count(*) FILTER (WHERE status IN ('FAILED', 'RETRYING')) DESC, 1
+SELECT webhook_id, sum(deliveries)::bigint, sum(succeeded)::bigint,
+       sum(failed)::bigint AS failed, sum(retrying)::bigint AS retrying
+  FROM counts GROUP BY 1
+HAVING sum(failed + retrying) > 0
+ ORDER BY sum(failed + retrying) DESC, 1
  LIMIT %(limit)s
 """
-WORST_SQL = CHOSEN_SQL + WORST_WEBHOOKS_SQL
+WORST_SQL = FROM_SQL + WORST_WEBHOOKS_SQL
 
 
 def worst(selection: Selection, *, limit: int) -> dict[UUID, Figures]:
     """Return the webhooks with the most failed and retrying deliveries, the worst first.
 
     The figures hold only the counts of deliveries, succeeded, failed and retrying: the others would
-    double the cost. One statement.
+    double the cost. Two statements.
     """
     return {
         webhook_id: Figures(
@@ -67,33 +66,33 @@ def worst(selection: Selection, *, limit: int) -> dict[UUID, Figures]:
     }
 
 
-TIMED_SQL = """, counted AS (
-    SELECT date_trunc('hour', created_at, 'UTC') AS starts_at, count(*) AS deliveries,
-           count(*) FILTER (WHERE status = 'SUCCESS') AS succeeded,
-           count(*) FILTER (WHERE status = 'FAILED') AS failed,
-           count(*) FILTER (WHERE status = 'CANCELLED') AS cancelled,
-           count(*) FILTER (WHERE status = 'RETRYING') AS retrying,
-           percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (
-               ORDER BY (1000 * extract(epoch FROM delivered_at - created_at))::int8)
-               FILTER (WHERE round = 1 AND delivered_at IS NOT NULL) AS waits
-      FROM chosen GROUP BY 1
+_TIMED_SQL = """, counted AS (
+    SELECT date_trunc(%(size)s, starts_at, 'UTC') AS starts_at,
+           sum(deliveries)::bigint AS deliveries, sum(succeeded)::bigint AS succeeded,
+           sum(failed)::bigint AS failed, sum(cancelled)::bigint AS cancelled,
+           sum(retrying)::bigint AS retrying
+      FROM counts GROUP BY 1
+), waited AS ({waits}
 )
 SELECT starts_at, coalesce(deliveries, 0), coalesce(succeeded, 0), coalesce(failed, 0),
        coalesce(cancelled, 0), coalesce(deliveries - succeeded - failed - cancelled, 0),
-       coalesce(retrying, 0), waits[1], waits[2]
-  FROM generate_series(date_trunc('hour', %(since)s, 'UTC'),
+       coalesce(retrying, 0), p50, p95
+  FROM generate_series(date_trunc(%(size)s, %(since)s, 'UTC'),
                        coalesce(%(until)s::timestamptz - interval '1 microsecond',
                                 clock_timestamp()),
-                       interval '1 hour') AS starts_at
+                       %(step)s) AS starts_at
   LEFT JOIN counted USING (starts_at)
+  LEFT JOIN waited ON waited.what = starts_at
  ORDER BY 1
 """
-HOURS_SQL = CHOSEN_SQL + TIMED_SQL
+TIMED_SQL = FROM_SQL + _TIMED_SQL.format(
+    waits=percentiles_sql("date_trunc(%(size)s, starts_at, 'UTC')", "waits")
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """A bucket of one hour and the times from its deliveries' creation to their success."""
+    """A bucket of one hour or day and the times from its deliveries' creation to their success."""
 
     bucket: Bucket
     retrying: int
@@ -102,10 +101,15 @@ class Hour:
     delivery_p95_ms: int | None
 
 
-def hours(selection: Selection) -> list[Hour]:
-    """Return series() by hour, with the times to delivery. One statement."""
-    parameters = selection.parameters() | {"since": selection.since, "until": selection.until}
-    return [Hour(Bucket(*row[:6]), *row[6:]) for row in query(HOURS_SQL, parameters)]
+def hours(selection: Selection, size: BucketSize = "hour") -> list[Hour]:
+    """Return series(), with the times to delivery. Two statements."""
+    parameters = selection.parameters(by_hour=size == "hour") | {
+        "size": size,
+        "step": timedelta(days=1) if size == "day" else timedelta(hours=1),
+        "since": selection.since,
+        "until": selection.until,
+    }
+    return [Hour(Bucket(*row[:6]), *row[6:]) for row in query(TIMED_SQL, parameters)]
 
 
 def events_since(since: datetime) -> int:

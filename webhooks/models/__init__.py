@@ -1,6 +1,8 @@
 from webhooks.models.delivery import Attempt, Delivery
+from webhooks.models.endpoint_proof import UnverifiedHost
 from webhooks.models.epoch import Epoch
 from webhooks.models.event import Event
+from webhooks.models.inbox import Inbox, InboxRequest
 from webhooks.models.operations import (
     AuditEntry,
     Chore,
@@ -10,6 +12,7 @@ from webhooks.models.operations import (
     RedeliveryTakeover,
 )
 from webhooks.models.portal import PortalLink
+from webhooks.models.rollup import HourFigures, ReopenedHour, RolledUp
 from webhooks.models.signing_secret import SigningSecret
 from webhooks.models.token import ApiToken
 from webhooks.models.webhook import Webhook
@@ -23,12 +26,18 @@ __all__ = [
     "Delivery",
     "Epoch",
     "Event",
+    "HourFigures",
     "IdempotentAnswer",
+    "Inbox",
+    "InboxRequest",
     "Pause",
     "PortalLink",
     "Redelivery",
     "RedeliveryTakeover",
+    "ReopenedHour",
+    "RolledUp",
     "SigningSecret",
+    "UnverifiedHost",
     "Webhook",
     "WorkerHeartbeat",
 ]

@@ -16,6 +16,7 @@ from webhooks.choices import BreakerState
 from webhooks.errors import UrlRefusedError
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models.custom_headers import CustomHeaders
+from webhooks.models.endpoint_proof import EndpointProof
 from webhooks.models.selection import Selection
 from webhooks.models.signing_secret import SigningSecret
 from webhooks.pace import retry
@@ -87,7 +88,7 @@ class WebhookQuerySet(models.QuerySet["Webhook"]):
         return self.filter(hearing, active=True, deleted_at=None)
 
 
-class Webhook(CustomHeaders, Selection):
+class Webhook(CustomHeaders, Selection, EndpointProof):
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         # Deleting a user soft-deletes the webhooks; a cascade would block producers' inserts.
@@ -173,7 +174,6 @@ class Webhook(CustomHeaders, Selection):
     held_until = models.DateTimeField(null=True, editable=False)
     # When the allowance of its rate limit is full again (webhooks/pace/rate.py).
     rate_ready_at = models.DateTimeField(null=True, editable=False)
-    verified = models.BooleanField(default=False, editable=False)
     deleted_at = models.DateTimeField(null=True, editable=False)
     revision = models.PositiveBigIntegerField(default=1, editable=False)
     created_at = models.DateTimeField(db_default=Now(), editable=False)
@@ -226,6 +226,12 @@ class Webhook(CustomHeaders, Selection):
                 fields=["notice_due_at"],
                 name="webhook_notice",
                 condition=Q(notice_due_at__isnull=False),
+            ),
+            # Housekeeping: which receivers get a challenge.
+            models.Index(
+                fields=["proof_due_at"],
+                name="webhook_proof",
+                condition=Q(proof_due_at__isnull=False, deleted_at=None),
             ),
         ]
 

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from django.http import HttpResponse
 from django.utils.translation import gettext_lazy as _
@@ -11,6 +12,7 @@ from webhooks import service
 from webhooks.figures.display import span
 from webhooks.portal.deliveries import choices_of
 from webhooks.portal.forms import CheckForm
+from webhooks.portal.inbox import find_request, sender_of
 from webhooks.portal.pages import show, take, too_many
 from webhooks.portal.visit import Visit
 from webhooks.workbench.diagnosis import Finding, read_headers
@@ -185,7 +187,7 @@ def check(visit: Visit) -> HttpResponse:
     request = visit.request
     form = CheckForm(request.POST if request.method == "POST" else None, choices_of(visit))
     if request.method != "POST":
-        form.initial = {"webhook": request.GET.get("webhook", "")}
+        form.initial = {"webhook": request.GET.get("webhook", "")} | _captured(visit)
     findings: list[dict[str, Any]] = []
     if request.method == "POST" and form.is_valid():
         # As dear as a test request: it computes many signatures.
@@ -200,6 +202,18 @@ def check(visit: Visit) -> HttpResponse:
         findings = [shown for one in found for shown in _shown(visit, one)]
     context = {"form": form, "findings": findings}
     return show(visit, "check", context, status=422 if form.errors else 200)
+
+
+def _captured(visit: Visit) -> dict[str, str]:
+    """Return what a request in the test inbox fills in."""
+    try:
+        request_id = UUID(visit.request.GET.get("captured", ""))
+    except ValueError:
+        return {}
+    row = find_request(visit, request_id)
+    sender = sender_of(visit, row)
+    filled = {"headers": row.head, "body": row.text}
+    return filled | ({"webhook": sender.public_id} if sender else {})
 
 
 def _shown(visit: Visit, finding: Finding) -> list[dict[str, Any]]:

@@ -30,16 +30,18 @@ def figures(visit: Visit) -> HttpResponse:
         owner_id=visit.owner_id if webhook is None else None,
         webhook_ids=None if webhook is None else (webhook.id,),
     )
-    hours = overview.hours(selection)
+    size: history.BucketSize = "day" if chosen == "30d" else "hour"
+    hours = overview.hours(selection, size)
     context = {
         "webhook": webhook,
         "webhooks": choices_of(visit),
         "ranges": [(name, label) for name, (label, _) in RANGES.items()],
         "range": chosen,
+        "size": size,
         "totals": history.totals(selection),
-        "outcomes": charts.outcomes([hour.bucket for hour in hours]),
+        "outcomes": charts.outcomes([hour.bucket for hour in hours], size),
         "outcomes_legend": charts.OUTCOMES_LEGEND,
-        "latency": charts.latency(hours),
+        "latency": charts.latency(hours, size),
         "latency_legend": charts.LATENCY_LEGEND,
         "by_type": history.by_type(selection),
         "failures": history.failures(selection),

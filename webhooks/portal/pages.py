@@ -19,6 +19,8 @@ DONE = {
     "enabled": _("The webhook is enabled."),
     "disabled": _("The webhook is disabled. What is due waits until it is enabled."),
     "deleted": _("The webhook is deleted."),
+    "verified": _("The webhook is verified."),
+    "unverified": _("The webhook is not verified; its page says why."),
     "resent": _("The delivery is queued and goes out now."),
     "revoked": _("It is revoked and no longer works."),
     "cancelled": _("It is stopped. What was queued already is still sent."),

@@ -87,15 +87,18 @@ def _count(found: Webhook, form: RecoverForm, context: dict[str, Any]) -> HttpRe
 def _start(visit: Visit, found: Webhook, form: RecoverForm) -> HttpResponse | None:
     data = form.cleaned_data
     scope = _scope(found, data)
-    quota = allowances.spend_rows("redeliveries", visit.owner_id, _rows(found, scope, data["kind"]))
+    rows = _rows(found, scope, data["kind"])
+    quota, count = allowances.spend_rows("redeliveries", visit.owner_id, rows)
     if quota.is_exceeded:
         form.add_error(None, quota_problem(quota))
         return None
     with transaction.atomic():
         if data["kind"] == "missing":
-            asked = service.replay(found, data["since"], data["until"], requested_by=visit.owner)
+            asked = service.replay(
+                found, data["since"], data["until"], requested_by=visit.owner, matched_count=count
+            )
         else:
-            asked = service.redeliver(scope, requested_by=visit.owner)
+            asked = service.redeliver(scope, requested_by=visit.owner, matched_count=count)
         facts = {"replay": asked.is_replay, "matched": asked.matched_count}
         visit.note("redelivery.create", asked, **asked.scope, **facts)
     return go(visit.url("redelivery", asked.public_id))

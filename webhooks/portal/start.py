@@ -42,7 +42,7 @@ def start(visit: Visit) -> HttpResponse:
 
 
 def rows_of(webhooks: list[Webhook], now: datetime) -> list[Row]:
-    """Return webhooks with their figures, the gravest state first. Two statements."""
+    """Return webhooks with their figures, the gravest state first. Three statements."""
     ids = tuple(webhook.id for webhook in webhooks)
     day = history.Selection(since=now - DAY, webhook_ids=ids)
     buckets = history.series_by_webhook(day) if ids else {}

@@ -53,8 +53,7 @@ def overview(visit: Visit, found: Webhook) -> dict[str, Any]:
         "waiting": present.waiting(found),
         "recent": recent[:SHOWN_DELIVERIES],
         "last_failed": _last_failed(recent),
-        # They name the owner's other webhooks.
-        "warnings": service.warnings_of(found) if visit.only is None else [],
+        "warnings": service.warnings_of(found, with_others=visit.only is None),
         "plan": plan.retry_plan(found),
         "header_names": found.header_names,
         "history": list(audit_log.history(found)[:SHOWN_HISTORY]),
@@ -75,7 +74,8 @@ def add(visit: Visit) -> HttpResponse:
     """Ask for a new webhook, and show its secret once it is made."""
     visit.require(visit.may_add)
     request = visit.request
-    form = NewWebhookForm(request.POST if request.method == "POST" else None)
+    initial = {"url": request.GET.get("url", "")}
+    form = NewWebhookForm(request.POST if request.method == "POST" else None, initial=initial)
     if request.method == "POST":
         allowance = take(visit, "secret")
         if allowance.is_exceeded:
@@ -163,6 +163,23 @@ def test(visit: Visit, webhook_id: str) -> HttpResponse:
         "state": display.state_of(found, timezone.now()),
     }  # fmt: skip
     return show(visit, "test", context, status=422 if form.errors else 200)
+
+
+@waits_for_receivers
+def verify(visit: Visit, webhook_id: str) -> HttpResponse:
+    """Send a challenge, and show whether the receiver answered with it."""
+    visit.require(visit.may_manage)
+    found = visit.webhook(webhook_id)
+    page = visit.url("webhook", found.public_id)
+    if visit.request.method != "POST":
+        return go(page)
+    allowance = take(visit, "test")
+    if allowance.is_exceeded:
+        return too_many(visit, allowance)
+    was = found.verified
+    proof = service.prove(found)
+    visit.note("webhook.verify", found, verified=[was, found.verified], error=proof.error)
+    return go(page, "verified" if proof.verified else "unverified")
 
 
 def send_example(visit: Visit, found: Webhook, event_type: str, form: forms.Form) -> Any:

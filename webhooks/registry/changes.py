@@ -54,6 +54,7 @@ def create_webhook(
         webhook.full_clean,
     )
     _require_proof(webhook)
+    _ask_for_proof(webhook)
     if not webhook.active:
         webhook.disabled_at = timezone.now()
     if ed25519:
@@ -179,9 +180,9 @@ def update_webhook(
         has_moved = "url" in changes and _moves(webhook, webhook.url, may_keep=headers is not None)
         Webhook.objects.filter(pk=webhook.pk).update(revision=F("revision") + 1)
         webhook.save(update_fields=[*(changes.keys() - {"active"}), "updated_at"])
-        if has_moved and webhook.verified:
+        if has_moved:
             webhook.verified = False
-            webhook.save(update_fields=["verified"])
+            webhook.save(update_fields=["verified", *_ask_for_proof(webhook)])
         if "active" in changes:
             _switch(webhook, webhook.active)
         if has_moved and _require_proof(webhook):
@@ -204,6 +205,14 @@ def _require_proof(webhook: Webhook) -> bool:
     if is_missing:
         webhook.active, webhook.disabled_reason = False, UNPROVED
     return is_missing
+
+
+def _ask_for_proof(webhook: Webhook) -> list[str]:
+    """Make an instance's challenge due if the settings want proofs; return the fields it set."""
+    is_wanted = django_settings.WEBHOOKS_ENDPOINT_PROOF != "off"
+    webhook.proof_due_at = timezone.now() if is_wanted else None
+    webhook.proof_failures, webhook.proof_error = 0, ""
+    return ["proof_due_at", "proof_failures", "proof_error"]
 
 
 def check_headers_stay(webhook: Webhook, url: str) -> None:

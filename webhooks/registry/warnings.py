@@ -6,6 +6,7 @@ from django.conf import settings
 
 from webhooks import catalog
 from webhooks.models import Webhook
+from webhooks.models.endpoint_proof import host_cap, host_of
 from webhooks.models.filters import types_left_out
 from webhooks.pace.bounds import named
 from webhooks.registry.switch import UNPROVED
@@ -16,28 +17,57 @@ logger = logging.getLogger(__name__)
 SHOWN_TWINS = 3
 
 
-def warnings_of(webhook: Webhook) -> list[str]:
-    """Return the warnings about a webhook, one sentence each. One statement.
+ASKED_SOON = "We send its receiver a challenge now."
+ASKED_AGAIN = "The last challenge failed: {error} We ask again at {when:%H:%M:%S} UTC."
+ASKED_NO_MORE = (
+    "The last challenge failed: {error} We ask no more by ourselves: mend the receiver first."
+)
+CAPPED = (
+    " Until then its deliveries wait while {host} gets {cap} requests per second from webhooks that are"
+    " not verified."
+)
+NOT_ASKED = "Its receiver then gets a challenge."
+
+
+def warnings_of(webhook: Webhook, *, with_others: bool = True) -> list[str]:
+    """Return the warnings about a webhook, one line each. One statement.
 
     A warning names a missing proof of the endpoint, event types of which the filter lets no event
-    through, or the owner's other webhooks with the same URL that receive some of the same events.
+    through, or the owner's other webhooks with the same URL that receive some of the same events;
+    these last ones only `with_others`.
     """
-    return [*_unproved(webhook), *_warnings_of_settings(webhook)]
+    others = _twins_of(webhook) if with_others else []
+    return [*unproved(webhook), *_left_out_by(webhook), *others]
 
 
 def log_warnings(webhook: Webhook) -> None:
     """Log the warnings about the settings, without a missing proof."""
-    for warning in _warnings_of_settings(webhook):
+    for warning in [*_left_out_by(webhook), *_twins_of(webhook)]:
         logger.warning("Webhook %s: %s", webhook.public_id, warning)
 
 
-def _unproved(webhook: Webhook) -> list[str]:
-    is_asked = settings.WEBHOOKS_ENDPOINT_PROOF != "off" and not webhook.verified
-    return [UNPROVED] if is_asked else []
+def unproved(webhook: Webhook) -> list[str]:
+    """Say that the proof of the endpoint is missing, why, and what to do; empty if none is wanted.
+
+    No statement.
+    """
+    if settings.WEBHOOKS_ENDPOINT_PROOF == "off" or webhook.verified:
+        return []
+    error, due_at = webhook.proof_error, webhook.proof_due_at
+    if due_at is not None and error:
+        told = ASKED_AGAIN.format(error=error, when=due_at)
+    elif due_at is not None:
+        told = ASKED_SOON
+    else:
+        told = ASKED_NO_MORE.format(error=error) if error else NOT_ASKED
+    return [f"{UNPROVED} {told}{_capped(webhook)}"]
 
 
-def _warnings_of_settings(webhook: Webhook) -> list[str]:
-    return [*_left_out_by(webhook), *_twins_of(webhook)]
+def _capped(webhook: Webhook) -> str:
+    cap = host_cap()
+    if cap is None or not webhook.active:
+        return ""
+    return CAPPED.format(cap=cap, host=host_of(webhook.url))
 
 
 def _left_out_by(webhook: Webhook) -> list[str]:

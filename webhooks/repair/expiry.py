@@ -1,4 +1,5 @@
-"""Delete expired stored API responses and audit entries."""
+"""Delete what ends by age alone: stored API responses, audit entries, test inboxes, hosts
+that get nothing."""
 
 import time
 from collections.abc import Mapping
@@ -32,6 +33,37 @@ DELETE FROM webhooks_auditentry
      ORDER BY id LIMIT %(batch)s
        FOR UPDATE SKIP LOCKED)
 """
+
+
+DELETE_HOSTS_SQL = """
+DELETE FROM webhooks_unverifiedhost
+ WHERE host IN (
+    SELECT host FROM webhooks_unverifiedhost
+     WHERE ready_at <= statement_timestamp() - make_interval(secs => %(kept)s)
+     ORDER BY ready_at LIMIT %(batch)s
+       FOR UPDATE SKIP LOCKED)
+"""
+HOSTS_KEPT_FOR = timedelta(hours=1)
+
+
+def delete_quiet_hosts() -> bool:
+    """Delete a batch of hosts whose allowance is long full again; return whether there may be more."""
+    return _delete(DELETE_HOSTS_SQL, {"kept": HOSTS_KEPT_FOR.total_seconds()})
+
+
+DELETE_INBOXES_SQL = """
+DELETE FROM webhooks_inboxrequest
+ WHERE id IN (
+    SELECT r.id FROM webhooks_inboxrequest r JOIN webhooks_inbox i ON i.id = r.inbox_id
+     WHERE i.ends_at <= statement_timestamp()
+     LIMIT %(batch)s
+       FOR UPDATE OF r SKIP LOCKED)
+"""
+
+
+def delete_ended_inboxes() -> bool:
+    """Delete a batch of requests in test inboxes that have ended; return whether there may be more."""
+    return _delete(DELETE_INBOXES_SQL, {})
 
 
 def delete_expired_responses() -> bool:

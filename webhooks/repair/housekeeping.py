@@ -17,13 +17,14 @@ from webhooks.dispatch.desk import with_fresh_connection
 from webhooks.figures import present
 from webhooks.ids import new_id
 from webhooks.postgres import epoch, horizon
-from webhooks.repair import expiry, notices, redelivery_batches, retention
+from webhooks.repair import expiry, notices, proof, redelivery_batches, retention, rollups
 from webhooks.repair.chores import Chore, Progress, take_turn
 
 logger = logging.getLogger(__name__)
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 LOOK_AGAIN_SECONDS = 30.0
 """The longest wait before a thread reads the schedule again."""
@@ -42,7 +43,14 @@ def chores() -> list[Chore]:
         # A silent mail server takes all of its timeouts.
         Chore("mails", again(notices.send_due), SECOND, lease_seconds=60.0),
         Chore("stored responses", again(expiry.delete_expired_responses), MINUTE),
+        Chore("roll-ups", again(rollups.roll_up), MINUTE, lease_seconds=60.0),
+        Chore("test inboxes", again(expiry.delete_ended_inboxes), MINUTE),
     ]
+    if settings.WEBHOOKS_ENDPOINT_PROOF != "off":
+        wanted += [
+            Chore("challenges", again(proof.send_due), SECOND),
+            Chore("quiet hosts", again(expiry.delete_quiet_hosts), HOUR),
+        ]
     if settings.WEBHOOKS_RETENTION_DAYS:
         wanted.append(Chore("purge", retention.purge_daily, DAY))
     if settings.WEBHOOKS_AUDIT_RETENTION_DAYS:

@@ -15,6 +15,7 @@ from django.db import connection, transaction
 from webhooks.dispatch.life import SILENCE_BEFORE_DEATH_SECONDS
 from webhooks.ids import ATTEMPT_PREFIX, DELIVERY_PREFIX, EVENT_PREFIX
 from webhooks.outbox import wakeup
+from webhooks.repair import rollups
 
 PAGE = 20_000
 LEASE_SECONDS = SILENCE_BEFORE_DEATH_SECONDS + 5
@@ -273,6 +274,8 @@ def mend() -> dict[str, int]:
             mended[rule.name] = cursor.rowcount
             transaction.on_commit(wakeup.nudge, robust=True)
     mended[MISCOUNTED.name] = _recount()
+    if any(mended.values()):
+        rollups.forget()
     return mended
 
 

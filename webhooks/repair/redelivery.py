@@ -27,26 +27,31 @@ from webhooks.repair.redelivery_scope import (
 
 
 def redeliver(
-    scope: Scope, *, requested_by: Any = None, rate_limit: float | None = None
+    scope: Scope,
+    *,
+    requested_by: Any = None,
+    rate_limit: float | None = None,
+    matched_count: int | None = None,
 ) -> Redelivery:
     """Store a request to send the scope's deliveries again; workers carry it out.
 
     The deliveries get a new retry budget, their attempt numbers continue, and ordered webhooks may
-    receive them out of order (see warnings_of()). `rate_limit` is in deliveries per second. Raises
+    receive them out of order (see warnings_of()). `rate_limit` is in deliveries per second.
+    `matched_count` is the number of the deliveries if the caller has counted them. Raises
     RedeliveryScopeError.
     """
     scope = replace(scope, until=not_after_now(scope.until))
     return Redelivery.objects.create(
         scope=scope.to_json(),
-        matched_count=_count(matching(scope), scope),
+        matched_count=_count(matching(scope), scope, matched_count),
         requested_by=requested_by,
         rate_limit=rate_limit,
     )
 
 
-def _count(rows: QuerySet[Any], scope: Scope) -> int:
-    limit = COUNTED_AT_MOST + 1
-    return rows.order_by()[: min(scope.limit or limit, limit)].count()
+def _count(rows: QuerySet[Any], scope: Scope, counted: int | None) -> int:
+    limit = min(scope.limit or COUNTED_AT_MOST + 1, COUNTED_AT_MOST + 1)
+    return rows.order_by()[:limit].count() if counted is None else min(counted, limit)
 
 
 def redeliver_one(delivery: Delivery, *, requested_by: Any = None) -> Redelivery:
@@ -77,12 +82,14 @@ def replay(
     limit: int | None = None,
     requested_by: Any = None,
     rate_limit: float | None = None,
+    matched_count: int | None = None,
 ) -> Redelivery:
     """Store a request to create deliveries of events that the webhook missed in a time range.
 
     A webhook misses events before it is created and while it is disabled. `since` may be None if
     `event_id` names a single event. An ordered webhook may receive the deliveries out of order (see
-    warnings_of()). `rate_limit` is in deliveries per second. Raises RedeliveryScopeError.
+    warnings_of()). `rate_limit` is in deliveries per second. `matched_count` is the number of the
+    events if the caller has counted them. Raises RedeliveryScopeError.
     """
     scope = replay_scope(
         webhook, since, until, event_id=event_id, event_type=event_type, limit=limit
@@ -90,7 +97,7 @@ def replay(
     return Redelivery.objects.create(
         scope=scope.to_json(),
         is_replay=True,
-        matched_count=_count(missing(webhook, scope), scope),
+        matched_count=_count(missing(webhook, scope), scope, matched_count),
         requested_by=requested_by,
         rate_limit=rate_limit,
     )

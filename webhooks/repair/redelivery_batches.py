@@ -25,6 +25,7 @@ from django.db.models.functions import Now, RowNumber
 from django.utils import timezone
 
 from webhooks.errors import RedeliveryScopeError
+from webhooks.figures.cells import reopen_sql
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Redelivery, Webhook
 from webhooks.models.delivery import NO_OWNER
@@ -210,7 +211,7 @@ def _queue(
 
 # The statement never waits for a lock, not even for one of another redelivery of the same rows. It
 # locks the events so that no erasure (webhooks/repair/retention.py) can empty a payload meanwhile.
-REPEAT_SQL = """
+REPEAT_SQL = f"""
 WITH picked AS MATERIALIZED (
     SELECT d.id, d.event_id, position
       FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS p (id, position)
@@ -241,13 +242,14 @@ WITH picked AS MATERIALIZED (
            redelivery_id = %(redelivery)s
       FROM picked JOIN free USING (id) JOIN kept ON kept.id = picked.event_id AND kept.is_whole
      WHERE d.id = picked.id
-    RETURNING d.id
+    RETURNING d.id, d.webhook_id, d.owner_id
+), reopened AS ({reopen_sql("queued")}
 )
 SELECT (SELECT count(*) FROM queued),
        ARRAY(SELECT picked.id FROM picked LEFT JOIN free USING (id)
                     LEFT JOIN kept ON kept.id = picked.event_id
               WHERE free.id IS NULL OR kept.id IS NULL ORDER BY picked.position)
-"""
+"""  # noqa: S608 (constants only)
 
 
 def _repeat(redelivery: Redelivery, scope: Scope, ids: Sequence[UUID]) -> tuple[int, list[UUID]]:

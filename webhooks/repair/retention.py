@@ -19,6 +19,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
 from webhooks.choices import DeliveryStatus
+from webhooks.figures.cells import reopen_sql
 from webhooks.ids import first_id_of
 from webhooks.models import (
     AuditEntry,
@@ -76,7 +77,7 @@ class Purged:
 
 # A redelivery may lock the same rows in another order. No statement here waits for a lock, so that
 # no deadlock is possible; the next run handles the locked rows.
-DELETE_SQL = """
+DELETE_SQL = f"""
 WITH page AS MATERIALIZED (
     SELECT id, event_id, status, finished_at FROM webhooks_delivery
      WHERE id > %(after)s AND id < %(last)s
@@ -97,7 +98,9 @@ WITH page AS MATERIALIZED (
 ), attempts AS (
     DELETE FROM webhooks_attempt a USING purged WHERE a.delivery_id = purged.id RETURNING 1
 ), deliveries AS (
-    DELETE FROM webhooks_delivery d USING purged WHERE d.id = purged.id RETURNING 1
+    DELETE FROM webhooks_delivery d USING purged WHERE d.id = purged.id
+    RETURNING d.id, d.webhook_id, d.owner_id
+), reopened AS ({reopen_sql("deliveries")}
 ), events AS (
     DELETE FROM webhooks_event e USING locked
      WHERE e.id = locked.id AND locked.fanout_count <= locked.count RETURNING 1
@@ -109,7 +112,7 @@ WITH page AS MATERIALIZED (
 SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1),
        (SELECT count(*) FROM deliveries), (SELECT count(*) FROM attempts),
        (SELECT count(*) FROM events)
-"""
+"""  # noqa: S608 (constants only)
 
 # Events that had no matching webhook, or whose deliveries an earlier run deleted.
 DELETE_UNWANTED_SQL = """

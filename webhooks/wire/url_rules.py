@@ -14,6 +14,7 @@ from urllib.parse import quote
 import idna
 from django.conf import settings
 from django.http.request import validate_host
+from django.urls import NoReverseMatch, reverse
 
 from webhooks.errors import UrlRefusedError
 from webhooks.wire.addresses import AddressPolicy
@@ -34,6 +35,7 @@ PLAIN_NAME = re.compile(r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.
 LOWER = {ord(letter): letter.lower() for letter in ascii_uppercase}
 LEFT_AS_THEY_ARE = ":/?#[]@!$&'()*+,;=%-._~"
 """Every other character of a path or query is percent-encoded."""
+INBOX_TOKEN = re.compile("[A-Za-z0-9_-]{43}")
 PERCENT_ENCODED = re.compile("%[0-9a-f]{2}", re.IGNORECASE)
 
 
@@ -69,7 +71,8 @@ def accept_url(url: str) -> str:
     policy = AddressPolicy(settings.WEBHOOKS_ALLOWED_NETWORKS)
     if not policy.is_port_allowed(parsed.port):
         raise UrlRefusedError(f"Port {parsed.port} is not allowed; use {_port_list()}.")
-    if validate_host(parsed.host, [host for host in settings.WEBHOOKS_OWN_HOSTS if host != "*"]):
+    own_hosts = [host for host in settings.WEBHOOKS_OWN_HOSTS if host != "*"]
+    if validate_host(parsed.host, own_hosts) and not _is_inbox(parsed):
         raise UrlRefusedError("The URL points to this site itself.")
     if parsed.is_numeric:
         is_fine = policy.is_allowed(parsed.host)
@@ -85,6 +88,20 @@ def accept_url(url: str) -> str:
     if len(str(parsed)) > MAX_URL_LENGTH:
         raise UrlRefusedError(f"The URL is longer than {MAX_URL_LENGTH:,} characters.")
     return str(parsed)
+
+
+def _is_inbox(parsed: ParsedUrl) -> bool:
+    """Say whether a URL at our own host is that of a test inbox: no other page of ours, no query, and
+    the usual port."""
+    if parsed.port != DEFAULT_PORTS[parsed.scheme]:
+        return False
+    token = parsed.target.rpartition("/")[2]
+    if not INBOX_TOKEN.fullmatch(token):
+        return False
+    try:
+        return reverse("portal-inbox", args=[token]) == parsed.target
+    except NoReverseMatch:
+        return False
 
 
 def is_same_url(one: str, other: str) -> bool:

@@ -11,11 +11,11 @@ from typing import Any
 from requests import Response
 
 from webhooks import catalog
+from webhooks.dispatch.single import SingleRequest
 from webhooks.models import Webhook
 from webhooks.pace.retry import judge
 from webhooks.registry.switch import close_breaker
 from webhooks.wire.failures import TransportError
-from webhooks.workbench.single import SingleRequest
 
 MAX_SECONDS = 15
 """Somebody waits for the answer, and a thread of the server with them."""

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 from django.db import connection, transaction
+from pytest_django import Settings
 
 from projects.models import User
 from tests.concurrency import another_connection, in_thread
@@ -23,7 +24,7 @@ from webhooks.dispatch.endpoints import Endpoints
 from webhooks.dispatch.lanes import Lane
 from webhooks.dispatch.share import allot
 from webhooks.ids import new_id
-from webhooks.models import Delivery, Webhook
+from webhooks.models import Delivery, UnverifiedHost, Webhook
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
@@ -236,6 +237,81 @@ def test_rate_limit_bounds_the_claim_and_says_when_to_come_back(
         (fate,) = made.fates
         assert fate.parked_until is not None
         assert 0 < fate.parked_until - made.database_time <= 0.25
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("ordered", [False, True])
+def test_unverified_webhooks_of_a_host_share_its_cap(
+    user: User,
+    other_user: User,
+    make_webhook: Callable[..., Webhook],
+    settings: Settings,
+    ordered: bool,
+) -> None:
+    settings.WEBHOOKS_ENDPOINT_PROOF = "advise"
+    settings.WEBHOOKS_UNVERIFIED_REQUESTS_PER_SECOND = 5
+    capped = [
+        make_webhook(
+            owner=owner,
+            events=["project.deleted"],
+            url=f"http://127.0.0.1:{port}/",
+            ordered=ordered,
+        )
+        for owner, port in ((user, 8000), (user, 8080), (other_user, 8000))
+    ]
+    verified = make_webhook(events=["project.deleted"], url="http://127.0.0.1:9/verified")
+    elsewhere = make_webhook(events=["project.deleted"], url="http://127.0.0.2:9/")
+    Webhook.objects.filter(pk=verified.pk).update(verified=True)
+    trigger(user, 8)
+    trigger(other_user, 8)
+
+    first, second = claim(100, room=6), claim(100, room=6)
+
+    counts = Counter(delivery.webhook_id for delivery in taken_by(first))
+    assert sum(counts[webhook.pk] for webhook in capped) == 5
+    assert all(counts[webhook.pk] for webhook in capped)
+    assert (counts[verified.pk], counts[elsewhere.pk]) == (6, 5)
+    later = {delivery.webhook_id for delivery in taken_by(second)}
+    assert later.isdisjoint([elsewhere.pk, *(webhook.pk for webhook in capped)])
+    if not ordered:
+        # They come back one after the other.
+        waits = [
+            fate.parked_until - second.database_time
+            for fate in second.fates
+            if fate.lane.webhook_id in {webhook.pk for webhook in capped} and fate.parked_until
+        ]
+        assert sorted(round(wait - min(waits), 3) for wait in waits) == [0.0, 0.2, 0.4]
+        assert 0 < min(waits) <= 0.2
+    assert all(row.attempt_count == 0 for row in Delivery.objects.all())
+
+
+@pytest.mark.parametrize(("proof", "cap"), [("off", 5), ("advise", 0)])
+def test_there_is_no_cap_without_proofs_or_with_zero(
+    user: User, make_webhook: Callable[..., Webhook], settings: Settings, proof: str, cap: int
+) -> None:
+    settings.WEBHOOKS_ENDPOINT_PROOF = proof
+    settings.WEBHOOKS_UNVERIFIED_REQUESTS_PER_SECOND = cap
+    make_webhook(events=["project.deleted"])
+    trigger(user, 20)
+
+    assert len(taken_by(claim(100, room=50))) == 20
+    assert not UnverifiedHost.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_host_that_another_worker_has_is_left_to_it(
+    user: User, make_webhook: Callable[..., Webhook], settings: Settings
+) -> None:
+    settings.WEBHOOKS_ENDPOINT_PROOF = "advise"
+    make_webhook(events=["project.deleted"])
+    trigger(user, 3)
+    UnverifiedHost.objects.create(host="127.0.0.1", ready_at=NOW)
+    with another_connection() as other:
+        other.execute("BEGIN; SELECT * FROM webhooks_unverifiedhost FOR UPDATE")
+        made = claim(100)
+        assert (taken_by(made), len(made.fates)) == ([], 1)
+        other.execute("COMMIT")
+    assert len(taken_by(claim(100))) == 3
 
 
 @pytest.mark.django_db(transaction=True)

@@ -264,7 +264,7 @@ def test_number_of_statements_does_not_depend_on_the_rows(
         add(webhook=make_webhook(), attempts=[(5, "timeout")], status="RETRYING")
     selection = Selection(NOON)
 
-    with django_assert_num_queries(8):
+    with django_assert_num_queries(13):
         history.totals(selection)
         history.by_webhook(selection)
         history.by_type(selection)

@@ -42,6 +42,7 @@ class Things:
             "delivery_id": self.delivery.public_id,
             "redelivery_id": self.redelivery.public_id,
             "name": "project.created",
+            "request_id": "00000000-0000-0000-0000-000000000000",
             "token_id": "tok_" + "0" * 32,
             "link_id": "lnk_" + "0" * 32,
         }

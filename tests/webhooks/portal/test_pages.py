@@ -17,8 +17,8 @@ MOST_BYTES = 150 * 1024
 ANSWERS = {
     # These act on a POST only; a GET leads back, or there is no such token or link here.
     "disable": 302, "rotate": 302, "revoke": 302, "redelivery-cancel": 302, "resend": 302,
-    "event-send": 302, "add-token": 302, "add-link": 302, "enable": 302,
-    "revoke-token": 404, "revoke-link": 404,
+    "event-send": 302, "add-token": 302, "add-link": 302, "enable": 302, "verify": 302,
+    "revoke-token": 404, "inbox-request": 404, "revoke-link": 404,
 }  # fmt: skip
 
 

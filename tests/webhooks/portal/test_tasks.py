@@ -407,3 +407,19 @@ def test_phases_of_an_attempt_are_shown_where_they_are_recorded(
     page = owner_client.get(path).content.decode()
     for label, shown in (("Connect", "22 ms"), ("TLS", "33 ms"), ("Wait", "55 ms")):
         assert f'data-label="{label}">{shown}' in page
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_challenge_is_sent_by_a_button_and_the_page_says_what_is_missing(
+    owner_client: Client, things: Things, settings: Any
+) -> None:
+    settings.WEBHOOKS_ENDPOINT_PROOF = "advise"
+    path = f"webhook/{things.webhook.public_id}/"
+    with HttpReceiver() as receiver:
+        Webhook.objects.update(url=f"{receiver.url}/in")
+        answer = post(owner_client, f"{path}verify/")
+        assert answer["Location"] == f"/portal/{path}?done=unverified"
+        assert [one.event_type for one in receiver.requests] == ["webhook.challenge"]
+    page = owner_client.get(answer["Location"]).content.decode()
+    assert "The webhook is not verified" in page
+    assert "answer 2xx with the value of data.challenge" in page

@@ -122,6 +122,22 @@ def test_own_hosts_are_refused(settings: Settings) -> None:
     assert accept_url("https://example.com/")
 
 
+def test_own_host_is_reached_at_a_test_inbox_only(settings: Settings) -> None:
+    settings.WEBHOOKS_OWN_HOSTS = ["app.example.com"]
+    token = "aB3_-" * 8 + "xyz"
+    inbox = f"https://app.example.com/portal/in/{token}"
+
+    assert accept_url(inbox) == inbox
+    for url in (
+        f"{inbox}?a", f"{inbox}/", f"{inbox}x", inbox[:-1], f"{inbox[:-1]}%41", f"{inbox[:-1]}.",
+        inbox.replace("/in/", "/open/"), inbox.replace("/portal", "//portal"),
+        inbox.replace("/portal", ""), inbox.replace("example.com", "example.com:8000"),
+        inbox.replace("/in/", "/x/../in/"), inbox.replace("/in/", "/in//"),
+        inbox.replace("/portal/", "/Portal/"), f"https://app.example.com/api?/portal/in/{token}",
+    ):  # fmt: skip
+        assert refusal(url) == "The URL points to this site itself.", url
+
+
 def test_local_names_are_allowed_where_a_private_network_is(settings: Settings) -> None:
     from ipaddress import ip_network
 

@@ -85,6 +85,33 @@ def test_rate_limit_holds_over_all_workers(
     assert count == pytest.approx(50 * seconds, rel=tolerance)
 
 
+def test_cap_of_an_unverified_host_holds_over_all_workers(
+    user: User,
+    other_user: User,
+    make_webhook: Callable[..., Webhook],
+    receiver: HttpReceiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WEBHOOKS_ENDPOINT_PROOF", "advise")
+    monkeypatch.setenv("WEBHOOKS_UNVERIFIED_REQUESTS_PER_SECOND", "20")
+    for owner in (user, other_user):
+        for number in range(20):
+            make_webhook(owner=owner, url=f"{receiver.url}/{number}", events=["project.deleted"])
+    pause = Pause.objects.create()
+    for owner in (user, other_user):
+        trigger(owner, 10)
+    with running_workers(2):
+        pause.delete()
+        (first, *_) = receiver.wait_for(1)
+        start, end = first.received_at + 1, first.received_at + 4
+        wait_until(lambda: time.time() > end + 0.2, 14)
+        # Besides, each webhook gets a challenge.
+        sent = [one for one in receiver.requests if one.event_type == "project.deleted"]
+    count = sum(start <= one.received_at < end for one in sent)
+    assert count == pytest.approx(60, rel=0.1)
+    assert not Delivery.objects.filter(attempt_count__gt=1).exists()
+
+
 def test_new_event_of_a_quiet_webhook_overtakes_a_flood(
     user: User,
     other_user: User,
