@@ -48,7 +48,7 @@ class SwitchActions(ApiViewSet[Webhook]):
         if send_missed:
             rows = missed_events(webhook)
             owner_id: Any = request.user.pk
-            throttles.check_quota(allowances.spend_rows("redeliveries", owner_id, rows))
+            throttles.check_quota(allowances.spend_rows("redeliveries", owner_id, rows)[0])
         enabled = service.enable(
             webhook, send=send, send_missed=send_missed, requested_by=request.user
         )

@@ -239,7 +239,7 @@ def _enable(
         "requested_by": visit.owner,
     }
     if wanted["send_missed"]:
-        quota = allowances.spend_rows("redeliveries", visit.owner_id, missed_events(found))
+        quota, _ = allowances.spend_rows("redeliveries", visit.owner_id, missed_events(found))
         if quota.is_exceeded:
             form.add_error("send_missed", quota_problem(quota))
             return None
