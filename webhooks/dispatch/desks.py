@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from uuid import UUID
 
+from webhooks.choices import Order
 from webhooks.dispatch import life
 from webhooks.dispatch.claim import Claim, claim_due
 from webhooks.dispatch.claims import POLL_SECONDS, Claims
@@ -187,6 +188,8 @@ class Desks:
         self.claims.resumed(written.recovered)
         for record in written.ordered:
             self.flight.written(record.webhook_id, record.delivery_id)
+        if written.has_next:
+            self.claims.hint()
         for webhook_id in written.overtaken:
             self._starts.put_down_run(webhook_id)
         for webhook_id in {*written.overtaken, *(record.webhook_id for record in written.ordered)}:
@@ -219,12 +222,15 @@ class Desks:
         is_outage = self._outage.note(kind, webhook_id, sent.endpoint.owner_id, now)
         offset = self._starts.clock_offset
         result, verdict = read_outcome(sent, outcome, clock_offset=offset, is_outage=is_outage)
-        is_ordered = sent.endpoint.ordered or self.flight.has_run(webhook_id)
+        is_ordered = sent.endpoint.order == Order.ALL or self.flight.has_run(webhook_id)
         self.flight.end(sent, succeeded=verdict.succeeded, duration_ms=outcome.duration_ms)
         self.flight.windows.charge(webhook_id, outcome.processor_ms)
         if not verdict.succeeded:
             self._starts.put_down_run(webhook_id)
         self.claims.freed(webhook_id)
-        is_urgent = is_ordered or self.flight.windows.is_failing(webhook_id)
-        record = Record(result, verdict, webhook_id, sent.delivery.id, is_ordered)
+        is_of_object = sent.delivery.is_of_object
+        if is_of_object and not is_ordered:
+            self.claims.freed(webhook_id, is_ordered=True)
+        is_urgent = is_ordered or is_of_object or self.flight.windows.is_failing(webhook_id)
+        record = Record(result, verdict, webhook_id, sent.delivery.id, is_ordered, is_of_object)
         self.records.add(record, now, is_urgent=is_urgent)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from django.contrib.auth import get_user_model
 
-from webhooks.choices import BreakerState
+from webhooks.choices import BreakerState, Order
 from webhooks.errors import EncryptionKeyError
 from webhooks.models.custom_headers import decrypt_headers
 from webhooks.models.encryption import decrypt
@@ -32,7 +32,7 @@ ENDPOINT_COLUMNS = """w.id, w.deleted_at IS NOT NULL AS is_deleted,
        extract(epoch FROM w.held_until)::float8 AS held_until, w.breaker_state,
        extract(epoch FROM w.breaker_probe_at)::float8 AS breaker_probe_at,
        extract(epoch FROM w.breaker_changed_at)::float8 AS breaker_changed_at,
-       w.rate_limit, w.ordered,
+       w.rate_limit, w.delivery_order,
        w.owner_id, w.url, w.headers_encrypted,
        w.max_retries, w.retry_delay_seconds, w.retry_schedule, w.timeout_seconds,
        array(SELECT s.id FROM webhooks_signingsecret s WHERE s.webhook_id = w.id
@@ -61,7 +61,7 @@ class Standing(NamedTuple):
     breaker_probe_at: float | None = None
     breaker_changed_at: float | None = None
     rate_limit: float | None = None
-    ordered: bool = False
+    order: str = Order.NONE
 
     @property
     def is_on(self) -> bool:
@@ -94,7 +94,7 @@ class Endpoint:
     """All keys that sign for Standard Webhooks; `key` is the first."""
     policy: Policy
     timeout_seconds: int
-    ordered: bool
+    order: str
 
 
 class CachedWebhook(NamedTuple):
@@ -195,7 +195,7 @@ class Endpoints:
     def _build(self, row: tuple[Any, ...]) -> Endpoint | None:
         """Return the endpoint, or None if it cannot be decrypted: its deliveries wait, which is
         better than a wrong signature, and other webhooks' deliveries go out."""
-        webhook_id, ordered = row[0], row[10]
+        webhook_id, order = row[0], row[10]
         owner_id, url, headers, *policy, timeout, secret_ids, values = row[11:]
         try:
             stored = decrypt_headers(headers, webhook_id)
@@ -217,7 +217,7 @@ class Endpoints:
             keys=keys,
             policy=Policy._make(policy),
             timeout_seconds=timeout,
-            ordered=ordered,
+            order=order,
         )
 
     def _key(self, secret_id: UUID, value: memoryview) -> SigningKey | Ed25519Key:

@@ -19,6 +19,7 @@ from webhooks.dispatch.desk import Errand
 from webhooks.dispatch.health import HealthEffect, Recorded
 from webhooks.dispatch.settle import Result, Settled, settle, without_answer
 from webhooks.pace.retry import Verdict
+from webhooks.postgres.objects import make_next_due
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,13 @@ class Record(NamedTuple):
     webhook_id: UUID
     delivery_id: UUID
     is_ordered: bool
+    is_of_object: bool = False
+    """Whether the next one of its object waits for it."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the delivery has no further attempt."""
+        return self.result["delay_seconds"] is None
 
 
 class ResultBatch(NamedTuple):
@@ -69,6 +77,8 @@ class Written(NamedTuple):
     """The written results of ordered webhooks."""
     overtaken: Set[UUID] = frozenset()
     """Ordered webhooks with a result that this worker may no longer write."""
+    has_next: bool = False
+    """Whether deliveries are due now that waited for one of these to finish."""
 
 
 class Records:
@@ -180,7 +190,18 @@ class Records:
 def write(worker_id: UUID, batch: ResultBatch) -> Written:
     """Write a batch of results and their effects on the webhooks."""
     settled = _settle(worker_id, [record.result for record in batch.records])
-    return conclude(summarize(batch, settled))
+    has_next = _make_next_due(batch.records)
+    return conclude(summarize(batch, settled)._replace(has_next=has_next))
+
+
+def _make_next_due(records: Sequence[Record]) -> bool:
+    over = [one.delivery_id for one in records if one.is_of_object and one.is_final]
+    try:
+        return make_next_due(over) > 0
+    except (OperationalError, InterfaceError):
+        # The results are written. What waits for them comes by itself, only later.
+        logger.exception("The next deliveries of %d objects are made due later.", len(over))
+        return False
 
 
 def summarize(batch: ResultBatch, settled: Settled) -> Written:

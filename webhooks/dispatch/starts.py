@@ -61,8 +61,9 @@ class Starts:
 
     def line_up(self, taken: Taken) -> None:
         """Hold what a claim took until its turn comes."""
-        self._flight.took(taken.deliveries)
-        for delivery in taken.deliveries:
+        lone = [*taken.deliveries, *taken.of_objects]
+        self._flight.took(lone)
+        for delivery in lone:
             self._flight.line_up(delivery, self._owner_of(delivery.webhook_id))
         for webhook_id, rows in taken.runs.items():
             self._flight.took(rows)
@@ -162,8 +163,10 @@ class Starts:
         delivery = sent.delivery
         build: Callable[..., Post] = build_request
         if delivery.form is not None:
-            form, reference = delivery.form
-            build = partial(build_formed_request, form=form, object_reference=reference)
+            form, reference, place = delivery.form
+            build = partial(
+                build_formed_request, form=form, object_reference=reference, object_sequence=place
+            )
         return build(
             endpoint,
             event_id=delivery.event_id,

@@ -1,6 +1,7 @@
 """A registered URL with what it receives, its policy and secrets."""
 
 import uuid
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -12,7 +13,7 @@ from django.db.models import Q, Value
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from webhooks.choices import BreakerState
+from webhooks.choices import BreakerState, Order
 from webhooks.errors import UrlRefusedError
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models.custom_headers import CustomHeaders
@@ -38,7 +39,7 @@ MAX_LIVE_SECRETS = 10
 SETTINGS: dict[str, tuple[str, ...]] = {
     "": ("name", "url", "description", "events", "filter"),
     "Retries": ("max_retries", "retry_delay_seconds", "retry_schedule"),
-    "Sending": ("form", "timeout_seconds", "rate_limit", "ordered"),
+    "Sending": ("form", "timeout_seconds", "rate_limit", "order"),
 }
 """The settings that an owner may change, by the heading of the admin's form.
 
@@ -149,9 +150,19 @@ class Webhook(CustomHeaders, Selection):
         validators=[MinValueValidator(0.001), MaxValueValidator(10_000)],
         help_text="Requests per second, fractions too; empty for no limit.",
     )
-    ordered = models.BooleanField(
-        default=False, help_text="Send one request at a time, in the order of the events."
+    order = models.CharField(
+        max_length=6,
+        choices=Order,
+        default=Order.NONE,
+        db_default=Order.NONE,
+        db_column="delivery_order",
+        help_text=(
+            "none, all (one request at a time, in the order of the events), or object (the same among"
+            " the events of one object; different objects in parallel)."
+        ),
     )
+    # Whether there is an order, for processes of releases that know no other; save() keeps it.
+    ordered = models.BooleanField(default=False, editable=False)
     disabled_reason = models.CharField(max_length=500, blank=True, editable=False)
     disabled_at = models.DateTimeField(null=True, editable=False)
     # When the owner's mail about an automatic disabling is due; null after it was sent.
@@ -239,6 +250,12 @@ class Webhook(CustomHeaders, Selection):
         state: dict[str, Any] = super().__getstate__()
         state.pop("_secret", None)
         return state
+
+    def save(self, *args: Any, update_fields: Iterable[str] | None = None, **options: Any) -> None:
+        if update_fields is None or "order" in update_fields:
+            self.ordered = self.order != Order.NONE
+            update_fields = update_fields and [*update_fields, "ordered"]
+        super().save(*args, update_fields=update_fields, **options)
 
     @property
     def public_id(self) -> str:

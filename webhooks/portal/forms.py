@@ -92,7 +92,7 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
             "name": _("Name"), "url": _("URL"), "description": _("Description"),
             "max_retries": _("Retries"), "retry_delay_seconds": _("Delay of the first retry"),
             "retry_schedule": _("Schedule of retries"), "timeout_seconds": _("Timeout"),
-            "rate_limit": _("Rate limit"), "ordered": _("In order"), "filter": _("Filter"),
+            "rate_limit": _("Rate limit"), "order": _("Order"), "filter": _("Filter"),
             "form": _("Form of the requests"),
         }  # fmt: skip
         help_texts = {
@@ -103,7 +103,7 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
             ),
             "timeout_seconds": _("Seconds that one attempt may take, 1 to 30."),
             "rate_limit": _("Requests per second, fractions too; empty for no limit."),
-            "ordered": _("Send one at a time, in the order of the events."),
+            "order": _("What a request waits for; events without an object wait for nothing."),
             "filter": _(
                 'A condition on the data of the events, as JSON: {"amount": {"gte": 10000}}. Empty for '
                 "all events."

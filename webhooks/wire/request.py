@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from typing import Any, Protocol
+from urllib.parse import quote
 from uuid import UUID
 
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX
-from webhooks.wire.forms import render
+from webhooks.wire.forms import HEADER_CHARACTERS, render
 from webhooks.wire.messages import HeaderBlock, Post
 from webhooks.wire.signing import Ed25519Key, SigningKey, sign_hex, sign_standard
 
@@ -77,14 +78,26 @@ def build_request(
 
 
 def build_formed_request(
-    to: Destination, *, form: str | None, object_reference: str, payload: bytes, **attempt: Any
+    to: Destination,
+    *,
+    form: str | None,
+    object_reference: str,
+    payload: bytes,
+    object_sequence: str | None = None,
+    **attempt: Any,
 ) -> Post:
-    """Return the signed request of one attempt whose event is sent in another form than the standard.
+    """Return the signed request of one attempt whose event is sent in another form than the standard,
+    or in the order of its object's events, where `object_sequence` is its place.
 
     `payload` is the stored one; the other arguments are build_request()'s. Never raises.
     """
     rendered = render(form, payload, object_reference)
     post = build_request(to, payload=rendered.body, **attempt)
     lines = [*post.headers.lines, *rendered.header_lines]
+    if object_sequence is not None:
+        lines += [
+            b"X-Webhook-Object: " + quote(object_reference, HEADER_CHARACTERS).encode(),
+            b"X-Webhook-Sequence: " + object_sequence.encode(),
+        ]
     lines[len(to.header_lines)] = b"Content-Type: " + rendered.content_type
     return Post(to.url, rendered.body, HeaderBlock(lines))

@@ -71,7 +71,7 @@ def test_webhook_that_cannot_be_is_refused_beside_its_field(
 
 def test_settings_are_changed_by_the_service(owner_client: Client, things: Things) -> None:
     form = SETTINGS | {
-        "events": ["*"], "rate_limit": "2.5", "ordered": "on", "custom_headers": "X-Team: canary-a",
+        "events": ["*"], "rate_limit": "2.5", "order": "object", "custom_headers": "X-Team: canary-a",
         "max_retries": "3",
     }  # fmt: skip
     answer = post(owner_client, f"webhook/{things.webhook.public_id}/settings/", **form)
@@ -82,7 +82,7 @@ def test_settings_are_changed_by_the_service(owner_client: Client, things: Thing
     assert things.webhook.headers == {"X-Team": "canary-a"}
     entry = AuditEntry.objects.get(action="webhook.change")
     assert entry.changes == {
-        "events": [["project.*"], ["*"]], "rate_limit": [None, 2.5], "ordered": [False, True],
+        "events": [["project.*"], ["*"]], "rate_limit": [None, 2.5], "order": ["none", "object"],
         "headers": "•••", "max_retries": [10, 3],
     }  # fmt: skip
     page = owner_client.get(f"/portal/webhook/{things.webhook.public_id}/settings/").content
