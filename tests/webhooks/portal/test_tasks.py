@@ -21,7 +21,7 @@ from webhooks.workbench.receiver import Behaviour, HttpReceiver
 from webhooks.workbench.test_send import send_test
 
 SETTINGS = {
-    "form": "standard",
+    "form": "standard", "order": "none",
     "name": "Orders", "url": "http://127.0.0.1:9/hook", "events": ["project.*"],
     "timeout_seconds": 15, "max_retries": 10, "retry_delay_seconds": 60,
 }  # fmt: skip
