@@ -185,7 +185,8 @@ def _serve(claim: Claim, order: ClaimOrder, lanes: Sequence[Lane], endpoints: En
     rooms = {}
     for webhook_id in {lane.webhook_id for lane in due}:
         most = _most(standings[webhook_id], claim.database_time)
-        rooms[webhook_id] = max(0, order.room_of(webhook_id, most) - held.get(webhook_id, 0))
+        room = order.room_of(webhook_id, most) * standings[webhook_id].batch_events
+        rooms[webhook_id] = max(0, room - held.get(webhook_id, 0))
     wanted = allot(due, rooms, order.limit)
     guarded = [lane for lane in due if standings[lane.webhook_id].is_guarded]
     groups = [[lane for lane in due if not standings[lane.webhook_id].is_guarded]]

@@ -17,7 +17,7 @@ from webhooks.dispatch.endpoints import Endpoints
 from webhooks.dispatch.flight import READY_AT_CLAIM, Flight, Sent
 from webhooks.dispatch.lease import Lease
 from webhooks.dispatch.outcome import read_outcome
-from webhooks.dispatch.records import Record, Records, Written, write
+from webhooks.dispatch.records import Records, Written, write
 from webhooks.dispatch.returns import Returns, give_back
 from webhooks.dispatch.shortcut import Shortcut
 from webhooks.dispatch.starts import Starts
@@ -217,20 +217,17 @@ class Desks:
             self._starts.withdrawn(sent)
             return
         now = time.monotonic()
-        webhook_id = sent.delivery.webhook_id
+        webhook_id = sent.item.webhook_id
         kind = None if outcome.error is None else outcome.error.kind
         is_outage = self._outage.note(kind, webhook_id, sent.endpoint.owner_id, now)
-        offset = self._starts.clock_offset
-        result, verdict = read_outcome(sent, outcome, clock_offset=offset, is_outage=is_outage)
         is_ordered = sent.endpoint.order == Order.ALL or self.flight.has_run(webhook_id)
+        offset = self._starts.clock_offset
+        records, verdict = read_outcome(sent, outcome, offset, is_outage, is_ordered=is_ordered)
         self.flight.end(sent, succeeded=verdict.succeeded, duration_ms=outcome.duration_ms)
         self.flight.windows.charge(webhook_id, outcome.processor_ms)
         if not verdict.succeeded:
             self._starts.put_down_run(webhook_id)
         self.claims.freed(webhook_id)
-        is_of_object = sent.delivery.is_of_object
-        if is_of_object and not is_ordered:
+        if sent.endpoint.order == Order.OBJECT:
             self.claims.freed(webhook_id, is_ordered=True)
-        is_urgent = is_ordered or is_of_object or self.flight.windows.is_failing(webhook_id)
-        record = Record(result, verdict, webhook_id, sent.delivery.id, is_ordered, is_of_object)
-        self.records.add(record, now, is_urgent=is_urgent)
+        self.records.add(records, now, is_urgent=self.flight.windows.is_failing(webhook_id))

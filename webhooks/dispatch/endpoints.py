@@ -32,9 +32,9 @@ ENDPOINT_COLUMNS = """w.id, w.deleted_at IS NOT NULL AS is_deleted,
        extract(epoch FROM w.held_until)::float8 AS held_until, w.breaker_state,
        extract(epoch FROM w.breaker_probe_at)::float8 AS breaker_probe_at,
        extract(epoch FROM w.breaker_changed_at)::float8 AS breaker_changed_at,
-       w.rate_limit, w.delivery_order,
+       w.rate_limit, w.delivery_order, w.batch_events,
        w.owner_id, w.url, w.headers_encrypted,
-       w.max_retries, w.retry_delay_seconds, w.retry_schedule, w.timeout_seconds,
+       w.max_retries, w.retry_delay_seconds, w.retry_schedule, w.timeout_seconds, w.batch_bytes, w.batch_milliseconds,
        array(SELECT s.id FROM webhooks_signingsecret s WHERE s.webhook_id = w.id
               AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
               ORDER BY s.scheme, s.expires_at DESC NULLS FIRST, s.id DESC) AS secret_ids,
@@ -62,6 +62,7 @@ class Standing(NamedTuple):
     breaker_changed_at: float | None = None
     rate_limit: float | None = None
     order: str = Order.NONE
+    batch_events: int = 1
 
     @property
     def is_on(self) -> bool:
@@ -95,6 +96,9 @@ class Endpoint:
     policy: Policy
     timeout_seconds: int
     order: str
+    batch_events: int = 1
+    batch_bytes: int = 0
+    batch_milliseconds: int = 0
 
 
 class CachedWebhook(NamedTuple):
@@ -157,7 +161,7 @@ class Endpoints:
         if known is not None and known.row == row and row is not None:
             self._known[webhook_id] = known._replace(read_at=read_at)
             return
-        standing = GONE if row is None else Standing._make(row[1:11])
+        standing = GONE if row is None else Standing._make(row[1:12])
         is_on = self._may_send(standing)
         endpoint = self._build(row) if row is not None and is_on else None
         self._known[webhook_id] = CachedWebhook(read_at, row, standing, endpoint)
@@ -195,8 +199,9 @@ class Endpoints:
     def _build(self, row: tuple[Any, ...]) -> Endpoint | None:
         """Return the endpoint, or None if it cannot be decrypted: its deliveries wait, which is
         better than a wrong signature, and other webhooks' deliveries go out."""
-        webhook_id, order = row[0], row[10]
-        owner_id, url, headers, *policy, timeout, secret_ids, values = row[11:]
+        webhook_id, order, batch_events = row[0], row[10], row[11]
+        owner_id, url, headers, *rest = row[12:]
+        *policy, timeout, batch_bytes, batch_milliseconds, secret_ids, values = rest
         try:
             stored = decrypt_headers(headers, webhook_id)
             keys = tuple(map(self._key, secret_ids, values))
@@ -218,6 +223,9 @@ class Endpoints:
             policy=Policy._make(policy),
             timeout_seconds=timeout,
             order=order,
+            batch_events=batch_events,
+            batch_bytes=batch_bytes,
+            batch_milliseconds=batch_milliseconds,
         )
 
     def _key(self, secret_id: UUID, value: memoryview) -> SigningKey | Ed25519Key:

@@ -41,7 +41,8 @@ class Record(NamedTuple):
     """The result of one attempt and its verdict."""
 
     result: Result
-    verdict: Verdict
+    verdict: Verdict | None
+    """On its request; None if another record of the same request has it."""
     webhook_id: UUID
     delivery_id: UUID
     is_ordered: bool
@@ -126,11 +127,12 @@ class Records:
         records = (*self._waiting, *self._locked, *self._writing.records)
         return [record.delivery_id for record in records]
 
-    def add(self, record: Record, now: float, *, is_urgent: bool) -> None:
+    def add(self, records: Sequence[Record], now: float, *, is_urgent: bool) -> None:
+        """Add the results of one request."""
         if not self._waiting:
             self._oldest_at = now
-        self._waiting.append(record)
-        self._is_urgent |= is_urgent
+        self._waiting += records
+        self._is_urgent |= is_urgent or any(one.is_ordered or one.is_of_object for one in records)
 
     def due_at(self, *, at_once: bool = False) -> float:
         """Return when to write the next batch, by the monotonic clock; `at_once` says that nothing
@@ -247,7 +249,7 @@ def _effects_of(records: Sequence[Record], settled: Settled) -> dict[UUID, Healt
     """Return the effects of the written results on their webhooks."""
     effects: dict[UUID, HealthEffect] = {}
     for result, verdict, webhook_id, *_ in records:
-        if result["spends_no_retry"] or result["id"] not in settled.written:
+        if verdict is None or result["spends_no_retry"] or result["id"] not in settled.written:
             continue
         effect = effects.setdefault(webhook_id, HealthEffect())
         if verdict.succeeded:

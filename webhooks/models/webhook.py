@@ -1,7 +1,6 @@
 """A registered URL with what it receives, its policy and secrets."""
 
 import uuid
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -13,11 +12,12 @@ from django.db.models import Q, Value
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from webhooks.choices import BreakerState, Order
+from webhooks.choices import BreakerState
 from webhooks.errors import UrlRefusedError
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models.custom_headers import CustomHeaders
 from webhooks.models.selection import Selection
+from webhooks.models.sending import Sending
 from webhooks.models.signing_secret import SigningSecret
 from webhooks.pace import retry
 from webhooks.wire import signing
@@ -40,6 +40,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "": ("name", "url", "description", "events", "filter"),
     "Retries": ("max_retries", "retry_delay_seconds", "retry_schedule"),
     "Sending": ("form", "timeout_seconds", "rate_limit", "order"),
+    "Batches": ("batch_events", "batch_bytes", "batch_milliseconds"),
 }
 """The settings that an owner may change, by the heading of the admin's form.
 
@@ -88,7 +89,7 @@ class WebhookQuerySet(models.QuerySet["Webhook"]):
         return self.filter(hearing, active=True, deleted_at=None)
 
 
-class Webhook(CustomHeaders, Selection):
+class Webhook(CustomHeaders, Selection, Sending):
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         # Deleting a user soft-deletes the webhooks; a cascade would block producers' inserts.
@@ -150,19 +151,6 @@ class Webhook(CustomHeaders, Selection):
         validators=[MinValueValidator(0.001), MaxValueValidator(10_000)],
         help_text="Requests per second, fractions too; empty for no limit.",
     )
-    order = models.CharField(
-        max_length=6,
-        choices=Order,
-        default=Order.NONE,
-        db_default=Order.NONE,
-        db_column="delivery_order",
-        help_text=(
-            "none, all (one request at a time, in the order of the events), or object (the same among"
-            " the events of one object; different objects in parallel)."
-        ),
-    )
-    # Whether there is an order, for processes of releases that know no other; save() keeps it.
-    ordered = models.BooleanField(default=False, editable=False)
     disabled_reason = models.CharField(max_length=500, blank=True, editable=False)
     disabled_at = models.DateTimeField(null=True, editable=False)
     # When the owner's mail about an automatic disabling is due; null after it was sent.
@@ -251,12 +239,6 @@ class Webhook(CustomHeaders, Selection):
         state.pop("_secret", None)
         return state
 
-    def save(self, *args: Any, update_fields: Iterable[str] | None = None, **options: Any) -> None:
-        if update_fields is None or "order" in update_fields:
-            self.ordered = self.order != Order.NONE
-            update_fields = update_fields and [*update_fields, "ordered"]
-        super().save(*args, update_fields=update_fields, **options)
-
     @property
     def public_id(self) -> str:
         return WEBHOOK_PREFIX + self.id.hex
@@ -293,6 +275,8 @@ class Webhook(CustomHeaders, Selection):
         except UrlRefusedError as problem:
             problems["url"] = str(problem)
         problems |= self.clean_selection()
+        if problem_of_batches := self.batch_problem(self.form):
+            problems["batch_events"] = problem_of_batches
         if problem_of_metadata := metadata_problem(self.metadata):
             problems["metadata"] = problem_of_metadata
         if problems:

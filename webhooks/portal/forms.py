@@ -93,7 +93,8 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
             "max_retries": _("Retries"), "retry_delay_seconds": _("Delay of the first retry"),
             "retry_schedule": _("Schedule of retries"), "timeout_seconds": _("Timeout"),
             "rate_limit": _("Rate limit"), "order": _("Order"), "filter": _("Filter"),
-            "form": _("Form of the requests"),
+            "form": _("Form of the requests"), "batch_events": _("Events in one request"),
+            "batch_bytes": _("Bytes in one request"), "batch_milliseconds": _("Wait for others"),
         }  # fmt: skip
         help_texts = {
             "max_retries": _("How often a failed delivery is tried again, 0 to 20."),
@@ -108,6 +109,9 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
                 'A condition on the data of the events, as JSON: {"amount": {"gte": 10000}}. Empty for '
                 "all events."
             ),
+            "batch_events": _("At most, 1 to 1,000. More than 1 sends lists, one event or many."),
+            "batch_bytes": _("At most; one event may be larger."),
+            "batch_milliseconds": _("Milliseconds that an event waits for others, 0 to 5,000."),
             "form": _("The body of the requests: the usual envelope, less of it, or CloudEvents."),
         }
 

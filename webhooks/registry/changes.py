@@ -197,6 +197,8 @@ def update_webhook(
     concerned = {*changes, "headers", NON_FIELD_ERRORS}
     if "events" in changes:
         concerned.add("filter")
+    if not changes.keys().isdisjoint({"form", "order"}):
+        concerned.add("batch_events")
     _validate(*steps, only=concerned)
     with transaction.atomic():
         has_moved = "url" in changes and _moves(webhook, webhook.url, may_keep=headers is not None)

@@ -21,7 +21,8 @@ from webhooks.workbench.receiver import Behaviour, HttpReceiver
 from webhooks.workbench.test_send import send_test
 
 SETTINGS = {
-    "form": "standard", "order": "none",
+    "form": "standard", "order": "none", "batch_events": 1, "batch_bytes": 1_000_000,
+    "batch_milliseconds": 0,
     "name": "Orders", "url": "http://127.0.0.1:9/hook", "events": ["project.*"],
     "timeout_seconds": 15, "max_retries": 10, "retry_delay_seconds": 60,
 }  # fmt: skip
