@@ -62,7 +62,7 @@ def read_outcome(
         status = statuses[number] if statuses else whole
         own = judged(delivery, status)
         delay = jittered(OUTAGE_RETRY_SECONDS, spread) if is_outage else own.delay_seconds
-        result: Result = {
+        result: Result = {  # type: ignore[typeddict-item]  # those missing are the shared ones
             **shared,
             "id": delivery.id.hex,
             "attempt_id": (sent.attempt_id if number == 0 else new_id()).hex,
