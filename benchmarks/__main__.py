@@ -33,7 +33,9 @@ PRODUCTION = {
 """As in production, but for what loopback lacks: with DEBUG Django keeps a record of every statement."""
 USUAL = ["drain", "latency", "saving", "fairness", "receivers", "memory", "api"]
 WITH_OPTIONS = ["fairness", "door", "quiet", "servers"]
-SCENARIOS = list(dict.fromkeys([*USUAL, *WITH_OPTIONS, "idle", "growth", "purge", "lists"]))
+SCENARIOS = list(
+    dict.fromkeys([*USUAL, *WITH_OPTIONS, "batches", "idle", "growth", "purge", "lists"])
+)
 
 
 def main() -> None:

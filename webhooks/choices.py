@@ -1,4 +1,4 @@
-"""Stored choices: delivery statuses, forms, failure kinds, breaker states."""
+"""Stored choices: delivery statuses, forms, orders, failure kinds, breaker states."""
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -23,6 +23,14 @@ class Form(models.TextChoices):
     RAW = "raw", "Raw: the data alone"
     CLOUDEVENTS = "cloudevents", "CloudEvents, structured"
     CLOUDEVENTS_BINARY = "cloudevents-binary", "CloudEvents, binary: standard body and ce-* headers"
+
+
+class Order(models.TextChoices):
+    """What a webhook's deliveries wait for: nothing, those before, or those before of their object."""
+
+    NONE = "none", _("None: as fast as possible, in any order")
+    ALL = "all", _("All: one at a time, in the order of the events")
+    OBJECT = "object", _("Object: the events of one object in order, different objects in parallel")
 
 
 class FailureKind(models.TextChoices):

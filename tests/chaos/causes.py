@@ -40,6 +40,14 @@ def key_of(event_type: str, data: Mapping[str, Any]) -> Key:
     return (event_type, *(str(data.get(name)) for name in KEYS.get(event_type, ("id",))))
 
 
+def object_of(event_type: str, data: Mapping[str, Any]) -> Key:
+    """Return what names the object that an event tells of; the event's own key if it has no id."""
+    if "id" not in data:
+        return key_of(event_type, data)
+    kind = event_type if event_type == "session.message" else event_type.partition(".")[0]
+    return kind, str(data["id"])
+
+
 class Expected(NamedTuple):
     """An event that a transaction is to cause."""
 

@@ -35,7 +35,7 @@ class Recipient:
     owner: str | None
     """None for the platform's, which hears of everybody."""
     patterns: list[str]
-    ordered: bool
+    order: str
     created: Span
     secrets: list[Secret]
     """Each that it ever had, the newest last."""
@@ -43,6 +43,11 @@ class Recipient:
     off: list[Span] = field(default_factory=list)
     """When it was switched off and on again, by turns."""
     deleted: Span | None = None
+
+    @property
+    def ordered(self) -> bool:
+        """Whether all that it gets goes in one order."""
+        return self.order == "all"
 
     def wants(self, event_type: str, owner: str) -> bool:
         """Say whether it subscribes to such events of this owner."""

@@ -39,10 +39,11 @@ SHORT_SECONDS = 2
 SLOW_SECONDS = 25
 """For a receiver that takes fifteen."""
 ALL = ["*"]
-KINDS: dict[str, tuple[list[str], bool]] = {
-    "all": (ALL, False), "messages": (["session.*"], False), "ordered": (ALL, True),
+KINDS: dict[str, tuple[list[str], str]] = {
+    "all": (ALL, "none"), "messages": (["session.*"], "none"), "ordered": (ALL, "all"),
+    "objects": (ALL, "object"),
 }  # fmt: skip
-"""Each owner's webhooks: their patterns, and whether they are ordered."""
+"""Each owner's webhooks: their patterns and their order."""
 
 
 def run(servers: Servers, options: argparse.Namespace) -> int:
@@ -110,12 +111,12 @@ def _build(port: int, *, is_long: bool) -> tuple[list[Recipient], str]:
     recipients = []
     for number in range(OWNERS):
         owner = User.objects.create(username=f"u{number}", email=f"u{number}@example.com")
-        for kind, (patterns, ordered) in KINDS.items():
+        for kind, (patterns, order) in KINDS.items():
             # One kind without a name that can move.
             host = ADDRESSES[0] if kind == "messages" else HOST
             url = f"https://{host}:{port}/{number}/{kind}"
             timeout = DEFAULT_SECONDS if kind == "messages" and is_long else SHORT_SECONDS
-            recipients.append(_register(owner, url, patterns, timeout, ordered=ordered))
+            recipients.append(_register(owner, url, patterns, timeout, order=order))
     slow = _register(
         User.objects.get(username="u0"),
         f"https://{HOST}:{port}/0/slow",
@@ -136,7 +137,7 @@ def _register(
     patterns: list[str],
     timeout_seconds: int,
     *,
-    ordered: bool = False,
+    order: str = "none",
     is_platform: bool = False,
 ) -> Recipient:
     began_at = time.time()
@@ -145,7 +146,7 @@ def _register(
         name="chaos",
         url=url,
         events=patterns,
-        ordered=ordered,
+        order=order,
         retry_schedule=RETRIES,
         is_platform=is_platform,
         timeout_seconds=timeout_seconds,
@@ -154,7 +155,7 @@ def _register(
         "/" + url.split("/", 3)[3],
         None if owner is None else str(owner.id),
         patterns,
-        ordered,
+        order,
         Span(began_at, time.time()),
         [Secret(webhook.secret, 0.0)],
         webhook,

@@ -31,9 +31,9 @@ def alone_at_the_end() -> None:
     """No worker runs here."""
 
 
-def recipient(path: str, owner: str, *, ordered: bool = False) -> Recipient:
+def recipient(path: str, owner: str, *, order: str = "none") -> Recipient:
     created = Span(START - 2, START - 1)
-    return Recipient(path, owner, ["*"], ordered, created, [Secret(SECRET, 0.0)], Webhook())
+    return Recipient(path, owner, ["*"], order, created, [Secret(SECRET, 0.0)], Webhook())
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Run:
     faults: list[Fault] = field(default_factory=list)
     ledger: list[dict[str, Any]] = field(default_factory=list)
     recipients: list[Recipient] = field(
-        default_factory=lambda: [recipient("/ada", ADA, ordered=True), recipient("/bob", BOB)]
+        default_factory=lambda: [recipient("/ada", ADA, order="all"), recipient("/bob", BOB)]
     )
     feed: list[dict[str, Any]] | None = None
     """None for all that may have been committed, in the order of the causes."""
@@ -68,8 +68,16 @@ class Run:
         data = {"id": name, "content": "hello"}
         self.request(at, path, f"evt_{name}", data, secret)
 
-    def request(self, at: float, path: str, event: str, data: dict[str, str], secret: str) -> None:
-        envelope = {"id": event, "type": "session.message", "data": data}
+    def request(
+        self,
+        at: float,
+        path: str,
+        event: str,
+        data: dict[str, str],
+        secret: str,
+        name: str = "session.message",
+    ) -> None:
+        envelope = {"id": event, "type": name, "data": data}
         body, key = json.dumps(envelope).encode(), load_key(secret)
         self.ledger.append(
             {
@@ -77,7 +85,7 @@ class Run:
                 "to": "127.0.0.1",
                 "path": path,
                 "event": event,
-                "type": "session.message",
+                "type": name,
                 "delivery": f"del_{UUID(int=len(event)).hex}",
                 "attempt": 1,
                 "sha256": hashlib.sha256(body).hexdigest(),
@@ -152,6 +160,26 @@ def test_received_without_any_cause(run: Run, broken: Callable[[], list[str]]) -
     run.came("never", START + 6)
 
     assert broken() == ["sent without a cause"]
+
+
+def test_order_per_object_lets_other_objects_pass(
+    run: Run, broken: Callable[[], list[str]]
+) -> None:
+    run.recipients[0].order = "object"
+    run.ledger.reverse()
+    assert broken() == []
+
+    # Two changes of one session.
+    for cause, name in zip(run.causes, ("session.started", "session.ended"), strict=True):
+        cause.expected[:] = [Expected(name, ADA, {"id": "same"})]
+    run.ledger.clear()
+    for at, name in enumerate(("session.ended", "session.started")):
+        run.request(START + 4 + at, "/ada", f"evt_{name}", {"id": "same"}, SECRET, name)
+    run.feed = [
+        {"id": f"evt_{name}", "type": name, "data": {"id": "same"}}
+        for name in ("session.started", "session.ended")
+    ]
+    assert broken() == ["out of order"]
 
 
 def test_later_transaction_received_first(run: Run, broken: Callable[[], list[str]]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import heapify, heappop
 
-from tests.chaos.causes import Cause, Expected, Key, key_of
+from tests.chaos.causes import Cause, Expected, Key, key_of, object_of
 from tests.chaos.each import EachRequest
 from tests.chaos.evidence import Evidence, Place, Request, is_on, with_next
 from tests.chaos.faults import Fault
@@ -70,7 +70,7 @@ class Judge:
         self._check_duplicates()
         self._check_redelivered()
         for recipient in evidence.recipients.values():
-            if recipient.ordered:
+            if recipient.order != "none":
                 self._check_order(recipient)
         self._check_feed()
         self._check_addresses()
@@ -177,8 +177,20 @@ class Judge:
             if recipient.wants(expected.type, expected.owner)
         ]
         came = [(p, r.good, p.before) for r, _, p in self.known if r.path == recipient.path]
-        for place in overtaking(owed, came):
-            self.broken["out of order"].append(f"{place.key} at {recipient.path}")
+
+        def line_of(expected: Expected) -> Key:
+            """What shares one order with it: everything, or the events of its object."""
+            return () if recipient.ordered else object_of(expected.type, expected.data)
+
+        owed_in: defaultdict[Key, list[tuple[Cause, Expected]]] = defaultdict(list)
+        for cause, expected in owed:
+            owed_in[line_of(expected)].append((cause, expected))
+        came_in: defaultdict[Key, list[tuple[Place, bool, set[Key]]]] = defaultdict(list)
+        for arrival in came:
+            came_in[line_of(arrival[0].expected)].append(arrival)
+        for line, arrivals in came_in.items():
+            for place in overtaking(owed_in[line], arrivals):
+                self.broken["out of order"].append(f"{place.key} at {recipient.path}")
 
     def _check_feed(self) -> None:
         """Every event once, in the order of transactions, and nothing else."""

@@ -140,7 +140,7 @@ def test_url_of_a_platform_webhook_is_not_changed_without_it(
         dress(somebody, role)
         client.force_login(somebody)
         form = {"name": role.name, "url": "http://127.0.0.1:9/eve", "events": "*",
-                "timeout_seconds": 5, "max_retries": 3, "form": "standard", "retry_delay_seconds": 5}  # fmt: skip
+                "timeout_seconds": 5, "max_retries": 3, "form": "standard", "order": "none", "batch_events": 1, "batch_bytes": 1_000_000, "batch_milliseconds": 0, "retry_delay_seconds": 5}  # fmt: skip
         client.post(f"/admin/webhooks/webhook/{platform.pk}/settings/", form)
         platform.refresh_from_db()
         assert (platform.name == role.name) is role.may, role

@@ -54,7 +54,7 @@ def test_admin_asks_for_them_again(make_webhook: Callable[..., Webhook]) -> None
     client.force_login(admin)
     form: dict[str, Any] = {
         "name": "a", "url": ELSEWHERE[0], "events": "*", "timeout_seconds": 5, "max_retries": 3,
-        "form": "standard", "retry_delay_seconds": 5,
+        "form": "standard", "order": "none", "batch_events": 1, "batch_bytes": 1_000_000, "batch_milliseconds": 0, "retry_delay_seconds": 5,
     }  # fmt: skip
     page = f"/admin/webhooks/webhook/{webhook.pk}/settings/"
 

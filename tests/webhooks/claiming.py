@@ -34,7 +34,7 @@ def claim_suspects(worker_id: UUID, *, level: int, limit: int, room_of: Room) ->
 
 def _all_of(made: Claim) -> Claimed:
     runs = [delivery for rows in made.taken.runs.values() for delivery in rows]
-    return Claimed([*made.taken.deliveries, *runs], made)
+    return Claimed([*made.taken.deliveries, *made.taken.of_objects, *runs], made)
 
 
 def head_may_go(webhook_id: UUID) -> bool:

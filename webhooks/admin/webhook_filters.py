@@ -47,7 +47,7 @@ class KindFilter(DropdownFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Webhook]) -> QuerySet[Webhook]:
         conditions = {
             "platform": Q(is_platform=True),
-            "ordered": Q(ordered=True),
+            "ordered": ~Q(order="none"),
             "limited": Q(rate_limit__isnull=False),
         }
         condition = conditions.get(self.value() or "")

@@ -82,6 +82,10 @@ SENT_HEADERS = {
     "X-Webhook-Attempt": "The number of this attempt, from 1.",
     "User-Agent": "`RemoteDevAI-Webhooks/1.0`",
 }
+HEADERS_OF_OBJECTS = {
+    "X-Webhook-Object": "With order per object: the event's object, percent-encoded.",
+    "X-Webhook-Sequence": "With it: an integer that grows from event to event of the object.",
+}
 
 
 class ApiSchema(AutoSchema):
@@ -330,11 +334,11 @@ def _sent(event_type: EventType) -> dict[str, Any]:
             {
                 "name": name,
                 "in": "header",
-                "required": True,
+                "required": name in SENT_HEADERS,
                 "description": text,
                 "schema": {"type": "string"},
             }
-            for name, text in SENT_HEADERS.items()
+            for name, text in {**SENT_HEADERS, **HEADERS_OF_OBJECTS}.items()
         ],
         "requestBody": {"required": True, "content": content},
         "responses": {

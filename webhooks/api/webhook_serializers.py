@@ -87,6 +87,10 @@ class WebhookSerializer(ApiModelSerializer):
         max_length=10_000, allow_blank=True, required=False, default=""
     )
 
+    ordered = serializers.BooleanField(
+        required=False,
+        help_text="Whether `order` is not `none`. Setting it is the older way to choose `all` or `none`.",
+    )
     metadata = BoundedDictField(
         max_length=MAX_METADATA,
         child=serializers.CharField(
@@ -100,7 +104,7 @@ class WebhookSerializer(ApiModelSerializer):
         model = Webhook
         fields = [
             "id", "uid", *API_NAMES[:FIRST], "metadata", "active", "headers", "header_names", *API_NAMES[FIRST:],
-            "disabled_reason", "disabled_at", "failing_since", "breaker_state", "verified",
+            "ordered", "disabled_reason", "disabled_at", "failing_since", "breaker_state", "verified",
             "created_at", "updated_at",
         ]  # fmt: skip
         read_only_fields = [

@@ -8,13 +8,14 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 from uuid import UUID
 
-from webhooks.choices import BreakerState
-from webhooks.dispatch import discovery, guard, quick, take
+from webhooks.choices import BreakerState, Order
+from webhooks.dispatch import discovery, guard, objects, quick, take
 from webhooks.dispatch.discovery import Look, News, Position
 from webhooks.dispatch.endpoints import Endpoints, Standing
 from webhooks.dispatch.hosts import HostCaps
@@ -176,7 +177,7 @@ def _serve(claim: Claim, order: ClaimOrder, lanes: Sequence[Lane], endpoints: En
             claim.fates.append(Fate(lane, cancel_deleted([lane.webhook_id])))
         elif until is not None:
             claim.fates.append(Fate(lane, False, until))
-        elif lane.is_ordered and not standings[lane.webhook_id].ordered:
+        elif lane.is_ordered and standings[lane.webhook_id].order == Order.NONE:
             claim.fates.append(Fate(lane, release_from_order(lane.webhook_id)))
             claim.found.append(Lane(lane.owner_id, lane.webhook_id, is_ordered=False))
         else:
@@ -185,7 +186,8 @@ def _serve(claim: Claim, order: ClaimOrder, lanes: Sequence[Lane], endpoints: En
     rooms = {}
     for webhook_id in {lane.webhook_id for lane in due}:
         most = _most(standings[webhook_id], claim.database_time)
-        rooms[webhook_id] = max(0, order.room_of(webhook_id, most) - held.get(webhook_id, 0))
+        room = order.room_of(webhook_id, most) * standings[webhook_id].batch_events
+        rooms[webhook_id] = max(0, room - held.get(webhook_id, 0))
     wanted = allot(due, rooms, order.limit)
     guarded = [lane for lane in due if standings[lane.webhook_id].is_guarded]
     groups = [[lane for lane in due if not standings[lane.webhook_id].is_guarded]]
@@ -240,7 +242,8 @@ def _take(
     lanes = list(lanes)
     asked = [lane for lane in lanes if wanted[lane.key] > 0]
     due = [lane for lane in asked if not lane.is_ordered]
-    ordered = [lane for lane in asked if lane.is_ordered]
+    ordered = [lane for lane in asked if lane.is_ordered and not _is_by_object(lane, standings)]
+    by_object = [lane for lane in asked if _is_by_object(lane, standings)]
     taken = claim.taken
     if due:
         counts = [wanted[lane.key] for lane in due]
@@ -249,12 +252,21 @@ def _take(
         ids = [lane.webhook_id for lane in ordered]
         counts = [min(wanted[lane.key], RUN_ROWS) for lane in ordered]
         take.take_runs(taken, order.worker_id, ids, counts)
+    more: set[UUID] = set()
+    if by_object:
+        ids = [lane.webhook_id for lane in by_object]
+        counts = [wanted[lane.key] for lane in by_object]
+        left = order.limit - taken.count
+        more = objects.take_objects(taken, order.worker_id, ids, counts, left)
     last_at: dict[UUID, float] = {}
     count_of: dict[UUID, int] = {}
     for delivery in taken.deliveries:
         last_at[delivery.webhook_id] = max(last_at.get(delivery.webhook_id, 0.0), delivery.due_at)
         count_of[delivery.webhook_id] = count_of.get(delivery.webhook_id, 0) + 1
     for lane in lanes:
+        if _is_by_object(lane, standings):
+            claim.fates.append(_fate_of_objects(claim, lane, wanted[lane.key], more))
+            continue
         if lane.is_ordered:
             claim.fates.append(_fate_of_run(claim, lane, wanted[lane.key]))
             continue
@@ -262,6 +274,17 @@ def _take(
             lane.low = last_at[lane.webhook_id] - BEFORE_LOW_SECONDS
         has_more = taken.is_cut or count_of.get(lane.webhook_id, 0) >= wanted[lane.key]
         claim.fates.append(Fate(lane, has_more, had_room=wanted[lane.key] > 0))
+
+
+def _is_by_object(lane: Lane, standings: Mapping[UUID, Standing]) -> bool:
+    return lane.is_ordered and standings[lane.webhook_id].order == Order.OBJECT
+
+
+def _fate_of_objects(claim: Claim, lane: Lane, wanted: int, more: Collection[UUID]) -> Fate:
+    if lane.webhook_id in claim.taken.waits_for_head:
+        return Fate(lane, False, _rounded(claim.database_time + HEAD_SECONDS))
+    has_more = wanted == 0 or claim.taken.is_cut or lane.webhook_id in more
+    return Fate(lane, has_more, had_room=wanted > 0)
 
 
 def _fate_of_run(claim: Claim, lane: Lane, wanted: int) -> Fate:
@@ -328,13 +351,14 @@ def _take_guarded(
     for number in range(first, len(claim.fates)):
         lane, has_more, *_ = claim.fates[number]
         limit = allowed[lane.webhook_id]
-        if has_more and taken.get(lane.webhook_id, 0) >= limit.requests and not lane.is_ordered:
+        is_run = lane.is_ordered and not _is_by_object(lane, standings)
+        if has_more and taken.get(lane.webhook_id, 0) >= limit.requests and not is_run:
             claim.fates[number] = Fate(lane, False, _next_at(limit.next_at, now))
 
 
 def _counts(taken: Taken) -> dict[UUID, int]:
     counts: dict[UUID, int] = {k: len(rows) for k, rows in taken.runs.items()}
-    for delivery in taken.deliveries:
+    for delivery in chain(taken.deliveries, taken.of_objects):
         counts[delivery.webhook_id] = counts.get(delivery.webhook_id, 0) + 1
     return counts
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from uuid import UUID
 
+from webhooks.choices import Order
 from webhooks.dispatch import life
 from webhooks.dispatch.claim import Claim, claim_due
 from webhooks.dispatch.claims import POLL_SECONDS, Claims
@@ -16,7 +17,7 @@ from webhooks.dispatch.endpoints import Endpoints
 from webhooks.dispatch.flight import READY_AT_CLAIM, Flight, Sent
 from webhooks.dispatch.lease import Lease
 from webhooks.dispatch.outcome import read_outcome
-from webhooks.dispatch.records import Record, Records, Written, write
+from webhooks.dispatch.records import Records, Written, write
 from webhooks.dispatch.returns import Returns, give_back
 from webhooks.dispatch.shortcut import Shortcut
 from webhooks.dispatch.starts import Starts
@@ -187,6 +188,8 @@ class Desks:
         self.claims.resumed(written.recovered)
         for record in written.ordered:
             self.flight.written(record.webhook_id, record.delivery_id)
+        if written.has_next:
+            self.claims.hint()
         for webhook_id in written.overtaken:
             self._starts.put_down_run(webhook_id)
         for webhook_id in {*written.overtaken, *(record.webhook_id for record in written.ordered)}:
@@ -214,17 +217,17 @@ class Desks:
             self._starts.withdrawn(sent)
             return
         now = time.monotonic()
-        webhook_id = sent.delivery.webhook_id
+        webhook_id = sent.item.webhook_id
         kind = None if outcome.error is None else outcome.error.kind
         is_outage = self._outage.note(kind, webhook_id, sent.endpoint.owner_id, now)
+        is_ordered = sent.endpoint.order == Order.ALL or self.flight.has_run(webhook_id)
         offset = self._starts.clock_offset
-        result, verdict = read_outcome(sent, outcome, clock_offset=offset, is_outage=is_outage)
-        is_ordered = sent.endpoint.ordered or self.flight.has_run(webhook_id)
+        records, verdict = read_outcome(sent, outcome, offset, is_outage, is_ordered=is_ordered)
         self.flight.end(sent, succeeded=verdict.succeeded, duration_ms=outcome.duration_ms)
         self.flight.windows.charge(webhook_id, outcome.processor_ms)
         if not verdict.succeeded:
             self._starts.put_down_run(webhook_id)
         self.claims.freed(webhook_id)
-        is_urgent = is_ordered or self.flight.windows.is_failing(webhook_id)
-        record = Record(result, verdict, webhook_id, sent.delivery.id, is_ordered)
-        self.records.add(record, now, is_urgent=is_urgent)
+        if sent.endpoint.order == Order.OBJECT:
+            self.claims.freed(webhook_id, is_ordered=True)
+        self.records.add(records, now, is_urgent=self.flight.windows.is_failing(webhook_id))

@@ -104,17 +104,23 @@ SELECT v.owner_id, v.webhook_id, extract(epoch FROM v.first_at)::float8, v.posit
  WHERE v.first_at <= clock_timestamp() OR v.position = %(webhooks)s
 """
 
-SURVEY_ORDERED_SQL = """
+# Of a webhook that keeps order per object, the first row may wait while those of other objects do not.
+FIRST_AT = """CASE WHEN d.object_key IS NULL THEN d.next_attempt_at ELSE (
+            SELECT min(o.next_attempt_at) FROM webhooks_delivery o
+             WHERE o.webhook_id = d.webhook_id AND o.finished_at IS NULL
+               AND o.order_key IS NOT NULL AND o.object_key IS NOT NULL) END"""
+
+SURVEY_ORDERED_SQL = f"""
 WITH RECURSIVE visited (owner_id, webhook_id, first_at, position) AS (
-    (SELECT d.owner_id, d.webhook_id, d.next_attempt_at, 1
+    (SELECT d.owner_id, d.webhook_id, {FIRST_AT}, 1
        FROM webhooks_delivery d
       WHERE d.finished_at IS NULL AND d.order_key IS NOT NULL AND d.webhook_id > %(after_webhook)s
       ORDER BY d.webhook_id, d.epoch, d.order_key, d.id LIMIT 1)
     UNION ALL
-    SELECT next.owner_id, next.webhook_id, next.next_attempt_at, v.position + 1
+    SELECT next.owner_id, next.webhook_id, next.first_at, v.position + 1
       FROM visited v
      CROSS JOIN LATERAL (
-        SELECT d.owner_id, d.webhook_id, d.next_attempt_at
+        SELECT d.owner_id, d.webhook_id, {FIRST_AT} AS first_at
           FROM webhooks_delivery d
          WHERE d.finished_at IS NULL AND d.order_key IS NOT NULL AND d.webhook_id > v.webhook_id
          ORDER BY d.webhook_id, d.epoch, d.order_key, d.id LIMIT 1
@@ -125,7 +131,7 @@ SELECT v.owner_id, v.webhook_id, extract(epoch FROM v.first_at)::float8, v.posit
        v.first_at <= clock_timestamp()
   FROM visited v
  WHERE v.first_at <= clock_timestamp() OR v.position = %(webhooks)s
-"""
+"""  # noqa: S608 (constants only)
 
 
 class Position(NamedTuple):

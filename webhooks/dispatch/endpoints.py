@@ -9,7 +9,7 @@ from uuid import UUID
 
 from django.contrib.auth import get_user_model
 
-from webhooks.choices import BreakerState
+from webhooks.choices import BreakerState, Order
 from webhooks.errors import EncryptionKeyError
 from webhooks.models.custom_headers import decrypt_headers
 from webhooks.models.encryption import decrypt
@@ -33,9 +33,9 @@ ENDPOINT_COLUMNS = """w.id, w.deleted_at IS NOT NULL AS is_deleted,
        extract(epoch FROM w.held_until)::float8 AS held_until, w.breaker_state,
        extract(epoch FROM w.breaker_probe_at)::float8 AS breaker_probe_at,
        extract(epoch FROM w.breaker_changed_at)::float8 AS breaker_changed_at,
-       w.rate_limit, w.ordered, w.verified AS is_verified,
+       w.rate_limit, w.delivery_order, w.batch_events, w.verified AS is_verified,
        w.owner_id, w.url, w.headers_encrypted,
-       w.max_retries, w.retry_delay_seconds, w.retry_schedule, w.timeout_seconds,
+       w.max_retries, w.retry_delay_seconds, w.retry_schedule, w.timeout_seconds, w.batch_bytes, w.batch_milliseconds,
        array(SELECT s.id FROM webhooks_signingsecret s WHERE s.webhook_id = w.id
               AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
               ORDER BY s.scheme, s.expires_at DESC NULLS FIRST, s.id DESC) AS secret_ids,
@@ -62,7 +62,8 @@ class Standing(NamedTuple):
     breaker_probe_at: float | None = None
     breaker_changed_at: float | None = None
     rate_limit: float | None = None
-    ordered: bool = False
+    order: str = Order.NONE
+    batch_events: int = 1
     is_verified: bool = True
 
     @property
@@ -105,7 +106,10 @@ class Endpoint:
     """All keys that sign for Standard Webhooks; `key` is the first."""
     policy: Policy
     timeout_seconds: int
-    ordered: bool
+    order: str
+    batch_events: int = 1
+    batch_bytes: int = 0
+    batch_milliseconds: int = 0
 
 
 class CachedWebhook(NamedTuple):
@@ -168,7 +172,7 @@ class Endpoints:
         if known is not None and known.row == row and row is not None:
             self._known[webhook_id] = known._replace(read_at=read_at)
             return
-        standing = GONE if row is None else Standing._make(row[1:12])
+        standing = GONE if row is None else Standing._make(row[1:13])
         is_on = self._may_send(standing)
         endpoint = self._build(row) if row is not None and is_on else None
         self._known[webhook_id] = CachedWebhook(read_at, row, standing, endpoint)
@@ -206,8 +210,9 @@ class Endpoints:
     def _build(self, row: tuple[Any, ...]) -> Endpoint | None:
         """Return the endpoint, or None if it cannot be decrypted: its deliveries wait, which is
         better than a wrong signature, and other webhooks' deliveries go out."""
-        webhook_id, ordered = row[0], row[10]
-        owner_id, url, headers, *policy, timeout, secret_ids, values = row[12:]
+        webhook_id, order, batch_events = row[0], row[10], row[11]
+        owner_id, url, headers, *rest = row[13:]
+        *policy, timeout, batch_bytes, batch_milliseconds, secret_ids, values = rest
         try:
             stored = decrypt_headers(headers, webhook_id)
             keys = tuple(map(self._key, secret_ids, values))
@@ -228,7 +233,10 @@ class Endpoints:
             keys=keys,
             policy=Policy._make(policy),
             timeout_seconds=timeout,
-            ordered=ordered,
+            order=order,
+            batch_events=batch_events,
+            batch_bytes=batch_bytes,
+            batch_milliseconds=batch_milliseconds,
         )
 
     def _key(self, secret_id: UUID, value: memoryview) -> SigningKey | Ed25519Key:

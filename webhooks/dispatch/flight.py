@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from webhooks.dispatch.batches import Batch, Sendable, rows_of
 from webhooks.dispatch.endpoints import Endpoint
 from webhooks.dispatch.take import MAX_CLAIM_BYTES, ClaimedDelivery
 from webhooks.pace.window import START, Windows
@@ -33,10 +34,11 @@ SLOW_SECONDS = 1.0
 class Sent:
     """One request in flight."""
 
-    delivery: ClaimedDelivery
+    item: Sendable
     endpoint: Endpoint
     """As it was when the request was built."""
     attempt_id: UUID
+    """Of the only row, or the first of a batch."""
     started_at: float
     """The time of the start, by the monotonic clock."""
     is_slow: bool = False
@@ -66,7 +68,7 @@ class Flight:
     bytes: int = 0
     ids: set[UUID] = field(default_factory=set)
     """The ids of the deliveries held."""
-    _ready_of: dict[UUID | None, deque[ClaimedDelivery]] = field(default_factory=dict)
+    _ready_of: dict[UUID | None, deque[Sendable]] = field(default_factory=dict)
     _turns: deque[UUID | None] = field(default_factory=deque)
     """The owners with ready rows, in the order of their turns."""
     _runs: dict[UUID, Run] = field(default_factory=dict)
@@ -114,12 +116,26 @@ class Flight:
         self._make_ready(rows[0], owner_id)
         self._runs[rows[0].webhook_id] = Run(owner_id, rows[0].id, deque(rows[1:]))
 
-    def _hold(self, delivery: ClaimedDelivery) -> None:
+    def gather(self, delivery: ClaimedDelivery) -> None:
+        """Hold a claimed row until its batch is complete."""
         self.ids.add(delivery.id)
         self.bytes += len(delivery.payload)
+
+    def line_up_batch(self, batch: Batch, owner_id: UUID | None) -> None:
+        """Hold a batch of gathered rows, in one place of the window, until its owner's turn comes."""
+        self.windows.take(batch.webhook_id)
+        self._make_ready(batch, owner_id)
+
+    def _hold(self, delivery: ClaimedDelivery) -> None:
+        self.gather(delivery)
         self.windows.take(delivery.webhook_id)
 
-    def _make_ready(self, delivery: ClaimedDelivery, owner_id: UUID | None) -> None:
+    def _let_go(self, item: Sendable) -> None:
+        for row in rows_of(item):
+            self.ids.discard(row.id)
+            self.bytes -= len(row.payload)
+
+    def _make_ready(self, delivery: Sendable, owner_id: UUID | None) -> None:
         self.ready += 1
         rows = self._ready_of.get(owner_id)
         if rows is None:
@@ -127,9 +143,9 @@ class Flight:
             self._turns.append(owner_id)
         rows.append(delivery)
 
-    def next_ready(self, most: int) -> list[ClaimedDelivery]:
-        """Take the rows to start next, one of each owner in turn; the rows stay held."""
-        taken: list[ClaimedDelivery] = []
+    def next_ready(self, most: int) -> list[Sendable]:
+        """Take the rows and batches to start next, one of each owner in turn; they stay held."""
+        taken: list[Sendable] = []
         while self._turns and len(taken) < most:
             owner_id = self._turns.popleft()
             rows = self._ready_of[owner_id]
@@ -141,12 +157,11 @@ class Flight:
         self.ready -= len(taken)
         return taken
 
-    def put_down(self, deliveries: Iterable[ClaimedDelivery]) -> None:
-        """Stop holding rows that were taken with next_ready() or end_run() and not started."""
-        for delivery in deliveries:
-            self.ids.discard(delivery.id)
-            self.bytes -= len(delivery.payload)
-            self.windows.put_down(delivery.webhook_id)
+    def put_down(self, items: Iterable[Sendable]) -> None:
+        """Stop holding what was taken with next_ready() or end_run() and not started."""
+        for item in items:
+            self._let_go(item)
+            self.windows.put_down(item.webhook_id)
 
     def begin(self, sent: Sent) -> None:
         """Note that the request of a ready row has started."""
@@ -161,11 +176,10 @@ class Flight:
 
     def end(self, sent: Sent, *, succeeded: bool, duration_ms: int) -> None:
         """Note the end of a request, and stop holding its row."""
-        webhook_id = sent.delivery.webhook_id
+        webhook_id = sent.item.webhook_id
         self.count -= 1
-        self.ids.discard(sent.delivery.id)
+        self._let_go(sent.item)
         self.slow -= sent.is_slow
-        self.bytes -= len(sent.delivery.payload)
         sent.is_over = True
         if succeeded:
             self.windows.succeeded(webhook_id, duration_ms)
@@ -218,4 +232,4 @@ class Flight:
                 sent.is_slow = True
                 self.slow += 1
                 waited_ms = int((now - sent.started_at) * 1000)
-                self.windows.hangs(sent.delivery.webhook_id, waited_ms)
+                self.windows.hangs(sent.item.webhook_id, waited_ms)

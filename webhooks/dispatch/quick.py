@@ -74,7 +74,7 @@ WITH recent AS MATERIALIZED (
        SET status = 'SENDING', claimed_by = %(worker)s
      WHERE d.id = ANY(ARRAY(SELECT id FROM due)) AND EXISTS (SELECT FROM alive)
     RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round,
-              d.next_attempt_at, d.form
+              d.next_attempt_at, d.form, d.object_key
 ), taken AS (
     SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
            CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s

@@ -19,6 +19,7 @@ from webhooks.dispatch.desk import Errand
 from webhooks.dispatch.health import HealthEffect, Recorded
 from webhooks.dispatch.settle import Result, Settled, settle, without_answer
 from webhooks.pace.retry import Verdict
+from webhooks.postgres.objects import make_next_due
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +41,18 @@ class Record(NamedTuple):
     """The result of one attempt and its verdict."""
 
     result: Result
-    verdict: Verdict
+    verdict: Verdict | None
+    """On its request; None if another record of the same request has it."""
     webhook_id: UUID
     delivery_id: UUID
     is_ordered: bool
+    is_of_object: bool = False
+    """Whether the next one of its object waits for it."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the delivery has no further attempt."""
+        return self.result["delay_seconds"] is None
 
 
 class ResultBatch(NamedTuple):
@@ -69,6 +78,8 @@ class Written(NamedTuple):
     """The written results of ordered webhooks."""
     overtaken: Set[UUID] = frozenset()
     """Ordered webhooks with a result that this worker may no longer write."""
+    has_next: bool = False
+    """Whether deliveries are due now that waited for one of these to finish."""
 
 
 class Records:
@@ -116,11 +127,12 @@ class Records:
         records = (*self._waiting, *self._locked, *self._writing.records)
         return [record.delivery_id for record in records]
 
-    def add(self, record: Record, now: float, *, is_urgent: bool) -> None:
+    def add(self, records: Sequence[Record], now: float, *, is_urgent: bool) -> None:
+        """Add the results of one request."""
         if not self._waiting:
             self._oldest_at = now
-        self._waiting.append(record)
-        self._is_urgent |= is_urgent
+        self._waiting += records
+        self._is_urgent |= is_urgent or any(one.is_ordered or one.is_of_object for one in records)
 
     def due_at(self, *, at_once: bool = False) -> float:
         """Return when to write the next batch, by the monotonic clock; `at_once` says that nothing
@@ -180,7 +192,18 @@ class Records:
 def write(worker_id: UUID, batch: ResultBatch) -> Written:
     """Write a batch of results and their effects on the webhooks."""
     settled = _settle(worker_id, [record.result for record in batch.records])
-    return conclude(summarize(batch, settled))
+    has_next = _make_next_due(batch.records)
+    return conclude(summarize(batch, settled)._replace(has_next=has_next))
+
+
+def _make_next_due(records: Sequence[Record]) -> bool:
+    over = [one.delivery_id for one in records if one.is_of_object and one.is_final]
+    try:
+        return make_next_due(over) > 0
+    except (OperationalError, InterfaceError):
+        # The results are written. What waits for them comes by itself, only later.
+        logger.exception("The next deliveries of %d objects are made due later.", len(over))
+        return False
 
 
 def summarize(batch: ResultBatch, settled: Settled) -> Written:
@@ -226,7 +249,7 @@ def _effects_of(records: Sequence[Record], settled: Settled) -> dict[UUID, Healt
     """Return the effects of the written results on their webhooks."""
     effects: dict[UUID, HealthEffect] = {}
     for result, verdict, webhook_id, *_ in records:
-        if result["spends_no_retry"] or result["id"] not in settled.written:
+        if verdict is None or result["spends_no_retry"] or result["id"] not in settled.written:
             continue
         effect = effects.setdefault(webhook_id, HealthEffect())
         if verdict.succeeded:

@@ -109,7 +109,10 @@ def cancel_deleted(webhook_ids: Sequence[UUID]) -> bool:
 
 UNORDERED_ROWS = 1000
 UNORDERED_SQL = """
-UPDATE webhooks_delivery SET epoch = NULL, order_key = NULL
+UPDATE webhooks_delivery
+   SET epoch = NULL, order_key = NULL,
+       next_attempt_at = CASE WHEN status = 'PENDING'
+           THEN least(next_attempt_at, clock_timestamp()) ELSE next_attempt_at END
  WHERE id = ANY(ARRAY(
     SELECT d.id FROM webhooks_delivery d
      WHERE d.webhook_id = %(webhook)s AND d.finished_at IS NULL AND d.order_key IS NOT NULL

@@ -91,7 +91,9 @@ class Shortcut:
 
     def settle(self, worker_id: UUID, batch: ResultBatch) -> Future[Written]:
         """Write results, a small batch through the loop's connection if that is free."""
-        if batch.effects or len(batch.records) > MOST_RESULTS or not self.line.is_free:
+        is_small = len(batch.records) <= MOST_RESULTS and not batch.effects
+        has_next = any(record.is_of_object for record in batch.records)
+        if not is_small or has_next or not self.line.is_free:
             return self._settle_by_thread(worker_id, batch)
         results = json.dumps(sorted_by_id([record.result for record in batch.records]))
         parameters = {"worker": worker_id, "results": results}

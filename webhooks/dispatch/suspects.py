@@ -30,6 +30,7 @@ from webhooks.dispatch.flight import Flight
 from webhooks.dispatch.guard import Guard
 from webhooks.dispatch.take import FORM_COLUMN, MAX_CLAIM_BYTES, ClaimedDelivery, keep_light
 from webhooks.pace.outage import PROBE_SECONDS
+from webhooks.postgres.objects import head_of
 from webhooks.postgres.sql import limited_transaction, run
 
 GROUP_SIZES = (512, 64, 8, 1)
@@ -56,16 +57,16 @@ def count_all() -> int:
     return int(run(COUNT_ALL_SQL, {}).fetchone()[0])
 
 
-# The suspects that may go now, with their webhooks; of an ordered webhook only the head. The first
+# The suspects that may go now, with their webhooks; of an ordered webhook only the first, or the first of each object. The first
 # part reads all suspects, which the planner would not do by itself for a table that has grown since
 # its statistics were gathered.
-DUE_SQL = """
+DUE_SQL = f"""
 suspect AS MATERIALIZED (
-    SELECT id, webhook_id, owner_id, order_key, next_attempt_at, suspect_level, claimed_by
+    SELECT id, webhook_id, owner_id, order_key, object_key, next_attempt_at, suspect_level, claimed_by
       FROM webhooks_delivery
      WHERE is_suspect AND finished_at IS NULL
 ), due AS MATERIALIZED (
-    SELECT s.id, s.webhook_id, s.owner_id, s.next_attempt_at, s.suspect_level, w.ordered,
+    SELECT s.id, s.webhook_id, s.owner_id, s.next_attempt_at, s.suspect_level,
            w.rate_limit, w.rate_ready_at, w.breaker_state, w.breaker_changed_at
       FROM suspect s
       JOIN webhooks_webhook w ON w.id = s.webhook_id
@@ -73,13 +74,16 @@ suspect AS MATERIALIZED (
        AND w.active AND w.deleted_at IS NULL AND NOT EXISTS (SELECT FROM webhooks_pause)
        AND coalesce(w.held_until <= clock_timestamp(), true)
        AND (w.breaker_state = 'closed' OR w.breaker_probe_at <= clock_timestamp())
-       AND (NOT w.ordered OR s.order_key IS NULL OR s.id = (
+       AND (w.delivery_order = 'none' OR s.order_key IS NULL OR s.id = CASE
+            WHEN w.delivery_order = 'object' AND s.object_key IS NOT NULL
+            THEN (SELECT id FROM ({head_of("s")}) head)
+            ELSE (
             SELECT o.id FROM webhooks_delivery o
              WHERE o.webhook_id = s.webhook_id AND o.finished_at IS NULL
                AND o.order_key IS NOT NULL
              ORDER BY o.epoch, o.order_key, o.id
-             LIMIT 1))
-)"""
+             LIMIT 1) END)
+)"""  # noqa: S608 (constants only)
 
 # Counts only as many suspects as breakers and rate limits (webhooks/pace/rate.py) let through now.
 COUNT_SQL = f"""
@@ -161,7 +165,7 @@ WITH {DUE_SQL.replace("due AS", "sendable AS")}, picked AS MATERIALIZED (
        SET status = 'SENDING', claimed_by = %(worker)s
      WHERE d.id = ANY(ARRAY(SELECT id FROM due)) AND EXISTS (SELECT FROM alive)
     RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round,
-              d.next_attempt_at, d.form
+              d.next_attempt_at, d.form, d.object_key
 )
 SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
        CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s

@@ -32,8 +32,14 @@ class ClaimedDelivery(NamedTuple):
     payload: bytes
     due_at: float = 0.0
     """Unix seconds."""
-    form: list[str] | None = None
-    """The form and its event's object reference; None is the standard form, which needs neither."""
+    form: list[str | None] | None = None
+    """The form, its event's object reference and, with order per object, the event's place in it; None
+    is the standard form without such an order, which needs nothing."""
+
+    @property
+    def is_of_object(self) -> bool:
+        """Whether it goes in the order of its object's events."""
+        return self.form is not None and self.form[2] is not None
 
 
 @dataclass(slots=True)
@@ -42,6 +48,8 @@ class Taken:
 
     deliveries: list[ClaimedDelivery] = field(default_factory=list)
     """To start in any order."""
+    of_objects: list[ClaimedDelivery] = field(default_factory=list)
+    """To start in any order: each is the first of its object."""
     runs: dict[UUID, list[ClaimedDelivery]] = field(default_factory=dict)
     """By webhook, to start one after the other."""
     bytes: int = 0
@@ -58,11 +66,14 @@ class Taken:
 
     @property
     def count(self) -> int:
-        return len(self.deliveries) + sum(map(len, self.runs.values()))
+        return len(self.deliveries) + len(self.of_objects) + sum(map(len, self.runs.values()))
 
 
-FORM_COLUMN = "CASE WHEN c.form IS NOT NULL THEN ARRAY[c.form, e.object_reference] END"
-"""ClaimedDelivery.form of a claimed row `c` and its event `e`: one column, null nearly always."""
+FORM_COLUMN = """CASE WHEN c.form IS NOT NULL OR c.object_key IS NOT NULL
+            THEN ARRAY[c.form, e.object_reference, CASE WHEN c.object_key IS NOT NULL
+                 THEN (((e.epoch - 1) << 48) + e.sequence)::text END]::varchar[] END"""
+"""ClaimedDelivery.form of a claimed row `c` and its event `e`: one column, null nearly always. The
+place of an event in one number: 2^48 events of the first epoch come before those of the second."""
 
 # The lock on the worker's heartbeat keeps its burial and its claims apart: a worker that was declared
 # dead claims nothing, and while a claim of before goes on the heartbeat stays (webhooks/dispatch/life.py).
@@ -96,7 +107,7 @@ WITH due AS (
        SET status = 'SENDING', claimed_by = %(worker)s
      WHERE d.id = ANY(ARRAY(SELECT id FROM due)) AND EXISTS (SELECT FROM alive)
     RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round,
-              d.next_attempt_at, d.form
+              d.next_attempt_at, d.form, d.object_key
 )
 SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
        CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s
@@ -147,7 +158,7 @@ WITH run AS MATERIALIZED (
        SET status = 'SENDING', claimed_by = %(worker)s
      WHERE d.id = ANY(ARRAY(SELECT id FROM due)) AND EXISTS (SELECT FROM alive)
     RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round,
-              d.next_attempt_at, d.epoch, d.order_key, d.form
+              d.next_attempt_at, d.epoch, d.order_key, d.form, d.object_key
 )
 -- All that were read, then all that were marked: a join of the two may be planned as rows times rows.
 SELECT run.webhook_id, run.position, run.is_free, run.is_in_order, run.is_due,

@@ -24,7 +24,8 @@ class Backlog:
     open breaker, all sending is paused, or the webhook is ordered and an older transaction is still
     running (webhooks/postgres/horizon.py)."""
     scheduled: int
-    """Deliveries that are not due yet: retries, and redeliveries with a rate."""
+    """Deliveries that are not due yet: retries, redeliveries with a rate, and what waits for another
+    of its object."""
     retrying: int
     sending: int
     unfinished: int
@@ -60,7 +61,7 @@ SELECT count(*) FILTER (WHERE is_due AND may_go),
                w.active AND w.deleted_at IS NULL AND w.breaker_state = 'closed'
                    AND coalesce(w.held_until <= clock_timestamp(), true)
                    AND NOT EXISTS (SELECT FROM webhooks_pause)
-                   AND (NOT w.ordered OR d.order_key IS NULL OR {IS_IN_ORDER}) AS may_go
+                   AND (w.delivery_order <> 'all' OR d.order_key IS NULL OR {IS_IN_ORDER}) AS may_go
           FROM webhooks_delivery d JOIN webhooks_webhook w ON w.id = d.webhook_id
          WHERE d.finished_at IS NULL
            AND (%(owner)s::uuid IS NULL OR d.owner_id = %(owner)s)

@@ -103,6 +103,16 @@ class Delivery(models.Model):
             " Within one transaction the ids give the order."
         ),
     )
+    # Only of webhooks that keep order per object, of events with an object. A row without an order key
+    # keeps them for its headers.
+    object_key = models.BigIntegerField(
+        null=True, default=None, help_text="The hash of the event's object reference."
+    )
+    object_sequence = models.BigIntegerField(
+        null=True,
+        default=None,
+        help_text="The sequence of its event: within an epoch, the place among those of its object.",
+    )
     # Never changed, so that every attempt and redelivery sends the same bytes. Null is the standard
     # form: most rows need no room for it, and the claim reads nothing more.
     form = models.CharField(max_length=20, choices=Form, null=True, default=None, editable=False)  # noqa: DJ001
@@ -148,6 +158,18 @@ class Delivery(models.Model):
                 fields=["webhook", "epoch", "order_key", "id"],
                 name="delivery_epoch_order",
                 condition=Q(finished_at=None, order_key__isnull=False),
+            ),
+            # The order per object: its first that is not finished.
+            models.Index(
+                fields=["webhook", "object_key", "epoch", "object_sequence"],
+                name="delivery_of_object",
+                condition=Q(finished_at=None, order_key__isnull=False, object_key__isnull=False),
+            ),
+            # The claim of webhooks that keep order per object: due rows.
+            models.Index(
+                fields=["webhook", "next_attempt_at"],
+                name="delivery_due_by_object",
+                condition=Q(finished_at=None, order_key__isnull=False, object_key__isnull=False),
             ),
             # Suspects, which are sent apart.
             models.Index(

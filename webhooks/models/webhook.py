@@ -18,6 +18,7 @@ from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models.custom_headers import CustomHeaders
 from webhooks.models.endpoint_proof import EndpointProof
 from webhooks.models.selection import Selection
+from webhooks.models.sending import Sending
 from webhooks.models.signing_secret import SigningSecret
 from webhooks.pace import retry
 from webhooks.wire import signing
@@ -39,7 +40,8 @@ MAX_LIVE_SECRETS = 10
 SETTINGS: dict[str, tuple[str, ...]] = {
     "": ("name", "url", "description", "events", "filter"),
     "Retries": ("max_retries", "retry_delay_seconds", "retry_schedule"),
-    "Sending": ("form", "timeout_seconds", "rate_limit", "ordered"),
+    "Sending": ("form", "timeout_seconds", "rate_limit", "order"),
+    "Batches": ("batch_events", "batch_bytes", "batch_milliseconds"),
 }
 """The settings that an owner may change, by the heading of the admin's form.
 
@@ -88,7 +90,7 @@ class WebhookQuerySet(models.QuerySet["Webhook"]):
         return self.filter(hearing, active=True, deleted_at=None)
 
 
-class Webhook(CustomHeaders, Selection, EndpointProof):
+class Webhook(CustomHeaders, Selection, Sending, EndpointProof):
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         # Deleting a user soft-deletes the webhooks; a cascade would block producers' inserts.
@@ -149,9 +151,6 @@ class Webhook(CustomHeaders, Selection, EndpointProof):
         blank=True,
         validators=[MinValueValidator(0.001), MaxValueValidator(10_000)],
         help_text="Requests per second, fractions too; empty for no limit.",
-    )
-    ordered = models.BooleanField(
-        default=False, help_text="Send one request at a time, in the order of the events."
     )
     disabled_reason = models.CharField(max_length=500, blank=True, editable=False)
     disabled_at = models.DateTimeField(null=True, editable=False)
@@ -282,6 +281,8 @@ class Webhook(CustomHeaders, Selection, EndpointProof):
         except UrlRefusedError as problem:
             problems["url"] = str(problem)
         problems |= self.clean_selection()
+        if problem_of_batches := self.batch_problem(self.form):
+            problems["batch_events"] = problem_of_batches
         if problem_of_metadata := metadata_problem(self.metadata):
             problems["metadata"] = problem_of_metadata
         if problems:

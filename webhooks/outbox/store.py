@@ -162,6 +162,11 @@ def build_event(
 # another part of the plan, which costs every save more than a filter does.
 LETS_THROUGH = "(w.filter_path IS NULL OR e.payload::jsonb @@ w.filter_path)"
 
+# An event without an object waits for nothing at a webhook that keeps order per object.
+ORDER_OF_TARGET = """
+           w.delivery_order = 'all' OR w.delivery_order = 'object' AND e.object_reference <> '' AS is_ordered,
+           CASE WHEN w.delivery_order = 'object' THEN nullif(e.object_reference, '') END AS object"""
+
 # One statement finds the webhooks and inserts the rows: two would make a save a third slower.
 # A delivery's id is its event's id with the last 20 bits replaced by a counter. So ids keep the order
 # of the events even within a millisecond (ordered webhooks rely on it), with 53 random bits left.
@@ -175,11 +180,11 @@ WITH event AS MATERIALIZED (
      WHERE %(lock_timeout)s::text IS NULL
         OR set_config('lock_timeout', %(lock_timeout)s, true) IS NOT NULL
 ), target AS MATERIALIZED (
-    SELECT e.id AS event_id, e.type, w.id AS webhook_id, w.owner_id, w.ordered, w.form
+    SELECT e.id AS event_id, e.type, w.id AS webhook_id, w.owner_id, w.form, {ORDER_OF_TARGET}
       FROM event e JOIN webhooks_webhook w ON w.owner_id = e.owner_id
      WHERE w.active AND w.deleted_at IS NULL AND w.events && e.patterns AND {LETS_THROUGH}
      UNION ALL
-    SELECT e.id, e.type, w.id, %(no_owner)s, w.ordered, w.form
+    SELECT e.id, e.type, w.id, %(no_owner)s, w.form, {ORDER_OF_TARGET}
       FROM event e JOIN webhooks_webhook w ON w.is_platform AND NOT e.is_self_reported
      WHERE w.active AND w.deleted_at IS NULL AND w.events && e.patterns AND {LETS_THROUGH}
 ), epoch AS MATERIALIZED (
@@ -197,18 +202,19 @@ WITH event AS MATERIALIZED (
      ORDER BY e.ordinality
     ON CONFLICT (owner_id, idempotency_key, is_self_reported) WHERE idempotency_key IS NOT NULL
        DO NOTHING
-    RETURNING id, fanout_count
+    RETURNING id, fanout_count, sequence
 ), new_delivery AS (
     INSERT INTO webhooks_delivery
         (id, event_id, webhook_id, owner_id, event_type, status, attempt_count, round,
          attempts_before_round, is_suspect, crash_count, failure_kind, error, form, epoch,
-         order_key)
+         order_key, object_key, object_sequence)
     SELECT (left(t.event_id::text, -5) || lpad(to_hex(
                row_number() OVER (PARTITION BY t.event_id ORDER BY t.webhook_id)), 5, '0'))::uuid,
            t.event_id, t.webhook_id, t.owner_id, t.type, 'PENDING', 0, 1, 0, false, 0, '', '',
            nullif(t.form, 'standard'),
-           CASE WHEN t.ordered THEN (SELECT number FROM epoch) END,
-           CASE WHEN t.ordered THEN pg_current_xact_id()::text::bigint END
+           CASE WHEN t.is_ordered THEN (SELECT number FROM epoch) END,
+           CASE WHEN t.is_ordered THEN pg_current_xact_id()::text::bigint END,
+           hashtextextended(t.object, 0), CASE WHEN t.object <> '' THEN new_event.sequence END
       FROM target t JOIN new_event ON new_event.id = t.event_id
 ), note AS MATERIALIZED (
     SELECT CASE WHEN %(note)s::text <> '' THEN {ADVANCE} END AS position

@@ -83,8 +83,9 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
             "name": _("Name"), "url": _("URL"), "description": _("Description"),
             "max_retries": _("Retries"), "retry_delay_seconds": _("Delay of the first retry"),
             "retry_schedule": _("Schedule of retries"), "timeout_seconds": _("Timeout"),
-            "rate_limit": _("Rate limit"), "ordered": _("In order"), "filter": _("Filter"),
-            "form": _("Form of the requests"),
+            "rate_limit": _("Rate limit"), "order": _("Order"), "filter": _("Filter"),
+            "form": _("Form of the requests"), "batch_events": _("Events in one request"),
+            "batch_bytes": _("Bytes in one request"), "batch_milliseconds": _("Wait for others"),
         }  # fmt: skip
         help_texts = {
             "max_retries": _("How often a failed delivery is tried again, 0 to 20."),
@@ -94,11 +95,14 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
             ),
             "timeout_seconds": _("Seconds that one attempt may take, 1 to 30."),
             "rate_limit": _("Requests per second, fractions too; empty for no limit."),
-            "ordered": _("Send one at a time, in the order of the events."),
+            "order": _("What a request waits for; events without an object wait for nothing."),
             "filter": _(
                 'A condition on the data of the events, as JSON: {"amount": {"gte": 10000}}. Empty for '
                 "all events."
             ),
+            "batch_events": _("At most, 1 to 1,000. More than 1 sends lists, one event or many."),
+            "batch_bytes": _("At most; one event may be larger."),
+            "batch_milliseconds": _("Milliseconds that an event waits for others, 0 to 5,000."),
             "form": _("The body of the requests: the usual envelope, less of it, or CloudEvents."),
         }
 

@@ -11,6 +11,7 @@ from django.db.models import F, Field
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
+from webhooks.choices import Order
 from webhooks.errors import EncryptionKeyError, WebhookLimitError
 from webhooks.models import SigningSecret, Webhook
 from webhooks.models.webhook import SETTING_NAMES
@@ -22,6 +23,25 @@ from webhooks.wire.url_rules import is_same_server
 
 CHANGEABLE = {*SETTING_NAMES, "active", "metadata"}
 WARNED_OF = {"url", "events", "filter"}
+
+
+def _read_ordered(settings: dict[str, Any], before: str = Order.NONE) -> None:
+    """Turn `ordered`, which was a boolean before there was an order per object, into an order.
+
+    True keeps the order that there is, and is "all" where there is none.
+    """
+    is_ordered = settings.pop("ordered", None)
+    if is_ordered is None:
+        return
+    if not isinstance(is_ordered, bool):
+        raise ValidationError({"ordered": "ordered is true or false; order names the order."})
+    order = settings.setdefault(
+        "order", (before if before != Order.NONE else Order.ALL) if is_ordered else Order.NONE
+    )
+    if is_ordered != (order != Order.NONE):
+        raise ValidationError(
+            {"ordered": f"ordered contradicts the order {order!r}: leave it out."}
+        )
 
 
 @sensitive_variables()
@@ -43,6 +63,7 @@ def create_webhook(
     `owner=None` with `is_platform=True` makes a platform webhook. Raises ValidationError with every
     invalid field, or WebhookLimitError, and then stores nothing; logs warnings_of().
     """
+    _read_ordered(settings)
     webhook = Webhook(
         owner_id=getattr(owner, "pk", owner), name=name, url=url, events=list(events), **settings
     )
@@ -96,6 +117,7 @@ def put_webhook(
     create_webhook() and update_webhook() do.
     """
     settings = {"headers": {}, "metadata": {}, **settings}
+    _read_ordered(settings)
     owner_id = getattr(owner, "pk", owner)
     with transaction.atomic():
         _lock_owner(owner_id)
@@ -162,8 +184,9 @@ def update_webhook(
 
     `headers` replaces all custom headers; it is required if there are some and the URL moves to
     another server. `ed25519` turns `v1a` signatures on or off; a change of `active` is an enable()
-    or a disable(). Raises ValidationError with every invalid field, and then stores nothing.
+    or a disable(). `ordered` may stand for `order` (CHANGELOG.md). Raises ValidationError with every invalid field, and then stores nothing.
     """
+    _read_ordered(changes, webhook.order)
     if unknown := sorted(changes.keys() - CHANGEABLE):
         raise TypeError(f"A webhook's {', '.join(unknown)} cannot be changed this way.")
     for name, value in changes.items():
@@ -175,6 +198,8 @@ def update_webhook(
     concerned = {*changes, "headers", NON_FIELD_ERRORS}
     if "events" in changes:
         concerned.add("filter")
+    if not changes.keys().isdisjoint({"form", "order"}):
+        concerned.add("batch_events")
     _validate(*steps, only=concerned)
     with transaction.atomic():
         has_moved = "url" in changes and _moves(webhook, webhook.url, may_keep=headers is not None)

@@ -21,6 +21,7 @@ from webhooks.models import Delivery, Pause, Webhook
 from webhooks.models.delivery import COUNTED_AT_MOST, NO_OWNER, DeliveryQuerySet
 from webhooks.outbox import store, wakeup
 from webhooks.pace.breaker import THRESHOLD, Breaker
+from webhooks.postgres.objects import make_next_due
 
 UNPROVED = "It is not proved yet that this URL's owner wants our requests: verify the webhook."
 """Why a webhook is disabled if WEBHOOKS_ENDPOINT_PROOF is `require`."""
@@ -152,6 +153,7 @@ def _cancel_all(unwanted: DeliveryQuerySet) -> None:
             locked = unwanted.select_for_update(no_key=True).order_by("id")
             ids = list(locked.values_list("id", flat=True)[:BATCH])
             Delivery.objects.filter(id__in=ids).cancel("It waited while the webhook was disabled.")
+            _wake_next_of(ids)
         if len(ids) < BATCH:
             return
 
@@ -199,7 +201,21 @@ def server_of(url: str) -> str:
 
 def cancel(delivery: Delivery, reason: str = "Cancelled by hand.") -> bool:
     """Cancel a pending delivery; return False if it is not pending."""
-    return bool(Delivery.objects.filter(id=delivery.id).waiting().cancel(reason))
+    with transaction.atomic():
+        is_cancelled = bool(Delivery.objects.filter(id=delivery.id).waiting().cancel(reason))
+        if is_cancelled and delivery.object_key is not None:
+            _wake_next_of([delivery.id])
+    return is_cancelled
+
+
+def _wake_next_of(cancelled: Sequence[UUID]) -> None:
+    """Once these are finished, make due what waited for them in the order of their objects."""
+
+    def wake() -> None:
+        if make_next_due(cancelled):
+            wakeup.nudge()
+
+    transaction.on_commit(wake, robust=True)
 
 
 def pause_sending(reason: str = "", *, paused_by: Any = None) -> Pause:

@@ -24,6 +24,7 @@ from django.db.models import F, QuerySet, Window
 from django.db.models.functions import Now, RowNumber
 from django.utils import timezone
 
+from webhooks.choices import Order
 from webhooks.errors import RedeliveryScopeError
 from webhooks.figures.cells import reopen_sql
 from webhooks.ids import new_id
@@ -280,6 +281,15 @@ UPDATE webhooks_event e
 """
 
 
+# For their headers; they go in any order.
+PLACES_SQL = """
+UPDATE webhooks_delivery d
+   SET object_key = hashtextextended(e.object_reference, 0), object_sequence = e.sequence
+  FROM webhooks_event e
+ WHERE e.id = d.event_id AND e.object_reference <> '' AND d.id = ANY(%(ids)s)
+"""
+
+
 def _create_missing(
     redelivery: Redelivery, webhook: Webhook, scope: Scope, ids: Sequence[UUID]
 ) -> tuple[int, list[UUID]]:
@@ -304,5 +314,7 @@ def _create_missing(
     )
     with connection.cursor() as cursor:
         cursor.execute(RECOUNT_SQL, {"ids": [event_id for event_id, _ in free]})
+        if webhook.order == Order.OBJECT:
+            cursor.execute(PLACES_SQL, {"ids": [delivery.id for delivery in created]})
     # Events that are still missing are the locked ones: the others have a delivery now.
     return len(created), list(events.values_list("id", flat=True))

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django.db.models import Exists, OuterRef, QuerySet
 
-from webhooks.choices import DeliveryStatus
+from webhooks.choices import DeliveryStatus, Order
 from webhooks.errors import RedeliveryScopeError
 from webhooks.ids import first_id_of
 from webhooks.models import Delivery, Event, Redelivery, Webhook
@@ -152,7 +152,7 @@ def warnings_of(scope: Scope | None) -> list[str]:
 
 def order_warnings(webhooks: QuerySet[Webhook]) -> list[str]:
     """Return a warning about the ordered ones of these webhooks, or nothing. One statement."""
-    ordered = webhooks.filter(ordered=True).order_by("id")
+    ordered = webhooks.exclude(order=Order.NONE).order_by("id")
     names = list(ordered.values_list("name", flat=True)[: MAX_NAMED_WEBHOOKS + 1])
     if not names:
         return []

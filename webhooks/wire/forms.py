@@ -23,6 +23,11 @@ HEADER_CHARACTERS = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code)
 """What stands for itself in a header of CloudEvents' HTTP binding (3.1.3.2); the rest is encoded."""
 
 
+BATCH_TYPE = b"application/cloudevents-batch+json"
+BATCHED_FORMS = (Form.STANDARD, Form.THIN, Form.CLOUDEVENTS)
+"""The forms whose bodies name their events, so that they may stand in one list."""
+
+
 class Rendered(NamedTuple):
     """What a form makes of an event."""
 
@@ -69,3 +74,8 @@ def render(form: str | None, payload: bytes, object_reference: str) -> Rendered:
             lines.append(b"ce-subject: " + quote(object_reference, HEADER_CHARACTERS).encode())
         return Rendered(payload, JSON_TYPE, tuple(lines))
     return Rendered(payload, JSON_TYPE)
+
+
+def content_type_of(form: str | None) -> bytes:
+    """Return the content type of a batch of bodies in one of BATCHED_FORMS; None is the standard one."""
+    return BATCH_TYPE if form == Form.CLOUDEVENTS else JSON_TYPE

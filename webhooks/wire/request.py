@@ -1,11 +1,13 @@
 """Build the signed request of one attempt: pure, no database, no sockets."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, Protocol
+from urllib.parse import quote
 from uuid import UUID
 
-from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX
-from webhooks.wire.forms import render
+from webhooks.ids import BATCH_PREFIX, DELIVERY_PREFIX, EVENT_PREFIX
+from webhooks.wire.forms import HEADER_CHARACTERS, content_type_of, render
 from webhooks.wire.messages import HeaderBlock, Post
 from webhooks.wire.signing import Ed25519Key, SigningKey, sign_hex, sign_standard
 
@@ -23,6 +25,18 @@ X-Webhook-ID: %b
 X-Webhook-Event: %b
 X-Webhook-Delivery: %b
 X-Webhook-Attempt: %d"""
+
+
+BATCH_HEAD = b"""\
+Content-Type: %b
+User-Agent: %b
+webhook-id: %b
+webhook-timestamp: %d
+webhook-signature: %b
+X-Webhook-Signature: %b
+X-Webhook-Timestamp: %d
+X-Webhook-ID: %b
+X-Webhook-Batch: %d"""
 
 
 class Destination(Protocol):
@@ -77,14 +91,61 @@ def build_request(
 
 
 def build_formed_request(
-    to: Destination, *, form: str | None, object_reference: str, payload: bytes, **attempt: Any
+    to: Destination,
+    *,
+    form: str | None,
+    object_reference: str,
+    payload: bytes,
+    object_sequence: str | None = None,
+    **attempt: Any,
 ) -> Post:
-    """Return the signed request of one attempt whose event is sent in another form than the standard.
+    """Return the signed request of one attempt whose event is sent in another form than the standard,
+    or in the order of its object's events, where `object_sequence` is its place.
 
     `payload` is the stored one; the other arguments are build_request()'s. Never raises.
     """
     rendered = render(form, payload, object_reference)
     post = build_request(to, payload=rendered.body, **attempt)
     lines = [*post.headers.lines, *rendered.header_lines]
+    if object_sequence is not None:
+        lines += [
+            b"X-Webhook-Object: " + quote(object_reference, HEADER_CHARACTERS).encode(),
+            b"X-Webhook-Sequence: " + object_sequence.encode(),
+        ]
     lines[len(to.header_lines)] = b"Content-Type: " + rendered.content_type
     return Post(to.url, rendered.body, HeaderBlock(lines))
+
+
+def build_batch(
+    to: Destination,
+    events: Sequence[tuple[UUID, bytes, Sequence[str | None] | None]],
+    *,
+    timestamp: int,
+) -> Post:
+    """Return the signed request of a batch: the bodies of its events as a JSON array.
+
+    An event is its id, its stored payload, and form and object reference where it has another form
+    than the standard; all have the same content type. The request's id follows from the events' ids:
+    the same events in the same order have the same one. `timestamp` is Unix seconds.
+    """
+    bodies = []
+    for _, payload, formed in events:
+        form, reference = (None, "") if formed is None else (formed[0], formed[1] or "")
+        bodies.append(render(form, payload, reference).body)
+    body = b"[%b]" % b",".join(bodies)
+    digest = hashlib.sha256(b"".join(event_id.bytes for event_id, *_ in events)).hexdigest()
+    public_id = BATCH_PREFIX + digest[:32]
+    wire_id = public_id.encode()
+    first = events[0][2]
+    head = BATCH_HEAD % (
+        content_type_of(None if first is None else first[0]),
+        USER_AGENT,
+        wire_id,
+        timestamp,
+        sign_standard(to.keys, public_id, timestamp, body).encode(),
+        sign_hex(to.key, timestamp, body).encode(),
+        timestamp,
+        wire_id,
+        len(events),
+    )
+    return Post(to.url, body, HeaderBlock([*to.header_lines, *head.split(b"\n")]))

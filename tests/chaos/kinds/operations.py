@@ -20,7 +20,9 @@ KEPT = timedelta(seconds=90)
 
 def redeliver(stage: Stage, fault: Fault) -> None:
     """The last ones that succeeded, at webhooks whose order that cannot disturb."""
-    webhooks = [r.webhook.id for r in stage.world.recipients if not (r.ordered or r.deleted)]
+    webhooks = [
+        r.webhook.id for r in stage.world.recipients if not (r.order != "none" or r.deleted)
+    ]
     succeeded = Delivery.objects.filter(status="SUCCESS", webhook__in=webhooks).order_by("-id")
     ids = list(succeeded.values_list("id", flat=True)[:REDELIVERED])
     # Known before it can be done: an error may hide a commit.

@@ -71,7 +71,7 @@ def delete_webhook(stage: Stage, _: Fault) -> None:
     )
     created.ended_at = time.time()
     recipient = Recipient(
-        path, like.owner, patterns, False, created, [Secret(webhook.secret, 0.0)], webhook
+        path, like.owner, patterns, "none", created, [Secret(webhook.secret, 0.0)], webhook
     )
     recipient.deleted = Span(float("inf"), float("inf"))
     stage.world.recipients.append(recipient)

@@ -14,7 +14,7 @@ from webhooks.models import Webhook
 
 SETTINGS = {
     "name": "Orders", "events": "payment.*", "timeout_seconds": 5, "max_retries": 3,
-    "form": "standard", "retry_delay_seconds": 60,
+    "form": "standard", "order": "none", "batch_events": 1, "batch_bytes": 1_000_000, "batch_milliseconds": 0, "retry_delay_seconds": 60,
 }  # fmt: skip
 
 

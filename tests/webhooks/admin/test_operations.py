@@ -82,7 +82,7 @@ def test_settings_change_by_the_service(operator: Client, webhook: Webhook) -> N
         page_of(webhook, "settings"),
         {
             "name": "Orders", "url": "HTTPS://Receiver.example/new", "events": "project.*, user.created",
-            "timeout_seconds": 5, "max_retries": 3, "form": "standard", "retry_delay_seconds": 60,
+            "timeout_seconds": 5, "max_retries": 3, "form": "standard", "order": "none", "batch_events": 1, "batch_bytes": 1_000_000, "batch_milliseconds": 0, "retry_delay_seconds": 60,
         },
     )  # fmt: skip
 
@@ -108,7 +108,7 @@ def test_settings_change_by_the_service(operator: Client, webhook: Webhook) -> N
 def test_custom_headers_are_written_and_never_shown(operator: Client, webhook: Webhook) -> None:
     values = {
         "name": "Orders", "url": webhook.url, "events": "*", "timeout_seconds": 15,
-        "max_retries": 10, "form": "standard", "retry_delay_seconds": 60, "custom_headers": "X-Token: hunter2",
+        "max_retries": 10, "form": "standard", "order": "none", "batch_events": 1, "batch_bytes": 1_000_000, "batch_milliseconds": 0, "retry_delay_seconds": 60, "custom_headers": "X-Token: hunter2",
     }  # fmt: skip
 
     operator.post(page_of(webhook, "settings"), values)
@@ -125,7 +125,7 @@ def test_schedule_beside_another_number_of_retries_is_refused(
 ) -> None:
     values = {
         "name": "Orders", "url": webhook.url, "events": "*", "timeout_seconds": 15,
-        "max_retries": 3, "form": "standard", "retry_delay_seconds": 60, "retry_schedule": "5, 10",
+        "max_retries": 3, "form": "standard", "order": "none", "batch_events": 1, "batch_bytes": 1_000_000, "batch_milliseconds": 0, "retry_delay_seconds": 60, "retry_schedule": "5, 10",
     }  # fmt: skip
 
     answer = operator.post(page_of(webhook, "settings"), values)
@@ -140,7 +140,7 @@ def test_wrong_settings_are_refused_by_name(operator: Client, webhook: Webhook) 
         page_of(webhook, "settings"),
         {
             "name": "Orders", "url": "https://user:pw@x.example/", "events": "project.exploded",
-            "timeout_seconds": 15, "max_retries": 99, "form": "standard", "retry_delay_seconds": 60,
+            "timeout_seconds": 15, "max_retries": 99, "form": "standard", "order": "none", "batch_events": 1, "batch_bytes": 1_000_000, "batch_milliseconds": 0, "retry_delay_seconds": 60,
             "custom_headers": "Host: evil",
         },
     )  # fmt: skip
@@ -581,7 +581,7 @@ def test_second_webhook_with_the_same_url_comes_with_a_warning(
     again = Webhook.objects.get(name="Again")
     settings = {
         "name": "Still", "url": webhook.url, "events": "*", "timeout_seconds": 15,
-        "max_retries": 10, "form": "standard", "retry_delay_seconds": 60,
+        "max_retries": 10, "form": "standard", "order": "none", "batch_events": 1, "batch_bytes": 1_000_000, "batch_milliseconds": 0, "retry_delay_seconds": 60,
     }  # fmt: skip
     answer = operator.post(page_of(again, "settings"), settings)
     assert answer.status_code == 302, answer.text

@@ -226,7 +226,7 @@ def test_an_ordered_webhook_is_warned_of_before_and_after(
     }
     for page in pages:
         assert warning not in operator.get(page).text
-    Webhook.objects.update(ordered=True)
+    Webhook.objects.update(order="all")
 
     for page, posted in pages.items():
         assert warning in operator.get(page).text, page

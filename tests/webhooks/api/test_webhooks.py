@@ -574,3 +574,47 @@ def test_wrong_uids_and_metadata_are_refused(client: APIClient, wrong: dict[str,
     assert response.status_code == 400
     assert response.json()["errors"][0]["pointer"].startswith(f"/{next(iter(wrong))}")
     assert not Webhook.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "wish", "after"),
+    [
+        ("none", {"order": "object"}, "object"),
+        ("object", {"order": "all"}, "all"),
+        # What clients send that know only two orders.
+        ("none", {"ordered": True}, "all"),
+        ("all", {"ordered": True}, "all"),
+        ("object", {"ordered": True}, "object"),
+        ("object", {"ordered": False}, "none"),
+        ("none", {"ordered": True, "order": "object"}, "object"),
+    ],
+)
+def test_order_is_chosen_by_name_or_as_before(
+    client: APIClient, make_webhook: Callable[..., Webhook], before: str, wish: Any, after: str
+) -> None:
+    webhook = make_webhook(order=before)
+
+    shown = client.patch(path_of(webhook), wish).json()
+
+    assert (shown["order"], shown["ordered"]) == (after, after != "none")
+    webhook.refresh_from_db()
+    assert (webhook.order, webhook.ordered) == (after, after != "none")
+    put = client.put("/api/v1/webhooks/by-uid/shop", NEW | wish).json()
+    assert put["order"] == (wish.get("order") or ("all" if wish["ordered"] else "none"))
+
+
+@pytest.mark.parametrize(
+    ("wish", "pointer"),
+    [
+        ({"order": "objects"}, "/order"),
+        ({"order": True}, "/order"),
+        ({"ordered": "object"}, "/ordered"),
+        ({"order": "none", "ordered": True}, "/ordered"),
+        ({"order": "object", "ordered": False}, "/ordered"),
+    ],
+)
+def test_order_that_cannot_be_is_refused(client: APIClient, wish: Any, pointer: str) -> None:
+    response = client.post("/api/v1/webhooks", NEW | wish)
+
+    assert response.status_code == 400
+    assert [one["pointer"] for one in response.json()["errors"]] == [pointer]

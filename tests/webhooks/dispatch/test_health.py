@@ -295,7 +295,7 @@ def test_deliveries_do_not_come_back_from_an_outage_in_step() -> None:
     outcome = Outcome(sent, None, None, error, 0.0, 5, Phases(0.0))
 
     delays = [
-        read_outcome(sent, outcome, clock_offset=0.0, is_outage=True)[0]["delay_seconds"]
+        read_outcome(sent, outcome, 0.0, True, is_ordered=False)[0][0].result["delay_seconds"]
         for _ in range(100)
     ]
 

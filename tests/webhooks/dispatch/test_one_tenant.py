@@ -322,7 +322,7 @@ def test_backlog_of_a_webhook_that_is_ordered_no_more_goes_out(
 ) -> None:
     webhook = make_webhook(url=receiver.url, events=["project.deleted"], ordered=True)
     trigger(user, 30)
-    Webhook.objects.filter(id=webhook.id).update(ordered=False)
+    Webhook.objects.filter(id=webhook.id).update(order="none")
 
     run_until_idle()
 

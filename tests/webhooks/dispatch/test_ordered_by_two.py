@@ -96,7 +96,7 @@ def test_order_that_is_switched_off_and_on_again_leaves_nothing_behind(
         end_surveys(one)
         end_surveys(other)
         for is_ordered in (True, False, True, False, True, True):
-            Webhook.objects.filter(id=ordered.id).update(ordered=is_ordered)
+            Webhook.objects.filter(id=ordered.id).update(order="all" if is_ordered else "none")
             trigger(user, 150)
             time.sleep(0.4)
         wait_until(lambda: statuses(user) == {"SUCCESS"}, 60)

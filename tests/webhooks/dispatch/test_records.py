@@ -45,7 +45,7 @@ class Desk:
     ) -> list[Record]:
         added = [record(webhook_id, ordered) for _ in range(count)]
         for each in added:
-            self.records.add(each, self.clock.now, is_urgent=urgent)
+            self.records.add([each], self.clock.now, is_urgent=urgent)
         return added
 
     def order(self, *, at_once: bool = False) -> ResultBatch | None:

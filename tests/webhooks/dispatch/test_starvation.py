@@ -91,7 +91,7 @@ def test_ordered_webhook_that_becomes_unordered_in_the_middle_of_a_run_goes_on(
     with running_engine() as engine:
         end_surveys(engine)
         receiver.wait_for(5)
-        Webhook.objects.filter(id=webhook.id).update(ordered=False)
+        Webhook.objects.filter(id=webhook.id).update(order="none")
         wait_until(lambda: len(receiver.requests) == 200)
 
 

@@ -427,7 +427,7 @@ def test_an_ordered_webhook_is_warned_of(
 ) -> None:
     chosen = ("redeliver", "--webhook", webhook.public_id, option)
     assert run("redeliver", "--webhook", webhook.public_id, "--dry-run").err == ""
-    Webhook.objects.update(ordered=True)
+    Webhook.objects.update(order="all")
 
     ran = run(*chosen)
     missing = run(*chosen, "--missing", "--since", "1d")

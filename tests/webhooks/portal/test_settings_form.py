@@ -15,7 +15,9 @@ def test_page_sent_back_as_it_came_changes_one_name(owner_client: Client, things
     sent = {
         name: form[name].value()
         for name in form.fields
-        if f'name="{name}"' in html and form[name].value() not in (None, False)
+        if f'name="{name}"' in html
+        and form[name].value() is not None
+        and form[name].value() is not False
     }
 
     assert {name for name in form.fields if f'name="{name}"' not in html} <= {"remove_headers"}

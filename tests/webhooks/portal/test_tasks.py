@@ -21,7 +21,8 @@ from webhooks.workbench.receiver import Behaviour, HttpReceiver
 from webhooks.workbench.test_send import send_test
 
 SETTINGS = {
-    "form": "standard",
+    "form": "standard", "order": "none", "batch_events": 1, "batch_bytes": 1_000_000,
+    "batch_milliseconds": 0,
     "name": "Orders", "url": "http://127.0.0.1:9/hook", "events": ["project.*"],
     "timeout_seconds": 15, "max_retries": 10, "retry_delay_seconds": 60,
 }  # fmt: skip
@@ -71,7 +72,7 @@ def test_webhook_that_cannot_be_is_refused_beside_its_field(
 
 def test_settings_are_changed_by_the_service(owner_client: Client, things: Things) -> None:
     form = SETTINGS | {
-        "events": ["*"], "rate_limit": "2.5", "ordered": "on", "custom_headers": "X-Team: canary-a",
+        "events": ["*"], "rate_limit": "2.5", "order": "object", "custom_headers": "X-Team: canary-a",
         "max_retries": "3",
     }  # fmt: skip
     answer = post(owner_client, f"webhook/{things.webhook.public_id}/settings/", **form)
@@ -82,7 +83,7 @@ def test_settings_are_changed_by_the_service(owner_client: Client, things: Thing
     assert things.webhook.headers == {"X-Team": "canary-a"}
     entry = AuditEntry.objects.get(action="webhook.change")
     assert entry.changes == {
-        "events": [["project.*"], ["*"]], "rate_limit": [None, 2.5], "ordered": [False, True],
+        "events": [["project.*"], ["*"]], "rate_limit": [None, 2.5], "order": ["none", "object"],
         "headers": "•••", "max_retries": [10, 3],
     }  # fmt: skip
     page = owner_client.get(f"/portal/webhook/{things.webhook.public_id}/settings/").content

@@ -115,7 +115,8 @@ def _assert_storable(outcome: Outcome, key: SigningKey) -> None:
     delivery = ClaimedDelivery(new_id(), new_id(), new_id(), 0, 0, "not.in_the_catalogue", b"{}")
     sent = Sent(delivery, endpoint_of("http://x/", (), key), new_id(), 0.0)
     outcome = replace(outcome, request=request("http://x/"))
-    result, _ = read_outcome(sent, outcome, clock_offset=0.0, is_outage=False)
+    (record,), _ = read_outcome(sent, outcome, 0.0, False, is_ordered=False)
+    result = record.result
     text = json.dumps(result)
     assert "\\u0000" not in text
     assert result["code"] is None or 200 <= result["code"] <= 999

@@ -243,5 +243,5 @@ def endpoint_of(url: str, headers: tuple[tuple[str, str], ...], key: SigningKey)
         keys=(key,),
         policy=Policy(max_retries=0, retry_delay_seconds=1),
         timeout_seconds=1,
-        ordered=False,
+        order="none",
     )
