@@ -7,7 +7,7 @@ from django import forms
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from webhooks import catalog
-from webhooks.doors.setting_fields import FilterField, HeadersField, NumbersField
+from webhooks.doors.setting_fields import FilterField, HeadersField, NumbersField, PathsField
 from webhooks.errors import UrlRefusedError
 from webhooks.models import Webhook
 from webhooks.models.webhook import SETTING_NAMES
@@ -64,8 +64,15 @@ class WebhookForm(forms.ModelForm):
     class Meta:
         model = Webhook
         fields = SETTING_NAMES
-        field_classes = {"retry_schedule": NumbersField, "filter": AdminFilterField}
-        widgets = {"retry_schedule": UnfoldAdminTextInputWidget}
+        field_classes = {
+            "retry_schedule": NumbersField,
+            "filter": AdminFilterField,
+            "data_fields": PathsField,
+        }
+        widgets = {
+            "retry_schedule": UnfoldAdminTextInputWidget,
+            "data_fields": UnfoldAdminTextInputWidget,
+        }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

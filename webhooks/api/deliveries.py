@@ -151,6 +151,16 @@ class DeliveryDetailSerializer(DeliverySerializer):
     attempts = AttemptSerializer(  # type: ignore[assignment]  # in full here
         many=True, read_only=True, source="latest_attempts", help_text="Latest first."
     )
+    data_fields = serializers.ListField(
+        child=serializers.CharField(),
+        read_only=True,
+        allow_null=True,
+        help_text="The chosen fields of its form `fields`; null for other forms.",
+    )
+
+    class Meta(DeliverySerializer.Meta):
+        fields = [*DeliverySerializer.Meta.fields, "data_fields"]
+        read_only_fields = fields
 
 
 class DeliveryFilters(ApiFilters):

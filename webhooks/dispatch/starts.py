@@ -162,8 +162,10 @@ class Starts:
         delivery = sent.delivery
         build: Callable[..., Post] = build_request
         if delivery.form is not None:
-            form, reference = delivery.form
-            build = partial(build_formed_request, form=form, object_reference=reference)
+            form, reference, spec = delivery.form
+            build = partial(
+                build_formed_request, form=form, object_reference=reference or "", spec=spec
+            )
         return build(
             endpoint,
             event_id=delivery.event_id,

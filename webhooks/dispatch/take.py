@@ -32,8 +32,9 @@ class ClaimedDelivery(NamedTuple):
     payload: bytes
     due_at: float = 0.0
     """Unix seconds."""
-    form: list[str] | None = None
-    """The form and its event's object reference; None is the standard form, which needs neither."""
+    form: list[str | None] | None = None
+    """The form, its event's object reference and its parameters; None is the standard form, which
+    needs none of them."""
 
 
 @dataclass(slots=True)
@@ -61,7 +62,9 @@ class Taken:
         return len(self.deliveries) + sum(map(len, self.runs.values()))
 
 
-FORM_COLUMN = "CASE WHEN c.form IS NOT NULL THEN ARRAY[c.form, e.object_reference] END"
+FORM_COLUMN = """
+       CASE WHEN c.form IS NOT NULL THEN ARRAY[c.form, e.object_reference,
+            (SELECT f.spec FROM webhooks_storedform f WHERE f.key = c.form)]::text[] END"""
 """ClaimedDelivery.form of a claimed row `c` and its event `e`: one column, null nearly always."""
 
 # The lock on the worker's heartbeat keeps its burial and its claims apart: a worker that was declared
@@ -152,7 +155,7 @@ WITH run AS MATERIALIZED (
 -- All that were read, then all that were marked: a join of the two may be planned as rows times rows.
 SELECT run.webhook_id, run.position, run.is_free, run.is_in_order, run.is_due,
        run.id, NULL::uuid, NULL::uuid, NULL::int, NULL::int, NULL::text, NULL::bytea,
-       extract(epoch FROM run.next_attempt_at)::float8, NULL::varchar[]
+       extract(epoch FROM run.next_attempt_at)::float8, NULL::text[]
   FROM run
 UNION ALL
 SELECT NULL, NULL, true, true, true,

@@ -7,6 +7,7 @@ from django import forms
 from django.contrib.postgres.forms import SimpleArrayField
 from django.utils.translation import gettext_lazy as _
 
+from webhooks.models.data_fields import MAX_FIELDS
 from webhooks.models.filters import MAX_BYTES
 from webhooks.models.webhook import MAX_RETRIES
 from webhooks.pace.bounds import length_problem
@@ -18,6 +19,15 @@ class NumbersField(SimpleArrayField):
 
     def to_python(self, value: Any) -> Any:
         if isinstance(value, str) and (problem := length_problem(value.split(","), MAX_RETRIES)):
+            raise forms.ValidationError(problem)
+        return super().to_python(value)
+
+
+class PathsField(SimpleArrayField):
+    """A field for dotted paths separated by commas; the model checks what they say."""
+
+    def to_python(self, value: Any) -> Any:
+        if isinstance(value, str) and (problem := length_problem(value.split(","), MAX_FIELDS)):
             raise forms.ValidationError(problem)
         return super().to_python(value)
 

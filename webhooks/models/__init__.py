@@ -11,6 +11,7 @@ from webhooks.models.operations import (
 )
 from webhooks.models.portal import PortalLink
 from webhooks.models.signing_secret import SigningSecret
+from webhooks.models.stored_form import StoredForm
 from webhooks.models.token import ApiToken
 from webhooks.models.webhook import Webhook
 from webhooks.models.worker import WorkerHeartbeat
@@ -29,6 +30,7 @@ __all__ = [
     "Redelivery",
     "RedeliveryTakeover",
     "SigningSecret",
+    "StoredForm",
     "Webhook",
     "WorkerHeartbeat",
 ]

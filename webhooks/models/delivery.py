@@ -12,8 +12,9 @@ from webhooks.ids import ATTEMPT_PREFIX, DELIVERY_PREFIX, new_id
 from webhooks.models.event import Event
 from webhooks.models.fields import CurrentEpoch
 from webhooks.models.operations import Redelivery
+from webhooks.models.stored_form import spec_of
 from webhooks.models.webhook import Webhook
-from webhooks.wire.forms import render
+from webhooks.wire.forms import read_spec, render
 from webhooks.wire.messages import answer_pairs, header_pairs
 
 NO_OWNER = uuid.UUID(int=0)
@@ -99,7 +100,8 @@ class Delivery(models.Model):
     )
     # Never changed, so that every attempt and redelivery sends the same bytes. Null is the standard
     # form: most rows need no room for it, and the claim reads nothing more.
-    form = models.CharField(max_length=20, choices=Form, null=True, default=None, editable=False)  # noqa: DJ001
+    # One of Form, or the key of a StoredForm.
+    form = models.CharField(max_length=20, null=True, default=None, editable=False)  # noqa: DJ001
     redelivery = models.ForeignKey(
         Redelivery,
         on_delete=models.SET_NULL,
@@ -169,11 +171,25 @@ class Delivery(models.Model):
 
     @property
     def form_name(self) -> str:
-        return self.form or Form.STANDARD
+        """One of Form."""
+        spec = self._spec
+        return read_spec(spec).form if spec else self.form or Form.STANDARD
+
+    @property
+    def data_fields(self) -> list[str] | None:
+        """The paths of its form `fields`, None for other forms."""
+        spec = self._spec
+        return read_spec(spec).fields if spec else None
+
+    @property
+    def _spec(self) -> str | None:
+        """The parameters of its form, None where it has none."""
+        return None if self.form is None or self.form in Form.values else spec_of(self.form)
 
     def rendered(self, event: Event) -> bytes:
         """Return the body that is sent; empty once the payload was erased."""
-        return render(self.form, bytes(event.payload), event.object_reference).body
+        payload = bytes(event.payload)
+        return render(self.form, payload, event.object_reference, self._spec).body
 
 
 PHASES = ("dns", "connect", "tls", "send", "wait", "receive")

@@ -9,9 +9,12 @@ from django.db import models
 from webhooks import catalog
 from webhooks.choices import Form
 from webhooks.errors import FilterInvalidError
+from webhooks.models.data_fields import MAX_FIELDS, MAX_PATH_CHARACTERS, fields_problem
 from webhooks.models.fields import JsonPathField
 from webhooks.models.filters import check_filter, compile_filter
+from webhooks.models.stored_form import KEY_CHARACTERS, StoredForm
 from webhooks.pace.bounds import MAX_PATTERNS, length_problem, named
+from webhooks.wire.forms import spec_text
 
 
 def events_problem(patterns: Sequence[str]) -> str | None:
@@ -47,6 +50,18 @@ class Selection(models.Model):
         db_default=Form.STANDARD,
         help_text="How an event becomes the body of a request. Events of before a change keep theirs.",
     )
+    data_fields = ArrayField(
+        models.CharField(max_length=MAX_PATH_CHARACTERS),
+        size=MAX_FIELDS,
+        null=True,
+        blank=True,
+        default=None,
+        help_text="For the form fields: the dotted paths in data that are sent, such as id, name.",
+    )
+    # What deliveries record of a form with parameters; save() keeps it.
+    form_key = models.CharField(  # noqa: DJ001 (null = a form without)
+        max_length=KEY_CHARACTERS, null=True, default=None, editable=False
+    )
 
     class Meta:
         abstract = True
@@ -56,6 +71,9 @@ class Selection(models.Model):
         if update_fields is None or "filter" in update_fields:
             self._compile()
             update_fields = update_fields and [*update_fields, "filter_path"]
+        if update_fields is None or not {"form", "data_fields"}.isdisjoint(update_fields):
+            self.form_key = None if self.form_spec is None else StoredForm.keep(self.form_spec)
+            update_fields = update_fields and [*update_fields, "form_key"]
         super().save(*args, update_fields=update_fields, **options)
 
     def receives(self, event_type: str) -> bool:
@@ -70,7 +88,16 @@ class Selection(models.Model):
     @property
     def delivery_form(self) -> str | None:
         """What its deliveries record as their form."""
+        if self.form == Form.FIELDS:
+            return self.form_key
         return None if self.form == Form.STANDARD else self.form
+
+    @property
+    def form_spec(self) -> str | None:
+        """The parameters of its form, None for one without."""
+        if self.form != Form.FIELDS:
+            return None
+        return spec_text(self.form, fields=self.data_fields or ())
 
     def _compile(self) -> None:
         self.filter_path = None if self.filter is None else compile_filter(self.filter)
@@ -79,10 +106,16 @@ class Selection(models.Model):
         """Compile the filter, and return what is wrong with the selection, by field."""
         if problem := events_problem(self.events):
             return {"events": problem}
+        problems: dict[str, str] = {}
+        fields = self.data_fields or ()
+        if (self.form == Form.FIELDS or fields) and (
+            problem := fields_problem(fields, self.event_types)
+        ):
+            problems["data_fields"] = problem
         try:
             self._compile()
             if self.filter is not None:
                 check_filter(self.filter, self.event_types)
-        except FilterInvalidError as problem:
-            return {"filter": str(problem)}
-        return {}
+        except FilterInvalidError as refusal:
+            problems["filter"] = str(refusal)
+        return problems

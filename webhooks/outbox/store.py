@@ -175,11 +175,11 @@ WITH event AS MATERIALIZED (
      WHERE %(lock_timeout)s::text IS NULL
         OR set_config('lock_timeout', %(lock_timeout)s, true) IS NOT NULL
 ), target AS MATERIALIZED (
-    SELECT e.id AS event_id, e.type, w.id AS webhook_id, w.owner_id, w.ordered, w.form
+    SELECT e.id AS event_id, e.type, w.id AS webhook_id, w.owner_id, w.ordered, w.form, w.form_key
       FROM event e JOIN webhooks_webhook w ON w.owner_id = e.owner_id
      WHERE w.active AND w.deleted_at IS NULL AND w.events && e.patterns AND {LETS_THROUGH}
      UNION ALL
-    SELECT e.id, e.type, w.id, %(no_owner)s, w.ordered, w.form
+    SELECT e.id, e.type, w.id, %(no_owner)s, w.ordered, w.form, w.form_key
       FROM event e JOIN webhooks_webhook w ON w.is_platform AND NOT e.is_self_reported
      WHERE w.active AND w.deleted_at IS NULL AND w.events && e.patterns AND {LETS_THROUGH}
 ), epoch AS MATERIALIZED (
@@ -206,7 +206,7 @@ WITH event AS MATERIALIZED (
     SELECT (left(t.event_id::text, -5) || lpad(to_hex(
                row_number() OVER (PARTITION BY t.event_id ORDER BY t.webhook_id)), 5, '0'))::uuid,
            t.event_id, t.webhook_id, t.owner_id, t.type, 'PENDING', 0, 1, 0, false, 0, '', '',
-           nullif(t.form, 'standard'),
+           CASE t.form WHEN 'fields' THEN t.form_key ELSE nullif(t.form, 'standard') END,
            CASE WHEN t.ordered THEN (SELECT number FROM epoch) END,
            CASE WHEN t.ordered THEN pg_current_xact_id()::text::bigint END
       FROM target t JOIN new_event ON new_event.id = t.event_id

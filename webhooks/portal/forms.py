@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 
 from webhooks import catalog
 from webhooks.choices import DeliveryStatus
-from webhooks.doors.setting_fields import FilterField, HeadersField, NumbersField
+from webhooks.doors.setting_fields import FilterField, HeadersField, NumbersField, PathsField
 from webhooks.doors.times import YEARS_OF_IDS
 from webhooks.figures.pages import RESPONSE_CLASSES
 from webhooks.models import ApiToken, PortalLink, Webhook
@@ -86,14 +86,18 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
     class Meta:
         model = Webhook
         fields = SETTING_NAMES
-        field_classes = {"retry_schedule": NumbersField, "filter": FilterField}
+        field_classes = {
+            "retry_schedule": NumbersField,
+            "filter": FilterField,
+            "data_fields": PathsField,
+        }
         widgets = {"url": forms.URLInput, "retry_schedule": forms.TextInput}
         labels = {
             "name": _("Name"), "url": _("URL"), "description": _("Description"),
             "max_retries": _("Retries"), "retry_delay_seconds": _("Delay of the first retry"),
             "retry_schedule": _("Schedule of retries"), "timeout_seconds": _("Timeout"),
             "rate_limit": _("Rate limit"), "ordered": _("In order"), "filter": _("Filter"),
-            "form": _("Form of the requests"),
+            "form": _("Form of the requests"), "data_fields": _("Fields of data"),
         }  # fmt: skip
         help_texts = {
             "max_retries": _("How often a failed delivery is tried again, 0 to 20."),
@@ -109,6 +113,9 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
                 "all events."
             ),
             "form": _("The body of the requests: the usual envelope, less of it, or CloudEvents."),
+            "data_fields": _(
+                "For the form “fields”: what is sent of data, with commas between, such as id, name."
+            ),
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -21,7 +21,7 @@ from webhooks.registry.warnings import log_warnings
 from webhooks.wire.url_rules import is_same_server
 
 CHANGEABLE = {*SETTING_NAMES, "active", "metadata"}
-WARNED_OF = {"url", "events", "filter"}
+WARNED_OF = {"url", "events", "filter", "form", "data_fields"}
 
 
 @sensitive_variables()
@@ -173,7 +173,9 @@ def update_webhook(
         changes["headers_encrypted"] = webhook.headers_encrypted
     concerned = {*changes, "headers", NON_FIELD_ERRORS}
     if "events" in changes:
-        concerned.add("filter")
+        concerned |= {"filter", "data_fields"}
+    if "form" in changes:
+        concerned.add("data_fields")
     _validate(*steps, only=concerned)
     with transaction.atomic():
         has_moved = "url" in changes and _moves(webhook, webhook.url, may_keep=headers is not None)

@@ -5,7 +5,9 @@ import logging
 from django.conf import settings
 
 from webhooks import catalog
+from webhooks.choices import Form
 from webhooks.models import Webhook
+from webhooks.models.data_fields import known_fields
 from webhooks.models.filters import types_left_out
 from webhooks.pace.bounds import named
 from webhooks.registry.switch import UNPROVED
@@ -20,7 +22,7 @@ def warnings_of(webhook: Webhook) -> list[str]:
     """Return the warnings about a webhook, one sentence each. One statement.
 
     A warning names a missing proof of the endpoint, event types of which the filter lets no event
-    through, or the owner's other webhooks with the same URL that receive some of the same events.
+    through or that have none of the chosen fields, or the owner's other webhooks with the same URL that receive some of the same events.
     """
     return [*_unproved(webhook), *_warnings_of_settings(webhook)]
 
@@ -37,7 +39,7 @@ def _unproved(webhook: Webhook) -> list[str]:
 
 
 def _warnings_of_settings(webhook: Webhook) -> list[str]:
-    return [*_left_out_by(webhook), *_twins_of(webhook)]
+    return [*_left_out_by(webhook), *_emptied_by(webhook), *_twins_of(webhook)]
 
 
 def _left_out_by(webhook: Webhook) -> list[str]:
@@ -46,6 +48,14 @@ def _left_out_by(webhook: Webhook) -> list[str]:
     names = types_left_out(webhook.filter, webhook.event_types)
     lacking = "They lack a field that it asks for."
     return [f"The filter lets no event of {named(names)} through. {lacking}"] if names else []
+
+
+def _emptied_by(webhook: Webhook) -> list[str]:
+    if webhook.form != Form.FIELDS:
+        return []
+    fields = webhook.data_fields or ()
+    names = [one.name for one in webhook.event_types if not known_fields(fields, one)]
+    return [f"{named(names)}: no field of data is chosen, which is sent empty."] if names else []
 
 
 def _twins_of(webhook: Webhook) -> list[str]:

@@ -77,13 +77,20 @@ def build_request(
 
 
 def build_formed_request(
-    to: Destination, *, form: str | None, object_reference: str, payload: bytes, **attempt: Any
+    to: Destination,
+    *,
+    form: str | None,
+    object_reference: str,
+    spec: str | None,
+    payload: bytes,
+    **attempt: Any,
 ) -> Post:
     """Return the signed request of one attempt whose event is sent in another form than the standard.
 
-    `payload` is the stored one; the other arguments are build_request()'s. Never raises.
+    `payload` is the stored one; render() has the first arguments, build_request() the others. Never
+    raises.
     """
-    rendered = render(form, payload, object_reference)
+    rendered = render(form, payload, object_reference, spec)
     post = build_request(to, payload=rendered.body, **attempt)
     lines = [*post.headers.lines, *rendered.header_lines]
     lines[len(to.header_lines)] = b"Content-Type: " + rendered.content_type

@@ -63,6 +63,7 @@ def send_test(
         example,
         extra_lines=[TEST_HEADER],
         form=webhook.delivery_form,
+        spec=webhook.form_spec,
         may_be_inactive=may_be_inactive,
     )
     started_at = time.monotonic()

@@ -38,6 +38,21 @@ def test_a_filter_is_set_and_refused_in_the_settings(operator: Client, webhook: 
     assert webhook.filter == {"amount": {"gte": 3000}}
 
 
+def test_fields_are_chosen_in_the_settings_and_shown(operator: Client, webhook: Webhook) -> None:
+    settings = SETTINGS | {"url": webhook.url, "form": "fields"}
+    path = page_of(webhook, "settings")
+
+    unknown = operator.post(path, settings | {"data_fields": "id, amuont"})
+    many = operator.post(path, settings | {"data_fields": "id," * 60})
+    operator.post(path, settings | {"data_fields": "id, amount"})
+
+    assert "amuont: payment.failed" in unknown.content.decode()
+    assert "50 are allowed" in many.content.decode()
+    webhook.refresh_from_db()
+    assert (webhook.form, webhook.data_fields) == ("fields", ["id", "amount"])
+    assert "data: id, amount" in operator.get(page_of(webhook, "change")).content.decode()
+
+
 def test_a_filter_is_tried_on_the_latest_events(
     operator: Client, user: User, webhook: Webhook
 ) -> None:

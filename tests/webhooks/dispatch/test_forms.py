@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import standardwebhooks
 from cloudevents.core.bindings.http import HTTPMessage, from_http_event
+from django.db import IntegrityError
 from django.utils import timezone
 
 from projects.models import Project, User
@@ -16,23 +17,28 @@ from tests.webhooks.history import DELETED, trigger
 from webhooks import service
 from webhooks.choices import Form
 from webhooks.dispatch.engine import run_until_idle
-from webhooks.models import Delivery, Event, Webhook
+from webhooks.models import Delivery, Event, StoredForm, Webhook
 from webhooks.repair import redelivery_batches
-from webhooks.wire.forms import render
+from webhooks.wire.forms import render, spec_text
 from webhooks.workbench.receiver import Behaviour, HttpReceiver, Received
 
-pytestmark = pytest.mark.django_db(transaction=True)
+FIELDS = ["name", "id"]
+"""Of webhooks with the form `fields`."""
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.other_shapes]
 
 
 def expected_body(event: Event, form: str) -> bytes:
     recorded = None if form == Form.STANDARD else form
-    return render(recorded, bytes(event.payload), event.object_reference).body
+    spec = spec_text(form, fields=FIELDS) if form == Form.FIELDS else None
+    return render(recorded, bytes(event.payload), event.object_reference, spec).body
 
 
 @pytest.fixture
 def make(make_webhook: Callable[..., Webhook], receiver: HttpReceiver) -> Callable[..., Webhook]:
     def make(**settings: Any) -> Webhook:
-        webhook = make_webhook(url=receiver.url, events=["project.*"], **settings)
+        chosen = {"url": receiver.url, "events": ["project.*"], "data_fields": FIELDS}
+        webhook = make_webhook(**chosen | settings)
         receiver.secrets.append(webhook.secret)
         return webhook
 
@@ -87,14 +93,16 @@ def test_the_official_library_reads_what_arrives(
     "settings", [{}, {"rate_limit": 1000.0}, {"ordered": True}], ids=["quick", "claim", "ordered"]
 )
 @pytest.mark.parametrize("is_suspect", [False, True])
+@pytest.mark.parametrize("form", [Form.THIN, Form.FIELDS])
 def test_every_claim_knows_the_form(
     settings: dict[str, Any],
     is_suspect: bool,
+    form: Form,
     user: User,
     make: Callable[..., Webhook],
     receiver: HttpReceiver,
 ) -> None:
-    make(form=Form.THIN, **settings)
+    make(form=form, **settings)
     events = trigger(user, 3)
     if is_suspect:
         Delivery.objects.update(is_suspect=True)
@@ -102,7 +110,7 @@ def test_every_claim_knows_the_form(
     run_until_idle()
 
     assert sorted(one.body for one in receiver.requests) == sorted(
-        expected_body(event, Form.THIN) for event in events
+        expected_body(event, form) for event in events
     )
 
 
@@ -139,6 +147,44 @@ def test_retries_and_redeliveries_send_the_form_of_the_first_attempt(
         **{one.public_id: {expected_body(one, Form.RAW)} for one in after},
     }
     assert set(Delivery.objects.values_list("status", flat=True)) == {"SUCCESS"}
+
+
+def test_a_delivery_keeps_the_fields_it_was_stored_with(
+    user: User, make: Callable[..., Webhook], receiver: HttpReceiver
+) -> None:
+    webhook = make(form=Form.FIELDS, data_fields=["name"], retry_schedule=[3600])
+    receiver.behaviour = Behaviour(status=500)
+    (first,) = trigger(user)
+    run_until_idle()
+    service.update_webhook(webhook, data_fields=["deletedAt", "id"])
+    receiver.behaviour = Behaviour()
+    (second,) = trigger(user)
+    Delivery.objects.filter(event=first).update(next_attempt_at=timezone.now())
+    run_until_idle()
+    service.update_webhook(webhook, form=Form.RAW)
+    asked = service.redeliver(
+        service.Scope(webhook_id=webhook.pk, statuses=("SUCCESS",)), requested_by=user
+    )
+    redelivery_batches.run(asked.id)
+    run_until_idle()
+
+    sent = bodies(receiver.requests)
+    assert len(receiver.requests) == 5
+    assert [json.loads(body)["data"] for body in sent[first.public_id]] == [{"name": "Website"}]
+    assert [json.loads(body)["data"] for body in sent[second.public_id]] == [
+        {"id": DELETED["id"], "deletedAt": DELETED["deletedAt"]}
+    ]
+
+
+def test_no_stored_form_comes_to_mean_something_else(
+    user: User, make: Callable[..., Webhook]
+) -> None:
+    make(form=Form.FIELDS)
+    make(form=Form.FIELDS)
+
+    (stored,) = StoredForm.objects.all()
+    with pytest.raises(IntegrityError, match="stored_form_key_is_its_hash"):
+        StoredForm.objects.filter(key=stored.key).update(spec='{"form":"raw"}')
 
 
 def test_a_replay_records_the_form_of_today(

@@ -23,6 +23,14 @@ def test_page_sent_back_as_it_came_changes_one_name(owner_client: Client, things
     things.webhook.refresh_from_db()
     assert (things.webhook.name, things.webhook.filter) == ("Renamed", None)
 
+    chosen = {"form": "fields", "data_fields": "id, name"}
+    assert owner_client.post(path, sent | chosen).status_code == 302
+    things.webhook.refresh_from_db()
+    assert (things.webhook.form, things.webhook.data_fields) == ("fields", ["id", "name"])
+    assert 'value="id,name"' in owner_client.get(path).content.decode()
+    unknown = owner_client.post(path, sent | chosen | {"data_fields": "nmae"})
+    assert "nmae: project.created" in unknown.content.decode()
+
     broken = owner_client.post(path, sent | {"filter": '{"nothing.like.it": 1'})
     assert broken.status_code == 422
     assert "This is not JSON." in broken.content.decode()

@@ -10,6 +10,8 @@ from uuid import UUID
 
 import django
 
+FIELDS = ["id", "amount", "status", "endedAt", "message"]
+"""Of the form `fields`."""
 FOLDER = Path(__file__).parent / "golden"
 
 
@@ -22,7 +24,7 @@ def golden_text(form: str) -> str:
     from webhooks.choices import Form
     from webhooks.outbox.event_data import encode
     from webhooks.outbox.store import build_event
-    from webhooks.wire.forms import render
+    from webhooks.wire.forms import render, spec_text
 
     blocks = []
     for place, one in enumerate(catalog.all_types()):
@@ -34,7 +36,9 @@ def golden_text(form: str) -> str:
             created_at=datetime(2026, 11, 23, 10, 30, 0, 123456, tzinfo=UTC),
         )
         reference = "" if place % 2 else f'{one.group}:Zoë "{place}" 100 %'
-        rendered = render(None if form == Form.STANDARD else form, bytes(event.payload), reference)
+        spec = spec_text(form, fields=FIELDS) if form == Form.FIELDS else None
+        recorded = None if form == Form.STANDARD else form
+        rendered = render(recorded, bytes(event.payload), reference, spec)
         lines = [b"Content-Type: " + rendered.content_type, *rendered.header_lines, b""]
         blocks.append(b"\n".join([*lines, rendered.body]).decode())
     return "\n\n".join(blocks) + "\n"
