@@ -1,6 +1,7 @@
 """Turn the outcome of one attempt into a result and a verdict: pure, no database, no sockets."""
 
 from base64 import b64encode
+from hashlib import sha256
 
 from requests import PreparedRequest, Response
 
@@ -52,6 +53,7 @@ def read_outcome(
         "duration_ms": outcome.duration_ms,
         "phases_us": [int(ms * 1000) for ms in outcome.phases],
         "url": endpoint.url,
+        "body_sha256": _body_sha256(outcome.request),
         "request_head": _stored_head(outcome.request, endpoint),
         "code": status,
         "response_head": b64encode(head[:MAX_STORED_HEAD_BYTES]).decode(),
@@ -74,6 +76,10 @@ def _retry_after(response: Response | None) -> str | None:
     if response is None or response.status_code not in SLOW_DOWN:
         return None
     return response.headers.get("Retry-After")
+
+
+def _body_sha256(request: PreparedRequest | None) -> str | None:
+    return sha256(request.body).hexdigest() if isinstance(request, Post) else None
 
 
 def _stored_head(request: PreparedRequest | None, endpoint: Endpoint) -> str:

@@ -216,6 +216,11 @@ class Attempt(models.Model):
         help_text="Microseconds of each of PHASES; none of attempts before they were recorded.",
     )
     url = models.CharField(max_length=2048)
+    body_sha256 = models.BinaryField(
+        max_length=32,
+        null=True,
+        help_text="Of the body sent; none without a request, and of attempts before it was recorded.",
+    )
     # Header lines are stored as sent and received: parsing them would cost more than sending.
     request_head = models.TextField(help_text="The header lines sent, without secrets.")
     response_code = models.PositiveSmallIntegerField(null=True)
@@ -246,6 +251,11 @@ class Attempt(models.Model):
         if self.phases_us is None:
             return None
         return {name: us / 1000 for name, us in zip(PHASES, self.phases_us, strict=True)}
+
+    @property
+    def body_digest(self) -> str | None:
+        """The SHA-256 of the body sent, as hex."""
+        return None if self.body_sha256 is None else bytes(self.body_sha256).hex()
 
     @property
     def request_headers(self) -> list[tuple[str, str]]:

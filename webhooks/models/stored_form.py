@@ -37,11 +37,11 @@ class StoredForm(models.Model):
     def __str__(self) -> str:
         return self.spec
 
-    @classmethod
-    def keep(cls, spec: str) -> str:
+    @staticmethod
+    def keep(spec: str) -> str:
         """Store a specification unless it is stored already, and return its key."""
         key = hashlib.sha256(spec.encode()).hexdigest()[:KEY_CHARACTERS]
-        cls.objects.bulk_create([cls(key=key, spec=spec)], ignore_conflicts=True)
+        StoredForm.objects.bulk_create([StoredForm(key=key, spec=spec)], ignore_conflicts=True)
         return key
 
 

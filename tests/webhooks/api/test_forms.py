@@ -1,6 +1,7 @@
 """`form` of a webhook and of its deliveries, by the API."""
 
 import json
+from hashlib import sha256
 
 import pytest
 from rest_framework.test import APIClient
@@ -107,6 +108,10 @@ def test_chosen_fields_are_sent_and_shown(
     (row,) = client.get(f"{path}/deliveries").json()["results"]
     delivery = client.get(f"/api/v1/deliveries/{row['id']}").json()
     assert json.loads(received.body)["data"] == {"name": "Website"}
+    (attempt,) = delivery["attempts"]
+    assert attempt["bodySha256"] == sha256(received.body).hexdigest()
+    (summary,) = client.get("/api/v1/deliveries?include=attempts").json()["results"][0]["attempts"]
+    assert summary["bodySha256"] == attempt["bodySha256"]
     assert sorted(json.loads(received.body)) == ["created", "data", "id", "type"]
     assert created["dataFields"] == delivery["dataFields"] == ["name", "deletedAt"]
     assert row["form"] == delivery["form"] == created["form"] == "fields"

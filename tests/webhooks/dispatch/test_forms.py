@@ -1,7 +1,8 @@
 """Forms on the wire: what a webhook gets, and that a delivery keeps the form it was stored with."""
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.webhooks.history import DELETED, trigger
 from webhooks import service
 from webhooks.choices import Form
 from webhooks.dispatch.engine import run_until_idle
-from webhooks.models import Delivery, Event, StoredForm, Webhook
+from webhooks.models import Attempt, Delivery, Event, StoredForm, Webhook
 from webhooks.repair import redelivery_batches
 from webhooks.wire.forms import render, spec_text
 from webhooks.workbench.receiver import Behaviour, HttpReceiver, Received
@@ -28,9 +29,9 @@ FIELDS = ["name", "id"]
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.other_shapes]
 
 
-def expected_body(event: Event, form: str) -> bytes:
+def expected_body(event: Event, form: str, fields: Sequence[str] = FIELDS) -> bytes:
     recorded = None if form == Form.STANDARD else form
-    spec = spec_text(form, fields=FIELDS) if form == Form.FIELDS else None
+    spec = spec_text(form, fields=fields) if form == Form.FIELDS else None
     return render(recorded, bytes(event.payload), event.object_reference, spec).body
 
 
@@ -65,6 +66,7 @@ def test_every_form_is_signed_and_sent(
         "application/cloudevents+json" if form == Form.CLOUDEVENTS else "application/json"
     )
     assert (delivery.form, delivery.form_name) == (webhook.delivery_form, form)
+    assert delivery.attempts.get().body_digest == hashlib.sha256(received.body).hexdigest()
     recorded = dict(delivery.attempts.get().request_headers)
     assert recorded["Content-Type"] == received.headers["content-type"]
     assert recorded["X-Team"] == "(hidden)"
@@ -176,6 +178,18 @@ def test_a_delivery_keeps_the_fields_it_was_stored_with(
     ]
 
 
+def test_without_a_request_there_is_no_digest(
+    user: User, make: Callable[..., Webhook], receiver: HttpReceiver
+) -> None:
+    webhook = make(url="http://nowhere.invalid/", retry_schedule=[3600])
+    trigger(user)
+
+    run_until_idle()
+
+    attempt = Attempt.objects.get(delivery__webhook=webhook)
+    assert (attempt.failure_kind, attempt.body_digest) == ("dns", None)
+
+
 def test_no_stored_form_comes_to_mean_something_else(
     user: User, make: Callable[..., Webhook]
 ) -> None:
@@ -214,22 +228,34 @@ def test_a_test_request_has_the_form_of_its_webhook(
     assert (received.standard_ok, received.hex_ok) == (True, True)
 
 
-@pytest.mark.full
-def test_forms_and_filters_change_while_ten_thousand_are_under_way(
-    user: User, make: Callable[..., Webhook], receiver: HttpReceiver
+def unproved_attempts() -> list[Attempt]:
+    """Return the attempts whose digest is not that of what their delivery and event say they sent."""
+    return [
+        one
+        for one in Attempt.objects.select_related("delivery__event")
+        if one.body_digest != hashlib.sha256(one.delivery.rendered(one.delivery.event)).hexdigest()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "size"), [(20, 12), pytest.param(100, 133, marks=pytest.mark.full)]
+)
+def test_forms_and_filters_change_while_many_are_under_way(
+    rounds: int, size: int, user: User, make: Callable[..., Webhook], receiver: HttpReceiver
 ) -> None:
-    webhook = make()
+    webhook = make(retry_delay_seconds=1)
     expected: dict[str, set[bytes]] = {}
 
     def produce() -> None:
-        for number in range(100):
+        for number in range(rounds):
             form = list(Form)[number % len(Form)]
+            fields = ["name", "id", "deletedAt"][: 1 + number // len(Form) % 3]
             is_open = number % 4 != 3
             filter_ = None if is_open else {"name": "Shop"}
-            service.update_webhook(webhook, form=form, filter=filter_)
-            for event in trigger(user, 133 if is_open else 10):
+            service.update_webhook(webhook, form=form, data_fields=fields, filter=filter_)
+            for event in trigger(user, size if is_open else 10):
                 if is_open:
-                    expected[event.public_id] = {expected_body(event, form)}
+                    expected[event.public_id] = {expected_body(event, form, fields)}
 
     producing = in_thread(produce)
     while producing.is_alive():
@@ -242,6 +268,7 @@ def test_forms_and_filters_change_while_ten_thousand_are_under_way(
     redelivery_batches.run(asked.id)
     run_until_idle()
 
-    assert len(expected) == 75 * 133
-    assert len(receiver.requests) == 2 * len(expected)
+    assert len(expected) == rounds * 3 // 4 * size
+    assert len(receiver.requests) == 2 * len(expected) == Attempt.objects.count()
     assert bodies(receiver.requests) == expected
+    assert unproved_attempts() == []
