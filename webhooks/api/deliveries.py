@@ -172,9 +172,14 @@ class DeliveryDetailSerializer(DeliverySerializer):
         allow_null=True,
         help_text="The chosen fields of its form `fields`; null for other forms.",
     )
+    version = serializers.DateField(
+        read_only=True,
+        allow_null=True,
+        help_text="The version that its webhook pinned, where the event was of a newer one.",
+    )
 
     class Meta(DeliverySerializer.Meta):
-        fields = [*DeliverySerializer.Meta.fields, "data_fields"]
+        fields = [*DeliverySerializer.Meta.fields, "data_fields", "version"]
         read_only_fields = fields
 
 

@@ -8,6 +8,7 @@ may get no requests any more are given back.
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from datetime import date
 from functools import partial
 from uuid import UUID
 
@@ -162,9 +163,13 @@ class Starts:
         delivery = sent.delivery
         build: Callable[..., Post] = build_request
         if delivery.form is not None:
-            form, reference, spec = delivery.form
+            form, reference, spec, version = delivery.form
             build = partial(
-                build_formed_request, form=form, object_reference=reference or "", spec=spec
+                build_formed_request,
+                form=form,
+                object_reference=reference or "",
+                spec=spec,
+                stored_version=None if version is None else date.fromisoformat(version),
             )
         return build(
             endpoint,

@@ -33,8 +33,8 @@ class ClaimedDelivery(NamedTuple):
     due_at: float = 0.0
     """Unix seconds."""
     form: list[str | None] | None = None
-    """The form, its event's object reference and its parameters; None is the standard form, which
-    needs none of them."""
+    """The form, its event's object reference, its parameters, and the version of its event's data; None
+    is the standard form, which needs none of them."""
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ class Taken:
 
 FORM_COLUMN = """
        CASE WHEN c.form IS NOT NULL THEN ARRAY[c.form, e.object_reference,
-            (SELECT f.spec FROM webhooks_storedform f WHERE f.key = c.form)]::text[] END"""
+            (SELECT f.spec FROM webhooks_storedform f WHERE f.key = c.form), e.version::text]::text[] END"""
 """ClaimedDelivery.form of a claimed row `c` and its event `e`: one column, null nearly always."""
 
 # The lock on the worker's heartbeat keeps its burial and its claims apart: a worker that was declared

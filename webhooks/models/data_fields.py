@@ -1,6 +1,7 @@
 """The fields of data that a webhook with the form `fields` asks for: checked when they are saved. Pure."""
 
 from collections.abc import Iterable, Sequence
+from datetime import date
 
 from webhooks.catalog import EventType
 from webhooks.models.filters import UNSTORABLE, field_schema
@@ -12,8 +13,11 @@ MAX_PATH_DEPTH = 5
 """Keys of one path: each level below the first is read once more when a request is built."""
 
 
-def fields_problem(fields: Sequence[str], event_types: Iterable[EventType]) -> str | None:
-    """Return what is wrong with a list of dotted paths: each is a field of at least one type."""
+def fields_problem(
+    fields: Sequence[str], event_types: Iterable[EventType], pin: date
+) -> str | None:
+    """Return what is wrong with a list of dotted paths: each is a field of at least one type, in the
+    version that the webhook pins."""
     if not fields:
         return "The form fields needs at least one field of data, such as id."
     if too_many := length_problem(fields, MAX_FIELDS):
@@ -24,16 +28,16 @@ def fields_problem(fields: Sequence[str], event_types: Iterable[EventType]) -> s
     if deep:
         return f"{named(deep)}: a path has at most {MAX_PATH_DEPTH} keys."
     types = list(event_types)
-    known = {path for one in types for path in known_fields(fields, one)}
+    known = {path for one in types for path in known_fields(fields, one, pin)}
     if unknown := [path for path in dict.fromkeys(fields) if path not in known]:
         return f"{named(unknown)}: {named([one.name for one in types])} has no such field."
     return None
 
 
-def known_fields(fields: Sequence[str], event_type: EventType) -> list[str]:
-    """Return those of these dotted paths that data of a type may have."""
+def known_fields(fields: Sequence[str], event_type: EventType, pin: date) -> list[str]:
+    """Return those of these dotted paths that data of a type may have in a pinned version."""
     return [
         path
         for path in fields
-        if field_schema(event_type.schema, tuple(path.split("."))) is not None
+        if field_schema(event_type.schema_at(pin), tuple(path.split("."))) is not None
     ]

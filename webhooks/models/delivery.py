@@ -182,6 +182,12 @@ class Delivery(models.Model):
         return read_spec(spec).fields if spec else None
 
     @property
+    def version(self) -> str | None:
+        """The date that its webhook pinned, where the event's data is of a newer version."""
+        spec = self._spec
+        return read_spec(spec).version if spec else None
+
+    @property
     def _spec(self) -> str | None:
         """The parameters of its form, None where it has none."""
         return None if self.form is None or self.form in Form.values else spec_of(self.form)
@@ -189,7 +195,7 @@ class Delivery(models.Model):
     def rendered(self, event: Event) -> bytes:
         """Return the body that is sent; empty once the payload was erased."""
         payload = bytes(event.payload)
-        return render(self.form, payload, event.object_reference, self._spec).body
+        return render(self.form, payload, event.object_reference, self._spec, event.version).body
 
 
 PHASES = ("dns", "connect", "tls", "send", "wait", "receive")

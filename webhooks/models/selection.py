@@ -1,7 +1,8 @@
 """What a webhook receives: events of which types, on what condition on their data, in which form."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from datetime import date
+from typing import Any, NamedTuple
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
@@ -10,11 +11,12 @@ from webhooks import catalog
 from webhooks.choices import Form
 from webhooks.errors import FilterInvalidError
 from webhooks.models.data_fields import MAX_FIELDS, MAX_PATH_CHARACTERS, fields_problem
+from webhooks.models.event import Event
 from webhooks.models.fields import JsonPathField
 from webhooks.models.filters import check_filter, compile_filter
 from webhooks.models.stored_form import KEY_CHARACTERS, StoredForm
 from webhooks.pace.bounds import MAX_PATTERNS, length_problem, named
-from webhooks.wire.forms import spec_text
+from webhooks.wire.forms import Rendered, render, spec_text
 
 
 def events_problem(patterns: Sequence[str]) -> str | None:
@@ -25,6 +27,16 @@ def events_problem(patterns: Sequence[str]) -> str | None:
         return too_many
     unknown = [name for name in patterns if not catalog.is_known_pattern(name)]
     return f"Unknown event types: {named(unknown)}." if unknown else None
+
+
+FORM_FIELDS = frozenset({"form", "data_fields", "version"})
+
+
+class RecordedForm(NamedTuple):
+    """What a delivery records, and the parameters that it stands for."""
+
+    form: str | None
+    spec: str | None
 
 
 class Selection(models.Model):
@@ -58,8 +70,17 @@ class Selection(models.Model):
         default=None,
         help_text="For the form fields: the dotted paths in data that are sent, such as id, name.",
     )
-    # What deliveries record of a form with parameters; save() keeps it.
+    version = models.DateField(
+        default=catalog.current_version,
+        db_default=catalog.FIRST_VERSION,
+        help_text="The versions of events' data that it gets: those of this date.",
+    )
+    # What deliveries record of a form with parameters, and of events of a newer version; save()
+    # keeps them.
     form_key = models.CharField(  # noqa: DJ001 (null = a form without)
+        max_length=KEY_CHARACTERS, null=True, default=None, editable=False
+    )
+    pinned_key = models.CharField(  # noqa: DJ001 (null = not saved since there are versions)
         max_length=KEY_CHARACTERS, null=True, default=None, editable=False
     )
 
@@ -71,9 +92,11 @@ class Selection(models.Model):
         if update_fields is None or "filter" in update_fields:
             self._compile()
             update_fields = update_fields and [*update_fields, "filter_path"]
-        if update_fields is None or not {"form", "data_fields"}.isdisjoint(update_fields):
-            self.form_key = None if self.form_spec is None else StoredForm.keep(self.form_spec)
-            update_fields = update_fields and [*update_fields, "form_key"]
+        if update_fields is None or not FORM_FIELDS.isdisjoint(update_fields):
+            plain, pinned = self._form_spec, self._pinned_spec
+            self.form_key = None if plain is None else StoredForm.keep(plain)
+            self.pinned_key = StoredForm.keep(pinned)
+            update_fields = update_fields and [*update_fields, "form_key", "pinned_key"]
         super().save(*args, update_fields=update_fields, **options)
 
     def receives(self, event_type: str) -> bool:
@@ -85,19 +108,35 @@ class Selection(models.Model):
         """The types of the catalogue that `events` selects."""
         return [one for one in catalog.all_types() if self.receives(one.name)]
 
-    @property
-    def delivery_form(self) -> str | None:
-        """What its deliveries record as their form."""
+    def recorded_form(self, stored_version: date | None) -> RecordedForm:
+        """Return what its deliveries record of events whose data has this version.
+
+        As STORE_SQL in webhooks/outbox/store.py has it.
+        """
+        if stored_version is not None and stored_version > self.version:
+            return RecordedForm(self.pinned_key, self._pinned_spec)
         if self.form == Form.FIELDS:
-            return self.form_key
-        return None if self.form == Form.STANDARD else self.form
+            return RecordedForm(self.form_key, self._form_spec)
+        return RecordedForm(None if self.form == Form.STANDARD else self.form, None)
+
+    def rendered(self, event: Event) -> Rendered:
+        """Return what it would get of an event with its present settings."""
+        spec = self.recorded_form(event.version).spec
+        payload = bytes(event.payload)
+        return render(self.form, payload, event.object_reference, spec, event.version)
 
     @property
-    def form_spec(self) -> str | None:
-        """The parameters of its form, None for one without."""
-        if self.form != Form.FIELDS:
-            return None
-        return spec_text(self.form, fields=self.data_fields or ())
+    def _chosen_fields(self) -> list[str] | None:
+        return (self.data_fields or []) if self.form == Form.FIELDS else None
+
+    @property
+    def _form_spec(self) -> str | None:
+        fields = self._chosen_fields
+        return None if fields is None else spec_text(self.form, fields=fields)
+
+    @property
+    def _pinned_spec(self) -> str:
+        return spec_text(self.form, fields=self._chosen_fields, version=self.version)
 
     def _compile(self) -> None:
         self.filter_path = None if self.filter is None else compile_filter(self.filter)
@@ -107,9 +146,12 @@ class Selection(models.Model):
         if problem := events_problem(self.events):
             return {"events": problem}
         problems: dict[str, str] = {}
+        if self.version not in (versions := catalog.all_versions()):
+            given = named(one.isoformat() for one in versions)
+            return {"version": f"There is no such version; there are {given}."}
         fields = self.data_fields or ()
         if (self.form == Form.FIELDS or fields) and (
-            problem := fields_problem(fields, self.event_types)
+            problem := fields_problem(fields, self.event_types, self.version)
         ):
             problems["data_fields"] = problem
         try:

@@ -38,7 +38,7 @@ MAX_LIVE_SECRETS = 10
 SETTINGS: dict[str, tuple[str, ...]] = {
     "": ("name", "url", "description", "events", "filter"),
     "Retries": ("max_retries", "retry_delay_seconds", "retry_schedule"),
-    "Sending": ("form", "data_fields", "timeout_seconds", "rate_limit", "ordered"),
+    "Sending": ("form", "data_fields", "version", "timeout_seconds", "rate_limit", "ordered"),
 }
 """The settings that an owner may change, by the heading of the admin's form.
 

@@ -7,11 +7,18 @@ from django import forms
 from django.utils.translation import gettext_lazy as _
 
 from webhooks import catalog
-from webhooks.choices import DeliveryStatus
-from webhooks.doors.setting_fields import FilterField, HeadersField, NumbersField, PathsField
+from webhooks.choices import DeliveryStatus, Form
+from webhooks.doors.setting_fields import (
+    FilterField,
+    HeadersField,
+    NumbersField,
+    PathsField,
+    VersionField,
+)
 from webhooks.doors.times import YEARS_OF_IDS
 from webhooks.figures.pages import RESPONSE_CLASSES
 from webhooks.models import ApiToken, PortalLink, Webhook
+from webhooks.models.data_fields import MAX_PATH_CHARACTERS
 from webhooks.models.webhook import SETTING_NAMES
 from webhooks.workbench.diagnosis import MAX_BODY_BYTES
 
@@ -98,6 +105,7 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
             "retry_schedule": _("Schedule of retries"), "timeout_seconds": _("Timeout"),
             "rate_limit": _("Rate limit"), "ordered": _("In order"), "filter": _("Filter"),
             "form": _("Form of the requests"), "data_fields": _("Fields of data"),
+            "version": _("Version"),
         }  # fmt: skip
         help_texts = {
             "max_retries": _("How often a failed delivery is tried again, 0 to 20."),
@@ -113,6 +121,7 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
                 "all events."
             ),
             "form": _("The body of the requests: the usual envelope, less of it, or CloudEvents."),
+            "version": _("The shape of data that it gets: the newest one of this date."),
             "data_fields": _(
                 "For the form “fields”: what is sent of data, with commas between, such as id, name."
             ),
@@ -128,6 +137,16 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
 
     def _post_clean(self) -> None:
         """Leave the instance alone: service.update_webhook() changes and checks it."""
+
+
+class RenderForm(forms.Form):
+    """How an event is to be looked at."""
+
+    form = forms.ChoiceField(label=_("Form of the requests"), choices=Form.choices)
+    data_fields = PathsField(
+        forms.CharField(max_length=MAX_PATH_CHARACTERS), required=False, label=_("Fields of data")
+    )
+    version = VersionField(label=_("Version"))
 
 
 class EnableForm(forms.Form):

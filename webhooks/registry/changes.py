@@ -21,7 +21,7 @@ from webhooks.registry.warnings import log_warnings
 from webhooks.wire.url_rules import is_same_server
 
 CHANGEABLE = {*SETTING_NAMES, "active", "metadata"}
-WARNED_OF = {"url", "events", "filter", "form", "data_fields"}
+WARNED_OF = {"url", "events", "filter", "form", "data_fields", "version"}
 
 
 @sensitive_variables()
@@ -90,8 +90,8 @@ def put_webhook(
     """Create the owner's webhook with this uid, or change it to the given settings.
 
     For configuration that is kept elsewhere. Returns the webhook and the old and new value of each
-    changed setting, or None instead of them for a new webhook. An omitted setting gets its default,
-    omitted custom headers are removed; if nothing differs, nothing changes. Raises what
+    changed setting, or None instead of them for a new webhook. An omitted setting gets its default but
+    for the version, which stays; omitted custom headers are removed; if nothing differs, nothing changes. Raises what
     create_webhook() and update_webhook() do.
     """
     settings = {"headers": {}, "metadata": {}, **settings}
@@ -101,7 +101,8 @@ def put_webhook(
         webhook = Webhook.objects.for_owner(owner_id).filter(uid=uid).first()
         if webhook is None:
             return create_webhook(owner, uid=uid, **settings), None
-        for name in SETTING_NAMES:
+        # A version is left by its owner only.
+        for name in (name for name in SETTING_NAMES if name != "version"):
             if name != "max_retries" or settings.get("retry_schedule") is None:
                 field = cast("Field[Any, Any]", Webhook._meta.get_field(name))
                 settings.setdefault(name, field.get_default())
@@ -174,7 +175,7 @@ def update_webhook(
     concerned = {*changes, "headers", NON_FIELD_ERRORS}
     if "events" in changes:
         concerned |= {"filter", "data_fields"}
-    if "form" in changes:
+    if not changes.keys().isdisjoint({"form", "version"}):
         concerned.add("data_fields")
     _validate(*steps, only=concerned)
     with transaction.atomic():

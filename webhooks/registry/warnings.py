@@ -22,7 +22,7 @@ def warnings_of(webhook: Webhook) -> list[str]:
     """Return the warnings about a webhook, one sentence each. One statement.
 
     A warning names a missing proof of the endpoint, event types of which the filter lets no event
-    through or that have none of the chosen fields, or the owner's other webhooks with the same URL that receive some of the same events.
+    through or that have none of the chosen fields, deprecated versions that it pins, or the owner's other webhooks with the same URL that receive some of the same events.
     """
     return [*_unproved(webhook), *_warnings_of_settings(webhook)]
 
@@ -39,7 +39,7 @@ def _unproved(webhook: Webhook) -> list[str]:
 
 
 def _warnings_of_settings(webhook: Webhook) -> list[str]:
-    return [*_left_out_by(webhook), *_emptied_by(webhook), *_twins_of(webhook)]
+    return [*_left_out_by(webhook), *_outdated(webhook), *_emptied_by(webhook), *_twins_of(webhook)]
 
 
 def _left_out_by(webhook: Webhook) -> list[str]:
@@ -50,11 +50,21 @@ def _left_out_by(webhook: Webhook) -> list[str]:
     return [f"The filter lets no event of {named(names)} through. {lacking}"] if names else []
 
 
+def _outdated(webhook: Webhook) -> list[str]:
+    names = [one.name for one in webhook.event_types if one.is_deprecated_at(webhook.version)]
+    if not names:
+        return []
+    newest = catalog.current_version().isoformat()
+    return [f"It gets {named(names)} in a deprecated version; {newest} is the newest one."]
+
+
 def _emptied_by(webhook: Webhook) -> list[str]:
     if webhook.form != Form.FIELDS:
         return []
     fields = webhook.data_fields or ()
-    names = [one.name for one in webhook.event_types if not known_fields(fields, one)]
+    names = [
+        one.name for one in webhook.event_types if not known_fields(fields, one, webhook.version)
+    ]
     return [f"{named(names)}: no field of data is chosen, which is sent empty."] if names else []
 
 

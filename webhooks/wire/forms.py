@@ -7,12 +7,14 @@ keys, order, numbers and Unicode survive as they were stored.
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
 from functools import lru_cache
 from json.decoder import scanstring  # type: ignore[attr-defined]  # typeshed leaves it out
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from webhooks.choices import Form
+from webhooks.wire.shapes import in_version
 
 ENVELOPE = re.compile(
     rb'\{"id":"([^"]*)","type":"([^"]*)","created":"([^"]*)","data":(.*)\}', re.DOTALL
@@ -40,11 +42,15 @@ class Spec(NamedTuple):
     form: str
     fields: list[str] | None = None
     """The dotted paths of the form `fields`."""
+    version: str | None = None
+    """The date that its webhook pins, where the event is of a newer version."""
 
 
-def spec_text(form: str, *, fields: Sequence[str] | None = None) -> str:
+def spec_text(
+    form: str, *, fields: Sequence[str] | None = None, version: date | None = None
+) -> str:
     """Return a form and its parameters as they are stored."""
-    given = {"form": str(form), "fields": fields}
+    given = {"form": str(form), "fields": fields, "version": version and version.isoformat()}
     return json.dumps(
         {name: value for name, value in given.items() if value is not None},
         ensure_ascii=False,
@@ -59,21 +65,29 @@ def read_spec(text: str) -> Spec:
 
 
 def render(
-    form: str | None, payload: bytes, object_reference: str, spec: str | None = None
+    form: str | None,
+    payload: bytes,
+    object_reference: str,
+    spec: str | None = None,
+    stored_version: date | None = None,
 ) -> Rendered:
     """Return what is sent of an event in a form; None is the standard one.
 
     `object_reference` is the event's, empty where it has none; `spec` that of the StoredForm whose
-    key `form` is. Never raises: a payload that is not an envelope, such as an erased one, stays as it
-    is, and so does one in a form of a later release.
+    key `form` is, and `stored_version` the version of the event's data. Never raises: a payload that is
+    not an envelope, such as an erased one, stays as it is, and so does one in a form of a later release.
     """
     found = None if form is None else ENVELOPE.fullmatch(payload)
     if found is None:
         return Rendered(payload, JSON_TYPE)
+    event_id, event_type, created, data = found.groups()
     fields: list[str] | None = None
     if spec is not None:
-        form, fields = read_spec(spec)
-    event_id, event_type, created, data = found.groups()
+        form, fields, version = read_spec(spec)
+        if version is not None and stored_version is not None:
+            pin = date.fromisoformat(version)
+            data = in_version(event_type.decode(), data, stored_version, pin)
+            payload = payload[: found.start(4)] + data + b"}"
     reference = json.dumps(object_reference, ensure_ascii=False).encode()
     if form == Form.THIN:
         shown = reference if object_reference else b"null"

@@ -1,6 +1,7 @@
 """Build the signed request of one attempt: pure, no database, no sockets."""
 
 from collections.abc import Sequence
+from datetime import date
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -82,6 +83,7 @@ def build_formed_request(
     form: str | None,
     object_reference: str,
     spec: str | None,
+    stored_version: date | None,
     payload: bytes,
     **attempt: Any,
 ) -> Post:
@@ -90,7 +92,7 @@ def build_formed_request(
     `payload` is the stored one; render() has the first arguments, build_request() the others. Never
     raises.
     """
-    rendered = render(form, payload, object_reference, spec)
+    rendered = render(form, payload, object_reference, spec, stored_version)
     post = build_request(to, payload=rendered.body, **attempt)
     lines = [*post.headers.lines, *rendered.header_lines]
     lines[len(to.header_lines)] = b"Content-Type: " + rendered.content_type

@@ -34,3 +34,23 @@ def test_page_sent_back_as_it_came_changes_one_name(owner_client: Client, things
     broken = owner_client.post(path, sent | {"filter": '{"nothing.like.it": 1'})
     assert broken.status_code == 422
     assert "This is not JSON." in broken.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ({"form": "raw"}, "&quot;Payroll 2027&quot;"),
+        ({"form": "fields", "data_fields": "name"}, "{&quot;name&quot;:&quot;Payroll 2027&quot;}}"),
+        ({"form": "cloudevents-binary"}, "ce-type: project.deleted"),
+        ({"form": "fields", "data_fields": "nmae"}, "nmae: project.deleted has no such field"),
+        ({"form": "xml"}, "xml"),
+    ],
+)
+def test_an_event_is_shown_as_another_webhook_would_get_it(
+    owner_client: Client, things: Things, query: dict[str, str], shown: str
+) -> None:
+    path = f"/portal/event/{things.event.public_id}/"
+    page = owner_client.get(path, query | {"version": "2026-01-01"})
+
+    assert page.status_code == 200
+    assert shown in page.content.decode()
