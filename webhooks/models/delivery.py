@@ -102,6 +102,14 @@ class Delivery(models.Model):
     # form: most rows need no room for it, and the claim reads nothing more.
     # One of Form, or the key of a StoredForm.
     form = models.CharField(max_length=20, null=True, default=None, editable=False)  # noqa: DJ001
+    # Only of webhooks that debounce: most rows need no room for it.
+    debounce_key = models.CharField(  # noqa: DJ001 (null = supersedes nothing)
+        max_length=100,
+        null=True,
+        default=None,
+        editable=False,
+        help_text="The object whose waiting updates a later one supersedes (webhooks_supersede()).",
+    )
     redelivery = models.ForeignKey(
         Redelivery,
         on_delete=models.SET_NULL,
@@ -150,6 +158,12 @@ class Delivery(models.Model):
                 fields=["next_attempt_at"],
                 name="delivery_suspect",
                 condition=Q(finished_at=None, is_suspect=True),
+            ),
+            # webhooks_supersede(): what waits of one object.
+            models.Index(
+                fields=["webhook", "debounce_key"],
+                name="delivery_debounced",
+                condition=Q(finished_at=None, debounce_key__isnull=False),
             ),
             # The progress of a redelivery.
             models.Index(

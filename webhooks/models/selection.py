@@ -1,10 +1,12 @@
-"""What a webhook receives: events of which types, on what condition on their data, in which form."""
+"""What a webhook receives: events of which types, on what condition on their data, in which form, and
+how often of one object."""
 
 from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 
 from django.contrib.postgres.fields import ArrayField
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
 from webhooks import catalog
@@ -82,6 +84,15 @@ class Selection(models.Model):
     )
     pinned_key = models.CharField(  # noqa: DJ001 (null = not saved since there are versions)
         max_length=KEY_CHARACTERS, null=True, default=None, editable=False
+    )
+
+    debounce_seconds = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        default=None,
+        validators=[MinValueValidator(1), MaxValueValidator(3600)],
+        help_text="Seconds that an update of an object waits for later ones, which replace it: at most "
+        "one is sent in this time; empty to send each at once.",
     )
 
     class Meta:

@@ -38,7 +38,15 @@ MAX_LIVE_SECRETS = 10
 SETTINGS: dict[str, tuple[str, ...]] = {
     "": ("name", "url", "description", "events", "filter"),
     "Retries": ("max_retries", "retry_delay_seconds", "retry_schedule"),
-    "Sending": ("form", "data_fields", "version", "timeout_seconds", "rate_limit", "ordered"),
+    "Sending": (
+        "form",
+        "data_fields",
+        "version",
+        "timeout_seconds",
+        "rate_limit",
+        "ordered",
+        "debounce_seconds",
+    ),
 }
 """The settings that an owner may change, by the heading of the admin's form.
 
@@ -69,6 +77,12 @@ def metadata_problem(metadata: Any) -> str | None:
         f"Metadata are at most {MAX_METADATA} texts of at most {MAX_METADATA_TEXT} characters, their "
         f"names of at most {MAX_METADATA_NAME}."
     )
+
+
+ORDER_AND_DEBOUNCE = (
+    "A webhook that sends in order cannot wait for later updates: what waits would hold everything "
+    "behind it."
+)
 
 
 class WebhookQuerySet(models.QuerySet["Webhook"]):
@@ -276,6 +290,8 @@ class Webhook(CustomHeaders, Selection):
         except UrlRefusedError as problem:
             problems["url"] = str(problem)
         problems |= self.clean_selection()
+        if self.ordered and self.debounce_seconds:
+            problems["debounce_seconds"] = ORDER_AND_DEBOUNCE
         if problem_of_metadata := metadata_problem(self.metadata):
             problems["metadata"] = problem_of_metadata
         if problems:

@@ -169,6 +169,12 @@ RECORDED_FORM = """
                 WHEN w.form = 'fields' THEN w.form_key
                 ELSE nullif(w.form, 'standard') END"""
 
+# Whether a delivery supersedes what waits of its object, when it commits: webhooks_supersede(), made in
+# migration 0029.
+DEBOUNCED = """
+           w.debounce_seconds IS NOT NULL AND e.object_reference <> ''
+               AND (e.type LIKE '%%.updated' OR e.type LIKE '%%.deleted')"""
+
 # One statement finds the webhooks and inserts the rows: two would make a save a third slower.
 # A delivery's id is its event's id with the last 20 bits replaced by a counter. So ids keep the order
 # of the events even within a millisecond (ordered webhooks rely on it), with 53 random bits left.
@@ -182,11 +188,13 @@ WITH event AS MATERIALIZED (
      WHERE %(lock_timeout)s::text IS NULL
         OR set_config('lock_timeout', %(lock_timeout)s, true) IS NOT NULL
 ), target AS MATERIALIZED (
-    SELECT e.id AS event_id, e.type, w.id AS webhook_id, w.owner_id, w.ordered, {RECORDED_FORM} AS form
+    SELECT e.id AS event_id, e.type, w.id AS webhook_id, w.owner_id, w.ordered, {RECORDED_FORM} AS form,
+           {DEBOUNCED} AS is_debounced, w.debounce_seconds, e.object_reference
       FROM event e JOIN webhooks_webhook w ON w.owner_id = e.owner_id
      WHERE w.active AND w.deleted_at IS NULL AND w.events && e.patterns AND {LETS_THROUGH}
      UNION ALL
-    SELECT e.id, e.type, w.id, %(no_owner)s, w.ordered, {RECORDED_FORM}
+    SELECT e.id, e.type, w.id, %(no_owner)s, w.ordered, {RECORDED_FORM},
+           {DEBOUNCED}, w.debounce_seconds, e.object_reference
       FROM event e JOIN webhooks_webhook w ON w.is_platform AND NOT e.is_self_reported
      WHERE w.active AND w.deleted_at IS NULL AND w.events && e.patterns AND {LETS_THROUGH}
 ), epoch AS MATERIALIZED (
@@ -210,13 +218,17 @@ WITH event AS MATERIALIZED (
     INSERT INTO webhooks_delivery
         (id, event_id, webhook_id, owner_id, event_type, status, attempt_count, round,
          attempts_before_round, is_suspect, crash_count, failure_kind, error, form, epoch,
-         order_key)
+         order_key, next_attempt_at, debounce_key)
     SELECT (left(t.event_id::text, -5) || lpad(to_hex(
                row_number() OVER (PARTITION BY t.event_id ORDER BY t.webhook_id)), 5, '0'))::uuid,
            t.event_id, t.webhook_id, t.owner_id, t.type, 'PENDING', 0, 1, 0, false, 0, '', '',
            t.form,
            CASE WHEN t.ordered THEN (SELECT number FROM epoch) END,
-           CASE WHEN t.ordered THEN pg_current_xact_id()::text::bigint END
+           CASE WHEN t.ordered THEN pg_current_xact_id()::text::bigint END,
+           CASE WHEN t.is_debounced AND t.type LIKE '%%.updated'
+                THEN statement_timestamp() + make_interval(secs => t.debounce_seconds)
+                ELSE statement_timestamp() END,
+           CASE WHEN t.is_debounced THEN t.object_reference END
       FROM target t JOIN new_event ON new_event.id = t.event_id
 ), note AS MATERIALIZED (
     SELECT CASE WHEN %(note)s::text <> '' THEN {ADVANCE} END AS position

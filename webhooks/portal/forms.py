@@ -105,7 +105,7 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
             "retry_schedule": _("Schedule of retries"), "timeout_seconds": _("Timeout"),
             "rate_limit": _("Rate limit"), "ordered": _("In order"), "filter": _("Filter"),
             "form": _("Form of the requests"), "data_fields": _("Fields of data"),
-            "version": _("Version"),
+            "version": _("Version"), "debounce_seconds": _("Wait for later updates"),
         }  # fmt: skip
         help_texts = {
             "max_retries": _("How often a failed delivery is tried again, 0 to 20."),
@@ -115,6 +115,9 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
             ),
             "timeout_seconds": _("Seconds that one attempt may take, 1 to 30."),
             "rate_limit": _("Requests per second, fractions too; empty for no limit."),
+            "debounce_seconds": _(
+                "Seconds that an update of an object waits; later ones replace it. Empty to send each."
+            ),
             "ordered": _("Send one at a time, in the order of the events."),
             "filter": _(
                 'A condition on the data of the events, as JSON: {"amount": {"gte": 10000}}. Empty for '

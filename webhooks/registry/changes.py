@@ -175,6 +175,8 @@ def update_webhook(
     concerned = {*changes, "headers", NON_FIELD_ERRORS}
     if "events" in changes:
         concerned |= {"filter", "data_fields"}
+    if "ordered" in changes:
+        concerned.add("debounce_seconds")
     if not changes.keys().isdisjoint({"form", "version"}):
         concerned.add("data_fields")
     _validate(*steps, only=concerned)

@@ -123,3 +123,22 @@ def test_types_without_a_chosen_field_are_named(client: APIClient) -> None:
     made = client.post("/api/v1/webhooks", FIELDS | {"dataFields": ["description"]}).json()
 
     assert "project.deleted: no field of data is chosen" in made["warnings"][0]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_debounce_is_set_and_superseded_deliveries_say_so(client: APIClient, user: User) -> None:
+    new = {"name": "X", "url": "http://127.0.0.1:9/", "events": ["project.updated"], "debounce": 30}
+    made = client.post("/api/v1/webhooks", new).json()
+    project = Project.objects.create(owner=user, name="Website")
+    for name in ("A", "B"):
+        project.name = name
+        project.save()
+    path = f"/api/v1/webhooks/{made['id']}"
+    newer, older = client.get(f"{path}/deliveries").json()["results"]
+    refused = client.patch(path, {"ordered": True})
+    off = client.patch(path, {"debounce": None}).json()
+
+    assert (made["debounce"], off["debounce"]) == (30, None)
+    assert (newer["status"], older["status"]) == ("PENDING", "CANCELLED")
+    assert older["error"] == f"Superseded by a later event of the same object: {newer['id']}."
+    assert refused.json()["errors"][0]["pointer"] == "/debounce"
