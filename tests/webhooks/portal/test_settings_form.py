@@ -4,6 +4,8 @@ import pytest
 from django.test import Client
 
 from tests.webhooks.portal.conftest import Things
+from tests.webhooks.portal.test_tasks import SETTINGS
+from tests.webhooks.versions import SECOND, parcels
 
 pytestmark = pytest.mark.django_db
 
@@ -54,3 +56,20 @@ def test_an_event_is_shown_as_another_webhook_would_get_it(
 
     assert page.status_code == 200
     assert shown in page.content.decode()
+
+
+def test_a_version_is_chosen_and_shown_with_its_type(owner_client: Client, things: Things) -> None:
+    path = f"/portal/webhook/{things.webhook.public_id}/settings/"
+    sent = SETTINGS | {"url": things.webhook.url, "events": ["*"], "debounce_seconds": "30"}
+
+    with parcels():
+        saved = owner_client.post(path, sent | {"version": "2026-06-01"})
+        page = owner_client.get(path).content.decode()
+        shown = owner_client.get("/portal/event-types/parcel.updated/").content.decode()
+
+    things.webhook.refresh_from_db()
+    assert saved.status_code == 302
+    assert (things.webhook.version, things.webhook.debounce_seconds) == (SECOND, 30)
+    assert '<option value="2026-06-01" selected>' in page
+    assert "deprecated since 2026-11-20" in shown
+    assert "&quot;place&quot;" in shown
