@@ -217,18 +217,18 @@ WITH event AS MATERIALIZED (
 ), new_delivery AS (
     INSERT INTO webhooks_delivery
         (id, event_id, webhook_id, owner_id, event_type, status, attempt_count, round,
-         attempts_before_round, is_suspect, crash_count, failure_kind, error, form, epoch,
-         order_key, next_attempt_at, debounce_key)
+         attempts_before_round, is_suspect, crash_count, failure_kind, error, form,
+         next_attempt_at, debounce_key, epoch, order_key)
     SELECT (left(t.event_id::text, -5) || lpad(to_hex(
                row_number() OVER (PARTITION BY t.event_id ORDER BY t.webhook_id)), 5, '0'))::uuid,
            t.event_id, t.webhook_id, t.owner_id, t.type, 'PENDING', 0, 1, 0, false, 0, '', '',
            t.form,
-           CASE WHEN t.ordered THEN (SELECT number FROM epoch) END,
-           CASE WHEN t.ordered THEN pg_current_xact_id()::text::bigint END,
            CASE WHEN t.is_debounced AND t.type LIKE '%%.updated'
                 THEN statement_timestamp() + make_interval(secs => t.debounce_seconds)
                 ELSE statement_timestamp() END,
-           CASE WHEN t.is_debounced THEN t.object_reference END
+           CASE WHEN t.is_debounced THEN t.object_reference END,
+           CASE WHEN t.ordered THEN (SELECT number FROM epoch) END,
+           CASE WHEN t.ordered THEN pg_current_xact_id()::text::bigint END
       FROM target t JOIN new_event ON new_event.id = t.event_id
 ), note AS MATERIALIZED (
     SELECT CASE WHEN %(note)s::text <> '' THEN {ADVANCE} END AS position
