@@ -57,6 +57,10 @@ FIRST_VERSION = date(2026, 1, 1)
 """The version of every type that declares no other one."""
 
 
+Day = date
+"""Within a class whose field is called date."""
+
+
 @dataclass(frozen=True)
 class OlderVersion:
     """How `data` of a type looks to webhooks that pin an older version.
@@ -65,12 +69,12 @@ class OlderVersion:
     sent so again.
     """
 
-    date: date
+    date: Day
     """Since when data has had this shape."""
     schema: Mapping[str, Any] = field(hash=False)
     from_newer: Callable[[dict[str, Any]], dict[str, Any]] = field(hash=False)
     """Returns data of this version, of data of the next newer one; pure. It may keep what it gets."""
-    deprecated: date | None = None
+    deprecated: Day | None = None
     """Since when owners are asked to leave it."""
 
 

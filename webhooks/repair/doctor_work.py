@@ -78,8 +78,9 @@ def check_versions() -> Iterator[Finding]:
     is_good = True
     for declared in catalog.all_types():
         for one in declared.older:
-            pinning = webhooks_pinning(declared.name, one.date) if one.deprecated else []
-            if pinning:
+            if one.deprecated is None:
+                continue
+            if pinning := webhooks_pinning(declared.name, one.date):
                 is_good = False
                 yield warning(
                     "versions",

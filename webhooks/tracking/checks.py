@@ -70,9 +70,9 @@ def _type_problems(event_type: catalog.EventType) -> Iterator[CheckMessage]:
             id="webhooks.E003",
         )
         return
-    if problem := _version_problem(event_type):
+    if wrong := _version_problem(event_type):
         yield Error(
-            f"The versions of {name} are wrong: {problem}",
+            f"The versions of {name} are wrong: {wrong}",
             hint="List the versions before, the newest first, each with a function from the next newer one.",
             obj=name,
             id="webhooks.E015",

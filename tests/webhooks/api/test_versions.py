@@ -18,7 +18,7 @@ from webhooks.management import events_page
 from webhooks.models import Delivery
 
 pytestmark = pytest.mark.django_db
-NEW = {"name": "X", "url": "http://127.0.0.1:9/", "events": ["parcel.*"]}
+NEW: dict[str, Any] = {"name": "X", "url": "http://127.0.0.1:9/", "events": ["parcel.*"]}
 
 
 @pytest.fixture(autouse=True)
