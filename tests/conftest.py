@@ -59,8 +59,10 @@ def has_envelope(sent: Any) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def _received_payloads_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def _received_payloads_fit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail if a receiver of the test run got an event whose data does not fit its schema."""
+    if "other_shapes" in request.keywords:
+        return
     close = HttpReceiver.close
 
     def close_and_look(receiver: HttpReceiver) -> None:

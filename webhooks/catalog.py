@@ -4,9 +4,9 @@ Validation, the API, the documentation and WEBHOOK_EVENTS derive from one declar
 declares its types in an `events.py` that its AppConfig.ready() imports.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -53,6 +53,31 @@ def wire_text(text: str) -> str:
     return text if len(text) <= MAX_TEXT_CHARACTERS else text[: MAX_TEXT_CHARACTERS - 1] + "…"
 
 
+FIRST_VERSION = date(2026, 1, 1)
+"""The version of every type that declares no other one."""
+
+
+Day = date
+"""Within a class whose field is called date."""
+
+
+@dataclass(frozen=True)
+class OlderVersion:
+    """How `data` of a type looks to webhooks that pin an older version.
+
+    Once it is in use it never changes, nor does what its function returns: deliveries of before are
+    sent so again.
+    """
+
+    date: Day
+    """Since when data has had this shape."""
+    schema: Mapping[str, Any] = field(hash=False)
+    from_newer: Callable[[dict[str, Any]], dict[str, Any]] = field(hash=False)
+    """Returns data of this version, of data of the next newer one; pure. It may keep what it gets."""
+    deprecated: Day | None = None
+    """Since when owners are asked to leave it."""
+
+
 @dataclass(frozen=True)
 class EventType:
     """The declaration of an event type, with the JSON Schema and a valid example of its `data`."""
@@ -62,6 +87,10 @@ class EventType:
     schema: Mapping[str, Any] = field(hash=False)
     example: Mapping[str, Any] = field(hash=False)
     since: str = "1.0"
+    version: date = FIRST_VERSION
+    """Since when data has had this shape."""
+    older: tuple[OlderVersion, ...] = ()
+    """The versions before, the newest first."""
 
     @property
     def group(self) -> str:
@@ -71,6 +100,52 @@ class EventType:
     def constant(self) -> str:
         """The attribute of WEBHOOK_EVENTS, such as `PROJECT_CREATED` for `project.created`."""
         return self.name.replace(".", "_").upper()
+
+    @property
+    def versions(self) -> list[date]:
+        """The dates of its versions, the newest first."""
+        return [self.version, *(one.date for one in self.older)]
+
+    def version_at(self, pin: date) -> date:
+        """Return the version that a webhook gets which pins this date."""
+        return next((one for one in self.versions if one <= pin), self.versions[-1])
+
+    def schema_at(self, pin: date) -> Mapping[str, Any]:
+        """Return the schema of what such a webhook gets."""
+        wanted = self.version_at(pin)
+        return next((one.schema for one in self.older if one.date == wanted), self.schema)
+
+    def is_deprecated_at(self, pin: date) -> bool:
+        """Return whether such a webhook gets a version that its owner is asked to leave."""
+        wanted = self.version_at(pin)
+        return any(one.deprecated is not None for one in self.older if one.date == wanted)
+
+    def example_at(self, pin: date) -> Any:
+        """Return the example as such a webhook gets it."""
+        return self.data_at(dict(self.example), self.version, pin)
+
+    @property
+    def older_examples(self) -> list[dict[str, Any]]:
+        """The versions before with the example as each has it, the newest first."""
+        return [
+            {
+                "date": one.date,
+                "schema": one.schema,
+                "example": self.example_at(one.date),
+                "deprecated": one.deprecated,
+            }
+            for one in self.older
+        ]
+
+    def data_at(self, data: Any, stored: date, pin: date) -> Any:
+        """Return data of the version `stored` as such a webhook gets it; there is no way to a newer one."""
+        reached = stored
+        for one in self.older:
+            if reached <= pin:
+                break
+            if one.date < reached:
+                data, reached = one.from_newer(data), one.date
+        return data
 
 
 _types: dict[str, EventType] = {}
@@ -120,6 +195,23 @@ def get_type(name: str) -> EventType:
         raise EventTypeUnknownError(
             f"There is no event type {name!r}. Event types: {', '.join(sorted(_types))}."
         ) from None
+
+
+def stored_version(name: str) -> date | None:
+    """Return the version of data that is stored today; None of a type that has one version only."""
+    found = _types.get(name)
+    return found.version if found is not None and found.older else None
+
+
+def all_versions() -> list[date]:
+    """Return the dates that a webhook may pin, the newest first."""
+    dates = {FIRST_VERSION, *(one for found in _types.values() for one in found.versions)}
+    return sorted(dates, reverse=True)
+
+
+def current_version() -> date:
+    """Return the version that a new webhook pins."""
+    return all_versions()[0]
 
 
 def validate_data(name: str, data: Any) -> None:

@@ -20,6 +20,7 @@ class Form(models.TextChoices):
 
     STANDARD = "standard", "Standard: id, type, created, data"
     THIN = "thin", "Thin: id, type, created, object, url"
+    FIELDS = "fields", "Fields: the standard envelope with chosen fields of data"
     RAW = "raw", "Raw: the data alone"
     CLOUDEVENTS = "cloudevents", "CloudEvents, structured"
     CLOUDEVENTS_BINARY = "cloudevents-binary", "CloudEvents, binary: standard body and ce-* headers"

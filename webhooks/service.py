@@ -11,6 +11,7 @@ from webhooks.outbox.batch import trigger_each
 from webhooks.outbox.explain import Considered, Explanation, explain
 from webhooks.outbox.filtering import LeftOut, Preview, preview_filter
 from webhooks.outbox.store import Owner, Trigger, trigger_event, trigger_events
+from webhooks.outbox.versions import render_event, webhooks_pinning
 from webhooks.registry.changes import (
     create_webhook,
     delete_webhook,
@@ -64,6 +65,7 @@ __all__ = [
     "put_webhook",
     "redeliver",
     "redeliver_one",
+    "render_event",
     "replay",
     "resume_sending",
     "revoke_portal_link",
@@ -76,6 +78,7 @@ __all__ = [
     "try_now",
     "update_webhook",
     "warnings_of",
+    "webhooks_pinning",
 ]
 
 

@@ -88,6 +88,7 @@ def succeeded(delivery_id: UUID) -> Result:
         "duration_ms": 1,
         "phases_us": [0, 100, 0, 100, 700, 100],
         "url": "http://127.0.0.1:9/",
+        "body_sha256": "0" * 64,
         "request_head": "",
         "code": 200,
         "response_head": "",

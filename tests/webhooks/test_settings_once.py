@@ -12,7 +12,8 @@ STATE = {
     "id", "owner", "uid", "metadata", "is_platform", "active", "headers_encrypted", "disabled_reason", "disabled_at",
     "notice_due_at", "notice_failures", "notice_error", "failing_since", "breaker_state",
     "breaker_failures", "breaker_probes", "breaker_changed_at", "breaker_probe_at", "held_until",
-    "rate_ready_at", "filter_path", "ordered", "verified", "deleted_at", "revision", "created_at", "updated_at",
+    "rate_ready_at", "filter_path", "form_key", "pinned_key", "ordered", "verified", "deleted_at", "revision",
+    "created_at", "updated_at",
 }  # fmt: skip
 """Columns that the system writes, or that have an operation of their own."""
 

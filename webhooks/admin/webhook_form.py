@@ -4,10 +4,20 @@ from collections.abc import Sequence, Sized
 from typing import Any
 
 from django import forms
-from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import (
+    UnfoldAdminSelectWidget,
+    UnfoldAdminTextareaWidget,
+    UnfoldAdminTextInputWidget,
+)
 
 from webhooks import catalog
-from webhooks.doors.setting_fields import FilterField, HeadersField, NumbersField
+from webhooks.doors.setting_fields import (
+    FilterField,
+    HeadersField,
+    NumbersField,
+    PathsField,
+    VersionField,
+)
 from webhooks.errors import UrlRefusedError
 from webhooks.models import Webhook
 from webhooks.models.webhook import SETTING_NAMES
@@ -64,8 +74,17 @@ class WebhookForm(forms.ModelForm):
     class Meta:
         model = Webhook
         fields = SETTING_NAMES
-        field_classes = {"retry_schedule": NumbersField, "filter": AdminFilterField}
-        widgets = {"retry_schedule": UnfoldAdminTextInputWidget}
+        field_classes = {
+            "retry_schedule": NumbersField,
+            "filter": AdminFilterField,
+            "data_fields": PathsField,
+            "version": VersionField,
+        }
+        widgets = {
+            "retry_schedule": UnfoldAdminTextInputWidget,
+            "data_fields": UnfoldAdminTextInputWidget,
+            "version": UnfoldAdminSelectWidget,
+        }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

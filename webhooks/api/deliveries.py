@@ -49,16 +49,30 @@ MAX_ATTEMPTS_SHOWN = 100
 """The number of latest attempts that a delivery shows; redeliveries can add any number."""
 
 
+class BodyDigestField(serializers.CharField):
+    """What the body of a request can be compared with."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            source="body_digest",
+            read_only=True,
+            allow_null=True,
+            help_text="SHA-256 of the body sent, as hex; null where no request was made, and for "
+            "attempts that are older than this field.",
+        )
+
+
 class AttemptSummarySerializer(ApiModelSerializer):
     """One request that was sent, without headers and bodies."""
 
     id = PublicIdField(ATTEMPT_PREFIX, read_only=True)
+    body_sha256 = BodyDigestField()
     failure_kind = FailureKindField(read_only=True, help_text="Empty after a success.")
 
     class Meta:
         model = Attempt
         fields = [
-            "id", "number", "started_at", "duration_ms", "response_code", "failure_kind", "error",
+            "id", "number", "started_at", "duration_ms", "body_sha256", "response_code", "failure_kind", "error",
         ]  # fmt: skip
         read_only_fields = fields
 
@@ -119,6 +133,7 @@ class AttemptSerializer(ApiModelSerializer):
         allow_null=True,
         help_text="Null for attempts that are older than this field.",
     )
+    body_sha256 = BodyDigestField()
     request_headers = serializers.SerializerMethodField(method_name="get_request_headers")
     response_headers = serializers.SerializerMethodField(method_name="get_response_headers")
     response_body = serializers.SerializerMethodField(
@@ -129,7 +144,7 @@ class AttemptSerializer(ApiModelSerializer):
     class Meta:
         model = Attempt
         fields = [
-            "id", "number", "started_at", "duration_ms", "phases", "url", "request_headers",
+            "id", "number", "started_at", "duration_ms", "phases", "url", "body_sha256", "request_headers",
             "response_code", "response_headers", "response_body", "is_truncated", "failure_kind",
             "error",
         ]  # fmt: skip
@@ -151,6 +166,21 @@ class DeliveryDetailSerializer(DeliverySerializer):
     attempts = AttemptSerializer(  # type: ignore[assignment]  # in full here
         many=True, read_only=True, source="latest_attempts", help_text="Latest first."
     )
+    data_fields = serializers.ListField(
+        child=serializers.CharField(),
+        read_only=True,
+        allow_null=True,
+        help_text="The chosen fields of its form `fields`; null for other forms.",
+    )
+    version = serializers.DateField(
+        read_only=True,
+        allow_null=True,
+        help_text="The version that its webhook pinned, where the event was of a newer one.",
+    )
+
+    class Meta(DeliverySerializer.Meta):
+        fields = [*DeliverySerializer.Meta.fields, "data_fields", "version"]
+        read_only_fields = fields
 
 
 class DeliveryFilters(ApiFilters):

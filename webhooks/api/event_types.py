@@ -15,6 +15,17 @@ from webhooks.errors import EventTypeUnknownError
 from webhooks.models import Event
 
 
+class EventTypeVersionSerializer(ApiSerializer):
+    """What webhooks get that pin this version, or a later date before the next one."""
+
+    date = serializers.DateField()
+    schema = serializers.JSONField(help_text="JSON Schema 2020-12 of `data`.")
+    example = serializers.JSONField(help_text="The same example, in this version.")
+    deprecated = serializers.DateField(
+        allow_null=True, help_text="Since when you are asked to leave it; null if you are not."
+    )
+
+
 class EventTypeSerializer(ApiSerializer):
     """A type of the catalogue: what causes it, and what its data holds."""
 
@@ -24,6 +35,10 @@ class EventTypeSerializer(ApiSerializer):
     since = serializers.CharField(help_text="The version that introduced it.")
     schema = serializers.JSONField(help_text="JSON Schema 2020-12 of `data`.")
     example = serializers.JSONField(help_text="An example of `data`.")
+    version = serializers.DateField(help_text="Since when data has had this shape.")
+    older = EventTypeVersionSerializer(
+        many=True, source="older_examples", help_text="The versions before, the newest first."
+    )
 
 
 class EventTypeViewSet(ApiViewSet[Event]):

@@ -31,7 +31,9 @@ from webhooks.api.base import (
     PublicIdField,
 )
 from webhooks.api.filters import EventTypesFilter, in_utc
+from webhooks.api.rendering import RenderedSerializer, rendered_as
 from webhooks.api.wishes import EventBatchSerializer, EventSerializer, NewEventSerializer
+from webhooks.choices import Form
 from webhooks.doors.limits import READ_SECONDS
 from webhooks.errors import (
     CursorInvalidError,
@@ -133,6 +135,7 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
     action_scopes = {"create": "trigger", "batch": "trigger"}
     action_parameters = {
         "retrieve": frozenset({"explain"}),
+        "rendered": frozenset({"form", "version", "dataFields"}),
         "feed": frozenset({"after", "since", "types", "limit", "wait"}),
     }
 
@@ -143,7 +146,7 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
         rows = Event.objects.for_owner(self.user_id).annotate(
             own_webhook_count=Coalesce(Subquery(counted), 0)
         )
-        return rows if self.action == "retrieve" else rows.defer("payload")
+        return rows if self.action in ("retrieve", "rendered") else rows.defer("payload")
 
     @extend_schema(
         summary="Show an event with its data",
@@ -164,6 +167,29 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
                 if one.webhook.owner_id == self.user_id
             ]
         return self.show(EventDetailSerializer, event)
+
+    @extend_schema(
+        operation_id="renderEvent",
+        summary="Show an event as a webhook would get it",
+        parameters=[
+            OpenApiParameter("form", str, enum=Form.values, description="`standard` by default."),
+            OpenApiParameter(
+                "version",
+                str,
+                description="Dates that a webhook may pin, comma-separated; by default all versions of "
+                "its type.",
+            ),
+            OpenApiParameter(
+                "dataFields", str, description="For `fields`: dotted paths, comma-separated."
+            ),
+        ],
+        responses=RenderedSerializer,
+        filters=False,
+    )
+    @action(detail=True, pagination_class=None)
+    def rendered(self, request: Request, pk: str) -> Response:
+        event = self.get_object()
+        return self.show(RenderedSerializer, rendered_as(event, request.query_params))
 
     @extend_schema(
         operation_id="triggerEvent",

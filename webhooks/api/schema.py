@@ -1,6 +1,7 @@
 """The OpenAPI description: common parts of all operations, and the requests to receivers."""
 
 from collections.abc import Iterator
+from datetime import date
 from typing import Any, cast
 
 from drf_spectacular.extensions import OpenApiSerializerFieldExtension
@@ -307,9 +308,12 @@ def _refer(part: Any, names: dict[frozenset[str], str]) -> Any:
     return {name: _refer(one, names) for name, one in part.items()}
 
 
-def _sent(event_type: EventType) -> dict[str, Any]:
-    data = {key: value for key, value in event_type.schema.items() if key != "$schema"}
-    schema = {
+def _envelope(event_type: EventType, version: date) -> dict[str, Any]:
+    """Return the schema of the standard form, of webhooks that pin a version."""
+    declared = event_type.schema_at(version)
+    data = {key: value for key, value in declared.items() if key != "$schema"}
+    return {
+        **({"title": f"Version {version}"} if event_type.older else {}),
         "type": "object",
         "required": ["id", "type", "created", "data"],
         "properties": {
@@ -319,6 +323,13 @@ def _sent(event_type: EventType) -> dict[str, Any]:
             "data": data,
         },
     }
+
+
+def _sent(event_type: EventType) -> dict[str, Any]:
+    schema = _envelope(event_type, event_type.version)
+    if event_type.older:
+        shapes = [_envelope(event_type, version) for version in event_type.versions]
+        schema = {"oneOf": shapes}
     example = {
         "id": "evt_0193570e2c7a7bcd8f0a1b2c3d4e5f60",
         "type": event_type.name,

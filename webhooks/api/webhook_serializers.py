@@ -11,6 +11,7 @@ from webhooks.api.serializers import BoundedDictField, FailureKindField, FilterF
 from webhooks.errors import FilterInvalidError, UrlRefusedError
 from webhooks.ids import REDELIVERY_PREFIX, WEBHOOK_PREFIX
 from webhooks.models import SigningSecret, Webhook
+from webhooks.models.data_fields import MAX_FIELDS, MAX_PATH_CHARACTERS
 from webhooks.models.delivery import COUNTED_AT_MOST
 from webhooks.models.filters import read_filter
 from webhooks.models.selection import events_problem
@@ -82,6 +83,13 @@ class WebhookSerializer(ApiModelSerializer):
         allow_null=True,
         required=False,
         help_text="Seconds before each retry, instead of `maxRetries` and `retryDelay`.",
+    )
+    data_fields = serializers.ListField(
+        child=serializers.CharField(max_length=MAX_PATH_CHARACTERS),
+        max_length=MAX_FIELDS,
+        allow_null=True,
+        required=False,
+        help_text="For the form `fields`: the dotted paths in `data` that are sent.",
     )
     description = serializers.CharField(
         max_length=10_000, allow_blank=True, required=False, default=""

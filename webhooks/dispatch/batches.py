@@ -10,7 +10,7 @@ from uuid import UUID
 
 from webhooks.dispatch.endpoints import Endpoint
 from webhooks.dispatch.take import ClaimedDelivery
-from webhooks.wire.forms import BATCHED_FORMS, content_type_of
+from webhooks.wire.forms import BATCHED_FORMS, content_type_of, read_spec
 
 Key = tuple[UUID, bytes]
 """A webhook, and the type of the content."""
@@ -25,6 +25,11 @@ class Batch:
     @property
     def webhook_id(self) -> UUID:
         return self.rows[0].webhook_id
+
+    @property
+    def content_type(self) -> bytes:
+        """That of all its rows."""
+        return content_type_of(_form_of(self.rows[0]))
 
 
 Sendable = ClaimedDelivery | Batch
@@ -53,8 +58,18 @@ class Gathered:
 
 def goes_in_batch(delivery: ClaimedDelivery, endpoint: Endpoint) -> bool:
     """Say whether a row goes in a batch: its own form may be another than its webhook's is now."""
-    form = None if delivery.form is None else delivery.form[0]
-    return endpoint.batch_events > 1 and (form is None or form in BATCHED_FORMS)
+    if endpoint.batch_events <= 1:
+        return False
+    form = _form_of(delivery)
+    return form is None or form in BATCHED_FORMS
+
+
+def _form_of(delivery: ClaimedDelivery) -> str | None:
+    """Return the form without its parameters; None is the standard one."""
+    if delivery.form is None:
+        return None
+    form, _, spec, *_ = delivery.form
+    return form if spec is None else read_spec(spec).form
 
 
 class Gathering:
@@ -70,8 +85,7 @@ class Gathering:
 
     def add(self, delivery: ClaimedDelivery, endpoint: Endpoint, now: float) -> list[Batch]:
         """Add a row, and return what is complete with it or before it."""
-        form = None if delivery.form is None else delivery.form[0]
-        key = delivery.webhook_id, content_type_of(form)
+        key = delivery.webhook_id, content_type_of(_form_of(delivery))
         complete = []
         gathered = self._gathered.get(key)
         size = len(delivery.payload)

@@ -3,6 +3,7 @@
 import json
 import random
 from base64 import b64encode
+from hashlib import sha256
 from typing import Any
 
 from requests import PreparedRequest, Response
@@ -98,6 +99,7 @@ def _shared_part(sent: Sent, outcome: Outcome, started_at: float) -> Any:
         "duration_ms": outcome.duration_ms,
         "phases_us": [int(ms * 1000) for ms in outcome.phases],
         "url": sent.endpoint.url,
+        "body_sha256": _body_sha256(outcome.request),
         "request_head": _stored_head(outcome.request, sent.endpoint),
         "response_head": b64encode(head[:MAX_STORED_HEAD_BYTES]).decode(),
         "body": b64encode(body[:MAX_STORED_BODY_BYTES]).decode(),
@@ -133,6 +135,10 @@ def _retry_after(response: Response | None) -> str | None:
     if response is None or response.status_code not in SLOW_DOWN:
         return None
     return response.headers.get("Retry-After")
+
+
+def _body_sha256(request: PreparedRequest | None) -> str | None:
+    return sha256(request.body).hexdigest() if isinstance(request, Post) else None
 
 
 def _stored_head(request: PreparedRequest | None, endpoint: Endpoint) -> str:

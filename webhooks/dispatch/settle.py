@@ -21,7 +21,7 @@ WITH result AS (
     SELECT *
       FROM json_to_recordset(%(results)s) AS r (
         id uuid, attempt_id uuid, number int, status text, delay_seconds float8, started_at float8,
-        duration_ms int, phases_us int[], url text, request_head text, code int, response_head text,
+        duration_ms int, phases_us int[], url text, body_sha256 text, request_head text, code int, response_head text,
         body text, is_truncated bool, kind text, error text, spends_no_retry bool)
 ), own AS (
     SELECT d.id, d.webhook_id
@@ -52,10 +52,10 @@ WITH result AS (
     RETURNING r.*
 ), recorded AS (
     INSERT INTO webhooks_attempt
-        (id, delivery_id, number, started_at, duration_ms, phases_us, url, request_head, response_code,
-         response_head, response_body, is_truncated, failure_kind, error)
-    SELECT attempt_id, id, number, to_timestamp(started_at), duration_ms, phases_us, url, request_head, code,
-           decode(response_head, 'base64'), decode(body, 'base64'), is_truncated, kind, error
+        (id, delivery_id, number, started_at, duration_ms, phases_us, url, body_sha256, request_head,
+         response_code, response_head, response_body, is_truncated, failure_kind, error)
+    SELECT attempt_id, id, number, to_timestamp(started_at), duration_ms, phases_us, url,
+           decode(body_sha256, 'hex'), request_head, code, decode(response_head, 'base64'), decode(body, 'base64'), is_truncated, kind, error
       FROM settled
     ON CONFLICT DO NOTHING
 )
@@ -86,6 +86,8 @@ class Result(TypedDict):
     phases_us: list[int]
     """Microseconds of each of models.delivery.PHASES."""
     url: str
+    body_sha256: str | None
+    """Of the body sent, as hex; None where no request was built."""
     request_head: str
     """The header lines sent, without secrets."""
     code: int | None

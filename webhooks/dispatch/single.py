@@ -6,7 +6,7 @@ retried and nothing counts.
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -28,7 +28,8 @@ class SingleRequest:
     """A request that is signed when it goes out, with what the database knows of its webhook then.
 
     Raises WebhookNotSendingError where the webhook may not be sent to (invariant 12), or with
-    `may_be_inactive` where it is more than switched off. `form` is the standard one by default.
+    `may_be_inactive` where it is more than switched off. `form`,
+    `spec` and `stored_version` are those of render(), the standard form by default.
     """
 
     def __init__(
@@ -39,6 +40,8 @@ class SingleRequest:
         *,
         extra_lines: Sequence[bytes] = (),
         form: str | None = None,
+        spec: str | None = None,
+        stored_version: date | None = None,
         may_be_inactive: bool = False,
     ) -> None:
         self._webhook_id = webhook_id
@@ -46,6 +49,8 @@ class SingleRequest:
         self._event_type = event_type
         self._extra_lines = extra_lines
         self._form = form
+        self._spec = spec
+        self._stored_version = stored_version
         self._endpoints = Endpoints(may_be_inactive=may_be_inactive)
         endpoint = self._read()
         if endpoint is None:
@@ -95,6 +100,8 @@ class SingleRequest:
             endpoint,
             form=self._form,
             object_reference="",
+            spec=self._spec,
+            stored_version=self._stored_version,
             event_id=self._event_id,
             event_type=self._event_type,
             payload=self._payload,

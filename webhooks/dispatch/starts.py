@@ -8,6 +8,7 @@ may get no requests any more are given back.
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from datetime import date
 from functools import partial
 from uuid import UUID
 
@@ -187,14 +188,18 @@ class Starts:
         timestamp = int(time.monotonic() + self.clock_offset)
         if isinstance(delivery, Batch):
             events = [(row.event_id, row.payload, row.form) for row in delivery.rows]
-            return build_batch(endpoint, events, timestamp=timestamp)
+            return build_batch(
+                endpoint, events, content_type=delivery.content_type, timestamp=timestamp
+            )
         build: Callable[..., Post] = build_request
         if delivery.form is not None:
-            form, reference, place = delivery.form
+            form, reference, spec, version, place = delivery.form
             build = partial(
                 build_formed_request,
                 form=form,
                 object_reference=reference or "",
+                spec=spec,
+                stored_version=None if version is None else date.fromisoformat(version),
                 object_sequence=place,
             )
         return build(

@@ -33,13 +33,14 @@ class ClaimedDelivery(NamedTuple):
     due_at: float = 0.0
     """Unix seconds."""
     form: list[str | None] | None = None
-    """The form, its event's object reference and, with order per object, the event's place in it; None
-    is the standard form without such an order, which needs nothing."""
+    """The form, its event's object reference, the parameters of the form, the version of the event's data
+    and, with order per object, the event's place in it; None is the standard form without such an
+    order, which needs nothing."""
 
     @property
     def is_of_object(self) -> bool:
         """Whether it goes in the order of its object's events."""
-        return self.form is not None and self.form[2] is not None
+        return self.form is not None and self.form[4] is not None
 
 
 @dataclass(slots=True)
@@ -70,8 +71,10 @@ class Taken:
 
 
 FORM_COLUMN = """CASE WHEN c.form IS NOT NULL OR c.object_key IS NOT NULL
-            THEN ARRAY[c.form, e.object_reference, CASE WHEN c.object_key IS NOT NULL
-                 THEN (((e.epoch - 1) << 48) + e.sequence)::text END]::varchar[] END"""
+            THEN ARRAY[c.form, e.object_reference,
+                 (SELECT f.spec FROM webhooks_storedform f WHERE f.key = c.form), e.version::text,
+                 CASE WHEN c.object_key IS NOT NULL
+                      THEN (((e.epoch - 1) << 48) + e.sequence)::text END]::text[] END"""
 """ClaimedDelivery.form of a claimed row `c` and its event `e`: one column, null nearly always. The
 place of an event in one number: 2^48 events of the first epoch come before those of the second."""
 
@@ -163,7 +166,7 @@ WITH run AS MATERIALIZED (
 -- All that were read, then all that were marked: a join of the two may be planned as rows times rows.
 SELECT run.webhook_id, run.position, run.is_free, run.is_in_order, run.is_due,
        run.id, NULL::uuid, NULL::uuid, NULL::int, NULL::int, NULL::text, NULL::bytea,
-       extract(epoch FROM run.next_attempt_at)::float8, NULL::varchar[]
+       extract(epoch FROM run.next_attempt_at)::float8, NULL::text[]
   FROM run
 UNION ALL
 SELECT NULL, NULL, true, true, true,

@@ -1,12 +1,15 @@
 """Form fields for a webhook's settings, in the admin and the portal."""
 
 import json
+from datetime import date
 from typing import Any, ClassVar
 
 from django import forms
 from django.contrib.postgres.forms import SimpleArrayField
 from django.utils.translation import gettext_lazy as _
 
+from webhooks import catalog
+from webhooks.models.data_fields import MAX_FIELDS
 from webhooks.models.filters import MAX_BYTES
 from webhooks.models.webhook import MAX_RETRIES
 from webhooks.pace.bounds import length_problem
@@ -20,6 +23,34 @@ class NumbersField(SimpleArrayField):
         if isinstance(value, str) and (problem := length_problem(value.split(","), MAX_RETRIES)):
             raise forms.ValidationError(problem)
         return super().to_python(value)
+
+
+class PathsField(SimpleArrayField):
+    """A field for dotted paths separated by commas; the model checks what they say."""
+
+    def to_python(self, value: Any) -> Any:
+        if isinstance(value, str) and (problem := length_problem(value.split(","), MAX_FIELDS)):
+            raise forms.ValidationError(problem)
+        return super().to_python(value)
+
+
+class VersionField(forms.TypedChoiceField):
+    """A choice of the dates that a webhook may pin; a form that leaves it out changes nothing."""
+
+    def __init__(self, **options: Any) -> None:
+        given = {
+            name: options[name] for name in ("label", "help_text", "widget") if name in options
+        }
+        super().__init__(
+            required=False,
+            choices=lambda: [(one.isoformat(),) * 2 for one in catalog.all_versions()],
+            coerce=date.fromisoformat,
+            empty_value=None,
+            **given,
+        )
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return bool(data) and str(initial) != data
 
 
 class HeadersField(forms.CharField):

@@ -20,7 +20,8 @@ receives one signed POST with this body, or another [form](api.md#forms) of it:
 {"id":"evt_\u2026","type":"project.created","created":"2026-11-23T10:30:00.123Z","data":{\u2026}}
 ```
 
-This page describes `data` for each event type. Times are in UTC with milliseconds, sizes in bytes,
+This page describes `data` for each event type, and its older [versions](api.md#versions) where it has
+some. Times are in UTC with milliseconds, sizes in bytes,
 durations in seconds, and amounts in whole minor units of their currency. Later versions may add keys;
 a receiver must ignore keys that it does not know. Text of more than 40,000 characters is shortened.
 
@@ -67,7 +68,20 @@ def _event_type(event_type: EventType) -> str:
     return (
         f"### {event_type.name}\n\n{event_type.description} Since {event_type.since}.\n\n"
         f"| key | type | |\n| --- | --- | --- |\n{rows}\n\n```json\n{example}\n```\n"
+        + "".join(_older(event_type))
     )
+
+
+def _older(event_type: EventType) -> Iterator[str]:
+    for one in event_type.older_examples:
+        example = json.dumps(one["example"], indent=2, ensure_ascii=False)
+        rows = "\n".join(_rows(one["schema"]))
+        left = f" Deprecated since {one['deprecated']}." if one["deprecated"] else ""
+        yield (
+            f"\n#### {event_type.name}, version {one['date']}\n\n"
+            f"What webhooks get that pin this version.{left}\n\n"
+            f"| key | type | |\n| --- | --- | --- |\n{rows}\n\n```json\n{example}\n```\n"
+        )
 
 
 def _rows(schema: Mapping[str, Any]) -> Iterator[str]:

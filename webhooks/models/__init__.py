@@ -14,6 +14,7 @@ from webhooks.models.operations import (
 from webhooks.models.portal import PortalLink
 from webhooks.models.rollup import HourFigures, ReopenedHour, RolledUp
 from webhooks.models.signing_secret import SigningSecret
+from webhooks.models.stored_form import StoredForm
 from webhooks.models.token import ApiToken
 from webhooks.models.webhook import Webhook
 from webhooks.models.worker import WorkerHeartbeat
@@ -37,6 +38,7 @@ __all__ = [
     "ReopenedHour",
     "RolledUp",
     "SigningSecret",
+    "StoredForm",
     "UnverifiedHost",
     "Webhook",
     "WorkerHeartbeat",

@@ -12,8 +12,9 @@ from webhooks.ids import ATTEMPT_PREFIX, DELIVERY_PREFIX, new_id
 from webhooks.models.event import Event
 from webhooks.models.fields import CurrentEpoch
 from webhooks.models.operations import Pause, Redelivery
+from webhooks.models.stored_form import spec_of
 from webhooks.models.webhook import Webhook
-from webhooks.wire.forms import render
+from webhooks.wire.forms import read_spec, render
 from webhooks.wire.messages import answer_pairs, header_pairs
 
 NO_OWNER = uuid.UUID(int=0)
@@ -115,7 +116,16 @@ class Delivery(models.Model):
     )
     # Never changed, so that every attempt and redelivery sends the same bytes. Null is the standard
     # form: most rows need no room for it, and the claim reads nothing more.
-    form = models.CharField(max_length=20, choices=Form, null=True, default=None, editable=False)  # noqa: DJ001
+    # One of Form, or the key of a StoredForm.
+    form = models.CharField(max_length=20, null=True, default=None, editable=False)  # noqa: DJ001
+    # Only of webhooks that debounce: most rows need no room for it.
+    debounce_key = models.CharField(  # noqa: DJ001 (null = supersedes nothing)
+        max_length=100,
+        null=True,
+        default=None,
+        editable=False,
+        help_text="The object whose waiting updates a later one supersedes (webhooks_supersede()).",
+    )
     redelivery = models.ForeignKey(
         Redelivery,
         on_delete=models.SET_NULL,
@@ -177,6 +187,12 @@ class Delivery(models.Model):
                 name="delivery_suspect",
                 condition=Q(finished_at=None, is_suspect=True),
             ),
+            # webhooks_supersede(): what waits of one object.
+            models.Index(
+                fields=["webhook", "debounce_key"],
+                name="delivery_debounced",
+                condition=Q(finished_at=None, debounce_key__isnull=False),
+            ),
             # The progress of a redelivery.
             models.Index(
                 fields=["redelivery"],
@@ -197,11 +213,31 @@ class Delivery(models.Model):
 
     @property
     def form_name(self) -> str:
-        return self.form or Form.STANDARD
+        """One of Form."""
+        spec = self._spec
+        return read_spec(spec).form if spec else self.form or Form.STANDARD
+
+    @property
+    def data_fields(self) -> list[str] | None:
+        """The paths of its form `fields`, None for other forms."""
+        spec = self._spec
+        return read_spec(spec).fields if spec else None
+
+    @property
+    def version(self) -> str | None:
+        """The date that its webhook pinned, where the event's data is of a newer version."""
+        spec = self._spec
+        return read_spec(spec).version if spec else None
+
+    @property
+    def _spec(self) -> str | None:
+        """The parameters of its form, None where it has none."""
+        return None if self.form is None or self.form in Form.values else spec_of(self.form)
 
     def rendered(self, event: Event) -> bytes:
         """Return the body that is sent; empty once the payload was erased."""
-        return render(self.form, bytes(event.payload), event.object_reference).body
+        payload = bytes(event.payload)
+        return render(self.form, payload, event.object_reference, self._spec, event.version).body
 
 
 PHASES = ("dns", "connect", "tls", "send", "wait", "receive")
@@ -228,6 +264,11 @@ class Attempt(models.Model):
         help_text="Microseconds of each of PHASES; none of attempts before they were recorded.",
     )
     url = models.CharField(max_length=2048)
+    body_sha256 = models.BinaryField(
+        max_length=32,
+        null=True,
+        help_text="Of the body sent; none without a request, and of attempts before it was recorded.",
+    )
     # Header lines are stored as sent and received: parsing them would cost more than sending.
     request_head = models.TextField(help_text="The header lines sent, without secrets.")
     response_code = models.PositiveSmallIntegerField(null=True)
@@ -258,6 +299,11 @@ class Attempt(models.Model):
         if self.phases_us is None:
             return None
         return {name: us / 1000 for name, us in zip(PHASES, self.phases_us, strict=True)}
+
+    @property
+    def body_digest(self) -> str | None:
+        """The SHA-256 of the body sent, as hex."""
+        return None if self.body_sha256 is None else bytes(self.body_sha256).hex()
 
     @property
     def request_headers(self) -> list[tuple[str, str]]:

@@ -26,6 +26,11 @@ class Event(models.Model):
     # Not a foreign key, because events outlive users. Null for events without an owner.
     owner_id = models.UUIDField(null=True)
     payload = models.BinaryField(help_text="The exact bytes that are signed and sent.")
+    version = models.DateField(
+        null=True,
+        default=None,
+        help_text="Of its data; none where its type had one version only.",
+    )
     idempotency_key = models.CharField(max_length=255, null=True)  # noqa: DJ001 (null = none given)
     body_hash = models.BinaryField(max_length=32, null=True)
     fanout_count = models.PositiveIntegerField(default=0)

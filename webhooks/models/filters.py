@@ -280,14 +280,14 @@ def _can_hold(condition: Condition, event_type: EventType) -> bool:
     if isinstance(condition, Group):
         holds = [_can_hold(part, event_type) for part in condition.parts]
         return any(holds) if condition.is_any else all(holds)
-    return condition.is_negated or _field(event_type.schema, condition.path) is not None
+    return condition.is_negated or field_schema(event_type.schema, condition.path) is not None
 
 
 def _problem(one: Comparison, types: list[EventType]) -> str | None:
     schemas = [
         schema
         for event_type in types
-        if (schema := _field(event_type.schema, one.path)) is not None
+        if (schema := field_schema(event_type.schema, one.path)) is not None
     ]
     name = named([one.name])
     if not schemas:
@@ -296,7 +296,7 @@ def _problem(one: Comparison, types: list[EventType]) -> str | None:
     return f"{name}: {shortened(problems[0])}." if all(problems) else None
 
 
-def _field(schema: Any, path: tuple[str, ...]) -> Any:
+def field_schema(schema: Any, path: tuple[str, ...]) -> Any:
     """Return the schema of a field, None where there is no such field."""
     for key in path:
         if _is_open(schema):

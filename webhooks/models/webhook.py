@@ -12,7 +12,7 @@ from django.db.models import Q, Value
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from webhooks.choices import BreakerState
+from webhooks.choices import BreakerState, Order
 from webhooks.errors import UrlRefusedError
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models.custom_headers import CustomHeaders
@@ -40,7 +40,15 @@ MAX_LIVE_SECRETS = 10
 SETTINGS: dict[str, tuple[str, ...]] = {
     "": ("name", "url", "description", "events", "filter"),
     "Retries": ("max_retries", "retry_delay_seconds", "retry_schedule"),
-    "Sending": ("form", "timeout_seconds", "rate_limit", "order"),
+    "Sending": (
+        "form",
+        "data_fields",
+        "version",
+        "timeout_seconds",
+        "rate_limit",
+        "order",
+        "debounce_seconds",
+    ),
     "Batches": ("batch_events", "batch_bytes", "batch_milliseconds"),
 }
 """The settings that an owner may change, by the heading of the admin's form.
@@ -72,6 +80,12 @@ def metadata_problem(metadata: Any) -> str | None:
         f"Metadata are at most {MAX_METADATA} texts of at most {MAX_METADATA_TEXT} characters, their "
         f"names of at most {MAX_METADATA_NAME}."
     )
+
+
+ORDER_AND_DEBOUNCE = (
+    "A webhook that sends in order cannot wait for later updates: what waits would hold everything "
+    "behind it."
+)
 
 
 class WebhookQuerySet(models.QuerySet["Webhook"]):
@@ -283,6 +297,8 @@ class Webhook(CustomHeaders, Selection, Sending, EndpointProof):
         problems |= self.clean_selection()
         if problem_of_batches := self.batch_problem(self.form):
             problems["batch_events"] = problem_of_batches
+        if self.order != Order.NONE and self.debounce_seconds:
+            problems["debounce_seconds"] = ORDER_AND_DEBOUNCE
         if problem_of_metadata := metadata_problem(self.metadata):
             problems["metadata"] = problem_of_metadata
         if problems:

@@ -30,7 +30,7 @@ MAX_REFERENCE_CHARACTERS = 100
 NO_NUL_OR_SURROGATE = re.compile(r"[^\0\ud800-\udfff]*")
 
 EVENT_FIELDS = (
-    "id", "type", "owner_id", "payload", "idempotency_key", "body_hash", "fanout_count",
+    "id", "type", "owner_id", "payload", "version", "idempotency_key", "body_hash", "fanout_count",
     "object_reference", "is_self_reported", "created_at",
 )  # fmt: skip
 """Fields of Event, in the order of the model."""
@@ -148,11 +148,12 @@ def build_event(
         catalog.wire_time(created_at).encode(),
         data,
     )
+    version = catalog.stored_version(event_type)
     # from_db() defers the other columns, which the database fills in: they are read on access.
     event = Event.from_db(
         None,
         EVENT_FIELDS,
-        (event_id, event_type, owner_id, payload, None, None, 0, "", False, created_at),
+        (event_id, event_type, owner_id, payload, version, None, None, 0, "", False, created_at),
     )
     event.data_digest = hash(data)
     return event
@@ -166,6 +167,17 @@ LETS_THROUGH = "(w.filter_path IS NULL OR e.payload::jsonb @@ w.filter_path)"
 ORDER_OF_TARGET = """
            w.delivery_order = 'all' OR w.delivery_order = 'object' AND e.object_reference <> '' AS is_ordered,
            CASE WHEN w.delivery_order = 'object' THEN nullif(e.object_reference, '') END AS object"""
+# What its deliveries record of a webhook's form: as Selection.recorded_form() has it.
+RECORDED_FORM = """
+           CASE WHEN e.version > w.version THEN w.pinned_key
+                WHEN w.form = 'fields' THEN w.form_key
+                ELSE nullif(w.form, 'standard') END"""
+
+# Whether a delivery supersedes what waits of its object, when it commits: webhooks_supersede(), made in
+# migration 0036.
+DEBOUNCED = """
+           w.debounce_seconds IS NOT NULL AND e.object_reference <> ''
+               AND (e.type LIKE '%%.updated' OR e.type LIKE '%%.deleted')"""
 
 # One statement finds the webhooks and inserts the rows: two would make a save a third slower.
 # A delivery's id is its event's id with the last 20 bits replaced by a counter. So ids keep the order
@@ -176,15 +188,18 @@ WITH event AS MATERIALIZED (
       FROM ROWS FROM (json_to_recordset(%(events)s) AS (
         id uuid, type text, owner_id uuid, payload text, idempotency_key text, body_hash text,
         object_reference text, is_self_reported boolean, created_at timestamptz,
-        patterns varchar[])) WITH ORDINALITY AS e
+        version date, patterns varchar[])) WITH ORDINALITY AS e
      WHERE %(lock_timeout)s::text IS NULL
         OR set_config('lock_timeout', %(lock_timeout)s, true) IS NOT NULL
 ), target AS MATERIALIZED (
-    SELECT e.id AS event_id, e.type, w.id AS webhook_id, w.owner_id, w.form, {ORDER_OF_TARGET}
+    SELECT e.id AS event_id, e.type, w.id AS webhook_id, w.owner_id, {RECORDED_FORM} AS form,
+           {ORDER_OF_TARGET},
+           {DEBOUNCED} AS is_debounced, w.debounce_seconds, e.object_reference
       FROM event e JOIN webhooks_webhook w ON w.owner_id = e.owner_id
      WHERE w.active AND w.deleted_at IS NULL AND w.events && e.patterns AND {LETS_THROUGH}
      UNION ALL
-    SELECT e.id, e.type, w.id, %(no_owner)s, w.form, {ORDER_OF_TARGET}
+    SELECT e.id, e.type, w.id, %(no_owner)s, {RECORDED_FORM}, {ORDER_OF_TARGET},
+           {DEBOUNCED}, w.debounce_seconds, e.object_reference
       FROM event e JOIN webhooks_webhook w ON w.is_platform AND NOT e.is_self_reported
      WHERE w.active AND w.deleted_at IS NULL AND w.events && e.patterns AND {LETS_THROUGH}
 ), epoch AS MATERIALIZED (
@@ -192,10 +207,11 @@ WITH event AS MATERIALIZED (
 ), new_event AS (
     INSERT INTO webhooks_event
         (id, type, owner_id, payload, idempotency_key, body_hash, fanout_count, object_reference,
-         is_self_reported, created_at, epoch)
+         is_self_reported, created_at, epoch, version)
     SELECT e.id, e.type, e.owner_id, convert_to(e.payload, 'UTF8'), e.idempotency_key,
            decode(e.body_hash, 'hex'), coalesce(counted.count, 0), e.object_reference,
-           e.is_self_reported, e.created_at, (SELECT number FROM epoch)
+           e.is_self_reported, e.created_at, (SELECT number FROM epoch),
+           e.version
       FROM event e
       LEFT JOIN (SELECT event_id, count(*) FROM target GROUP BY event_id) counted
         ON counted.event_id = e.id
@@ -206,12 +222,16 @@ WITH event AS MATERIALIZED (
 ), new_delivery AS (
     INSERT INTO webhooks_delivery
         (id, event_id, webhook_id, owner_id, event_type, status, attempt_count, round,
-         attempts_before_round, is_suspect, crash_count, failure_kind, error, form, epoch,
-         order_key, object_key, object_sequence)
+         attempts_before_round, is_suspect, crash_count, failure_kind, error, form,
+         next_attempt_at, debounce_key, epoch, order_key, object_key, object_sequence)
     SELECT (left(t.event_id::text, -5) || lpad(to_hex(
                row_number() OVER (PARTITION BY t.event_id ORDER BY t.webhook_id)), 5, '0'))::uuid,
            t.event_id, t.webhook_id, t.owner_id, t.type, 'PENDING', 0, 1, 0, false, 0, '', '',
-           nullif(t.form, 'standard'),
+           t.form,
+           CASE WHEN t.is_debounced AND t.type LIKE '%%.updated'
+                THEN statement_timestamp() + make_interval(secs => t.debounce_seconds)
+                ELSE statement_timestamp() END,
+           CASE WHEN t.is_debounced THEN t.object_reference END,
            CASE WHEN t.is_ordered THEN (SELECT number FROM epoch) END,
            CASE WHEN t.is_ordered THEN pg_current_xact_id()::text::bigint END,
            hashtextextended(t.object, 0), CASE WHEN t.object <> '' THEN new_event.sequence END
@@ -256,6 +276,7 @@ def store_events(
             "is_self_reported": event.is_self_reported,
             "created_at": event.created_at.isoformat(),
             "patterns": list(catalog.patterns_matching(event.type)),
+            **({} if event.version is None else {"version": event.version.isoformat()}),
         }
         for event in events
     ]

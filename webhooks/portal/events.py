@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.http import Http404, HttpResponse
 from django.utils.translation import gettext as _
@@ -18,13 +19,14 @@ from webhooks.ids import (
     REDELIVERY_PREFIX,
     WEBHOOK_PREFIX,
 )
+from webhooks.models import Event
 from webhooks.portal.deliveries import choices_of, quota_problem
 from webhooks.portal.door import waits_for_receivers
-from webhooks.portal.forms import ExampleForm
-from webhooks.portal.pages import go, show, take, too_many
+from webhooks.portal.forms import ExampleForm, RenderForm
+from webhooks.portal.pages import add_problems, go, show, take, too_many
 from webhooks.portal.visit import Visit
 from webhooks.portal.webhooks import send_example
-from webhooks.workbench.attempts import show_payload
+from webhooks.workbench.attempts import SHOWN_BYTES, readable, show_payload
 
 PAGES = {
     EVENT_PREFIX: "event",
@@ -54,6 +56,11 @@ def event(visit: Visit, event_id: str, problem: str = "") -> HttpResponse:
         if one.webhook.owner_id == visit.owner_id
         and (visit.only is None or one.webhook.id == visit.only.id)
     ]
+    query = visit.request.GET
+    newest = found.version or catalog.FIRST_VERSION
+    form = RenderForm(
+        query if "version" in query else None, initial={"form": "standard", "version": newest}
+    )
     # Who sees one webhook only sees what was sent to it.
     is_shown = visit.only is None or any(one.delivery for one in considered)
     context = {
@@ -66,8 +73,30 @@ def event(visit: Visit, event_id: str, problem: str = "") -> HttpResponse:
             one for one in considered if one.matches and not one.delivery and bytes(found.payload)
         ],
         "problem": problem,
+        "form": form,
+        "rendered": _rendered(found, form) if is_shown and form.is_valid() else None,
     }
     return show(visit, "event", context, status=422 if problem else 200)
+
+
+def _rendered(found: Event, form: RenderForm) -> dict[str, Any] | None:
+    """Return what a webhook with the form's settings would get, or say what is wrong with them."""
+    data = form.cleaned_data
+    try:
+        rendered = service.render_event(
+            found,
+            form=data["form"],
+            data_fields=data["data_fields"] or None,
+            version=data["version"],
+        )
+    except ValidationError as problem:
+        add_problems(form, problem)
+        return None
+    return {
+        "content_type": rendered.content_type.decode(),
+        "lines": [line.decode() for line in rendered.header_lines],
+        "body": readable(rendered.body[:SHOWN_BYTES]),
+    }
 
 
 def send(visit: Visit, event_id: str, webhook_id: str) -> HttpResponse:
@@ -129,13 +158,21 @@ def event_type(visit: Visit, name: str) -> HttpResponse:
     context = {
         "event_type": found,
         "fields": list(_fields(found.schema)),
-        "schema": json.dumps(found.schema, indent=2, ensure_ascii=False),
-        "example": json.dumps(found.example, indent=2, ensure_ascii=False),
+        "schema": _pretty(found.schema),
+        "example": _pretty(found.example),
+        "older": [
+            {**one, "schema": _pretty(one["schema"]), "example": _pretty(one["example"])}
+            for one in found.older_examples
+        ],
         "form": form,
         "has_webhooks": bool(choices),
         "tryout": tryout,
     }
     return show(visit, "event_type", context, status=422 if form.errors else 200)
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _fields(schema: Mapping[str, Any]) -> list[Field]:

@@ -6,11 +6,18 @@ from django import forms
 from django.utils.translation import gettext_lazy as _
 
 from webhooks import catalog
-from webhooks.choices import DeliveryStatus
-from webhooks.doors.setting_fields import FilterField, HeadersField, NumbersField
+from webhooks.choices import DeliveryStatus, Form
+from webhooks.doors.setting_fields import (
+    FilterField,
+    HeadersField,
+    NumbersField,
+    PathsField,
+    VersionField,
+)
 from webhooks.doors.times import YEARS_OF_IDS
 from webhooks.figures.pages import RESPONSE_CLASSES
 from webhooks.models import ApiToken, PortalLink, Webhook
+from webhooks.models.data_fields import MAX_PATH_CHARACTERS
 from webhooks.models.webhook import SETTING_NAMES
 from webhooks.workbench.diagnosis import MAX_BODY_BYTES
 
@@ -77,15 +84,21 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
     class Meta:
         model = Webhook
         fields = SETTING_NAMES
-        field_classes = {"retry_schedule": NumbersField, "filter": FilterField}
+        field_classes = {
+            "retry_schedule": NumbersField,
+            "filter": FilterField,
+            "data_fields": PathsField,
+        }
         widgets = {"url": forms.URLInput, "retry_schedule": forms.TextInput}
         labels = {
             "name": _("Name"), "url": _("URL"), "description": _("Description"),
             "max_retries": _("Retries"), "retry_delay_seconds": _("Delay of the first retry"),
             "retry_schedule": _("Schedule of retries"), "timeout_seconds": _("Timeout"),
             "rate_limit": _("Rate limit"), "order": _("Order"), "filter": _("Filter"),
-            "form": _("Form of the requests"), "batch_events": _("Events in one request"),
-            "batch_bytes": _("Bytes in one request"), "batch_milliseconds": _("Wait for others"),
+            "form": _("Form of the requests"), "data_fields": _("Fields of data"),
+            "version": _("Version"), "debounce_seconds": _("Wait for later updates"),
+            "batch_events": _("Events in one request"), "batch_bytes": _("Bytes in one request"),
+            "batch_milliseconds": _("Wait for others"),
         }  # fmt: skip
         help_texts = {
             "max_retries": _("How often a failed delivery is tried again, 0 to 20."),
@@ -95,6 +108,9 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
             ),
             "timeout_seconds": _("Seconds that one attempt may take, 1 to 30."),
             "rate_limit": _("Requests per second, fractions too; empty for no limit."),
+            "debounce_seconds": _(
+                "Seconds that an update of an object waits; later ones replace it. Empty to send each."
+            ),
             "order": _("What a request waits for; events without an object wait for nothing."),
             "filter": _(
                 'A condition on the data of the events, as JSON: {"amount": {"gte": 10000}}. Empty for '
@@ -104,6 +120,10 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
             "batch_bytes": _("At most; one event may be larger."),
             "batch_milliseconds": _("Milliseconds that an event waits for others, 0 to 5,000."),
             "form": _("The body of the requests: the usual envelope, less of it, or CloudEvents."),
+            "version": _("The shape of data that it gets: the newest one of this date."),
+            "data_fields": _(
+                "For the form “fields”: what is sent of data, with commas between, such as id, name."
+            ),
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -116,6 +136,16 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
 
     def _post_clean(self) -> None:
         """Leave the instance alone: service.update_webhook() changes and checks it."""
+
+
+class RenderForm(forms.Form):
+    """How an event is to be looked at."""
+
+    form = forms.ChoiceField(label=_("Form of the requests"), choices=Form.choices)
+    data_fields = PathsField(
+        forms.CharField(max_length=MAX_PATH_CHARACTERS), required=False, label=_("Fields of data")
+    )
+    version = VersionField(label=_("Version"))
 
 
 class EnableForm(forms.Form):

@@ -22,7 +22,7 @@ from webhooks.registry.warnings import log_warnings
 from webhooks.wire.url_rules import is_same_server
 
 CHANGEABLE = {*SETTING_NAMES, "active", "metadata"}
-WARNED_OF = {"url", "events", "filter"}
+WARNED_OF = {"url", "events", "filter", "form", "data_fields", "version"}
 
 
 def _read_ordered(settings: dict[str, Any], before: str = Order.NONE) -> None:
@@ -112,8 +112,8 @@ def put_webhook(
     """Create the owner's webhook with this uid, or change it to the given settings.
 
     For configuration that is kept elsewhere. Returns the webhook and the old and new value of each
-    changed setting, or None instead of them for a new webhook. An omitted setting gets its default,
-    omitted custom headers are removed; if nothing differs, nothing changes. Raises what
+    changed setting, or None instead of them for a new webhook. An omitted setting gets its default but
+    for the version, which stays; omitted custom headers are removed; if nothing differs, nothing changes. Raises what
     create_webhook() and update_webhook() do.
     """
     settings = {"headers": {}, "metadata": {}, **settings}
@@ -124,7 +124,8 @@ def put_webhook(
         webhook = Webhook.objects.for_owner(owner_id).filter(uid=uid).first()
         if webhook is None:
             return create_webhook(owner, uid=uid, **settings), None
-        for name in SETTING_NAMES:
+        # A version is left by its owner only.
+        for name in (name for name in SETTING_NAMES if name != "version"):
             if name != "max_retries" or settings.get("retry_schedule") is None:
                 field = cast("Field[Any, Any]", Webhook._meta.get_field(name))
                 settings.setdefault(name, field.get_default())
@@ -197,7 +198,11 @@ def update_webhook(
         changes["headers_encrypted"] = webhook.headers_encrypted
     concerned = {*changes, "headers", NON_FIELD_ERRORS}
     if "events" in changes:
-        concerned.add("filter")
+        concerned |= {"filter", "data_fields"}
+    if "order" in changes:
+        concerned.add("debounce_seconds")
+    if not changes.keys().isdisjoint({"form", "version"}):
+        concerned.add("data_fields")
     if not changes.keys().isdisjoint({"form", "order"}):
         concerned.add("batch_events")
     _validate(*steps, only=concerned)

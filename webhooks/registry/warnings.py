@@ -5,7 +5,9 @@ import logging
 from django.conf import settings
 
 from webhooks import catalog
+from webhooks.choices import Form
 from webhooks.models import Webhook
+from webhooks.models.data_fields import known_fields
 from webhooks.models.endpoint_proof import host_cap, host_of
 from webhooks.models.filters import types_left_out
 from webhooks.pace.bounds import named
@@ -33,16 +35,17 @@ def warnings_of(webhook: Webhook, *, with_others: bool = True) -> list[str]:
     """Return the warnings about a webhook, one line each. One statement.
 
     A warning names a missing proof of the endpoint, event types of which the filter lets no event
-    through, or the owner's other webhooks with the same URL that receive some of the same events;
-    these last ones only `with_others`.
+    through or that have none of the chosen fields, deprecated versions that it pins, or the owner's
+    other webhooks with the same URL that receive some of the same events; these last ones only
+    `with_others`.
     """
     others = _twins_of(webhook) if with_others else []
-    return [*unproved(webhook), *_left_out_by(webhook), *others]
+    return [*unproved(webhook), *_warnings_of_settings(webhook), *others]
 
 
 def log_warnings(webhook: Webhook) -> None:
     """Log the warnings about the settings, without a missing proof."""
-    for warning in [*_left_out_by(webhook), *_twins_of(webhook)]:
+    for warning in [*_warnings_of_settings(webhook), *_twins_of(webhook)]:
         logger.warning("Webhook %s: %s", webhook.public_id, warning)
 
 
@@ -70,12 +73,34 @@ def _capped(webhook: Webhook) -> str:
     return CAPPED.format(cap=cap, host=host_of(webhook.url))
 
 
+def _warnings_of_settings(webhook: Webhook) -> list[str]:
+    return [*_left_out_by(webhook), *_outdated(webhook), *_emptied_by(webhook)]
+
+
 def _left_out_by(webhook: Webhook) -> list[str]:
     if webhook.filter is None:
         return []
     names = types_left_out(webhook.filter, webhook.event_types)
     lacking = "They lack a field that it asks for."
     return [f"The filter lets no event of {named(names)} through. {lacking}"] if names else []
+
+
+def _outdated(webhook: Webhook) -> list[str]:
+    names = [one.name for one in webhook.event_types if one.is_deprecated_at(webhook.version)]
+    if not names:
+        return []
+    newest = catalog.current_version().isoformat()
+    return [f"It gets {named(names)} in a deprecated version; {newest} is the newest one."]
+
+
+def _emptied_by(webhook: Webhook) -> list[str]:
+    if webhook.form != Form.FIELDS:
+        return []
+    fields = webhook.data_fields or ()
+    names = [
+        one.name for one in webhook.event_types if not known_fields(fields, one, webhook.version)
+    ]
+    return [f"{named(names)}: no field of data is chosen, which is sent empty."] if names else []
 
 
 def _twins_of(webhook: Webhook) -> list[str]:

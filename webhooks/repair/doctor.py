@@ -25,6 +25,7 @@ from webhooks.repair.doctor_work import (
     check_backlog,
     check_chores,
     check_order,
+    check_versions,
     check_workers,
 )
 from webhooks.repair.findings import Check, Finding, Level, failure, ok, warning
@@ -185,6 +186,7 @@ CHECKS: tuple[Check, ...] = (
     check_backlog,
     check_chores,
     check_order,
+    check_versions,
     check_encryption,
     check_libraries,
     check_settings,

@@ -5,8 +5,10 @@ from datetime import timedelta
 
 from django.utils import timezone
 
+from webhooks import catalog
 from webhooks.figures import present
 from webhooks.models import Pause, Redelivery, Webhook
+from webhooks.outbox.versions import webhooks_pinning
 from webhooks.postgres import horizon
 from webhooks.postgres.sql import query
 from webhooks.repair import housekeeping
@@ -69,6 +71,27 @@ def check_workers() -> Iterator[Finding]:
         yield ok("workers", f"{alive} {'worker is' if alive == 1 else 'workers are'} alive.")
     elif not workers:
         yield failure("workers", "No worker is running: no event is sent.", "manage.py rqworker")
+
+
+def check_versions() -> Iterator[Finding]:
+    """Name the webhooks that pin a deprecated version of an event type."""
+    is_good = True
+    for declared in catalog.all_types():
+        for one in declared.older:
+            if one.deprecated is None:
+                continue
+            if pinning := webhooks_pinning(declared.name, one.date):
+                is_good = False
+                yield warning(
+                    "versions",
+                    f"Webhooks that still get {declared.name} in the version {one.date}, deprecated "
+                    f"since {one.deprecated}: {len(pinning):,}.",
+                    "Ask their owners to set a later version",
+                    count=len(pinning),
+                    ids=[webhook.public_id for webhook in pinning[:IDS_SHOWN]],
+                )
+    if is_good:
+        yield ok("versions", "No webhook pins a deprecated version.")
 
 
 def check_backlog() -> Iterator[Finding]:

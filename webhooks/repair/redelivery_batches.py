@@ -296,7 +296,9 @@ def _create_missing(
     """Create deliveries of events; return their number and the ids of locked events."""
     events = missing(webhook, scope).filter(id__in=ids).order_by("id")
     # The lock keeps a purge from deleting an event while its delivery is created.
-    free = list(events.select_for_update(no_key=True, skip_locked=True).values_list("id", "type"))
+    free = list(
+        events.select_for_update(no_key=True, skip_locked=True).values_list("id", "type", "version")
+    )
     created = Delivery.objects.bulk_create(
         [
             Delivery(
@@ -305,15 +307,15 @@ def _create_missing(
                 webhook=webhook,
                 owner_id=webhook.owner_id or NO_OWNER,
                 event_type=event_type,
-                form=webhook.delivery_form,
+                form=webhook.recorded_form(version).form,
                 redelivery=redelivery,
             )
-            for event_id, event_type in free
+            for event_id, event_type, version in free
         ],
         ignore_conflicts=True,
     )
     with connection.cursor() as cursor:
-        cursor.execute(RECOUNT_SQL, {"ids": [event_id for event_id, _ in free]})
+        cursor.execute(RECOUNT_SQL, {"ids": [event_id for event_id, *_ in free]})
         if webhook.order == Order.OBJECT:
             cursor.execute(PLACES_SQL, {"ids": [delivery.id for delivery in created]})
     # Events that are still missing are the locked ones: the others have a delivery now.

@@ -1,6 +1,6 @@
-"""System checks E001 to E014: developers' declarations.
+"""System checks E001 to E015: developers' declarations.
 
-E001 to E004 are about the catalogue, E005 to E014 about tracked models: `manage.py check` reports any
+E001 to E004 and E015 are about the catalogue, E005 to E014 about tracked models: `manage.py check` reports any
 model that seems to be tracked but has writes without events.
 """
 
@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jsonschema_rs
 from django.apps import apps
 from django.core.checks import CheckMessage, Error, register
 from django.db import DEFAULT_DB_ALIAS, models, router
@@ -68,6 +69,28 @@ def _type_problems(event_type: catalog.EventType) -> Iterator[CheckMessage]:
             obj=name,
             id="webhooks.E003",
         )
+        return
+    if wrong := _version_problem(event_type):
+        yield Error(
+            f"The versions of {name} are wrong: {wrong}",
+            hint="List the versions before, the newest first, each with a function from the next newer one.",
+            obj=name,
+            id="webhooks.E015",
+        )
+
+
+def _version_problem(event_type: catalog.EventType) -> str:
+    dates = event_type.versions
+    if sorted(set(dates), reverse=True) != dates:
+        return "their dates are not in order."
+    for one in event_type.older:
+        try:
+            example = event_type.example_at(one.date)
+            validator = jsonschema_rs.Draft202012Validator(dict(one.schema), validate_formats=True)
+            validator.validate(example)
+        except Exception as problem:  # of the declaration's own function, too
+            return f"of the example, {one.date} makes what does not fit its schema: {problem}"
+    return ""
 
 
 @register("webhooks")

@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
+from datetime import date
 from typing import Any, Protocol
 from urllib.parse import quote
 from uuid import UUID
 
 from webhooks.ids import BATCH_PREFIX, DELIVERY_PREFIX, EVENT_PREFIX
-from webhooks.wire.forms import HEADER_CHARACTERS, content_type_of, render
+from webhooks.wire.forms import HEADER_CHARACTERS, render
 from webhooks.wire.messages import HeaderBlock, Post
 from webhooks.wire.signing import Ed25519Key, SigningKey, sign_hex, sign_standard
 
@@ -96,15 +97,18 @@ def build_formed_request(
     form: str | None,
     object_reference: str,
     payload: bytes,
+    spec: str | None = None,
+    stored_version: date | None = None,
     object_sequence: str | None = None,
     **attempt: Any,
 ) -> Post:
     """Return the signed request of one attempt whose event is sent in another form than the standard,
     or in the order of its object's events, where `object_sequence` is its place.
 
-    `payload` is the stored one; the other arguments are build_request()'s. Never raises.
+    `payload` is the stored one; render() has the first arguments, build_request() the others. Never
+    raises.
     """
-    rendered = render(form, payload, object_reference)
+    rendered = render(form, payload, object_reference, spec, stored_version)
     post = build_request(to, payload=rendered.body, **attempt)
     lines = [*post.headers.lines, *rendered.header_lines]
     if object_sequence is not None:
@@ -120,25 +124,26 @@ def build_batch(
     to: Destination,
     events: Sequence[tuple[UUID, bytes, Sequence[str | None] | None]],
     *,
+    content_type: bytes,
     timestamp: int,
 ) -> Post:
     """Return the signed request of a batch: the bodies of its events as a JSON array.
 
-    An event is its id, its stored payload, and form and object reference where it has another form
-    than the standard; all have the same content type. The request's id follows from the events' ids:
-    the same events in the same order have the same one. `timestamp` is Unix seconds.
+    An event is its id, its stored payload, and where it has another form than the standard the first
+    arguments of render(): form, object reference, parameters and version. The request's id follows from
+    the events' ids: the same events in the same order have the same one. `timestamp` is Unix seconds.
     """
     bodies = []
     for _, payload, formed in events:
-        form, reference = (None, "") if formed is None else (formed[0], formed[1] or "")
-        bodies.append(render(form, payload, reference).body)
+        form, reference, spec, version = (None, "", None, None) if formed is None else formed[:4]
+        stored_version = None if version is None else date.fromisoformat(version)
+        bodies.append(render(form, payload, reference or "", spec, stored_version).body)
     body = b"[%b]" % b",".join(bodies)
     digest = hashlib.sha256(b"".join(event_id.bytes for event_id, *_ in events)).hexdigest()
     public_id = BATCH_PREFIX + digest[:32]
     wire_id = public_id.encode()
-    first = events[0][2]
     head = BATCH_HEAD % (
-        content_type_of(None if first is None else first[0]),
+        content_type,
         USER_AGENT,
         wire_id,
         timestamp,

@@ -17,7 +17,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import EVENT_PREFIX, parse_public_id
-from webhooks.models import Event, SigningSecret, Webhook
+from webhooks.models import Delivery, SigningSecret, Webhook
 from webhooks.wire.signing import SECRET_PREFIX, TOLERANCE_SECONDS, SigningKey
 
 MAX_BODY_BYTES = 256 * 1024
@@ -100,9 +100,9 @@ def _stored_payload(webhook: Webhook, event_id: str) -> bytes | None:
         row_id = parse_public_id(event_id, EVENT_PREFIX)
     except PublicIdInvalidError:
         return None
-    rows = Event.objects.filter(id=row_id, deliveries__webhook=webhook)
-    payload = rows.values_list("payload", flat=True).first()
-    return bytes(payload) if payload else None
+    rows = Delivery.objects.filter(event=row_id, webhook=webhook).select_related("event")
+    delivery = rows.first()
+    return None if delivery is None else delivery.rendered(delivery.event) or None
 
 
 @sensitive_variables()

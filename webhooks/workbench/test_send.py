@@ -72,12 +72,16 @@ def send_test(
     example = catalog.get_type(event_type).example
     if event_type == "webhook.test":
         example = {"webhookId": webhook.public_id, "message": "It works."}
+    stored_version = catalog.stored_version(event_type)
+    recorded = webhook.recorded_form(stored_version)
     request = SingleRequest(
         webhook.pk,
         event_type,
         example,
         extra_lines=[TEST_HEADER],
-        form=webhook.delivery_form,
+        form=recorded.form,
+        spec=recorded.spec,
+        stored_version=stored_version,
         may_be_inactive=may_be_inactive,
     )
     started_at = time.monotonic()

@@ -49,7 +49,7 @@ def _address(events: Sequence[Event], webhook: Webhook) -> None:
             webhook=webhook,
             owner_id=webhook.owner_id or NO_OWNER,
             event_type=event.type,
-            form=webhook.delivery_form,
+            form=webhook.recorded_form(event.version).form,
         )
         for event in events
     )

@@ -8,6 +8,7 @@ from django.urls import reverse
 
 from projects.models import User
 from tests.webhooks.admin.conftest import PAYMENT
+from tests.webhooks.versions import SECOND, parcels
 from webhooks import service
 from webhooks.doors import access
 from webhooks.models import Webhook
@@ -36,6 +37,45 @@ def test_a_filter_is_set_and_refused_in_the_settings(operator: Client, webhook: 
     assert [word in page for word, page in zip(words, pages, strict=True)] == [True] * 5
     webhook.refresh_from_db()
     assert webhook.filter == {"amount": {"gte": 3000}}
+
+
+def test_fields_are_chosen_in_the_settings_and_shown(operator: Client, webhook: Webhook) -> None:
+    settings = SETTINGS | {"url": webhook.url, "form": "fields"}
+    path = page_of(webhook, "settings")
+
+    unknown = operator.post(path, settings | {"data_fields": "id, amuont"})
+    many = operator.post(path, settings | {"data_fields": "id," * 60})
+    operator.post(path, settings | {"data_fields": "id, amount"})
+
+    assert "amuont: payment.failed" in unknown.content.decode()
+    assert "50 are allowed" in many.content.decode()
+    webhook.refresh_from_db()
+    assert (webhook.form, webhook.data_fields) == ("fields", ["id", "amount"])
+    assert "data: id, amount" in operator.get(page_of(webhook, "change")).content.decode()
+
+
+def test_a_version_and_debounce_are_set_in_the_settings_and_shown(
+    operator: Client, webhook: Webhook
+) -> None:
+    settings = SETTINGS | {"url": webhook.url, "events": "*"}
+    path = page_of(webhook, "settings")
+
+    with parcels():
+        page = operator.get(path).content.decode()
+        operator.post(path, settings | {"version": "2026-06-01", "debounce_seconds": "30"})
+        webhook.refresh_from_db()
+        chosen = webhook.version
+        operator.post(path, settings | {"debounce_seconds": "30", "ordered": "on"})
+        unknown = operator.post(path, settings | {"version": "2026-06-02"})
+
+    assert '<option value="2026-06-01"' in page
+    assert "not one of the available choices" in unknown.content.decode()
+    webhook.refresh_from_db()
+    assert (chosen, webhook.version, webhook.debounce_seconds) == (SECOND, SECOND, 30)
+    assert not webhook.ordered
+    overview = operator.get(page_of(webhook, "change")).content.decode()
+    assert "<dd>2026-06-01</dd>" in overview
+    assert "updates of an object wait 30 s" in overview
 
 
 def test_a_filter_is_tried_on_the_latest_events(

@@ -117,6 +117,7 @@ ROWS = {
     "delivery-redeliver.post": Row(202),
     "docs.get": reading(other=200),
     "event-list.get": reading(other=200),
+    "event-rendered.get": reading(),
     "event-list.post": Row(
         201, 403, lambda world: NEW_EVENT | {"userId": str(world.owner.pk)}, scope="trigger"
     ),

@@ -50,7 +50,7 @@ def test_newcomer_gets_from_nothing_to_a_delivery(live_server: Any, user: User) 
             receiver.secrets = [known[name] for name in ("SECRET",) if name in known]
             run_until_idle()
 
-        assert len(answers) == 15
+        assert len(answers) == 18
         assert [one.event_type for one in receiver.requests] == ["payment.failed"] * 3
         assert all(one.standard_ok and one.hex_ok for one in receiver.requests)
     assert answers[2]["succeeded"] is True
@@ -65,6 +65,9 @@ def test_newcomer_gets_from_nothing_to_a_delivery(live_server: Any, user: User) 
     assert (answers[13]["considered"], answers[13]["matched"]) == (1, 0)
     assert answers[13]["leftOut"][0]["reason"] == "It is filtered: amount is 2900."
     assert answers[14]["form"] == "thin"
+    assert answers[15]["version"] == "2026-01-01"
+    assert json.loads(answers[16]["versions"][0]["body"])["amount"] == 2900
+    assert answers[17]["debounce"] == 30
 
 
 def run(command: str, variables: dict[str, str]) -> Any:

@@ -23,6 +23,7 @@ BY_HTTP = {
     "put_webhook": ["putWebhook"],
     "redeliver": ["createRedelivery", "retryFailed"],
     "redeliver_one": ["redeliverDelivery"],
+    "render_event": ["renderEvent"],
     "replay": ["createRedelivery"],
     "resume_sending": ["resumeSending"],
     "revoke_portal_link": ["revokePortalLink"],
@@ -42,6 +43,7 @@ NOT_BY_HTTP = {
     "enable_if_it_answers": "A page of the portal does this; a client enables, then sends a test.",
     "find_portal_session": "The portal does this for each of its pages.",
     "open_portal_link": "A browser opens the link's URL.",
+    "webhooks_pinning": "An operator asks it; manage.py doctor does.",
     "trigger_events": "All or none, in the caller's transaction, which no client has.",
 }
 """Why a function has no operation."""

@@ -4,6 +4,8 @@ import pytest
 from django.test import Client
 
 from tests.webhooks.portal.conftest import Things
+from tests.webhooks.portal.test_tasks import SETTINGS
+from tests.webhooks.versions import SECOND, parcels
 
 pytestmark = pytest.mark.django_db
 
@@ -25,6 +27,51 @@ def test_page_sent_back_as_it_came_changes_one_name(owner_client: Client, things
     things.webhook.refresh_from_db()
     assert (things.webhook.name, things.webhook.filter) == ("Renamed", None)
 
+    chosen = {"form": "fields", "data_fields": "id, name"}
+    assert owner_client.post(path, sent | chosen).status_code == 302
+    things.webhook.refresh_from_db()
+    assert (things.webhook.form, things.webhook.data_fields) == ("fields", ["id", "name"])
+    assert 'value="id,name"' in owner_client.get(path).content.decode()
+    unknown = owner_client.post(path, sent | chosen | {"data_fields": "nmae"})
+    assert "nmae: project.created" in unknown.content.decode()
+
     broken = owner_client.post(path, sent | {"filter": '{"nothing.like.it": 1'})
     assert broken.status_code == 422
     assert "This is not JSON." in broken.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ({"form": "raw"}, "&quot;Payroll 2027&quot;"),
+        ({"form": "fields", "data_fields": "name"}, "{&quot;name&quot;:&quot;Payroll 2027&quot;}}"),
+        ({"form": "cloudevents-binary"}, "ce-type: project.deleted"),
+        ({"form": "fields", "data_fields": "nmae"}, "nmae: project.deleted has no such field"),
+        ({"form": "xml"}, "xml"),
+    ],
+)
+def test_an_event_is_shown_as_another_webhook_would_get_it(
+    owner_client: Client, things: Things, query: dict[str, str], shown: str
+) -> None:
+    path = f"/portal/event/{things.event.public_id}/"
+    page = owner_client.get(path, query | {"version": "2026-01-01"})
+
+    assert page.status_code == 200
+    assert shown in page.content.decode()
+
+
+def test_a_version_is_chosen_and_shown_with_its_type(owner_client: Client, things: Things) -> None:
+    path = f"/portal/webhook/{things.webhook.public_id}/settings/"
+    sent = SETTINGS | {"url": things.webhook.url, "events": ["*"], "debounce_seconds": "30"}
+
+    with parcels():
+        saved = owner_client.post(path, sent | {"version": "2026-06-01"})
+        page = owner_client.get(path).content.decode()
+        shown = owner_client.get("/portal/event-types/parcel.updated/").content.decode()
+
+    things.webhook.refresh_from_db()
+    assert saved.status_code == 302
+    assert (things.webhook.version, things.webhook.debounce_seconds) == (SECOND, 30)
+    assert '<option value="2026-06-01" selected>' in page
+    assert "deprecated since 2026-11-20" in shown
+    assert "&quot;place&quot;" in shown

@@ -403,9 +403,12 @@ def test_phases_of_an_attempt_are_shown_where_they_are_recorded(
     path = f"/portal/delivery/{things.delivery.public_id}/"
     assert "How long each phase took" not in owner_client.get(path).content.decode()
 
-    Attempt.objects.update(phases_us=[11_000, 22_000, 33_000, 44_000, 55_000, 66_000])
+    Attempt.objects.update(
+        body_sha256=b"\xab" * 32, phases_us=[11_000, 22_000, 33_000, 44_000, 55_000, 66_000]
+    )
 
     page = owner_client.get(path).content.decode()
+    assert "ab" * 32 in page
     for label, shown in (("Connect", "22 ms"), ("TLS", "33 ms"), ("Wait", "55 ms")):
         assert f'data-label="{label}">{shown}' in page
 

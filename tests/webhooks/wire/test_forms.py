@@ -11,7 +11,7 @@ from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 
 from tests.webhooks.wire.golden_forms import FOLDER, golden_text
 from webhooks.choices import Form
-from webhooks.wire.forms import render
+from webhooks.wire.forms import pick, render, spec_text
 from webhooks.wire.header_rules import is_forbidden
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -47,6 +47,39 @@ def test_data_keeps_its_bytes() -> None:
     assert render(Form.CLOUDEVENTS, PAYLOAD, "").body.endswith(b'"data":%b}' % DATA)
     assert render(Form.CLOUDEVENTS_BINARY, PAYLOAD, "").body == PAYLOAD
     assert DATA not in render(Form.THIN, PAYLOAD, "").body
+
+
+@pytest.mark.parametrize(
+    ("fields", "picked"),
+    [
+        (["b", "n"], b'{"n":1.10,"b":1}'),
+        (["big"], b'{"big":12345678901234567890}'),
+        (["none", "n.x", "b"], b'{"b":1}'),
+        (["a"], DATA[DATA.index(b'"a"') - 1 :].replace(b',"a"', b'{"a"')),
+        (["none"], b"{}"),
+    ],
+)
+def test_chosen_fields_keep_their_order_and_bytes(fields: list[str], picked: bytes) -> None:
+    rendered = render("key", PAYLOAD, "", spec_text(Form.FIELDS, fields=fields))
+
+    assert rendered.body == PAYLOAD.replace(DATA, picked)
+
+
+@pytest.mark.parametrize(
+    ("data", "fields", "picked"),
+    [
+        (b'{"a":{"x":1,"y":2},"b":3}', ["a.y", "b"], b'{"a":{"y":2},"b":3}'),
+        (b'{"a":{"x":1,"y":2},"b":3}', ["a.y", "a"], b'{"a":{"x":1,"y":2}}'),
+        (b'{ "a" : { "x" : [1, {"x": 2}] } , "b" : 3 }', ["a.x"], b'{"a" : {"x" : [1, {"x": 2}]}}'),
+        (b'{"a":{"x":{"y":null}}}', ["a.x.y", "a.x.z"], b'{"a":{"x":{"y":null}}}'),
+        (b'{"a":{},"b":null}', ["a.x", "b.x"], b'{"a":{}}'),
+        (b'{"\\u0061":1,"\\"b":2}', ["a"], b'{"\\u0061":1}'),
+        (b"{}", ["a"], b"{}"),
+        (b"[1]", ["a"], b"{}"),
+    ],
+)
+def test_fields_are_chosen_by_their_path(data: bytes, fields: list[str], picked: bytes) -> None:
+    assert pick(data, fields) == picked
 
 
 @pytest.mark.parametrize("form", OTHER_FORMS)

@@ -12,7 +12,7 @@ import pytest
 
 from projects.models import User
 from webhooks import service
-from webhooks.models import Webhook
+from webhooks.models import Delivery, Webhook
 from webhooks.wire.signing import SigningKey, sign_hex, sign_standard
 from webhooks.workbench.diagnosis import read_headers
 
@@ -61,6 +61,19 @@ def test_genuine_request(sent: Sent) -> None:
     (finding,) = service.diagnose(sent.webhook, sent.headers, sent.body)
 
     assert (finding.word, finding.is_good) == ("request_genuine", True)
+
+
+def test_request_in_another_form_is_genuine_and_not_changed(
+    make_webhook: Callable[..., Webhook], user: User
+) -> None:
+    webhook = make_webhook(events=["*"], form="fields", data_fields=["name"])
+    secret = webhook.secret
+    event = service.trigger_event("project.deleted", user, DATA)
+    body = Delivery.objects.get(webhook=webhook).rendered(event)
+    headers = signed(secret, event.public_id, int(time.time()), body)
+
+    assert words(webhook, headers, body) == ["request_genuine"]
+    assert words(webhook, headers, body.replace(b"Caf", b"Kaf")) == ["body_changed"]
 
 
 def test_older_secret_still_fits_during_a_rotation(sent: Sent) -> None:
