@@ -109,14 +109,13 @@ def show_wait(delivery: Any, ago: Callable[[datetime], SafeString | str]) -> Saf
 
 def _held(delivery: Delivery, webhook: Webhook, now: datetime) -> Wait:
     due_at = delivery.next_attempt_at or now
-    if webhook.breaker_state == BreakerState.HALF_OPEN:
-        return Wait(_("breaker open: a probe is out"))
     if webhook.breaker_state == BreakerState.OPEN:
         probe, probe_at = _next_probe(webhook, now)
-        return Wait(
-            _("breaker open: %(probe)s") % {"probe": probe},
-            None if probe_at is None else max(probe_at, due_at),
-        )
+        # One that is not due yet waits for its own time, which comes after the probe.
+        if due_at <= (probe_at or now):
+            return Wait(_("breaker open: %(probe)s") % {"probe": probe}, probe_at)
+    elif webhook.breaker_state == BreakerState.HALF_OPEN and due_at <= now:
+        return Wait(_("breaker open: a probe is out"))
     if webhook.held_until is not None and webhook.held_until > max(now, due_at):
         return Wait(_("its receiver asked for time until"), webhook.held_until)
     if due_at > now:

@@ -119,3 +119,11 @@ def test_the_search_box_tells_nothing_without_permission(
     for term in (webhook.public_id, "receiver.example"):
         page = client.get(f"/admin/search/?extended=1&s={term}").content.decode()
         assert str(webhook.pk) not in page
+
+
+def test_home_says_of_how_many_deliveries_a_redelivery_is(
+    operator: Client, delivery: Delivery
+) -> None:
+    service.redeliver(service.Scope(webhook_id=delivery.webhook_id))
+
+    assert "0 of 1 queued" in operator.get("/admin/").content.decode()

@@ -73,7 +73,12 @@ def test_a_disabled_webhook_says_why() -> None:
             {"breaker_state": BreakerState.OPEN, "breaker_probe_at": BEFORE},
             {"next_attempt_at": BEFORE}, "breaker open: the next due delivery", None,
         ),
-        ({"breaker_state": BreakerState.HALF_OPEN}, {}, "breaker open: a probe is out", None),
+        ({"breaker_state": BreakerState.HALF_OPEN}, {"next_attempt_at": BEFORE}, "breaker open: a probe is out", None),
+        ({"breaker_state": BreakerState.HALF_OPEN}, {"next_attempt_at": LATER}, "", LATER),
+        (
+            {"breaker_state": BreakerState.OPEN, "breaker_probe_at": NOW + timedelta(minutes=4)},
+            {"next_attempt_at": LATER}, "", LATER,
+        ),
     ],
 )  # fmt: skip
 def test_a_delivery_says_what_it_waits_for_and_no_time_that_is_over(
