@@ -61,7 +61,7 @@ def read_outcome(
     records = []
     for number, delivery in enumerate(rows):
         status = statuses[number] if statuses else whole
-        own = judged(delivery, status)
+        own = verdict if number == 0 and statuses is None else judged(delivery, status)
         delay = jittered(OUTAGE_RETRY_SECONDS, spread) if is_outage else own.delay_seconds
         result: Result = {  # type: ignore[typeddict-item]  # those missing are the shared ones
             **shared,
