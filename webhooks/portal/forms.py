@@ -88,6 +88,7 @@ class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no param
             "retry_schedule": NumbersField,
             "filter": FilterField,
             "data_fields": PathsField,
+            "version": VersionField,
         }
         widgets = {"url": forms.URLInput, "retry_schedule": forms.TextInput}
         labels = {

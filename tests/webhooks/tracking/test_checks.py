@@ -1,6 +1,7 @@
 """System checks: one test for each id."""
 
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from django.test.utils import isolate_apps
 
 from projects.models import Project
 from webhooks import catalog
-from webhooks.catalog import TEXT, EventType, object_schema
+from webhooks.catalog import TEXT, EventType, OlderVersion, object_schema
 from webhooks.tracking import TrackedModel, TrackedQuerySet, Tracking, track, writes
 from webhooks.tracking.checks import check_catalogue, check_tracked_models
 
@@ -65,6 +66,25 @@ def test_e003_invalid_example() -> None:
 
     assert id_ == "webhooks.E003"
     assert message.startswith("The example of invoice.sent does not fit its schema: ")
+
+
+@pytest.mark.parametrize(
+    ("older", "words"),
+    [
+        (OlderVersion(GOOD.version, GOOD.schema, dict), "their dates are not in order"),
+        (OlderVersion(date(2025, 1, 1), GOOD.schema, lambda data: {}), "does not fit its schema"),
+        (
+            OlderVersion(date(2025, 1, 1), GOOD.schema, lambda data: data["x"]),
+            "makes what does not fit",
+        ),
+    ],
+)
+def test_e015_wrong_versions(older: OlderVersion, words: str) -> None:
+    ((id_, message),) = catalogue_problems(replace(GOOD, older=(older,)))
+
+    assert id_ == "webhooks.E015"
+    assert message.startswith("The versions of invoice.sent are wrong: ")
+    assert words in message
 
 
 @pytest.mark.parametrize("name", ["invoice", "Invoice.Sent", "invoice.sent.twice", "invoice."])
