@@ -60,6 +60,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "WEBHOOKS_PROXY_URL": "An egress proxy, `http://host:port`, through which all requests go.",
         "WEBHOOKS_CA_BUNDLE": "A file of certificate authorities instead of certifi's.",
         "WEBHOOKS_ENDPOINT_PROOF": "Whether owners prove that a URL is theirs before it receives anything: `off`, `advise` or `require`.",
+        "WEBHOOKS_UNVERIFIED_REQUESTS_PER_SECOND": "Requests to one host from all webhooks together that are not verified, where proofs are asked for; 0 for no limit.",
     },
     "Limits of the API": {
         "WEBHOOKS_MAX_PER_OWNER": "Webhooks of one owner at most.",

@@ -1,5 +1,4 @@
 from django.db import migrations, models
-from django.db.models import Q
 
 
 class Migration(migrations.Migration):
@@ -20,13 +19,5 @@ class Migration(migrations.Migration):
             model_name="webhook",
             name="proof_error",
             field=models.CharField(blank=True, db_default="", default="", editable=False, max_length=500),
-        ),
-        migrations.AddIndex(
-            model_name="webhook",
-            index=models.Index(
-                condition=Q(("deleted_at", None), ("proof_due_at__isnull", False)),
-                fields=["proof_due_at"],
-                name="webhook_proof",
-            ),
         ),
     ]

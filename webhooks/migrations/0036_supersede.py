@@ -2,8 +2,9 @@
 
 from django.db import migrations, models
 
+DROP_INDEX_SQL = "DROP INDEX CONCURRENTLY IF EXISTS delivery_debounced"
 INDEX_SQL = """
-CREATE INDEX CONCURRENTLY IF NOT EXISTS delivery_debounced
+CREATE INDEX CONCURRENTLY delivery_debounced
     ON webhooks_delivery (webhook_id, debounce_key)
  WHERE debounce_key IS NOT NULL AND finished_at IS NULL
 """
@@ -59,8 +60,9 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.RunSQL(
-            INDEX_SQL,
-            "DROP INDEX CONCURRENTLY IF EXISTS delivery_debounced",
+            # What a migration that was cut short left behind would serve nobody.
+            [DROP_INDEX_SQL, INDEX_SQL],
+            DROP_INDEX_SQL,
             state_operations=[
                 migrations.AddIndex(
                     model_name="delivery",

@@ -86,7 +86,7 @@ def test_e3_userinfo_never_becomes_a_header(receiver: HttpReceiver) -> None:
     assert receiver.requests == []
 
 
-def test_e7_text_does_not_tell_open_from_closed_or_filtered_ports(receiver: HttpReceiver) -> None:
+def test_e7_text_tells_only_a_refusal_from_other_silences(receiver: HttpReceiver) -> None:
     closed = socket.socket()
     closed.bind(("127.0.0.1", 0))
     behaviours = [
@@ -108,6 +108,11 @@ def test_e7_text_does_not_tell_open_from_closed_or_filtered_ports(receiver: Http
 
     kinds = [kind_of(outcome) for outcome in outcomes]
     assert kinds == ["timeout", "reset", "reset", "protocol", "protocol", "connect", "tls"]
+    # A refusal is said, because it is what a developer has to know first; only public addresses are
+    # ever asked.
+    refused = str(outcomes.pop(-2).error)
+    assert "refused" in refused
+    assert refused not in {str(outcome.error) for outcome in outcomes}
     assert len({str(outcome.error) for outcome in outcomes}) == 1
 
 
