@@ -10,7 +10,7 @@ from webhooks.registry.changes import CHANGEABLE
 
 STATE = {
     "id", "owner", "uid", "metadata", "is_platform", "active", "headers_encrypted", "disabled_reason", "disabled_at",
-    "notice_due_at", "notice_failures", "notice_error", "failing_since", "breaker_state",
+    "notice_due_at", "notice_failures", "notice_error", "proof_due_at", "proof_failures", "proof_error", "failing_since", "breaker_state",
     "breaker_failures", "breaker_probes", "breaker_changed_at", "breaker_probe_at", "held_until",
     "rate_ready_at", "filter_path", "form_key", "pinned_key", "ordered", "verified", "deleted_at", "revision",
     "created_at", "updated_at",
