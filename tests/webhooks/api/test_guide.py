@@ -50,7 +50,7 @@ def test_newcomer_gets_from_nothing_to_a_delivery(live_server: Any, user: User) 
             receiver.secrets = [known[name] for name in ("SECRET",) if name in known]
             run_until_idle()
 
-        assert len(answers) == 18
+        assert len(answers) == 21
         assert [one.event_type for one in receiver.requests] == ["payment.failed"] * 3
         assert all(one.standard_ok and one.hex_ok for one in receiver.requests)
     assert answers[2]["succeeded"] is True
