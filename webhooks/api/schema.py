@@ -13,6 +13,7 @@ from webhooks.api.authentication import PASSWORD_SCHEME
 from webhooks.api.names import camel_case
 from webhooks.api.problems import CONTENT_TYPE, TITLES, TYPE_PREFIX
 from webhooks.catalog import EventType
+from webhooks.models.sending import MOST_EVENTS
 
 METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -71,6 +72,7 @@ REFUSALS = {
 }
 WITH_BODY = frozenset({"411", "413", "415"})
 
+SENT_WITH_SINGLE_EVENTS = ("X-Webhook-Event", "X-Webhook-Delivery", "X-Webhook-Attempt")
 SENT_HEADERS = {
     "webhook-id": "The event's id, the same on every attempt; use it to drop duplicates.",
     "webhook-timestamp": "Time of this attempt in Unix seconds.",
@@ -83,6 +85,14 @@ SENT_HEADERS = {
     "X-Webhook-Attempt": "The number of this attempt, from 1.",
     "User-Agent": "`RemoteDevAI-Webhooks/1.0`",
 }
+HEADERS_OF_BATCHES = {
+    **{name: text for name, text in SENT_HEADERS.items() if name not in SENT_WITH_SINGLE_EVENTS},
+    "webhook-id": "`bat_` and a hash of the events' ids; drop duplicates by the id of each event.",
+    "X-Webhook-Batch": "The number of events in the list.",
+}
+BATCH = "batch"
+"""The name of the request with many events, among those of the event types."""
+GONE = {"410": {"description": "Gone: the webhook is disabled."}}
 HEADERS_OF_OBJECTS = {
     "X-Webhook-Object": "With order per object: the event's object, percent-encoded.",
     "X-Webhook-Sequence": "With it: an integer that grows from event to event of the object.",
@@ -275,8 +285,10 @@ def _refusal(text: str) -> dict[str, Any]:
 def describe_webhooks(
     result: dict[str, Any], generator: Any, request: Any, public: bool
 ) -> dict[str, Any]:
-    """Add the requests that we send, one for each event type of the catalogue."""
-    result["webhooks"] = {one.name: {"post": _sent(one)} for one in catalog.all_types()}
+    """Add the requests that we send: one for each event type of the catalogue, and the batch."""
+    result["webhooks"] = {one.name: {"post": _sent(one)} for one in catalog.all_types()} | {
+        BATCH: {"post": _sent_batch()}
+    }
     return result
 
 
@@ -312,15 +324,19 @@ def _envelope(event_type: EventType, version: date) -> dict[str, Any]:
     """Return the schema of the standard form, of webhooks that pin a version."""
     declared = event_type.schema_at(version)
     data = {key: value for key, value in declared.items() if key != "$schema"}
+    title = {"title": f"Version {version}"} if event_type.older else {}
+    return title | _event({"type": "string", "const": event_type.name}, data)
+
+
+def _event(type_schema: dict[str, Any], data_schema: dict[str, Any]) -> dict[str, Any]:
     return {
-        **({"title": f"Version {version}"} if event_type.older else {}),
         "type": "object",
         "required": ["id", "type", "created", "data"],
         "properties": {
             "id": {"type": "string", "pattern": id_pattern("evt_")},
-            "type": {"type": "string", "const": event_type.name},
+            "type": type_schema,
             "created": {"type": "string", "format": "date-time"},
-            "data": data,
+            "data": data_schema,
         },
     }
 
@@ -342,19 +358,41 @@ def _sent(event_type: EventType) -> dict[str, Any]:
         "summary": event_type.description,
         "tags": ["sent-to-receivers"],
         "parameters": [
-            {
-                "name": name,
-                "in": "header",
-                "required": name in SENT_HEADERS,
-                "description": text,
-                "schema": {"type": "string"},
-            }
-            for name, text in {**SENT_HEADERS, **HEADERS_OF_OBJECTS}.items()
+            *_header_parameters(SENT_HEADERS),
+            *_header_parameters(HEADERS_OF_OBJECTS, required=False),
         ],
         "requestBody": {"required": True, "content": content},
+        "responses": {"2XX": {"description": "Received; anything else is tried again."}, **GONE},
+        "security": [],
+    }
+
+
+def _sent_batch() -> dict[str, Any]:
+    event = _event({"type": "string"}, {"type": "object"})
+    schema = {"type": "array", "minItems": 1, "maxItems": MOST_EVENTS, "items": event}
+    statuses = {"type": "array", "items": {"type": "integer", "minimum": 100, "maximum": 599}}
+    return {
+        "operationId": "onBatch",
+        "summary": "Events of a webhook with `batchEvents` above 1, in one list",
+        "description": "Each event is as in the request of its type.",
+        "tags": ["sent-to-receivers"],
+        "parameters": _header_parameters(HEADERS_OF_BATCHES),
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
         "responses": {
-            "2XX": {"description": "Received; anything else is tried again."},
-            "410": {"description": "Gone: the webhook is disabled."},
+            "2XX": {
+                "description": "Received; anything else is tried again. A list of as many statuses "
+                "takes some events and not others.",
+                "content": {"application/json": {"schema": statuses}},
+            },
+            **GONE,
         },
         "security": [],
     }
+
+
+def _header_parameters(headers: dict[str, str], *, required: bool = True) -> list[dict[str, Any]]:
+    place, text = {"in": "header", "required": required}, {"type": "string"}
+    return [
+        {"name": name, **place, "description": meaning, "schema": text}
+        for name, meaning in headers.items()
+    ]

@@ -4,7 +4,7 @@ The view and the door (webhooks/api/door.py) both use this module.
 """
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, NotRequired, TypedDict, cast
 from uuid import UUID
 
 import jsonschema_rs
@@ -25,7 +25,7 @@ from webhooks.ids import EVENT_PREFIX
 from webhooks.models import Event
 from webhooks.outbox import committer
 from webhooks.outbox.batch import build_each
-from webhooks.outbox.store import Trigger, build_trigger
+from webhooks.outbox.store import MAX_REFERENCE_CHARACTERS, Trigger, build_trigger
 from webhooks.pace.bounds import MAX_PROBLEMS, shortened
 
 MAX_BATCH = 1000
@@ -54,6 +54,12 @@ class EventSerializer(ApiSerializer):
         help_text="The number of your webhooks with a delivery of it, while deliveries are kept.",
     )
     idempotency_key = serializers.CharField(read_only=True, allow_null=True)
+    object = serializers.SerializerMethodField(
+        method_name="get_object", help_text="What the event is about; null where nothing was named."
+    )
+
+    def get_object(self, event: Event) -> str | None:
+        return event.object_reference or None
 
     def get_webhook_count(self, event: Event) -> int:
         own: int = getattr(event, "own_webhook_count", event.fanout_count)
@@ -77,6 +83,13 @@ class NewEventSerializer(ApiSerializer):
         # As in a batch: the same text is the same key.
         trim_whitespace=False,
         help_text="The same key again returns the first event.",
+    )
+    object = serializers.CharField(
+        max_length=MAX_REFERENCE_CHARACTERS,
+        required=False,
+        trim_whitespace=False,
+        help_text="What the event is about. Webhooks with order per object receive the events of "
+        "one object one after the other; an event without an object waits for none.",
     )
 
 
@@ -104,6 +117,7 @@ ITEM = jsonschema_rs.Draft202012Validator(
             "data": {"type": "object"},
             "userId": {"type": "string", "format": "uuid"},
             "idempotencyKey": {"type": "string", "minLength": 1, "maxLength": 255},
+            "object": {"type": "string", "minLength": 1, "maxLength": MAX_REFERENCE_CHARACTERS},
         },
     },
     validate_formats=True,
@@ -113,13 +127,13 @@ ITEM = jsonschema_rs.Draft202012Validator(
 
 def trigger_one(asker: Asker, body: Any) -> dict[str, Any]:
     """Store the event of a body and return its representation; raises API exceptions."""
-    event_type, owner_id, data, key = _read_wish(body)
-    user_id = asker.user.pk
+    wish = _read_wish(body)
+    user_id, owner_id = asker.user.pk, wish.get("user_id")
     if owner_id not in (None, user_id):
         _check_service(asker)
         if not users.get_many([owner_id]):
             raise serializers.ValidationError({"userId": ["There is no user with this id."]})
-    event = build_trigger(_trigger_of(asker, event_type, owner_id or user_id, data, key))
+    event = build_trigger(_trigger_of(asker, owner_id or user_id, wish))
     _spend(asker, 1)
     (result,) = committer.committer.store([event])
     if isinstance(result, WebhooksError):
@@ -137,23 +151,41 @@ def show(event: Event) -> dict[str, Any]:
         "userId": str(event.owner_id),
         "webhookCount": event.fanout_count,
         "idempotencyKey": event.idempotency_key,
+        "object": event.object_reference or None,
     }
 
 
-Wish = tuple[str, UUID | None, dict[str, Any], str | None]
+class Wish(TypedDict):
+    """An event of a body: what NewEventSerializer makes of it."""
+
+    type: str
+    data: dict[str, Any]
+    user_id: NotRequired[UUID]
+    idempotency_key: NotRequired[str]
+    object: NotRequired[str]
+
+
+def _wish_of(item: dict[str, Any]) -> Wish:
+    """Return the wish of an item that fits ITEM."""
+    wish: Wish = {"type": item["type"], "data": item["data"]}
+    if "userId" in item:
+        wish["user_id"] = UUID(item["userId"])
+    if "idempotencyKey" in item:
+        wish["idempotency_key"] = item["idempotencyKey"]
+    if "object" in item:
+        wish["object"] = item["object"]
+    return wish
 
 
 def _read_wish(body: Any) -> Wish:
     if ITEM.is_valid(body) and body["type"] and body["type"] == body["type"].strip():
         # For a valid value this equals the serializer's result, in a tenth of the time.
-        owner = body.get("userId")
-        return body["type"], owner and UUID(owner), body["data"], body.get("idempotencyKey")
+        return _wish_of(body)
     try:
-        wish = shared(NewEventSerializer).run_validation(body)
+        return cast(Wish, shared(NewEventSerializer).run_validation(body))
     except serializers.ValidationError as refusal:
         detail = cast(dict[str, Any], refusal.detail)
         raise serializers.ValidationError(detail | _catalog_problems(body)) from None
-    return wish["type"], wish.get("user_id"), wish["data"], wish.get("idempotency_key")
 
 
 def _catalog_problems(body: Any) -> dict[str, Any]:
@@ -239,16 +271,22 @@ def _read_item(asker: Asker, item: Any, known: set[UUID]) -> Trigger | WebhooksE
             for error in ITEM.iter_errors(item)
         ]
         return EventDataInvalidError(f"{'; '.join(problems)}."[:1000])
-    owner_id = UUID(item["userId"]) if "userId" in item else asker.user.pk
+    wish = _wish_of(item)
+    owner_id = wish.get("user_id", asker.user.pk)
     if owner_id not in known:
         return EventDataInvalidError("There is no user with this userId.")
-    return _trigger_of(asker, item["type"], owner_id, item["data"], item.get("idempotencyKey"))
+    return _trigger_of(asker, owner_id, wish)
 
 
-def _trigger_of(
-    asker: Asker, event_type: str, owner_id: UUID, data: Any, key: str | None
-) -> Trigger:
-    return Trigger(event_type, owner_id, data, key, is_self_reported=not is_service(asker))
+def _trigger_of(asker: Asker, owner_id: UUID, wish: Wish) -> Trigger:
+    return Trigger(
+        wish["type"],
+        owner_id,
+        wish["data"],
+        wish.get("idempotency_key"),
+        wish.get("object", ""),
+        is_self_reported=not is_service(asker),
+    )
 
 
 def _check_service(asker: Asker) -> None:

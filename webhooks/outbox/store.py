@@ -53,16 +53,23 @@ class Trigger:
 
 
 def trigger_event(
-    event_type: str, owner: Owner, data: Mapping[str, Any], idempotency_key: str | None = None
+    event_type: str,
+    owner: Owner,
+    data: Mapping[str, Any],
+    idempotency_key: str | None = None,
+    object_reference: str = "",
 ) -> Event:
     """Store an event and its deliveries in the current transaction and return the event.
 
     If the owner already has an event with this `idempotency_key`, return that event and store
-    nothing; events that owners trigger through the API have separate keys. Raises
+    nothing; events that owners trigger through the API have separate keys. `object_reference` names
+    what the event is about: webhooks with order per object receive the events of one object in the
+    order in which they were stored, and an event without one waits for none. Raises
     EventTypeUnknownError, EventDataInvalidError, and IdempotencyConflictError if the key was used
-    with different data.
+    with different data or another object.
     """
-    return trigger_events([Trigger(event_type, owner, data, idempotency_key)])[0]
+    trigger = Trigger(event_type, owner, data, idempotency_key, object_reference)
+    return trigger_events([trigger])[0]
 
 
 def trigger_events(triggers: Iterable[Trigger]) -> list[Event]:
@@ -96,8 +103,16 @@ def build_trigger(trigger: Trigger) -> Event:
     if trigger.idempotency_key is not None:
         _check_text("idempotency key", trigger.idempotency_key, MAX_KEY_CHARACTERS, at_least=1)
         event.idempotency_key = trigger.idempotency_key
-        event.body_hash = hashlib.sha256(trigger.event_type.encode() + b"\0" + data.text).digest()
+        event.body_hash = _hash_of(trigger, data.text)
     return event
+
+
+def _hash_of(trigger: Trigger, data: bytes) -> bytes:
+    """Return what tells whether a key is used again for the same event."""
+    parts = [trigger.event_type.encode(), data]
+    if trigger.object_reference:  # else the hash is that of events stored before there were any
+        parts.append(trigger.object_reference.encode())
+    return hashlib.sha256(b"\0".join(parts)).digest()
 
 
 def owner_id_of(owner: Owner) -> uuid.UUID | None:

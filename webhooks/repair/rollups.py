@@ -127,37 +127,55 @@ def _reopened_hours() -> bool:
     return bool(due)
 
 
-def _keep_sql(source: str, counts: str, waits: str, durations: str, failed: str) -> str:
-    """Return the statement that keeps the figures of the relation `chosen`, which `source` defines."""
-    return f"""{source}, owners AS (
-    SELECT DISTINCT webhook_id, owner_id FROM chosen
-), counts AS ({counts}
-), waits AS (
-    SELECT webhook_id, event_type, starts_at, array_agg(ms ORDER BY ms) AS waits_ms,
-           array_agg(count ORDER BY ms) AS wait_counts
-      FROM ({waits}) AS one GROUP BY 1, 2, 3
-), durations AS (
-    SELECT webhook_id, event_type, starts_at, array_agg(ms ORDER BY ms) AS durations_ms,
-           array_agg(count ORDER BY ms) AS duration_counts
-      FROM ({durations}) AS one GROUP BY 1, 2, 3
-), failures AS (
-    SELECT webhook_id, event_type, starts_at,
-           jsonb_agg(jsonb_build_array(kind, code, attempts, deliveries, last_at)) AS failures
-      FROM ({failed}) AS one GROUP BY 1, 2, 3
-)
+_COUNTED = (
+    "deliveries", "succeeded", "failed", "cancelled", "sent", "parked", "last_success_at",
+    "last_failure_at",
+)  # fmt: skip
+_LISTED = (
+    "owner_id", "waits_ms", "wait_counts", "durations_ms", "duration_counts", "failures",
+)  # fmt: skip
+_GROUP = "webhook_id, event_type, starts_at"
+
+
+def _part_sql(source: str, end: str = "", **columns: str) -> str:
+    """Return the SELECT of one part of the figures: the named columns, and null for all others."""
+    names = (*_COUNTED, *_LISTED)
+    values = ", ".join(f"{columns.get(name, 'NULL')} AS {name}" for name in names)
+    return f"SELECT {_GROUP}, {values} FROM ({source}) AS one {end}"  # noqa: S608 (constants)
+
+
+def _keep_sql(
+    source: str, starts_at: str, counts: str, waits: str, durations: str, failed: str
+) -> str:
+    """Return the statement that keeps the figures of the relation `chosen`, which `source` defines.
+
+    The parts are stacked and grouped once more, not joined: Postgres takes the ids of an hour for a
+    single row, whatever its statistics, and would compute one part for each row of another.
+    """
+    owners = (
+        f"SELECT DISTINCT webhook_id, event_type, {starts_at} AS starts_at, owner_id FROM chosen"  # noqa: S608 (constants)
+    )
+    ms, count = "array_agg(ms ORDER BY ms)", "array_agg(count ORDER BY ms)"
+    failures = "jsonb_agg(jsonb_build_array(kind, code, attempts, deliveries, last_at))"
+    grouped = f"GROUP BY {_GROUP}"
+    typed = dict.fromkeys(_LISTED, "NULL::bigint[]")
+    typed |= {"owner_id": "NULL::uuid", "failures": "NULL::jsonb"}
+    parts = [
+        # The first one says what types the columns have.
+        _part_sql(counts, **{name: name for name in _COUNTED}, **typed),
+        _part_sql(owners, owner_id="owner_id"),
+        _part_sql(waits, grouped, waits_ms=ms, wait_counts=count),
+        _part_sql(durations, grouped, durations_ms=ms, duration_counts=count),
+        _part_sql(failed, grouped, failures=failures),
+    ]
+    only = "(array_agg({0}) FILTER (WHERE {0} IS NOT NULL))[1]".format
+    arrays = [f"coalesce(max({name}), '{{}}')" for name in _LISTED[1:-1]]
+    return f"""{source}, parts AS ({" UNION ALL ".join(parts)})
 INSERT INTO webhooks_hourfigures (
-    webhook_id, owner_id, hours, hour, event_type, starts_at, deliveries, succeeded, failed,
-    cancelled, sent, parked, last_success_at, last_failure_at, waits_ms, wait_counts,
-    durations_ms, duration_counts, failures)
-SELECT webhook_id, owner_id, %(hours)s, %(hour)s, event_type, starts_at, deliveries, succeeded,
-       failed, cancelled, sent, parked, last_success_at, last_failure_at,
-       coalesce(waits_ms, '{{}}'), coalesce(wait_counts, '{{}}'),
-       coalesce(durations_ms, '{{}}'), coalesce(duration_counts, '{{}}'),
-       coalesce(failures, '[]')
-  FROM counts JOIN owners USING (webhook_id)
-  LEFT JOIN waits USING (webhook_id, event_type, starts_at)
-  LEFT JOIN durations USING (webhook_id, event_type, starts_at)
-  LEFT JOIN failures USING (webhook_id, event_type, starts_at)
+    hours, hour, webhook_id, event_type, starts_at, {", ".join(_COUNTED)}, {", ".join(_LISTED)})
+SELECT %(hours)s, %(hour)s, {_GROUP}, {", ".join(f"max({name})" for name in _COUNTED)},
+       {only("owner_id")}, {", ".join(arrays)}, coalesce({only("failures")}, '[]')
+  FROM parts GROUP BY {_GROUP}
 RETURNING 1
 """  # noqa: S608 (constants only)
 
@@ -182,13 +200,15 @@ WITH page AS MATERIALIZED (
 ), chosen AS MATERIALIZED (
     SELECT * FROM page WHERE webhook_id NOT IN (SELECT webhook_id FROM unfinished)
 )""",  # noqa: S608 (constants only)
+    "date_trunc('hour', created_at, 'UTC')",
     COUNTS_SQL,
     WAITS_SQL,
     DURATIONS_SQL,
     FAILED_SQL,
 )
 
-_DAY = "webhook_id, event_type, date_trunc('day', starts_at, 'UTC') AS starts_at"
+_DAY_START = "date_trunc('day', starts_at, 'UTC')"
+_DAY = f"webhook_id, event_type, {_DAY_START} AS starts_at"
 
 MERGE_SQL = _keep_sql(
     """
@@ -197,6 +217,7 @@ WITH chosen AS MATERIALIZED (
      WHERE h.hours = 1 AND h.hour >= %(hour)s AND h.hour < %(hour)s + %(hours)s
        AND (%(webhook)s::uuid IS NULL OR h.webhook_id = %(webhook)s)
 )""",
+    _DAY_START,
     f"""
     SELECT {_DAY}, sum(deliveries) AS deliveries, sum(succeeded) AS succeeded,
            sum(failed) AS failed, sum(cancelled) AS cancelled, sum(sent) AS sent,

@@ -27,13 +27,16 @@ def trigger_by_hand(
     *,
     only_to: Webhook | None = None,
     count: int = 1,
+    object_reference: str = "",
 ) -> list[Event]:
     """Store `count` equal events; with `only_to` one webhook gets them, whatever its filter says.
+    That webhook gets them in no order.
 
     Raises what trigger_events() raises.
     """
     with transaction.atomic():
-        events = trigger_events([Trigger(event_type, owner, data) for _ in range(count)])
+        trigger = Trigger(event_type, owner, data, object_reference=object_reference)
+        events = trigger_events([trigger] * count)
         if only_to is not None:
             _address(events, only_to)
         return events

@@ -16,6 +16,7 @@ from django.test import Client
 
 from tests.webhooks.api.matrix import ROUTES
 from webhooks import catalog
+from webhooks.api.schema import BATCH
 from webhooks.wire.request import SYSTEM_HEAD
 
 FILE = Path(django_settings.BASE_DIR) / "docs" / "openapi.yaml"
@@ -39,16 +40,16 @@ def test_it_is_openapi_3_1(description: dict[str, Any]) -> None:
     assert description["openapi"] == "3.1.0"
 
 
-OF_AN_OBJECT = {"X-Webhook-Object", "X-Webhook-Sequence"}
-"""Headers of deliveries that go in the order of their object's events."""
-
-
 def test_every_event_type_is_a_webhook_with_its_headers(description: dict[str, Any]) -> None:
-    assert list(description["webhooks"]) == [one.name for one in catalog.all_types()]
+    *types, batch = description["webhooks"].items()
+    assert batch[0] == BATCH
+    assert [name for name, _ in types] == [one.name for one in catalog.all_types()]
     sent = {line.split(b":")[0].decode() for line in SYSTEM_HEAD.split(b"\n")}
-    for name, item in description["webhooks"].items():
-        named = {one["name"] for one in item["post"]["parameters"]}
-        assert named == (sent - {"Content-Type"}) | OF_AN_OBJECT, name
+    for name, item in types:
+        parameters = item["post"]["parameters"]
+        assert {one["name"] for one in parameters if one["required"]} == sent - {"Content-Type"}
+        optional = {one["name"] for one in parameters if not one["required"]}
+        assert optional == {"X-Webhook-Object", "X-Webhook-Sequence"}, name
         content = item["post"]["requestBody"]["content"]["application/json"]
         validator = jsonschema_rs.Draft202012Validator(content["schema"], validate_formats=True)
         validator.validate(content["example"])

@@ -70,6 +70,15 @@ BODIES: dict[str, Any] = {
     "a key that is too long": NEW | {"idempotencyKey": "x" * 256},
     "a key that is a number": NEW | {"idempotencyKey": 7},
     "a key that is null": NEW | {"idempotencyKey": None},
+    "an object": NEW | {"object": "invoice:4711"},
+    "an object of spaces": NEW | {"object": "  "},
+    "the longest object": NEW | {"object": "ä" * 100},
+    "an empty object": NEW | {"object": ""},
+    "an object that is too long": NEW | {"object": "x" * 101},
+    "an object with a NUL": NEW | {"object": "a\0b"},
+    "an object with half a character": NEW | {"object": "\ud800"},
+    "an object that is a number": NEW | {"object": 7},
+    "an object that is null": NEW | {"object": None},
     "a user who is nobody": NEW | {"userId": NOBODY},
     "a user id that is none": NEW | {"userId": "nobody"},
     "a user id that is null": NEW | {"userId": None},
@@ -89,6 +98,14 @@ BODIES: dict[str, Any] = {
         "events": [
             NEW | {"idempotencyKey": "k"},
             NEW | {"idempotencyKey": "k", "data": DATA | {"name": "b"}},
+        ]
+    },
+    "a batch with objects": {
+        "events": [
+            NEW | {"object": "a", "idempotencyKey": "k"},
+            NEW | {"object": "b", "idempotencyKey": "k"},
+            NEW | {"object": ""}, NEW | {"object": "x" * 101}, NEW | {"object": "a\0b"},
+            NEW | {"object": None},
         ]
     },
     "a batch of wrong ones": {

@@ -16,8 +16,10 @@ from tests.webhooks.api.conftest import MakeClient
 from tests.workers import wait_until
 from webhooks import catalog, service
 from webhooks.api import events
+from webhooks.dispatch.engine import run_until_idle
 from webhooks.models import Delivery, Event, Webhook
 from webhooks.repair import redelivery_scope
+from webhooks.workbench.receiver import HttpReceiver
 
 DATA = {
     "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
@@ -360,6 +362,72 @@ def test_idempotency_keys_that_cannot_be_are_refused(client: APIClient, key: Any
     assert one.status_code == 400
     assert many.status_code == 400 or many.json()["accepted"] == 0
     assert not stored()
+
+
+@pytest.mark.parametrize("reference", ["", "x" * 101, 7, None, ["k"]])
+def test_objects_that_cannot_be_are_refused(client: APIClient, reference: Any) -> None:
+    wish = NEW | {"object": reference}
+
+    one = client.post("/api/v1/events", wish)
+    many = client.post("/api/v1/events/batch", {"events": [wish]})
+
+    assert one.status_code == 400
+    assert "object" in json.dumps(one.json())
+    assert many.json()["accepted"] == 0
+    assert "object" in many.json()["results"][0]["error"]["message"]
+    assert not stored()
+
+
+def test_a_key_used_for_another_object_is_a_conflict(client: APIClient) -> None:
+    wish = NEW | {"idempotencyKey": "k", "object": "invoice:1"}
+
+    first = client.post("/api/v1/events", wish)
+    again = client.post("/api/v1/events", wish)
+    others = [
+        client.post("/api/v1/events", NEW | {"idempotencyKey": "k"} | other)
+        for other in ({}, {"object": "invoice:2"})
+    ]
+
+    assert first.json()["object"] == again.json()["object"] == "invoice:1"
+    assert again.json()["id"] == first.json()["id"]
+    assert [other.status_code for other in others] == [409, 409]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_events_of_an_object_that_are_triggered_go_in_order(
+    client: APIClient,
+    user: User,
+    make_webhook: Callable[..., Webhook],
+    receiver: HttpReceiver,
+) -> None:
+    make_webhook(url=receiver.url, order="object")
+    wishes = [
+        NEW | {"object": reference, "data": DATA | {"name": f"{reference} {number}"}}
+        for number in range(5)
+        for reference in ("invoice:1", "invoice:ä")
+    ]
+
+    one = client.post("/api/v1/events", wishes[0]).json()
+    client.post("/api/v1/events/batch", {"events": wishes[1:]})
+    nameless = client.post("/api/v1/events", NEW).json()
+    run_until_idle()
+
+    got: dict[str, list[str]] = {}
+    sequences: dict[str, list[int]] = {}
+    for request in receiver.requests:
+        reference = request.headers.get("x-webhook-object", "")
+        got.setdefault(reference, []).append(json.loads(request.body)["data"]["name"])
+        sequences.setdefault(reference, []).append(
+            int(request.headers.get("x-webhook-sequence", 0))
+        )
+    assert got == {
+        "invoice:1": [f"invoice:1 {number}" for number in range(5)],
+        "invoice:%C3%A4": [f"invoice:ä {number}" for number in range(5)],
+        "": ["Website"],
+    }
+    assert all(numbers == sorted(set(numbers)) for numbers in sequences.values())
+    assert client.get(f"/api/v1/events/{one['id']}").json()["object"] == "invoice:1"
+    assert nameless["object"] is None
 
 
 def test_an_owner_cannot_take_the_key_of_what_a_service_will_report(

@@ -68,6 +68,9 @@ def test_newcomer_gets_from_nothing_to_a_delivery(live_server: Any, user: User) 
     assert answers[15]["version"] == "2026-01-01"
     assert json.loads(answers[16]["versions"][0]["body"])["amount"] == 2900
     assert answers[17]["debounce"] == 30
+    assert (answers[18]["order"], answers[18]["debounce"]) == ("object", None)
+    assert answers[19]["object"] == "subscription:sub_8Kq2"
+    assert answers[20]["batchEvents"] == 100
 
 
 def run(command: str, variables: dict[str, str]) -> Any:

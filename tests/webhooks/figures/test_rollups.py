@@ -1,7 +1,7 @@
 """Roll-ups change no figure: with them, everything is counted as from the deliveries themselves."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,6 +19,7 @@ from webhooks.figures import history, overview
 from webhooks.figures.cells import hour_of
 from webhooks.figures.history import Selection
 from webhooks.models import Attempt, Delivery, HourFigures, ReopenedHour, RolledUp, Webhook
+from webhooks.postgres.sql import query
 from webhooks.repair import redelivery_batches, retention, rollups
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -195,3 +196,41 @@ def test_new_installation_begins_now(user: User, make_webhook: Callable[..., Web
     make_webhook(events=["project.deleted"])
     trigger(user, 3)
     assert history.totals(Selection(NOW)).deliveries == 3
+
+
+def test_parts_of_an_hour_are_computed_once(
+    add: Add,  # noqa: F811
+    make_webhook: Callable[..., Webhook],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(20):
+        add(
+            START + timedelta(minutes=5), webhook=make_webhook(name=str(number)), attempts=[(7, "")]
+        )
+    plans: list[Any] = []
+
+    def explained(sql: str, parameters: Any = None) -> Any:
+        if sql == rollups.ROLL_SQL:
+            ((plan,),) = query("EXPLAIN (ANALYZE, FORMAT JSON) " + sql, parameters)
+            plans.append(plan[0]["Plan"])
+            return []
+        return query(sql, parameters)
+
+    monkeypatch.setattr(rollups, "query", explained)
+    roll_all()
+
+    loops = [
+        (node["Node Type"], node["Actual Loops"])
+        for plan in plans
+        for node in nodes_of(plan)
+        if node["Node Type"] in ("Aggregate", "Sort", "CTE Scan")
+    ]
+    assert HourFigures.objects.filter(hours=1).count() == 20
+    assert {times for _, times in loops} <= {0, 1}
+
+
+def nodes_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a node of a plan and all below it."""
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes_of(child)

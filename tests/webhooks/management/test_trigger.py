@@ -53,6 +53,15 @@ def test_json_and_count(run: Run, user: User, webhook: Webhook) -> None:
     ]
 
 
+def test_the_object_is_named(run: Run, user: User) -> None:
+    ran = run("trigger", "project.deleted", "--owner", "ada", "--object", "invoice:4711")
+    refused = run("trigger", "project.deleted", "--owner", "ada", "--object", "x" * 101)
+
+    assert (ran.code, stored().object_reference) == (0, "invoice:4711")
+    assert refused.code == 1
+    assert "object reference must be text of 0 to 100 characters" in refused.err
+
+
 @pytest.mark.parametrize("form", ["json", "file", "stdin"])
 def test_data_is_read(run: Run, user: User, tmp_path: Path, form: str) -> None:
     text = json.dumps(DELETED)

@@ -51,6 +51,11 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
             help="Send the event to this webhook only, ignoring its filter; it sets the owner.",
         )  # fmt: skip
         parser.add_argument(
+            "--object", default="", metavar="REFERENCE",
+            help="What the event is about, as webhooks with order per object understand it: at most "
+            "100 characters (nothing).",
+        )  # fmt: skip
+        parser.add_argument(
             "--count",
             type=arguments.at_least(1),
             default=1,
@@ -105,6 +110,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
             event_type.example if options["data"] is None else options["data"],
             only_to=webhook,
             count=options["count"],
+            object_reference=options["object"],
         )
 
     def _wait(self, ids: Sequence[Any]) -> list[Outcome]:
