@@ -19,6 +19,8 @@ DEFAULTS: dict[str, Any] = {
     "WEBHOOKS_OWN_HOSTS": [],
     "WEBHOOKS_PROXY_URL": "",
     "WEBHOOKS_CA_BUNDLE": "",
+    # The beginning of each token of the HTTP API, at most 10 characters.
+    "WEBHOOKS_TOKEN_PREFIX": "wht_",
     # One Valkey or Redis, for wake-ups.
     "REDIS_URL": "redis://127.0.0.1:6379/0",
     # Whether to prepare statements on connections that allow it.
