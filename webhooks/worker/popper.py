@@ -21,7 +21,7 @@ from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 
 from webhooks.dispatch.guests import Guests
-from webhooks.outbox import wakeup
+from webhooks.outbox import hints
 
 BUSY_SECONDS = 0.05
 """How long a busy dispatcher leaves the queue alone: what else lies there need not wait for a drain."""
@@ -224,7 +224,7 @@ class Popper:
     def _take(self, value: Answer) -> None:
         if value is None:
             return
-        if isinstance(value, bytes) and value.startswith(wakeup.JOB_ID_PREFIX.encode()):
+        if isinstance(value, bytes) and value.startswith(hints.JOB_ID_PREFIX.encode()):
             self._consumed.append(value.decode())
             self._popped_at = time.monotonic()
             self._hear()
