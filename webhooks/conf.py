@@ -76,3 +76,8 @@ def apply_defaults() -> None:
     for name, value in DEFAULTS.items():
         if not hasattr(settings, name):
             setattr(settings, name, value)
+
+
+def worker_command() -> str:
+    """Return the command that starts a worker for this project's WEBHOOKS_WAKEUP."""
+    return f"manage.py {'rqworker' if settings.WEBHOOKS_WAKEUP == 'rq' else 'webhooks_worker'}"

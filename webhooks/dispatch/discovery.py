@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from webhooks.dispatch.lanes import Lane
-from webhooks.owner_keys import NO_OWNER
+from webhooks.models.owner_keys import NO_OWNER
 from webhooks.postgres.sql import run
 
 LOOK_ROWS = 256

@@ -14,7 +14,7 @@ from webhooks.errors import EncryptionKeyError
 from webhooks.models.custom_headers import decrypt_headers
 from webhooks.models.encryption import decrypt
 from webhooks.models.endpoint_proof import host_cap
-from webhooks.owner_keys import SQL_TYPE
+from webhooks.models.owner_keys import SQL_TYPE
 from webhooks.pace.retry import Policy
 from webhooks.postgres.sql import run
 from webhooks.wire.clock import boottime

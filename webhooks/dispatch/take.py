@@ -13,7 +13,7 @@ from uuid import UUID
 
 from webhooks.dispatch.lanes import Lane
 from webhooks.dispatch.release import release
-from webhooks.owner_keys import SQL_TYPE
+from webhooks.models.owner_keys import SQL_TYPE
 from webhooks.postgres.horizon import IS_IN_ORDER
 from webhooks.postgres.sql import run
 

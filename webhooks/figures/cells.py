@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from webhooks.ids import first_id_of
-from webhooks.owner_keys import SQL_TYPE
+from webhooks.models.owner_keys import SQL_TYPE
 from webhooks.postgres.sql import query
 
 HOUR_SECONDS = 3600

@@ -7,7 +7,7 @@ from uuid import UUID
 from webhooks.dispatch.life import SILENCE_BEFORE_DEATH_SECONDS
 from webhooks.models import Delivery, Webhook
 from webhooks.models.delivery import COUNTED_AT_MOST
-from webhooks.owner_keys import NO_OWNER, SQL_TYPE
+from webhooks.models.owner_keys import NO_OWNER, SQL_TYPE
 from webhooks.postgres.horizon import IS_IN_ORDER
 from webhooks.postgres.sql import query
 

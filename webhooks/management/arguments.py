@@ -17,7 +17,7 @@ from webhooks.doors.times import UNITS, parse_duration, parse_moment
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import EVENT_PREFIX, WEBHOOK_PREFIX, parse_public_id
 from webhooks.models import Event, Webhook
-from webhooks.owner_keys import SQL_TYPE, parse_owner_key
+from webhooks.models.owner_keys import SQL_TYPE, parse_owner_key
 
 
 def add_format(parser: CommandParser) -> None:

@@ -9,7 +9,7 @@ import webhooks.models.fields
 from django.conf import settings
 from django.db import migrations, models
 
-from webhooks.owner_keys import owner_key_field
+from webhooks.models.owner_keys import owner_key_field
 
 
 class Migration(migrations.Migration):

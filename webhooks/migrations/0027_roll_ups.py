@@ -4,7 +4,7 @@ import django.contrib.postgres.fields
 import django.db.models.functions.datetime
 from django.db import migrations, models
 
-from webhooks.owner_keys import owner_key_field
+from webhooks.models.owner_keys import owner_key_field
 
 
 class Migration(migrations.Migration):

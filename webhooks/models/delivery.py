@@ -12,9 +12,9 @@ from webhooks.ids import ATTEMPT_PREFIX, DELIVERY_PREFIX, new_id
 from webhooks.models.event import Event
 from webhooks.models.fields import CurrentEpoch
 from webhooks.models.operations import Pause, Redelivery
+from webhooks.models.owner_keys import owner_key_field
 from webhooks.models.stored_form import spec_of
 from webhooks.models.webhook import Webhook
-from webhooks.owner_keys import owner_key_field
 from webhooks.wire.forms import read_spec, render
 from webhooks.wire.messages import answer_pairs, header_pairs
 

@@ -13,7 +13,7 @@ from webhooks.models.fields import (
     NextEventSequence,
     TransactionIdField,
 )
-from webhooks.owner_keys import owner_key_field
+from webhooks.models.owner_keys import owner_key_field
 
 
 class EventQuerySet(models.QuerySet["Event"]):

@@ -8,7 +8,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from webhooks.ids import REDELIVERY_PREFIX, new_id
-from webhooks.owner_keys import owner_key_field
+from webhooks.models.owner_keys import owner_key_field
 
 
 class Redelivery(models.Model):

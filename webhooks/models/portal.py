@@ -9,8 +9,8 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
 from webhooks.ids import PORTAL_LINK_PREFIX, new_id
+from webhooks.models.owner_keys import owner_key_field
 from webhooks.models.webhook import Webhook
-from webhooks.owner_keys import owner_key_field
 
 
 class PortalLink(models.Model):

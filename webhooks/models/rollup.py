@@ -12,7 +12,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models.functions import Now
 
-from webhooks.owner_keys import owner_key_field
+from webhooks.models.owner_keys import owner_key_field
 
 
 class HourFigures(models.Model):

@@ -19,7 +19,7 @@ from uuid import UUID
 from webhooks import catalog
 from webhooks.errors import CursorForeignError, CursorInvalidError, EventTypeUnknownError
 from webhooks.ids import EVENT_PREFIX, first_id_of
-from webhooks.owner_keys import SQL_TYPE
+from webhooks.models.owner_keys import SQL_TYPE
 from webhooks.postgres.sql import query
 
 MAX_SCANNED = 10_000

@@ -19,10 +19,10 @@ from webhooks import catalog
 from webhooks.errors import EventDataInvalidError, IdempotencyConflictError
 from webhooks.ids import EVENT_PREFIX, new_id
 from webhooks.models import Event
+from webhooks.models.owner_keys import NO_OWNER, SQL_TYPE, parse_owner_key
 from webhooks.outbox import wakeup
 from webhooks.outbox.event_data import encode
 from webhooks.outbox.notes import ADVANCE, Note
-from webhooks.owner_keys import NO_OWNER, SQL_TYPE, parse_owner_key
 from webhooks.postgres.sql import run
 
 MAX_KEY_CHARACTERS = 255

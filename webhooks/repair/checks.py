@@ -9,7 +9,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import FieldDoesNotExist
 from django.db import DatabaseError, InterfaceError, connection
 
-from webhooks.owner_keys import SQL_TYPE
+from webhooks.models.owner_keys import SQL_TYPE
 from webhooks.repair import reencryption
 from webhooks.wire.addresses import is_public_network
 

@@ -25,7 +25,7 @@ from webhooks.dispatch.endpoints import with_users
 from webhooks.dispatch.single import SingleRequest
 from webhooks.errors import WebhookNotSendingError
 from webhooks.models import Webhook
-from webhooks.owner_keys import NO_OWNER
+from webhooks.models.owner_keys import NO_OWNER
 from webhooks.postgres.sql import run
 from webhooks.registry import switch
 from webhooks.wire.failures import TransportError

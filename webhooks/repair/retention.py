@@ -29,7 +29,7 @@ from webhooks.models import (
     SigningSecret,
     Webhook,
 )
-from webhooks.owner_keys import SQL_TYPE
+from webhooks.models.owner_keys import SQL_TYPE
 from webhooks.postgres.sql import limited_transaction, query
 
 TERMINAL = (DeliveryStatus.SUCCESS, DeliveryStatus.FAILED, DeliveryStatus.CANCELLED)

@@ -13,9 +13,9 @@ from webhooks.choices import BreakerState, DeliveryStatus
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models import Attempt, Delivery, Event, Pause, Webhook
 from webhooks.models.delivery import WAITING
+from webhooks.models.owner_keys import NO_OWNER
 from webhooks.outbox import wakeup
 from webhooks.outbox.store import Owner, Trigger, trigger_events
-from webhooks.owner_keys import NO_OWNER
 from webhooks.repair.redelivery_progress import PATIENCE
 
 AWAITED = (DeliveryStatus.PENDING, DeliveryStatus.SENDING)

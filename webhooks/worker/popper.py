@@ -4,7 +4,7 @@ A wake-up is popped, heard and done with on the loop's thread. RQ's thread sleep
 given what else is popped, and whatever goes wrong.
 
 While the dispatcher is busy a wake-up is left where it is, and keeps commits silent
-(webhooks/outbox/wakeup.py): another worker may pop it, and this one claims again anyway.
+(webhooks/outbox/hints.py): another worker may pop it, and this one claims again anyway.
 """
 
 import math
