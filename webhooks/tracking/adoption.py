@@ -23,7 +23,8 @@ def adopt(model: type[models.Model]) -> None:
             "derive a model of your own from TrackedModel, or call trigger_event()."
         )
     # The class itself changes, because other apps write through it, not through a subclass.
-    model.__bases__ = (TrackedModel,)
+    adopted: Any = model
+    adopted.__bases__ = (TrackedModel,)
     managers: list[Any] = [*model._meta.managers, model._base_manager]
     for manager in managers:
         queryset = manager._queryset_class
