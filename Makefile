@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export DEBUG ?= 1
 
-.PHONY: help setup demo serve test test-slow test-full coverage check e2e screenshots fmt texts docs docs-site bench bench-report chaos mutants
+.PHONY: help setup demo serve test test-slow test-full coverage check e2e screenshots fmt texts docs docs-site bench bench-report chaos mutants package
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -48,7 +48,7 @@ check: setup  ## format, lint, types, imports, Django's checks
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/deptry .
+	$(BIN)/deptry . --config deptry.toml
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	@$(BIN)/python -m config.supply audit
 	@DEBUG=0 SECRET_KEY=$$($(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(50))') \
@@ -129,6 +129,17 @@ clients: setup  ## clients that are generated from the description: compile, run
 	 || mvn -q -B dependency:copy -Dartifact=org.openapitools:openapi-generator-cli:7.17.0 -DoutputDirectory=$(CLIENTS) \
 	 || echo "openapi-generator cannot be installed."
 	$(BIN)/python -m pytest -m clients tests/clients -rs
+
+# Apart from .venv, which must not depend on what builds packages.
+PACKAGE := var/package
+package:  ## a wheel of the app alone in var/dist, checked
+	@test -x $(PACKAGE)/bin/python || $(PYTHON) -m venv $(PACKAGE)
+	@$(PACKAGE)/bin/pip install --quiet --disable-pip-version-check -r requirements-package.txt
+	@rm -rf var/dist
+	$(PACKAGE)/bin/python -m build --outdir var/dist .
+	$(PACKAGE)/bin/twine check --strict var/dist/*
+	$(PACKAGE)/bin/check-wheel-contents var/dist/*.whl
+	$(PACKAGE)/bin/deptry webhooks --known-first-party webhooks
 
 chaos: setup  ## break things and count; SEED=1 MINUTES=10
 	$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),1) $(ARGS)

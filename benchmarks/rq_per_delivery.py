@@ -64,11 +64,11 @@ def main() -> None:
     count = int(sys.argv[1])
     django.setup()
     from webhooks.models import Delivery
-    from webhooks.outbox import wakeup
+    from webhooks.outbox import hints
 
-    client = wakeup.connect(30)
+    client = hints.connect(30)
     client.flushdb()
-    queue = wakeup.make_queue(client)
+    queue = hints.make_queue(client)
     for delivery_id in Delivery.objects.filter(finished_at=None).values_list("id", flat=True)[
         :count
     ]:

@@ -11,7 +11,7 @@ from benchmarks import bare_rows, harness, steady
 from benchmarks.harness import Goal, Series, ratio
 from benchmarks.receiver import Receiver
 from sessions_app.models import Session, SessionMessage
-from webhooks.outbox import wakeup
+from webhooks.outbox import hints
 
 SAVES = 400
 TRIGGERED = 20_000
@@ -74,7 +74,7 @@ def _save(receiver: Receiver) -> tuple[float, float, float, float]:
     harness.empty_tables()
     silent, heard = steady.make_sessions(harness.make_owners(2))
     harness.make_webhooks([heard.owner], receiver.url)
-    client = wakeup.connect(5)
+    client = hints.connect(5)
     times: tuple[list[float], ...] = ([], [], [], [])
     for _ in range(SAVES):
         times[0].append(_time_of(lambda: _save_bare(heard)))
@@ -82,7 +82,7 @@ def _save(receiver: Receiver) -> tuple[float, float, float, float]:
         # As if a worker had found nothing since the last commit: the hint is sent in full.
         client.flushdb()
         times[2].append(_time_of(lambda: _save_tracked(heard)))
-        times[3].append(_time_of(lambda: wakeup._hinter.flush(5)))
+        times[3].append(_time_of(lambda: hints._hinter.flush(5)))
     bare, without, with_one, woken = map(statistics.median, times)
     return bare, without, with_one, woken
 

@@ -121,15 +121,12 @@ INSTALLED_APPS = [
     "django_filters",
     "drf_spectacular",
     "drf_spectacular_sidecar",
-    "knox",
     # Before django_rq, whose command it replaces.
     "webhooks",
     "django_rq",
     "projects",
     "sessions_app",
 ]
-# Our token model replaces knox's own, which needs no table.
-MIGRATION_MODULES = {"knox": None}
 MIDDLEWARE = [
     # First: probes come by address, over plain HTTP.
     "config.health.health",
@@ -173,7 +170,6 @@ AUTH_USER_MODEL = "projects.User"
 # The page after a login without another destination.
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
-KNOX_TOKEN_MODEL = "webhooks.ApiToken"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in (
@@ -230,7 +226,7 @@ WEBHOOKS_ENDPOINT_PROOF = environment.one_of(
 WEBHOOKS_UNVERIFIED_REQUESTS_PER_SECOND = environment.whole_number(
     "WEBHOOKS_UNVERIFIED_REQUESTS_PER_SECOND"
 )
-REST_KNOX = {"AUTH_HEADER_PREFIX": "Bearer", "TOKEN_PREFIX": "rdai_"}
+WEBHOOKS_TOKEN_PREFIX = "rdai_"
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["webhooks.api.authentication.BearerAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["webhooks.api.permissions.HasScope"],

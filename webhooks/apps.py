@@ -1,6 +1,9 @@
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from django.apps import AppConfig
+from django.conf import settings
 
 from webhooks.conf import apply_defaults
 
@@ -19,3 +22,7 @@ class WebhooksConfig(AppConfig):
         import webhooks.repair.checks
         import webhooks.tracking.checks
         import webhooks.tracking.signals  # noqa: F401
+
+        if settings.WEBHOOKS_WAKEUP == "rq" and find_spec("rq"):
+            # Now, and not in the first save that causes an event.
+            import_module("webhooks.outbox.hints")

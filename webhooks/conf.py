@@ -19,12 +19,16 @@ DEFAULTS: dict[str, Any] = {
     "WEBHOOKS_OWN_HOSTS": [],
     "WEBHOOKS_PROXY_URL": "",
     "WEBHOOKS_CA_BUNDLE": "",
+    # The type of the user model's primary key: uuid, bigint (any integer) or text.
+    "WEBHOOKS_OWNER_KEY": "uuid",
+    # The beginning of each token of the HTTP API, at most 10 characters.
+    "WEBHOOKS_TOKEN_PREFIX": "wht_",
     # One Valkey or Redis, for wake-ups.
     "REDIS_URL": "redis://127.0.0.1:6379/0",
     # Whether to prepare statements on connections that allow it.
     "DATABASE_PREPARED_STATEMENTS": True,
-    # rq, listen or poll.
-    "WEBHOOKS_WAKEUP": "rq",
+    # rq, listen or poll; rq needs Valkey and the extra [rq].
+    "WEBHOOKS_WAKEUP": "listen",
     "WEBHOOKS_QUEUE": "default",
     "WEBHOOKS_JOB_MODULES": [],
     "WEBHOOKS_MAX_PER_OWNER": 100,
@@ -72,3 +76,8 @@ def apply_defaults() -> None:
     for name, value in DEFAULTS.items():
         if not hasattr(settings, name):
             setattr(settings, name, value)
+
+
+def worker_command() -> str:
+    """Return the command that starts a worker for this project's WEBHOOKS_WAKEUP."""
+    return f"manage.py {'rqworker' if settings.WEBHOOKS_WAKEUP == 'rq' else 'webhooks_worker'}"

@@ -19,7 +19,7 @@ from webhooks import catalog, service
 from webhooks.choices import BreakerState, DeliveryStatus
 from webhooks.ids import DELIVERY_PREFIX, first_id_of
 from webhooks.models import Attempt, Delivery, Event, Redelivery, Webhook
-from webhooks.models.delivery import NO_OWNER
+from webhooks.models.owner_keys import NO_OWNER
 from webhooks.repair import audit_log
 from webhooks.repair.redelivery_scope import Scope
 

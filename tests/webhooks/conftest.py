@@ -8,8 +8,8 @@ import pycurl
 import pytest
 
 from tests.webhooks.sending import Canary
-from webhooks.outbox import wakeup
-from webhooks.repair import doctor_servers
+from webhooks.outbox import hints
+from webhooks.repair import doctor_servers, doctor_valkey
 from webhooks.wire.exchange import Exchange
 
 
@@ -43,12 +43,12 @@ def canary() -> Iterator[Canary]:
 def unhurried_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers that answer slowly on a busy machine are no finding."""
     monkeypatch.setattr(doctor_servers, "SLOW_DATABASE_MS", 10_000)
-    monkeypatch.setattr(doctor_servers, "SLOW_VALKEY_MS", 10_000)
+    monkeypatch.setattr(doctor_valkey, "SLOW_VALKEY_MS", 10_000)
 
 
 @pytest.fixture
 def evicting_valkey() -> Iterator[None]:
-    client = wakeup.connect(2)
+    client = hints.connect(2)
     client.config_set("maxmemory-policy", "allkeys-lru")
     yield
     client.config_set("maxmemory-policy", "noeviction")

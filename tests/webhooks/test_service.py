@@ -14,7 +14,7 @@ from projects.models import User
 from tests.webhooks.history import DELETED
 from webhooks import service
 from webhooks.models import Delivery, SigningSecret, Webhook
-from webhooks.models.delivery import NO_OWNER
+from webhooks.models.owner_keys import NO_OWNER
 from webhooks.workbench.receiver import HttpReceiver
 
 

@@ -4,17 +4,11 @@ No domain logic lives here: screens read rows and webhooks.figures.history, and 
 and webhooks.repair.redelivery. GET requests change nothing; every write leaves an audit entry.
 """
 
-from webhooks.admin import (
-    api_tokens,
-    audit_entries,
-    deliveries,
-    events,
-    queue,
-    redeliveries,
-    webhooks,
-)
+from importlib import import_module
 
-__all__ = [
+from django.apps import apps
+
+SCREENS = (
     "api_tokens",
     "audit_entries",
     "deliveries",
@@ -22,4 +16,9 @@ __all__ = [
     "queue",
     "redeliveries",
     "webhooks",
-]
+)
+
+# django.contrib.admin imports this package in every project; the screens are unfold's.
+if apps.is_installed("unfold"):
+    for _screen in SCREENS:
+        import_module(f"webhooks.admin.{_screen}")

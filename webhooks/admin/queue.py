@@ -21,7 +21,7 @@ from webhooks.doors import access
 from webhooks.errors import WebhooksError
 from webhooks.figures import overview, present
 from webhooks.models import Pause, WorkerHeartbeat
-from webhooks.outbox import wakeup
+from webhooks.outbox import hints
 from webhooks.postgres import horizon
 from webhooks.repair import housekeeping
 
@@ -39,9 +39,9 @@ class RqState:
 
 def rq_state() -> RqState:
     """Ask Valkey with a short timeout: deliveries continue without it (invariant 2)."""
-    client = wakeup.connect(wakeup.TIMEOUT_SECONDS)
+    client = hints.connect(hints.TIMEOUT_SECONDS)
     try:
-        waiting = wakeup.make_queue(client).count
+        waiting = hints.make_queue(client).count
         return RqState(True, waiting, bool(is_suspended(client)))
     except redis.RedisError:
         return RqState(False)

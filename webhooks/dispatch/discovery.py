@@ -8,10 +8,11 @@ in steps, and takes only a small share of the time (webhooks/dispatch/claims.py)
 
 import time
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from webhooks.dispatch.lanes import Lane
+from webhooks.models.owner_keys import NO_OWNER
 from webhooks.postgres.sql import run
 
 LOOK_ROWS = 256
@@ -139,7 +140,7 @@ class Position(NamedTuple):
 
     is_ordered: bool = False
     """Whether the survey is in the index of ordered rows, which comes second."""
-    owner_id: UUID = UUID(int=0)
+    owner_id: Any = NO_OWNER
     webhook_id: UUID = UUID(int=0)
 
 

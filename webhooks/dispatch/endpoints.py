@@ -14,6 +14,7 @@ from webhooks.errors import EncryptionKeyError
 from webhooks.models.custom_headers import decrypt_headers
 from webhooks.models.encryption import decrypt
 from webhooks.models.endpoint_proof import host_cap
+from webhooks.models.owner_keys import SQL_TYPE
 from webhooks.pace.retry import Policy
 from webhooks.postgres.sql import run
 from webhooks.wire.clock import boottime
@@ -256,4 +257,4 @@ class Endpoints:
 def with_users(sql: str) -> str:
     """Return a statement with ENDPOINT_COLUMNS for this project's user model."""
     users = get_user_model()._meta
-    return sql.format(users=users.db_table, key=users.pk.column)
+    return sql.format(users=users.db_table, key=users.pk.column, owner_type=SQL_TYPE)

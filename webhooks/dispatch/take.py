@@ -13,6 +13,7 @@ from uuid import UUID
 
 from webhooks.dispatch.lanes import Lane
 from webhooks.dispatch.release import release
+from webhooks.models.owner_keys import SQL_TYPE
 from webhooks.postgres.horizon import IS_IN_ORDER
 from webhooks.postgres.sql import run
 
@@ -86,7 +87,7 @@ place of an event in one number: 2^48 events of the first epoch come before thos
 CLAIM_SQL = f"""
 WITH due AS (
     SELECT row.id
-      FROM unnest(%(owners)s::uuid[], %(webhooks)s::uuid[], %(counts)s::int[], %(lows)s::float8[])
+      FROM unnest(%(owners)s::{SQL_TYPE}[], %(webhooks)s::uuid[], %(counts)s::int[], %(lows)s::float8[])
            WITH ORDINALITY AS wanted (owner_id, webhook_id, count, low, position)
      CROSS JOIN LATERAL (
         SELECT d.id FROM webhooks_delivery d

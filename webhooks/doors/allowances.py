@@ -23,7 +23,7 @@ from django.http import HttpRequest
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
-from webhooks.outbox import wakeup
+from webhooks.outbox import hints
 
 WINDOW_SECONDS = 60
 TIMEOUT_SECONDS = 0.1
@@ -48,7 +48,7 @@ class Counter:
 
     @cached_property
     def _client(self) -> redis.Redis:
-        return wakeup.connect(TIMEOUT_SECONDS)
+        return hints.connect(TIMEOUT_SECONDS)
 
     def add(self, key: str, amount: int, limit: int, seconds: int = WINDOW_SECONDS) -> int:
         """Count `amount` more in a window of `seconds` and return the count.

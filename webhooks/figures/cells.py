@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from webhooks.ids import first_id_of
+from webhooks.models.owner_keys import SQL_TYPE
 from webhooks.postgres.sql import query
 
 HOUR_SECONDS = 3600
@@ -71,8 +72,8 @@ COLUMNS = """d.id, d.webhook_id, d.owner_id, d.event_type, d.status, d.attempt_c
            d.crash_count, d.created_at, d.delivered_at, d.finished_at"""
 
 # The planner drops a condition whose parameter is null, because Django binds on the client.
-_SELECTED = """(%(owner)s::uuid IS NULL OR {row}.owner_id = %(owner)s)
-       AND (%(webhooks)s::uuid[] IS NULL OR {row}.webhook_id = ANY(%(webhooks)s))"""
+_SELECTED = f"""(%(owner)s::{SQL_TYPE} IS NULL OR {{row}}.owner_id = %(owner)s)
+       AND (%(webhooks)s::uuid[] IS NULL OR {{row}}.webhook_id = ANY(%(webhooks)s))"""
 
 CHOSEN_SQL = f"""
 WITH chosen AS (

@@ -6,7 +6,8 @@ from uuid import UUID
 
 from webhooks.dispatch.life import SILENCE_BEFORE_DEATH_SECONDS
 from webhooks.models import Delivery, Webhook
-from webhooks.models.delivery import COUNTED_AT_MOST, NO_OWNER
+from webhooks.models.delivery import COUNTED_AT_MOST
+from webhooks.models.owner_keys import NO_OWNER, SQL_TYPE
 from webhooks.postgres.horizon import IS_IN_ORDER
 from webhooks.postgres.sql import query
 
@@ -64,7 +65,7 @@ SELECT count(*) FILTER (WHERE is_due AND may_go),
                    AND (w.delivery_order <> 'all' OR d.order_key IS NULL OR {IS_IN_ORDER}) AS may_go
           FROM webhooks_delivery d JOIN webhooks_webhook w ON w.id = d.webhook_id
          WHERE d.finished_at IS NULL
-           AND (%(owner)s::uuid IS NULL OR d.owner_id = %(owner)s)
+           AND (%(owner)s::{SQL_TYPE} IS NULL OR d.owner_id = %(owner)s)
            AND (%(webhooks)s::uuid[] IS NULL OR d.webhook_id = ANY(%(webhooks)s))
        ) AS unfinished
 """  # noqa: S608 (constants only)

@@ -17,6 +17,7 @@ from webhooks.doors.times import UNITS, parse_duration, parse_moment
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import EVENT_PREFIX, WEBHOOK_PREFIX, parse_public_id
 from webhooks.models import Event, Webhook
+from webhooks.models.owner_keys import SQL_TYPE, parse_owner_key
 
 
 def add_format(parser: CommandParser) -> None:
@@ -120,10 +121,13 @@ def rate(text: str) -> float:
 
 def find_owner(text: str) -> Any:
     """Return the user with this e-mail address, user name or id; raises CommandError."""
-    users = get_user_model()._default_manager
-    wanted = Q(email__iexact=text) | Q(username=text)
+    model: Any = get_user_model()
+    users = model._default_manager
+    wanted = Q(**{model.USERNAME_FIELD: text})
+    if hasattr(model, "EMAIL_FIELD"):
+        wanted |= Q(**{f"{model.EMAIL_FIELD}__iexact": text})
     with suppress(ValueError):
-        wanted |= Q(pk=UUID(text))
+        wanted |= Q(pk=parse_owner_key(text))
     found = list(users.filter(wanted)[:2])
     if len(found) != 1:
         problem = "does not exist" if not found else "is not unique"
@@ -131,12 +135,12 @@ def find_owner(text: str) -> Any:
     return found[0]
 
 
-def find_owner_id(text: str) -> UUID:
-    """Return a user's id; an id may be that of a deleted user. Raises CommandError."""
-    try:
-        return UUID(text)
-    except ValueError:
-        return UUID(str(find_owner(text).pk))
+def find_owner_id(text: str) -> Any:
+    """Return a user's id; a UUID or number may be that of a deleted user. Raises CommandError."""
+    if SQL_TYPE != "text":
+        with suppress(ValueError):
+            return parse_owner_key(text)
+    return find_owner(text).pk
 
 
 def find_event(event_id: UUID) -> Event:

@@ -25,6 +25,7 @@ from django.core.management.base import (
 from django.db import InterfaceError, OperationalError
 
 from webhooks import catalog
+from webhooks.conf import worker_command
 from webhooks.errors import WebhooksError
 from webhooks.models import Pause, WorkerHeartbeat
 
@@ -120,7 +121,7 @@ class Command(BaseCommand):
     def warn_if_nothing_is_sent(self) -> None:
         """Warn if no worker is running or all sending is paused."""
         if not WorkerHeartbeat.objects.exists():
-            self.say("No worker is running; start one: manage.py rqworker")
+            self.say(f"No worker is running; start one: {worker_command()}")
         if Pause.objects.exists():
             self.say("All sending is paused; resume it: manage.py pause --end")
 

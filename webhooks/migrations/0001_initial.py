@@ -9,6 +9,8 @@ import webhooks.models.fields
 from django.conf import settings
 from django.db import migrations, models
 
+from webhooks.models.owner_keys import owner_key_field
+
 
 class Migration(migrations.Migration):
 
@@ -57,7 +59,7 @@ class Migration(migrations.Migration):
             name='AuditEntry',
             fields=[
                 ('id', models.UUIDField(default=webhooks.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('actor_id', models.UUIDField(null=True)),
+                ('actor_id', owner_key_field(null=True)),
                 ('action', models.CharField(max_length=50)),
                 ('object_reference', models.CharField(max_length=100)),
                 ('changes', models.JSONField(default=dict)),
@@ -75,7 +77,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.UUIDField(default=webhooks.ids.new_id, editable=False, primary_key=True, serialize=False)),
                 ('type', models.CharField(max_length=100)),
-                ('owner_id', models.UUIDField(null=True)),
+                ('owner_id', owner_key_field(null=True)),
                 ('payload', models.BinaryField(help_text='The exact bytes that are signed and sent.')),
                 ('idempotency_key', models.CharField(max_length=255, null=True)),
                 ('body_hash', models.BinaryField(max_length=32, null=True)),
@@ -182,7 +184,7 @@ class Migration(migrations.Migration):
             name='Delivery',
             fields=[
                 ('id', models.UUIDField(default=webhooks.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('owner_id', models.UUIDField(help_text='NO_OWNER for platform webhooks.')),
+                ('owner_id', owner_key_field(help_text='NO_OWNER for platform webhooks.')),
                 ('event_type', models.CharField(max_length=100)),
                 ('status', models.CharField(choices=[('PENDING', 'Pending'), ('SENDING', 'Sending'), ('RETRYING', 'Retrying'), ('SUCCESS', 'Success'), ('FAILED', 'Failed'), ('CANCELLED', 'Cancelled')], default='PENDING', max_length=9)),
                 ('attempt_count', models.PositiveIntegerField(default=0)),

@@ -4,6 +4,8 @@ import django.contrib.postgres.fields
 import django.db.models.functions.datetime
 from django.db import migrations, models
 
+from webhooks.models.owner_keys import owner_key_field
+
 
 class Migration(migrations.Migration):
 
@@ -28,7 +30,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('pk', models.CompositePrimaryKey('webhook_id', 'hours', 'hour', 'event_type', 'starts_at', blank=True, editable=False, primary_key=True, serialize=False)),
                 ('webhook_id', models.UUIDField()),
-                ('owner_id', models.UUIDField()),
+                ('owner_id', owner_key_field()),
                 ('hours', models.SmallIntegerField(help_text='1 or 24.')),
                 ('hour', models.IntegerField(help_text='The first one, of their ids, in hours since 1970.')),
                 ('event_type', models.CharField(max_length=100)),
@@ -56,7 +58,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('webhook_id', models.UUIDField()),
-                ('owner_id', models.UUIDField()),
+                ('owner_id', owner_key_field()),
                 ('hour', models.IntegerField()),
                 ('due_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), help_text='When the chore looks whether it can be rolled up.')),
             ],

@@ -12,12 +12,12 @@ from webhooks.ids import ATTEMPT_PREFIX, DELIVERY_PREFIX, new_id
 from webhooks.models.event import Event
 from webhooks.models.fields import CurrentEpoch
 from webhooks.models.operations import Pause, Redelivery
+from webhooks.models.owner_keys import owner_key_field
 from webhooks.models.stored_form import spec_of
 from webhooks.models.webhook import Webhook
 from webhooks.wire.forms import read_spec, render
 from webhooks.wire.messages import answer_pairs, header_pairs
 
-NO_OWNER = uuid.UUID(int=0)
 """The owner of platform webhooks' deliveries: the claim's rotation cannot compare nulls."""
 
 COUNTED_AT_MOST = 10_000
@@ -67,7 +67,7 @@ class Delivery(models.Model):
         db_constraint=False,
     )
     # The webhook's owner and the event's type, repeated so that lists and claims need no join.
-    owner_id = models.UUIDField(help_text="NO_OWNER for platform webhooks.")
+    owner_id = owner_key_field(help_text="NO_OWNER for platform webhooks.")
     event_type = models.CharField(max_length=100)
     status = models.CharField(max_length=9, choices=DeliveryStatus, default=DeliveryStatus.PENDING)
     attempt_count = models.PositiveIntegerField(default=0)

@@ -13,6 +13,7 @@ from webhooks.models.fields import (
     NextEventSequence,
     TransactionIdField,
 )
+from webhooks.models.owner_keys import owner_key_field
 
 
 class EventQuerySet(models.QuerySet["Event"]):
@@ -24,7 +25,7 @@ class Event(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     type = models.CharField(max_length=100)
     # Not a foreign key, because events outlive users. Null for events without an owner.
-    owner_id = models.UUIDField(null=True)
+    owner_id = owner_key_field(null=True)
     payload = models.BinaryField(help_text="The exact bytes that are signed and sent.")
     version = models.DateField(
         null=True,

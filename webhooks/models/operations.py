@@ -8,6 +8,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from webhooks.ids import REDELIVERY_PREFIX, new_id
+from webhooks.models.owner_keys import owner_key_field
 
 
 class Redelivery(models.Model):
@@ -111,7 +112,7 @@ class AuditEntry(models.Model):
     """An action, its actor and its object, without secrets."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    actor_id = models.UUIDField(null=True)
+    actor_id = owner_key_field(null=True)
     action = models.CharField(max_length=50)
     object_reference = models.CharField(max_length=100)
     changes = models.JSONField(default=dict)

@@ -9,6 +9,7 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
 from webhooks.ids import PORTAL_LINK_PREFIX, new_id
+from webhooks.models.owner_keys import owner_key_field
 from webhooks.models.webhook import Webhook
 
 
@@ -44,7 +45,7 @@ class PortalLink(models.Model):
     session_digest = models.BinaryField(max_length=32, null=True, unique=True)
     session_ends_at = models.DateTimeField(null=True)
     revoked_at = models.DateTimeField(null=True)
-    created_by_id = models.UUIDField(null=True, help_text="The user who made it.")
+    created_by_id = owner_key_field(null=True, help_text="The user who made it.")
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:

@@ -12,6 +12,8 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models.functions import Now
 
+from webhooks.models.owner_keys import owner_key_field
+
 
 class HourFigures(models.Model):
     """The deliveries of one webhook and event type, of one hour or the 24 of a day."""
@@ -19,7 +21,7 @@ class HourFigures(models.Model):
     pk = models.CompositePrimaryKey("webhook_id", "hours", "hour", "event_type", "starts_at")
     # Without foreign keys: deliveries have none either.
     webhook_id = models.UUIDField()
-    owner_id = models.UUIDField()
+    owner_id = owner_key_field()
     hours = models.SmallIntegerField(help_text="1 or 24.")
     hour = models.IntegerField(help_text="The first one, of their ids, in hours since 1970.")
     event_type = models.CharField(max_length=100)
@@ -55,7 +57,7 @@ class ReopenedHour(models.Model):
     """A webhook's hour whose deliveries are counted anew; there may be several rows of one."""
 
     webhook_id = models.UUIDField()
-    owner_id = models.UUIDField()
+    owner_id = owner_key_field()
     hour = models.IntegerField()
     due_at = models.DateTimeField(
         db_default=Now(), help_text="When the chore looks whether it can be rolled up."

@@ -19,6 +19,7 @@ from uuid import UUID
 from webhooks import catalog
 from webhooks.errors import CursorForeignError, CursorInvalidError, EventTypeUnknownError
 from webhooks.ids import EVENT_PREFIX, first_id_of
+from webhooks.models.owner_keys import SQL_TYPE
 from webhooks.postgres.sql import query
 
 MAX_SCANNED = 10_000
@@ -99,7 +100,7 @@ NOW = "SELECT epoch, horizon::text, names FROM place, clusters"
 NOW_SQL = END + NOW
 
 # `scanned` reads the index event_epoch_order for all owners, which bounds the cost of a call.
-BEHIND = """, scanned AS MATERIALIZED (
+BEHIND = f""", scanned AS MATERIALIZED (
     SELECT e.id, e.type, e.owner_id, e.epoch, e.transaction_id, e.sequence
       FROM webhooks_event e
      WHERE (e.epoch, e.transaction_id, e.sequence)
@@ -111,7 +112,7 @@ BEHIND = """, scanned AS MATERIALIZED (
 ), chosen AS (
     SELECT id, epoch, transaction_id, sequence
       FROM scanned
-     WHERE (%(owner)s::uuid IS NULL OR owner_id = %(owner)s)
+     WHERE (%(owner)s::{SQL_TYPE} IS NULL OR owner_id = %(owner)s)
        AND (%(types)s::text[] IS NULL OR type = ANY(%(types)s))
      ORDER BY epoch, transaction_id, sequence
      LIMIT %(limit)s
@@ -127,7 +128,7 @@ SELECT names,
          ON true
   LEFT JOIN (chosen JOIN webhooks_event e USING (id)) ON true
  ORDER BY e.epoch, e.transaction_id, e.sequence
-"""
+"""  # noqa: S608 (a constant)
 READ_SQL = END + BEHIND
 
 

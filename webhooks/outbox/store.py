@@ -19,7 +19,7 @@ from webhooks import catalog
 from webhooks.errors import EventDataInvalidError, IdempotencyConflictError
 from webhooks.ids import EVENT_PREFIX, new_id
 from webhooks.models import Event
-from webhooks.models.delivery import NO_OWNER
+from webhooks.models.owner_keys import NO_OWNER, SQL_TYPE, parse_owner_key
 from webhooks.outbox import wakeup
 from webhooks.outbox.event_data import encode
 from webhooks.outbox.notes import ADVANCE, Note
@@ -115,16 +115,16 @@ def _hash_of(trigger: Trigger, data: bytes) -> bytes:
     return hashlib.sha256(b"\0".join(parts)).digest()
 
 
-def owner_id_of(owner: Owner) -> uuid.UUID | None:
+def owner_id_of(owner: Owner) -> Any:
     """Return the owner's id, given a user, an id or an id's text; None for None.
 
     Raises EventDataInvalidError for anything else, such as an anonymous user.
     """
     owner_id = getattr(owner, "pk", owner)
-    if owner is None or isinstance(owner_id, uuid.UUID):
-        return owner_id
+    if owner is None:
+        return None
     try:
-        return uuid.UUID(str(owner_id))
+        return parse_owner_key(owner_id)
     except ValueError:
         raise EventDataInvalidError("The owner is neither a user nor a user's id.") from None
 
@@ -201,7 +201,7 @@ STORE_SQL = f"""
 WITH event AS MATERIALIZED (
     SELECT *
       FROM ROWS FROM (json_to_recordset(%(events)s) AS (
-        id uuid, type text, owner_id uuid, payload text, idempotency_key text, body_hash text,
+        id uuid, type text, owner_id {SQL_TYPE}, payload text, idempotency_key text, body_hash text,
         object_reference text, is_self_reported boolean, created_at timestamptz,
         version date, patterns varchar[])) WITH ORDINALITY AS e
      WHERE %(lock_timeout)s::text IS NULL
@@ -283,7 +283,7 @@ def store_events(
         {
             "id": event.id.hex,
             "type": event.type,
-            "owner_id": _hex(event.owner_id),
+            "owner_id": None if event.owner_id is None else str(event.owner_id),
             "payload": bytes(event.payload).decode(),
             "idempotency_key": event.idempotency_key,
             "body_hash": event.body_hash and bytes(event.body_hash).hex(),
@@ -311,10 +311,6 @@ def store_events(
     if any(counts.values()):
         wakeup.nudge_on_commit()
     return set(counts)
-
-
-def _hex(value: uuid.UUID | None) -> str | None:
-    return None if value is None else value.hex
 
 
 def _json(rows: list[dict[str, Any]]) -> str:

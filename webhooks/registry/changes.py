@@ -157,7 +157,7 @@ def _readable(webhook: Webhook, name: str) -> Any:
 
 def _lock_owner(owner_id: Any) -> None:
     # This lock does not block producers' inserts.
-    get_user_model().objects.select_for_update(no_key=True).get(pk=owner_id)
+    get_user_model()._default_manager.select_for_update(no_key=True).get(pk=owner_id)
 
 
 def _make_room(webhook: Webhook) -> None:

@@ -18,7 +18,8 @@ from webhooks import catalog
 from webhooks.choices import BreakerState
 from webhooks.errors import WebhookNotSendingError, WebhookUnprovedError
 from webhooks.models import Delivery, Pause, Webhook
-from webhooks.models.delivery import COUNTED_AT_MOST, NO_OWNER, DeliveryQuerySet
+from webhooks.models.delivery import COUNTED_AT_MOST, DeliveryQuerySet
+from webhooks.models.owner_keys import NO_OWNER
 from webhooks.outbox import store, wakeup
 from webhooks.pace.breaker import THRESHOLD, Breaker
 from webhooks.postgres.objects import make_next_due

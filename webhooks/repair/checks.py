@@ -1,11 +1,15 @@
-"""System checks E101 and W101 to W103: encryption keys, and settings that weaken security."""
+"""System checks E101 to E104 and W101 to W103: keys, the host project, settings of security."""
 
+from importlib.util import find_spec
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import FieldDoesNotExist
 from django.db import DatabaseError, InterfaceError, connection
 
+from webhooks.models.owner_keys import SQL_TYPE
 from webhooks.repair import reencryption
 from webhooks.wire.addresses import is_public_network
 
@@ -82,5 +86,59 @@ def check_https_is_required(**_: Any) -> list[CheckMessage]:
             "Webhooks may use http:// URLs: payloads and custom headers are sent unencrypted.",
             hint="Set WEBHOOKS_REQUIRE_HTTPS=1.",
             id="webhooks.W103",
+        )
+    ]
+
+
+@register("webhooks")
+def check_owner_key(**_: Any) -> list[CheckMessage]:
+    """E102: the user model's primary key has another type than WEBHOOKS_OWNER_KEY."""
+    model = get_user_model()
+    kind = model._meta.pk.rel_db_type(connection) or ""
+    fitting = {"integer": "bigint", "smallint": "bigint"}.get(kind, kind)
+    if kind.startswith("varchar"):
+        fitting = "text"
+    if fitting == SQL_TYPE:
+        return []
+    return [
+        Error(
+            f"The primary key of {model._meta.label} is of the type {kind}, and "
+            f"WEBHOOKS_OWNER_KEY is {SQL_TYPE!r}.",
+            hint=f"Set WEBHOOKS_OWNER_KEY = {fitting!r} before the first migrate; it is one of "
+            "uuid, bigint and text.",
+            id="webhooks.E102",
+        )
+    ]
+
+
+@register("webhooks")
+def check_user_model(**_: Any) -> list[CheckMessage]:
+    """E103: the user model has no column `is_active`, by which workers stop sending."""
+    model = get_user_model()
+    try:
+        model._meta.get_field("is_active")
+    except FieldDoesNotExist:
+        return [
+            Error(
+                f"{model._meta.label} has no field is_active.",
+                hint="Add is_active = models.BooleanField(default=True): nothing is sent for "
+                "inactive users.",
+                id="webhooks.E103",
+            )
+        ]
+    return []
+
+
+@register("webhooks")
+def check_wakeup_packages(**_: Any) -> list[CheckMessage]:
+    """E104: WEBHOOKS_WAKEUP is rq, and RQ or its client of Valkey is not installed."""
+    missing = [name for name in ("redis", "rq", "django_rq") if find_spec(name) is None]
+    if settings.WEBHOOKS_WAKEUP != "rq" or not missing:
+        return []
+    return [
+        Error(
+            f"WEBHOOKS_WAKEUP is rq, and these packages are missing: {', '.join(missing)}.",
+            hint="pip install remotedevai-webhooks[rq], or set WEBHOOKS_WAKEUP to listen or poll.",
+            id="webhooks.E104",
         )
     ]

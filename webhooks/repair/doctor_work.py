@@ -6,6 +6,7 @@ from datetime import timedelta
 from django.utils import timezone
 
 from webhooks import catalog
+from webhooks.conf import worker_command
 from webhooks.figures import present
 from webhooks.models import Pause, Redelivery, Webhook
 from webhooks.outbox.versions import webhooks_pinning
@@ -62,7 +63,7 @@ def check_workers() -> Iterator[Finding]:
                 "workers",
                 f"Worker {worker.host}:{worker.pid} has sent no heartbeat for "
                 f"{worker.silent_seconds:.0f} s.",
-                "manage.py rqworker",
+                worker_command(),
                 count=1,
                 ids=[str(worker.id)],
             )
@@ -70,7 +71,7 @@ def check_workers() -> Iterator[Finding]:
     if alive:
         yield ok("workers", f"{alive} {'worker is' if alive == 1 else 'workers are'} alive.")
     elif not workers:
-        yield failure("workers", "No worker is running: no event is sent.", "manage.py rqworker")
+        yield failure("workers", "No worker is running: no event is sent.", worker_command())
 
 
 def check_versions() -> Iterator[Finding]:

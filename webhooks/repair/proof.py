@@ -25,7 +25,7 @@ from webhooks.dispatch.endpoints import with_users
 from webhooks.dispatch.single import SingleRequest
 from webhooks.errors import WebhookNotSendingError
 from webhooks.models import Webhook
-from webhooks.models.delivery import NO_OWNER
+from webhooks.models.owner_keys import NO_OWNER
 from webhooks.postgres.sql import run
 from webhooks.registry import switch
 from webhooks.wire.failures import TransportError
@@ -117,7 +117,7 @@ UPDATE webhooks_webhook
         SELECT DISTINCT ON (owner_id) id FROM webhooks_webhook due
          WHERE due.proof_due_at <= statement_timestamp() AND due.deleted_at IS NULL
            AND (due.active OR due.disabled_reason = %(unproved)s)
-           AND coalesce(due.owner_id, %(nobody)s) <> ALL(%(busy)s::uuid[])
+           AND coalesce(due.owner_id, %(nobody)s) <> ALL(%(busy)s::{owner_type}[])
            AND NOT EXISTS (SELECT FROM webhooks_pause)
            AND NOT EXISTS (SELECT FROM {users} u
                             WHERE u.{key} = due.owner_id AND NOT u.is_active)

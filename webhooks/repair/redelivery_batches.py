@@ -29,7 +29,7 @@ from webhooks.errors import RedeliveryScopeError
 from webhooks.figures.cells import reopen_sql
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Redelivery, Webhook
-from webhooks.models.delivery import NO_OWNER
+from webhooks.models.owner_keys import NO_OWNER
 from webhooks.outbox import wakeup
 from webhooks.postgres.sql import limited_transaction
 from webhooks.repair.chores import in_one_line

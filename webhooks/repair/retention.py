@@ -29,6 +29,7 @@ from webhooks.models import (
     SigningSecret,
     Webhook,
 )
+from webhooks.models.owner_keys import SQL_TYPE
 from webhooks.postgres.sql import limited_transaction, query
 
 TERMINAL = (DeliveryStatus.SUCCESS, DeliveryStatus.FAILED, DeliveryStatus.CANCELLED)
@@ -132,11 +133,11 @@ SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1), 0, 0, (SELECT count(*) FR
 """
 
 # The statement must lock all deliveries of an event, so that no redelivery sends one meanwhile.
-ERASE_SQL = """
+ERASE_SQL = f"""
 WITH page AS MATERIALIZED (
     SELECT id FROM webhooks_event
      WHERE id > %(after)s AND id < %(last)s
-       AND (%(owner)s::uuid IS NULL OR owner_id = %(owner)s)
+       AND (%(owner)s::{SQL_TYPE} IS NULL OR owner_id = %(owner)s)
      ORDER BY id LIMIT %(batch)s
 ), expired AS MATERIALIZED (
     SELECT e.id, e.fanout_count FROM webhooks_event e JOIN page USING (id)
@@ -163,7 +164,7 @@ WITH page AS MATERIALIZED (
 )
 SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1),
        0, (SELECT count(*) FROM attempts), (SELECT count(*) FROM events)
-"""
+"""  # noqa: S608 (a constant)
 
 COUNT_SQL = """
 WITH expired AS MATERIALIZED (
@@ -179,11 +180,11 @@ SELECT (SELECT count(*) FROM expired),
          WHERE e.id < %(last)s AND e.fanout_count = 0 AND %(all_statuses)s)
 """
 
-COUNT_ERASED_SQL = """
+COUNT_ERASED_SQL = f"""
 WITH expired AS MATERIALIZED (
     SELECT e.id FROM webhooks_event e
      WHERE e.id < %(last)s AND e.payload <> ''
-       AND (%(owner)s::uuid IS NULL OR e.owner_id = %(owner)s)
+       AND (%(owner)s::{SQL_TYPE} IS NULL OR e.owner_id = %(owner)s)
        AND NOT EXISTS (
         SELECT FROM webhooks_delivery d
          WHERE d.event_id = e.id AND (d.finished_at IS NULL OR d.finished_at >= %(before)s
@@ -193,7 +194,7 @@ SELECT 0,
        (SELECT count(*) FROM expired JOIN webhooks_delivery d ON d.event_id = expired.id
           JOIN webhooks_attempt a ON a.delivery_id = d.id),
        (SELECT count(*) FROM expired)
-"""
+"""  # noqa: S608 (a constant)
 
 
 def count(policy: Policy) -> Purged:

@@ -1,9 +1,10 @@
 """Turn writes of models into events: the names that other apps may use.
 
-A model derives from TrackedModel; track() declares which events its writes cause.
+A model derives from TrackedModel, or adopt() is called for it; track() declares which events its writes cause.
 """
 
 from webhooks.outbox.notes import POSITION
+from webhooks.tracking.adoption import adopt
 from webhooks.tracking.tracked import TrackedModel, TrackedQuerySet
 from webhooks.tracking.writes import (
     Change,
@@ -25,6 +26,7 @@ __all__ = [
     "TrackedQuerySet",
     "Tracking",
     "Write",
+    "adopt",
     "announce",
     "lock_rows",
     "rows_deleting",

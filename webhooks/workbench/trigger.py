@@ -12,7 +12,8 @@ from django.utils import timezone
 from webhooks.choices import BreakerState, DeliveryStatus
 from webhooks.ids import WEBHOOK_PREFIX
 from webhooks.models import Attempt, Delivery, Event, Pause, Webhook
-from webhooks.models.delivery import NO_OWNER, WAITING
+from webhooks.models.delivery import WAITING
+from webhooks.models.owner_keys import NO_OWNER
 from webhooks.outbox import wakeup
 from webhooks.outbox.store import Owner, Trigger, trigger_events
 from webhooks.repair.redelivery_progress import PATIENCE

@@ -4,7 +4,7 @@ A wake-up is popped, heard and done with on the loop's thread. RQ's thread sleep
 given what else is popped, and whatever goes wrong.
 
 While the dispatcher is busy a wake-up is left where it is, and keeps commits silent
-(webhooks/outbox/wakeup.py): another worker may pop it, and this one claims again anyway.
+(webhooks/outbox/hints.py): another worker may pop it, and this one claims again anyway.
 """
 
 import math
@@ -21,7 +21,7 @@ from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 
 from webhooks.dispatch.guests import Guests
-from webhooks.outbox import wakeup
+from webhooks.outbox import hints
 
 BUSY_SECONDS = 0.05
 """How long a busy dispatcher leaves the queue alone: what else lies there need not wait for a drain."""
@@ -224,7 +224,7 @@ class Popper:
     def _take(self, value: Answer) -> None:
         if value is None:
             return
-        if isinstance(value, bytes) and value.startswith(wakeup.JOB_ID_PREFIX.encode()):
+        if isinstance(value, bytes) and value.startswith(hints.JOB_ID_PREFIX.encode()):
             self._consumed.append(value.decode())
             self._popped_at = time.monotonic()
             self._hear()

@@ -8,7 +8,6 @@ A stop waits for the requests in flight and for RQ's job in progress, never for 
 away: what could not be recorded is found by other workers, as after a crash.
 """
 
-import gc
 import logging
 import multiprocessing
 import sys
@@ -25,6 +24,7 @@ from webhooks.dispatch.engine import Engine, run_suspects
 from webhooks.outbox import wakeup
 from webhooks.repair.housekeeping import Housekeeper, chores, keep_house, tending, watching
 from webhooks.worker import preflight, process
+from webhooks.worker.pace_of_python import set_up_interpreter
 from webhooks.worker.popper import Popper
 from webhooks.worker.quarantine import Quarantine
 from webhooks.worker.sorting import SortingWorker
@@ -40,11 +40,6 @@ STOP_RQ_SECONDS = 2.0
 """How long a stop waits for RQ's loop while no job is in progress."""
 UNRECORDED_SECONDS = 5.0
 """How long a stop waits for a Postgres that records nothing."""
-GARBAGE_THRESHOLD = 50_000
-"""New objects between two collections; Python's default is 700."""
-SWITCH_SECONDS = 0.0005
-"""How long a thread may keep the others from the interpreter; Python's default is ten times as
-much, which a claim would wait for several times over while requests go out."""
 
 
 class WebhookWorker(SortingWorker):
@@ -85,8 +80,7 @@ class WebhookWorker(SortingWorker):
             sys.exit("The worker does not start.\n" + "\n".join(refusals))
         # The dispatcher's threads have connections of their own.
         connection.close()
-        _spare_the_collector()
-        sys.setswitchinterval(SWITCH_SECONDS)
+        set_up_interpreter()
         self._engine = Engine()
         if not burst:
             self.popper = Popper(
@@ -218,14 +212,3 @@ class WebhookWorker(SortingWorker):
         elif now - self._stopping_since >= SECOND_SIGNAL_SECONDS:
             self._is_hurried = True
             self._abandon_dispatcher()
-
-
-def _spare_the_collector() -> None:
-    """Keep the garbage collector from walking all of Django again and again.
-
-    A delivery makes a few dozen short-lived objects and no cycles; with the default thresholds the
-    collector takes a tenth of the worker's time and finds nothing.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_THRESHOLD)

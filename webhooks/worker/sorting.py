@@ -22,7 +22,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import get_version, now
 
 from webhooks.errors import WebhooksError
-from webhooks.outbox import wakeup
+from webhooks.outbox import hints
 from webhooks.worker.declared_jobs import declared_class, require_declared
 from webhooks.worker.popper import BUSY_SECONDS, Popper
 from webhooks.worker.threaded import ThreadedWorker
@@ -120,7 +120,7 @@ class SortingWorker(ThreadedWorker):
         self, queue_key: str, job_id: str, fetch: Callable[[], tuple[Job, Queue] | None]
     ) -> tuple[Job, Queue] | None:
         """Return the job if it is to run; without one, RQ pops again."""
-        if job_id.startswith(wakeup.JOB_ID_PREFIX):
+        if job_id.startswith(hints.JOB_ID_PREFIX):
             self._consume_wakeup(queue_key, job_id)
         elif self._stop_requested:
             self._put_back(queue_key, job_id, at_front=True)
@@ -140,7 +140,7 @@ class SortingWorker(ThreadedWorker):
             fetched = fetch()
             if fetched is None:
                 return None
-            if fetched[0].func_name == wakeup.JOB_FUNCTION:
+            if fetched[0].func_name == hints.JOB_FUNCTION:
                 # Of another version, or enqueued by hand.
                 self._consume_wakeup(queue_key, job_id)
                 return None

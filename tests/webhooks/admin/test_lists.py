@@ -19,7 +19,7 @@ from webhooks.admin.deliveries import DeliveryAdmin
 from webhooks.choices import BreakerState, DeliveryStatus
 from webhooks.ids import first_id_of
 from webhooks.models import Delivery, Event, Redelivery, Webhook
-from webhooks.models.delivery import NO_OWNER
+from webhooks.models.owner_keys import NO_OWNER
 from webhooks.repair import audit_log
 
 pytestmark = pytest.mark.django_db

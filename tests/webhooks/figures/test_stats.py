@@ -14,7 +14,7 @@ from webhooks.figures import history, overview, present
 from webhooks.figures.history import Bucket, FailureFigures, Figures, Selection
 from webhooks.ids import first_id_of, new_id
 from webhooks.models import Attempt, Delivery, Event, Pause, Webhook, WorkerHeartbeat
-from webhooks.models.delivery import NO_OWNER
+from webhooks.models.owner_keys import NO_OWNER
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 

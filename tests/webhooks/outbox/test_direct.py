@@ -8,9 +8,9 @@ import redis
 from rq.job import Job
 
 from tests.workers import black_hole, wait_until
-from webhooks.outbox import wakeup
+from webhooks.outbox import hints
 from webhooks.outbox.direct import Direct
-from webhooks.outbox.wakeup import Hinter
+from webhooks.outbox.hints import Hinter
 
 pytestmark = pytest.mark.usefixtures("empty_valkey")
 
@@ -19,7 +19,7 @@ KEY = "rq:queue:default"
 
 @pytest.fixture
 def client() -> redis.Redis:
-    return wakeup.connect(5)
+    return hints.connect(5)
 
 
 @pytest.fixture
@@ -41,13 +41,13 @@ def test_hint_that_goes_out_at_once_is_a_job_like_any_other(
     hinter.nudge()
     wait_until(lambda: client.llen(KEY) == 1)
 
-    queue = wakeup.make_queue(client)
+    queue = hints.make_queue(client)
     (job_id,) = queue.job_ids
     job = Job.fetch(job_id, connection=client, serializer=queue.serializer)
-    assert (job.func_name, job.args, job.origin) == (wakeup.JOB_FUNCTION, [], "default")
+    assert (job.func_name, job.args, job.origin) == (hints.JOB_FUNCTION, [], "default")
     assert job.enqueued_at is not None
     assert abs(job.enqueued_at.timestamp() - time.time()) < 10
-    assert 0 < client.ttl(Job.key_for(job_id)) <= wakeup.JOB_TTL_SECONDS
+    assert 0 < client.ttl(Job.key_for(job_id)) <= hints.JOB_TTL_SECONDS
 
 
 def test_no_second_wakeup_stands_beside_the_first(hinter: Hinter, client: redis.Redis) -> None:

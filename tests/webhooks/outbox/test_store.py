@@ -13,7 +13,7 @@ from tests.webhooks.history import DELETED
 from webhooks import service
 from webhooks.errors import EventDataInvalidError, EventTypeUnknownError, IdempotencyConflictError
 from webhooks.models import Delivery, Event, Webhook
-from webhooks.models.delivery import NO_OWNER
+from webhooks.models.owner_keys import NO_OWNER
 from webhooks.outbox import event_data, store
 from webhooks.testing import captured_events
 from webhooks.tracking import Change

@@ -15,7 +15,7 @@ from tests.webhooks.worker.test_product_jobs import StockWorker
 from tests.workers import running_worker, wait_for_heartbeats, wait_until
 from webhooks import service
 from webhooks.models import Delivery, Webhook
-from webhooks.outbox import wakeup
+from webhooks.outbox import hints, wakeup
 from webhooks.workbench.receiver import HttpReceiver
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_valkey")]
@@ -25,7 +25,7 @@ QUEUES = [("default",), ("webhooks", "default")]
 
 @pytest.fixture
 def client() -> redis.Redis:
-    return wakeup.connect(5)
+    return hints.connect(5)
 
 
 def calls(client: redis.Redis) -> dict[str, int]:
@@ -45,8 +45,8 @@ def test_wakeup_is_consumed_where_it_is_popped(
         client.config_resetstat()
         with client.pipeline() as pipeline:
             for number in range(wakeups):
-                job_id = f"{wakeup.JOB_ID_PREFIX}{number}"
-                pipeline.hset(f"rq:job:{job_id}", "description", wakeup.JOB_DESCRIPTION)
+                job_id = f"{hints.JOB_ID_PREFIX}{number}"
+                pipeline.hset(f"rq:job:{job_id}", "description", hints.JOB_DESCRIPTION)
                 pipeline.rpush(f"rq:queue:{name}", job_id)
             pipeline.execute()
         wait_until(lambda: calls(client).get("lrem", 0) >= wakeups)
@@ -204,11 +204,11 @@ def test_stock_worker_still_performs_a_wakeup(
 ) -> None:
     make_webhook(url=receiver.url, events=["project.created"])
     Project.objects.create(owner=user, name="P")
-    wakeup._hinter.flush(5)
-    (job_id,) = wakeup.make_queue(client).job_ids
-    assert job_id.startswith(wakeup.JOB_ID_PREFIX)
+    hints._hinter.flush(5)
+    (job_id,) = hints.make_queue(client).job_ids
+    assert job_id.startswith(hints.JOB_ID_PREFIX)
 
-    queue = wakeup.make_queue(client)
+    queue = hints.make_queue(client)
     StockWorker([queue], connection=client, serializer="rq.serializers.JSONSerializer").work(
         burst=True
     )

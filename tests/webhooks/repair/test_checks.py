@@ -2,9 +2,11 @@
 
 from ipaddress import ip_network
 
+import pytest
 from django.core.checks import run_checks
 from pytest_django import Settings
 
+from projects.models import Project
 from webhooks.repair import checks
 
 
@@ -57,3 +59,45 @@ def test_deployment_checks_run_only_when_asked_for(settings: Settings, db: None)
 
     assert {name for name in usual if str(name).startswith("webhooks.")} == {"webhooks.W101"}
     assert {"webhooks.W101", "webhooks.W102", "webhooks.W103"} <= deployed
+
+
+def test_e102_compares_the_user_models_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks.check_owner_key() == []
+
+    monkeypatch.setattr(checks, "SQL_TYPE", "bigint")
+
+    (error,) = checks.check_owner_key()
+    assert (error.id, error.msg) == (
+        "webhooks.E102",
+        "The primary key of projects.User is of the type uuid, and WEBHOOKS_OWNER_KEY is 'bigint'.",
+    )
+    assert error.hint is not None
+    assert error.hint.startswith("Set WEBHOOKS_OWNER_KEY = 'uuid'")
+
+
+def test_e103_wants_a_column_is_active(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks.check_user_model() == []
+
+    monkeypatch.setattr(checks, "get_user_model", lambda: Project)
+
+    (error,) = checks.check_user_model()
+    assert (error.id, error.msg) == (
+        "webhooks.E103",
+        "projects.Project has no field is_active.",
+    )
+
+
+def test_e104_names_the_missing_packages_of_rq(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert checks.check_wakeup_packages() == []
+
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name == "rq" else object())
+
+    (error,) = checks.check_wakeup_packages()
+    assert (error.id, error.msg) == (
+        "webhooks.E104",
+        "WEBHOOKS_WAKEUP is rq, and these packages are missing: rq.",
+    )
+    settings.WEBHOOKS_WAKEUP = "poll"
+    assert checks.check_wakeup_packages() == []

@@ -32,8 +32,8 @@ from webhooks.models import (
     Webhook,
     WorkerHeartbeat,
 )
-from webhooks.outbox import wakeup
-from webhooks.repair import doctor, doctor_servers, doctor_work, findings, integrity
+from webhooks.outbox import hints
+from webhooks.repair import doctor, doctor_servers, doctor_valkey, doctor_work, findings, integrity
 from webhooks.repair.findings import Finding, Level
 
 DAY = timedelta(days=1)
@@ -279,7 +279,7 @@ def test_valkey_that_is_no_single_server_is_found(
 
 
 def test_full_queue_is_a_warning() -> None:
-    client = wakeup.connect(2)
+    client = hints.connect(2)
     client.rpush("rq:queue:default", *[str(number) for number in range(150)])
 
     (found,) = problems()
@@ -299,7 +299,7 @@ def test_pause_is_a_warning() -> None:
 
 def test_slow_servers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_servers, "SLOW_DATABASE_MS", 0)
-    monkeypatch.setattr(doctor_servers, "SLOW_VALKEY_MS", 0)
+    monkeypatch.setattr(doctor_valkey, "SLOW_VALKEY_MS", 0)
 
     database, valkey = problems()
 

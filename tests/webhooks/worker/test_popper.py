@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from tests.concurrency import in_thread
 from webhooks.dispatch.guests import Guests
-from webhooks.outbox import wakeup
+from webhooks.outbox import hints
 from webhooks.wire.addresses import AddressPolicy
 from webhooks.wire.many import MultiSender
 from webhooks.worker.popper import CONSUMED_AT_ONCE, Popper, read_reply
@@ -26,7 +26,7 @@ class Loop:
     """What an engine's loop does for its guests, and a thread that pops."""
 
     def __init__(self) -> None:
-        self.client = wakeup.connect(5)
+        self.client = hints.connect(5)
         self.sender = MultiSender(AddressPolicy([]))
         self.guests = Guests(self.sender)
         self.heard = 0
@@ -77,7 +77,7 @@ def loop() -> Iterator[Loop]:
 
 
 def wakeup_ids(count: int) -> list[str]:
-    return [f"{wakeup.JOB_ID_PREFIX}{number}" for number in range(count)]
+    return [f"{hints.JOB_ID_PREFIX}{number}" for number in range(count)]
 
 
 def test_wakeups_are_heard_and_other_jobs_are_handed_on(loop: Loop) -> None:

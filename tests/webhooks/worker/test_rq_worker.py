@@ -23,7 +23,7 @@ from tests.workers import (
 from webhooks import service
 from webhooks.dispatch.engine import Engine
 from webhooks.models import Attempt, Delivery, Webhook, WorkerHeartbeat
-from webhooks.outbox import wakeup
+from webhooks.outbox import hints
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
 from webhooks.worker.rq_worker import WebhookWorker
 
@@ -142,7 +142,7 @@ def test_without_valkey_saves_succeed_and_workers_deliver(
     with black_hole() as silent:
         redis_url = f"redis://{silent if is_silent else '127.0.0.1:1'}/0"
         settings.REDIS_URL = redis_url
-        monkeypatch.setattr(wakeup, "_hinter", wakeup.Hinter())
+        monkeypatch.setattr(hints, "_hinter", hints.Hinter())
         with running_worker(REDIS_URL=redis_url):
             wait_for_heartbeats(1)
             started_at = time.monotonic()
@@ -152,14 +152,14 @@ def test_without_valkey_saves_succeed_and_workers_deliver(
 
             receiver.wait_for(5, timeout_seconds=10)
             wait_until(lambda: Delivery.objects.filter(status="SUCCESS").count() == 5)
-        wakeup._hinter.flush(2)
+        hints._hinter.flush(2)
 
 
 def test_rq_comes_back_after_valkey_refused_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("webhooks.worker.rq_worker.RECONNECT_SECONDS", 0.05)
     starts = calls_of(SimpleWorker, "work", monkeypatch)
-    client = wakeup.connect(2)
-    queue = wakeup.make_queue(client)
+    client = hints.connect(2)
+    queue = hints.make_queue(client)
     worker = WebhookWorker([queue], connection=client)
     worker._engine = Engine()
     thread = in_thread(lambda: worker._serve_rq(False, {}))
@@ -173,11 +173,11 @@ def test_rq_comes_back_after_valkey_refused_to_write(monkeypatch: pytest.MonkeyP
     finally:
         client.config_set("min-replicas-to-write", 0)
 
-    queue.enqueue_call(wakeup.JOB_FUNCTION, description=wakeup.JOB_DESCRIPTION)
+    queue.enqueue_call(hints.JOB_FUNCTION, description=hints.JOB_DESCRIPTION)
     wait_until(lambda: not queue.count)
     worker._stop_requested = True
     # It waits for a job before it looks whether it is to stop.
-    queue.enqueue_call(wakeup.JOB_FUNCTION, description=wakeup.JOB_DESCRIPTION)
+    queue.enqueue_call(hints.JOB_FUNCTION, description=hints.JOB_DESCRIPTION)
     thread.join()
 
 
