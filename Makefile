@@ -49,6 +49,7 @@ check: setup  ## format, lint, types, imports, Django's checks
 	$(BIN)/mypy .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/deptry . --config deptry.toml
+	$(BIN)/deptry webhooks --known-first-party webhooks
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	@$(BIN)/python -m config.supply audit
 	@DEBUG=0 SECRET_KEY=$$($(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(50))') \
@@ -139,7 +140,6 @@ package:  ## a wheel of the app alone in var/dist, checked
 	$(PACKAGE)/bin/python -m build --outdir var/dist .
 	$(PACKAGE)/bin/twine check --strict var/dist/*
 	$(PACKAGE)/bin/check-wheel-contents var/dist/*.whl
-	$(PACKAGE)/bin/deptry webhooks --known-first-party webhooks
 
 chaos: setup  ## break things and count; SEED=1 MINUTES=10
 	$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),1) $(ARGS)

@@ -227,6 +227,7 @@ WEBHOOKS_UNVERIFIED_REQUESTS_PER_SECOND = environment.whole_number(
     "WEBHOOKS_UNVERIFIED_REQUESTS_PER_SECOND"
 )
 WEBHOOKS_TOKEN_PREFIX = "rdai_"
+WEBHOOKS_OWNER_KEY = "uuid"
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["webhooks.api.authentication.BearerAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["webhooks.api.permissions.HasScope"],

@@ -152,9 +152,11 @@ def check_token(text: bytes) -> ApiToken:
 class BearerAuthentication(BaseAuthentication):
     """`Authorization: Bearer rdai_…`, in one statement at most."""
 
+    scheme = "Bearer"
+
     def authenticate(self, request: Request) -> tuple[Any, ApiToken] | None:
-        scheme, *parts = get_authorization_header(request).split() or [b""]
-        if scheme.lower() != b"bearer":
+        named, *parts = get_authorization_header(request).split() or [b""]
+        if named.lower() != self.scheme.lower().encode():
             return None
         if not parts:
             raise AuthenticationFailed("Invalid token header. No credentials provided.")
@@ -166,7 +168,7 @@ class BearerAuthentication(BaseAuthentication):
         return mine.user, mine
 
     def authenticate_header(self, request: Request) -> str:
-        return "Bearer"
+        return self.scheme
 
 
 class PasswordAuthentication(BasicAuthentication):

@@ -41,7 +41,7 @@ KEY_HEADER = "HTTP_" + HEADER.upper().replace("-", "_")
 ATTEMPT = "webhooks.attempt"
 """The key of the WSGI environment for an attempt that was made before Django."""
 
-AUTHENTICATE = BearerAuthentication().authenticate_header(None)
+AUTHENTICATE = BearerAuthentication.scheme
 
 Trigger = Callable[[Any, Any], dict[str, Any]]
 

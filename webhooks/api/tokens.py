@@ -115,9 +115,8 @@ class TokenViewSet(ListAction, DeleteAction, ApiViewSet[ApiToken]):
             raise ConflictError(f"You have {MAX_TOKENS} tokens; revoke one that is not needed.")
         days = wish.pop("expires_in_days")
         lifetime = timedelta(days=days)
-        token, text = ApiToken.objects.issue(request.user, lifetime=lifetime, **wish)
+        token, _ = ApiToken.objects.issue(request.user, lifetime=lifetime, **wish)
         self.note("apitoken.create", token, days=days, **wish)
-        token.token = text
         return self.show(TokenWithSecretSerializer, token, 201)
 
     @extend_schema(

@@ -57,6 +57,7 @@ class ApiTokenManager(models.Manager["ApiToken"]):
             token_key=key_of(text),
             expiry=None if lifetime is None else timezone.now() + lifetime,
         )
+        token.token = text
         return token, text
 
 
@@ -83,6 +84,9 @@ class ApiToken(models.Model):
     last_used_at = models.DateTimeField(null=True, editable=False)
 
     objects: ClassVar[ApiTokenManager] = ApiTokenManager()
+
+    token: str
+    """The text, on the instance that issue() has made only."""
 
     def __str__(self) -> str:
         return self.name
