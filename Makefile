@@ -126,6 +126,8 @@ clients: setup  ## clients that are generated from the description: compile, run
 	@npm install --prefix $(CLIENTS) --silent --no-fund --no-audit || echo "npm cannot install hey-api, redocly and spectral."
 	@GOBIN=$(CURDIR)/$(CLIENTS)/go go install github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.8.2 2>/dev/null \
 	 || echo "oapi-codegen cannot be installed."
+	@GOBIN=$(CURDIR)/$(CLIENTS)/go go install github.com/ogen-go/ogen/cmd/ogen@v1.24.0 2>/dev/null \
+	 || echo "ogen cannot be installed."
 	@test -f $(CLIENTS)/openapi-generator-cli-7.17.0.jar \
 	 || mvn -q -B dependency:copy -Dartifact=org.openapitools:openapi-generator-cli:7.17.0 -DoutputDirectory=$(CLIENTS) \
 	 || echo "openapi-generator cannot be installed."

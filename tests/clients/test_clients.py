@@ -101,6 +101,15 @@ def test_oapi_codegen(run: Run, tmp_path: Path) -> None:
     check_what_it_did()
 
 
+def test_ogen_generates_what_compiles(run: Run, tmp_path: Path) -> None:
+    generator, go = need(TOOLS / "go" / "ogen"), need("go")
+    (tmp_path / "go.mod").write_text("module flow\n\ngo 1.25\n")
+
+    run(generator, "--target", "client", "--package", "client", DESCRIPTION)
+    run(go, "mod", "tidy")
+    run(go, "build", "./...")
+
+
 JAR = TOOLS / "openapi-generator-cli-7.17.0.jar"
 COMPILERS: dict[str, list[list[str]]] = {
     "java": [["mvn", "-q", "-B", "-DskipTests", "compile"]],
