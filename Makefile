@@ -59,7 +59,8 @@ check: setup  ## format, lint, types, imports, Django's checks
 
 # The lock files, from the requirements files beside them: every package with the hashes of its files.
 # uv is installed apart; it is in no environment of ours.
-LOCKS := requirements.lock requirements-dev.lock requirements-e2e.lock requirements-bench.lock
+LOCKS := requirements.lock requirements-dev.lock requirements-e2e.lock requirements-bench.lock \
+ requirements-docs.lock requirements-package.lock
 
 .PHONY: lock audit sbom
 lock: setup
@@ -137,7 +138,7 @@ clients: setup  ## clients that are generated from the description: compile, run
 PACKAGE := var/package
 package:  ## a wheel of the app alone in var/dist, checked
 	@test -x $(PACKAGE)/bin/python || $(PYTHON) -m venv $(PACKAGE)
-	@$(PACKAGE)/bin/pip install --quiet --disable-pip-version-check -r requirements-package.txt
+	@$(PACKAGE)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-package.lock
 	@rm -rf var/dist
 	$(PACKAGE)/bin/python -m build --outdir var/dist .
 	$(PACKAGE)/bin/twine check --strict var/dist/*
@@ -164,7 +165,7 @@ docs: setup  ## regenerate docs/events.md, commands.md, settings.md and openapi.
 DOCS := var/docs
 docs-site: setup  ## the documentation as a site with search, in var/site
 	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
-	@$(DOCS)/bin/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	@$(DOCS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict
 	@echo "var/site/index.html"
 

@@ -10,7 +10,10 @@ import pytest
 from config import supply
 from webhooks.repair.doctor import check_libraries
 
-LOCKS = ["requirements", "requirements-dev", "requirements-e2e", "requirements-bench"]
+LOCKS = [
+    "requirements", "requirements-dev", "requirements-e2e", "requirements-bench", "requirements-docs",
+    "requirements-package",
+]  # fmt: skip
 
 
 def pins(name: str) -> dict[str, str]:
