@@ -415,7 +415,7 @@ def test_named_command_fixes_the_finding(user: User, plant: Callable[[User], Non
 
 
 def test_commands_that_findings_name_exist() -> None:
-    modules = [doctor, doctor_servers, doctor_work, integrity]
+    modules = [doctor, doctor_servers, doctor_valkey, doctor_work, integrity]
     text = "".join(map(inspect.getsource, modules))
     named = set(re.findall(r"manage\.py ([a-z-]+)", text))
 
