@@ -309,7 +309,7 @@ PLANS = {
     "deliveries": "delivery_owner",
     "deliveries?status=FAILED": "delivery_owner",
     "deliveries?responseClass=5xx&eventType=project.deleted": "delivery_owner",
-    "deliveries?since=2026-01-01T00:00:00Z&until=2027-01-01T00:00:00Z": "delivery_owner",
+    "deliveries?since=1971-01-01T00:00:00Z&until=9000-01-01T00:00:00Z": "delivery_owner",
     "deliveries?webhook=WEBHOOK": "delivery_webhook",
     "deliveries?event=EVENT": "delivery_once_per_webhook",
     "webhooks/WEBHOOK/deliveries": "delivery_webhook",
