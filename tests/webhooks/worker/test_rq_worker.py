@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -21,10 +22,10 @@ from tests.workers import (
     wait_until,
 )
 from webhooks import service
-from webhooks.dispatch.engine import Engine
 from webhooks.models import Attempt, Delivery, Webhook, WorkerHeartbeat
 from webhooks.outbox import hints
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
+from webhooks.worker.main_thread import MainThread
 from webhooks.worker.rq_worker import WebhookWorker
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_valkey")]
@@ -161,7 +162,7 @@ def test_rq_comes_back_after_valkey_refused_to_write(monkeypatch: pytest.MonkeyP
     client = hints.connect(2)
     queue = hints.make_queue(client)
     worker = WebhookWorker([queue], connection=client)
-    worker._engine = Engine()
+    worker._main = MainThread(threading.Event())
     thread = in_thread(lambda: worker._serve_rq(False, {}))
     wait_until(lambda: bool(client.exists(worker.key)))
 

@@ -38,7 +38,7 @@ class Command(terminal.Command):
         if options["burst"]:
             plain_worker.run_until_idle()
         else:
-            plain_worker.PlainWorker().run()
+            plain_worker.run()
 
 
 def _exit(number: int, frame: Any) -> None:
