@@ -63,5 +63,5 @@ def enable(
     waiting = switch.enable(webhook, send=send)
     asked = None
     if send_missed and missed:
-        asked = replay(webhook, disabled_at, requested_by=requested_by)
+        asked = replay(webhook, disabled_at, requested_by=requested_by, matched_count=missed)
     return Enabled(waiting, missed, asked)
