@@ -16,22 +16,27 @@ from webhooks.pace.bounds import length_problem
 from webhooks.wire.header_rules import header_problems, read_header_lines
 
 
-class NumbersField(SimpleArrayField):
-    """A field for numbers separated by commas; checks their number before it parses them."""
+class CommaField(SimpleArrayField):
+    """A field for values separated by commas; checks their number before it parses them."""
+
+    most: int
 
     def to_python(self, value: Any) -> Any:
-        if isinstance(value, str) and (problem := length_problem(value.split(","), MAX_RETRIES)):
+        if isinstance(value, str) and (problem := length_problem(value.split(","), self.most)):
             raise forms.ValidationError(problem)
         return super().to_python(value)
 
 
-class PathsField(SimpleArrayField):
-    """A field for dotted paths separated by commas; the model checks what they say."""
+class NumbersField(CommaField):
+    """The delays of a schedule of retries."""
 
-    def to_python(self, value: Any) -> Any:
-        if isinstance(value, str) and (problem := length_problem(value.split(","), MAX_FIELDS)):
-            raise forms.ValidationError(problem)
-        return super().to_python(value)
+    most = MAX_RETRIES
+
+
+class PathsField(CommaField):
+    """Dotted paths in the data of events; the model checks what they say."""
+
+    most = MAX_FIELDS
 
 
 class VersionField(forms.TypedChoiceField):
