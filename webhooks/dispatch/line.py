@@ -7,7 +7,6 @@ backends there is no line: other clients would inherit its prepared statements
 """
 
 import logging
-import re
 import select
 import time
 from collections import deque
@@ -21,7 +20,7 @@ from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus, Format
 
 from webhooks.dispatch.desk import Errand
-from webhooks.postgres.sql import has_session_state, set_up_connection
+from webhooks.postgres.sql import has_session_state, numbered, set_up_connection
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +48,8 @@ class Statement:
 
     def __init__(self, name: str, sql: str) -> None:
         self.name = name.encode()
-        names: dict[str, int] = {}
-
-        def number(match: re.Match[str]) -> str:
-            return f"${names.setdefault(match[1], len(names) + 1)}"
-
-        self.sql = re.sub(r"%\((\w+)\)s", number, sql).replace("%%", "%").encode()
-        self._names = tuple(names)
+        text, self._names = numbered(sql)
+        self.sql = text.encode()
 
     def bind(self, parameters: Mapping[str, Any]) -> list[bytes]:
         """Return the values in order. They may be numbers, ids, texts, and lists of ids or numbers."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from django.db import DatabaseError, connection
+from psycopg import _queries
 
 from projects.models import Project, User
 from sessions_app.models import Session
@@ -41,6 +42,26 @@ def test_outbox_is_prepared_after_a_few_events(
     assert connection.connection.prepare_threshold is None
     sql = "SELECT sum(generic_plans) FROM pg_prepared_statements WHERE statement LIKE '%new_delivery%'"
     assert ask(sql) > 0
+
+
+@pytest.mark.django_db
+def test_long_statement_is_not_parsed_at_each_execution(
+    user: User, make_webhook: Callable[..., Webhook], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_webhook()
+    trigger(user, 1)
+    parsed: list[bytes] = []
+    split = _queries._split_query
+
+    def watched(query: bytes, *args: Any, **options: Any) -> Any:
+        parsed.append(query)
+        return split(query, *args, **options)
+
+    monkeypatch.setattr(_queries, "_split_query", watched)
+    trigger(user, 1)
+    claim_due(new_id(), limit=1, room_of=lambda *_: 1)
+
+    assert parsed == []
 
 
 def test_first_statement_of_a_connection_that_may_not_prepare(
