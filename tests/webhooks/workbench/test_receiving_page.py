@@ -116,57 +116,6 @@ def test_the_page_has_handlers_for_eight_frameworks() -> None:
     }  # fmt: skip
 
 
-def test_handler_for_express_answers_ours_and_nothing_else(tmp_path: Path) -> None:
-    node = runtime_of("node")
-    (tmp_path / "verify.mjs").write_text((SNIPPETS / "node" / "verify.mjs").read_text())
-    express = tmp_path / "node_modules" / "express"
-    express.mkdir(parents=True)
-    (express / "package.json").write_text('{"name":"express","type":"module","main":"index.js"}')
-    # Express as the handler uses it: a route with the raw body, run once for each request given.
-    (express / "index.js").write_text(EXPRESS)
-    (tmp_path / "handler.mjs").write_text("const handleLater = () => {};\n" + CODE["Express"])
-    now = int(time.time())
-    secret = generate_secret()
-    body = b'{"type":"project.created"}'
-    post = build_request(
-        Target("https://example.com", SigningKey.from_secret(secret)),
-        event_id=new_id(), event_type="project.created", payload=body, delivery_id=new_id(),
-        attempt=1, timestamp=now,
-    )  # fmt: skip
-    requests = [
-        {"headers": {k.lower(): v for k, v in post.headers.items()}, "body": given.decode()}
-        for given in (body, body + b" ")
-    ]
-
-    ran = subprocess.run(
-        [node, "handler.mjs"],
-        cwd=tmp_path,
-        env=os.environ | {"WEBHOOK_SECRET": secret, "REQUESTS": json.dumps(requests)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert ran.returncode == 0, ran.stderr
-    assert json.loads(ran.stdout) == [204, 401]
-
-
-EXPRESS = """
-const routes = {};
-const express = () => ({ post: (path, raw, handler) => (routes[path] = handler), listen: () => {} });
-express.raw = () => null;
-export default express;
-setImmediate(() => {
-  const codes = JSON.parse(process.env.REQUESTS).map(({ headers, body }) => {
-    let code = 0;
-    routes["/webhook"]({ headers, body: Buffer.from(body) }, { sendStatus: (one) => (code = one) });
-    return code;
-  });
-  console.log(JSON.stringify(codes));
-});
-"""
-
-
 @pytest.mark.slow
 def test_handler_for_go_compiles(tmp_path: Path) -> None:
     go = runtime_of("go")
@@ -191,12 +140,136 @@ def test_handler_for_spring_compiles(tmp_path: Path) -> None:
     check([javac, "WebhookController.java"], tmp_path)
 
 
-@pytest.mark.parametrize(("framework", "runtime"), [("Rails", "ruby"), ("Laravel", "php")])
-def test_handler_is_of_its_language(framework: str, runtime: str, tmp_path: Path) -> None:
-    file = tmp_path / "handler"
-    file.write_text(CODE[framework])
+def given_requests(secret: str) -> list[dict[str, object]]:
+    """Return a request of ours and the same with a changed body."""
+    body = b'{"type":"project.created"}'
+    post = build_request(
+        Target("https://example.com", SigningKey.from_secret(secret)),
+        event_id=new_id(), event_type="project.created", payload=body, delivery_id=new_id(),
+        attempt=1, timestamp=int(time.time()),
+    )  # fmt: skip
+    headers = {name.lower(): value for name, value in post.headers.items()}
+    return [{"headers": headers, "body": given.decode()} for given in (body, body + b" ")]
 
-    check([runtime_of(runtime), {"ruby": "-c", "php": "-l"}[runtime], str(file)], tmp_path)
+
+def statuses(command: list[str], folder: Path) -> list[int]:
+    """Return the handler's responses to given_requests()."""
+    secret = generate_secret()
+    requests = json.dumps(given_requests(secret))
+    ran = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"WEBHOOK_SECRET": secret, "REQUESTS": requests},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    found: list[int] = json.loads(ran.stdout)
+    return found
+
+
+# Frameworks as the handlers use them: each handler runs once for each request given.
+
+EXPRESS = """
+const routes = {};
+const express = () => ({ post: (path, raw, handler) => (routes[path] = handler), listen: () => {} });
+express.raw = () => null;
+export default express;
+setImmediate(() => {
+  const codes = JSON.parse(process.env.REQUESTS).map(({ headers, body }) => {
+    let code = 0;
+    routes["/webhook"]({ headers, body: Buffer.from(body) }, { sendStatus: (one) => (code = one) });
+    return code;
+  });
+  console.log(JSON.stringify(codes));
+});
+"""
+RAILS = """
+require "json"
+require "./verify"
+
+module ActionController
+  class API
+    Request = Struct.new(:headers, :raw_post)
+    CODES = { unauthorized: 401, no_content: 204 }
+    attr_reader :request, :code
+
+    def initialize(headers, body) = @request = Request.new(headers, body)
+    def head(status) = @code = CODES.fetch(status)
+  end
+end
+
+class HandleWebhookJob
+  def self.perform_later(id, body) = JSON.parse(body)
+end
+
+require "./handler"
+
+codes = JSON.parse(ENV.fetch("REQUESTS")).map do |one|
+  controller = WebhooksController.new(one["headers"], one["body"])
+  controller.create
+  controller.code
+end
+puts JSON.generate(codes)
+"""
+LARAVEL = r"""<?php
+namespace Illuminate\Http {
+    class Request {
+        public function __construct(private array $headers, private string $body) {}
+        public function header(string $name, $default = null) { return $this->headers[$name] ?? $default; }
+        public function getContent() { return $this->body; }
+    }
+}
+namespace Illuminate\Support\Facades {
+    class Route {
+        public static array $routes = [];
+        public static function post(string $path, callable $handler) { self::$routes[$path] = $handler; }
+    }
+}
+namespace {
+    class HandleWebhook {
+        public static function dispatch(string $id, string $body) { json_decode($body, flags: JSON_THROW_ON_ERROR); }
+    }
+    function env(string $name) { return getenv($name); }
+    function response(string $body, int $code) { return $code; }
+    require __DIR__ . "/handler.php";
+    $codes = [];
+    foreach (json_decode(getenv("REQUESTS"), true) as $one) {
+        $handler = Illuminate\Support\Facades\Route::$routes["/webhook"];
+        $codes[] = $handler(new Illuminate\Http\Request($one["headers"], $one["body"]));
+    }
+    echo json_encode($codes);
+}
+"""
+
+
+def test_handler_for_express_answers_ours_and_nothing_else(tmp_path: Path) -> None:
+    node = runtime_of("node")
+    (tmp_path / "verify.mjs").write_text((SNIPPETS / "node" / "verify.mjs").read_text())
+    express = tmp_path / "node_modules" / "express"
+    express.mkdir(parents=True)
+    (express / "package.json").write_text('{"name":"express","type":"module","main":"index.js"}')
+    (express / "index.js").write_text(EXPRESS)
+    (tmp_path / "handler.mjs").write_text("const handleLater = () => {};\n" + CODE["Express"])
+
+    assert statuses([node, "handler.mjs"], tmp_path) == [204, 401]
+
+
+@pytest.mark.parametrize(
+    ("framework", "runtime", "suffix", "around"),
+    [("Rails", "ruby", "rb", RAILS), ("Laravel", "php", "php", LARAVEL)],
+)
+def test_handler_answers_ours_and_nothing_else(
+    framework: str, runtime: str, suffix: str, around: str, tmp_path: Path
+) -> None:
+    program = runtime_of(runtime)
+    verify = f"verify.{suffix}"
+    (tmp_path / verify).write_text((SNIPPETS / runtime / verify).read_text())
+    (tmp_path / f"handler.{suffix}").write_text(CODE[framework])
+    (tmp_path / f"around.{suffix}").write_text(around)
+
+    assert statuses([program, f"around.{suffix}"], tmp_path) == [204, 401]
 
 
 def test_every_named_file_and_command_exists() -> None:
