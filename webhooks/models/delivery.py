@@ -70,9 +70,9 @@ class Delivery(models.Model):
     owner_id = owner_key_field(help_text="NO_OWNER for platform webhooks.")
     event_type = models.CharField(max_length=100)
     status = models.CharField(max_length=9, choices=DeliveryStatus, default=DeliveryStatus.PENDING)
-    attempt_count = models.PositiveIntegerField(default=0)
-    round = models.PositiveSmallIntegerField(default=1)
-    attempts_before_round = models.PositiveIntegerField(
+    attempt_count = models.IntegerField(default=0)
+    round = models.SmallIntegerField(default=1)
+    attempts_before_round = models.IntegerField(
         default=0,
         help_text="Attempts before this round, which do not count against its retry budget.",
     )
@@ -85,10 +85,10 @@ class Delivery(models.Model):
     suspect_level = models.SmallIntegerField(
         db_default=0, help_text="The higher, the fewer other suspects are sent beside it."
     )
-    crash_count = models.PositiveSmallIntegerField(
+    crash_count = models.SmallIntegerField(
         default=0, help_text="Crashes of workers that were sending only this delivery."
     )
-    response_code = models.PositiveSmallIntegerField(null=True)
+    response_code = models.SmallIntegerField(null=True)
     failure_kind = models.CharField(max_length=20, choices=FailureKind, blank=True)
     error = models.CharField(max_length=500, blank=True)
     epoch = models.BigIntegerField(
@@ -255,9 +255,9 @@ class Attempt(models.Model):
         db_index=False,
         db_constraint=False,
     )
-    number = models.PositiveIntegerField()
+    number = models.IntegerField()
     started_at = models.DateTimeField()
-    duration_ms = models.PositiveIntegerField()
+    duration_ms = models.IntegerField()
     phases_us = ArrayField(
         models.PositiveIntegerField(),
         null=True,
@@ -271,7 +271,7 @@ class Attempt(models.Model):
     )
     # Header lines are stored as sent and received: parsing them would cost more than sending.
     request_head = models.TextField(help_text="The header lines sent, without secrets.")
-    response_code = models.PositiveSmallIntegerField(null=True)
+    response_code = models.SmallIntegerField(null=True)
     response_head = models.BinaryField(
         null=True, help_text="Status line and headers of the response, as received."
     )

@@ -34,7 +34,7 @@ class Event(models.Model):
     )
     idempotency_key = models.CharField(max_length=255, null=True)  # noqa: DJ001 (null = none given)
     body_hash = models.BinaryField(max_length=32, null=True)
-    fanout_count = models.PositiveIntegerField(default=0)
+    fanout_count = models.IntegerField(default=0)
     object_reference = models.CharField(max_length=100, blank=True)
     is_self_reported = models.BooleanField(
         db_default=False,
