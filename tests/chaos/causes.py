@@ -35,6 +35,13 @@ KILLED_SECONDS = 60.0
 Key = tuple[str, ...]
 
 
+def now() -> float:
+    """Return the machine's time in Unix seconds, though this process may see a clock of its own."""
+    # Set by whoever started a process whose clock is off.
+    started_at = os.environ.get("CHAOS_MONOTONIC_SINCE")
+    return time.time() if started_at is None else float(started_at) + time.monotonic()
+
+
 def key_of(event_type: str, data: Mapping[str, Any]) -> Key:
     """Return what names an event by its contents."""
     return (event_type, *(str(data.get(name)) for name in KEYS.get(event_type, ("id",))))
@@ -94,7 +101,7 @@ class Causes:
             self._write(cause=name, outcome=outcomes[-1])
 
     def _write(self, **line: Any) -> None:
-        self._file.write(json.dumps({**line, "at": time.time()}) + "\n")
+        self._file.write(json.dumps({**line, "at": now()}) + "\n")
 
 
 def read(paths: Sequence[Path]) -> list[Cause]:
