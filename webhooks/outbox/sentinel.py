@@ -32,7 +32,9 @@ class Sentinels(NamedTuple):
 
     def client(self, **options: Any) -> redis.Redis:
         """Return a client of the primary; `options` are those of its connections."""
-        sentinel = Sentinel(self.addresses, sentinel_kwargs=self.sentinel_options)
+        # redis-py's Sentinel has no types.
+        watching: Any = Sentinel
+        sentinel = watching(self.addresses, sentinel_kwargs=self.sentinel_options)
         client: redis.Redis = sentinel.master_for(self.service, **self.options | options)
         return client
 
@@ -54,9 +56,8 @@ def read(url: str) -> Sentinels | None:
     scheme = parts.scheme.removesuffix(SUFFIX)
     credentials, _, hosts = parts.netloc.rpartition("@")
     service, _, database = parts.path.strip("/").partition("/")
-    options: dict[str, Any] = dict(
-        parse_url(f"{scheme}://{credentials}@primary/{database}?{parts.query}")
-    )
+    parse: Any = parse_url
+    options: dict[str, Any] = parse(f"{scheme}://{credentials}@primary/{database}?{parts.query}")
     for name in ("host", "port", "connection_class"):
         options.pop(name, None)
     own = {
