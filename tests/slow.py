@@ -13,6 +13,7 @@ SLOW = (
     "config/test_embedded.py",
     "hostile/test_costly_bodies.py",
     "hostile/test_receivers.py",
+    "hosts/",
     "webhooks/dispatch/test_crashes.py",
     "webhooks/dispatch/test_one_tenant.py",
     "webhooks/dispatch/test_ordered_by_two.py",

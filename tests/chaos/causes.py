@@ -16,7 +16,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-Outcome = Literal["committed", "rolled back", "unknown"]
+Outcome = Literal["committed", "rolled back", "unknown", "forgotten"]
+"""Forgotten is what was committed and then lost with its server, as a fault has shown."""
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     "project.updated": ("id", "description"),

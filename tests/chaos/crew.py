@@ -95,13 +95,12 @@ class Crew(ABC):
         threading.Thread(target=self._keep, daemon=True).start()
 
     def _start_all(self) -> None:
-        self._generation += 1
         self._follower = self.spawn_follower()
         # What is caused before the follower knows where the feed begins is nothing it can miss.
         wait_until(lambda: self.feed.exists() and self.feed.stat().st_size > 0, START_SECONDS)
         self.workers = [self.spawn_worker(number) for number in range(self.worker_count)]
         self.webs = [self.spawn_web(number) for number in range(self.web_count)]
-        self._producers = self.spawn_producers(self.seed * 1000 + self._generation * 10)
+        self.renew_producers()
 
     def _wait_until_all_work(self) -> None:
         pids = [worker.pid for worker in self.workers]
@@ -129,6 +128,16 @@ class Crew(ABC):
         self._start_all()
         self._wait_until_all_work()
         self._keeping.release()
+
+    def kill_producers(self) -> None:
+        """End them at once; renew_producers() is to follow."""
+        for process in self._producers:
+            kill_tree(process)
+
+    def renew_producers(self) -> None:
+        """Start producers that know nothing of what is stored."""
+        self._generation += 1
+        self._producers = self.spawn_producers(self.seed * 1000 + self._generation * 10)
 
     def stop_producing(self) -> list[int]:
         """End the producers in order and return their exit codes."""

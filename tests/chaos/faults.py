@@ -27,6 +27,8 @@ class Fault:
     """The deliveries that may arrive twice for it: those that were held, or whose result it undid."""
     repeats_until: float = 0.0
     """Until when the first of the two arrivals must have been."""
+    silent_from: float = 0.0
+    """From when on what a dead worker held can only arrive from others; 0 for `repeats_until`."""
     must_repeat: bool = False
     """Whether all of them have to arrive again, as somebody asked for it."""
     is_death: bool = False
@@ -46,6 +48,10 @@ class Fault:
     address."""
     timed_out: frozenset[tuple[str, int]] = frozenset()
     """What it removed of the records of attempts: delivery and number of those that timed out."""
+    forgotten: frozenset[tuple[str, ...]] = frozenset()
+    """The keys of the events that were lost with a server."""
+    forgotten_from: float = 0.0
+    """Since when something was committed there that nobody else got."""
 
 
 class Stage:

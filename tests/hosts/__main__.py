@@ -44,6 +44,11 @@ def main() -> None:
     parser.add_argument(
         "--faults", default="", help="The kinds of faults, comma-separated; all by default."
     )
+    parser.add_argument(
+        "--asynchronous",
+        action="store_true",
+        help="Break nothing but that the primary crashes once while an asynchronous standby is behind.",
+    )
     options = parser.parse_args()
     if ISOLATED not in os.environ:
         isolate("tests.hosts", sys.argv[1:])
@@ -79,7 +84,7 @@ def _run(options: argparse.Namespace) -> int:
 
     postgres = Pair(databases, folder, logs)
     valkey = WatchedValkey(databases, apps, folder, logs)
-    postgres.start(is_synchronous=True)
+    postgres.start(is_synchronous=not options.asynchronous)
     valkey.start()
     postgres.migrate()
     from tests.chaos.run import Setting, run
@@ -102,7 +107,7 @@ def _run(options: argparse.Namespace) -> int:
         setting = Setting(
             "hosts",
             authority.folder,
-            kinds.ALL,
+            kinds.TAIL_KINDS if options.asynchronous else kinds.ALL,
             lambda recipients, token: HostsCrew(options.seed, servers, recipients, token),
             receiver_prefix=[*outside.prefix, "--"],
         )

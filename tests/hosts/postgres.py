@@ -66,16 +66,19 @@ class Server:
         self._binaries = binaries
         self._log = (logs / f"postgres-{host.name}.log").open("wb")
         self._process: subprocess.Popen[bytes] | None = None
+        self._port = POSTGRES_PORT
 
     @property
     def _data(self) -> str:
         return str(self.home / "pgdata")
 
+    @property
+    def url(self) -> str:
+        return f"postgres://{USER}@{self.host.address}:{self._port}/{USER}"
+
     def connect(self, database: str = USER) -> psycopg.Connection[Any]:
         """Connect to this very server; commits by itself."""
-        return psycopg.connect(
-            host=self.host.address, user=USER, dbname=database, autocommit=True, connect_timeout=3
-        )
+        return psycopg.connect(self.url, dbname=database, autocommit=True, connect_timeout=3)
 
     def initialise(self) -> None:
         self._run(
@@ -91,8 +94,11 @@ class Server:
         source = ["-h", primary.host.address, "-U", USER, "-c", "fast", "-R"]
         self._run("pg_basebackup", "-D", self._data, *source)
 
-    def start(self) -> None:
+    def start(self, port: int = POSTGRES_PORT) -> None:
+        """Start it, on another port where no client is to find it."""
+        self._port = port
         options = OPTIONS | {
+            "port": str(port),
             "listen_addresses": self.host.address,
             "unix_socket_directories": str(self.home),
         }
