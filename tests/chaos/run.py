@@ -285,4 +285,7 @@ def _print(figures: dict[str, Any]) -> None:
     for name, count in figures["broken"].items():
         print(f"BROKEN  {name}: {count}, such as {', '.join(figures['examples'][name])}")
     if not figures["broken"]:
-        print("Nothing was lost, out of order or uncaused; every duplicate is explained.")
+        what = "Nothing"
+        if count := figures["transactions"].get("forgotten"):
+            what = f"Nothing but the {count} transactions that went down with a server"
+        print(f"{what} was lost, out of order or uncaused; every duplicate is explained.")
