@@ -147,6 +147,11 @@ package:  ## a wheel of the app alone in var/dist, checked
 chaos: setup  ## break things and count; SEED=1 MINUTES=10
 	$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),1) $(ARGS)
 
+# Several hosts as network namespaces of this machine: needs root and iproute2, and says what is missing.
+.PHONY: hosts
+hosts: setup pgbouncer  ## three hosts, and what breaks between them; SEED=1 MINUTES=3
+	$(BIN)/python -m tests.hosts --seed $(or $(SEED),1) --minutes $(or $(MINUTES),3) $(ARGS)
+
 # Sabotages of a copy of the code, each of which chaos or a test has to catch; ARGS names some of them.
 mutants: setup  ## sabotage copies of the code; each must be caught
 	$(BIN)/python -m tests.chaos.mutants $(ARGS)

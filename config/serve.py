@@ -26,6 +26,7 @@ def command(
     port: int,
     application: str = "config.wsgi:application",
     *,
+    host: str = "127.0.0.1",
     processes: int = PROCESSES,
     threads: int = THREADS,
 ) -> list[str]:
@@ -36,7 +37,7 @@ def command(
     """
     return [
         sys.executable, "-m", "granian", application, "--interface=wsgi", "--http=1", "--no-ws",
-        "--host=127.0.0.1", f"--port={port}", f"--workers={processes}",
+        f"--host={host}", f"--port={port}", f"--workers={processes}",
         f"--blocking-threads={threads}", "--respawn-failed-workers", "--workers-kill-timeout=30",
         "--log-level=error",
     ]  # fmt: skip

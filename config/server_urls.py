@@ -13,8 +13,13 @@ import redis
 from django.core.exceptions import ImproperlyConfigured
 from psycopg import pq
 
+from webhooks.outbox import sentinel
+
 DATABASE_FORM = "postgres://user:password@host:5432/name"
-REDIS_FORM = "redis://:password@host:6379/0, rediss://… or unix:///path?db=0"
+REDIS_FORM = (
+    "redis://:password@host:6379/0, rediss://…, unix:///path?db=0 or"
+    " redis+sentinel://:password@host:26379,host:26379/name/0"
+)
 
 # The part after the credentials, and one of its hosts.
 PLACE = re.compile(r"(?P<hosts>[^/?#@]*)(?P<path>/[^?#@]*)?(?:\?(?P<query>[^#]*))?")
@@ -187,23 +192,32 @@ def _libpq_options(query: str) -> dict[str, Any]:
 
 
 def _redis_url(url: ServerUrl) -> str:
-    if url.scheme not in ("redis", "rediss", "unix"):
+    is_watched = url.scheme in ("redis+sentinel", "rediss+sentinel")
+    if url.scheme not in ("redis", "rediss", "unix") and not is_watched:
         raise UnfitUrlError(
-            f"must be the URL of one Valkey or Redis server: {REDIS_FORM}."
-            " Sentinel and Cluster are not supported."
+            f"must be the URL of one Valkey or Redis server, or of its Sentinels: {REDIS_FORM}."
+            " Cluster is not supported."
         )
-    if len(url.hosts) > 1:
-        raise UnfitUrlError("has more than one host; Sentinel and Cluster are not supported.")
+    if len(url.hosts) > 1 and not is_watched:
+        raise UnfitUrlError(
+            "has more than one host: only redis+sentinel:// has; Cluster is not supported."
+        )
     is_socket = url.scheme == "unix"
     if is_socket and (url.hosts != [""] or len(url.path) < 2):
         raise UnfitUrlError("has no socket path: unix:///path?db=0.")
     database = url.path.strip("/")
+    if is_watched:
+        service, _, database = database.partition("/")
+        if not service:
+            raise UnfitUrlError("has no name of a primary: redis+sentinel://host:26379/name/0.")
     if not is_socket and database and not database.isdecimal():
         raise UnfitUrlError("has a database that is not a number: redis://:password@host:6379/0.")
     normal = _encode(url)
     try:
         # Creating a connection, without opening it, validates the options and their values.
-        redis.ConnectionPool.from_url(normal).make_connection()
+        sentinels = sentinel.read(normal)
+        client = sentinels.client() if sentinels else redis.Redis.from_url(normal)
+        client.connection_pool.make_connection()
     except (ValueError, TypeError, redis.RedisError):
         raise UnfitUrlError("has an option that redis-py does not support.") from None
     return normal
@@ -211,9 +225,13 @@ def _redis_url(url: ServerUrl) -> str:
 
 def _encode(url: ServerUrl) -> str:
     credentials = f"{quote(url.user, safe='')}:{quote(url.password, safe='')}@"
-    host = f"[{url.hosts[0]}]" if ":" in url.hosts[0] else quote(url.hosts[0])
-    place = f"{host}:{url.ports[0]}" if url.ports[0] else host
+    places = ",".join(map(_encode_place, url.hosts, url.ports))
     query = f"?{url.query}" if url.query else ""
     return (
-        f"{url.scheme}://{credentials if url.user or url.password else ''}{place}{url.path}{query}"
+        f"{url.scheme}://{credentials if url.user or url.password else ''}{places}{url.path}{query}"
     )
+
+
+def _encode_place(host: str, port: str) -> str:
+    name = f"[{host}]" if ":" in host else quote(host)
+    return f"{name}:{port}" if port else name

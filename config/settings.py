@@ -10,6 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from config import environment, logs, server_urls, unfold
 from config.environment import BASE_DIR, VAR_DIR, env
 from webhooks.conf import DEFAULTS
+from webhooks.outbox import sentinel
 
 try:
     DEBUG = env.bool("DEBUG", default=False)
@@ -64,9 +65,10 @@ WEBHOOKS_WAKEUP = environment.one_of("WEBHOOKS_WAKEUP", ("rq", "listen", "poll")
 # The queue of wake-ups, and the modules whose functions are jobs (docs/reliability.md).
 WEBHOOKS_QUEUE = environment.queue_name()
 WEBHOOKS_JOB_MODULES = env.list("WEBHOOKS_JOB_MODULES", default=[])
+_SENTINELS = sentinel.read(REDIS_URL)
 RQ_QUEUES = {
     name: {
-        "URL": REDIS_URL,
+        **(_SENTINELS.queue_options() if _SENTINELS else {"URL": REDIS_URL}),
         "DEFAULT_TIMEOUT": 60,
         "SERIALIZER": "rq.serializers.JSONSerializer",
     }

@@ -40,7 +40,7 @@ MEANINGS: dict[str, dict[str, str]] = {
     "Servers": {
         "DATABASE_URL": "Postgres 15 or newer, `postgres://user:password@host:5432/name?sslmode=…`. Of several hosts (`a:5432,b:5432`) the one that accepts writes is used.",
         "DATABASE_PREPARED_STATEMENTS": "`auto`: prepare statements on direct connections, but not behind a pooler; `0`: never.",
-        "REDIS_URL": "One Valkey or Redis, for wake-ups only: `redis://:password@host:6379/0`, `rediss://…` or `unix:///path?db=0`; neither Sentinel nor Cluster.",
+        "REDIS_URL": "One Valkey or Redis, for wake-ups only: `redis://:password@host:6379/0`, `rediss://…` or `unix:///path?db=0`; of a primary that Sentinels watch, `redis+sentinel://:password@a:26379,b:26379,c:26379/name/0`; no Cluster.",
         "WEBHOOKS_WAKEUP": "How workers learn of new events: `rq`, `listen` or `poll` ([wake-ups](reliability.md#how-workers-learn-of-new-events)).",
         "WEBHOOKS_QUEUE": "The RQ queue of wake-ups.",
         "WEBHOOKS_JOB_MODULES": "Modules whose functions workers may run as RQ jobs, comma-separated.",

@@ -27,10 +27,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def answers(port: int) -> bool:
-    """Say whether a server listens on a port of this machine."""
+def answers(port: int, host: str = "127.0.0.1") -> bool:
+    """Say whether a server listens on a port, by default of this machine."""
     try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
+        socket.create_connection((host, port), 1).close()
     except OSError:
         return False
     return True

@@ -97,13 +97,22 @@ def _run(options: argparse.Namespace, folder: Path, disk: Disk) -> int:
 
         django.setup()
         call_command("migrate", verbosity=0)
-        from tests.chaos.run import run
-        from tests.chaos.world import Servers
+        from tests.chaos import kinds
+        from tests.chaos.run import Setting, run
+        from tests.chaos.world import Servers, World
 
         servers = Servers(
             postgres, valkey, disk, database_clock, worker_clock, folder, authority.folder
         )
-        return run(servers, options)
+        setting = Setting(
+            "chaos",
+            authority.folder,
+            [] if options.without_valkey else kinds.ALL,
+            lambda recipients, token: World(
+                options.seed, options.workers, servers, recipients, token
+            ),
+        )
+        return run(setting, options)
     finally:
         postgres.close()
 

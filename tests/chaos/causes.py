@@ -16,7 +16,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-Outcome = Literal["committed", "rolled back", "unknown"]
+Outcome = Literal["committed", "rolled back", "unknown", "forgotten"]
+"""Forgotten is what was committed and then lost with its server, as a fault has shown."""
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     "project.updated": ("id", "description"),
@@ -33,6 +34,13 @@ beginning where the producer was killed."""
 KILLED_SECONDS = 60.0
 
 Key = tuple[str, ...]
+
+
+def now() -> float:
+    """Return the machine's time in Unix seconds, though this process may see a clock of its own."""
+    # Set by whoever started a process whose clock is off.
+    started_at = os.environ.get("CHAOS_MONOTONIC_SINCE")
+    return time.time() if started_at is None else float(started_at) + time.monotonic()
 
 
 def key_of(event_type: str, data: Mapping[str, Any]) -> Key:
@@ -94,7 +102,7 @@ class Causes:
             self._write(cause=name, outcome=outcomes[-1])
 
     def _write(self, **line: Any) -> None:
-        self._file.write(json.dumps({**line, "at": time.time()}) + "\n")
+        self._file.write(json.dumps({**line, "at": now()}) + "\n")
 
 
 def read(paths: Sequence[Path]) -> list[Cause]:

@@ -70,7 +70,12 @@ class Evidence:
     undone: set[Key] = field(default_factory=set)
     """What was certainly rolled back."""
 
+    half_forgotten: list[str] = field(default_factory=list)
+    """Transactions that were lost in part, or before anything could be lost."""
+
     def __post_init__(self) -> None:
+        for fault in self.faults:
+            self._forget(fault)
         for cause in self.causes:
             if cause.outcome == "rolled back":
                 self.undone |= {key_of(e.type, e.data) for e in cause.expected}
@@ -79,6 +84,14 @@ class Evidence:
                     place = Place(cause, number, expected)
                     self.places[place.key] = place
             self.undone |= {key_of(e.type, e.data) for e in cause.never}
+
+    def _forget(self, fault: Fault) -> None:
+        for cause in self.causes:
+            keys = {key_of(e.type, e.data) for e in cause.expected}
+            if lost := keys & fault.forgotten:
+                if lost < keys or cause.ended_at < fault.forgotten_from:
+                    self.half_forgotten.append(cause.name)
+                cause.outcome = "forgotten"
 
     @property
     def outcomes(self) -> Counter[str]:

@@ -6,14 +6,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event as Flag
 from threading import Thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import psycopg
 import redis
 from django.db import Error
 
-from tests.chaos.world import Servers, World, forget_connection
+from tests.chaos.crew import forget_connection
 
 
 @dataclass
@@ -27,6 +27,8 @@ class Fault:
     """The deliveries that may arrive twice for it: those that were held, or whose result it undid."""
     repeats_until: float = 0.0
     """Until when the first of the two arrivals must have been."""
+    silent_from: float = 0.0
+    """From when on what a dead worker held can only arrive from others; 0 for `repeats_until`."""
     must_repeat: bool = False
     """Whether all of them have to arrive again, as somebody asked for it."""
     is_death: bool = False
@@ -46,13 +48,17 @@ class Fault:
     address."""
     timed_out: frozenset[tuple[str, int]] = frozenset()
     """What it removed of the records of attempts: delivery and number of those that timed out."""
+    forgotten: frozenset[tuple[str, ...]] = frozenset()
+    """The keys of the events that were lost with a server."""
+    forgotten_from: float = 0.0
+    """Since when something was committed there that nobody else got."""
 
 
 class Stage:
     """The world, and what goes on in it beside the faults that follow."""
 
-    def __init__(self, world: World, seconds: float) -> None:
-        """`seconds` is how long the run takes."""
+    def __init__(self, world: Any, seconds: float) -> None:
+        """`world` is the run's own kind of Crew, `seconds` how long the run takes."""
         self.world = world
         self.dice = world.dice
         self.is_over = Flag()
@@ -81,7 +87,7 @@ class Stage:
 Action = Callable[[Stage, Fault], object]
 
 
-def everywhere(_: Servers) -> bool:
+def everywhere(_: Any) -> bool:
     return True
 
 
@@ -91,7 +97,8 @@ class Kind(NamedTuple):
     weight: int
     """How often it happens; 0 for once in each run, at a time of its own."""
     action: Action
-    is_possible: Callable[[Servers], bool] = everywhere
+    is_possible: Callable[[Any], bool] = everywhere
+    """Asked about the servers of the run."""
 
     @property
     def name(self) -> str:

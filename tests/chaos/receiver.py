@@ -9,6 +9,7 @@ fourth attempt on it behaves well.
 
 import hashlib
 import json
+import os
 import random
 import ssl
 import sys
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 from webhooks.workbench.receiver import Behaviour, HttpReceiver, Received
 
 HOST = "receiver.chaos.test"
-ADDRESSES = ("127.0.0.1", "127.0.0.2")
+ADDRESSES = tuple(os.environ.get("CHAOS_ADDRESSES", "127.0.0.1,127.0.0.2").split(","))
 GOOD = Behaviour()
 SLOW = Behaviour(delay_seconds=15)
 QUICK_FAULTS = [

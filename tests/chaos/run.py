@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from django.db.models import Count
 
 from config.services import BASE_DIR
 from projects.models import User
-from tests.chaos import causes, kinds
+from tests.chaos import causes
+from tests.chaos.crew import Crew
 from tests.chaos.evidence import Evidence
-from tests.chaos.faults import Fault, Faults, Stage
+from tests.chaos.faults import Fault, Faults, Kind, Stage
 from tests.chaos.receiver import ADDRESSES, HOST
 from tests.chaos.recipients import RETRIES, Recipient, Secret, Span
 from tests.chaos.timing import Times
 from tests.chaos.verdict import Verdict, judge
-from tests.chaos.world import Servers, World
 from webhooks import service
 from webhooks.models import ApiToken, Delivery, Redelivery, Webhook
 
@@ -46,33 +47,48 @@ KINDS: dict[str, tuple[list[str], str]] = {
 """Each owner's webhooks: their patterns and their order."""
 
 
-def run(servers: Servers, options: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class Setting:
+    """Where a run takes place."""
+
+    name: str
+    """Of its files in var/."""
+    certificates: Path
+    """The folder with those of the receiver."""
+    kinds: Sequence[Kind]
+    make_crew: Callable[[list[Recipient], str], Crew]
+    """Makes the processes, given the webhooks and the token of the HTTP API's client."""
+    receiver_prefix: Sequence[str] = ()
+    """What its command begins with."""
+
+
+def run(setting: Setting, options: argparse.Namespace) -> int:
     """Break things for as long as asked, print the verdict, return the exit status."""
-    ledger = BASE_DIR / "var" / "chaos-ledger.jsonl"
+    ledger = BASE_DIR / "var" / f"{setting.name}-ledger.jsonl"
     ledger.write_text("")
     seconds = options.minutes * 60
-    with running_receiver(options.seed, ledger, servers.certificates) as port:
+    with running_receiver(setting, options.seed, ledger) as port:
         recipients, token = _build(port, is_long=options.minutes >= LONG_MINUTES)
-        world = World(options.seed, options.workers, servers, recipients, token)
-        stage = Stage(world, seconds)
+        crew = setting.make_crew(recipients, token)
+        stage = Stage(crew, seconds)
         only = [kind for kind in options.faults.split(",") if kind]
-        faults = Faults(stage, [] if options.without_valkey else kinds.ALL, only)
+        faults = Faults(stage, setting.kinds, only)
         try:
-            world.start()
+            crew.start()
             _break_for(stage, faults, seconds)
-            producers = world.stop_producing()
+            producers = crew.stop_producing()
             settled_after = _settle()
-            problems = world.stop()
+            problems = crew.stop()
         finally:
-            world.close()
+            crew.close()
     evidence = Evidence(
-        causes.read(world.causes),
-        {recipient.path: recipient for recipient in world.recipients},
+        causes.read(crew.causes),
+        {recipient.path: recipient for recipient in crew.recipients},
         faults.done,
-        world.network.address_moves,
+        crew.network.address_moves,
     )
     evidence.read_ledger(ledger)
-    evidence.read_feed(world.feed)
+    evidence.read_feed(crew.feed)
     verdict = judge(evidence)
     if any(producers):
         problems.append(f"producers ended with {producers}")
@@ -86,11 +102,11 @@ def run(servers: Servers, options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def running_receiver(seed: int, ledger: Path, certificates: Path) -> Iterator[int]:
+def running_receiver(setting: Setting, seed: int, ledger: Path) -> Iterator[int]:
     """Run the receiver on one port of its addresses."""
-    arguments = [str(seed), str(ledger), str(certificates)]
+    arguments = [str(seed), str(ledger), str(setting.certificates)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.chaos.receiver", *arguments],
+        [*setting.receiver_prefix, sys.executable, "-m", "tests.chaos.receiver", *arguments],
         cwd=BASE_DIR,
         stdout=subprocess.PIPE,
         text=True,
@@ -269,4 +285,7 @@ def _print(figures: dict[str, Any]) -> None:
     for name, count in figures["broken"].items():
         print(f"BROKEN  {name}: {count}, such as {', '.join(figures['examples'][name])}")
     if not figures["broken"]:
-        print("Nothing was lost, out of order or uncaused; every duplicate is explained.")
+        what = "Nothing"
+        if count := figures["transactions"].get("forgotten"):
+            what = f"Nothing but the {count} transactions that went down with a server"
+        print(f"{what} was lost, out of order or uncaused; every duplicate is explained.")

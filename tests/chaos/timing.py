@@ -86,7 +86,8 @@ class Timing:
     def _measure_recovery(self, fault: Fault, at_of: dict[str, list[Request]]) -> None:
         again = {}
         for delivery in fault.may_repeat:
-            later = [r for r in at_of.get(delivery, ()) if r.at > fault.repeats_until]
+            silent_from = fault.silent_from or fault.repeats_until
+            later = [r for r in at_of.get(delivery, ()) if r.at > silent_from]
             if later and not self._waits_for_another_reason(later[0], fault):
                 again[delivery] = later[0].at - fault.started_at
         if again:

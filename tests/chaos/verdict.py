@@ -75,6 +75,8 @@ class Judge:
         self._check_feed()
         self._check_addresses()
         self._check_what_is_left()
+        if evidence.half_forgotten:
+            self.broken["lost, and not the tail"] += evidence.half_forgotten
         if self.verdict.events < FEWEST_EVENTS:
             self.broken["too little happened"].append(f"{self.verdict.events} events")
         self.verdict.times = Timing(evidence, self.known, self.broken).times

@@ -10,12 +10,13 @@ from urllib.parse import quote
 import pytest
 import redis
 from django.core.exceptions import ImproperlyConfigured
+from django_rq.connection_utils import get_redis_connection
 from pytest_django import Settings
 
 from config.server_urls import read_database_url, read_redis_url
 from config.services import BASE_DIR
 from tests.pgbouncer import output_of, pgbouncer, python_through
-from webhooks.outbox import hints
+from webhooks.outbox import hints, sentinel
 
 PASSWORDS = [
     "plain", "p@ss", "@", "p@@ss@", "p/ss", "p//ss/", "p#ss", "#", "p?ss", "p?a=b&c", "p:ss", ":p:",
@@ -157,6 +158,35 @@ def test_socket_of_valkey_is_read(
     assert (made.path, made.db) == (path, number)
 
 
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+@pytest.mark.parametrize("password", PASSWORDS)
+def test_sentinels_are_read(monkeypatch: pytest.MonkeyPatch, scheme: str, password: str) -> None:
+    url = (
+        f"{scheme}+sentinel://ada:{password}@a:1,[::1],c/my%20name/3"
+        "?sentinel_password=secret&socket_keepalive=yes"
+    )
+
+    settings = load(monkeypatch, "REDIS_URL", url)
+
+    sentinels = sentinel.read(settings["REDIS_URL"])
+    assert sentinels is not None
+    assert sentinels.addresses == [("a", 1), ("::1", 26379), ("c", 26379)]
+    assert sentinels.service == "my name"
+    pools = [
+        sentinels.client().connection_pool,
+        get_redis_connection(settings["RQ_QUEUES"]["default"]).connection_pool,
+    ]
+    for pool in pools:
+        made: Any = pool.make_connection()
+        assert (made.username, made.password, made.db) == ("ada", password, 3)
+        assert isinstance(made, redis.SSLConnection) == (scheme == "rediss")
+        assert made.socket_keepalive
+        (*_, asked) = pool.sentinel_manager.sentinels
+        asks: Any = asked.connection_pool.make_connection()
+        assert (asks.host, asks.port, asks.password) == ("c", 26379, "secret")
+        assert isinstance(asks, redis.SSLConnection) == (scheme == "rediss")
+
+
 WRONG = {
     "DATABASE_URL": [
         ("mysql://u:canary@h/n", "must be the URL of a Postgres database"),
@@ -190,7 +220,10 @@ WRONG = {
         ("postgres://u:canary@h/n?application_name=@h/n", "is ambiguous"),
     ],
     "REDIS_URL": [
-        ("redis+sentinel://:canary@h:26379/mymaster/0", "must be the URL of one Valkey or Redis server"),
+        ("redis+sentinel://:canary@h:26379", "has no name of a primary"),
+        ("redis+sentinel://:canary@h:26379/mymaster/canary", "has a database that is not a number"),
+        ("redis+sentinel://:canary@h:26379/mymaster/0?ssl_cert_reqs=canary", "has an option"),
+        ("redis+sentinel://:canary@h:0,i/mymaster", "has a port outside the range 1 to 65535"),
         ("sentinel://:canary@h:26379", "must be the URL of one Valkey or Redis server"),
         ("redis+cluster://:canary@h:6379", "must be the URL of one Valkey or Redis server"),
         ("h:6379", "must be the URL of one Valkey or Redis server"),
@@ -234,7 +267,7 @@ def test_url_that_cannot_be_meant_is_refused_without_its_password(
     ("name", "url"),
     [
         ("DATABASE_URL", "postgres://u:can@ry@h:99999/n"),
-        ("REDIS_URL", "redis+sentinel://:can@ry@h:26379/mymaster"),
+        ("REDIS_URL", "redis+cluster://:can@ry@h:26379/mymaster"),
     ],
 )
 def test_refusal_is_one_line_of_a_command(name: str, url: str) -> None:

@@ -28,6 +28,7 @@ from rq.queue import Queue
 from rq.utils import now as utcnow
 from rq.utils import utcformat
 
+from webhooks.outbox import sentinel
 from webhooks.outbox.direct import Direct
 
 logger = logging.getLogger(__name__)
@@ -186,13 +187,15 @@ class Hinter:
 
 
 def connect(timeout_seconds: float) -> redis.Redis:
-    """Return a client of REDIS_URL that waits at most `timeout` seconds for a reply."""
+    """Return a client of REDIS_URL that waits at most `timeout_seconds` for a reply."""
     options: dict[str, Any] = {
         "socket_timeout": timeout_seconds,
         "retry": Retry(NoBackoff(), 0),
     }
     if not settings.REDIS_URL.startswith("unix:"):
         options["socket_connect_timeout"] = timeout_seconds
+    if sentinels := sentinel.read(settings.REDIS_URL):
+        return sentinels.client(**options)
     return redis.Redis.from_url(settings.REDIS_URL, **options)
 
 

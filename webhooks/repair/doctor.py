@@ -28,6 +28,7 @@ from webhooks.repair.doctor_work import (
     check_versions,
     check_workers,
 )
+from webhooks.repair.failover import check_failover
 from webhooks.repair.findings import Check, Finding, Level, failure, ok, warning
 from webhooks.repair.integrity import Rule
 from webhooks.wire.versions import bundled
@@ -186,6 +187,7 @@ CHECKS: tuple[Check, ...] = (
     check_backlog,
     check_chores,
     check_order,
+    check_failover,
     check_versions,
     check_encryption,
     check_libraries,

@@ -17,7 +17,12 @@ SLOW_DATABASE_MS = 20
 SKEW_SECONDS = 2.0
 """Ids and `created` use this machine's clock, all else the database's, so they must agree."""
 
-FACTS = ["server_version", "server_version_num", "fsync", "full_page_writes", "synchronous_commit"]
+FACTS = [
+    "server_version", "server_version_num", "fsync", "full_page_writes", "synchronous_commit",
+    "tcp_keepalives_idle",
+]  # fmt: skip
+MOST_IDLE_SECONDS = 60
+"""How long Postgres may trust a silent connection: its open transaction keeps ordered webhooks waiting."""
 
 CLOCK_SQL = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
@@ -50,6 +55,13 @@ def check_database() -> Iterator[Finding]:
                 f'manage.py dbshell -- -c "ALTER SYSTEM SET {name} = on" '
                 '-c "SELECT pg_reload_conf()"',
             )
+    if int(facts["tcp_keepalives_idle"]) > MOST_IDLE_SECONDS:
+        yield warning(
+            "database",
+            "Postgres notices only after hours that a host has vanished; until then its open "
+            "transactions keep ordered webhooks waiting.",
+            "psql --set role=… --file deploy/grants.sql, which sets tcp_keepalives_idle for the role",
+        )
     message = f"Postgres {facts['server_version']} responds in {milliseconds:.0f} ms."
     if milliseconds > SLOW_DATABASE_MS:
         yield warning("database", message, "Reduce Postgres's load, or move the workers closer")

@@ -28,7 +28,7 @@ def check_valkey() -> Iterator[Finding]:
             yield failure(
                 "valkey",
                 f"REDIS_URL leads to a server in {mode} mode: jobs cannot be queued there.",
-                "Set REDIS_URL to a standalone Valkey or Redis (with Sentinel: to the primary)",
+                "Set REDIS_URL to a standalone Valkey or Redis, or to redis+sentinel://…",
             )
             return
         waiting = hints.make_queue(client).count

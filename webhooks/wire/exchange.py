@@ -262,6 +262,9 @@ class Exchange:
             return pycurl.SOCKET_BAD
         opened = socket.socket(family, kind, protocol)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        # The kernel goes on sending what a closed connection left: after a partition, requests would
+        # arrive a minute after their attempts had ended.
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._timeout_ms or 0)
         self._opened.append(opened)
         return opened
 

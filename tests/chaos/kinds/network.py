@@ -2,9 +2,9 @@
 
 import time
 
+from tests.chaos.crew import tree
 from tests.chaos.faults import Fault, Kind, Stage
 from tests.chaos.kinds.held import held_by
-from tests.chaos.world import tree
 
 CUT_SECONDS = (12, 18)
 """Longer than the silence after which a worker is declared dead."""

@@ -6,9 +6,9 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
+from tests.chaos.crew import kill_all, tree
 from tests.chaos.faults import Fault, Kind, Stage
 from tests.chaos.kinds.held import held_by
-from tests.chaos.world import kill_all, tree
 
 ZOMBIE_SECONDS = 14
 """Longer than the silence after which a worker is declared dead."""

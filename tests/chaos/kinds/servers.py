@@ -12,9 +12,9 @@ import redis
 from django.conf import settings
 
 from tests.chaos.clock import Clock
+from tests.chaos.crew import forget_connection
 from tests.chaos.faults import Fault, Kind, Stage
 from tests.chaos.kinds.held import public
-from tests.chaos.world import forget_connection
 
 CLOCK_STEPS = (-20, 20)
 FULL_DISK_SECONDS = (3, 8)

@@ -61,7 +61,7 @@ def _keep_open(
     seconds: tuple[float, float] = (5, 30),
 ) -> list[Any]:
     """Keep a transaction open that has done this; returns what it found."""
-    stranger = stage.world.servers.postgres.connect(database)
+    stranger: psycopg.Connection[Any] = stage.world.servers.postgres.connect(database)
     try:
         stranger.execute("SET lock_timeout = '3s'")
         stranger.execute(f"BEGIN ISOLATION LEVEL {isolation}")

@@ -1,5 +1,6 @@
 """Invariant 12 at the wire: what was waited for, the request goes out as things stand then."""
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from tests.webhooks.sending import kind_of, policy, request
 from webhooks.wire import exchange
 from webhooks.wire.failures import WithdrawnError
 from webhooks.wire.many import MultiSender, Outcome
-from webhooks.wire.messages import Draft, Post
+from webhooks.wire.messages import Draft, Post, draft_of
 from webhooks.wire.names import Answer
 from webhooks.wire.one import CurlAdapter
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
@@ -218,3 +219,19 @@ def test_single_request_that_is_withdrawn_opens_no_socket(
         adapter.send(state.draft(f"http://{HOST}:{receiver.port}/"), timeout=5)
 
     assert (dialled, receiver.requests) == ([], [])
+
+
+def test_kernel_keeps_nothing_of_a_request_longer_than_its_attempt(receiver: HttpReceiver) -> None:
+    # What a partition does to it: python -m tests.hosts --faults cut_host_off.
+    limits = []
+
+    def look(fd: int) -> None:
+        with socket.socket(fileno=os.dup(fd)) as opened:
+            limits.append(opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+
+    sending = exchange.Exchange(policy("127.0.0.0/8"), on_new_socket=look)
+    sending.prepare(draft_of(request(receiver.url)), 2.5, None)
+    with closing(sending.handle):
+        sending.handle.perform()
+
+    assert limits == [2500]

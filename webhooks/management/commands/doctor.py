@@ -1,12 +1,14 @@
 """`manage.py doctor`: check the servers, the settings and the stored rows."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 from django.core.management.base import CommandError, CommandParser
 
 from webhooks.management import arguments, terminal
 from webhooks.management.terminal import counted
-from webhooks.repair import doctor, integrity
+from webhooks.repair import doctor, failover, integrity
 from webhooks.repair.doctor import CHECKS, QUICK_CHECKS
 from webhooks.repair.findings import Finding, Level
 
@@ -25,7 +27,9 @@ class Command(terminal.Command):
   manage.py doctor --format json
   manage.py doctor --faults > faults.txt
   manage.py doctor --mend
+  manage.py doctor --former-primary postgres://owner@10.0.0.21:5432/webhooks
 
+--former-primary compares with the server that a promoted standby replaced, and changes nothing there.
 --mend makes lost and stuck deliveries due again, recounts attempts and deletes orphaned rows.
 
 exit codes: 0 no finding of the --fail-level, 1 findings of the --fail-level, 2 wrong usage"""
@@ -47,17 +51,40 @@ exit codes: 0 no finding of the --fail-level, 1 findings of the --fail-level, 2 
             action="store_true",
             help="First repair the faulty rows that have one obvious remedy.",
         )
+        parser.add_argument(
+            "--former-primary", metavar="URL",
+            help="Only name the events that are on this server and not here: what a failover lost. "
+            "With --faults all of them: event id, type, created at, whether it was attempted.",
+        )  # fmt: skip
         arguments.add_format(parser)
 
     def run(self, **options: Any) -> None:
+        if former := options["former_primary"]:
+            self._compare(former, **options)
+            return
         if options["faults"]:
             self._print_faults()
             return
         if options["mend"]:
             mended = sum(integrity.mend().values())
             self.say(f"Repaired {counted(mended, 'row')}.")
+        self._show(doctor.examine(QUICK_CHECKS if options["quick"] else CHECKS), **options)
+
+    def _compare(self, former: str, **options: Any) -> None:
+        try:
+            if options["faults"]:
+                self._print_lost(former)
+            else:
+                self._show(failover.compare(former), **options)
+        except psycopg.Error as problem:
+            # The message may show the URL, and the URL a password.
+            raise CommandError(
+                f"The former primary cannot be read ({type(problem).__name__})."
+            ) from None
+
+    def _show(self, found: Iterator[Finding], **options: Any) -> None:
         findings = []
-        for finding in doctor.examine(QUICK_CHECKS if options["quick"] else CHECKS):
+        for finding in found:
             findings.append(finding)
             if options["format"] == "table":
                 self._print(finding)
@@ -97,6 +124,16 @@ exit codes: 0 no finding of the --fail-level, 1 findings of the --fail-level, 2 
             self.show(f"{fault.rule.name}\t{fault.id}\t{fault.detail}")
         if count:
             raise CommandError(f"{counted(count, 'fault')}.")
+
+    def _print_lost(self, former: str) -> None:
+        count = 0
+        for event in failover.find_lost(former):
+            count += 1
+            attempted = "attempted" if event.was_attempted else "not attempted"
+            created_at = event.created_at.isoformat()
+            self.show(f"{event.public_id}\t{event.type}\t{created_at}\t{attempted}")
+        if count:
+            raise CommandError(f"{counted(count, 'event')} lost.")
 
 
 def _document(finding: Finding) -> dict[str, Any]:
