@@ -17,7 +17,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError
 from webhooks.dispatch import health
 from webhooks.dispatch.desk import Errand
 from webhooks.dispatch.health import HealthEffect, Recorded
-from webhooks.dispatch.settle import Result, Settled, settle, without_answer
+from webhooks.dispatch.settle import Result, Settled, find_locked, settle, without_answer
 from webhooks.pace.retry import Verdict
 from webhooks.postgres.objects import make_next_due
 
@@ -194,6 +194,12 @@ def write(worker_id: UUID, batch: ResultBatch) -> Written:
     settled = _settle(worker_id, [record.result for record in batch.records])
     has_next = _make_next_due(batch.records)
     return conclude(summarize(batch, settled)._replace(has_next=has_next))
+
+
+def write_skipped(worker_id: UUID, batch: ResultBatch, settled: Settled) -> Written:
+    """Conclude a batch some of whose rows were not written: locked ones, or no longer this worker's."""
+    results = [record.result for record in batch.records]
+    return conclude(summarize(batch, find_locked(worker_id, results, settled)))
 
 
 def _make_next_due(records: Sequence[Record]) -> bool:

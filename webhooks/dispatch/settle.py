@@ -9,13 +9,14 @@ from operator import itemgetter
 from typing import Any, NamedTuple, TypedDict
 from uuid import UUID
 
+from django.db import InterfaceError, OperationalError
 from psycopg.types.json import Json
 
 from webhooks.postgres.sql import run
 
 # Each result finds its row through the primary key, and the attempts come from the updated rows: the
 # planner can get no join order wrong, which would be costly for a batch of 500 wide rows.
-# It skips locked rows and returns them as not settled: waiting for one would delay all other results.
+# It skips locked rows: waiting for one would delay all other results.
 SETTLE_SQL = """
 WITH result AS (
     SELECT *
@@ -24,12 +25,8 @@ WITH result AS (
         duration_ms int, phases_us int[], url text, body_sha256 text, request_head text, code int, response_head text,
         body text, is_truncated bool, kind text, error text, spends_no_retry bool)
 ), own AS (
-    SELECT d.id, d.webhook_id
-      FROM webhooks_delivery d JOIN result r ON r.id = d.id
-     WHERE d.claimed_by = %(worker)s AND d.attempt_count = r.number - 1
-), free AS (
     SELECT d.id FROM webhooks_delivery d
-     WHERE d.id = ANY(ARRAY(SELECT id FROM own))
+     WHERE d.id = ANY(ARRAY(SELECT id FROM result)) AND d.claimed_by = %(worker)s
        FOR NO KEY UPDATE SKIP LOCKED
 ), settled AS (
     UPDATE webhooks_delivery d
@@ -47,9 +44,9 @@ WITH result AS (
                THEN to_timestamp(r.started_at + r.duration_ms / 1000.0) ELSE d.delivered_at END,
            finished_at = CASE WHEN r.delay_seconds IS NULL THEN clock_timestamp() END
       FROM result r
-     WHERE d.id = r.id AND d.id = ANY(ARRAY(SELECT id FROM free))
-       AND d.claimed_by = %(worker)s AND d.attempt_count = r.number - 1
-    RETURNING r.*
+     WHERE d.id = r.id AND d.id = ANY(ARRAY(SELECT id FROM own))
+       AND d.attempt_count = r.number - 1
+    RETURNING r.*, d.webhook_id
 ), recorded AS (
     INSERT INTO webhooks_attempt
         (id, delivery_id, number, started_at, duration_ms, phases_us, url, body_sha256, request_head,
@@ -59,12 +56,11 @@ WITH result AS (
       FROM settled
     ON CONFLICT DO NOTHING
 )
-SELECT own.id, settled.id IS NOT NULL,
-       CASE WHEN own.webhook_id IN (
-                SELECT w.id FROM webhooks_webhook w
-                 WHERE w.id IN (SELECT webhook_id FROM own) AND w.failing_since IS NOT NULL)
-            THEN own.webhook_id END
-  FROM own LEFT JOIN settled ON settled.id = own.id,
+SELECT settled.id,
+       CASE WHEN EXISTS (SELECT FROM webhooks_webhook w
+                          WHERE w.id = settled.webhook_id AND w.failing_since IS NOT NULL)
+            THEN settled.webhook_id END
+  FROM settled,
        -- For this transaction only: if Postgres crashes, deliveries are sent again, but none is lost.
        (SELECT set_config('synchronous_commit', 'off', true)) AS asynchronous
 """
@@ -117,11 +113,16 @@ class Settled(NamedTuple):
     ailing: Set[UUID] = frozenset()
     """Webhooks of the batch with a failure since their last success."""
 
+    def has_all(self, results: Sequence[Result]) -> bool:
+        """Whether all of these results are written."""
+        return len(self.written) == len(results)
+
 
 def settle(worker_id: UUID, results: Sequence[Result]) -> Settled:
     """Write results of this worker; skip locked rows."""
     parameters = {"worker": worker_id, "results": Json(sorted_by_id(results))}
-    return read_settled(run(SETTLE_SQL, parameters).fetchall())
+    settled = read_settled(run(SETTLE_SQL, parameters).fetchall())
+    return settled if settled.has_all(results) else find_locked(worker_id, results, settled)
 
 
 def sorted_by_id(results: Sequence[Result]) -> list[Result]:
@@ -133,8 +134,31 @@ def sorted_by_id(results: Sequence[Result]) -> list[Result]:
 
 def read_settled(rows: Sequence[tuple[Any, ...]]) -> Settled:
     """Return the rows of SETTLE_SQL as a Settled."""
-    return Settled(
-        {row[0].hex for row in rows if row[1]},
-        {row[0].hex for row in rows if not row[1]},
-        {row[2] for row in rows if row[2]},
-    )
+    return Settled({row[0].hex for row in rows}, set(), {row[1] for row in rows if row[1]})
+
+
+STILL_OWN_SQL = """
+SELECT d.id
+  FROM webhooks_delivery d
+  JOIN unnest(%(ids)s::uuid[], %(numbers)s::int[]) AS r (id, number) ON r.id = d.id
+ WHERE d.claimed_by = %(worker)s AND d.attempt_count = r.number - 1
+"""
+
+
+def find_locked(worker_id: UUID, results: Sequence[Result], settled: Settled) -> Settled:
+    """Return the outcome of a batch with the rows that SETTLE_SQL skipped because they were locked.
+
+    Raises nothing: the effects of the written rows are still to be recorded. Without an answer of
+    Postgres, all that were skipped count as locked.
+    """
+    skipped = [result for result in results if result["id"] not in settled.written]
+    parameters = {
+        "worker": worker_id,
+        "ids": [result["id"] for result in skipped],
+        "numbers": [result["number"] for result in skipped],
+    }
+    try:
+        locked = {row[0].hex for row in run(STILL_OWN_SQL, parameters)}
+    except (OperationalError, InterfaceError):
+        locked = {result["id"] for result in skipped}
+    return settled._replace(locked=locked)

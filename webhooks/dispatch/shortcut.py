@@ -21,7 +21,7 @@ from webhooks.dispatch.discovery import Look
 from webhooks.dispatch.endpoints import Endpoints
 from webhooks.dispatch.line import Line, RowsOrError, Statement, Watcher, open_connection
 from webhooks.dispatch.quick import QuickClaim
-from webhooks.dispatch.records import ResultBatch, Written, conclude, summarize
+from webhooks.dispatch.records import ResultBatch, Written, conclude, summarize, write_skipped
 from webhooks.dispatch.settle import SETTLE_SQL, read_settled, sorted_by_id
 from webhooks.dispatch.take import ClaimedDelivery, Taken, keep_light
 
@@ -50,6 +50,7 @@ class Shortcut:
         self._finish_claim = threads.on_claimer(self._claim_rest)
         self._settle_by_thread = threads.on_recorder(write)
         self._finish_settle = threads.on_recorder(conclude)
+        self._finish_skipped = threads.on_recorder(write_skipped)
         self._quick_claim = Statement("quick_claim", quick.sql())
         self._settle = Statement("settle", SETTLE_SQL)
 
@@ -106,5 +107,8 @@ class Shortcut:
             # The thread isolates a refused row. It skips rows that this statement has already
             # written.
             return self._settle_by_thread(worker_id, batch)
-        written = summarize(batch, read_settled(answer))
+        settled = read_settled(answer)
+        if not settled.has_all([record.result for record in batch.records]):
+            return self._finish_skipped(worker_id, batch, settled)
+        written = summarize(batch, settled)
         return self._finish_settle(written) if written.effects else written

@@ -178,22 +178,6 @@ def build_event(
 # another part of the plan, which costs every save more than a filter does.
 LETS_THROUGH = "(w.filter_path IS NULL OR e.payload::jsonb @@ w.filter_path)"
 
-# An event without an object waits for nothing at a webhook that keeps order per object.
-ORDER_OF_TARGET = """
-           w.delivery_order = 'all' OR w.delivery_order = 'object' AND e.object_reference <> '' AS is_ordered,
-           CASE WHEN w.delivery_order = 'object' THEN nullif(e.object_reference, '') END AS object"""
-# What its deliveries record of a webhook's form: as Selection.recorded_form() has it.
-RECORDED_FORM = """
-           CASE WHEN e.version > w.version THEN w.pinned_key
-                WHEN w.form = 'fields' THEN w.form_key
-                ELSE nullif(w.form, 'standard') END"""
-
-# Whether a delivery supersedes what waits of its object, when it commits: webhooks_supersede(), made in
-# migration 0036.
-DEBOUNCED = """
-           w.debounce_seconds IS NOT NULL AND e.object_reference <> ''
-               AND (e.type LIKE '%%.updated' OR e.type LIKE '%%.deleted')"""
-
 # One statement finds the webhooks and inserts the rows: two would make a save a third slower.
 # A delivery's id is its event's id with the last 20 bits replaced by a counter. So ids keep the order
 # of the events even within a millisecond (ordered webhooks rely on it), with 53 random bits left.
@@ -207,15 +191,25 @@ WITH event AS MATERIALIZED (
      WHERE %(lock_timeout)s::text IS NULL
         OR set_config('lock_timeout', %(lock_timeout)s, true) IS NOT NULL
 ), target AS MATERIALIZED (
-    SELECT e.id AS event_id, e.type, w.id AS webhook_id, w.owner_id, {RECORDED_FORM} AS form,
-           {ORDER_OF_TARGET},
-           {DEBOUNCED} AS is_debounced, w.debounce_seconds, e.object_reference
-      FROM event e JOIN webhooks_webhook w ON w.owner_id = e.owner_id
-     WHERE w.active AND w.deleted_at IS NULL AND w.events && e.patterns AND {LETS_THROUGH}
-     UNION ALL
-    SELECT e.id, e.type, w.id, %(no_owner)s, {RECORDED_FORM}, {ORDER_OF_TARGET},
-           {DEBOUNCED}, w.debounce_seconds, e.object_reference
-      FROM event e JOIN webhooks_webhook w ON w.is_platform AND NOT e.is_self_reported
+    SELECT e.id AS event_id, e.type, w.id AS webhook_id,
+           coalesce(w.owner_id, %(no_owner)s) AS owner_id, e.object_reference,
+           -- What its deliveries record of a webhook's form: as Selection.recorded_form() has it.
+           CASE WHEN e.version > w.version THEN w.pinned_key
+                WHEN w.form = 'fields' THEN w.form_key
+                ELSE nullif(w.form, 'standard') END AS form,
+           -- An event without an object waits for nothing at a webhook that keeps order per object.
+           w.delivery_order = 'all' OR w.delivery_order = 'object' AND e.object_reference <> ''
+               AS is_ordered,
+           CASE WHEN w.delivery_order = 'object' THEN nullif(e.object_reference, '') END AS object,
+           -- Whether a delivery supersedes what waits of its object, when it commits:
+           -- webhooks_supersede(), made in migration 0036.
+           w.debounce_seconds IS NOT NULL AND e.object_reference <> ''
+               AND (e.type LIKE '%%.updated' OR e.type LIKE '%%.deleted') AS is_debounced,
+           w.debounce_seconds
+      FROM event e
+      -- One scan for both kinds of webhooks: a branch for each makes one event 8 percent dearer.
+      JOIN webhooks_webhook w
+        ON w.owner_id = e.owner_id OR w.is_platform AND NOT e.is_self_reported
      WHERE w.active AND w.deleted_at IS NULL AND w.events && e.patterns AND {LETS_THROUGH}
 ), epoch AS MATERIALIZED (
     SELECT webhooks_current_epoch() AS number
