@@ -79,7 +79,7 @@ def new_cluster(**options: str) -> Iterator[Cluster]:
     """Make and run a cluster as young as they come."""
     with folder() as home:
         initialise(home)
-        with _running(home, options) as cluster:
+        with running(home, options) as cluster:
             yield cluster
 
 
@@ -100,7 +100,7 @@ def upgraded() -> Iterator[Cluster]:
         directories = ["-d", str(old / "pgdata"), "-D", str(new / "pgdata")]
         programs = ["-b", str(binaries()), "-B", str(binaries()), "-s", str(new)]
         program("pg_upgrade", "-U", embedded.DATABASE, "-N", *directories, *programs, cwd=new)
-        with _running(new, {}) as cluster:
+        with running(new, {}) as cluster:
             yield cluster
 
 
@@ -114,12 +114,12 @@ def standby(home: Path) -> Iterator[Cluster]:
     program("pg_basebackup", "-D", data, "-h", host(), "-U", user, "-c", "fast", "-N")
     (home / "pgdata" / "standby.signal").touch()
     os.chown(home / "pgdata" / "standby.signal", embedded.server_uid(), -1)
-    with _running(home, {}) as cluster:
+    with running(home, {}) as cluster:
         yield cluster
 
 
 @contextmanager
-def _running(home: Path, options: dict[str, str]) -> Iterator[Cluster]:
+def running(home: Path, options: dict[str, str]) -> Iterator[Cluster]:
     options = {"listen_addresses": "", "unix_socket_directories": str(home)} | options
     words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
     command = [str(binaries() / "postgres"), "-D", str(home / "pgdata"), *words]
