@@ -25,6 +25,7 @@ from webhooks.repair.doctor_work import (
     check_backlog,
     check_chores,
     check_order,
+    check_partitions,
     check_versions,
     check_workers,
 )
@@ -185,6 +186,7 @@ CHECKS: tuple[Check, ...] = (
     check_workers,
     check_backlog,
     check_chores,
+    check_partitions,
     check_order,
     check_versions,
     check_encryption,

@@ -9,12 +9,15 @@ then exchanges it for one with the attempts that are to be kept.
 """
 
 import time
+from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
 from django.db import OperationalError, transaction
+from django.utils import timezone
 from psycopg.errors import DeadlockDetected, LockNotAvailable, QueryCanceled
 
+from webhooks.ids import first_id_of
 from webhooks.models import ExpiringPartition
 from webhooks.postgres.sql import limit_statements, query, sqlstate
 
@@ -55,6 +58,23 @@ def make_ahead() -> None:
     """
     for day in range(AHEAD_DAYS + 1):
         query(MAKE_SQL, {"day": day})
+
+
+def covered_until() -> datetime | None:
+    """Return the time from which on no partition takes attempts; None if no partition takes today's."""
+    until = now = first_id_of(timezone.now())
+    for one in partitions():
+        if one.first_id <= until < one.end_id:
+            until = one.end_id
+    return None if until == now else datetime.fromtimestamp((until.int >> 80) / 1000, UTC)
+
+
+OUTSIDE_SQL = "SELECT FROM webhooks_attempt_other OFFSET %(many)s LIMIT 1"
+
+
+def count_outside() -> int:
+    """Return MOST_KEPT if the default partition has more attempts than that, else 0."""
+    return MOST_KEPT if query(OUTSIDE_SQL, {"many": MOST_KEPT}) else 0
 
 
 def mark_expiring(last: UUID) -> None:
