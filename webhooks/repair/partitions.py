@@ -4,12 +4,12 @@ A partition holds the attempts of the deliveries of one day, by their ids. What 
 partition goes to the default one, so that no result is ever refused. Functions of the database make
 and exchange partitions with the rights of its owner (migration 0039).
 
-A purge that deletes most deliveries of a large partition leaves its attempts in place meanwhile, and
-then exchanges it for one with the attempts that are to be kept.
+A purge that deletes deliveries of a large day leaves their attempts in place; when all of the day is
+old enough, it exchanges the partition for one with the attempts that are to be kept.
 """
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -26,6 +26,9 @@ MOST_KEPT = 20_000
 """The most attempts that an exchange copies (migration 0039), while results of their deliveries wait."""
 LARGE = 2 * MOST_KEPT
 """Partitions with fewer attempts are purged row by row."""
+PATIENCE = timedelta(days=7)
+"""Deliveries that failed for days end much later than others of their day."""
+DAY = timedelta(days=1)
 TRIES = 20
 PAUSE_SECONDS = 0.2
 """The pause after an exchange that met a lock, in which those who queued behind it go on."""
@@ -66,7 +69,7 @@ def covered_until() -> datetime | None:
     for one in partitions():
         if one.first_id <= until < one.end_id:
             until = one.end_id
-    return None if until == now else datetime.fromtimestamp((until.int >> 80) / 1000, UTC)
+    return None if until == now else _time_of(until)
 
 
 OUTSIDE_SQL = "SELECT FROM webhooks_attempt_other OFFSET %(many)s LIMIT 1"
@@ -78,9 +81,15 @@ def count_outside() -> int:
 
 
 def mark_expiring(last: UUID) -> None:
-    """Let purges of deliveries below `last` leave the attempts of large partitions in place."""
+    """Let purges of deliveries below `last` leave the attempts of large days in place.
+
+    The table of before the partitions is marked only when all of its deliveries are that old: as a
+    whole it would go much later than its rows.
+    """
     for one in partitions():
-        if one.end_id <= last and _count(one, LARGE) == LARGE:
+        is_day = _time_of(one.end_id) - _time_of(one.first_id) == DAY
+        until = one.first_id if is_day else one.end_id
+        if until < last and _count(one, LARGE) == LARGE:
             ExpiringPartition.objects.get_or_create(
                 name=one.name, defaults={"first_id": one.first_id, "end_id": one.end_id}
             )
@@ -107,18 +116,20 @@ SELECT coalesce(sum(attempt_count), 0) FROM (
 
 
 def exchange_expiring(last: UUID) -> bool:
-    """Drop the attempts without a delivery of marked partitions, and empty partitions below `last`.
+    """Drop the attempts without a delivery of marked partitions, and empty partitions, below `last`.
 
-    Returns whether partitions are left that keep so many attempts that the caller must delete the
-    others row by row, and then call forget_expiring(). Raises Django's database errors.
+    A day that keeps many attempts waits for up to PATIENCE. Returns whether there are older ones, whose
+    attempts the caller must delete row by row, and then call forget_expiring(). Raises Django's
+    database errors.
     """
-    for marked in ExpiringPartition.objects.filter(by_rows=False).order_by("first_id"):
+    expired = ExpiringPartition.objects.filter(end_id__lte=last, by_rows=False)
+    for marked in expired.order_by("first_id"):
         # Without locks, and so that the exchange need not read the deleted rows once more.
         bounds = {"first": marked.first_id, "end": marked.end_id, "most": MOST_KEPT + 1}
-        if query(KEPT_SQL, bounds)[0][0] > MOST_KEPT:
-            ExpiringPartition.objects.filter(name=marked.name).update(by_rows=True)
-        else:
+        if query(KEPT_SQL, bounds)[0][0] <= MOST_KEPT:
             _exchange(marked.name)
+        elif _time_of(marked.end_id) < _time_of(last) - PATIENCE:
+            ExpiringPartition.objects.filter(name=marked.name).update(by_rows=True)
     for one in partitions():
         if one.end_id <= last and not _count(one, 1):
             _exchange(one.name)
@@ -136,6 +147,10 @@ def _exchange(name: str) -> None:
             if sqlstate(problem) not in BUSY or turn == TRIES:
                 raise
         time.sleep(PAUSE_SECONDS)
+
+
+def _time_of(first_id: UUID) -> datetime:
+    return datetime.fromtimestamp((first_id.int >> 80) / 1000, UTC)
 
 
 def forget_expiring() -> None:

@@ -194,8 +194,8 @@ def test_doctor_says_when_partitions_are_missing() -> None:
 # The purge of days.
 
 
-def purge(age: timedelta = DAY) -> list[Purged]:
-    return list(retention.purge(Policy(timezone.now() - age), share=1.0, batch_size=3))
+def purge(age: timedelta = DAY, batch_size: int = 3) -> list[Purged]:
+    return list(retention.purge(Policy(timezone.now() - age), share=1.0, batch_size=batch_size))
 
 
 def finish_again(count: int) -> list[UUID]:
@@ -291,6 +291,41 @@ def test_day_with_much_to_keep_is_purged_row_by_row(
     assert list(integrity.find_faults()) == []
 
 
+def test_day_with_much_to_keep_waits_at_first(
+    old_day: str, large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "MOST_KEPT", 1)
+    Delivery.objects.filter(id__in=finish_again(3)).update(finished_at=timezone.now() - 8 * DAY)
+
+    purge(9 * DAY)
+    purge(9 * DAY)
+
+    assert Delivery.objects.count() == 3
+    assert places() == {old_day: 8}
+    assert list(integrity.find_faults()) == []
+    purge(7 * DAY)
+    assert places() == {}
+
+
+def test_deliveries_go_in_time_and_their_attempts_with_the_rest_of_their_day(
+    old_day: str, large: None
+) -> None:
+    later = partitions.partitions()[0].end_id.int - 100
+    for number, one in enumerate(finish_again(3)):
+        moved = UUID(int=later + number)
+        Attempt.objects.filter(delivery=one).update(delivery=moved)
+        Delivery.objects.filter(id=one).update(id=moved, finished_at=timezone.now() - 5 * DAY)
+    ended = retention.Policy(datetime.fromtimestamp((later >> 80) / 1000, UTC))
+
+    assert sum(retention.purge(ended, share=1.0), Purged()).attempts == 5
+    assert Delivery.objects.count() == 3
+    assert places() == {old_day: 8}
+    assert list(integrity.find_faults()) == []
+
+    assert sum(purge(), Purged()).attempts == 3
+    assert places() == {}
+
+
 def test_small_old_day_goes_when_it_is_empty(old_day: str) -> None:
     finish_again(1)
     purge()
@@ -299,6 +334,29 @@ def test_small_old_day_goes_when_it_is_empty(old_day: str) -> None:
     Delivery.objects.update(finished_at=timezone.now() - 2 * DAY)
     purge()
     assert old_day not in {one.name for one in partitions.partitions()}
+
+
+def test_size_stays_the_same_from_day_to_day(user: User, webhook: Webhook, large: None) -> None:
+    sizes = []
+    for days in range(20, 10, -1):
+        make(day_of(timezone.now() - days * DAY))
+        trigger(user, 500)
+        finish()
+        make_older(days * DAY, since=timezone.now() - DAY)
+        # Three days are kept.
+        purge((days + 3) * DAY, batch_size=500)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT sum(pg_total_relation_size(name::regclass))::int"
+                "  FROM webhooks_attempt_partitions() WHERE end_id < %s",
+                [first_id_of(timezone.now() - DAY)],
+            )
+            sizes.append(cursor.fetchone()[0])
+
+    # Half of the fourth day is old: its attempts go with the other half.
+    assert list(places().values()) == [500] * 4
+    assert Delivery.objects.count() == 3 * 500
+    assert max(sizes[4:]) < 1.05 * min(sizes[4:])
 
 
 def test_days_to_come_stay() -> None:
