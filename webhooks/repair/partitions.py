@@ -9,7 +9,7 @@ old enough, it exchanges the partition for one with the attempts that are to be 
 """
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -26,10 +26,12 @@ MOST_KEPT = 20_000
 """The most attempts that an exchange copies (migration 0039), while results of their deliveries wait."""
 LARGE = 2 * MOST_KEPT
 """Partitions with fewer attempts are purged row by row."""
-PATIENCE = timedelta(days=7)
+PATIENCE_DAYS = 7
 """Deliveries that failed for days end much later than others of their day."""
-DAY = timedelta(days=1)
-TRIES = 20
+DAY_MS = 86_400_000
+LATEST_MS = 253_402_300_799_000
+"""The last second that datetime knows; ids reach further."""
+TRIES = 10
 PAUSE_SECONDS = 0.2
 """The pause after an exchange that met a lock, in which those who queued behind it go on."""
 EXCHANGE_SECONDS = 1
@@ -69,7 +71,9 @@ def covered_until() -> datetime | None:
     for one in partitions():
         if one.first_id <= until < one.end_id:
             until = one.end_id
-    return None if until == now else _time_of(until)
+    if until == now:
+        return None
+    return datetime.fromtimestamp(min(_ms_of(until), LATEST_MS) / 1000, UTC)
 
 
 OUTSIDE_SQL = "SELECT FROM webhooks_attempt_other OFFSET %(many)s LIMIT 1"
@@ -87,7 +91,7 @@ def mark_expiring(last: UUID) -> None:
     whole it would go much later than its rows.
     """
     for one in partitions():
-        is_day = _time_of(one.end_id) - _time_of(one.first_id) == DAY
+        is_day = _ms_of(one.end_id) - _ms_of(one.first_id) == DAY_MS
         until = one.first_id if is_day else one.end_id
         if until < last and _count(one, LARGE) == LARGE:
             ExpiringPartition.objects.get_or_create(
@@ -118,7 +122,7 @@ SELECT coalesce(sum(attempt_count), 0) FROM (
 def exchange_expiring(last: UUID) -> bool:
     """Drop the attempts without a delivery of marked partitions, and empty partitions, below `last`.
 
-    A day that keeps many attempts waits for up to PATIENCE. Returns whether there are older ones, whose
+    A day that keeps many attempts waits for up to PATIENCE_DAYS. Returns whether there are older ones, whose
     attempts the caller must delete row by row, and then call forget_expiring(). Raises Django's
     database errors.
     """
@@ -128,7 +132,7 @@ def exchange_expiring(last: UUID) -> bool:
         bounds = {"first": marked.first_id, "end": marked.end_id, "most": MOST_KEPT + 1}
         if query(KEPT_SQL, bounds)[0][0] <= MOST_KEPT:
             _exchange(marked.name)
-        elif _time_of(marked.end_id) < _time_of(last) - PATIENCE:
+        elif _ms_of(last) - _ms_of(marked.end_id) > PATIENCE_DAYS * DAY_MS:
             ExpiringPartition.objects.filter(name=marked.name).update(by_rows=True)
     for one in partitions():
         if one.end_id <= last and not _count(one, 1):
@@ -149,8 +153,9 @@ def _exchange(name: str) -> None:
         time.sleep(PAUSE_SECONDS)
 
 
-def _time_of(first_id: UUID) -> datetime:
-    return datetime.fromtimestamp((first_id.int >> 80) / 1000, UTC)
+def _ms_of(first_id: UUID) -> int:
+    """Return the milliseconds since 1970 of a UUIDv7."""
+    return first_id.int >> 80
 
 
 def forget_expiring() -> None:
