@@ -35,7 +35,18 @@ USUAL = ["drain", "latency", "saving", "fairness", "receivers", "memory", "api"]
 WITH_OPTIONS = ["fairness", "door", "quiet", "servers"]
 SCENARIOS = list(
     dict.fromkeys(
-        [*USUAL, *WITH_OPTIONS, "batches", "forms", "idle", "growth", "purge", "lists", "cost"]
+        [
+            *USUAL,
+            *WITH_OPTIONS,
+            "batches",
+            "forms",
+            "idle",
+            "growth",
+            "purge",
+            "days",
+            "lists",
+            "cost",
+        ]
     )
 )
 

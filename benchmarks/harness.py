@@ -144,6 +144,16 @@ def empty_tables() -> None:
     hints.connect(5).flushdb()
 
 
+def make_partitions(first: datetime, last: datetime) -> None:
+    """Make the partitions that attempts of these days would have got, had they been stored then."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT webhooks_make_attempt_partition(day::date)"
+            "  FROM generate_series(%s::date, %s::date, interval '1 day') AS day",
+            [first.date(), last.date()],
+        )
+
+
 def settle_down() -> None:
     """Let Postgres finish what the filling left to do, so that it does not count as the drain."""
     with connection.cursor() as cursor:

@@ -133,7 +133,7 @@ def _times(client: Client, path: str, webhook: str) -> list[float]:
 
 
 def _fill(webhooks: list[Webhook]) -> None:
-    connection.ensure_connection()
+    harness.make_partitions(datetime.now(UTC) - timedelta(days=DAYS), datetime.now(UTC))
     raw: psycopg.Connection[Any] = connection.connection
     with raw.cursor() as cursor, cursor.copy(COPY_SQL) as copy:
         for line in _lines(webhooks):

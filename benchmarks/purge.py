@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import connection
@@ -17,6 +18,7 @@ from config.services import BASE_DIR
 from webhooks.models import Delivery, Webhook
 
 HISTORY = 1_000_000
+SINCE = 1_700_000_000
 DELIVERIES = 30_000
 OWNERS = 50
 
@@ -86,12 +88,14 @@ def _fill(receiver: Receiver) -> list[Any]:
 
 def store_history(webhooks: Sequence[Webhook], count: int) -> None:
     """Store `count` deliveries of these webhooks, each with its event and attempt, long ended."""
+    since = datetime.fromtimestamp(SINCE, UTC)
+    harness.make_partitions(since, since + timedelta(milliseconds=count))
     with connection.cursor() as cursor:
         for start in range(0, count, 100_000):
             cursor.execute(
                 HISTORY_SQL,
                 {
-                    "since": 1_700_000_000,
+                    "since": SINCE,
                     "from": start,
                     "to": min(start + 100_000, count) - 1,
                     "webhooks": [webhook.id for webhook in webhooks],

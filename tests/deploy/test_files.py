@@ -15,6 +15,7 @@ from config.services import BASE_DIR
 from projects.models import Project, User
 from webhooks.dispatch.engine import run_until_idle
 from webhooks.models import Attempt, Delivery, Webhook
+from webhooks.repair import partitions
 from webhooks.service import get_deliveries
 from webhooks.workbench.receiver import HttpReceiver
 
@@ -137,6 +138,16 @@ def app_role() -> Iterator[str]:
             cursor.execute(f"DROP ROLE {role}")
 
 
+def _drop_and_make_partitions() -> None:
+    partitions.make_ahead()
+    before = partitions.partitions()
+    # All of them are empty.
+    partitions.exchange_expiring(before[-1].end_id)
+    assert partitions.partitions() == []
+    partitions.make_ahead()
+    assert len(partitions.partitions()) == partitions.AHEAD_DAYS + 1
+
+
 @pytest.mark.django_db(transaction=True)
 def test_role_of_the_grants_delivers_and_changes_no_schema(
     app_role: str, make_webhook: Callable[..., Webhook], user: User
@@ -150,6 +161,7 @@ def test_role_of_the_grants_delivers_and_changes_no_schema(
     assert Attempt.objects.count() == 1
     call_command("purge", "--older-than", "0d", "--no-input", "--verbosity", "0")
     assert not Delivery.objects.exists()
+    _drop_and_make_partitions()
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT current_user, has_schema_privilege(current_user, 'public', 'CREATE')"

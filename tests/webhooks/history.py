@@ -57,19 +57,26 @@ def finish(status: str = "SUCCESS", webhook_id: UUID | None = None) -> None:
 
 AGE_SQL = """
 UPDATE webhooks_attempt SET id = {older}, delivery_id = overlay(delivery_id::text PLACING
-    left(%(first)s::text, 13) FROM 1 FOR 13)::uuid, started_at = started_at - %(age)s;
+    left(%(first)s::text, 13) FROM 1 FOR 13)::uuid, started_at = started_at - %(age)s
+ WHERE delivery_id >= %(from)s;
 UPDATE webhooks_delivery SET id = {older}, event_id = overlay(event_id::text PLACING
     left(%(first)s::text, 13) FROM 1 FOR 13)::uuid, created_at = created_at - %(age)s,
-    finished_at = finished_at - %(age)s, delivered_at = delivered_at - %(age)s;
-UPDATE webhooks_event SET id = {older}, created_at = created_at - %(age)s
+    finished_at = finished_at - %(age)s, delivered_at = delivered_at - %(age)s
+ WHERE id >= %(from)s;
+UPDATE webhooks_event SET id = {older}, created_at = created_at - %(age)s WHERE id >= %(from)s
 """
 
 
-def make_older(age: timedelta) -> datetime:
-    """Move all that exists into the past, ids included; returns about when it now was made."""
+def make_older(age: timedelta, since: datetime | None = None) -> datetime:
+    """Move all that exists, or was made since then, into the past, ids included; returns about when it
+    now was made."""
     moment = timezone.now() - age
     older = "overlay(id::text PLACING left(%(first)s::text, 13) FROM 1 FOR 13)::uuid"
-    parameters: dict[str, Any] = {"first": str(first_id_of(moment)), "age": age}
+    parameters: dict[str, Any] = {
+        "first": str(first_id_of(moment)),
+        "age": age,
+        "from": first_id_of(since) if since else UUID(int=0),
+    }
     with connection.cursor() as cursor:
         for statement in AGE_SQL.format(older=older).split(";"):
             cursor.execute(statement, parameters)

@@ -119,13 +119,15 @@ DURATIONS_SQL = """
     SELECT webhook_id, event_type, date_trunc('hour', created_at, 'UTC') AS starts_at,
            a.duration_ms::int8 AS ms, count(*) AS count
       FROM chosen JOIN webhooks_attempt a ON a.delivery_id = chosen.id
-     WHERE a.id >= %(first)s GROUP BY 1, 2, 3, 4"""
+     WHERE a.delivery_id >= %(first)s AND a.delivery_id < %(last)s
+     GROUP BY 1, 2, 3, 4"""
 FAILED_SQL = """
     SELECT webhook_id, event_type, date_trunc('hour', created_at, 'UTC') AS starts_at,
            a.failure_kind AS kind, a.response_code AS code, count(*) AS attempts,
            count(DISTINCT chosen.id) AS deliveries, max(a.started_at) AS last_at
       FROM chosen JOIN webhooks_attempt a ON a.delivery_id = chosen.id
-     WHERE a.id >= %(first)s AND a.failure_kind <> '' GROUP BY 1, 2, 3, 4, 5"""
+     WHERE a.delivery_id >= %(first)s AND a.delivery_id < %(last)s AND a.failure_kind <> ''
+     GROUP BY 1, 2, 3, 4, 5"""
 
 _IS_CLOSED = """NOT EXISTS (SELECT FROM webhooks_reopenedhour r
                         WHERE r.webhook_id = h.webhook_id AND r.hour >= h.hour

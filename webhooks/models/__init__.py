@@ -6,6 +6,7 @@ from webhooks.models.inbox import Inbox, InboxRequest
 from webhooks.models.operations import (
     AuditEntry,
     Chore,
+    ExpiringPartition,
     IdempotentAnswer,
     Pause,
     Redelivery,
@@ -27,6 +28,7 @@ __all__ = [
     "Delivery",
     "Epoch",
     "Event",
+    "ExpiringPartition",
     "HourFigures",
     "IdempotentAnswer",
     "Inbox",

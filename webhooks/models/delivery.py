@@ -245,7 +245,11 @@ PHASES = ("dns", "connect", "tls", "send", "wait", "receive")
 
 
 class Attempt(models.Model):
-    """One HTTP attempt. Append-only."""
+    """One HTTP attempt. Append-only.
+
+    The table has a partition for each day of its deliveries' ids (webhooks/repair/partitions.py), so a
+    query names the deliveries wherever it can: one by the attempt's own id reads an index of each day.
+    """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     delivery = models.ForeignKey(

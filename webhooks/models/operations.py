@@ -173,3 +173,22 @@ class Chore(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class ExpiringPartition(models.Model):
+    """A partition of attempts whose deliveries a purge deletes, to drop or replace it as a whole.
+
+    While its row is here, attempts in it may have no delivery (webhooks/repair/partitions.py).
+    """
+
+    name = models.CharField(primary_key=True, max_length=63, help_text="The table's name.")
+    # The ids of its deliveries.
+    first_id = models.UUIDField()
+    end_id = models.UUIDField()
+    by_rows = models.BooleanField(
+        db_default=False,
+        help_text="It keeps so many attempts that the others are deleted one by one.",
+    )
+
+    def __str__(self) -> str:
+        return self.name

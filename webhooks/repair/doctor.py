@@ -25,6 +25,7 @@ from webhooks.repair.doctor_work import (
     check_backlog,
     check_chores,
     check_order,
+    check_partitions,
     check_versions,
     check_workers,
 )
@@ -186,6 +187,7 @@ CHECKS: tuple[Check, ...] = (
     check_workers,
     check_backlog,
     check_chores,
+    check_partitions,
     check_order,
     check_failover,
     check_versions,

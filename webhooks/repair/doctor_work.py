@@ -12,7 +12,7 @@ from webhooks.models import Pause, Redelivery, Webhook
 from webhooks.outbox.versions import webhooks_pinning
 from webhooks.postgres import horizon
 from webhooks.postgres.sql import query
-from webhooks.repair import housekeeping
+from webhooks.repair import housekeeping, partitions
 from webhooks.repair.findings import Finding, failure, ok, warning
 
 OLD_BACKLOG_SECONDS = 60
@@ -121,6 +121,26 @@ def check_chores() -> Iterator[Finding]:
     yield from findings
     if not findings:
         yield ok("chores", "All housekeeping chores run and succeed.")
+
+
+def check_partitions() -> Iterator[Finding]:
+    """Check that the attempts of the next days have partitions, and few are outside of all."""
+    until = partitions.covered_until()
+    if until is None or until < timezone.now() + timedelta(days=1):
+        yield warning(
+            "partitions",
+            "Attempts of tomorrow have no partition; their day cannot be dropped as a whole.",
+            "Start a worker: its chore 'partitions' makes them; or read why it failed",
+        )
+    elif count := partitions.count_outside():
+        yield warning(
+            "partitions",
+            f"Attempts outside of all partitions: more than {count:,}. They are purged row by row.",
+            "Set the clocks of the hosts that store events",
+            count=count,
+        )
+    else:
+        yield ok("partitions", f"Attempts have daily partitions until {until:%Y-%m-%d}.")
 
 
 def _failing_chores() -> Iterator[Finding]:

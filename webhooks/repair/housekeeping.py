@@ -17,7 +17,15 @@ from webhooks.dispatch.desk import with_fresh_connection
 from webhooks.figures import present
 from webhooks.ids import new_id
 from webhooks.postgres import epoch, horizon
-from webhooks.repair import expiry, notices, proof, redelivery_batches, retention, rollups
+from webhooks.repair import (
+    expiry,
+    notices,
+    partitions,
+    proof,
+    redelivery_batches,
+    retention,
+    rollups,
+)
 from webhooks.repair.chores import Chore, Progress, take_turn
 
 logger = logging.getLogger(__name__)
@@ -44,6 +52,7 @@ def chores() -> list[Chore]:
         Chore("mails", again(notices.send_due), SECOND, lease_seconds=60.0),
         Chore("stored responses", again(expiry.delete_expired_responses), MINUTE),
         Chore("roll-ups", again(rollups.roll_up), MINUTE, lease_seconds=60.0),
+        Chore("partitions", again(partitions.make_ahead), HOUR),
         Chore("test inboxes", again(expiry.delete_ended_inboxes), MINUTE),
     ]
     if settings.WEBHOOKS_ENDPOINT_PROOF != "off":

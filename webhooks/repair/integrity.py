@@ -151,6 +151,9 @@ SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1), wrong.*
     SELECT 'orphaned', page.id, 'delivery ' || page.delivery_id
       FROM page
      WHERE NOT EXISTS (SELECT FROM webhooks_delivery d WHERE d.id = page.delivery_id)
+       -- A purge will drop these with their partition.
+       AND NOT EXISTS (SELECT FROM webhooks_expiringpartition p
+                        WHERE page.delivery_id >= p.first_id AND page.delivery_id < p.end_id)
      ORDER BY page.id
   ) AS wrong ON true
 """

@@ -3,8 +3,9 @@
 The age of a delivery is the time since it last finished; unfinished and recently redelivered ones are
 never touched. Each batch is one transaction that deletes deliveries, their attempts and the events
 without other deliveries, so that a crash or Ctrl-C leaves only whole deliveries and the next run
-continues. Batches grow and shrink to keep their locks short, and pauses between them leave Postgres
-to the workers.
+continues. Attempts of large partitions go with their partition (webhooks/repair/partitions.py).
+Batches grow and shrink to keep their locks short, and pauses between them leave Postgres to the
+workers.
 """
 
 import time
@@ -19,7 +20,6 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
 from webhooks.choices import DeliveryStatus
-from webhooks.figures.cells import reopen_sql
 from webhooks.ids import first_id_of
 from webhooks.models import (
     AuditEntry,
@@ -29,8 +29,16 @@ from webhooks.models import (
     SigningSecret,
     Webhook,
 )
-from webhooks.models.owner_keys import SQL_TYPE
 from webhooks.postgres.sql import limited_transaction, query
+from webhooks.repair import partitions
+from webhooks.repair.purge_statements import (
+    COUNT_ERASED_SQL,
+    COUNT_SQL,
+    DELETE_LEFT_BEHIND_SQL,
+    DELETE_SQL,
+    DELETE_UNWANTED_SQL,
+    ERASE_SQL,
+)
 
 TERMINAL = (DeliveryStatus.SUCCESS, DeliveryStatus.FAILED, DeliveryStatus.CANCELLED)
 FIRST = UUID(int=0)
@@ -74,127 +82,6 @@ class Purged:
 
     def __add__(self, other: "Purged") -> "Purged":
         return Purged(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-
-# A redelivery may lock the same rows in another order. No statement here waits for a lock, so that
-# no deadlock is possible; the next run handles the locked rows.
-DELETE_SQL = f"""
-WITH page AS MATERIALIZED (
-    SELECT id, event_id, status, finished_at FROM webhooks_delivery
-     WHERE id > %(after)s AND id < %(last)s
-     ORDER BY id LIMIT %(batch)s
-), expired AS MATERIALIZED (
-    SELECT d.id, d.event_id FROM webhooks_delivery d JOIN page USING (id)
-     WHERE d.finished_at < %(before)s AND d.status = ANY(%(statuses)s)
-       FOR UPDATE OF d SKIP LOCKED
-), locked AS MATERIALIZED (
-    SELECT e.id, e.fanout_count, counted.count
-      FROM webhooks_event e
-      JOIN (SELECT event_id, count(*) FROM expired GROUP BY 1) AS counted ON counted.event_id = e.id
-       FOR UPDATE OF e SKIP LOCKED
-), purged AS MATERIALIZED (
-    SELECT expired.id FROM expired JOIN locked ON locked.id = expired.event_id
-), takeovers AS (
-    DELETE FROM webhooks_redeliverytakeover t USING purged WHERE t.delivery_id = purged.id
-), attempts AS (
-    DELETE FROM webhooks_attempt a USING purged WHERE a.delivery_id = purged.id RETURNING 1
-), deliveries AS (
-    DELETE FROM webhooks_delivery d USING purged WHERE d.id = purged.id
-    RETURNING d.id, d.webhook_id, d.owner_id
-), reopened AS ({reopen_sql("deliveries")}
-), events AS (
-    DELETE FROM webhooks_event e USING locked
-     WHERE e.id = locked.id AND locked.fanout_count <= locked.count RETURNING 1
-), recounted AS (
-    UPDATE webhooks_event e SET fanout_count = locked.fanout_count - locked.count
-      FROM locked
-     WHERE e.id = locked.id AND locked.fanout_count > locked.count
-)
-SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1),
-       (SELECT count(*) FROM deliveries), (SELECT count(*) FROM attempts),
-       (SELECT count(*) FROM events)
-"""  # noqa: S608 (constants only)
-
-# Events that had no matching webhook, or whose deliveries an earlier run deleted.
-DELETE_UNWANTED_SQL = """
-WITH page AS MATERIALIZED (
-    SELECT id FROM webhooks_event
-     WHERE id > %(after)s AND id < %(last)s
-     ORDER BY id LIMIT %(batch)s
-), expired AS MATERIALIZED (
-    SELECT e.id FROM webhooks_event e JOIN page USING (id)
-     WHERE e.fanout_count = 0
-       AND NOT EXISTS (SELECT FROM webhooks_delivery d WHERE d.event_id = e.id)
-       FOR UPDATE OF e SKIP LOCKED
-), events AS (
-    DELETE FROM webhooks_event e USING expired WHERE e.id = expired.id RETURNING 1
-)
-SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1), 0, 0, (SELECT count(*) FROM events)
-"""
-
-# The statement must lock all deliveries of an event, so that no redelivery sends one meanwhile.
-ERASE_SQL = f"""
-WITH page AS MATERIALIZED (
-    SELECT id FROM webhooks_event
-     WHERE id > %(after)s AND id < %(last)s
-       AND (%(owner)s::{SQL_TYPE} IS NULL OR owner_id = %(owner)s)
-     ORDER BY id LIMIT %(batch)s
-), expired AS MATERIALIZED (
-    SELECT e.id, e.fanout_count FROM webhooks_event e JOIN page USING (id)
-     WHERE e.payload <> '' AND NOT EXISTS (
-        SELECT FROM webhooks_delivery d
-         WHERE d.event_id = e.id AND (d.finished_at IS NULL OR d.finished_at >= %(before)s
-                                      OR d.status <> ALL(%(statuses)s)))
-       FOR NO KEY UPDATE OF e SKIP LOCKED
-), locked AS MATERIALIZED (
-    SELECT d.id, d.event_id FROM webhooks_delivery d JOIN expired ON d.event_id = expired.id
-     WHERE d.finished_at < %(before)s AND d.status = ANY(%(statuses)s)
-       FOR UPDATE OF d SKIP LOCKED
-), purged AS MATERIALIZED (
-    SELECT expired.id FROM expired
-     WHERE (SELECT count(*) FROM locked WHERE locked.event_id = expired.id) >= expired.fanout_count
-), attempts AS (
-    UPDATE webhooks_attempt a
-       SET request_head = '', response_head = NULL, response_body = NULL
-      FROM locked JOIN purged ON purged.id = locked.event_id
-     WHERE a.delivery_id = locked.id
-    RETURNING 1
-), events AS (
-    UPDATE webhooks_event e SET payload = '' FROM purged WHERE e.id = purged.id RETURNING 1
-)
-SELECT (SELECT id FROM page ORDER BY id DESC LIMIT 1),
-       0, (SELECT count(*) FROM attempts), (SELECT count(*) FROM events)
-"""  # noqa: S608 (a constant)
-
-COUNT_SQL = """
-WITH expired AS MATERIALIZED (
-    SELECT id, event_id FROM webhooks_delivery
-     WHERE id < %(last)s AND finished_at < %(before)s AND status = ANY(%(statuses)s)
-)
-SELECT (SELECT count(*) FROM expired),
-       (SELECT count(*) FROM webhooks_attempt a JOIN expired ON expired.id = a.delivery_id),
-       (SELECT count(*) FROM webhooks_event e
-          JOIN (SELECT event_id, count(*) FROM expired GROUP BY 1) AS gone ON gone.event_id = e.id
-         WHERE e.fanout_count <= gone.count)
-     + (SELECT count(*) FROM webhooks_event e
-         WHERE e.id < %(last)s AND e.fanout_count = 0 AND %(all_statuses)s)
-"""
-
-COUNT_ERASED_SQL = f"""
-WITH expired AS MATERIALIZED (
-    SELECT e.id FROM webhooks_event e
-     WHERE e.id < %(last)s AND e.payload <> ''
-       AND (%(owner)s::{SQL_TYPE} IS NULL OR e.owner_id = %(owner)s)
-       AND NOT EXISTS (
-        SELECT FROM webhooks_delivery d
-         WHERE d.event_id = e.id AND (d.finished_at IS NULL OR d.finished_at >= %(before)s
-                                      OR d.status <> ALL(%(statuses)s)))
-)
-SELECT 0,
-       (SELECT count(*) FROM expired JOIN webhooks_delivery d ON d.event_id = expired.id
-          JOIN webhooks_attempt a ON a.delivery_id = d.id),
-       (SELECT count(*) FROM expired)
-"""  # noqa: S608 (a constant)
 
 
 def count(policy: Policy) -> Purged:
@@ -248,7 +135,16 @@ def _walk(
     """Yield the numbers of each batch and the position of the next."""
     parameters = _parameters(policy)
     passes = _passes(policy, is_for_all=parameters["all_statuses"])
+    if DELETE_LEFT_BEHIND_SQL in passes and position == Position():
+        partitions.mark_expiring(parameters["last"])
     while position.passed < len(passes):
+        is_last_pass = passes[position.passed] == DELETE_LEFT_BEHIND_SQL
+        if (
+            is_last_pass
+            and position.after == FIRST
+            and not partitions.exchange_expiring(parameters["last"])
+        ):
+            break
         started_at = time.monotonic()
         batch = min(position.batch, batch_size)
         rows = query(
@@ -257,19 +153,23 @@ def _walk(
         seconds = time.monotonic() - started_at
         after, deliveries, attempts, events = rows[0]
         if after is None:
+            if is_last_pass:
+                partitions.forget_expiring()
             position = Position(position.passed + 1)
         else:
             position = Position(position.passed, after, next_batch(batch, seconds, batch_size))
         yield Purged(deliveries, attempts, events), position
         leave_to_the_workers(seconds, share)
-    if not _erases(policy) and position.passed == len(passes):
-        yield _remove_unreferenced(policy), Position(position.passed + 1)
+    if not _erases(policy) and position.passed <= len(passes):
+        yield _remove_unreferenced(policy), Position(len(passes) + 1)
 
 
 def _passes(policy: Policy, *, is_for_all: bool) -> list[str]:
     if _erases(policy):
         return [ERASE_SQL]
-    return [DELETE_SQL, DELETE_UNWANTED_SQL] if is_for_all else [DELETE_SQL]
+    if is_for_all:
+        return [DELETE_SQL, DELETE_UNWANTED_SQL, DELETE_LEFT_BEHIND_SQL]
+    return [DELETE_SQL]
 
 
 def leave_to_the_workers(seconds: float, share: float = SHARE) -> None:

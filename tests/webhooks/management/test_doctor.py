@@ -12,6 +12,7 @@ from tests.webhooks.history import finish, trigger
 from tests.webhooks.management.conftest import Run
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Webhook, WorkerHeartbeat
+from webhooks.repair import partitions
 from webhooks.repair.doctor import CHECKS
 
 
@@ -32,11 +33,13 @@ def test_healthy_system_prints_a_line_for_each_check(run: Run) -> None:
     lines = ran.out.splitlines()
     assert [line.split()[0] for line in lines] == ["ok"] * len(CHECKS)
     # Its versions are those of the wheels.
-    assert lines.pop(11).startswith("ok       libraries   libcurl ")
+    assert lines.pop(12).startswith("ok       libraries   libcurl ")
+    until = partitions.covered_until()
     assert lines[4:] == [
         "ok       workers     1 worker is alive.",
         "ok       backlog     No delivery is due.",
         "ok       chores      All housekeeping chores run and succeed.",
+        f"ok       partitions  Attempts have daily partitions until {until:%Y-%m-%d}.",
         "ok       order       Events are in the order of this server's transactions.",
         "ok       failover    No standby was promoted within a day.",
         "ok       versions    No webhook pins a deprecated version.",

@@ -1,0 +1,163 @@
+"""The daily partitions of attempts: made ahead of time, dropped when a purge has deleted their day.
+
+A partition holds the attempts of the deliveries of one day, by their ids. What belongs to no
+partition goes to the default one, so that no result is ever refused. Functions of the database make
+and exchange partitions with the rights of its owner (migration 0039).
+
+A purge that deletes deliveries of a large day leaves their attempts in place; when all of the day is
+old enough, it exchanges the partition for one with the attempts that are to be kept.
+"""
+
+import time
+from datetime import UTC, datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from django.db import OperationalError, transaction
+from django.utils import timezone
+from psycopg.errors import DeadlockDetected, LockNotAvailable, QueryCanceled
+
+from webhooks.ids import first_id_of
+from webhooks.models import ExpiringPartition
+from webhooks.postgres.sql import limit_statements, query, sqlstate
+
+AHEAD_DAYS = 7
+MOST_KEPT = 20_000
+"""The most attempts that an exchange copies (migration 0039), while results of their deliveries wait."""
+LARGE = 2 * MOST_KEPT
+"""Partitions with fewer attempts are purged row by row."""
+PATIENCE_DAYS = 7
+"""Deliveries that failed for days end much later than others of their day."""
+DAY_MS = 86_400_000
+LATEST_MS = 253_402_300_799_000
+"""The last second that datetime knows; ids reach further."""
+TRIES = 10
+PAUSE_SECONDS = 0.2
+"""The pause after an exchange that met a lock, in which those who queued behind it go on."""
+EXCHANGE_SECONDS = 1
+BUSY = (LockNotAvailable.sqlstate, QueryCanceled.sqlstate, DeadlockDetected.sqlstate)
+
+
+class Partition(NamedTuple):
+    """A table with the attempts of the deliveries whose ids are in [first_id, end_id)."""
+
+    name: str
+    first_id: UUID
+    end_id: UUID
+
+
+def partitions() -> list[Partition]:
+    """Return the partitions of attempts, oldest first, without the default one."""
+    return [Partition(*row) for row in query("SELECT * FROM webhooks_attempt_partitions()")]
+
+
+MAKE_SQL = """
+SELECT webhooks_make_attempt_partition((clock_timestamp() AT TIME ZONE 'UTC')::date + %(day)s)
+"""
+
+
+def make_ahead() -> None:
+    """Make the missing partitions of today and the next AHEAD_DAYS days.
+
+    Raises Django's database errors, for example if somebody else holds a lock on the default one.
+    """
+    for day in range(AHEAD_DAYS + 1):
+        query(MAKE_SQL, {"day": day})
+
+
+def covered_until() -> datetime | None:
+    """Return the time from which on no partition takes attempts; None if no partition takes today's."""
+    until = now = first_id_of(timezone.now())
+    for one in partitions():
+        if one.first_id <= until < one.end_id:
+            until = one.end_id
+    if until == now:
+        return None
+    return datetime.fromtimestamp(min(_ms_of(until), LATEST_MS) / 1000, UTC)
+
+
+OUTSIDE_SQL = "SELECT FROM webhooks_attempt_other OFFSET %(many)s LIMIT 1"
+
+
+def count_outside() -> int:
+    """Return MOST_KEPT if the default partition has more attempts than that, else 0."""
+    return MOST_KEPT if query(OUTSIDE_SQL, {"many": MOST_KEPT}) else 0
+
+
+def mark_expiring(last: UUID) -> None:
+    """Let purges of deliveries below `last` leave the attempts of large days in place.
+
+    The table of before the partitions is marked only when all of its deliveries are that old: as a
+    whole it would go much later than its rows.
+    """
+    for one in partitions():
+        is_day = _ms_of(one.end_id) - _ms_of(one.first_id) == DAY_MS
+        until = one.first_id if is_day else one.end_id
+        if until < last and _count(one, LARGE) == LARGE:
+            ExpiringPartition.objects.get_or_create(
+                name=one.name, defaults={"first_id": one.first_id, "end_id": one.end_id}
+            )
+
+
+COUNT_SQL = """
+SELECT count(*) FROM (
+    SELECT FROM webhooks_attempt
+     WHERE delivery_id >= %(first)s AND delivery_id < %(end)s LIMIT %(most)s) AS first_ones
+"""
+
+
+def _count(one: Partition, most: int) -> int:
+    """Return the number of attempts in a partition, at most `most`."""
+    parameters = {"first": one.first_id, "end": one.end_id, "most": most}
+    return int(query(COUNT_SQL, parameters)[0][0])
+
+
+KEPT_SQL = """
+SELECT coalesce(sum(attempt_count), 0) FROM (
+    SELECT attempt_count FROM webhooks_delivery
+     WHERE id >= %(first)s AND id < %(end)s AND attempt_count > 0 LIMIT %(most)s) AS kept
+"""
+
+
+def exchange_expiring(last: UUID) -> bool:
+    """Drop the attempts without a delivery of marked partitions, and empty partitions, below `last`.
+
+    A day that keeps many attempts waits for up to PATIENCE_DAYS. Returns whether there are older ones, whose
+    attempts the caller must delete row by row, and then call forget_expiring(). Raises Django's
+    database errors.
+    """
+    expired = ExpiringPartition.objects.filter(end_id__lte=last, by_rows=False)
+    for marked in expired.order_by("first_id"):
+        # Without locks, and so that the exchange need not read the deleted rows once more.
+        bounds = {"first": marked.first_id, "end": marked.end_id, "most": MOST_KEPT + 1}
+        if query(KEPT_SQL, bounds)[0][0] <= MOST_KEPT:
+            _exchange(marked.name)
+        elif _ms_of(last) - _ms_of(marked.end_id) > PATIENCE_DAYS * DAY_MS:
+            ExpiringPartition.objects.filter(name=marked.name).update(by_rows=True)
+    for one in partitions():
+        if one.end_id <= last and not _count(one, 1):
+            _exchange(one.name)
+    return ExpiringPartition.objects.filter(by_rows=True).exists()
+
+
+def _exchange(name: str) -> None:
+    for turn in range(1, TRIES + 1):
+        try:
+            with transaction.atomic():
+                limit_statements(EXCHANGE_SECONDS)
+                query("SELECT webhooks_replace_attempt_partition(%(name)s)", {"name": name})
+            return
+        except OperationalError as problem:
+            if sqlstate(problem) not in BUSY or turn == TRIES:
+                raise
+        time.sleep(PAUSE_SECONDS)
+
+
+def _ms_of(first_id: UUID) -> int:
+    """Return the milliseconds since 1970 of a UUIDv7."""
+    return first_id.int >> 80
+
+
+def forget_expiring() -> None:
+    """Say that marked partitions with many attempts to keep have been purged row by row."""
+    ExpiringPartition.objects.filter(by_rows=True).delete()
