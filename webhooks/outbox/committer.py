@@ -22,6 +22,7 @@ from django.db import Error, IntegrityError, InterfaceError, OperationalError, c
 
 from webhooks.errors import StorageUnavailableError
 from webhooks.models import Event
+from webhooks.outbox import tracing
 from webhooks.outbox.batch import Result, store_each
 from webhooks.outbox.store import store_events
 
@@ -67,6 +68,11 @@ class Committer:
         Inside a transaction of the caller, stores them in it. Raises StorageUnavailableError if it
         is unknown whether they are stored: with an idempotency key the caller can try again.
         """
+        # Here, on the thread of the request: the leader's statement stores the events of many.
+        with tracing.storing([one for one in results if isinstance(one, Event)]):
+            return self._store(results)
+
+    def _store(self, results: Sequence[Result]) -> list[Result]:
         if connection.in_atomic_block:
             return store_each(results)
         size_bytes = sum(len(one.payload) for one in results if isinstance(one, Event))
