@@ -34,7 +34,7 @@ PRODUCTION = {
 USUAL = ["drain", "latency", "saving", "fairness", "receivers", "memory", "api"]
 WITH_OPTIONS = ["fairness", "door", "quiet", "servers"]
 SCENARIOS = list(
-    dict.fromkeys([*USUAL, *WITH_OPTIONS, "batches", "idle", "growth", "purge", "lists"])
+    dict.fromkeys([*USUAL, *WITH_OPTIONS, "batches", "idle", "growth", "purge", "lists", "tracing"])
 )
 
 
