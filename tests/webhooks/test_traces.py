@@ -7,12 +7,13 @@ import pytest
 from django.db import OperationalError, connection, transaction
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 from projects.models import Project, User
-from tests.webhooks.dispatch.test_one_tenant import running_engine
+from tests.webhooks.dispatch.test_one_tenant import running_engine, statuses
 from tests.webhooks.history import trigger
 from tests.webhooks.outbox.test_committer import at_work, build
 from tests.webhooks.traces import GIVEN, id_of, of_kind, parent_of, trace_of
@@ -202,6 +203,26 @@ def test_batch_is_one_span_with_links(
     assert links | {parent_of(request)} == stored
     assert len(links) == 2
     assert sent_in(receiver) == [traceparent_of(request)]
+
+
+def test_processor_that_raises_stops_no_delivery(
+    user: User,
+    webhook: Webhook,
+    receiver: HttpReceiver,
+    spans: InMemorySpanExporter,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("full")
+
+    trigger(user, 2)
+    monkeypatch.setattr(SimpleSpanProcessor, "on_end", fail)
+
+    run_until_idle()
+
+    assert statuses(user) == {"SUCCESS"}
+    assert "The spans of some attempts are lost." in caplog.text
 
 
 def test_what_is_not_sampled_is_passed_on_and_not_exported(

@@ -115,6 +115,14 @@ def test_tracing_without_its_packages_does_not_start(user: User) -> None:
     )
 
 
+def test_refused_variable_stops_no_event(user: User, webhook: Webhook) -> None:
+    # Less than a batch of the exporter's.
+    ran(SET_UP + SITE, WEBHOOKS_TRACING="1", OTEL_BSP_MAX_QUEUE_SIZE="1")
+
+    assert Delivery.objects.count() == 1
+    assert Event.objects.latest("id").traceparent is None
+
+
 class Collector(ThreadingHTTPServer):
     """Takes spans by OTLP over HTTP."""
 

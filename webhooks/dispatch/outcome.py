@@ -98,7 +98,9 @@ def _traced(rows: Sequence[ClaimedDelivery], status: int | None) -> Traced | Non
     parent = first_of(row.traceparent for row in rows)
     if parent is None or not parent.is_sampled:
         return None
-    read = (read_traceparent(text) for text in {row.traceparent for row in rows} if text)
+    read = (
+        read_traceparent(text) for text in dict.fromkeys(row.traceparent for row in rows) if text
+    )
     return Traced(parent, [one for one in read if one and one != parent], status)
 
 

@@ -6,6 +6,7 @@ one step: its id was known before, since the request may have carried it, and wh
 was decided with the event. Nothing of the URL but the host is in it: paths are often secret.
 """
 
+import logging
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -19,6 +20,8 @@ from webhooks.ids import DELIVERY_PREFIX, WEBHOOK_PREFIX
 from webhooks.outbox.otel import SCOPE, tracer
 from webhooks.wire.trace_context import TraceContext, of_attempt
 
+logger = logging.getLogger(__name__)
+
 FAILED = Status(StatusCode.ERROR)
 OURS = InstrumentationScope(SCOPE)
 
@@ -28,9 +31,12 @@ def export(records: Iterable[Record]) -> None:
     ours = tracer()
     if not isinstance(ours, Tracer):
         return  # another provider than the SDK's, or none: it has no queue
-    for record in records:
-        if record.traced is not None:
-            ours.span_processor.on_end(_span_of(record, record.traced, ours))
+    try:
+        for record in records:
+            if record.traced is not None:
+                ours.span_processor.on_end(_span_of(record, record.traced, ours))
+    except Exception:  # of a deployment's own processor: the results are written
+        logger.exception("The spans of some attempts are lost.")
 
 
 def _span_of(record: Record, traced: Traced, ours: Tracer) -> ReadableSpan:
