@@ -20,7 +20,7 @@ from webhooks.ids import new_id
 from webhooks.pace.retry import SLOW_DOWN, Verdict, jittered, judge
 from webhooks.wire.many import Outcome
 from webhooks.wire.messages import Post, Reply
-from webhooks.wire.trace_context import first_of, read_traceparent
+from webhooks.wire.trace_context import first_of, is_sampled
 
 MAX_STORED_BODY_BYTES = 16 * 1024
 MAX_STORED_HEAD_BYTES = 16 * 1024
@@ -95,13 +95,11 @@ def read_outcome(
 
 
 def _traced(rows: Sequence[ClaimedDelivery], status: int | None) -> Traced | None:
-    parent = first_of(row.traceparent for row in rows)
-    if parent is None or not parent.is_sampled:
+    parent = first_of(row.traceparent for row in rows) if len(rows) > 1 else rows[0].traceparent
+    if parent is None or not is_sampled(parent):
         return None
-    read = (
-        read_traceparent(text) for text in dict.fromkeys(row.traceparent for row in rows) if text
-    )
-    return Traced(parent, [one for one in read if one and one != parent], status)
+    others = dict.fromkeys(row.traceparent for row in rows)
+    return Traced(parent, [one for one in others if one and one != parent], status)
 
 
 def _shared_part(sent: Sent, outcome: Outcome, started_at: float) -> Any:

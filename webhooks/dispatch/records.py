@@ -20,7 +20,6 @@ from webhooks.dispatch.health import HealthEffect, Recorded
 from webhooks.dispatch.settle import Result, Settled, settle, without_answer
 from webhooks.pace.retry import Verdict
 from webhooks.postgres.objects import make_next_due
-from webhooks.wire.trace_context import TraceContext
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +40,10 @@ STUCK_SECONDS = 5.0
 class Traced(NamedTuple):
     """What the span of a request needs beside the result of its first row."""
 
-    parent: TraceContext
-    links: Sequence[TraceContext]
-    """Of a batch: what stored its other events."""
+    parent: str
+    """The traceparent of what stored its event, which is sampled."""
+    links: Sequence[str]
+    """Of a batch: those of its other events."""
     status: int | None
     """Of the response as a whole."""
 

@@ -18,7 +18,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from webhooks.dispatch.records import Record, Traced
 from webhooks.ids import DELIVERY_PREFIX, WEBHOOK_PREFIX
 from webhooks.outbox.otel import SCOPE, tracer
-from webhooks.wire.trace_context import TraceContext, of_attempt
+from webhooks.wire.trace_context import of_attempt, parts_of
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,6 @@ def _span_of(record: Record, traced: Traced, ours: Tracer) -> ReadableSpan:
     )
 
 
-def _context(one: TraceContext, *, is_remote: bool) -> SpanContext:
-    flags = TraceFlags(int(one.flags, 16))
-    return SpanContext(int(one.trace_id, 16), int(one.span_id, 16), is_remote, flags)
+def _context(traceparent: str, *, is_remote: bool) -> SpanContext:
+    trace_id, span_id, flags = parts_of(traceparent)
+    return SpanContext(trace_id, span_id, is_remote, TraceFlags(flags))

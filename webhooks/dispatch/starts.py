@@ -14,7 +14,7 @@ from uuid import UUID
 
 from django.conf import settings
 
-from webhooks.dispatch.batches import Batch, Gathering, Sendable, all_rows, goes_in_batch, rows_of
+from webhooks.dispatch.batches import Batch, Gathering, Sendable, all_rows, goes_in_batch
 from webhooks.dispatch.desk import Errand
 from webhooks.dispatch.endpoints import MAX_AGE_SECONDS, Endpoint, Endpoints
 from webhooks.dispatch.flight import Flight, Sent
@@ -185,10 +185,15 @@ class Starts:
         """Build the request, with the `traceparent` of its span where receivers get one."""
         post = self._build(sent)
         if post is not None and self._sends_traceparent:
-            context = first_of(row.traceparent for row in rows_of(sent.item))
-            if context is not None:
-                own = of_attempt(context, sent.attempt_id)
-                post.headers.lines.append(b"traceparent: " + own.traceparent.encode())
+            item = sent.item
+            stored = (
+                first_of(row.traceparent for row in item.rows)
+                if isinstance(item, Batch)
+                else item.traceparent
+            )
+            if stored is not None:
+                own = of_attempt(stored, sent.attempt_id)
+                post.headers.lines.append(b"traceparent: " + own.encode())
         return post
 
     def _build(self, sent: Sent) -> Post | None:

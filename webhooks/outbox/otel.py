@@ -21,7 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from webhooks.ids import EVENT_PREFIX
 from webhooks.models import Event
-from webhooks.wire.trace_context import TraceContext
+from webhooks.wire.trace_context import traceparent_of
 
 logger = logging.getLogger(__name__)
 
@@ -105,9 +105,7 @@ def storing(events: Sequence[Event]) -> Iterator[None]:
 def _traceparent_of(span: SpanContext) -> str | None:
     if not span.is_valid:
         return None
-    return TraceContext(
-        f"{span.trace_id:032x}", f"{span.span_id:016x}", f"{span.trace_flags & KNOWN_FLAGS:02x}"
-    ).traceparent
+    return traceparent_of(span.trace_id, span.span_id, span.trace_flags & KNOWN_FLAGS)
 
 
 @contextmanager
