@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 from opentelemetry import context, trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -42,12 +43,12 @@ class Processor(BatchSpanProcessor):
         self._batch_processor.shutdown(timeout_millis=int(STOP_SECONDS * 1000))
 
 
+@cache  # the SDK's get_tracer() changes the filters of warnings each time
 def tracer() -> trace.Tracer:
     """Return the tracer of this app, of a provider made now if the process has none."""
-    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        with _making:
-            if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-                trace.set_tracer_provider(_new_provider())
+    with _making:
+        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            trace.set_tracer_provider(_new_provider())
     return trace.get_tracer(SCOPE)
 
 

@@ -1,4 +1,4 @@
-"""The doors to traces (WEBHOOKS_TRACING); they load OpenTelemetry only where the setting is on."""
+"""Traces, where WEBHOOKS_TRACING is on: the only functions that load OpenTelemetry for the outbox."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
