@@ -73,13 +73,10 @@ def test_save_is_one_tree_with_its_attempts_and_receivers(
     assert [f"{id_of(one):016x}" for one in (first, second)] == [
         one.id.hex[16:] for one in attempts
     ]
-    assert [(one.start_time, one.end_time) for one in (first, second)] == [
-        (
-            pytest.approx(one.started_at.timestamp() * 1e9, abs=2000),
-            pytest.approx(one.started_at.timestamp() * 1e9 + one.duration_ms * 1e6, abs=2000),
-        )
-        for one in attempts
-    ]
+    for span, attempt in zip((first, second), attempts, strict=True):
+        started_ns = attempt.started_at.timestamp() * 1e9
+        assert span.start_time == pytest.approx(started_ns, abs=2000)
+        assert span.end_time == pytest.approx(started_ns + attempt.duration_ms * 1e6, abs=2000)
     delivery = Delivery.objects.get()
     known = {
         "http.request.method": "POST",

@@ -193,12 +193,8 @@ def test_suspects_spans_are_exported_before_their_process_leaves(
 ) -> None:
     trigger(user, 3)
     Delivery.objects.update(is_suspect=True, suspect_level=0)
-    told = {
-        "WEBHOOKS_TRACING": "1",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
-    }
-
-    with running_worker(**told):
+    collecting = f"http://127.0.0.1:{collector.server_port}"
+    with running_worker(WEBHOOKS_TRACING="1", OTEL_EXPORTER_OTLP_ENDPOINT=collecting):
         wait_until(lambda: len(collector.spans) == 3)
 
     (stored,) = of_kind(spans, SpanKind.PRODUCER)

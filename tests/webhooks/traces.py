@@ -28,7 +28,7 @@ def of_kind(spans: InMemorySpanExporter, kind: SpanKind) -> list[ReadableSpan]:
 
 def id_of(span: ReadableSpan) -> int:
     assert span.context is not None
-    return span.context.span_id
+    return int(span.context.span_id)
 
 
 def trace_of(span: ReadableSpan) -> str:

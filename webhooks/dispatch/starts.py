@@ -182,18 +182,9 @@ class Starts:
         )
 
     def _traced(self, sent: Sent) -> Post | None:
-        """Build the request, with the `traceparent` of its span where receivers get one."""
         post = self._build(sent)
         if post is not None and self._sends_traceparent:
-            item = sent.item
-            stored = (
-                first_of(row.traceparent for row in item.rows)
-                if isinstance(item, Batch)
-                else item.traceparent
-            )
-            if stored is not None:
-                own = of_attempt(stored, sent.attempt_id)
-                post.headers.lines.append(b"traceparent: " + own.encode())
+            _add_traceparent(post, sent)
         return post
 
     def _build(self, sent: Sent) -> Post | None:
@@ -234,3 +225,15 @@ class Starts:
     def _is_current(self, sent: Sent) -> bool:
         known = self._endpoints.get(sent.item.webhook_id)
         return known == sent.endpoint and self._lease.is_safe
+
+
+def _add_traceparent(post: Post, sent: Sent) -> None:
+    """Add the header that names the span of this attempt, if its event is traced."""
+    item = sent.item
+    if isinstance(item, Batch):
+        stored = first_of(row.traceparent for row in item.rows)
+    else:
+        stored = item.traceparent
+    if stored is not None:
+        own = of_attempt(stored, sent.attempt_id)
+        post.headers.lines.append(b"traceparent: " + own.encode())

@@ -47,10 +47,10 @@ def post(user: User, make_token: Callable[..., str]) -> Post:
     token = make_token(user)
     client = before_django(token)
 
-    def post(**told: str) -> Any:
-        authorization = {"HTTP_AUTHORIZATION": f"Bearer {token}"}
+    def post(**told: Any) -> Any:
+        authorization: dict[str, Any] = {"HTTP_AUTHORIZATION": f"Bearer {token}"}
         answer = client.generic(
-            "POST", EVENTS, json.dumps(NEW).encode(), "application/json", **authorization, **told
+            "POST", EVENTS, json.dumps(NEW), "application/json", **authorization, **told
         )
         assert answer.status_code == 201
         # As many as went on from the shortcut.
