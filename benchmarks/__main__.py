@@ -33,22 +33,8 @@ PRODUCTION = {
 """As in production, but for what loopback lacks: with DEBUG Django keeps a record of every statement."""
 USUAL = ["drain", "latency", "saving", "fairness", "receivers", "memory", "api"]
 WITH_OPTIONS = ["fairness", "door", "quiet", "servers"]
-SCENARIOS = list(
-    dict.fromkeys(
-        [
-            *USUAL,
-            *WITH_OPTIONS,
-            "batches",
-            "forms",
-            "idle",
-            "growth",
-            "purge",
-            "days",
-            "lists",
-            "cost",
-        ]
-    )
-)
+OTHERS = ["batches", "forms", "idle", "growth", "purge", "days", "lists", "cost", "tracing"]
+SCENARIOS = list(dict.fromkeys([*USUAL, *WITH_OPTIONS, *OTHERS]))
 
 
 def main() -> None:

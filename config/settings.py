@@ -326,6 +326,9 @@ LOGGING = logs.configuration(
     environment.one_of("LOG_LEVEL", logs.LEVELS), environment.one_of("LOG_FORMAT", logs.FORMATS)
 )
 
+# Traces by OpenTelemetry, whose own variables say where they go (docs/deployment.md).
+WEBHOOKS_TRACING = env.bool("WEBHOOKS_TRACING", default=False)
+WEBHOOKS_SEND_TRACEPARENT = env.bool("WEBHOOKS_SEND_TRACEPARENT", default=False)
 # Bearer token of /metrics, which is off without one.
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
 if SENTRY_DSN := env.str("SENTRY_DSN", default=""):

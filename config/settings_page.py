@@ -83,6 +83,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "LOG_FORMAT": "`line` or `json`.",
         "METRICS_TOKEN": "The bearer token of `/metrics`, which is off without one.",
         "SENTRY_DSN": "Where errors are reported.",
+        "WEBHOOKS_TRACING": "Whether there are traces by OpenTelemetry, from the request that stored an event to each attempt ([traces](deployment.md#traces)).",
+        "WEBHOOKS_SEND_TRACEPARENT": "Whether receivers get the `traceparent` of such a trace; custom headers may then not have that name.",
     },
 }
 

@@ -1,4 +1,4 @@
-"""The undocumented methods of Django and RQ that we override: a release that changes one says so here.
+"""The undocumented methods of Django, RQ and OpenTelemetry that we override: a release that changes one says so here.
 
 Each override relies on when its base class calls it and with what. When one of these tests fails,
 read the new release's method, adapt ours, and then the parameters here.
@@ -10,6 +10,7 @@ import pytest
 from django.db.models import Model, QuerySet
 from django.db.models.sql import Query
 from django.db.models.sql.compiler import SQLInsertCompiler, SQLUpdateCompiler
+from opentelemetry.sdk._shared_internal import BatchProcessor
 from rq.queue import Queue
 from rq.worker import SimpleWorker
 
@@ -58,6 +59,7 @@ HOOKS = [
         "queues timeout connection job_class serializer death_penalty_class",
     ),
     (Queue, "lmove", "connection queue_key timeout"),
+    (BatchProcessor, "shutdown", "timeout_millis"),
     (
         Queue,
         "_fetch_dequeued_job",

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 
 from webhooks.conf import apply_defaults
 
@@ -26,3 +27,15 @@ class WebhooksConfig(AppConfig):
         if settings.WEBHOOKS_WAKEUP == "rq" and find_spec("rq"):
             # Now, and not in the first save that causes an event.
             import_module("webhooks.outbox.hints")
+        if settings.WEBHOOKS_TRACING:
+            _load_tracing()
+
+
+def _load_tracing() -> None:
+    try:
+        import_module("webhooks.outbox.otel")
+    except ModuleNotFoundError as missing:
+        raise ImproperlyConfigured(
+            f"WEBHOOKS_TRACING is on, and the module {missing.name} is missing: "
+            "pip install remotedevai-webhooks[tracing]."
+        ) from missing

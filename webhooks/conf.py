@@ -19,6 +19,9 @@ DEFAULTS: dict[str, Any] = {
     "WEBHOOKS_OWN_HOSTS": [],
     "WEBHOOKS_PROXY_URL": "",
     "WEBHOOKS_CA_BUNDLE": "",
+    # Traces by OpenTelemetry, with the extra [tracing], and whether receivers get `traceparent`.
+    "WEBHOOKS_TRACING": False,
+    "WEBHOOKS_SEND_TRACEPARENT": False,
     # The type of the user model's primary key: uuid, bigint (any integer) or text.
     "WEBHOOKS_OWNER_KEY": "uuid",
     # The beginning of each token of the HTTP API, at most 10 characters.

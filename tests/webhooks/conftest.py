@@ -6,7 +6,9 @@ from typing import Any
 
 import pycurl
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from tests.webhooks import traces
 from tests.webhooks.sending import Canary
 from webhooks.outbox import hints
 from webhooks.repair import doctor_servers, doctor_valkey
@@ -37,6 +39,15 @@ def dialled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def canary() -> Iterator[Canary]:
     with Canary() as canary:
         yield canary
+
+
+@pytest.fixture
+def spans(settings: Any) -> InMemorySpanExporter:
+    """Tracing is on, and receivers get `traceparent`; what is exported is there."""
+    settings.WEBHOOKS_TRACING = settings.WEBHOOKS_SEND_TRACEPARENT = True
+    exporter = traces.exporter()
+    exporter.clear()
+    return exporter
 
 
 @pytest.fixture

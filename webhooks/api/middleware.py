@@ -18,6 +18,7 @@ from webhooks.api.problems import (
     answer_outside_views,
 )
 from webhooks.ids import new_id
+from webhooks.outbox.tracing import continuing
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ class RequestIdMiddleware:
         request.request_id = request_id  # type: ignore[attr-defined]
         token = current_request_id.set(request_id)
         try:
-            response = self.get_response(request)
+            with continuing(request.META):
+                response = self.get_response(request)
         finally:
             current_request_id.reset(token)
         response["X-Request-ID"] = request_id

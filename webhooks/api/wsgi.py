@@ -34,6 +34,7 @@ from webhooks.api.door import (
 )
 from webhooks.api.middleware import request_id_of
 from webhooks.api.parsers import parse_strictly
+from webhooks.outbox.tracing import continuing
 
 MAX_LEARNED = 100
 """Hosts whose headers are known; requests to others go to Django."""
@@ -81,7 +82,8 @@ class Shortcut:
         request_id = environ["HTTP_X_REQUEST_ID"] = request_id_of(environ)
         token = current_request_id.set(request_id)
         try:
-            made = _attempt(route, environ)
+            with continuing(environ):
+                made = _attempt(route, environ)
         finally:
             current_request_id.reset(token)
         if made is None or made.problem is not None:

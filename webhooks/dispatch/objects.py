@@ -74,14 +74,14 @@ WITH due AS MATERIALIZED (
 )
 SELECT due.id, due.webhook_id, due.is_head,
        NULL::uuid, NULL::uuid, NULL::uuid, NULL::int, NULL::int, NULL::text, NULL::bytea,
-       NULL::float8, NULL::varchar[]
+       NULL::float8, NULL::varchar[], NULL::text
   FROM due
 UNION ALL
 SELECT NULL, NULL, NULL,
        c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
        CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s
             THEN e.payload END,
-       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMN}
+       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMN}, e.traceparent
   FROM claimed c JOIN webhooks_event e ON e.id = c.event_id
 """  # noqa: S608 (constants only)
 

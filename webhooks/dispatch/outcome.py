@@ -3,21 +3,24 @@
 import json
 import random
 from base64 import b64encode
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
+from django.conf import settings
 from requests import PreparedRequest, Response
 
 from webhooks.dispatch.batches import Batch, rows_of
 from webhooks.dispatch.endpoints import Endpoint
 from webhooks.dispatch.flight import Sent
-from webhooks.dispatch.records import Record
+from webhooks.dispatch.records import Record, Traced
 from webhooks.dispatch.settle import Result
 from webhooks.dispatch.take import ClaimedDelivery
 from webhooks.ids import new_id
 from webhooks.pace.retry import SLOW_DOWN, Verdict, jittered, judge
 from webhooks.wire.many import Outcome
 from webhooks.wire.messages import Post, Reply
+from webhooks.wire.trace_context import first_of, is_sampled
 
 MAX_STORED_BODY_BYTES = 16 * 1024
 MAX_STORED_HEAD_BYTES = 16 * 1024
@@ -58,6 +61,7 @@ def read_outcome(
     whole = None if response is None else response.status_code
     verdict = judged(rows[0], whole)
     shared = _shared_part(sent, outcome, started_at)
+    traced = _traced(rows, whole) if settings.WEBHOOKS_TRACING else None
     records = []
     for number, delivery in enumerate(rows):
         status = statuses[number] if statuses else whole
@@ -84,9 +88,18 @@ def read_outcome(
                 delivery.id,
                 is_ordered,
                 delivery.is_of_object,
+                traced if number == 0 else None,
             )
         )
     return records, verdict
+
+
+def _traced(rows: Sequence[ClaimedDelivery], status: int | None) -> Traced | None:
+    parent = first_of(row.traceparent for row in rows) if len(rows) > 1 else rows[0].traceparent
+    if parent is None or not is_sampled(parent):
+        return None
+    others = dict.fromkeys(row.traceparent for row in rows)
+    return Traced(parent, [one for one in others if one and one != parent], status)
 
 
 def _shared_part(sent: Sent, outcome: Outcome, started_at: float) -> Any:

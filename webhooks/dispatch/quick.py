@@ -79,7 +79,8 @@ WITH recent AS MATERIALIZED (
     SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
            CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s
                 THEN e.payload END AS payload,
-           extract(epoch FROM c.next_attempt_at)::float8 AS due_at, {FORM_COLUMN} AS form
+           extract(epoch FROM c.next_attempt_at)::float8 AS due_at, {FORM_COLUMN} AS form,
+           e.traceparent
       FROM claimed c JOIN webhooks_event e ON e.id = c.event_id
 )
 SELECT extract(epoch FROM clock_timestamp())::float8, EXISTS (SELECT FROM webhooks_pause),
@@ -149,8 +150,8 @@ def read(
     marked = []
     for row in rows:
         if row[6] is not None:
-            marked.append(ClaimedDelivery._make(row[6:15]))
-            endpoints.take_in(row[7], row[15:-1], claim.read_at)
+            marked.append(ClaimedDelivery._make(row[6:16]))
+            endpoints.take_in(row[7], row[16:-1], claim.read_at)
             continue
         lane = lanes.setdefault((row[3], row[4]), Lane(*row[2:6]))
         lane.low = min(lane.low, row[5])

@@ -37,6 +37,17 @@ STUCK_SECONDS = 5.0
 """How long a stopping worker waits for locked rows."""
 
 
+class Traced(NamedTuple):
+    """What the span of a request needs beside the result of its first row."""
+
+    parent: str
+    """The traceparent of what stored its event, which is sampled."""
+    links: Sequence[str]
+    """Of a batch: those of its other events."""
+    status: int | None
+    """Of the response as a whole."""
+
+
 class Record(NamedTuple):
     """The result of one attempt and its verdict."""
 
@@ -48,6 +59,8 @@ class Record(NamedTuple):
     is_ordered: bool
     is_of_object: bool = False
     """Whether the next one of its object waits for it."""
+    traced: Traced | None = None
+    """Of the first record of a request in a sampled trace."""
 
     @property
     def is_final(self) -> bool:
@@ -222,6 +235,10 @@ def summarize(batch: ResultBatch, settled: Settled) -> Written:
             # A healthy webhook stays healthy: its row needs no change.
             continue
         effects[webhook_id] = effect if before is None else before.then(effect)
+    if traced := [one for one in records if one.traced and one.result["id"] in settled.written]:
+        from webhooks.dispatch import spans  # only here: else every worker would load the packages
+
+        spans.export(traced)
     locked = [record for record in records if record.result["id"] in settled.locked]
     ordered = [record for record in records if record.is_ordered]
     return Written(

@@ -12,6 +12,8 @@ from datetime import date
 from functools import partial
 from uuid import UUID
 
+from django.conf import settings
+
 from webhooks.dispatch.batches import Batch, Gathering, Sendable, all_rows, goes_in_batch
 from webhooks.dispatch.desk import Errand
 from webhooks.dispatch.endpoints import MAX_AGE_SECONDS, Endpoint, Endpoints
@@ -23,6 +25,7 @@ from webhooks.ids import new_id
 from webhooks.wire.many import MultiSender
 from webhooks.wire.messages import Draft, Post
 from webhooks.wire.request import build_batch, build_formed_request, build_request
+from webhooks.wire.trace_context import first_of, of_attempt
 
 STARTS_AT_ONCE = 32
 """Between two looks at the sockets, so that responses do not wait."""
@@ -54,6 +57,7 @@ class Starts:
         self._stale: list[Sendable] = []
         """Rows whose webhook has to be read anew before they start."""
         self._refresh_at = 0.0
+        self._sends_traceparent = settings.WEBHOOKS_TRACING and settings.WEBHOOKS_SEND_TRACEPARENT
         self.clock_offset = 0.0
         """From the monotonic clock to the database's."""
 
@@ -169,13 +173,19 @@ class Starts:
             item = Batch((item,))
         sent = Sent(item, endpoint, new_id(), time.monotonic())
         self._flight.begin(sent)
-        draft = Draft(endpoint.url, partial(self._build, sent), partial(self._is_current, sent))
+        draft = Draft(endpoint.url, partial(self._traced, sent), partial(self._is_current, sent))
         self._sender.start(
             draft,
             timeout_seconds=endpoint.timeout_seconds,
             context=sent,
             group=endpoint.owner_id,
         )
+
+    def _traced(self, sent: Sent) -> Post | None:
+        post = self._build(sent)
+        if post is not None and self._sends_traceparent:
+            _add_traceparent(post, sent)
+        return post
 
     def _build(self, sent: Sent) -> Post | None:
         """Sign with the webhook's present settings: a name look-up may have taken time since the row
@@ -215,3 +225,15 @@ class Starts:
     def _is_current(self, sent: Sent) -> bool:
         known = self._endpoints.get(sent.item.webhook_id)
         return known == sent.endpoint and self._lease.is_safe
+
+
+def _add_traceparent(post: Post, sent: Sent) -> None:
+    """Add the header that names the span of this attempt, if its event is traced."""
+    item = sent.item
+    if isinstance(item, Batch):
+        stored = first_of(row.traceparent for row in item.rows)
+    else:
+        stored = item.traceparent
+    if stored is not None:
+        own = of_attempt(stored, sent.attempt_id)
+        post.headers.lines.append(b"traceparent: " + own.encode())

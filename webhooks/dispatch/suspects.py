@@ -170,7 +170,7 @@ WITH {DUE_SQL.replace("due AS", "sendable AS")}, picked AS MATERIALIZED (
 SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
        CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s
             THEN e.payload END,
-       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMN}
+       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMN}, e.traceparent
   FROM claimed c JOIN webhooks_event e ON e.id = c.event_id
 """  # noqa: S608 (constants only)
 

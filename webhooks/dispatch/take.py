@@ -37,6 +37,8 @@ class ClaimedDelivery(NamedTuple):
     """The form, its event's object reference, the parameters of the form, the version of the event's data
     and, with order per object, the event's place in it; None is the standard form without such an
     order, which needs nothing."""
+    traceparent: str | None = None
+    """Of the span that stored its event; None without tracing."""
 
     @property
     def is_of_object(self) -> bool:
@@ -116,7 +118,7 @@ WITH due AS (
 SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
        CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s
             THEN e.payload END,
-       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMN}
+       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMN}, e.traceparent
   FROM claimed c JOIN webhooks_event e ON e.id = c.event_id,
        (SELECT set_config('synchronous_commit', 'off', true)) AS asynchronous
 """  # noqa: S608 (constants only)
@@ -167,7 +169,7 @@ WITH run AS MATERIALIZED (
 -- All that were read, then all that were marked: a join of the two may be planned as rows times rows.
 SELECT run.webhook_id, run.position, run.is_free, run.is_in_order, run.is_due,
        run.id, NULL::uuid, NULL::uuid, NULL::int, NULL::int, NULL::text, NULL::bytea,
-       extract(epoch FROM run.next_attempt_at)::float8, NULL::text[]
+       extract(epoch FROM run.next_attempt_at)::float8, NULL::text[], NULL::text
   FROM run
 UNION ALL
 SELECT NULL, NULL, true, true, true,
@@ -175,7 +177,7 @@ SELECT NULL, NULL, true, true, true,
        CASE WHEN sum(octet_length(e.payload))
                      OVER (ORDER BY c.webhook_id, c.epoch, c.order_key, c.id) <= %(bytes)s
             THEN e.payload END,
-       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMN}
+       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMN}, e.traceparent
   FROM claimed c JOIN webhooks_event e ON e.id = c.event_id
  ORDER BY 1, 2
 """  # noqa: S608 (constants only)

@@ -46,6 +46,12 @@ class Event(models.Model):
     transaction_id = TransactionIdField(db_default=CurrentTransactionId())
     sequence = models.BigIntegerField(db_default=NextEventSequence())
     created_at = models.DateTimeField(db_default=Now())
+    traceparent = models.CharField(  # noqa: DJ001 (null = not traced)
+        max_length=55,
+        null=True,
+        default=None,
+        help_text="The span that stored it, as W3C trace context.",
+    )
 
     objects = EventQuerySet.as_manager()
 

@@ -22,6 +22,7 @@ from django.db import Error, IntegrityError, InterfaceError, OperationalError, c
 
 from webhooks.errors import StorageUnavailableError
 from webhooks.models import Event
+from webhooks.outbox import tracing
 from webhooks.outbox.batch import Result, store_each
 from webhooks.outbox.store import store_events
 
@@ -67,9 +68,15 @@ class Committer:
         Inside a transaction of the caller, stores them in it. Raises StorageUnavailableError if it
         is unknown whether they are stored: with an idempotency key the caller can try again.
         """
+        # Here, on the thread of the request: the leader's statement stores the events of many.
+        events = [one for one in results if isinstance(one, Event)]
+        with tracing.storing(events):
+            return self._store(results, events)
+
+    def _store(self, results: Sequence[Result], events: Sequence[Event]) -> list[Result]:
         if connection.in_atomic_block:
             return store_each(results)
-        size_bytes = sum(len(one.payload) for one in results if isinstance(one, Event))
+        size_bytes = sum(len(event.payload) for event in events)
         if len(results) > MAX_JOINING_EVENTS or size_bytes > MAX_JOINING_BYTES:
             return store_alone(results)
         batch, start = self._join(results, size_bytes)

@@ -20,7 +20,7 @@ from webhooks.errors import EventDataInvalidError, IdempotencyConflictError
 from webhooks.ids import EVENT_PREFIX, new_id
 from webhooks.models import Event
 from webhooks.models.owner_keys import NO_OWNER, SQL_TYPE, parse_owner_key
-from webhooks.outbox import wakeup
+from webhooks.outbox import tracing, wakeup
 from webhooks.outbox.event_data import encode
 from webhooks.outbox.notes import ADVANCE, Note
 from webhooks.postgres.sql import run
@@ -31,7 +31,7 @@ NO_NUL_OR_SURROGATE = re.compile(r"[^\0\ud800-\udfff]*")
 
 EVENT_FIELDS = (
     "id", "type", "owner_id", "payload", "version", "idempotency_key", "body_hash", "fanout_count",
-    "object_reference", "is_self_reported", "created_at",
+    "object_reference", "is_self_reported", "created_at", "traceparent",
 )  # fmt: skip
 """Fields of Event, in the order of the model."""
 
@@ -168,7 +168,20 @@ def build_event(
     event = Event.from_db(
         None,
         EVENT_FIELDS,
-        (event_id, event_type, owner_id, payload, version, None, None, 0, "", False, created_at),
+        (
+            event_id,
+            event_type,
+            owner_id,
+            payload,
+            version,
+            None,
+            None,
+            0,
+            "",
+            False,
+            created_at,
+            None,
+        ),
     )
     event.data_digest = hash(data)
     return event
@@ -187,7 +200,7 @@ WITH event AS MATERIALIZED (
       FROM ROWS FROM (json_to_recordset(%(events)s) AS (
         id uuid, type text, owner_id {SQL_TYPE}, payload text, idempotency_key text, body_hash text,
         object_reference text, is_self_reported boolean, created_at timestamptz,
-        version date, patterns varchar[])) WITH ORDINALITY AS e
+        version date, traceparent text, patterns varchar[])) WITH ORDINALITY AS e
      WHERE %(lock_timeout)s::text IS NULL
         OR set_config('lock_timeout', %(lock_timeout)s, true) IS NOT NULL
 ), target AS MATERIALIZED (
@@ -216,11 +229,11 @@ WITH event AS MATERIALIZED (
 ), new_event AS (
     INSERT INTO webhooks_event
         (id, type, owner_id, payload, idempotency_key, body_hash, fanout_count, object_reference,
-         is_self_reported, created_at, epoch, version)
+         is_self_reported, created_at, epoch, version, traceparent)
     SELECT e.id, e.type, e.owner_id, convert_to(e.payload, 'UTF8'), e.idempotency_key,
            decode(e.body_hash, 'hex'), coalesce(counted.count, 0), e.object_reference,
            e.is_self_reported, e.created_at, (SELECT number FROM epoch),
-           e.version
+           e.version, e.traceparent
       FROM event e
       LEFT JOIN (SELECT event_id, count(*) FROM target GROUP BY event_id) counted
         ON counted.event_id = e.id
@@ -271,6 +284,13 @@ def store_events(
     """
     if not events:
         return set()
+    with tracing.storing(events):
+        return _store(events, note, lock_timeout_ms)
+
+
+def _store(
+    events: Sequence[Event], note: Note | None, lock_timeout_ms: int | None
+) -> set[uuid.UUID]:
     # The events are one JSON parameter, because binding an array per column takes longer than the
     # statement itself.
     rows = [
@@ -286,6 +306,7 @@ def store_events(
             "created_at": event.created_at.isoformat(),
             "patterns": list(catalog.patterns_matching(event.type)),
             **({} if event.version is None else {"version": event.version.isoformat()}),
+            **({} if event.traceparent is None else {"traceparent": event.traceparent}),
         }
         for event in events
     ]

@@ -6,7 +6,10 @@ Values are often credentials: no text made here contains one.
 import re
 from collections.abc import Mapping
 
+from django.conf import settings
+
 from webhooks.pace.bounds import length_problem
+from webhooks.wire.trace_context import HEADER_NAMES
 
 MAX_HEADERS = 20
 MAX_LINES = 4 * MAX_HEADERS
@@ -97,6 +100,8 @@ def header_problem(name: object, value: object) -> str | None:
 def is_forbidden(name: str) -> bool:
     """Say whether a name is forbidden, in any case and with any punctuation instead of hyphens."""
     alike = _spelled_alike(name)
+    if alike in HEADER_NAMES and settings.WEBHOOKS_SEND_TRACEPARENT:
+        return True
     return alike in FORBIDDEN or alike.startswith(FORBIDDEN_PREFIXES)
 
 

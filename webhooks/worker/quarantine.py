@@ -33,6 +33,7 @@ from webhooks.dispatch.desk import with_fresh_connection
 from webhooks.dispatch.engine import Engine
 from webhooks.dispatch.suspects import GROUP_SIZES
 from webhooks.ids import new_id
+from webhooks.outbox import tracing
 from webhooks.postgres.sql import has_session_state, run
 from webhooks.worker import process
 
@@ -260,6 +261,7 @@ def _send_group(child: Child, supervisor: int) -> NoReturn:
     except Exception:
         logger.exception("A process that sends suspects failed.")
     finally:
+        tracing.finish()
         logging.shutdown()
         # Returning would run the rest of the supervisor's program in this process.
         os._exit(code)
