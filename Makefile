@@ -59,8 +59,8 @@ check: setup  ## format, lint, types, imports, Django's checks
 
 # The lock files, from the requirements files beside them: every package with the hashes of its files.
 # uv is installed apart; it is in no environment of ours.
-LOCKS := requirements.lock requirements-dev.lock requirements-e2e.lock requirements-bench.lock \
- requirements-docs.lock requirements-package.lock
+LOCKS := requirements.lock requirements-cells.lock requirements-dev.lock requirements-e2e.lock \
+ requirements-bench.lock requirements-docs.lock requirements-package.lock
 
 .PHONY: lock audit sbom
 lock: setup

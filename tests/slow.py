@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 SLOW = (
+    "cells",
     "chaos",
     "config/test_embedded.py",
     "hostile/test_costly_bodies.py",
