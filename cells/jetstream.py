@@ -39,6 +39,7 @@ REPLICAS = 3
 """Of every stream and of the map, where there are as many servers; 1 where there is one."""
 ANSWER_SECONDS = 5.0
 CONNECT_SECONDS = 30.0
+PUBLISH_SECONDS = 60.0
 DUPLICATE_SECONDS = 120
 """How long the log remembers ids. What comes again later is recognized by the cell."""
 KEEP_SECONDS = 7 * 24 * 3600
@@ -126,11 +127,28 @@ class JetStream:
     def _replicas(self) -> int:
         return min(REPLICAS, len(self._client.servers))
 
+    def clear(self) -> None:
+        """Delete all streams, with all events and the map: for tests and the demo."""
+        for info in self._wait(self._js.streams_info()):
+            self._wait(self._js.delete_stream(info.config.name or ""))
+
     # Publishing.
 
-    def publish(self, stream: int, entries: Sequence[Entry]) -> None:
-        for batch in _batches(entries):
-            self._wait(self._publish(stream, batch), 4 * ANSWER_SECONDS)
+    def publish(self, streams: Mapping[int, Sequence[Entry]]) -> None:
+        self._wait(self._publish_all(streams), PUBLISH_SECONDS)
+
+    async def _publish_all(self, streams: Mapping[int, Sequence[Entry]]) -> None:
+        async def publish(stream: int, entries: Sequence[Entry]) -> None:
+            for batch in _batches(entries):
+                await self._publish(stream, batch)
+
+        # All come to an end: a task that went on alone could meet the next try.
+        ends = await asyncio.gather(
+            *(publish(*one) for one in streams.items()), return_exceptions=True
+        )
+        for problem in ends:
+            if problem is not None:
+                raise problem
 
     async def _publish(self, stream: int, batch: Sequence[Entry]) -> None:
         name = uuid4().hex

@@ -70,10 +70,10 @@ class Log(Protocol):
     def create(self, streams: int) -> None:
         """Create what is missing of streams and dead letters; existing ones stay."""
 
-    def publish(self, stream: int, entries: Sequence[Entry]) -> None:
-        """Append entries in this order, except those whose ids the stream has; return once stored.
+    def publish(self, streams: Mapping[int, Sequence[Entry]]) -> None:
+        """Append entries to streams, in order, except those whose ids a stream has; return once stored.
 
-        After an error a part of them may be stored, but none without all before it.
+        After an error a part of them may be stored, but none without all before it in its stream.
         """
 
     def reader(self, after: Mapping[int, int]) -> Reader:

@@ -328,3 +328,11 @@ LOGGING = logs.configuration(
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
 if SENTRY_DSN := env.str("SENTRY_DSN", default=""):
     logs.report_to_sentry(SENTRY_DSN)
+
+# One deployment of several that share the owners (docs/cells.md); without the log there is only one.
+CELLS_NATS_URL = env.str("CELLS_NATS_URL", default="")
+CELL_NAME = environment.cell_name("CELL_NAME")
+CELLS_DATABASES = environment.databases_of_cells("CELLS_DATABASES")
+if CELLS_NATS_URL:
+    # Before the app whose doctor it extends.
+    INSTALLED_APPS.insert(0, "cells")

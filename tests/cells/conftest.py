@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cells.cluster import Cluster, nats_binary
 from cells.jetstream import JetStream
+from tests.cells.world import World
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +21,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def log(cluster: Cluster) -> Iterator[JetStream]:
+    """A connection to a log without streams."""
     log = JetStream(cluster.url)
+    log.clear()
     try:
         yield log
     finally:
         log.close()
+
+
+@pytest.fixture
+def world(log: JetStream, cluster: Cluster, django_db_blocker: Any) -> Iterator[World]:
+    """Empty databases and a log of their own."""
+    with django_db_blocker.unblock():
+        world = World(cluster, log)
+        world.make_databases()
+        try:
+            yield world
+        finally:
+            world.drop()
