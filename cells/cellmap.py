@@ -26,9 +26,9 @@ class CellMap:
     since: Mapping[int, int] = field(default_factory=dict)
     """The position after which its cell reads a slot; 0 for slots that never moved."""
     granted: Mapping[int, int] = field(default_factory=dict)
-    """The number of moves of a slot so far."""
-    moves: Mapping[int, str] = field(default_factory=dict)
-    """Slots that are being moved, and the cell that each comes from or goes to."""
+    """How often a slot was given to a cell anew."""
+    moves: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """Slots that are being moved: from which cell, and to which. No cell reads them meanwhile."""
     revision: int = 0
 
     @classmethod
@@ -43,6 +43,20 @@ class CellMap:
 
     def stream_of(self, slot: int) -> int:
         return stream_of(slot, self.streams)
+
+    def begin_move(self, slot: int, to: str) -> "CellMap":
+        """Return the map with a slot that no cell reads until its move ends."""
+        return replace(self, moves={**self.moves, slot: [self.slots[slot], to]})
+
+    def grant(self, slot: int, cell: str, since: int) -> "CellMap":
+        """Return the map with a slot given to a cell, which reads it after a position."""
+        slots = [cell if number == slot else name for number, name in enumerate(self.slots)]
+        granted = {**self.granted, slot: self.granted.get(slot, 0) + 1}
+        return replace(self, slots=slots, since={**self.since, slot: since}, granted=granted)
+
+    def end_move(self, slot: int) -> "CellMap":
+        """Return the map with a slot that its cell may read."""
+        return replace(self, moves={n: ends for n, ends in self.moves.items() if n != slot})
 
     def to_json(self) -> bytes:
         document = asdict(self)

@@ -7,7 +7,7 @@ slots make them take turns, and the second finds the messages stored.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from django.db import DataError, Error, IntegrityError, connection, transaction
 
@@ -44,14 +44,15 @@ INSERT INTO cells_map (revision, value) VALUES (%s, %s)
     ON CONFLICT (id) DO UPDATE SET revision = excluded.revision, value = excluded.value
  WHERE cells_map.revision < excluded.revision
 """
-POSITIONS_SQL = "SELECT slot, position FROM cells_slot WHERE is_active ORDER BY slot"
+POSITIONS_SQL = "SELECT slot, position, version FROM cells_slot WHERE is_active"
 LOCK_SQL = """
-SELECT slot, position FROM cells_slot WHERE is_active AND slot = ANY(%s) ORDER BY slot FOR UPDATE
+SELECT slot, version, position FROM cells_slot
+ WHERE is_active AND slot = ANY(%s) ORDER BY slot FOR UPDATE
 """
 NOTE_SQL = """
 UPDATE cells_slot AS s SET position = n.position
-  FROM unnest(%s::smallint[], %s::bigint[]) AS n (slot, position)
- WHERE s.slot = n.slot AND s.is_active AND s.position < n.position
+  FROM unnest(%s::smallint[], %s::bigint[], %s::bigint[]) AS n (slot, version, position)
+ WHERE s.slot = n.slot AND s.is_active AND s.version = n.version AND s.position < n.position
 """
 
 
@@ -65,6 +66,9 @@ class Consumer:
         self._reader: Reader | None = None
         self._read: dict[int, int] = {}
         """The last position taken of each stream: all before it is stored, or not ours."""
+        self._versions: dict[int, int] = {}
+        """Of our slots, when the reader began. A slot that went away and came back has another: what this
+        reader has passed over meanwhile may be missing."""
         self._looked_at = 0.0
 
     def run(self, is_stopping: Callable[[], bool]) -> None:
@@ -108,22 +112,19 @@ class Consumer:
             self.close()
             self._map = current
             after: dict[int, int] = {}
-            for slot, position in query(POSITIONS_SQL):
+            self._versions = {}
+            for slot, position, version in query(POSITIONS_SQL):
                 stream = current.stream_of(slot)
                 after[stream] = min(position, after.get(stream, position))
+                self._versions[slot] = version
             self._read = dict(after)
             self._reader = self._log.reader(after) if after else None
         self._looked_at = time.monotonic()
 
     def _note_read(self) -> None:
-        if self._map is None or not self._read:
-            return
-        slots = [
-            slot
-            for slot in self._map.of_cell(self._cell)
-            if self._map.stream_of(slot) in self._read
-        ]
-        _note([(slot, self._read[self._map.stream_of(slot)]) for slot in slots])
+        if self._map is not None:
+            streams = {slot: self._map.stream_of(slot) for slot in self._versions}
+            self._note({slot: self._read[stream] for slot, stream in streams.items()})
 
     def store(self, messages: Sequence[Message]) -> int:
         """Store the events of messages that are ours and new; return their number.
@@ -148,7 +149,7 @@ class Consumer:
 
     @transaction.atomic
     def _store(self, messages: Sequence[Message]) -> int:
-        places = _lock(messages)
+        places = self._lock(messages)
         fresh = [one for one in messages if one.position > places.get(one.slot, one.position)]
         events = {}
         for message in fresh:
@@ -163,14 +164,28 @@ class Consumer:
         for id_ in Event.objects.filter(id__in=list(events)).values_list("id", flat=True):
             del events[id_]
         store_events(list(events.values()))
-        _note((one.slot, one.position) for one in fresh)
+        self._note({one.slot: one.position for one in fresh})
         return len(events)
 
     @transaction.atomic
     def _refuse(self, message: Message, reason: str) -> None:
-        if _lock([message]).get(message.slot, message.position) < message.position:
+        if self._lock([message]).get(message.slot, message.position) < message.position:
             self._log.refuse(message, reason)
-            _note([(message.slot, message.position)])
+            self._note({message.slot: message.position})
+
+    def _lock(self, messages: Iterable[Message]) -> dict[int, int]:
+        """Lock the rows of these messages' slots; return the positions of those that are ours."""
+        rows = query(LOCK_SQL, [sorted({one.slot for one in messages})])
+        return {
+            slot: position
+            for slot, version, position in rows
+            if self._versions.get(slot) == version
+        }
+
+    def _note(self, positions: Mapping[int, int]) -> None:
+        versions = [self._versions[slot] for slot in positions]
+        with connection.cursor() as cursor:
+            cursor.execute(NOTE_SQL, [list(positions), versions, list(positions.values())])
 
 
 def adopt(current: CellMap, cell: str) -> None:
@@ -194,15 +209,3 @@ def stored_map() -> CellMap | None:
         return None
     value, revision = rows[0]
     return CellMap.from_json(value, revision)
-
-
-def _lock(messages: Iterable[Message]) -> dict[int, int]:
-    """Lock the rows of these messages' slots; return the positions of those that are ours."""
-    return dict(query(LOCK_SQL, [sorted({one.slot for one in messages})]))
-
-
-def _note(places: Iterable[tuple[int, int]]) -> None:
-    # Of one slot the last stays.
-    noted = dict(places)
-    with connection.cursor() as cursor:
-        cursor.execute(NOTE_SQL, [list(noted), list(noted.values())])

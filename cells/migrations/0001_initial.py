@@ -17,6 +17,12 @@ CREATE TABLE cells_slot (
 COMMENT ON TABLE cells_slot IS 'Up to which position of its stream this cell has stored a slot.';
 COMMENT ON COLUMN cells_slot.version IS 'The revision of the map that gave the slot to this cell.';
 
+CREATE TABLE cells_frozen (
+    owner_id text PRIMARY KEY,
+    slot smallint NOT NULL
+);
+COMMENT ON TABLE cells_frozen IS 'Users that are inactive only while their slot is moved.';
+
 CREATE TABLE cells_map (
     id smallint PRIMARY KEY DEFAULT 1 CHECK (id = 1),
     revision bigint NOT NULL,
@@ -24,7 +30,7 @@ CREATE TABLE cells_map (
 );
 COMMENT ON TABLE cells_map IS 'The map as the consumer last read it, for the web processes.';
 """
-DROP = "DROP TABLE cells_relay, cells_slot, cells_map"
+DROP = "DROP TABLE cells_relay, cells_slot, cells_frozen, cells_map"
 
 
 class Migration(migrations.Migration):

@@ -4,6 +4,7 @@ import signal
 from argparse import ArgumentTypeError
 from typing import Any
 
+import psycopg
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 
@@ -12,6 +13,8 @@ from cells.cellmap import CellMap, MapMissingError, read_map
 from cells.consumer import Consumer
 from cells.jetstream import JetStream
 from cells.log import Log, LogError, MapChangedError
+from cells.moving import Move
+from cells.slots import SLOTS
 from webhooks.management import terminal
 
 
@@ -21,6 +24,7 @@ class Command(terminal.Command):
   manage.py cells init --cell a=https://a.example.com --cell b=https://b.example.com --streams 16
   manage.py cells relay
   manage.py cells consume
+  manage.py cells move 17 --to b
 
 relay and consume run until SIGTERM, and wait out what Postgres and the log do not answer.
 
@@ -42,6 +46,13 @@ exit codes: 0 done, 1 refused or failed, 2 wrong usage"""
             "--from-now", action="store_true",
             help="At its first start, leave out the events stored so far.",
         )  # fmt: skip
+        move = actions.add_parser("move", help="Move a slot to another cell, or go on with it.")
+        move.add_argument("slot", type=int, choices=range(SLOTS), metavar="SLOT")
+        goal = move.add_mutually_exclusive_group(required=True)
+        goal.add_argument("--to", metavar="CELL")
+        goal.add_argument(
+            "--cancel", action="store_true", help="Take a move back that was interrupted."
+        )
         actions.add_parser("consume", help="Store the events of the slots of CELL_NAME.")
 
     def run(self, **options: Any) -> None:
@@ -76,6 +87,18 @@ exit codes: 0 done, 1 refused or failed, 2 wrong usage"""
         if not settings.CELL_NAME:
             raise CommandError("CELL_NAME is not set: the name of this cell in the map.")
         Consumer(log, settings.CELL_NAME).run(_stopping())
+
+    def _move(self, log: Log, options: dict[str, Any]) -> None:
+        move = Move(log, options["slot"], settings.CELLS_DATABASES, self.say)
+        try:
+            if options["cancel"]:
+                move.cancel()
+            else:
+                move.run(options["to"])
+        except psycopg.Error as problem:
+            raise CommandError(
+                f"A database does not answer: {problem}Run the same command again to go on."
+            ) from None
 
 
 def _stopping() -> Any:
