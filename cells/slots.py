@@ -23,3 +23,8 @@ SLOT_SQL = "get_byte(sha256(convert_to({owner}::text, 'UTF8')), 0)"
 def stream_of(slot: int, streams: int) -> int:
     """Return the number of the stream that carries a slot; neighbours share one."""
     return slot * streams // SLOTS
+
+
+def mark_of(owner_id: UUID | str | int | None) -> str:
+    """Return what the keys of an owner begin with, so that a router knows the slot: `s05-`."""
+    return f"s{slot_of(owner_id):02x}-"

@@ -334,5 +334,13 @@ CELLS_NATS_URL = env.str("CELLS_NATS_URL", default="")
 CELL_NAME = environment.cell_name("CELL_NAME")
 CELLS_DATABASES = environment.databases_of_cells("CELLS_DATABASES")
 if CELLS_NATS_URL:
-    # Before the app whose doctor it extends.
-    INSTALLED_APPS.insert(0, "cells")
+    from cells.slots import mark_of
+
+    INSTALLED_APPS.append("cells")
+    WEBHOOKS_OWNER_MARK = mark_of
+    if CELL_NAME:
+        # Before whatever looks into the database for the token.
+        MIDDLEWARE.insert(
+            MIDDLEWARE.index("webhooks.api.middleware.ApiMiddleware"),
+            "cells.middleware.CellMiddleware",
+        )

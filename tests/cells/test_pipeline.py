@@ -2,17 +2,11 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from cells.log import Entry
 from cells.slots import slot_of, stream_of
-from config.embedded import die_with_parent
-from config.services import BASE_DIR
 from tests.cells.world import PAID, STREAMS, World
 from webhooks import service
 from webhooks.ids import new_id
@@ -141,46 +135,24 @@ def test_an_event_that_postgres_refuses_holds_no_other(world: World) -> None:
 # Processes that are killed.
 
 
-@contextmanager
-def running(world: World, place: str, action: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, "manage.py", "cells", action],
-        cwd=BASE_DIR,
-        env=world.environment(place),
-        preexec_fn=lambda: die_with_parent(signal.SIGKILL),
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def wait_for_stored(world: World, cell: str, count: int, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while len(world.stored(cell)) < count:
-        assert time.monotonic() < deadline, f"{len(world.stored(cell))} of {count}"
-        time.sleep(0.05)
-
-
 def test_everything_arrives_once_although_relay_and_consumer_are_killed(world: World) -> None:
     ada = world.add_owner("ada", slot=5)
     ids: list[str] = []
     for part in range(4):
-        with running(world, "producer", "relay"), running(world, "a", "consume"):
+        with world.running("producer", "relay"), world.running("a", "consume"):
             ids += world.trigger(ada, 300, first=300 * part)
-            wait_for_stored(world, "a", 300 * part + 50)
-    with running(world, "producer", "relay"), running(world, "a", "consume"):
-        wait_for_stored(world, "a", len(ids))
+            world.wait_for_stored("a", 300 * part + 50)
+    with world.running("producer", "relay"), world.running("a", "consume"):
+        world.wait_for_stored("a", len(ids))
 
     assert world.stored("a") == ids
     assert world.log.bounds(0).last == len(ids)
 
 
 def test_a_told_consumer_ends_in_order(world: World) -> None:
-    with running(world, "a", "consume") as consumer, running(world, "producer", "relay") as relay:
+    with world.running("a", "consume") as consumer, world.running("producer", "relay") as relay:
         ids = world.trigger(world.add_owner("ada", slot=5), 10)
-        wait_for_stored(world, "a", 10)
+        world.wait_for_stored("a", 10)
         for process in (consumer, relay):
             process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 0

@@ -1,8 +1,12 @@
 """Databases of a producer and of cells, beside the tests' own, and what happens in them."""
 
+import hashlib
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +28,12 @@ from tests import clusters
 from webhooks import service
 from webhooks.ids import new_id
 
-TEMPLATE = "cells_template"
+MIGRATIONS = [
+    path.read_bytes()
+    for app in ("cells", "webhooks", "projects", "sessions_app")
+    for path in sorted((BASE_DIR / app / "migrations").glob("*.py"))
+]
+TEMPLATE = f"cells_template_{hashlib.sha256(b''.join(MIGRATIONS)).hexdigest()[:8]}"
 # Not by the model, whose save would cause an event.
 ADD_USER = """
 INSERT INTO projects_user
@@ -57,7 +66,8 @@ class World:
         return os.environ | {
             "DATABASE_URL": self.url(name),
             "CELLS_NATS_URL": self.cluster.url,
-            "CELL_NAME": "" if name == "producer" else name,
+            "CELL_NAME": name if name in CELLS else "",
+            "CELLS_DATABASES": self.databases_json(),
             "REDIS_URL": settings.REDIS_URL,
             "WEBHOOKS_WAKEUP": "poll",
         }
@@ -68,7 +78,12 @@ class World:
             if (TEMPLATE,) not in names:
                 maintenance.execute(f"CREATE DATABASE {TEMPLATE}")
                 migrate = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
-                subprocess.run(migrate, cwd=BASE_DIR, env=self.environment("template"), check=True)
+                subprocess.run(
+                    migrate,
+                    cwd=BASE_DIR,
+                    env=self.environment(TEMPLATE.removeprefix("cells_")),
+                    check=True,
+                )
             self.drop()
             for name in ("producer", *CELLS):
                 maintenance.execute(f"CREATE DATABASE cells_{name} TEMPLATE {TEMPLATE}")
@@ -122,6 +137,33 @@ class World:
             while count > 0:
                 count -= consumer.store(consumer.take())
             assert consumer.store(consumer.take()) == 0
+
+    @contextmanager
+    def running(self, place: str, action: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a relay or a consumer until the block ends, which kills it."""
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", "cells", action],
+            cwd=BASE_DIR,
+            env=self.environment(place),
+            preexec_fn=lambda: embedded.die_with_parent(signal.SIGKILL),
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def wait_for_stored(self, cell: str, count: int, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while len(self.stored(cell)) < count:
+            assert time.monotonic() < deadline, f"{len(self.stored(cell))} of {count}"
+            time.sleep(0.05)
+
+    def move_command(self, slot: int, to: str) -> list[str]:
+        return [sys.executable, "-u", "manage.py", "cells", "move", str(slot), "--to", to]
+
+    def databases_json(self) -> str:
+        return json.dumps({cell: self.url(cell) for cell in CELLS})
 
     def stored(self, cell: str) -> list[str]:
         """Return the ids of the events of a cell, in the order in which they were stored."""

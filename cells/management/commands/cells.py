@@ -1,6 +1,7 @@
 """`manage.py cells`: the processes of cells, and what operators see and do."""
 
 import signal
+import time
 from argparse import ArgumentTypeError
 from typing import Any
 
@@ -8,7 +9,7 @@ import psycopg
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 
-from cells import relay
+from cells import relay, status
 from cells.cellmap import CellMap, MapMissingError, read_map
 from cells.consumer import Consumer
 from cells.jetstream import JetStream
@@ -17,11 +18,14 @@ from cells.moving import Move
 from cells.slots import SLOTS
 from webhooks.management import terminal
 
+REFUSALS_SHOWN = 10
+
 
 class Command(terminal.Command):
     help = "Cells: several deployments that share the owners, fed by one log."
     epilog = """examples:
   manage.py cells init --cell a=https://a.example.com --cell b=https://b.example.com --streams 16
+  manage.py cells
   manage.py cells relay
   manage.py cells consume
   manage.py cells move 17 --to b
@@ -31,6 +35,9 @@ relay and consume run until SIGTERM, and wait out what Postgres and the log do n
 exit codes: 0 done, 1 refused or failed, 2 wrong usage"""
 
     def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--seconds", type=float, default=1.0, help="How long to count for the rates (1)."
+        )
         actions = parser.add_subparsers(dest="action")
         init = actions.add_parser("init", help="Create the log's streams and the first map.")
         init.add_argument(
@@ -41,6 +48,7 @@ exit codes: 0 done, 1 refused or failed, 2 wrong usage"""
             "--streams", type=_streams, default=16,
             help="How many streams carry the slots, 1 to 256, for ever (16).",
         )  # fmt: skip
+        actions.add_parser("routes", help="Print the map for nginx (deploy/nginx-cells.conf).")
         publish = actions.add_parser("relay", help="Publish the events of this database.")
         publish.add_argument(
             "--from-now", action="store_true",
@@ -65,6 +73,33 @@ exit codes: 0 done, 1 refused or failed, 2 wrong usage"""
                 log.close()
         except LogError as problem:
             raise CommandError(str(problem)) from None
+
+    def _status(self, log: Log, options: dict[str, Any]) -> None:
+        current = read_map(log)
+        streams = status.streams_of(log, current, settings.CELL_NAME)
+        time.sleep(options["seconds"])
+        later = [log.bounds(one.stream).last for one in streams]
+        refused, refusals = log.refusals(REFUSALS_SHOWN)
+        rates = [
+            (last - one.bounds.last) / options["seconds"]
+            for one, last in zip(streams, later, strict=True)
+        ]
+        self.show(f"map of revision {current.revision}: {SLOTS} slots in {len(streams)} streams")
+        for cell, url in current.cells.items():
+            mine = " (this one)" if cell == settings.CELL_NAME else ""
+            self.show(f"  {cell:<12} {len(current.of_cell(cell)):>4} slots  {url}{mine}")
+        for slot, (from_, to) in sorted(current.moves.items()):
+            self.show(f"  slot {slot} is being moved from {from_} to {to}")
+        for one, rate in zip(streams, rates, strict=True):
+            behind = "" if one.behind is None else f"  {one.behind:,} behind"
+            self.show(f"stream {one.stream:<3} at {one.bounds.last:,}  {rate:,.0f}/s{behind}")
+        self.show(f"refused messages: {refused:,}")
+        for refusal in refusals:
+            self.show(f"  {refusal.message_id}  {refusal.reason}")
+
+    def _routes(self, log: Log, options: dict[str, Any]) -> None:
+        for slot, cell in enumerate(read_map(log).slots):
+            self.show(f'"{slot:02x}" {cell};')
 
     def _init(self, log: Log, options: dict[str, Any]) -> None:
         try:
