@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export DEBUG ?= 1
 
-.PHONY: help setup demo serve test test-slow test-full coverage check e2e screenshots fmt texts docs docs-site bench bench-report chaos mutants package
+.PHONY: help setup demo demo-cells serve test test-slow test-full coverage check e2e screenshots fmt texts docs docs-site bench bench-report chaos mutants package
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -22,6 +22,9 @@ $(STAMP): requirements-dev.lock
 demo: setup  ## the main job, working; then the admin on port 8000
 	@$(BIN)/python manage.py migrate --verbosity 0
 	@WEBHOOKS_ALLOWED_NETWORKS=127.0.0.0/8 $(BIN)/python manage.py demo $(ARGS)
+
+demo-cells: setup  ## two cells fed by a log of three nodes, to verified receipts
+	@$(BIN)/python -m cells.demo
 
 serve: setup  ## the production server; ARGS="--port 8000 --processes 2 --threads 32"
 	@$(BIN)/python -m config.serve $(ARGS)
