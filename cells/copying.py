@@ -176,7 +176,7 @@ def delete(connection: Connection, owners: Owners, *, with_events: bool = False)
     _count_deliveries(connection, owners)
     for name in ("webhooks_reopenedhour", "webhooks_hourfigures"):
         condition = owners.condition(Table(name, OWNED))
-        connection.execute(sql.SQL(f"DELETE FROM {name} t WHERE {condition}"))  # type: ignore[arg-type]
+        connection.execute(f"DELETE FROM {name} t WHERE {condition}")
 
 
 def _count_deliveries(connection: Connection, owners: Owners) -> None:
@@ -210,8 +210,8 @@ def _send(
     names = ", ".join(columns)
     reading, writing = source.cursor(), target.cursor()
     with (
-        reading.copy(sql.SQL(f"COPY ({select}) TO STDOUT (FORMAT binary)")) as sent,  # type: ignore[arg-type]
-        writing.copy(sql.SQL(f"COPY {table} ({names}) FROM STDIN (FORMAT binary)")) as kept,  # type: ignore[arg-type]
+        reading.copy(f"COPY ({select}) TO STDOUT (FORMAT binary)") as sent,
+        writing.copy(f"COPY {table} ({names}) FROM STDIN (FORMAT binary)") as kept,
     ):
         for part in sent:
             kept.write(part)
@@ -221,4 +221,4 @@ def _digest(connection: Connection, select: str) -> Any:
     """Return the number of rows and a sum over what is in them."""
     text = f"""SELECT count(*), coalesce(sum(hashtextextended(row::text, 0)::numeric), 0)
                  FROM ({select}) AS row"""
-    return connection.execute(sql.SQL(text)).fetchone()  # type: ignore[arg-type]
+    return connection.execute(text).fetchone()

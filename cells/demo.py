@@ -112,7 +112,7 @@ class Site:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Run a relay, and a consumer and a worker of each cell, until the block ends."""
-        commands = [("producer", "cells", "relay")]
+        commands: list[tuple[str, ...]] = [("producer", "cells", "relay")]
         for cell in CELLS:
             commands += [(cell, "cells", "consume"), (cell, "webhooks_worker")]
         processes = [self.start(*command) for command in commands]
