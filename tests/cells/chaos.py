@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from config.services import BASE_DIR, provide_services
@@ -108,11 +109,11 @@ class Run:
     def victims(self) -> dict[str, Callable[[], None]]:
         found: dict[str, Callable[[], None]] = {}
         for node in range(3):
-            found[f"node {node}"] = lambda node=node: self.kill_node(node)
+            found[f"node {node}"] = partial(self.kill_node, node)
         for command in self.processes:
-            found[" ".join(command)] = lambda command=command: self.kill_process(command)
+            found[" ".join(command)] = partial(self.kill_process, command)
         for place in PLACES:
-            found[f"postgres {place}"] = lambda place=place: self.kill_postgres(place)
+            found[f"postgres {place}"] = partial(self.kill_postgres, place)
         return found
 
     def kill_node(self, node: int) -> None:

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 import pytest
 
+from cells import consumer
 from cells.cellmap import read_map
 from cells.moving import Move, MoveError
 from config.embedded import die_with_parent
 from config.services import BASE_DIR
-from tests.cells.world import CELLS, World
+from tests.cells.world import CELLS, World, consuming
 from webhooks import service
 from webhooks.models import Webhook
 from webhooks.repair import integrity
@@ -203,3 +205,38 @@ def test_consumers_of_both_cells_hand_over_while_events_arrive(world: World) -> 
 
     assert ordered(world, "b") == ids
     assert world.stored("a") == []
+
+
+def test_a_consumer_misses_nothing_of_a_slot_that_came_back_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = world.add_owner("ada", slot=SLOT)
+    world.trigger(ada, 3)
+    world.relay()
+    with world.inside("a"), consuming(world.log, "a") as late:
+        assert late.store(late.take()) == 3
+        # It looks at no newer map until it is told to.
+        monkeypatch.setattr(consumer, "MAP_SECONDS", 1000)
+        stuck = Move(world.log, SLOT, databases(world) | {"b": world.url("nowhere")}, print)
+        with pytest.raises(psycopg.OperationalError):
+            stuck.run("b")
+        with world.server.connect("cells_a") as connection:
+            connection.execute("UPDATE cells_slot SET is_active = false WHERE slot = 5")
+        world.trigger(ada, 3, first=3)
+        world.relay()
+        assert late.store(late.take()) == 0
+        Move(world.log, SLOT, databases(world), print).cancel()
+        # Another consumer of the cell is faster.
+        consumer.adopt(read_map(world.log), "a")
+        ids = world.trigger(ada, 3, first=6)
+        world.relay()
+
+        assert late.store(late.take()) == 0
+        monkeypatch.setattr(consumer, "MAP_SECONDS", 0)
+        stored = 0
+        while stored < 6:
+            stored += late.store(late.take())
+        assert late.store(late.take()) == 0
+
+    assert len(world.stored("a")) == 9
+    assert world.stored("a")[-3:] == ids
