@@ -8,6 +8,7 @@ slots make them take turns, and the second finds the messages stored.
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from django.db import DataError, Error, IntegrityError, connection, transaction
 
@@ -84,6 +85,8 @@ class Consumer:
                 if isinstance(problem, Error):
                     connection.close()
                 time.sleep(PAUSE_SECONDS)
+        with suppress(Error):
+            self.note_read()
         self.close()
 
     def close(self) -> None:
@@ -105,7 +108,7 @@ class Consumer:
 
     def _look(self) -> None:
         """Note all positions, and take over what the map now gives this cell."""
-        self._note_read()
+        self.note_read()
         current = read_map(self._log)
         if self._map is None or current.revision != self._map.revision:
             adopt(current, self._cell)
@@ -121,7 +124,8 @@ class Consumer:
             self._reader = self._log.reader(after) if after else None
         self._looked_at = time.monotonic()
 
-    def _note_read(self) -> None:
+    def note_read(self) -> None:
+        """Note how far the streams are read for slots without messages, too."""
         if self._map is not None:
             streams = {slot: self._map.stream_of(slot) for slot in self._versions}
             self._note({slot: self._read[stream] for slot, stream in streams.items()})

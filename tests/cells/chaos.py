@@ -39,7 +39,6 @@ from webhooks.workbench.receiver import HttpReceiver, Received  # noqa: E402
 
 OWNERS = 20
 PAUSE_SECONDS = 2.0
-QUIET_SECONDS = 240
 
 # Until told to stop, or so many; an error of Postgres is only the end of a transaction.
 PRODUCE = """
@@ -181,6 +180,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--per-second", type=float, default=150)
+    parser.add_argument("--quiet", type=float, default=240, help="Seconds for what is left then.")
     options = parser.parse_args()
     dice = random.Random(options.seed)
     with ExitStack() as stack:
@@ -227,7 +227,7 @@ def main() -> int:
         killed_for = time.monotonic() - began
         expected = run.expected()
         total = sum(map(len, expected.values()))
-        deadline = time.monotonic() + QUIET_SECONDS
+        deadline = time.monotonic() + options.quiet
         while len(run.order) < total and time.monotonic() < deadline:
             time.sleep(0.5)
         missing = [id_ for ids in expected.values() for id_ in ids if id_ not in run.order]

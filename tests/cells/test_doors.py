@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.message import Message
 from typing import Any
 
 import pytest
@@ -60,14 +61,14 @@ def serving(world: World, place: str) -> Iterator[str]:
         process.wait(20)
 
 
-def get(url: str, token: str = "") -> tuple[int, dict[str, str], bytes]:
+def get(url: str, token: str = "") -> tuple[int, Message, bytes]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:  # noqa: S310
-            return answer.status, dict(answer.headers), answer.read()
+            return answer.status, answer.headers, answer.read()
     except urllib.error.HTTPError as answer:
         with answer:
-            return answer.code, dict(answer.headers), answer.read()
+            return answer.code, answer.headers, answer.read()
 
 
 def test_a_cell_answers_for_its_own_owners_only(world: World) -> None:

@@ -176,6 +176,7 @@ def consuming(log: JetStream, cell: str) -> Iterator[Consumer]:
     consumer = Consumer(log, cell)
     try:
         yield consumer
+        consumer.note_read()
     finally:
         consumer.close()
 
