@@ -15,9 +15,8 @@ from django.db import DataError, Error, IntegrityError, connection, transaction
 from cells.cellmap import CellMap, read_map
 from cells.log import Log, LogError, Message, Reader
 from cells.messages import RefusedError, event_of
-from webhooks.models import Event
 from webhooks.outbox.store import store_events
-from webhooks.postgres.sql import query
+from webhooks.postgres.sql import query, run
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +49,7 @@ LOCK_SQL = """
 SELECT slot, version, position FROM cells_slot
  WHERE is_active AND slot = ANY(%s) ORDER BY slot FOR UPDATE
 """
+KNOWN_SQL = "SELECT id FROM webhooks_event WHERE id = ANY(%(ids)s)"
 NOTE_SQL = """
 UPDATE cells_slot AS s SET position = n.position
   FROM unnest(%s::smallint[], %s::bigint[], %s::bigint[]) AS n (slot, version, position)
@@ -165,7 +165,7 @@ class Consumer:
             else:
                 events[event.id] = event
         # What a producer published again after the log had forgotten its id.
-        for id_ in Event.objects.filter(id__in=list(events)).values_list("id", flat=True):
+        for (id_,) in run(KNOWN_SQL, {"ids": list(events)}).fetchall():
             del events[id_]
         store_events(list(events.values()))
         self._note({one.slot: one.position for one in fresh})

@@ -8,6 +8,7 @@ import re
 from datetime import date, datetime
 from typing import Any
 from urllib.parse import quote, unquote
+from uuid import UUID
 
 from cells.log import Entry, Message
 from cells.slots import slot_of
@@ -79,20 +80,21 @@ def _relayed(message: Message, owner_id: Any) -> Event:
     public_id, event_type, created = (part.decode() for part in beginning.groups())
     headers = message.headers
     version = headers.get(VERSION)
-    values = {
-        "id": parse_public_id(public_id, EVENT_PREFIX),
-        "type": event_type,
-        "owner_id": owner_id,
-        "payload": message.data,
-        "version": None if version is None else date.fromisoformat(version),
-        "idempotency_key": None,
-        "body_hash": None,
-        "fanout_count": 0,
-        "object_reference": unquote(headers.get(OBJECT, "")),
-        "is_self_reported": headers.get(SELF_REPORTED) == "1",
-        "created_at": datetime.fromisoformat(created),
-    }
-    return Event.from_db(None, EVENT_FIELDS, [values[name] for name in EVENT_FIELDS])
+    values = (
+        UUID(public_id[len(EVENT_PREFIX) :]),
+        event_type,
+        owner_id,
+        message.data,
+        None if version is None else date.fromisoformat(version),
+        None,
+        None,
+        0,
+        unquote(headers.get(OBJECT, "")),
+        headers.get(SELF_REPORTED) == "1",
+        datetime.fromisoformat(created),
+    )
+    # As build_event() does.
+    return Event.from_db(None, EVENT_FIELDS, values)
 
 
 def _direct(message: Message, owner_id: Any) -> Event:

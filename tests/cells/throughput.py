@@ -116,6 +116,9 @@ def main() -> int:
         seconds, events = time.monotonic() - began, options.events - at_first
         say(f"into two cells: {events / seconds:,.0f}/s ({events:,} in {seconds:.1f} s)")
         say(f"processor time, us/event: {watch.spent(events)}")
+        files = (home / "nats" / "node0").rglob("*")
+        size = sum(file.stat().st_size for file in files if file.is_file())
+        say(f"on the disk of each node: {size / options.events:,.0f} bytes/event")
         for process in (relay | consumers).values():
             process.kill()
             process.wait()
