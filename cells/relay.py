@@ -73,6 +73,12 @@ def begin_now() -> None:
         cursor.execute(FIRST_SQL, [feed.now().to_text()])
 
 
+def unpublished() -> int | None:
+    """Return how many events wait for the relay, PAGE_EVENTS at most; None if none ever ran here."""
+    rows = query(READ_SQL)
+    return len(feed.read(rows[0][0], limit=PAGE_EVENTS).events) if rows else None
+
+
 def _cursor() -> str:
     rows = query(READ_SQL)
     if not rows:

@@ -8,6 +8,7 @@ from django.conf import settings
 from cells.cellmap import CellMap, MapMissingError, read_map
 from cells.jetstream import JetStream
 from cells.log import Bounds, Log, LogError
+from cells.relay import PAGE_EVENTS, unpublished
 from webhooks.postgres.sql import query
 from webhooks.repair.findings import Finding, failure, ok, warning
 
@@ -71,6 +72,14 @@ def _look(log: Log) -> Iterator[Finding]:
             "manage.py cells consume",
             count=behind,
         )
+    waiting = unpublished() or 0
+    if waiting == PAGE_EVENTS:
+        yield warning(
+            "cells",
+            f"At least {waiting:,} events of this database are not published yet.",
+            "manage.py cells relay",
+            count=waiting,
+        )
     for slot, (from_, to) in sorted(current.moves.items()):
         yield warning(
             "cells",
@@ -86,5 +95,7 @@ def _look(log: Log) -> Iterator[Finding]:
             "Mend the producer and publish them again with new ids; nats stream purge DEAD",
             count=count,
         )
-    if not (count or behind > MANY_BEHIND or current.moves or cut):
-        yield ok("cells", f"This cell has stored all but {behind:,} messages of the log.")
+    if not (count or behind > MANY_BEHIND or current.moves or cut or waiting == PAGE_EVENTS):
+        yield ok(
+            "cells", f"The log answers; {behind:,} messages of it are still to be stored here."
+        )

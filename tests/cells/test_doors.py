@@ -93,7 +93,10 @@ def test_a_cell_answers_for_its_own_owners_only(world: World) -> None:
 def test_operators_see_the_map_the_lag_and_refusals(world: World) -> None:
     ada = world.add_owner("ada", slot=5)
     world.trigger(ada, 4)
+    assert "to be published" not in manage(world, "producer", "cells")
     world.relay()
+    world.trigger(ada, 2)
+    assert "to be published from here: 2" in manage(world, "producer", "cells")
     world.consume("a", 4)
     headers = {"Nats-Msg-Id": "evt_1", "Owner": str(ada)}
     world.log._wait(world.log._js.publish("events.0.5.billing", b"{", headers=headers))

@@ -93,6 +93,8 @@ exit codes: 0 done, 1 refused or failed, 2 wrong usage"""
         for one, rate in zip(streams, rates, strict=True):
             behind = "" if one.behind is None else f"  {one.behind:,} behind"
             self.show(f"stream {one.stream:<3} at {one.bounds.last:,}  {rate:,.0f}/s{behind}")
+        if (waiting := relay.unpublished()) is not None:
+            self.show(f"to be published from here: {waiting:,}")
         self.show(f"refused messages: {refused:,}")
         for refusal in refusals:
             self.show(f"  {refusal.message_id}  {refusal.reason}")
