@@ -114,11 +114,6 @@ class JetStream:
     def _replicas(self) -> int:
         return min(REPLICAS, len(self._client.servers))
 
-    def clear(self) -> None:
-        """Delete all streams, with all events and the map: for tests and the demo."""
-        for info in self._wait(self._js.streams_info()):
-            self._wait(self._js.delete_stream(info.config.name or ""))
-
     # Publishing.
 
     def publish(self, streams: Mapping[int, Sequence[Entry]]) -> None:

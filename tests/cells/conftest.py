@@ -23,7 +23,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def log(cluster: Cluster) -> Iterator[JetStream]:
     """A connection to a log without streams."""
     log = JetStream(cluster.url)
-    log.clear()
+    for info in log._wait(log._js.streams_info()):
+        log._wait(log._js.delete_stream(info.config.name or ""))
     try:
         yield log
     finally:

@@ -134,7 +134,8 @@ exit codes: 0 done, 1 refused or failed, 2 wrong usage"""
                 move.run(options["to"])
         except psycopg.Error as problem:
             raise CommandError(
-                f"A database does not answer: {problem}Run the same command again to go on."
+                f"The move stopped: {str(problem).strip()} Run the command again to go on, or with"
+                " --cancel."
             ) from None
 
 
