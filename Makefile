@@ -150,6 +150,10 @@ package:  ## a wheel of the app alone in var/dist, checked
 chaos: setup  ## break things and count; SEED=1 MINUTES=10
 	$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),1) $(ARGS)
 
+.PHONY: chaos-cells
+chaos-cells: setup  ## the same with two cells and their log; ARGS="--events 20000 --kills 5"
+	@$(BIN)/python -m tests.cells.chaos $(ARGS)
+
 # Sabotages of a copy of the code, each of which chaos or a test has to catch; ARGS names some of them.
 mutants: setup  ## sabotage copies of the code; each must be caught
 	$(BIN)/python -m tests.chaos.mutants $(ARGS)

@@ -69,7 +69,7 @@ class Site:
             "WEBHOOKS_WAKEUP": "listen",
             "REDIS_URL": redis_url,
         }
-        self._environments = {
+        self.environments = {
             name: os.environ
             | shared
             | {"DATABASE_URL": urls[name], "CELL_NAME": "" if name == "producer" else name}
@@ -81,7 +81,7 @@ class Site:
         done = subprocess.run(
             [sys.executable, "manage.py", *arguments],
             cwd=BASE_DIR,
-            env=self._environments[name],
+            env=self.environments[name],
             input=text,
             text=True,
             stdout=subprocess.PIPE,
@@ -95,7 +95,7 @@ class Site:
             return subprocess.Popen(
                 [sys.executable, "manage.py", *arguments],
                 cwd=BASE_DIR,
-                env=self._environments[name],
+                env=self.environments[name],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

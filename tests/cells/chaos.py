@@ -139,7 +139,7 @@ class Run:
             ran = subprocess.run(
                 [sys.executable, "manage.py", "cells", "move", str(slot), "--to", to],
                 cwd=BASE_DIR,
-                env=self.site._environments["producer"],
+                env=self.site.environments["producer"],
                 stderr=subprocess.PIPE,
                 text=True,
                 check=False,
