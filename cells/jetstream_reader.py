@@ -63,8 +63,8 @@ class JetStreamReader:
             pull = Pull(stream, position, self._take_in)
             try:
                 await self._pull(pull)
-            except (TimeoutError, nats.errors.Error, OSError) as problem:
-                logger.info("Stream %d is read anew: %r", stream, problem)
+            except Exception as problem:  # whatever it is: nobody else would read the stream
+                logger.warning("Stream %d is read anew: %r", stream, problem)
                 await asyncio.sleep(0.2)
             position = pull.position
 

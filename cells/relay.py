@@ -15,6 +15,7 @@ from django.db import Error, connection
 from cells.cellmap import read_map
 from cells.log import Entry, Log, LogError
 from cells.messages import entry_of
+from cells.slots import stream_of
 from webhooks.outbox import feed
 from webhooks.postgres.sql import query
 
@@ -33,12 +34,12 @@ NOTE_SQL = "UPDATE cells_relay SET cursor = %s WHERE cursor = %s RETURNING 1"
 
 
 class Relay:
-    """`log` must have a map. Raises LogError and MapMissingError."""
+    """Raises MapMissingError without a map."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        # Never changes: an event's stream follows from its slot and the number of streams.
-        self._map = read_map(log)
+        self._streams: int | None = None
+        """The number of streams, which never changes."""
 
     def run(self, is_stopping: Callable[[], bool]) -> None:
         """Publish until told to stop; errors of Postgres and the log are waited out."""
@@ -53,7 +54,9 @@ class Relay:
                 time.sleep(PAUSE_SECONDS)
 
     def step(self) -> int:
-        """Publish the next page; return the number of its events."""
+        """Publish the next page; return the number of its events. Raises LogError, too."""
+        if self._streams is None:
+            self._streams = read_map(self._log).streams
         after = _cursor()
         page = feed.read(after, limit=PAGE_EVENTS)
         if page.next == after:
@@ -61,7 +64,7 @@ class Relay:
         streams: dict[int, list[Entry]] = defaultdict(list)
         for event in page.events:
             entry = entry_of(event)
-            streams[self._map.stream_of(entry.slot)].append(entry)
+            streams[stream_of(entry.slot, self._streams)].append(entry)
         self._log.publish(streams)
         query(NOTE_SQL, [page.next, after])
         return len(page.events)

@@ -90,6 +90,7 @@ class Run:
         self.processes: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
         stack.callback(self.end)
         self.kills: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()
 
     def hear(self, received: Received) -> None:
         self.received += 1
@@ -98,6 +99,13 @@ class Run:
 
     def start(self, *command: str) -> None:
         self.processes[command] = self.site.start(*command)
+
+    def supervise(self) -> None:
+        """Start again what has ended by itself, as a supervisor does."""
+        for command, process in list(self.processes.items()):
+            if process.poll() is not None:
+                self.ended[" ".join(command)] += 1
+                self.start(*command)
 
     def end(self) -> None:
         for process in self.processes.values():
@@ -248,6 +256,7 @@ def main() -> int:
             victims[name]()
             run.kills[name] += 1
             time.sleep(PAUSE_SECONDS)
+            run.supervise()
         if mover is not None:
             mover.join()
         produce.join()
@@ -257,12 +266,13 @@ def main() -> int:
         deadline = time.monotonic() + options.quiet
         while len(run.order) < total and time.monotonic() < deadline:
             time.sleep(0.5)
+            run.supervise()
         missing = [id_ for ids in expected.values() for id_ in ids if id_ not in run.order]
         overtaken = run.overtaken(expected)
         say(
             f"{total:,} events, {killed_for:.0f} s with kills, {time.monotonic() - began:.0f} s in all"
         )
-        say(f"kills: {dict(run.kills)}")
+        say(f"kills: {dict(run.kills)}; ended by themselves: {dict(run.ended)}")
         say(f"moves of slot {slot}: {tries}")
         again = run.received - len(run.order)
         say(
