@@ -68,10 +68,11 @@ class FeedEvent:
     created_at: datetime
     payload: bytes
     """The exact bytes that webhooks receive."""
-    owner_id: Any
-    object_reference: str
-    is_self_reported: bool
-    version: date | None
+    # Only read() fills these in; the API's feed does not tell them.
+    owner_id: Any = None
+    object_reference: str = ""
+    is_self_reported: bool = False
+    version: date | None = None
     """Of its data; None where its type has one version only."""
 
 
