@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export DEBUG ?= 1
 
-.PHONY: help setup demo serve test test-slow test-full coverage check e2e screenshots fmt texts docs docs-site bench bench-report chaos mutants package
+.PHONY: help setup demo demo-cells serve test test-slow test-full coverage check e2e screenshots fmt texts docs docs-site bench bench-report chaos mutants package
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -22,6 +22,9 @@ $(STAMP): requirements-dev.lock
 demo: setup  ## the main job, working; then the admin on port 8000
 	@$(BIN)/python manage.py migrate --verbosity 0
 	@WEBHOOKS_ALLOWED_NETWORKS=127.0.0.0/8 $(BIN)/python manage.py demo $(ARGS)
+
+demo-cells: setup  ## two cells fed by a log of three nodes, to verified receipts
+	@$(BIN)/python -m cells.demo
 
 serve: setup  ## the production server; ARGS="--port 8000 --processes 2 --threads 32"
 	@$(BIN)/python -m config.serve $(ARGS)
@@ -59,8 +62,8 @@ check: setup  ## format, lint, types, imports, Django's checks
 
 # The lock files, from the requirements files beside them: every package with the hashes of its files.
 # uv is installed apart; it is in no environment of ours.
-LOCKS := requirements.lock requirements-tracing.lock requirements-dev.lock requirements-e2e.lock requirements-bench.lock \
- requirements-docs.lock requirements-package.lock
+LOCKS := requirements.lock requirements-tracing.lock requirements-cells.lock requirements-dev.lock \
+ requirements-e2e.lock requirements-bench.lock requirements-docs.lock requirements-package.lock
 
 .PHONY: lock audit sbom
 lock: setup
@@ -151,6 +154,10 @@ chaos: setup  ## break things and count; SEED=1 MINUTES=10
 .PHONY: hosts
 hosts: setup pgbouncer  ## three hosts, and what breaks between them; SEED=1 MINUTES=3
 	$(BIN)/python -m tests.hosts --seed $(or $(SEED),1) --minutes $(or $(MINUTES),3) $(ARGS)
+
+.PHONY: chaos-cells
+chaos-cells: setup  ## the same with two cells and their log; ARGS="--events 20000 --kills 5"
+	@$(BIN)/python -m tests.cells.chaos $(ARGS)
 
 # Sabotages of a copy of the code, each of which chaos or a test has to catch; ARGS names some of them.
 mutants: setup  ## sabotage copies of the code; each must be caught

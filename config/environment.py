@@ -16,6 +16,7 @@ from uuid import UUID
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+from config import server_urls
 from webhooks.conf import DEFAULTS
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -230,3 +231,27 @@ def ca_bundle() -> str:
     if path and not Path(path).is_file():
         raise ImproperlyConfigured(f"WEBHOOKS_CA_BUNDLE: there is no file {path!r}.")
     return path
+
+
+def cell_name(name: str) -> str:
+    value = str(env.str(name, default=""))
+    if value and not re.fullmatch(r"[a-z0-9-]{1,30}", value):
+        raise ImproperlyConfigured(
+            f"{name} must be a name of at most 30 small letters, digits and hyphens."
+        )
+    return value
+
+
+def databases_of_cells(name: str) -> dict[str, str]:
+    """Return the URL of each cell's database, by the cell's name."""
+    try:
+        found = json.loads(env.str(name, default="{}"))
+        urls = {str(cell): str(url) for cell, url in found.items()}
+    except (ValueError, AttributeError):
+        # The value holds passwords, so it is not shown.
+        raise ImproperlyConfigured(
+            f'{name} must be JSON of the form {{"<cell>": "postgres://…"}}.'
+        ) from None
+    for url in urls.values():
+        server_urls.read_database_url(url)
+    return urls

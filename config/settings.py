@@ -333,3 +333,19 @@ WEBHOOKS_SEND_TRACEPARENT = env.bool("WEBHOOKS_SEND_TRACEPARENT", default=False)
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
 if SENTRY_DSN := env.str("SENTRY_DSN", default=""):
     logs.report_to_sentry(SENTRY_DSN)
+
+# One deployment of several that share the owners (docs/cells.md); without the log there is only one.
+CELLS_NATS_URL = env.str("CELLS_NATS_URL", default="")
+CELL_NAME = environment.cell_name("CELL_NAME")
+CELLS_DATABASES = environment.databases_of_cells("CELLS_DATABASES")
+if CELLS_NATS_URL:
+    from cells.slots import mark_of
+
+    INSTALLED_APPS.append("cells")
+    WEBHOOKS_OWNER_MARK = mark_of
+    if CELL_NAME:
+        # Before whatever looks into the database for the token.
+        MIDDLEWARE.insert(
+            MIDDLEWARE.index("webhooks.api.middleware.ApiMiddleware"),
+            "cells.middleware.CellMiddleware",
+        )

@@ -45,6 +45,11 @@ MEANINGS: dict[str, dict[str, str]] = {
         "WEBHOOKS_QUEUE": "The RQ queue of wake-ups.",
         "WEBHOOKS_JOB_MODULES": "Modules whose functions workers may run as RQ jobs, comma-separated.",
     },
+    "Cells": {
+        "CELLS_NATS_URL": "The servers of the log, `nats://user:password@host:4222`, comma-separated; without it there are no cells ([cells](cells.md)).",
+        "CELL_NAME": "The name of this deployment in the map of cells; none for a producer that is no cell.",
+        "CELLS_DATABASES": 'Where slots are moved: the URLs of the cells\' databases, JSON of the form `{"a": "postgres://…"}`.',
+    },
     "Keys and retention": {
         "WEBHOOKS_ENCRYPTION_KEYS": "Base64 of 32 random bytes each, comma-separated; the first encrypts, all decrypt.",
         "WEBHOOKS_RETENTION_DAYS": "The daily purge deletes deliveries that finished longer ago; 0 keeps all.",

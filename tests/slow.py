@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 
 SLOW = (
+    "cells/test_doors.py",
+    "cells/test_jetstream.py",
+    "cells/test_moving.py",
+    "cells/test_pipeline.py",
     "chaos",
     "config/test_embedded.py",
     "hostile/test_costly_bodies.py",

@@ -8,7 +8,7 @@ import pytest
 
 from config.services import BASE_DIR
 
-PACKAGES = ("webhooks", "config", "projects", "sessions_app")
+PACKAGES = ("webhooks", "cells", "config", "projects", "sessions_app")
 MAX_CLASS_LINES = 200
 MAX_MODULE_LINES = 400
 MAX_ROOMS = 25

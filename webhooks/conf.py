@@ -26,6 +26,9 @@ DEFAULTS: dict[str, Any] = {
     "WEBHOOKS_OWNER_KEY": "uuid",
     # The beginning of each token of the HTTP API, at most 10 characters.
     "WEBHOOKS_TOKEN_PREFIX": "wht_",
+    # What the secret part of an owner's tokens and portal keys begins with, for a router: a function of
+    # the owner's id that returns at most 10 characters; None for nothing.
+    "WEBHOOKS_OWNER_MARK": None,
     # One Valkey or Redis, for wake-ups.
     "REDIS_URL": "redis://127.0.0.1:6379/0",
     # Whether to prepare statements on connections that allow it.

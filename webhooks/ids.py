@@ -3,7 +3,9 @@
 import re
 import uuid
 from datetime import datetime
+from typing import Any
 
+from django.conf import settings
 from uuid_utils.compat import uuid7
 
 from webhooks.errors import PublicIdInvalidError
@@ -23,6 +25,12 @@ HEX_DIGITS = re.compile(r"[0-9A-Fa-f]{32}")
 def new_id() -> uuid.UUID:
     """Return a new UUIDv7."""
     return uuid7()
+
+
+def mark_of(owner_id: Any) -> str:
+    """Return what an owner's tokens and portal keys begin with; see WEBHOOKS_OWNER_MARK."""
+    mark = settings.WEBHOOKS_OWNER_MARK
+    return "" if mark is None else str(mark(owner_id))
 
 
 def first_id_of(moment: datetime) -> uuid.UUID:

@@ -122,3 +122,34 @@ def test_portal_may_be_framed_by_subdomains(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("WEBHOOKS_PORTAL_FRAME_ANCESTORS", ",".join(origins))
 
     assert load()["WEBHOOKS_PORTAL_FRAME_ANCESTORS"] == origins
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("CELL_NAME", "Cell A", "CELL_NAME must be a name of at most 30 small letters"),
+        ("CELLS_DATABASES", "postgres://host/a", "CELLS_DATABASES must be JSON of the form"),
+        ("CELLS_DATABASES", '["a"]', "CELLS_DATABASES must be JSON of the form"),
+        ("CELLS_DATABASES", '{"a": "mysql://host/a"}', "DATABASE_URL"),
+    ],
+)
+def test_cells_that_nobody_can_find_are_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ImproperlyConfigured, match=message):
+        load()
+
+
+def test_cells_are_off_without_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELL_NAME", "a")
+    alone = load()
+    monkeypatch.setenv("CELLS_NATS_URL", "nats://127.0.0.1:4222")
+    one_of_several = load()
+
+    assert "cells" not in alone["INSTALLED_APPS"]
+    assert "WEBHOOKS_OWNER_MARK" not in alone
+    assert "cells.middleware.CellMiddleware" not in alone["MIDDLEWARE"]
+    assert "cells" in one_of_several["INSTALLED_APPS"]
+    assert "cells.middleware.CellMiddleware" in one_of_several["MIDDLEWARE"]

@@ -58,9 +58,13 @@ def certificate(folder: Path) -> Path:
     return path
 
 
-def test_nginx_accepts_its_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["nginx.conf", "nginx-cells.conf"])
+def test_nginx_accepts_its_files(tmp_path: Path, name: str) -> None:
     nginx, pem = need("nginx"), certificate(tmp_path)
-    site = (DEPLOY / "nginx.conf").read_text()
+    site = (DEPLOY / name).read_text()
+    routes = tmp_path / "routes"
+    routes.write_text('"05" a;\n"c8" b;\n')
+    site = site.replace("/etc/nginx/cell-routes.map", str(routes))
     site = site.replace("/etc/ssl/webhooks.example.com.pem", str(pem))
     site = site.replace("/etc/ssl/private/webhooks.example.com.key", str(pem))
     whole = tmp_path / "nginx.conf"

@@ -17,7 +17,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from webhooks.ids import TOKEN_PREFIX, new_id
+from webhooks.ids import TOKEN_PREFIX, mark_of, new_id
 
 MAX_TOKENS = 50
 """Of one user."""
@@ -47,7 +47,7 @@ class ApiTokenManager(models.Manager["ApiToken"]):
         is_service: bool = False,
     ) -> tuple["ApiToken", str]:
         """Store a new token and return it with its text, which is not stored."""
-        text = settings.WEBHOOKS_TOKEN_PREFIX + secrets.token_hex(SECRET_BYTES)
+        text = settings.WEBHOOKS_TOKEN_PREFIX + mark_of(user.pk) + secrets.token_hex(SECRET_BYTES)
         token = self.create(
             user=user,
             name=name,

@@ -12,7 +12,7 @@ import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -68,6 +68,12 @@ class FeedEvent:
     created_at: datetime
     payload: bytes
     """The exact bytes that webhooks receive."""
+    # Only read() fills these in; the API's feed does not tell them.
+    owner_id: Any = None
+    object_reference: str = ""
+    is_self_reported: bool = False
+    version: date | None = None
+    """Of its data; None where its type has one version only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +127,8 @@ SELECT names,
        (%(epoch)s::bigint, %(transaction)s::text::xid8)
            >= (place.epoch, pg_snapshot_xmax(pg_current_snapshot())) AND NOT pg_is_in_recovery(),
        last.count, last.transaction_id::text, last.sequence, last.epoch,
-       e.id, e.type, e.created_at, e.payload, e.transaction_id::text, e.sequence, e.epoch
+       e.id, e.type, e.created_at, e.payload, e.owner_id, e.object_reference, e.is_self_reported,
+       e.version, e.transaction_id::text, e.sequence, e.epoch
   FROM place CROSS JOIN clusters
   LEFT JOIN (SELECT count(*) OVER () AS count, epoch, transaction_id, sequence
                FROM scanned ORDER BY epoch DESC, transaction_id DESC, sequence DESC LIMIT 1) AS last
@@ -169,10 +176,10 @@ def read(
         return Page([], after, has_more=False)
     found = [row[6:] for row in rows if row[6] is not None]
     is_full = len(found) == limit
-    end = found[-1][4:] if is_full else last_scanned
+    end = found[-1][-3:] if is_full else last_scanned
     events = [
-        FeedEvent(EVENT_PREFIX + id_.hex, type_, created_at, bytes(payload))
-        for id_, type_, created_at, payload, *_ in found
+        FeedEvent(EVENT_PREFIX + id_.hex, type_, created_at, bytes(payload), *rest[:-3])
+        for id_, type_, created_at, payload, *rest in found
         if payload
     ]
     return Page(

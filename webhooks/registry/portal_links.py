@@ -18,6 +18,7 @@ from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from webhooks.errors import PortalLinkInvalidError
+from webhooks.ids import mark_of
 from webhooks.models import PortalLink, Webhook
 
 OPENS_FOR = timedelta(minutes=15)
@@ -54,7 +55,7 @@ def create_link(
     if problems:
         raise ValidationError(problems)
     _remove_ended(owner_id)
-    key = secrets.token_urlsafe(32)
+    key = mark_of(owner_id) + secrets.token_urlsafe(32)
     now = timezone.now()
     link = PortalLink(
         owner_id=owner_id,
@@ -123,10 +124,10 @@ def open_link(key: str) -> tuple[PortalLink, str]:
 
     Of two who open it at the same time one gets the session. Raises PortalLinkInvalidError.
     """
-    session_key = secrets.token_urlsafe(32)
     link = PortalLink.objects.filter(digest=_digest(key)).first()
     if link is None or not link.owner.is_active:
         raise PortalLinkInvalidError
+    session_key = mark_of(link.owner_id) + secrets.token_urlsafe(32)
     now = timezone.now()
     changed = PortalLink.objects.filter(
         id=link.id, opened_at=None, revoked_at=None, opens_until__gt=Now()

@@ -40,7 +40,7 @@ def examine(checks: Sequence[Check] | None = None) -> Iterator[Finding]:
 
     Without a database connection, skip the checks that need it.
     """
-    for check in CHECKS if checks is None else checks:
+    for check in [*(CHECKS if checks is None else checks), *_added]:
         name = check.__name__.removeprefix("check_")
         if connection.connection is None and check not in WITHOUT_DATABASE:
             continue
@@ -196,5 +196,14 @@ CHECKS: tuple[Check, ...] = (
     check_settings,
     check_audit,
 )
+_added: list[Check] = []
+"""Of other apps."""
+
+
+def add_check(check: Check) -> None:
+    """Let the doctor run a check of another app as well, after all others."""
+    _added.append(check)
+
+
 WITHOUT_DATABASE = (check_database, check_valkey, check_libraries, check_settings)
 QUICK_CHECKS = tuple(check for check in CHECKS if check is not check_audit)

@@ -1,0 +1,65 @@
+"""Requests for an owner of another cell are answered with 421 and that cell's address."""
+
+import re
+import threading
+import time
+from collections.abc import Callable
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, JsonResponse
+
+from cells.cellmap import CellMap
+from cells.consumer import stored_map
+
+MAP_SECONDS = 1.0
+"""How old the map may be: cells.moving waits longer."""
+RETRY_SECONDS = 5
+# What tokens and the keys of the portal begin with: mark_of() in cells/slots.py.
+TOKEN = re.compile(rf"bearer {re.escape(settings.WEBHOOKS_TOKEN_PREFIX)}s([0-9a-f]{{2}})-", re.I)
+PORTAL = re.compile(r"/portal/[a-z]+/s([0-9a-f]{2})-")
+
+
+class CellMiddleware:
+    """Answers requests whose token, or portal key, belongs to a slot that this cell does not have."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+        self._lock = threading.Lock()
+        self._map: CellMap | None = None
+        self._read_at = 0.0
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        found = TOKEN.match(request.META.get("HTTP_AUTHORIZATION", ""))
+        found = found or PORTAL.match(request.path)
+        answer = self._elsewhere(request, int(found[1], 16)) if found else None
+        return answer or self.get_response(request)
+
+    def _elsewhere(self, request: HttpRequest, slot: int) -> HttpResponse | None:
+        current = self._current()
+        if current is None:
+            return None
+        if slot in current.moves:
+            answer = _problem(503, "moving", "The owner is being moved to another cell; try again.")
+            answer["Retry-After"] = str(RETRY_SECONDS)
+            return answer
+        cell = current.slots[slot]
+        if cell == settings.CELL_NAME:
+            return None
+        url = current.cells[cell]
+        answer = _problem(421, "misdirected", f"The owner's cell is {url}.", cell=url)
+        answer["Location"] = url + request.get_full_path()
+        return answer
+
+    def _current(self) -> CellMap | None:
+        with self._lock:
+            if time.monotonic() - self._read_at >= MAP_SECONDS:
+                self._map = stored_map()
+                self._read_at = time.monotonic()
+            return self._map
+
+
+def _problem(status: int, kind: str, detail: str, **more: str) -> HttpResponse:
+    document = {"type": f"urn:remotedevai:problem:{kind}", "status": status, "detail": detail}
+    response = JsonResponse(document | more, status=status, content_type="application/problem+json")
+    response["Cache-Control"] = "no-store"
+    return response

@@ -1,0 +1,162 @@
+"""The log: real servers, killed and started again."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cells.cluster import Cluster
+from cells.jetstream import JetStream
+from cells.log import Entry, LogError, MapChangedError, Message, Reader
+from config.services import BASE_DIR
+from tests.workers import wait_until
+
+
+def entries(first: int, last: int, slot: int = 3) -> list[Entry]:
+    return [
+        Entry(f"evt_{slot}_{n}", slot, {"Owner": "o"}, b'{"n":%d}' % n) for n in range(first, last)
+    ]
+
+
+def read(reader: Reader, count: int) -> list[Message]:
+    found: list[Message] = []
+    deadline = time.monotonic() + 60
+    while len(found) < count:
+        assert time.monotonic() < deadline, f"{len(found)} messages"
+        found += reader.take(count - len(found), 1)
+    return found
+
+
+@pytest.fixture
+def stream(log: JetStream) -> int:
+    """An empty stream."""
+    log.create(2)
+    return 1
+
+
+def test_messages_come_in_order_with_their_positions(log: JetStream, stream: int) -> None:
+    log.publish({stream: entries(0, 2500)})
+
+    reader = log.reader({stream: 0})
+    found = read(reader, 2500)
+    reader.close()
+
+    assert [message.position for message in found] == list(range(1, 2501))
+    assert [message.id for message in found] == [f"evt_3_{n}" for n in range(2500)]
+    assert (found[0].stream, found[0].slot, found[0].is_direct) == (stream, 3, False)
+    assert (found[0].headers["Owner"], found[0].data) == ("o", b'{"n":0}')
+    assert log.bounds(stream) == (1, 2500)
+
+
+def test_a_reader_begins_after_a_position(log: JetStream, stream: int) -> None:
+    log.publish({stream: entries(0, 20)})
+    reader = log.reader({stream: 12})
+
+    assert [one.position for one in read(reader, 8)] == list(range(13, 21))
+    log.publish({stream: entries(20, 21)})
+    assert [one.position for one in read(reader, 1)] == [21]
+    reader.close()
+
+
+def test_what_is_published_again_is_stored_once(log: JetStream, stream: int) -> None:
+    log.publish({stream: entries(0, 10)})
+    log.publish({stream: entries(0, 10)})
+    log.publish({stream: entries(5, 15)})
+
+    reader = log.reader({stream: 0})
+    assert [one.id for one in read(reader, 15)] == [f"evt_3_{n}" for n in range(15)]
+    reader.close()
+    assert log.bounds(stream).last == 15
+
+
+def test_the_map_changes_by_compare_and_swap(log: JetStream) -> None:
+    log.create(1)
+    assert log.read_map() == (b"", 0)
+    first = log.write_map(b"one", 0)
+
+    with pytest.raises(MapChangedError):
+        log.write_map(b"two", 0)
+
+    assert log.read_map() == (b"one", first)
+    assert log.write_map(b"two", first) > first
+
+
+def test_a_message_is_refused_once(log: JetStream, stream: int) -> None:
+    message = Message(stream, 7, "evt_1", 3, True, {}, b"{}")
+    before, _ = log.refusals(1)
+
+    log.refuse(message, "It\nis no öbject.")
+    log.refuse(message, "It\nis no öbject.")
+
+    count, (last,) = log.refusals(1)
+    assert count == before + 1
+    assert (last.reason, last.message_id, last.data) == ("It is no ?bject.", "evt_1", b"{}")
+
+
+def test_nothing_is_lost_or_out_of_order_while_nodes_are_killed(
+    cluster: Cluster, log: JetStream, stream: int
+) -> None:
+    total = 6000
+    done = threading.Event()
+
+    def publish() -> None:
+        position = 0
+        while position < total:
+            try:
+                log.publish({stream: entries(position, min(position + 200, total))})
+            except LogError:
+                continue
+            position += 200
+            time.sleep(0.05)
+        done.set()
+
+    publisher = threading.Thread(target=publish)
+    publisher.start()
+    reader = log.reader({stream: 0})
+    found: list[Message] = []
+    nodes = random.sample(range(3), 3)
+    for node in nodes:
+        found += read(reader, 400)
+        cluster.kill(node)
+        time.sleep(0.5)
+        cluster.start(node)
+        cluster.wait_until_ready()
+    found += read(reader, total - len(found))
+    publisher.join()
+    reader.close()
+
+    assert done.is_set()
+    assert [one.id for one in found] == [f"evt_3_{n}" for n in range(total)]
+
+
+STARTER = """
+import sys, time
+from pathlib import Path
+from cells.cluster import Cluster
+with Cluster(Path(sys.argv[1]), nodes=1) as cluster:
+    print(*cluster.pids.values(), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_the_nodes_end_with_a_killed_parent(tmp_path: Path, cluster: Cluster) -> None:
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER, str(tmp_path)], cwd=BASE_DIR, stdout=subprocess.PIPE
+    )
+    assert starter.stdout
+    with starter.stdout as output:
+        node = int(output.readline())
+        os.kill(starter.pid, signal.SIGKILL)
+        starter.wait()
+
+    wait_until(lambda: not Path(f"/proc/{node}").exists() or is_zombie(node), 20)
+
+
+def is_zombie(pid: int) -> bool:
+    return ") Z" in Path(f"/proc/{pid}/stat").read_text()
