@@ -288,6 +288,13 @@ def test_refusal_is_one_line_of_a_command(name: str, url: str) -> None:
     assert "ry@" not in ran.stderr
 
 
+def test_server_that_is_gone_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert database(monkeypatch, "postgres://a,b/n")["OPTIONS"]["connect_timeout"] == 3
+    assert database(monkeypatch, "postgres://a/n")["OPTIONS"]["connect_timeout"] == 10
+    own = database(monkeypatch, "postgres://a,b/n?connect_timeout=7")
+    assert own["OPTIONS"]["connect_timeout"] == 7
+
+
 NASTY = "a@b/c#d?e:f%g[h]i &+=€"
 
 
