@@ -9,7 +9,6 @@ and the reason where the page fails.
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -17,25 +16,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from configparser import RawConfigParser
 from pathlib import Path
-from typing import Any
 
 import requests
 
 from config.embedded import valkey_binary
 from config.services import BASE_DIR
-from tests.hosts.lab import ISOLATED, NETWORK, Host, Lab, end, find, isolate
+from tests.hosts.lab import ISOLATED, NETWORK, Lab, end, find, isolate
+from tests.hosts.parts import DEPLOY, SITE, Prometheus, Site, start_unit
 from tests.webhooks.certificates import Authority
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 PAGE = BASE_DIR / "docs" / "deployment.md"
-DEPLOY = BASE_DIR / "deploy"
 ETC = Path("/etc/remotedevai")
 SRV = Path("/srv/remotedevai")
-SITE = "webhooks.example.com"
 RECEIVER_PORT = 8443
-PROMETHEUS = f"http://{NETWORK}.11:9090"
 PASSWORD = "PASSWORD"
 OPERATOR = ("ada", "correct horse battery")
 MINUTES = 3
@@ -89,6 +84,8 @@ class Trial:
         self.databases = [lab.add("db1", 21), lab.add("db2", 22)]
         self.proxy = lab.add("proxy", 31)
         self.authority = Authority.make(self.folder / "certificates")
+        self.site = Site(self.authority.bundle)
+        self.prometheus = Prometheus()
         self.workers: list[subprocess.Popen[bytes]] = []
         self.poolers: list[subprocess.Popen[bytes]] = []
         self.environment: dict[str, str] = {}
@@ -167,8 +164,8 @@ class Trial:
         """Steps 5 and 6, by the units' own lines."""
         self._shell(self.static)
         for host in self.apps:
-            self._start_unit(host, "remotedevai-web.service")
-            self.workers.append(self._start_unit(host, "remotedevai-worker@.service"))
+            start_unit(host, "remotedevai-web.service", self.log)
+            self.workers.append(start_unit(host, "remotedevai-worker@.service", self.log))
 
     def run_proxy(self) -> None:
         """Step 7: HAProxy before both hosts."""
@@ -182,13 +179,15 @@ class Trial:
         program = find("haproxy")
         assert program is not None
         self.proxy.spawn(program, "-f", "/etc/haproxy/haproxy.cfg", log=self.log)
-        self._wait(lambda: self._get("/healthz").status_code == 200, "the site behind the proxy")
-        assert self._get("/readyz").status_code == 403, "Probes are answered from outside."
-        page = self._get("/admin/login/")
+        self._wait(
+            lambda: self.site.get("/healthz").status_code == 200, "the site behind the proxy"
+        )
+        assert self.site.get("/readyz").status_code == 403, "Probes are answered from outside."
+        page = self.site.get("/admin/login/")
         assert page.status_code == 200, page.status_code
         style = re.search(r'href="(/static/[^"]+\.css)"', page.text)
         assert style, "The login page has no style sheet."
-        assert self._get(style[1]).status_code == 200, "Static files are missing."
+        assert self.site.get(style[1]).status_code == 200, "Static files are missing."
 
     def look_around(self) -> None:
         """Step 8."""
@@ -212,14 +211,14 @@ class Trial:
 
     def deliver(self, receiver: HttpReceiver) -> None:
         """A verified delivery, by the HTTP API through TLS."""
-        answer = self._post(
+        answer = self.site.post(
             "/tokens", {"name": "t", "scopes": ["read", "write", "trigger"]}, OPERATOR
         )
-        self.token = answer["token"]
+        self.site.token = answer["token"]
         url = f"https://{NETWORK}.1:{RECEIVER_PORT}/"
-        webhook = self._post("/webhooks", {"name": "w", "url": url, "events": ["payment.*"]})
+        webhook = self.site.post("/webhooks", {"name": "w", "url": url, "events": ["payment.*"]})
         receiver.secrets = [webhook["secret"]]
-        self._trigger("first")
+        self.site.trigger("first")
         (received,) = receiver.wait_for(1)
         assert (received.standard_ok, received.hex_ok) == (True, True), (
             "The signature does not fit."
@@ -228,7 +227,7 @@ class Trial:
     def watch(self, receiver: HttpReceiver) -> None:
         """Prometheus reads the figures, each panel shows some, and an alert fires."""
         receiver.script(Behaviour(status=500))
-        self._trigger("to fail")
+        self.site.trigger("to fail")
         receiver.wait_for(2)
         etc = Path("/etc/prometheus")
         etc.mkdir(exist_ok=True)
@@ -247,14 +246,20 @@ class Trial:
             for panel in json.loads((DEPLOY / "grafana.json").read_text())["panels"]
             for target in panel["targets"]
         ]
-        self._wait(lambda: all(map(self._figures, panels)), f"figures in all of {panels}")
+        self._wait(lambda: all(map(self.prometheus.figures, panels)), f"figures in all of {panels}")
         for worker in self.workers:
             end(worker, signal.SIGTERM)
         began_at = time.monotonic()
-        self._wait(lambda: "WebhooksNoWorker" in self._firing(), "the alert that no worker runs")
+        self._wait(
+            lambda: "WebhooksNoWorker" in self.prometheus.firing(), "the alert that no worker runs"
+        )
         time.monotonic() - began_at
-        self.workers = [self._start_unit(host, "remotedevai-worker@.service") for host in self.apps]
-        self._wait(lambda: "WebhooksNoWorker" not in self._firing(), "the end of the alert")
+        self.workers = [
+            start_unit(host, "remotedevai-worker@.service", self.log) for host in self.apps
+        ]
+        self._wait(
+            lambda: "WebhooksNoWorker" not in self.prometheus.firing(), "the end of the alert"
+        )
 
     def fail_over(self, receiver: HttpReceiver) -> None:
         """The page's section on failing over."""
@@ -267,7 +272,9 @@ class Trial:
         for pooler in self.poolers:
             pooler.send_signal(signal.SIGHUP)
         known = len(receiver.requests)
-        self._wait(lambda: self._can_trigger("after the failover"), "an event after the failover")
+        self._wait(
+            lambda: self.site.can_trigger("after the failover"), "an event after the failover"
+        )
         assert receiver.wait_for(known + 1)[-1].standard_ok
 
     # How.
@@ -287,79 +294,6 @@ class Trial:
         if ran.returncode:
             sys.exit(f"The page fails at:\n{commands}\n{ran.stdout}{ran.stderr}")
         return ran.stdout
-
-    def _start_unit(self, host: Host, name: str) -> subprocess.Popen[bytes]:
-        """Start what a unit of systemd starts, in its environment."""
-        unit = RawConfigParser(strict=False, delimiters=["="], interpolation=None)
-        unit.optionxform = str  # type: ignore[method-assign, assignment]
-        text = (DEPLOY / "systemd" / name).read_text()
-        unit.read_string(text)
-        service = unit["Service"]
-        variables = {"PATH": os.environ["PATH"]}
-        for line in re.findall(r"^Environment=(.*)$", text, re.MULTILINE):
-            variables |= dict([line.split("=", 1)])
-        for line in re.findall(r"^EnvironmentFile=-?(.*)$", text, re.MULTILINE):
-            if Path(line).exists():
-                for pair in Path(line).read_text().splitlines():
-                    variables |= dict([pair.split("=", 1)])
-        command = [
-            re.sub(r"\$\{(\w+)\}", lambda found: variables[found[1]], word)
-            for word in shlex.split(service["ExecStart"])
-        ]
-        return subprocess.Popen(
-            [*host.prefix, "--", *command],
-            cwd=service["WorkingDirectory"],
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            stdout=self.log,
-            stderr=self.log,
-        )
-
-    def _get(self, path: str) -> requests.Response:
-        return requests.get(f"https://{SITE}{path}", verify=str(self.authority.bundle), timeout=10)
-
-    def _post(
-        self, path: str, body: dict[str, Any], account: tuple[str, str] | None = None
-    ) -> dict[str, Any]:
-        answer = requests.post(
-            f"https://{SITE}/api/v1{path}",
-            json=body,
-            auth=account,
-            headers={} if account else {"Authorization": f"Bearer {self.token}"},
-            verify=str(self.authority.bundle),
-            timeout=10,
-        )
-        assert answer.ok, f"{path}: {answer.status_code} {answer.text}"
-        document: dict[str, Any] = answer.json()
-        return document
-
-    def _trigger(self, name: str) -> None:
-        data = {
-            "id": name, "subscriptionId": None, "amount": 2900, "currency": "EUR",
-            "reason": "card_declined", "failedAt": "2026-11-23T10:30:00.123Z",
-        }  # fmt: skip
-        self._post("/events", {"type": "payment.failed", "data": data})
-
-    def _can_trigger(self, name: str) -> bool:
-        try:
-            self._trigger(name)
-        except (AssertionError, requests.RequestException):
-            return False
-        return True
-
-    def _ask(self, path: str, **parameters: str) -> Any:
-        try:
-            answer = requests.get(f"{PROMETHEUS}/api/v1/{path}", params=parameters, timeout=5)
-        except requests.ConnectionError:
-            return {"result": [], "alerts": []}
-        return answer.json()["data"]
-
-    def _figures(self, expression: str) -> bool:
-        return bool(self._ask("query", query=expression)["result"])
-
-    def _firing(self) -> set[str]:
-        alerts = self._ask("alerts")["alerts"]
-        return {one["labels"]["alertname"] for one in alerts if one["state"] == "firing"}
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + MINUTES * 60
