@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from django.db.models import Count
+from django.db.models import Count, DurationField, F, Max, Min
+from django.db.models.functions import Now
 
 from config.services import BASE_DIR
 from projects.models import User
@@ -26,7 +27,7 @@ from tests.chaos.recipients import RETRIES, Recipient, Secret, Span
 from tests.chaos.timing import Times
 from tests.chaos.verdict import Verdict, judge
 from webhooks import service
-from webhooks.models import ApiToken, Delivery, Redelivery, Webhook
+from webhooks.models import ApiToken, Delivery, Redelivery, Webhook, WorkerHeartbeat
 
 OWNERS = 6
 SAID_SECONDS = 30
@@ -222,10 +223,15 @@ def _count_unfinished() -> int:
 
 
 def _say_what_is_left() -> None:
-    by = ("webhook__url", "status", "is_suspect", "claimed_by")
+    by = ("webhook__url", "webhook__breaker_state", "status", "is_suspect", "claimed_by", "epoch")
     left = Delivery.objects.filter(finished_at=None).values_list(*by)
-    for *group, count in left.annotate(count=Count("id")):
-        print("  still left:", count, *group, flush=True)
+    in_seconds = Min(F("next_attempt_at") - Now(), output_field=DurationField())
+    for *group, count, attempts, due in left.annotate(
+        count=Count("id"), attempts=Max("attempt_count"), due=in_seconds
+    ):
+        print("  still left:", count, *group, f"attempts {attempts}, due in {due}", flush=True)
+    for name in ("pid", "beat_at", "declared_dead_at"):
+        print("  workers:", name, *WorkerHeartbeat.objects.values_list("id", name), flush=True)
 
 
 def _figures(

@@ -41,12 +41,13 @@ def main() -> None:
         if absent := [name for name in ("haproxy", "prometheus", "curl") if find(name) is None]:
             sys.exit(f"Not run: {', '.join(absent)} is missing (Debian: apt-get install).")
         isolate("tests.hosts.trial", sys.argv[1:])
+    lab = Lab()
     _own_folders()
-    Trial(Lab()).run()
+    Trial(lab).run()
 
 
 def _own_folders() -> None:
-    """Let /etc and /srv be the run's own."""
+    """Let /etc and /srv be the run's own; the lab has seen to /run."""
     for part in ("upper", "work"):
         Path(f"/run/etc-{part}").mkdir()
     layers = "lowerdir=/etc,upperdir=/run/etc-upper,workdir=/run/etc-work"
