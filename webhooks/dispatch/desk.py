@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
 from webhooks.postgres.sql import set_up_connection
 
@@ -32,12 +32,18 @@ class DatabaseThread:
     def __init__(self, name: str, on_done: Callable[[], None]) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._on_done = on_done
+        self.has_failed = False
+        """Whether any work has failed for Postgres since this was last set to False."""
 
     def submit(self, connection_name: str, work: Callable[..., Value], *args: Any) -> Future[Value]:
         """Run `work` on this thread; a new connection gets `connection_name` in Postgres."""
         future = self._executor.submit(with_fresh_connection, connection_name, work, *args)
-        future.add_done_callback(lambda _: self._on_done())
+        future.add_done_callback(self._note_end)
         return future
+
+    def _note_end(self, future: Future[Any]) -> None:
+        self.has_failed |= isinstance(future.exception(), OperationalError | InterfaceError)
+        self._on_done()
 
     def disconnect(self) -> None:
         """Close the connection once the work submitted before has ended."""
@@ -69,6 +75,14 @@ class DatabaseThreads:
         """Return a function that has the recorder do `work`, on a connection named after the
         worker's present life."""
         return partial(self._recorder.submit, self.connection_name, work)
+
+    def have_failed(self) -> bool:
+        """Return whether any work has failed for Postgres since the last call."""
+        threads = {self._claimer, self._recorder}
+        failed = [thread for thread in threads if thread.has_failed]
+        for thread in failed:
+            thread.has_failed = False
+        return bool(failed)
 
     def disconnect(self) -> None:
         for thread in {self._claimer, self._recorder}:
