@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from django.db.models import Count, DurationField, F, Max, Min
+from django.db.models import Count, DurationField, F, Min
 from django.db.models.functions import Now
 
 from config.services import BASE_DIR
@@ -27,7 +27,7 @@ from tests.chaos.recipients import RETRIES, Recipient, Secret, Span
 from tests.chaos.timing import Times
 from tests.chaos.verdict import Verdict, judge
 from webhooks import service
-from webhooks.models import ApiToken, Delivery, Redelivery, Webhook, WorkerHeartbeat
+from webhooks.models import ApiToken, Delivery, Redelivery, Webhook
 
 OWNERS = 6
 SAID_SECONDS = 30
@@ -226,12 +226,8 @@ def _say_what_is_left() -> None:
     by = ("webhook__url", "webhook__breaker_state", "status", "is_suspect", "claimed_by", "epoch")
     left = Delivery.objects.filter(finished_at=None).values_list(*by)
     in_seconds = Min(F("next_attempt_at") - Now(), output_field=DurationField())
-    for *group, count, attempts, due in left.annotate(
-        count=Count("id"), attempts=Max("attempt_count"), due=in_seconds
-    ):
-        print("  still left:", count, *group, f"attempts {attempts}, due in {due}", flush=True)
-    for name in ("pid", "beat_at", "declared_dead_at"):
-        print("  workers:", name, *WorkerHeartbeat.objects.values_list("id", name), flush=True)
+    for *group, count, due in left.annotate(count=Count("id"), due=in_seconds):
+        print("  still left:", count, *group, f"due in {due}", flush=True)
 
 
 def _figures(

@@ -26,14 +26,16 @@ Value = TypeVar("Value")
 class DatabaseThread:
     """One thread with one connection, which runs the submitted work in order.
 
-    The thread calls `on_done` whenever a piece of work has ended.
+    The thread calls `on_done` whenever a piece of work has ended, and `on_failure` before that if it
+    failed for Postgres.
     """
 
-    def __init__(self, name: str, on_done: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, on_done: Callable[[], None], on_failure: Callable[[], None]
+    ) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._on_done = on_done
-        self.has_failed = False
-        """Whether any work has failed for Postgres since this was last set to False."""
+        self._on_failure = on_failure
 
     def submit(self, connection_name: str, work: Callable[..., Value], *args: Any) -> Future[Value]:
         """Run `work` on this thread; a new connection gets `connection_name` in Postgres."""
@@ -42,7 +44,8 @@ class DatabaseThread:
         return future
 
     def _note_end(self, future: Future[Any]) -> None:
-        self.has_failed |= isinstance(future.exception(), OperationalError | InterfaceError)
+        if isinstance(future.exception(), OperationalError | InterfaceError):
+            self._on_failure()
         self._on_done()
 
     def disconnect(self) -> None:
@@ -59,10 +62,12 @@ class DatabaseThreads:
     and beats. With `is_one`, one thread does all of it."""
 
     def __init__(self, on_done: Callable[[], None], *, is_one: bool) -> None:
-        self._claimer = DatabaseThread("webhooks-claimer", on_done)
+        self.has_failed = False
+        """Whether any work has failed for Postgres since this was last set to False."""
+        self._claimer = DatabaseThread("webhooks-claimer", on_done, self._note_failure)
         self._recorder = self._claimer
         if not is_one:
-            self._recorder = DatabaseThread("webhooks-recorder", on_done)
+            self._recorder = DatabaseThread("webhooks-recorder", on_done, self._note_failure)
         self.connection_name = ""
         """The name in Postgres of connections that later work opens."""
 
@@ -76,13 +81,8 @@ class DatabaseThreads:
         worker's present life."""
         return partial(self._recorder.submit, self.connection_name, work)
 
-    def have_failed(self) -> bool:
-        """Return whether any work has failed for Postgres since the last call."""
-        threads = {self._claimer, self._recorder}
-        failed = [thread for thread in threads if thread.has_failed]
-        for thread in failed:
-            thread.has_failed = False
-        return bool(failed)
+    def _note_failure(self) -> None:
+        self.has_failed = True
 
     def disconnect(self) -> None:
         for thread in {self._claimer, self._recorder}:

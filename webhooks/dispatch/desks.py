@@ -166,7 +166,9 @@ class Desks:
         # A server that takes over may have forgotten claims and results that the one before it had
         # confirmed: their commits are not waited for. Each connection finds out at its next use, the
         # recorder's with the next beat at the latest, after all results that it was told of.
-        self.returns.has_lost_track |= self._threads.have_failed()
+        if self._threads.has_failed:
+            self._threads.has_failed = False
+            self.returns.has_lost_track = True
         is_alive = self.lease.collect()
         if is_alive is False:
             return False
