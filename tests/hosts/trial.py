@@ -22,7 +22,8 @@ import requests
 
 from config.embedded import valkey_binary
 from config.services import BASE_DIR
-from tests.hosts.lab import ISOLATED, NETWORK, Lab, end, find, isolate
+from tests.hosts import lab
+from tests.hosts.lab import ISOLATED, NETWORK, end, find, isolate
 from tests.hosts.parts import DEPLOY, SITE, Prometheus, Site, start_unit
 from tests.webhooks.certificates import Authority
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
@@ -38,12 +39,19 @@ MINUTES = 3
 
 def main() -> None:
     if ISOLATED not in os.environ:
-        if absent := [name for name in ("haproxy", "prometheus", "curl") if find(name) is None]:
-            sys.exit(f"Not run: {', '.join(absent)} is missing (Debian: apt-get install).")
+        if reason := missing():
+            sys.exit(f"Not run: {reason}")
         isolate("tests.hosts.trial", sys.argv[1:])
-    lab = Lab()
+    namespaces = lab.Lab()
     _own_folders()
-    Trial(lab).run()
+    Trial(namespaces).run()
+
+
+def missing() -> str | None:
+    """Say why the trial cannot run here; None if it can."""
+    if absent := [name for name in ("haproxy", "prometheus") if find(name) is None]:
+        return f"{', '.join(absent)} is missing (Debian: apt-get install {' '.join(absent)})."
+    return lab.missing()
 
 
 def _own_folders() -> None:
@@ -74,16 +82,15 @@ def blocks() -> list[str]:
 class Trial:
     """The installation, step by step."""
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
+    def __init__(self, namespaces: lab.Lab) -> None:
         self.logs = BASE_DIR / "var" / "hosts"
         self.logs.mkdir(parents=True, exist_ok=True)
         self.log = (self.logs / "trial.log").open("wb")
         self.folder = Path(tempfile.mkdtemp(prefix="trial-", dir="/run"))
         self.folder.chmod(0o711)
-        self.apps = [lab.add("app1", 11), lab.add("app2", 12)]
-        self.databases = [lab.add("db1", 21), lab.add("db2", 22)]
-        self.proxy = lab.add("proxy", 31)
+        self.apps = [namespaces.add("app1", 11), namespaces.add("app2", 12)]
+        self.databases = [namespaces.add("db1", 21), namespaces.add("db2", 22)]
+        self.proxy = namespaces.add("proxy", 31)
         self.authority = Authority.make(self.folder / "certificates")
         self.site = Site(self.authority.bundle)
         self.prometheus = Prometheus()
