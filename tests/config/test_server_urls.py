@@ -172,17 +172,17 @@ def test_sentinels_are_read(monkeypatch: pytest.MonkeyPatch, scheme: str, passwo
     assert sentinels is not None
     assert sentinels.addresses == [("a", 1), ("::1", 26379), ("c", 26379)]
     assert sentinels.service == "my name"
-    pools = [
+    pools: list[Any] = [
         sentinels.client().connection_pool,
         get_redis_connection(settings["RQ_QUEUES"]["default"]).connection_pool,
     ]
     for pool in pools:
-        made: Any = pool.make_connection()
+        made = pool.make_connection()
         assert (made.username, made.password, made.db) == ("ada", password, 3)
         assert isinstance(made, redis.SSLConnection) == (scheme == "rediss")
         assert made.socket_keepalive
         (*_, asked) = pool.sentinel_manager.sentinels
-        asks: Any = asked.connection_pool.make_connection()
+        asks = asked.connection_pool.make_connection()
         assert (asks.host, asks.port, asks.password) == ("c", 26379, "secret")
         assert isinstance(asks, redis.SSLConnection) == (scheme == "rediss")
 
