@@ -1,7 +1,7 @@
-"""Health endpoints for load balancers and orchestrators.
+"""Health endpoints for load balancers and orchestrators, and the figures for Prometheus.
 
-The middleware handles them before hosts and schemes are checked, because probes use addresses and plain
-HTTP.
+The middleware handles them before hosts and schemes are checked, because probes and Prometheus use
+addresses and plain HTTP.
 """
 
 import time
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from django.db import DatabaseError, InterfaceError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
+from config.metrics import metrics
 from webhooks.errors import EncryptionKeyError
 from webhooks.ids import new_id
 from webhooks.models.encryption import decrypt, encrypt
@@ -20,7 +21,7 @@ KEPT_SECONDS = 1.0
 
 
 def health(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[..., HttpResponse]:
-    """Return a middleware that handles `/healthz` and `/readyz`; it must come first.
+    """Return a middleware that handles `/healthz`, `/readyz` and `/metrics`; it must come first.
 
     `/healthz` has status 200 while the process runs. `/readyz` has status 200 if Postgres is available,
     all migrations are applied and the encryption keys work, otherwise 503 and a list of the problems.
@@ -32,6 +33,8 @@ def health(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[...,
             return HttpResponse("ok\n", content_type="text/plain")
         if request.path == "/readyz":
             return readiness.response()
+        if request.path == "/metrics":
+            return metrics(request)
         return get_response(request)
 
     return middleware

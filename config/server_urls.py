@@ -38,6 +38,9 @@ CHOICES = {
     ),
 }  # fmt: skip
 
+SEVERAL_HOSTS_TIMEOUT = 3
+"""Seconds for each host of a URL with several."""
+
 T = TypeVar("T")
 
 
@@ -164,6 +167,8 @@ def _database_config(url: ServerUrl) -> dict[str, Any]:
     if "," in config["HOST"]:
         # With several hosts, use the one that accepts writes.
         options.setdefault("target_session_attrs", "read-write")
+        # Each is waited for in turn, also the one that is gone.
+        options.setdefault("connect_timeout", SEVERAL_HOSTS_TIMEOUT)
     return {**config, "OPTIONS": options}
 
 

@@ -16,7 +16,6 @@ import projects.api
 import sessions_app.api
 import webhooks.api.urls
 from config.login import change_password, login
-from config.metrics import metrics
 from webhooks.api import problems
 
 OPENAPI_FILE = Path(settings.BASE_DIR) / "docs" / "openapi.yaml"
@@ -44,7 +43,6 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("api/v1/schema", schema, name="schema"),
     path("api/v1/docs", SpectacularSwaggerSplitView.as_view(), name="docs"),
     path("portal/", include("webhooks.portal.urls")),
-    path("metrics", metrics),
     # The last API route, so that unknown paths get a problem document, even with DEBUG.
     re_path("^api/", problems.no_such_route),
     # These exist only with DEBUG; in production the server serves the files of collectstatic.

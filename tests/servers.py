@@ -4,7 +4,7 @@ import select
 import socket
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -46,14 +46,18 @@ def serving(server: socketserver.BaseServer) -> Iterator[None]:
         server.server_close()
 
 
-def relay(client: socket.socket, upstream: socket.socket) -> None:
-    """Copy both ways until either side ends."""
+def relay(
+    client: socket.socket, upstream: socket.socket, take_time: Callable[[bytes], None] | None = None
+) -> None:
+    """Copy both ways until either side ends; `take_time` is called with each piece on its way."""
     with suppress(ConnectionError):
         while True:
             for readable in select.select([client, upstream], [], [])[0]:
                 data = readable.recv(65536)
                 if not data:
                     return
+                if take_time is not None:
+                    take_time(data)
                 (upstream if readable is client else client).sendall(data)
 
 

@@ -43,6 +43,15 @@ class Way:
         finally:
             self.process.send_signal(signal.SIGCONT)
 
+    @contextmanager
+    def slow(self) -> Iterator[None]:
+        """Let everything take long until the block ends."""
+        self.process.send_signal(signal.SIGUSR1)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGUSR2)
+
 
 class Network:
     """Makes ways, and says what the receiver's name means."""

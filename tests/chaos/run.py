@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from django.db.models import Count
+from django.db.models import Count, DurationField, F, Min
+from django.db.models.functions import Now
 
 from config.services import BASE_DIR
 from projects.models import User
@@ -222,10 +223,11 @@ def _count_unfinished() -> int:
 
 
 def _say_what_is_left() -> None:
-    by = ("webhook__url", "status", "is_suspect", "claimed_by")
+    by = ("webhook__url", "webhook__breaker_state", "status", "is_suspect", "claimed_by", "epoch")
     left = Delivery.objects.filter(finished_at=None).values_list(*by)
-    for *group, count in left.annotate(count=Count("id")):
-        print("  still left:", count, *group, flush=True)
+    in_seconds = Min(F("next_attempt_at") - Now(), output_field=DurationField())
+    for *group, count, due in left.annotate(count=Count("id"), due=in_seconds):
+        print("  still left:", count, *group, f"due in {due}", flush=True)
 
 
 def _figures(

@@ -136,6 +136,25 @@ def test_committed_and_never_received_is_lost(run: Run, broken: Callable[[], lis
     assert broken() == ["lost"]
 
 
+def test_what_went_down_with_a_server_need_not_come_if_it_is_the_tail(
+    run: Run, broken: Callable[[], list[str]]
+) -> None:
+    del run.ledger[1]
+    run.feed = [run.read()[0]]
+    key = ("session.message", "second")
+    run.faults = [
+        Fault("failover", START + 2, forgotten=frozenset([key]), forgotten_from=START + 2)
+    ]
+    assert broken() == []
+
+    run.faults[0].forgotten_from = START + 10
+    assert broken() == ["lost, and not the tail"]
+
+    run.causes[1].expected.append(Expected("session.message", ADA, {"id": "beside"}))
+    run.faults[0].forgotten_from = START + 2
+    assert broken() == ["lost, and not the tail"]
+
+
 def test_unknown_outcome_may_be_nothing_but_not_a_part(
     run: Run, broken: Callable[[], list[str]]
 ) -> None:

@@ -32,6 +32,15 @@ def test_ready_with_postgres_migrations_and_keys(probe: Client) -> None:
 
 
 @pytest.mark.django_db
+def test_prometheus_reads_the_figures_by_address_without_tls(probe: Client) -> None:
+    with override_settings(METRICS_TOKEN="scrape-me"):
+        response = probe.get("/metrics", headers={"Authorization": "Bearer scrape-me"})
+
+    assert response.status_code == 200
+    assert b"webhooks_due" in response.content
+
+
+@pytest.mark.django_db
 def test_not_ready_without_postgres(probe: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def away() -> None:
         raise OperationalError("connection to server at db.internal failed")

@@ -172,17 +172,17 @@ def test_sentinels_are_read(monkeypatch: pytest.MonkeyPatch, scheme: str, passwo
     assert sentinels is not None
     assert sentinels.addresses == [("a", 1), ("::1", 26379), ("c", 26379)]
     assert sentinels.service == "my name"
-    pools = [
+    pools: list[Any] = [
         sentinels.client().connection_pool,
         get_redis_connection(settings["RQ_QUEUES"]["default"]).connection_pool,
     ]
     for pool in pools:
-        made: Any = pool.make_connection()
+        made = pool.make_connection()
         assert (made.username, made.password, made.db) == ("ada", password, 3)
         assert isinstance(made, redis.SSLConnection) == (scheme == "rediss")
         assert made.socket_keepalive
         (*_, asked) = pool.sentinel_manager.sentinels
-        asks: Any = asked.connection_pool.make_connection()
+        asks = asked.connection_pool.make_connection()
         assert (asks.host, asks.port, asks.password) == ("c", 26379, "secret")
         assert isinstance(asks, redis.SSLConnection) == (scheme == "rediss")
 
@@ -286,6 +286,13 @@ def test_refusal_is_one_line_of_a_command(name: str, url: str) -> None:
     assert ran.stderr.count("\n") == 1
     assert "can" not in ran.stderr.replace("cannot", "")
     assert "ry@" not in ran.stderr
+
+
+def test_server_that_is_gone_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert database(monkeypatch, "postgres://a,b/n")["OPTIONS"]["connect_timeout"] == 3
+    assert database(monkeypatch, "postgres://a/n")["OPTIONS"]["connect_timeout"] == 10
+    own = database(monkeypatch, "postgres://a,b/n?connect_timeout=7")
+    assert own["OPTIONS"]["connect_timeout"] == 7
 
 
 NASTY = "a@b/c#d?e:f%g[h]i &+=€"

@@ -13,7 +13,7 @@ from tests.chaos.causes import Key, key_of
 from tests.chaos.crew import forget_connection, tree
 from tests.chaos.faults import Fault, Kind, Stage
 from tests.chaos.kinds import processes
-from tests.chaos.kinds.held import held_by, public
+from tests.chaos.kinds.held import held_by, held_for, public
 from tests.chaos.kinds.network import BREAKER_SECONDS
 from tests.hosts.crew import Place
 from tests.hosts.postgres import Pair, Server
@@ -26,7 +26,6 @@ LATE_SECONDS = 5
 """How long after a link is whole again its last packets may arrive: the kernel goes on sending what a
 closed connection left."""
 SLOW_SECONDS = 20
-LOOK_SECONDS = 0.5
 POOLER_DOWN_SECONDS = (0.5, 3)
 BEHIND_SECONDS = 2
 APART_PORT = 5433
@@ -53,13 +52,8 @@ def slow_and_lossy_link(stage: Stage, fault: Fault) -> None:
     """A host is behind a slow link that loses packets; what its worker holds meanwhile may be late."""
     worker = stage.world.worker()
     place: Place = stage.world.place_of(worker)
-    held: set[str] = set()
     with stage.world.servers.lab.slow(place.host):
-        until = time.time() + SLOW_SECONDS
-        while time.time() < until:
-            held |= held_by(tree(worker))
-            time.sleep(LOOK_SECONDS)
-    fault.may_repeat = frozenset(held)
+        fault.may_repeat = held_for(worker, SLOW_SECONDS)
     fault.repeats_until = time.time() + LATE_SECONDS
     fault.delays_order_until = time.time() + BREAKER_SECONDS
 

@@ -16,7 +16,8 @@ from typing import IO
 
 from config.embedded import DATABASE, server_uid
 
-NETWORK = "10.77.0"
+NETWORK = "10.0.0"
+"""That of the examples in deploy/."""
 BRIDGE = "switch0"
 POSTGRES_PORT = 5432
 ROLE = "webhooks_app"

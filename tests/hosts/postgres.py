@@ -67,6 +67,8 @@ class Server:
         self._log = (logs / f"postgres-{host.name}.log").open("wb")
         self._process: subprocess.Popen[bytes] | None = None
         self._port = POSTGRES_PORT
+        self.login = "trust"
+        """How the product's role proves who it is."""
 
     @property
     def _data(self) -> str:
@@ -85,6 +87,7 @@ class Server:
             "initdb", "-D", self._data, "-U", USER, "-A", "trust", "-E", "UTF8", "-N", *LOCALE
         )
         with (self.home / "pgdata" / "pg_hba.conf").open("a") as rules:
+            rules.write(f"host all {ROLE} {NETWORK}.0/24 {self.login}\n")
             for database in ("all", "replication"):
                 rules.write(f"host {database} all {NETWORK}.0/24 trust\n")
 
@@ -129,15 +132,14 @@ class Pair:
     """A primary and its standby, which change places."""
 
     def __init__(self, hosts: Sequence[Host], folder: Path, logs: Path) -> None:
-        self._binaries = embedded.postgres_binaries(folder)
-        self.primary, self.standby = (Server(host, folder, self._binaries, logs) for host in hosts)
+        self.binaries = embedded.postgres_binaries(folder)
+        self.primary, self.standby = (Server(host, folder, self.binaries, logs) for host in hosts)
 
     def start(self, *, is_synchronous: bool) -> None:
         self.primary.initialise()
         self.primary.start()
         with self.primary.connect("postgres") as connection:
             connection.execute(f'CREATE DATABASE "{USER}"')
-            connection.execute(f"CREATE ROLE {ROLE} LOGIN")
         self.pair_up(is_synchronous=is_synchronous)
 
     def pair_up(self, *, is_synchronous: bool) -> None:
@@ -164,8 +166,10 @@ class Pair:
             env=os.environ | {"DATABASE_URL": owner},
             check=True,
         )
+        with self.primary.connect("postgres") as connection:
+            connection.execute(f"CREATE ROLE {ROLE} LOGIN")
         grants = ["--set", f"role={ROLE}", "--file", str(BASE_DIR / "deploy" / "grants.sql")]
-        subprocess.run([self._binaries / "psql", owner, "--quiet", *grants], check=True)
+        subprocess.run([self.binaries / "psql", owner, "--quiet", *grants], check=True)
 
     def unfinished(self) -> list[Any]:
         """Return the deliveries that the standby does not know to be finished, once it has read all

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from config.services import BASE_DIR
-from tests.hosts import lab
+from tests.hosts import lab, trial
 from tests.workers import wait_until
 
 COMMAND = [sys.executable, "-m", "tests.hosts"]
@@ -60,6 +60,19 @@ def test_asynchronous_failover_loses_the_tail_that_the_doctor_names(tmp_path: Pa
 
     assert finished.returncode == 0, finished.stdout + finished.stderr[-2000:]
     assert json.loads(figures.read_text())["transactions"]["forgotten"] > 0
+
+
+@pytest.mark.full
+def test_deployment_page_leads_to_a_delivery_a_dashboard_and_an_alert() -> None:
+    if reason := trial.missing():
+        pytest.skip(reason)
+
+    finished = subprocess.run(
+        [*COMMAND[:-1], "tests.hosts.trial"],
+        cwd=BASE_DIR, capture_output=True, text=True, timeout=END_SECONDS, check=False,
+    )  # fmt: skip
+
+    assert finished.returncode == 0, finished.stdout + finished.stderr[-2000:]
 
 
 def test_killed_run_leaves_nothing_behind() -> None:

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
 from webhooks.postgres.sql import set_up_connection
 
@@ -26,18 +26,27 @@ Value = TypeVar("Value")
 class DatabaseThread:
     """One thread with one connection, which runs the submitted work in order.
 
-    The thread calls `on_done` whenever a piece of work has ended.
+    The thread calls `on_done` whenever a piece of work has ended, and `on_failure` before that if it
+    failed for Postgres.
     """
 
-    def __init__(self, name: str, on_done: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, on_done: Callable[[], None], on_failure: Callable[[], None]
+    ) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._on_done = on_done
+        self._on_failure = on_failure
 
     def submit(self, connection_name: str, work: Callable[..., Value], *args: Any) -> Future[Value]:
         """Run `work` on this thread; a new connection gets `connection_name` in Postgres."""
         future = self._executor.submit(with_fresh_connection, connection_name, work, *args)
-        future.add_done_callback(lambda _: self._on_done())
+        future.add_done_callback(self._note_end)
         return future
+
+    def _note_end(self, future: Future[Any]) -> None:
+        if isinstance(future.exception(), OperationalError | InterfaceError):
+            self._on_failure()
+        self._on_done()
 
     def disconnect(self) -> None:
         """Close the connection once the work submitted before has ended."""
@@ -53,10 +62,12 @@ class DatabaseThreads:
     and beats. With `is_one`, one thread does all of it."""
 
     def __init__(self, on_done: Callable[[], None], *, is_one: bool) -> None:
-        self._claimer = DatabaseThread("webhooks-claimer", on_done)
+        self.has_failed = False
+        """Whether any work has failed for Postgres since this was last set to False."""
+        self._claimer = DatabaseThread("webhooks-claimer", on_done, self._note_failure)
         self._recorder = self._claimer
         if not is_one:
-            self._recorder = DatabaseThread("webhooks-recorder", on_done)
+            self._recorder = DatabaseThread("webhooks-recorder", on_done, self._note_failure)
         self.connection_name = ""
         """The name in Postgres of connections that later work opens."""
 
@@ -69,6 +80,9 @@ class DatabaseThreads:
         """Return a function that has the recorder do `work`, on a connection named after the
         worker's present life."""
         return partial(self._recorder.submit, self.connection_name, work)
+
+    def _note_failure(self) -> None:
+        self.has_failed = True
 
     def disconnect(self) -> None:
         for thread in {self._claimer, self._recorder}:

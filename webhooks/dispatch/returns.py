@@ -33,7 +33,8 @@ class Returns:
         self._under_way = ReturnBatch({}, None)
         self._again_at = 0.0
         self.has_lost_track = False
-        """Whether a claim failed that Postgres may have committed all the same."""
+        """Whether Postgres may mark rows with the worker's id that the worker does not hold: a claim
+        failed that was committed all the same, or a server was lost with results that it had confirmed."""
 
     def __bool__(self) -> bool:
         """Whether any row is still to be given back."""

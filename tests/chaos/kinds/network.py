@@ -4,10 +4,11 @@ import time
 
 from tests.chaos.crew import tree
 from tests.chaos.faults import Fault, Kind, Stage
-from tests.chaos.kinds.held import held_by
+from tests.chaos.kinds.held import held_by, held_for
 
 CUT_SECONDS = (12, 18)
 """Longer than the silence after which a worker is declared dead."""
+SLOW_SECONDS = (8, 15)
 IN_FLIGHT_SECONDS = 0.3
 """How long Postgres may take for what had reached it."""
 FENCE_SECONDS = 8.5
@@ -29,6 +30,15 @@ def cut_worker_off(stage: Stage, fault: Fault) -> None:
         time.sleep(stage.dice.uniform(*CUT_SECONDS))
 
 
+def slow_link(stage: Stage, fault: Fault) -> None:
+    """Everything between a worker and Postgres takes a tenth of a second each way, and more if it is
+    long."""
+    process, way = stage.world.worker_and_way()
+    with way.slow():
+        fault.may_repeat = held_for(process, stage.dice.uniform(*SLOW_SECONDS))
+    fault.repeats_until = time.time() + 1
+
+
 def move_name(stage: Stage, _: Fault) -> None:
     stage.world.network.move_name()
 
@@ -40,4 +50,4 @@ def lose_name(stage: Stage, fault: Fault) -> None:
     fault.delays_order_until = fault.lasts_until + BREAKER_SECONDS
 
 
-KINDS = [Kind(2, cut_worker_off), Kind(1, move_name), Kind(1, lose_name)]
+KINDS = [Kind(2, cut_worker_off), Kind(2, slow_link), Kind(1, move_name), Kind(1, lose_name)]

@@ -9,6 +9,7 @@ import psutil
 from tests.chaos.crew import kill_all, tree
 from tests.chaos.faults import Fault, Kind, Stage
 from tests.chaos.kinds.held import held_by
+from tests.chaos.memory import can_limit, run_out_of_memory
 
 ZOMBIE_SECONDS = 14
 """Longer than the silence after which a worker is declared dead."""
@@ -18,6 +19,18 @@ def kill_worker(stage: Stage, fault: Fault) -> None:
     with _stopped(stage, fault) as processes:
         # The children, too: what they hold is known now.
         kill_all(processes)
+
+
+def run_worker_out_of_memory(stage: Stage, fault: Fault) -> None:
+    """The kernel's OOM killer ends a worker in the middle of what it does."""
+    with _stopped(stage, fault) as processes:
+        pids = [process.pid for process in processes]
+        for process in processes:
+            process.resume()
+        run_out_of_memory(pids)
+        # It went on for some instructions.
+        fault.may_repeat |= held_by(processes)
+        fault.repeats_until = time.time() + 1
 
 
 def stop_and_continue_worker(stage: Stage, fault: Fault) -> None:
@@ -62,6 +75,7 @@ def kill_web_process(stage: Stage, _: Fault) -> None:
 
 KINDS = [
     Kind(6, kill_worker),
+    Kind(2, run_worker_out_of_memory, lambda _: can_limit()),
     Kind(3, terminate_worker),
     Kind(2, stop_and_continue_worker),
     Kind(1, kill_web_server),

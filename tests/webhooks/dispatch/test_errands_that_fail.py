@@ -63,6 +63,36 @@ def test_whatever_fails_nothing_is_lost_or_stuck(
         assert list(dict.fromkeys(received)) == events
 
 
+FORGET_SQL = """
+UPDATE webhooks_delivery
+   SET status = 'SENDING', attempt_count = 0, finished_at = NULL, delivered_at = NULL,
+       claimed_by = (SELECT id FROM webhooks_workerheartbeat)
+"""
+CUT_RECORDER_SQL = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+ WHERE datname = current_database() AND query LIKE '%beat_at%' AND pid <> pg_backend_pid()
+"""
+
+
+def test_result_that_a_lost_server_had_confirmed_is_sent_again(
+    user: User, make_webhook: MakeWebhook, receiver: HttpReceiver
+) -> None:
+    make_webhook(url=receiver.url, events=["project.deleted"])
+    with running_engine(), another_connection() as other:
+        other.autocommit = True
+        trigger(user, 1)
+        wait_until(lambda: statuses(user) == {"SUCCESS"}, 60)
+        # The claim had reached the standby, the result had not; only the connection that writes
+        # results finds out later than the look at what is marked with the worker's id.
+        other.execute("DELETE FROM webhooks_attempt")
+        other.execute(FORGET_SQL)
+        wait_until(lambda: other.execute(CUT_RECORDER_SQL).rowcount > 0, 10)
+
+        wait_until(lambda: statuses(user) == {"SUCCESS"}, 20)
+
+    assert len(receiver.requests) == 2
+
+
 def test_connections_that_are_cut_again_and_again_lose_nothing(
     user: User, make_webhook: MakeWebhook, receiver: HttpReceiver
 ) -> None:

@@ -38,7 +38,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.sender = MultiSender(AddressPolicy([]))
-        self.thread = DatabaseThread("test", self.sender.wake)
+        self.thread = DatabaseThread("test", self.sender.wake, lambda: None)
         self.line = self._new_line()
 
     def _new_line(self) -> Line:

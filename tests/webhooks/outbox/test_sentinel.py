@@ -55,9 +55,7 @@ def primary(tmp_path: Path, settings: Settings) -> Iterator[subprocess.Popen[byt
         start(str(configuration), "--sentinel")
         with redis.Redis(port=watching) as sentinel:
             wait_until(
-                lambda: (
-                    answers(watching) and sentinel.sentinel_master("wakeups")["num-slaves"] == 1  # type: ignore[index, call-overload]
-                )
+                lambda: answers(watching) and sentinel.sentinel_master("wakeups")["num-slaves"] == 1
             )
         settings.REDIS_URL = f"redis+sentinel://127.0.0.1:{watching}/wakeups/0"
         yield server
