@@ -20,8 +20,10 @@ class WebhooksConfig(AppConfig):
     def ready(self) -> None:
         # Importing them registers the system checks and connects the signals.
         import webhooks.repair.checks
-        import webhooks.tracking.checks
-        import webhooks.tracking.signals  # noqa: F401
+        import webhooks.tracking.checks  # noqa: F401
+        from webhooks.tracking.signals import watch_deleted_owners
+
+        watch_deleted_owners()
 
         if settings.WEBHOOKS_WAKEUP == "rq" and find_spec("rq"):
             # Now, and not in the first save that causes an event.

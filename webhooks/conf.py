@@ -19,7 +19,9 @@ DEFAULTS: dict[str, Any] = {
     "WEBHOOKS_OWN_HOSTS": [],
     "WEBHOOKS_PROXY_URL": "",
     "WEBHOOKS_CA_BUNDLE": "",
-    # The type of the user model's primary key: uuid, bigint (any integer) or text.
+    # Whose rows own webhooks, as "app.Model"; None for the user model.
+    "WEBHOOKS_OWNER_MODEL": None,
+    # The type of that model's primary key: uuid, bigint (any integer) or text.
     "WEBHOOKS_OWNER_KEY": "uuid",
     # The beginning of each token of the HTTP API, at most 10 characters.
     "WEBHOOKS_TOKEN_PREFIX": "wht_",
@@ -76,6 +78,8 @@ def apply_defaults() -> None:
     for name, value in DEFAULTS.items():
         if not hasattr(settings, name):
             setattr(settings, name, value)
+    # Fields and migrations refer to it by name.
+    settings.WEBHOOKS_OWNER_MODEL = settings.WEBHOOKS_OWNER_MODEL or settings.AUTH_USER_MODEL
 
 
 def worker_command() -> str:

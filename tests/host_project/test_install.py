@@ -9,12 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from config.embedded import start_services
 from config.services import BASE_DIR
+from tests.host_project.databases import new_database
 
 PAGE = (BASE_DIR / "docs" / "install.md").read_text()
 WHEEL = "var/dist/remotedevai_webhooks-1.0.0-py3-none-any.whl"
@@ -44,21 +43,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A fresh virtual environment and an empty database, as variables."""
     home = tmp_path_factory.mktemp("host")
     subprocess.run([sys.executable, "-m", "venv", home / "venv"], check=True)
-    services = start_services(BASE_DIR / "var" / "host-services", valkey=False)
-    url = urlsplit(services.database_url)
-    options = {name: values[0] for name, values in parse_qs(url.query).items()}
-    server = {"PGHOST": options["host"], "PGUSER": options["user"]}
-    name = f"host_{os.getpid()}"
-    subprocess.run(
-        [sys.executable, "-c", f"import psycopg; psycopg.connect(dbname={url.path[1:]!r},"
-         f" autocommit=True).execute('CREATE DATABASE {name}')"],
-        env={"PATH": os.environ["PATH"], **server}, check=True,
-    )  # fmt: skip
     kept = {key: value for key, value in os.environ.items() if key.startswith(("PIP_", "SSL_"))}
     return {
         **kept,
-        **server,
-        "PGDATABASE": name,
+        **new_database("host"),
         "PATH": f"{home / 'venv' / 'bin'}:{os.environ['PATH']}",
         "HOME": str(home),
         "PYTHONUNBUFFERED": "1",

@@ -11,9 +11,10 @@ from unfold.decorators import display
 from unfold.views import ChangeList
 
 from webhooks.admin.base import BigTableAdmin
-from webhooks.admin.filters import OwnerFilter, SinceFilter, UntilFilter, owner_of
+from webhooks.admin.filters import OwnerFilter, SinceFilter, UntilFilter
 from webhooks.admin.template_tags import ago
 from webhooks.admin.webhook_pages import name_actors
+from webhooks.doors import owners
 from webhooks.models import AuditEntry
 
 
@@ -25,7 +26,7 @@ class ActorFilter(OwnerFilter):
         value = (self.value() or "").strip()
         if not value:
             return queryset
-        actor_id = owner_of(value)
+        actor_id = owners.key_of_user(value)
         return queryset.none() if actor_id is None else queryset.filter(actor_id=actor_id)
 
 

@@ -1,6 +1,6 @@
-"""The type of owners' ids: that of the user model's primary key, as WEBHOOKS_OWNER_KEY names it.
+"""The type of owners' ids: that of the owner model's primary key, as WEBHOOKS_OWNER_KEY names it.
 
-Tables and statements have it from here; a system check compares it with the user model. It is a
+Tables and statements have it from here; a system check compares it with the owner model. It is a
 setting, because statements are built before the models are loaded.
 """
 

@@ -4,12 +4,11 @@ from importlib.util import find_spec
 from typing import Any
 
 from django.conf import settings
-from django.contrib.auth import get_user_model
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
-from django.core.exceptions import FieldDoesNotExist
 from django.db import DatabaseError, InterfaceError, connection
 
 from webhooks.models.owner_keys import SQL_TYPE
+from webhooks.models.owners import ACTIVE, has_active_column, owner_model
 from webhooks.repair import reencryption
 from webhooks.wire.addresses import is_public_network
 
@@ -92,8 +91,8 @@ def check_https_is_required(**_: Any) -> list[CheckMessage]:
 
 @register("webhooks")
 def check_owner_key(**_: Any) -> list[CheckMessage]:
-    """E102: the user model's primary key has another type than WEBHOOKS_OWNER_KEY."""
-    model = get_user_model()
+    """E102: the owner model's primary key has another type than WEBHOOKS_OWNER_KEY."""
+    model = owner_model()
     kind = model._meta.pk.rel_db_type(connection) or ""
     fitting = {"integer": "bigint", "smallint": "bigint"}.get(kind, kind)
     if kind.startswith("varchar"):
@@ -112,21 +111,20 @@ def check_owner_key(**_: Any) -> list[CheckMessage]:
 
 
 @register("webhooks")
-def check_user_model(**_: Any) -> list[CheckMessage]:
-    """E103: the user model has no column `is_active`, by which workers stop sending."""
-    model = get_user_model()
-    try:
-        model._meta.get_field("is_active")
-    except FieldDoesNotExist:
-        return [
-            Error(
-                f"{model._meta.label} has no field is_active.",
-                hint="Add is_active = models.BooleanField(default=True): nothing is sent for "
-                "inactive users.",
-                id="webhooks.E103",
-            )
-        ]
-    return []
+def check_active_owners(**_: Any) -> list[CheckMessage]:
+    """E103: the owner model's `is_active` is no boolean column, so workers cannot read it."""
+    model = owner_model()
+    # True is that of Django's AbstractBaseUser: all users are active.
+    if has_active_column() or getattr(model, ACTIVE, True) is True:
+        return []
+    return [
+        Error(
+            f"{model._meta.label}.{ACTIVE} is no boolean column.",
+            hint=f"Make it {ACTIVE} = models.BooleanField(default=True): nothing is sent for "
+            "inactive owners, and workers look at the column.",
+            id="webhooks.E103",
+        )
+    ]
 
 
 @register("webhooks")

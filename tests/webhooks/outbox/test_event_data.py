@@ -254,7 +254,7 @@ def test_invalid_object_references_are_refused(user: User, reference: Any) -> No
 
 @pytest.mark.parametrize("owner", ["ada", 7, object(), AnonymousUser(), b"", [], Decimal("NaN")])
 def test_invalid_owners_are_refused(user: User, owner: Any) -> None:
-    with pytest.raises(EventDataInvalidError, match="neither a user nor a user's id"):
+    with pytest.raises(EventDataInvalidError, match="neither an owner nor an owner's id"):
         service.trigger_event("project.deleted", owner, DELETED)
 
 

@@ -75,16 +75,20 @@ def test_e102_compares_the_user_models_key(monkeypatch: pytest.MonkeyPatch) -> N
     assert error.hint.startswith("Set WEBHOOKS_OWNER_KEY = 'uuid'")
 
 
-def test_e103_wants_a_column_is_active(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert checks.check_user_model() == []
+@pytest.mark.parametrize(
+    ("is_active", "errors"), [(True, []), (property(lambda self: True), ["webhooks.E103"])]
+)
+def test_e103_wants_a_column_is_active(
+    is_active: object, errors: list[str], monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    """A model without one has active owners only; a property is no column that workers can read."""
+    assert checks.check_active_owners() == []
 
-    monkeypatch.setattr(checks, "get_user_model", lambda: Project)
+    settings.WEBHOOKS_OWNER_MODEL = "projects.Project"
+    assert checks.check_active_owners() == []
+    monkeypatch.setattr(Project, "is_active", is_active, raising=False)
 
-    (error,) = checks.check_user_model()
-    assert (error.id, error.msg) == (
-        "webhooks.E103",
-        "projects.Project has no field is_active.",
-    )
+    assert [error.id for error in checks.check_active_owners()] == errors
 
 
 def test_e104_names_the_missing_packages_of_rq(

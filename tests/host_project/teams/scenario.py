@@ -1,0 +1,146 @@
+"""What must work in a project where teams own webhooks: `python -m unittest scenario`.
+
+Without a test database: everything commits, and the worker is a process of its own.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import unittest
+import uuid
+from contextlib import redirect_stdout
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
+django.setup()
+
+from django.conf import settings  # noqa: E402
+from django.contrib.auth.models import User  # noqa: E402
+from django.core.management import call_command  # noqa: E402
+from teams.models import Team, Ticket  # noqa: E402
+
+from webhooks import service  # noqa: E402
+from webhooks.errors import EventDataInvalidError  # noqa: E402
+from webhooks.models import AuditEntry, Delivery, Event, HourFigures, Webhook  # noqa: E402
+from webhooks.repair import audit_log, rollups  # noqa: E402
+from webhooks.wire.signing import verify_standard  # noqa: E402
+
+KEY = settings.KEY
+
+
+class Receiver(ThreadingHTTPServer):
+    """Keeps the requests that came in."""
+
+    def __init__(self) -> None:
+        self.requests = []
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.requests.append(({k.lower(): v for k, v in self.headers.items()}, body))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def new_team() -> Team:
+    name = f"team {uuid.uuid4().hex}"
+    return Team.objects.create(name=name, **({"id": name} if KEY == "text" else {}))
+
+
+def run_worker() -> None:
+    subprocess.run([sys.executable, "manage.py", "webhooks_worker", "--burst"], check=True)
+
+
+class TeamsOwnWebhooks(unittest.TestCase):
+    def setUp(self) -> None:
+        self.team, self.other = new_team(), new_team()
+        self.receiver = Receiver()
+        self.addCleanup(self.receiver.server_close)
+        self.addCleanup(self.receiver.shutdown)
+        self.webhook = service.create_webhook(
+            self.team, name="Tickets", url=self.receiver.url, events=["ticket.*"]
+        )
+
+    def test_tickets_of_a_team_reach_its_webhook_only(self) -> None:
+        ticket = Ticket.objects.create(team=self.team, title="Leak")
+        Ticket.objects.create(team=self.other, title="Somebody else's")
+        Ticket.objects.filter(pk=ticket.pk).update(title="Flood")
+        run_worker()
+
+        kinds = [headers["x-webhook-event"] for headers, _ in self.receiver.requests]
+        self.assertEqual(sorted(kinds), ["ticket.created", "ticket.updated"])
+        for headers, body in self.receiver.requests:
+            self.assertTrue(verify_standard(self.webhook.secret, headers, body, now=time.time()))
+        self.assertEqual(
+            set(Delivery.objects.filter(webhook=self.webhook).values_list("status", flat=True)),
+            {"SUCCESS"},
+        )
+        self.assertEqual(
+            set(Event.objects.for_owner(self.team.pk).values_list("type", flat=True)), set(kinds)
+        )
+
+    def test_a_user_is_no_owner(self) -> None:
+        user = User.objects.create_user(f"user {uuid.uuid4().hex}")
+        with self.assertRaisesRegex(EventDataInvalidError, "WEBHOOKS_OWNER_MODEL is teams.Team"):
+            service.trigger_event("ticket.created", user, {"id": 1, "title": "Leak"})
+        with self.assertRaisesRegex(ValueError, "The owner is a auth.User"):
+            service.create_webhook(user, name="a", url=self.receiver.url, events=["*"])
+
+    def test_a_deleted_team_takes_its_webhooks_along(self) -> None:
+        service.trigger_event("ticket.created", self.team, {"id": 1, "title": "Leak"})
+        key = self.team.pk
+        self.team.delete()
+        run_worker()
+
+        webhook = Webhook.objects.get(pk=self.webhook.pk)
+        self.assertIsNone(webhook.owner_id)
+        self.assertIsNotNone(webhook.deleted_at)
+        self.assertEqual(self.receiver.requests, [])
+        self.assertEqual(
+            [one.status for one in Delivery.objects.filter(webhook=webhook)], ["CANCELLED"]
+        )
+        self.assertEqual(Event.objects.for_owner(key).count(), 1)
+
+    def test_the_audit_log_names_users_of_another_kind_of_key(self) -> None:
+        user = User.objects.create_user(f"user {uuid.uuid4().hex}")
+        entry = audit_log.record("webhook.disable", self.webhook, actor=user)
+        self.assertEqual(AuditEntry.objects.get(pk=entry.pk).actor_id, user.pk)
+
+    def test_commands_find_a_team_by_its_name_and_its_key(self) -> None:
+        Ticket.objects.create(team=self.team, title="Leak")
+        run_worker()
+        for text in (self.team.name, str(self.team.pk)):
+            shown = StringIO()
+            with redirect_stdout(shown):
+                call_command("redeliver", owner=text, status=["SUCCESS"], dry_run=True)
+                call_command("stats", owner=text)
+            self.assertIn("1", shown.getvalue())
+
+    def test_figures_of_an_hour_name_the_team(self) -> None:
+        Ticket.objects.create(team=self.team, title="Leak")
+        run_worker()
+        rollups._roll(int(time.time() // 3600))
+        rows = HourFigures.objects.filter(webhook_id=self.webhook.pk)
+        self.assertEqual([row.owner_id for row in rows], [self.team.pk])
+
+    def test_a_redelivery_of_a_team_is_sent(self) -> None:
+        Ticket.objects.create(team=self.team, title="Leak")
+        run_worker()
+        service.redeliver(service.Scope(owner_id=self.team.pk, statuses=("SUCCESS",)))
+        run_worker()
+        self.assertEqual(len(self.receiver.requests), 2)
