@@ -167,6 +167,7 @@ TEMPLATES = [
     }
 ]
 AUTH_USER_MODEL = "projects.User"
+WEBHOOKS_OWNER_MODEL = AUTH_USER_MODEL
 # The page after a login without another destination.
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"

@@ -23,6 +23,7 @@ from webhooks.doors import access, owners
 from webhooks.errors import PublicIdInvalidError, RedeliveryScopeError
 from webhooks.ids import EVENT_PREFIX, parse_public_id
 from webhooks.models import Event, Webhook
+from webhooks.models.owners import owner_model
 from webhooks.repair.redelivery_scope import order_warnings, webhooks_missing
 from webhooks.workbench.attempts import show_payload
 
@@ -120,7 +121,7 @@ class EventAdmin(BigTableAdmin):
 
     @staticmethod
     def _owner_name(event: Event) -> str:
-        found = owners.owner_model()._default_manager.filter(pk=event.owner_id).first()
+        found = owner_model()._default_manager.filter(pk=event.owner_id).first()
         return owners.name_of(found) if found else str(event.owner_id or "")
 
     @display(description="Webhooks")

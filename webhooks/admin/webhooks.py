@@ -35,6 +35,7 @@ from webhooks.doors.setting_fields import changes_of
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import WEBHOOK_PREFIX, parse_public_id
 from webhooks.models import Webhook
+from webhooks.models.owners import owner_model
 from webhooks.models.webhook import SETTINGS
 
 HEADER_FIELDS = ("custom_headers", "remove_headers")
@@ -71,7 +72,7 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
         return WebhookList
 
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
-        names = owners.names_of(owners.owner_model())[:1]
+        names = owners.names_of(owner_model())[:1]
         return ("name", "url", *(f"owner__{name}" for name in names))
 
     def has_add_permission(self, request: HttpRequest) -> bool:

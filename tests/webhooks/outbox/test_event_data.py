@@ -300,7 +300,7 @@ def test_no_value_of_our_own_builders_aborts_a_save(
     [
         Change("project.exploded", ID, {}),
         Change(None, ID, {}),  # type: ignore[arg-type]
-        Change("project.updated", "ada", {}),  # type: ignore[arg-type]
+        Change("project.updated", "ada", {}),
         Change("project.updated", ID, None),  # type: ignore[arg-type]
         Change("project.updated", ID, [1]),  # type: ignore[arg-type]
     ],
@@ -322,7 +322,7 @@ def test_our_own_builders_may_yield_values_with_an_obvious_json_form(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = DELETED | {"id": ID, "deletedAt": MOMENT}
-    announce(monkeypatch, Change("project.deleted", str(project.owner_id), data))  # type: ignore[arg-type]
+    announce(monkeypatch, Change("project.deleted", str(project.owner_id), data))
 
     with captured_events() as captured:
         project.name = "Saved"
