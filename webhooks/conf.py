@@ -23,6 +23,9 @@ DEFAULTS: dict[str, Any] = {
     "WEBHOOKS_OWNER_MODEL": None,
     # The type of that model's primary key: uuid, bigint (any integer) or text.
     "WEBHOOKS_OWNER_KEY": "uuid",
+    # The function that returns the owner for whom a request to the API or the portal acts, as
+    # "module.function"; None where users own webhooks.
+    "WEBHOOKS_OWNER_OF_REQUEST": None,
     # The beginning of each token of the HTTP API, at most 10 characters.
     "WEBHOOKS_TOKEN_PREFIX": "wht_",
     # One Valkey or Redis, for wake-ups.

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from typing import Any
-from uuid import UUID
 
 from rest_framework.exceptions import ErrorDetail, Throttled
 from rest_framework.request import Request
@@ -56,7 +55,7 @@ def take_of_user(user_id: Any) -> Allowance:
     return take("user", str(user_id))
 
 
-def spend(name: str, owner_id: UUID, amount: int) -> None:
+def spend(name: str, owner_id: Any, amount: int) -> None:
     """Spend an owner's quota of this hour; raises QuotaExceededError if it is used up."""
     check_quota(allowances.spend(name, owner_id, amount))
 

@@ -14,7 +14,6 @@ from functools import cached_property
 from ipaddress import ip_address
 from operator import length_hint
 from typing import Any
-from uuid import UUID
 
 import redis
 from django.conf import settings
@@ -123,7 +122,7 @@ def take(name: str, who: str) -> Allowance:
 HOUR_SECONDS = 3600
 
 
-def spend(name: str, owner_id: UUID, amount: int) -> Allowance:
+def spend(name: str, owner_id: Any, amount: int) -> Allowance:
     """Spend an amount of an owner's quota of this hour (WEBHOOKS_QUOTAS_PER_HOUR).
 
     Refused amounts count too; an amount of 0 only returns the rest.
@@ -136,7 +135,7 @@ def spend(name: str, owner_id: UUID, amount: int) -> Allowance:
     return Allowance(name, limit, limit - used, max(1, round(HOUR_SECONDS - elapsed)))
 
 
-def spend_rows(name: str, owner_id: UUID, rows: QuerySet[Any]) -> tuple[Allowance, int]:
+def spend_rows(name: str, owner_id: Any, rows: QuerySet[Any]) -> tuple[Allowance, int]:
     """Spend one of an owner's quota for each row, and return how many these are.
 
     Counts at most one row more than are left.

@@ -3,9 +3,11 @@
 from contextlib import suppress
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.db.models import CharField, Q, QuerySet
+from django.utils.module_loading import import_string
 
 from webhooks.models.owners import ACTIVE, has_active_column, owner_model, owners_are_users
 
@@ -87,3 +89,14 @@ def _any_name(model: Any, lookup: str, text: str) -> Q:
     for name in names_of(model):
         wanted |= Q(**{f"{name}__{lookup}": text})
     return wanted
+
+
+def owner_of(request: Any) -> Any:
+    """Return the owner for whom a request acts, or his key; None where there is none.
+
+    The function that WEBHOOKS_OWNER_OF_REQUEST names says who: it gets the request, whose user is
+    known. Without one the user is the owner; users who are no owners act for nobody.
+    """
+    if settings.WEBHOOKS_OWNER_OF_REQUEST:
+        return import_string(settings.WEBHOOKS_OWNER_OF_REQUEST)(request)
+    return request.user if owners_are_users() else None

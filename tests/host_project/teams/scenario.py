@@ -1,9 +1,8 @@
-"""What must work in a project where teams own webhooks: `python -m unittest scenario`.
+"""What must work in a project where teams own webhooks: `python run.py scenario`.
 
 Without a test database: everything commits, and the worker is a process of its own.
 """
 
-import os
 import subprocess
 import sys
 import threading
@@ -14,21 +13,16 @@ from contextlib import redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 
-import django
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.core.management import call_command
+from teams.models import Team, Ticket
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
-django.setup()
-
-from django.conf import settings  # noqa: E402
-from django.contrib.auth.models import User  # noqa: E402
-from django.core.management import call_command  # noqa: E402
-from teams.models import Team, Ticket  # noqa: E402
-
-from webhooks import service  # noqa: E402
-from webhooks.errors import EventDataInvalidError  # noqa: E402
-from webhooks.models import AuditEntry, Delivery, Event, HourFigures, Webhook  # noqa: E402
-from webhooks.repair import audit_log, rollups  # noqa: E402
-from webhooks.wire.signing import verify_standard  # noqa: E402
+from webhooks import service
+from webhooks.errors import EventDataInvalidError
+from webhooks.models import AuditEntry, Delivery, Event, HourFigures, Webhook
+from webhooks.repair import audit_log, rollups
+from webhooks.wire.signing import verify_standard
 
 KEY = settings.KEY
 
