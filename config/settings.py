@@ -228,6 +228,7 @@ WEBHOOKS_ENDPOINT_PROOF = environment.one_of(
 WEBHOOKS_UNVERIFIED_REQUESTS_PER_SECOND = environment.whole_number(
     "WEBHOOKS_UNVERIFIED_REQUESTS_PER_SECOND"
 )
+WEBHOOKS_TRUSTED_PROXIES = environment.whole_number("NUM_PROXIES", 0)
 WEBHOOKS_TOKEN_PREFIX = "rdai_"
 WEBHOOKS_OWNER_KEY = "uuid"
 REST_FRAMEWORK: dict[str, Any] = {
@@ -241,8 +242,6 @@ REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_SCHEMA_CLASS": "webhooks.api.schema.ApiSchema",
     "EXCEPTION_HANDLER": "webhooks.api.problems.answer_exception",
     "URL_FORMAT_OVERRIDE": None,
-    # The number of proxies before us; without it DRF would trust all of X-Forwarded-For.
-    "NUM_PROXIES": environment.whole_number("NUM_PROXIES", 0),
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
 if DEBUG:

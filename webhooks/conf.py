@@ -28,8 +28,11 @@ DEFAULTS: dict[str, Any] = {
     "WEBHOOKS_OWNER_OF_REQUEST": None,
     # The beginning of each token of the HTTP API, at most 10 characters.
     "WEBHOOKS_TOKEN_PREFIX": "wht_",
-    # One Valkey or Redis, for wake-ups.
-    "REDIS_URL": "redis://127.0.0.1:6379/0",
+    # How many trusted proxies append to X-Forwarded-For; limits of requests count addresses.
+    "WEBHOOKS_TRUSTED_PROXIES": 0,
+    # One Valkey or Redis, for wake-ups through RQ and for limits of requests; empty for none, where
+    # each process counts requests alone.
+    "REDIS_URL": "",
     # Whether to prepare statements on connections that allow it.
     "DATABASE_PREPARED_STATEMENTS": True,
     # rq, listen or poll; rq needs Valkey and the extra [rq].

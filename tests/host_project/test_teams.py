@@ -39,6 +39,7 @@ def test_teams_own_webhooks(key: str, tmp_path: Path) -> None:
     run(project, environment, "manage.py", "check")
     run(project, environment, "manage.py", "migrate", "-v", "0")
     run(project, environment, "run.py", "scenario")
+    run(project, environment, "run.py", "scenario_admin")
     run(project, environment | {"TEAM_API": "1"}, "run.py", "scenario_api")
     # The migrations fit the models with these keys and owners too.
     run(project, environment, "manage.py", "makemigrations", "--check", "--dry-run")

@@ -8,7 +8,7 @@ import pycurl
 import pytest
 
 from tests.webhooks.sending import Canary
-from webhooks.outbox import hints
+from webhooks.outbox import valkey
 from webhooks.repair import doctor_servers, doctor_valkey
 from webhooks.wire.exchange import Exchange
 
@@ -48,7 +48,7 @@ def unhurried_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def evicting_valkey() -> Iterator[None]:
-    client = hints.connect(2)
+    client = valkey.connect(2)
     client.config_set("maxmemory-policy", "allkeys-lru")
     yield
     client.config_set("maxmemory-policy", "noeviction")

@@ -7,9 +7,9 @@ from uuid import UUID
 
 from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
-from unfold.contrib.filters.admin import DropdownFilter, MultipleDropdownFilter, TextFilter
 
 from webhooks import catalog
+from webhooks.admin.look import DropdownFilter, MultipleFilter, TextFilter
 from webhooks.choices import DeliveryStatus, FailureKind
 from webhooks.doors import owners
 from webhooks.doors.times import parse_moment
@@ -60,7 +60,11 @@ class MomentFilter(TextFilter):
             widget = choice["form"].fields[self.parameter_name].widget
             list_id = f"moments-{self.parameter_name}"
             widget.attrs |= {"list": list_id, "placeholder": "6h or 2026-11-24T08:00"}
-            yield choice | {"list_id": list_id, "suggestions": self.suggestions}
+            yield choice | {
+                "list_id": list_id,
+                "suggestions": self.suggestions,
+                "field_template": TextFilter.template,
+            }
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         value = (self.value() or "").strip()
@@ -84,7 +88,7 @@ class UntilFilter(MomentFilter):
     lookup = "id__lt"
 
 
-class StatusFilter(MultipleDropdownFilter):
+class StatusFilter(MultipleFilter):
     title = "status"
     parameter_name = "status"
 

@@ -9,12 +9,12 @@ from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
-from unfold.views import ChangeList
 
 from webhooks import service
 from webhooks.admin import webhook_pages
 from webhooks.admin.access import permissions_of
 from webhooks.admin.base import OperatorAdmin
+from webhooks.admin.look import IS_PLAIN, ChangeList
 from webhooks.admin.secrets import RevealSecret, RevokeSecret, RotateSecret
 from webhooks.admin.webhook_filters import KindFilter, StateFilter
 from webhooks.admin.webhook_form import WebhookForm
@@ -136,6 +136,7 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
         context = permissions_of(request.user) | {
             "webhook": webhook,
             "tab": "settings",
+            "is_plain": IS_PLAIN,
             "title": webhook.name,
             "show_save_and_continue": False,
         }

@@ -39,7 +39,7 @@ class RateThrottle(BaseThrottle):
 
     def _who(self, request: Request) -> str:
         if self._by_address or not request.user.is_authenticated:
-            return self.get_ident(request)
+            return allowances.address_in(request)
         if self._name == "token" and isinstance(request.auth, ApiToken):
             return request.auth.id.hex
         return f"user-{request.user.pk}"
@@ -85,8 +85,8 @@ def check(found: Iterable[Allowance]) -> None:
 
 
 def take_refusal(request: Any) -> Allowance:
-    """Count one request of an address without valid credentials; its `META` and `headers` are read."""
-    return take("refused", BaseThrottle().get_ident(request))
+    """Count one request of an address without valid credentials; its `META` is read."""
+    return take("refused", allowances.address_in(request))
 
 
 def headers_of(found: list[Allowance]) -> dict[str, str]:

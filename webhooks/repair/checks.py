@@ -129,9 +129,19 @@ def check_active_owners(**_: Any) -> list[CheckMessage]:
 
 @register("webhooks")
 def check_wakeup_packages(**_: Any) -> list[CheckMessage]:
-    """E104: WEBHOOKS_WAKEUP is rq, and RQ or its client of Valkey is not installed."""
+    """E104: WEBHOOKS_WAKEUP is rq, and RQ, its client of Valkey or Valkey's address is missing."""
     missing = [name for name in ("redis", "rq", "django_rq") if find_spec(name) is None]
-    if settings.WEBHOOKS_WAKEUP != "rq" or not missing:
+    if settings.WEBHOOKS_WAKEUP != "rq":
+        return []
+    if not settings.REDIS_URL:
+        return [
+            Error(
+                "WEBHOOKS_WAKEUP is rq, and REDIS_URL is not set.",
+                hint="Set REDIS_URL to a Valkey or Redis, or WEBHOOKS_WAKEUP to listen or poll.",
+                id="webhooks.E104",
+            )
+        ]
+    if not missing:
         return []
     return [
         Error(

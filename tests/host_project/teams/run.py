@@ -5,8 +5,11 @@ import sys
 import unittest
 
 import django
+from django.test.utils import setup_test_environment
 
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
     django.setup()
+    # For the contexts of pages.
+    setup_test_environment()
     unittest.main(sys.argv.pop(1), verbosity=2)

@@ -103,5 +103,9 @@ def test_e104_names_the_missing_packages_of_rq(
         "webhooks.E104",
         "WEBHOOKS_WAKEUP is rq, and these packages are missing: rq.",
     )
+    settings.REDIS_URL = ""
+    assert [one.msg for one in checks.check_wakeup_packages()] == [
+        "WEBHOOKS_WAKEUP is rq, and REDIS_URL is not set."
+    ]
     settings.WEBHOOKS_WAKEUP = "poll"
     assert checks.check_wakeup_packages() == []

@@ -1,0 +1,19 @@
+"""Connections to Valkey; needs the package redis, and loads with it only."""
+
+from typing import Any
+
+import redis
+from django.conf import settings
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+
+def connect(timeout_seconds: float) -> redis.Redis:
+    """Return a client of REDIS_URL that waits at most `timeout` seconds for a reply."""
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_seconds,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if not settings.REDIS_URL.startswith("unix:"):
+        options["socket_connect_timeout"] = timeout_seconds
+    return redis.Redis.from_url(settings.REDIS_URL, **options)
