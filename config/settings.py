@@ -167,7 +167,7 @@ TEMPLATES = [
     }
 ]
 AUTH_USER_MODEL = "projects.User"
-WEBHOOKS_OWNER_MODEL = AUTH_USER_MODEL
+WEBHOOKS_OWNER_MODEL = "projects.User"
 WEBHOOKS_OWNER_OF_REQUEST = None
 # The page after a login without another destination.
 LOGIN_URL = "admin:login"

@@ -10,18 +10,20 @@ import time
 import unittest
 import uuid
 from contextlib import redirect_stdout
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 
 from django.conf import settings
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.core.management import call_command
-from teams.models import Team, Ticket
+from teams.models import Note, Team, Ticket
 
-from webhooks import service
+from webhooks import catalog, service
 from webhooks.errors import EventDataInvalidError
 from webhooks.models import AuditEntry, Delivery, Event, HourFigures, Webhook
 from webhooks.repair import audit_log, rollups
+from webhooks.testing import captured_events
 from webhooks.wire.signing import verify_standard
 
 KEY = settings.KEY
@@ -87,6 +89,48 @@ class TeamsOwnWebhooks(unittest.TestCase):
         self.assertEqual(
             set(Event.objects.for_owner(self.team.pk).values_list("type", flat=True)), set(kinds)
         )
+
+    def test_a_field_of_each_kind_is_sent_as_its_schema_says(self) -> None:
+        ticket = Ticket.objects.create(team=self.team, title="Leak")
+        with captured_events() as captured:
+            note = Note.objects.create(
+                ticket=ticket, text="Wet", price=Decimal("9.5"), kind="quote", facts={"a": [1]}
+            )
+            Note.objects.filter(pk=note.pk).update(share=0.5)
+            note.delete()
+        self.assertEqual(captured.types, ["note.created", "note.updated", "note.deleted"])
+        self.assertEqual({event.owner_id for event in captured.events}, {self.team.pk})
+        for type_, data in captured.types_and_data:
+            catalog.validate_data(type_, data)
+        (data,) = captured.data_of("note.updated")
+        shown = {
+            name: data[name]
+            for name in ("id", "ticketId", "count", "price", "share", "kind", "facts")
+        }
+        self.assertEqual(shown, {
+            "id": note.pk or data["id"], "ticketId": ticket.pk, "count": 3, "price": "9.50", "share": 0.5,
+            "kind": "quote", "facts": {"a": [1]},
+        })  # fmt: skip
+        self.assertEqual(catalog.get_type("note.created").example["kind"], "plain")
+
+    def test_a_transition_is_an_event_of_its_own(self) -> None:
+        ticket = Ticket.objects.create(team=self.team, title="Leak")
+        with captured_events() as captured:
+            for is_done in (True, True, False, True):
+                Ticket.objects.filter(pk=ticket.pk).update(is_done=is_done)
+        self.assertEqual(captured.types, ["ticket.closed", "ticket.closed"])
+
+    def test_a_model_of_another_app_is_tracked(self) -> None:
+        with captured_events() as captured:
+            group = Group.objects.create(name=f"group {uuid.uuid4().hex}")
+            group.delete()
+        self.assertEqual(captured.types, ["group.created", "group.deleted"])
+        shown = StringIO()
+        call_command("webhooks_events", stdout=shown)
+        self.assertRegex(
+            shown.getvalue(), r"(?m)^note\.created +teams\.Note +ticket__team +id, ticketId"
+        )
+        self.assertRegex(shown.getvalue(), r"(?m)^auth\.Group +id, name$")
 
     def test_a_user_is_no_owner(self) -> None:
         user = User.objects.create_user(f"user {uuid.uuid4().hex}")
