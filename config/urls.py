@@ -16,8 +16,8 @@ import projects.api
 import sessions_app.api
 import webhooks.api.urls
 from config.login import change_password, login
-from config.metrics import metrics
 from webhooks.api import problems
+from webhooks.doors.metrics import metrics
 
 OPENAPI_FILE = Path(settings.BASE_DIR) / "docs" / "openapi.yaml"
 

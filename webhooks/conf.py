@@ -74,6 +74,8 @@ DEFAULTS: dict[str, Any] = {
     "WEBHOOKS_PORTAL_ACCENT": "#4f46e5",
     # auto, light or dark.
     "WEBHOOKS_PORTAL_COLOR_SCHEME": "auto",
+    # The bearer token of webhooks.doors.metrics, which is off without one; needs the extra [metrics].
+    "METRICS_TOKEN": "",
     # Parts of the addresses of development servers; `doctor` reports their use in production.
     "WEBHOOKS_DEVELOPMENT_SERVERS": [],
 }
