@@ -8,20 +8,21 @@ import argparse
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
 from config.services import BASE_DIR
-from tests.host_project.databases import new_database
+from tests.host_project.databases import create_database, installed_postgres, new_database
 
 PROJECT = Path(__file__).parent / "teams"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-DJANGOS = ("4.2", "5.0", "5.1", "5.2", "6.0")
+DJANGOS = ("4.2", "5.1", "5.2", "6.0", "6.1")
 POSTGRES = Path("/usr/lib/postgresql")
 """Where Debian's packages are; the wheel's Postgres is the newest one."""
 
@@ -104,13 +105,24 @@ def main() -> Iterator[str]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", nargs="*", default=PYTHONS)
     parser.add_argument("--django", nargs="*", default=DJANGOS)
+    parser.add_argument("--postgres", help="A version of Debian's, such as 15; else the wheel's.")
     options = parser.parse_args()
+    server = POSTGRES / str(options.postgres) / "bin"
+    if options.postgres and not server.exists():
+        yield f"Postgres {options.postgres} is not installed (apt-get install postgresql-{options.postgres})."
+        return
+    with installed_postgres(server) if options.postgres else nullcontext() as address:
+        yield from rows(options, address)
+
+
+def rows(options: argparse.Namespace, address: dict[str, Any] | None) -> Iterator[str]:
     (wheel,) = (BASE_DIR / "var" / "dist").glob("remotedevai_webhooks-*.whl")
     yield "| Python | Django | Postgres | result |"
     yield "| --- | --- | --- | --- |"
     for python in options.python:
         for django in options.django:
-            database = new_database(f"matrix_{python}_{django}".replace(".", "_"))
+            name = f"matrix_{python}_{django}".replace(".", "_")
+            database = create_database(name, "postgres", address) if address else new_database(name)
             cell = Cell(python, django, database)
             try:
                 python_version, django_version = try_out(cell, wheel).split()
@@ -123,4 +135,3 @@ def main() -> Iterator[str]:
 if __name__ == "__main__":
     for line in main():
         print(line, flush=True)  # noqa: T201
-    sys.exit()

@@ -3,12 +3,14 @@
 Without a test database: everything commits, and the worker is a process of its own.
 """
 
+import random
 import subprocess
 import sys
 import threading
 import time
 import unittest
 import uuid
+from collections import Counter
 from contextlib import redirect_stdout
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +19,9 @@ from io import StringIO
 from django.conf import settings
 from django.contrib.auth.models import Group, User
 from django.core.management import call_command
+from django.db import transaction
+from django.db.models import CharField, Value
+from django.db.models.functions import Cast, Concat
 from teams.models import Note, Team, Ticket
 
 from webhooks import catalog, service
@@ -60,6 +65,46 @@ def new_team() -> Team:
 
 def run_worker() -> None:
     subprocess.run([sys.executable, "manage.py", "webhooks_worker", "--burst"], check=True)
+
+
+def write_groups(chance: random.Random) -> None:
+    """Write some of Django's groups in one of the ways that there are; some writes roll back."""
+    name = uuid.UUID(int=chance.getrandbits(128)).hex
+    rows = list(Group.objects.order_by("pk"))
+    some = chance.sample(rows, min(len(rows), chance.randint(0, 2)))
+    keys = [row.pk for row in some]
+    way = chance.randrange(8)
+    if way == 0:
+        Group.objects.create(name=name)
+    elif way == 1:
+        Group.objects.bulk_create([Group(name=name + "1"), Group(name=name + "2")])
+    elif way == 2:
+        for row in some:
+            row.name = f"{name}{row.pk}"
+            row.save()
+    elif way == 3:
+        Group.objects.filter(pk__in=keys).update(name=Concat(Value(name), Cast("pk", CharField())))
+    elif way == 4:
+        for row in some:
+            row.name = f"{name}{row.pk}"
+        Group.objects.bulk_update(some, ["name"])
+    elif way == 5:
+        Group.objects.filter(pk__in=keys).delete()
+    elif way == 6:
+        for row in some:
+            row.delete()
+    else:
+        point = transaction.savepoint()
+        write_groups(chance)
+        transaction.savepoint_rollback(point)
+
+
+def without_names(told: Counter) -> Counter:
+    return Counter((type_, pk) for type_, pk, _ in told.elements())
+
+
+def of_living(told: Counter) -> Counter:
+    return Counter(one for one in told.elements() if one[0] != "group.deleted")
 
 
 class TeamsOwnWebhooks(unittest.TestCase):
@@ -131,6 +176,42 @@ class TeamsOwnWebhooks(unittest.TestCase):
             shown.getvalue(), r"(?m)^note\.created +teams\.Note +ticket__team +id, ticketId"
         )
         self.assertRegex(shown.getvalue(), r"(?m)^auth\.Group +id, name$")
+
+    def test_a_process_that_only_stores_events_loads_no_pycurl(self) -> None:
+        code = (
+            "import sys; from teams.models import Team, Ticket; "
+            f"Ticket.objects.create(team=Team.objects.get(name={self.team.name!r}), title='Leak'); "
+            "print('pycurl' in sys.modules)"
+        )
+        shell = [sys.executable, "manage.py", "shell", "-v", "0", "-c", code]
+        told = subprocess.run(shell, check=True, capture_output=True, text=True).stdout
+        self.assertEqual(told.strip(), "False")
+        self.assertEqual(Delivery.objects.filter(webhook=self.webhook).count(), 1)
+
+    def test_random_histories_of_another_apps_model_tell_what_has_changed(self) -> None:
+        for seed in range(60):
+            chance = random.Random(seed)
+            for _ in range(3):
+                before = dict(Group.objects.values_list("pk", "name"))
+                with captured_events() as captured, transaction.atomic():
+                    for _ in range(chance.randint(1, 6)):
+                        write_groups(chance)
+                after = dict(Group.objects.values_list("pk", "name"))
+                expected = Counter(
+                    [("group.created", pk, after[pk]) for pk in after.keys() - before.keys()]
+                    + [("group.deleted", pk, before[pk]) for pk in before.keys() - after.keys()]
+                    + [
+                        ("group.updated", pk, after[pk])
+                        for pk in after.keys() & before.keys()
+                        if after[pk] != before[pk]
+                    ]
+                )
+                told = Counter(
+                    (type_, data["id"], data["name"]) for type_, data in captured.types_and_data
+                )
+                # What a deleted row was called is its last name within the transaction.
+                self.assertEqual(without_names(told), without_names(expected), f"seed {seed}")
+                self.assertEqual(of_living(told), of_living(expected), f"seed {seed}")
 
     def test_a_user_is_no_owner(self) -> None:
         user = User.objects.create_user(f"user {uuid.uuid4().hex}")
