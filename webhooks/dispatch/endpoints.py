@@ -17,8 +17,8 @@ from webhooks.models.owners import owner_sql
 from webhooks.pace.retry import Policy
 from webhooks.postgres.sql import run
 from webhooks.wire.clock import boottime
+from webhooks.wire.header_lines import header_line
 from webhooks.wire.header_rules import header_problem
-from webhooks.wire.messages import header_line
 from webhooks.wire.signing import Ed25519Key, SigningKey, load_key
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from django.db import models
 from django.db.models.functions import Now
 
 from webhooks.ids import new_id
-from webhooks.wire.messages import header_pairs
+from webhooks.wire.header_lines import header_pairs
 
 
 class Inbox(models.Model):
