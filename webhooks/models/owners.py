@@ -4,7 +4,7 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings
-from django.core.exceptions import FieldDoesNotExist
+from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured
 from django.db import connection
 from django.db.models import BooleanField, Model
 
@@ -13,8 +13,17 @@ ACTIVE = "is_active"
 
 
 def owner_model() -> Any:
-    """Return the model; callable once the models are loaded."""
-    return apps.get_model(settings.WEBHOOKS_OWNER_MODEL, require_ready=False)
+    """Return the model; callable once the models are loaded.
+
+    Raises ImproperlyConfigured where WEBHOOKS_OWNER_MODEL names none.
+    """
+    try:
+        return apps.get_model(settings.WEBHOOKS_OWNER_MODEL, require_ready=False)
+    except (LookupError, ValueError) as problem:
+        raise ImproperlyConfigured(
+            f"WEBHOOKS_OWNER_MODEL is {settings.WEBHOOKS_OWNER_MODEL!r}, and must be the name of an "
+            f'installed model, "app.Model": {problem}'
+        ) from None
 
 
 def owners_are_users() -> bool:

@@ -1,14 +1,21 @@
-"""System checks E101 to E104 and W101 to W103: keys, the host project, settings of security."""
+"""System checks E101 to E105 and W101 to W104: keys, the host project, settings of security."""
 
 from importlib.util import find_spec
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, InterfaceError, connection
+from django.utils.module_loading import import_string
 
 from webhooks.models.owner_keys import SQL_TYPE
-from webhooks.models.owners import ACTIVE, has_active_column, owner_model
+from webhooks.models.owners import (
+    ACTIVE,
+    has_active_column,
+    owner_model,
+    owners_are_users,
+)
 from webhooks.repair import reencryption
 from webhooks.wire.addresses import is_public_network
 
@@ -123,6 +130,37 @@ def check_active_owners(**_: Any) -> list[CheckMessage]:
             hint=f"Make it {ACTIVE} = models.BooleanField(default=True): nothing is sent for "
             "inactive owners, and workers look at the column.",
             id="webhooks.E103",
+        )
+    ]
+
+
+@register("webhooks")
+def check_owner_of_request(**_: Any) -> list[CheckMessage]:
+    """E105: WEBHOOKS_OWNER_OF_REQUEST names no function. W104: it is missing, and users own nothing."""
+    path = settings.WEBHOOKS_OWNER_OF_REQUEST
+    if path:
+        try:
+            if callable(import_string(path)):
+                return []
+            problem = "it is no function"
+        except ImportError as failure:
+            problem = str(failure)
+        return [
+            Error(
+                f"WEBHOOKS_OWNER_OF_REQUEST is {path!r}, which cannot be used: {problem}.",
+                hint='Name a function as "module.function"; it gets a request and returns an owner, '
+                "his key or None.",
+                id="webhooks.E105",
+            )
+        ]
+    if owners_are_users() or not apps.is_installed("rest_framework"):
+        return []
+    return [
+        Warning(
+            f"Owners are {owner_model()._meta.label}, and nothing says for which of them a request to "
+            "the API or the portal acts: all are refused.",
+            hint="Set WEBHOOKS_OWNER_OF_REQUEST to a function from a request to its owner.",
+            id="webhooks.W104",
         )
     ]
 

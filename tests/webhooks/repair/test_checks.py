@@ -4,9 +4,11 @@ from ipaddress import ip_network
 
 import pytest
 from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
 from pytest_django import Settings
 
 from projects.models import Project
+from webhooks.models.owners import owner_model
 from webhooks.repair import checks
 
 
@@ -89,6 +91,34 @@ def test_e103_wants_a_column_is_active(
     monkeypatch.setattr(Project, "is_active", is_active, raising=False)
 
     assert [error.id for error in checks.check_active_owners()] == errors
+
+
+@pytest.mark.parametrize(
+    ("model", "function", "ids"),
+    [
+        ("projects.User", None, []),
+        ("projects.Project", None, ["webhooks.W104"]),
+        ("projects.Project", "webhooks.doors.owners.owner_of", []),
+        ("projects.Project", "webhooks.doors.owners.owner", ["webhooks.E105"]),
+        ("projects.Project", "nothing", ["webhooks.E105"]),
+        ("projects.Project", "webhooks.doors.owners.settings", ["webhooks.E105"]),
+    ],
+)
+def test_a_request_must_have_an_owner(
+    model: str, function: str | None, ids: list[str], settings: Settings
+) -> None:
+    settings.WEBHOOKS_OWNER_MODEL = model
+    settings.WEBHOOKS_OWNER_OF_REQUEST = function
+
+    assert [one.id for one in checks.check_owner_of_request()] == ids
+
+
+@pytest.mark.parametrize("name", ["projects.Nothing", "nothing.Team", "Team"])
+def test_an_owner_model_that_is_none_is_named(name: str, settings: Settings) -> None:
+    settings.WEBHOOKS_OWNER_MODEL = name
+
+    with pytest.raises(ImproperlyConfigured, match=f"WEBHOOKS_OWNER_MODEL is '{name}'"):
+        owner_model()
 
 
 def test_e104_names_the_missing_packages_of_rq(
