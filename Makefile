@@ -139,13 +139,19 @@ clients: setup  ## clients that are generated from the description: compile, run
 
 # Apart from .venv, which must not depend on what builds packages.
 PACKAGE := var/package
-package:  ## a wheel of the app alone in var/dist, checked
+package:  ## wheels of the app and of the receivers' helper in var/dist, checked
 	@test -x $(PACKAGE)/bin/python || $(PYTHON) -m venv $(PACKAGE)
 	@$(PACKAGE)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-package.lock
 	@rm -rf var/dist
 	$(PACKAGE)/bin/python -m build --outdir var/dist .
+	$(PACKAGE)/bin/python -m build --outdir var/dist receiver_package
 	$(PACKAGE)/bin/twine check --strict var/dist/*
 	$(PACKAGE)/bin/check-wheel-contents var/dist/*.whl
+
+# What cannot be had is named; each runs tests/host_project from the wheel in an environment of its own.
+.PHONY: matrix
+matrix: package  ## the app from its wheel with each Python, Django and Postgres that can be had
+	$(BIN)/python -m tests.host_project.matrix $(ARGS)
 
 chaos: setup  ## break things and count; SEED=1 MINUTES=10
 	$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),1) $(ARGS)

@@ -30,7 +30,7 @@ from projects.models import User
 from webhooks import service
 from webhooks.ids import first_id_of
 from webhooks.models import Delivery, Pause, Webhook, WorkerHeartbeat
-from webhooks.outbox import hints, wakeup
+from webhooks.outbox import valkey, wakeup
 
 TABLES = (
     "webhooks_attempt, webhooks_delivery, webhooks_event, webhooks_webhook, "
@@ -141,7 +141,7 @@ def empty_tables() -> None:
     """Start a measurement with empty tables, fresh statistics and an empty Valkey."""
     with connection.cursor() as cursor:
         cursor.execute(f"TRUNCATE {TABLES} CASCADE")
-    hints.connect(5).flushdb()
+    valkey.connect(5).flushdb()
 
 
 def make_partitions(first: datetime, last: datetime) -> None:

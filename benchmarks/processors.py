@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 import psutil
 from django.db import connection
 
-from webhooks.outbox import hints
+from webhooks.outbox import valkey
 
 
 def valkey_process() -> psutil.Process:
-    return psutil.Process(hints.connect(5).info("server")["process_id"])
+    return psutil.Process(valkey.connect(5).info("server")["process_id"])
 
 
 def postgres_process() -> psutil.Process:

@@ -64,9 +64,9 @@ def main() -> None:
     count = int(sys.argv[1])
     django.setup()
     from webhooks.models import Delivery
-    from webhooks.outbox import hints
+    from webhooks.outbox import hints, valkey
 
-    client = hints.connect(30)
+    client = valkey.connect(30)
     client.flushdb()
     queue = hints.make_queue(client)
     for delivery_id in Delivery.objects.filter(finished_at=None).values_list("id", flat=True)[

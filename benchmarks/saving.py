@@ -11,7 +11,7 @@ from benchmarks import bare_rows, harness, steady
 from benchmarks.harness import Goal, Series, ratio
 from benchmarks.receiver import Receiver
 from sessions_app.models import Session, SessionMessage
-from webhooks.outbox import hints
+from webhooks.outbox import hints, valkey
 
 SAVES = 400
 TRIGGERED = 20_000
@@ -74,7 +74,7 @@ def _save(receiver: Receiver) -> tuple[float, float, float, float]:
     harness.empty_tables()
     silent, heard = steady.make_sessions(harness.make_owners(2))
     harness.make_webhooks([heard.owner], receiver.url)
-    client = hints.connect(5)
+    client = valkey.connect(5)
     times: tuple[list[float], ...] = ([], [], [], [])
     for _ in range(SAVES):
         times[0].append(_time_of(lambda: _save_bare(heard)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from django.db import connection
 
-from webhooks.outbox import hints
+from webhooks.outbox import valkey
 
 STATEMENT = re.compile(r"\[(\d+)\] LOG:  (?:statement|execute [^:]*): (.*(?:\n\t.*)*)")
 OWN_COMMANDS = {"info", "client|setinfo", "hello"}
@@ -47,7 +47,7 @@ def _log_statements(on: bool) -> None:
 
 def valkey_calls() -> Counter[str]:
     """Return how often each command has been called; the difference of two says what ran between."""
-    stats = hints.connect(5).info("commandstats")
+    stats = valkey.connect(5).info("commandstats")
     return Counter(
         {
             name.removeprefix("cmdstat_"): int(values["calls"])

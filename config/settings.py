@@ -169,6 +169,8 @@ TEMPLATES = [
     }
 ]
 AUTH_USER_MODEL = "projects.User"
+WEBHOOKS_OWNER_MODEL = "projects.User"
+WEBHOOKS_OWNER_OF_REQUEST = None
 # The page after a login without another destination.
 LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
@@ -228,6 +230,7 @@ WEBHOOKS_ENDPOINT_PROOF = environment.one_of(
 WEBHOOKS_UNVERIFIED_REQUESTS_PER_SECOND = environment.whole_number(
     "WEBHOOKS_UNVERIFIED_REQUESTS_PER_SECOND"
 )
+WEBHOOKS_TRUSTED_PROXIES = environment.whole_number("NUM_PROXIES", 0)
 WEBHOOKS_TOKEN_PREFIX = "rdai_"
 WEBHOOKS_OWNER_KEY = "uuid"
 REST_FRAMEWORK: dict[str, Any] = {
@@ -241,8 +244,6 @@ REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_SCHEMA_CLASS": "webhooks.api.schema.ApiSchema",
     "EXCEPTION_HANDLER": "webhooks.api.problems.answer_exception",
     "URL_FORMAT_OVERRIDE": None,
-    # The number of proxies before us; without it DRF would trust all of X-Forwarded-For.
-    "NUM_PROXIES": environment.whole_number("NUM_PROXIES", 0),
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
 if DEBUG:

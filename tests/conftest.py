@@ -13,7 +13,7 @@ from projects.models import Project, User
 from tests import flush
 from webhooks import catalog, service
 from webhooks.models import Webhook
-from webhooks.outbox import hints
+from webhooks.outbox import valkey
 from webhooks.tracking import coalescing
 from webhooks.workbench.receiver import HttpReceiver
 
@@ -116,4 +116,4 @@ def receiver() -> Iterator[HttpReceiver]:
 @pytest.fixture
 def empty_valkey() -> None:
     """Delete the wake-up jobs and tokens of earlier tests; a token would suppress new wake-ups."""
-    hints.connect(2).flushdb()
+    valkey.connect(2).flushdb()

@@ -21,8 +21,12 @@ class WebhooksConfig(AppConfig):
     def ready(self) -> None:
         # Importing them registers the system checks and connects the signals.
         import webhooks.repair.checks
-        import webhooks.tracking.checks
-        import webhooks.tracking.signals  # noqa: F401
+        import webhooks.tracking.checks  # noqa: F401
+        from webhooks.tracking.declaration import settle_pending
+        from webhooks.tracking.signals import watch_deleted_owners
+
+        settle_pending()
+        watch_deleted_owners()
 
         if settings.WEBHOOKS_WAKEUP == "rq" and find_spec("rq"):
             # Now, and not in the first save that causes an event.

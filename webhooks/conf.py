@@ -22,15 +22,23 @@ DEFAULTS: dict[str, Any] = {
     # Traces by OpenTelemetry, with the extra [tracing], and whether receivers get `traceparent`.
     "WEBHOOKS_TRACING": False,
     "WEBHOOKS_SEND_TRACEPARENT": False,
-    # The type of the user model's primary key: uuid, bigint (any integer) or text.
+    # Whose rows own webhooks, as "app.Model"; None for the user model.
+    "WEBHOOKS_OWNER_MODEL": None,
+    # The type of that model's primary key: uuid, bigint (any integer) or text.
     "WEBHOOKS_OWNER_KEY": "uuid",
+    # The function that returns the owner for whom a request to the API or the portal acts, as
+    # "module.function"; None where users own webhooks.
+    "WEBHOOKS_OWNER_OF_REQUEST": None,
     # The beginning of each token of the HTTP API, at most 10 characters.
     "WEBHOOKS_TOKEN_PREFIX": "wht_",
     # What the secret part of an owner's tokens and portal keys begins with, for a router: a function of
     # the owner's id that returns at most 10 characters; None for nothing.
     "WEBHOOKS_OWNER_MARK": None,
-    # One Valkey or Redis, for wake-ups.
-    "REDIS_URL": "redis://127.0.0.1:6379/0",
+    # How many trusted proxies append to X-Forwarded-For; limits of requests count addresses.
+    "WEBHOOKS_TRUSTED_PROXIES": 0,
+    # One Valkey or Redis, for wake-ups through RQ and for limits of requests; empty for none, where
+    # each process counts requests alone.
+    "REDIS_URL": "",
     # Whether to prepare statements on connections that allow it.
     "DATABASE_PREPARED_STATEMENTS": True,
     # rq, listen or poll; rq needs Valkey and the extra [rq].
@@ -72,6 +80,8 @@ DEFAULTS: dict[str, Any] = {
     "WEBHOOKS_PORTAL_ACCENT": "#4f46e5",
     # auto, light or dark.
     "WEBHOOKS_PORTAL_COLOR_SCHEME": "auto",
+    # The bearer token of webhooks.doors.metrics, which is off without one; needs the extra [metrics].
+    "METRICS_TOKEN": "",
     # Parts of the addresses of development servers; `doctor` reports their use in production.
     "WEBHOOKS_DEVELOPMENT_SERVERS": [],
 }
@@ -82,6 +92,8 @@ def apply_defaults() -> None:
     for name, value in DEFAULTS.items():
         if not hasattr(settings, name):
             setattr(settings, name, value)
+    # Fields and migrations refer to it by name.
+    settings.WEBHOOKS_OWNER_MODEL = settings.WEBHOOKS_OWNER_MODEL or settings.AUTH_USER_MODEL
 
 
 def worker_command() -> str:

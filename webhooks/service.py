@@ -7,6 +7,7 @@ from typing import Any
 
 from webhooks.models import Delivery, Webhook
 from webhooks.models.delivery import DeliveryQuerySet
+from webhooks.models.owners import owner_key
 from webhooks.outbox.batch import trigger_each
 from webhooks.outbox.explain import Considered, Explanation, explain
 from webhooks.outbox.filtering import LeftOut, Preview, preview_filter
@@ -84,7 +85,7 @@ __all__ = [
 
 def get_webhooks(owner: Owner) -> Any:
     """Return the owner's webhooks, newest first."""
-    return Webhook.objects.for_owner(getattr(owner, "pk", owner)).order_by("-id")
+    return Webhook.objects.for_owner(owner_key(owner)).order_by("-id")
 
 
 def get_deliveries(
@@ -92,7 +93,7 @@ def get_deliveries(
 ) -> DeliveryQuerySet:
     """Return a webhook's deliveries, newest first; none if the webhook is not the owner's."""
     deliveries = Delivery.objects.filter(
-        webhook=webhook, webhook__owner_id=getattr(owner, "pk", owner)
+        webhook=webhook, webhook__owner_id=owner_key(owner)
     ).select_related("event")
     if status is not None:
         deliveries = deliveries.filter(status=status)

@@ -16,7 +16,7 @@ from pytest_django import Settings
 from config.server_urls import read_database_url, read_redis_url
 from config.services import BASE_DIR
 from tests.pgbouncer import output_of, pgbouncer, python_through
-from webhooks.outbox import hints, sentinel
+from webhooks.outbox import sentinel, valkey
 
 PASSWORDS = [
     "plain", "p@ss", "@", "p@@ss@", "p/ss", "p//ss/", "p#ss", "#", "p?ss", "p?a=b&c", "p:ss", ":p:",
@@ -310,12 +310,12 @@ def test_nasty_password_opens_the_database() -> None:
 def test_nasty_password_opens_valkey(
     monkeypatch: pytest.MonkeyPatch, settings: Settings, is_encoded: bool
 ) -> None:
-    with hints.connect(2) as client:
+    with valkey.connect(2) as client:
         client.acl_setuser("nasty", enabled=True, passwords=[f"+{NASTY}"], commands=["+ping"])
         try:
             password = quote(NASTY, safe="") if is_encoded else NASTY
             url = settings.REDIS_URL.replace("unix://", f"unix://nasty:{password}@")
             settings.REDIS_URL = load(monkeypatch, "REDIS_URL", url)["REDIS_URL"]
-            assert hints.connect(2).ping()
+            assert valkey.connect(2).ping()
         finally:
             client.acl_deluser("nasty")

@@ -11,10 +11,10 @@ import yaml
 from django.test import Client
 from django.test.utils import override_settings
 
-from config import metrics
 from projects.models import Project, User
 from tests.deploy.test_files import DEPLOY, need
 from webhooks.dispatch.engine import run_until_idle
+from webhooks.doors import metrics
 from webhooks.models import Webhook
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
 

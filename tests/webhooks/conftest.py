@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from tests.webhooks import traces
 from tests.webhooks.sending import Canary
-from webhooks.outbox import hints
+from webhooks.outbox import valkey
 from webhooks.repair import doctor_servers, doctor_valkey
 from webhooks.wire.exchange import Exchange
 
@@ -59,7 +59,7 @@ def unhurried_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def evicting_valkey() -> Iterator[None]:
-    client = hints.connect(2)
+    client = valkey.connect(2)
     client.config_set("maxmemory-policy", "allkeys-lru")
     yield
     client.config_set("maxmemory-policy", "noeviction")

@@ -12,8 +12,9 @@ from requests import PreparedRequest, Response
 
 from tests.servers import stop_listening
 from webhooks.wire.addresses import AddressPolicy
+from webhooks.wire.header_lines import header_line
 from webhooks.wire.many import MultiSender, Outcome
-from webhooks.wire.messages import HeaderBlock, Post, Reply, header_line
+from webhooks.wire.messages import HeaderBlock, Post, Reply
 from webhooks.wire.names import Answer, host_and_port, system_lookup
 from webhooks.wire.one import CurlAdapter
 

@@ -18,7 +18,7 @@ SCREENS = (
     "webhooks",
 )
 
-# django.contrib.admin imports this package in every project; the screens are unfold's.
-if apps.is_installed("unfold"):
+# Templates of other doors load a library of this package, too.
+if apps.is_installed("django.contrib.admin"):
     for _screen in SCREENS:
         import_module(f"webhooks.admin.{_screen}")

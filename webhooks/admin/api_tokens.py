@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin
+from django.contrib.admin import display
 from django.contrib.auth import get_user_model
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
@@ -13,10 +14,9 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.views.decorators.debug import sensitive_variables
-from unfold.contrib.filters.admin import BooleanRadioFilter
-from unfold.decorators import display
 
 from webhooks.admin.base import OperatorAdmin
+from webhooks.admin.look import BooleanFilter
 from webhooks.admin.secrets import SecretOperation
 from webhooks.admin.template_tags import ago, chip
 from webhooks.doors import access
@@ -105,7 +105,7 @@ class ApiTokenAdmin(OperatorAdmin):
     list_display = ("named", "user", "state", "selected_scopes", "expires", "used", "made")
     list_display_links = ("named",)
     list_select_related = ("user",)
-    list_filter = (("is_service", BooleanRadioFilter),)
+    list_filter = (("is_service", BooleanFilter),)
     list_before_template = "admin/webhooks/token/above_list.html"
     search_fields = ("name", "user__email")
     ordering = ("-id",)

@@ -3,17 +3,17 @@
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin import display
 from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
-from unfold.contrib.filters.admin import TextFilter
-from unfold.decorators import display
-from unfold.views import ChangeList
 
 from webhooks.admin.base import BigTableAdmin
-from webhooks.admin.filters import OwnerFilter, SinceFilter, UntilFilter, owner_of
+from webhooks.admin.filters import OwnerFilter, SinceFilter, UntilFilter
+from webhooks.admin.look import ChangeList, TextFilter
 from webhooks.admin.template_tags import ago
 from webhooks.admin.webhook_pages import name_actors
+from webhooks.doors import owners
 from webhooks.models import AuditEntry
 
 
@@ -25,7 +25,7 @@ class ActorFilter(OwnerFilter):
         value = (self.value() or "").strip()
         if not value:
             return queryset
-        actor_id = owner_of(value)
+        actor_id = owners.key_of_user(value)
         return queryset.none() if actor_id is None else queryset.filter(actor_id=actor_id)
 
 

@@ -1,4 +1,4 @@
-"""The base classes of all screens: unfold's look, audited writes, public ids.
+"""The base classes of all screens: the chosen look, audited writes, public ids.
 
 Other apps derive their model admins from OperatorAdmin and use nothing else of this package.
 """
@@ -13,10 +13,9 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
-from unfold.admin import ModelAdmin
-from unfold.paginator import InfinitePaginator
 
 from webhooks.admin.access import permissions_of
+from webhooks.admin.look import IS_PLAIN, LongPaginator, ModelAdmin
 from webhooks.admin.operations import Operation
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import parse_public_id
@@ -79,6 +78,8 @@ class OperatorAdmin(ModelAdmin):
         request.current_app = self.admin_site.name
         frame = self.admin_site.each_context(request)
         own = {"opts": self.opts, "model_admin": self} | permissions_of(request.user) | context
+        if IS_PLAIN:  # unfold itself loads these files on every page
+            own["page_media"] = self.media
         return TemplateResponse(request, template, frame | own, status=status)
 
     def note(self, request: HttpRequest, action: str, subject: Model | str, **changes: Any) -> None:
@@ -155,7 +156,7 @@ class BigTableAdmin(ReadOnlyAdmin):
     """A list of millions of rows: never counted, newest first, stopped after LIST_SECONDS."""
 
     show_full_result_count = False
-    paginator = InfinitePaginator
+    paginator = LongPaginator
     list_per_page = 50
     list_max_show_all = 50
     list_disable_select_all = True

@@ -5,14 +5,13 @@ from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin
-from django.contrib.auth import get_user_model
+from django.contrib.admin import display
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from unfold.decorators import display
 
 from webhooks import service
 from webhooks.admin.base import BigTableAdmin
@@ -20,10 +19,11 @@ from webhooks.admin.deliveries import as_file
 from webhooks.admin.filters import EventTypeFilter, OwnerFilter, SinceFilter, UntilFilter
 from webhooks.admin.operations import Operation
 from webhooks.admin.template_tags import ago
-from webhooks.doors import access
+from webhooks.doors import access, owners
 from webhooks.errors import PublicIdInvalidError, RedeliveryScopeError
 from webhooks.ids import EVENT_PREFIX, parse_public_id
 from webhooks.models import Event, Webhook
+from webhooks.models.owners import owner_model
 from webhooks.repair.redelivery_scope import order_warnings, webhooks_missing
 from webhooks.workbench.attempts import show_payload
 
@@ -119,6 +119,11 @@ class EventAdmin(BigTableAdmin):
     def owner(self, event: Event) -> str:
         return str(event.owner_id or "nobody")
 
+    @staticmethod
+    def _owner_name(event: Event) -> str:
+        found = owner_model()._default_manager.filter(pk=event.owner_id).first()
+        return owners.name_of(found) if found else str(event.owner_id or "")
+
     @display(description="Webhooks")
     def webhooks(self, event: Event) -> int:
         return event.fanout_count
@@ -139,7 +144,7 @@ class EventAdmin(BigTableAdmin):
             "title": str(event),
             "original": event,
             "event": event,
-            "owner": get_user_model().objects.filter(pk=event.owner_id).first(),
+            "owner": self._owner_name(event),
             "payload": show_payload(bytes(event.payload)),
             "explanation": service.explain(
                 event, with_values=request.user.has_perm(access.VIEW_PAYLOAD)

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 from uuid import UUID
 
-from django.contrib.auth import get_user_model
 from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
-from unfold.contrib.filters.admin import DropdownFilter, MultipleDropdownFilter, TextFilter
 
 from webhooks import catalog
+from webhooks.admin.look import DropdownFilter, MultipleFilter, TextFilter
 from webhooks.choices import DeliveryStatus, FailureKind
+from webhooks.doors import owners
 from webhooks.doors.times import parse_moment
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import WEBHOOK_PREFIX, first_id_of, parse_public_id
@@ -32,30 +32,17 @@ def codes_of(value: str) -> tuple[int, int] | None:
 
 def webhook_of(value: str) -> UUID | None:
     """Return the id of the webhook with this public id, UUID or unique name, or None."""
-    found = _id_of(value, WEBHOOK_PREFIX)
+    found = _id_of(value)
     if found is None:
         named = Webhook.objects.filter(name__iexact=value).values_list("pk", flat=True)[:2]
         found = named[0] if len(named) == 1 else None
     return found
 
 
-def owner_of(value: str) -> UUID | None:
-    """Return the id of the user with this id or e-mail address, or None."""
-    found = _id_of(value, "")
-    if found is None:
-        found = (
-            get_user_model()
-            .objects.filter(email__iexact=value)
-            .values_list("pk", flat=True)
-            .first()
-        )
-    return found
-
-
-def _id_of(value: str, prefix: str) -> UUID | None:
+def _id_of(value: str) -> UUID | None:
     try:
-        if prefix and value.startswith(prefix):
-            return parse_public_id(value, prefix)
+        if value.startswith(WEBHOOK_PREFIX):
+            return parse_public_id(value, WEBHOOK_PREFIX)
         return UUID(value)
     except (ValueError, PublicIdInvalidError):
         return None
@@ -73,7 +60,11 @@ class MomentFilter(TextFilter):
             widget = choice["form"].fields[self.parameter_name].widget
             list_id = f"moments-{self.parameter_name}"
             widget.attrs |= {"list": list_id, "placeholder": "6h or 2026-11-24T08:00"}
-            yield choice | {"list_id": list_id, "suggestions": self.suggestions}
+            yield choice | {
+                "list_id": list_id,
+                "suggestions": self.suggestions,
+                "field_template": TextFilter.template,
+            }
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         value = (self.value() or "").strip()
@@ -97,7 +88,7 @@ class UntilFilter(MomentFilter):
     lookup = "id__lt"
 
 
-class StatusFilter(MultipleDropdownFilter):
+class StatusFilter(MultipleFilter):
     title = "status"
     parameter_name = "status"
 
@@ -127,7 +118,7 @@ class OwnerFilter(TextFilter):
         # NO_OWNER is stored for platform webhooks, so an unknown owner needs a filter of its own.
         if not value:
             return queryset
-        owner_id = owner_of(value)
+        owner_id = owners.key_of_owner(value)
         return queryset.none() if owner_id is None else queryset.filter(owner_id=owner_id)
 
 

@@ -4,16 +4,16 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from django.contrib import admin
+from django.contrib.admin import display
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from unfold.decorators import display
-from unfold.views import ChangeList
 
 from webhooks.admin.base import ReadOnlyAdmin
+from webhooks.admin.look import ChangeList
 from webhooks.admin.redelivery_display import (
     describe,
     matched_text,

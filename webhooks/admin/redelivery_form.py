@@ -6,8 +6,9 @@ from typing import Any
 from django import forms
 
 from webhooks import catalog
-from webhooks.admin.filters import codes_of, owner_of, webhook_of
+from webhooks.admin.filters import codes_of, webhook_of
 from webhooks.choices import DeliveryStatus, FailureKind
+from webhooks.doors import owners
 from webhooks.doors.times import parse_moment
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import DELIVERY_PREFIX, EVENT_PREFIX, parse_public_id
@@ -20,7 +21,7 @@ class ScopeForm(forms.Form):
     """A selection of deliveries; its fields have the names of the delivery list's filters."""
 
     webhook = forms.CharField(required=False, help_text="Id (whk_…) or name")
-    owner = forms.CharField(required=False, help_text="E-mail address or id")
+    owner = forms.CharField(required=False, help_text="Name or id")
     event = forms.CharField(required=False, help_text="Id of one event (evt_…)")
     type = forms.ChoiceField(required=False, label="Event type")
     status = forms.MultipleChoiceField(
@@ -55,7 +56,9 @@ class ScopeForm(forms.Form):
         return _looked_up(webhook_of, self.cleaned_data["webhook"], "There is no such webhook.")
 
     def clean_owner(self) -> Any:
-        return _looked_up(owner_of, self.cleaned_data["owner"], "No user has this address or id.")
+        return _looked_up(
+            owners.key_of_owner, self.cleaned_data["owner"], "No owner has this name or id."
+        )
 
     def clean_event(self) -> Any:
         return _parsed(self.cleaned_data["event"], EVENT_PREFIX)

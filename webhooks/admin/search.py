@@ -1,4 +1,4 @@
-"""The search box: an id of any kind, the host of a URL, a name, an owner's e-mail."""
+"""The search box: an id of any kind, the host of a URL, a name, an owner's name."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +15,7 @@ from webhooks.admin.access import (
     VIEW_WEBHOOK,
     may_view,
 )
+from webhooks.doors import owners
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import (
     ATTEMPT_PREFIX,
@@ -25,6 +26,7 @@ from webhooks.ids import (
     parse_public_id,
 )
 from webhooks.models import Attempt, Delivery, Event, Redelivery, Webhook
+from webhooks.models.owners import owner_model
 
 KINDS: dict[str, tuple[Any, str, str]] = {
     WEBHOOK_PREFIX: (Webhook, VIEW_WEBHOOK, "webhook"),
@@ -44,7 +46,9 @@ def find(request: HttpRequest, term: str) -> list[SearchResult]:
             return list(_by_id(request, term, prefix))
     if len(term) < 3 or not may_view(request.user, VIEW_WEBHOOK):
         return []
-    fits = Q(name__icontains=term) | Q(url__icontains=term) | Q(owner__email__icontains=term)
+    fits = Q(name__icontains=term) | Q(url__icontains=term)
+    for name in owners.names_of(owner_model())[:1]:
+        fits |= Q(**{f"owner__{name}__icontains": term})
     found = Webhook.objects.filter(fits, deleted_at=None).order_by("-id")[:MAX_RESULTS]
     return [_result(webhook, webhook.name, webhook.url, "webhook") for webhook in found]
 

@@ -10,6 +10,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from webhooks.choices import DeliveryStatus, FailureKind
+from webhooks.doors.owners import name_of
 from webhooks.figures import display
 from webhooks.models import Webhook
 
@@ -64,6 +65,7 @@ def webhook_state(webhook: Webhook) -> display.State:
     return display.state_of(webhook, timezone.now())
 
 
+register.filter("owner_name", name_of)
 register.filter("percent", display.percent)
 register.filter("ms", display.milliseconds)
 register.filter("host", display.host_of)

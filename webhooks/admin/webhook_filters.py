@@ -4,8 +4,8 @@ from typing import Any, ClassVar
 
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from unfold.contrib.filters.admin import DropdownFilter
 
+from webhooks.admin.look import DropdownFilter
 from webhooks.choices import BreakerState
 from webhooks.models import Webhook
 

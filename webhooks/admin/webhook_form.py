@@ -4,13 +4,9 @@ from collections.abc import Sequence, Sized
 from typing import Any
 
 from django import forms
-from unfold.widgets import (
-    UnfoldAdminSelectWidget,
-    UnfoldAdminTextareaWidget,
-    UnfoldAdminTextInputWidget,
-)
 
 from webhooks import catalog
+from webhooks.admin.look import Select, Textarea, TextInput
 from webhooks.doors.setting_fields import (
     FilterField,
     HeadersField,
@@ -35,7 +31,7 @@ def check_length(value: Sized, most: int) -> None:
 class PatternsField(forms.CharField):
     """A field for event types and patterns, one per line or separated by commas."""
 
-    widget = UnfoldAdminTextareaWidget
+    widget = Textarea
 
     def prepare_value(self, value: Any) -> Any:
         return value if isinstance(value, str) else "\n".join(value or ())
@@ -55,11 +51,11 @@ class PatternsField(forms.CharField):
 
 
 class AdminHeadersField(HeadersField):
-    widget = UnfoldAdminTextareaWidget
+    widget = Textarea
 
 
 class AdminFilterField(FilterField):
-    widget = UnfoldAdminTextareaWidget
+    widget = Textarea
 
 
 class WebhookForm(forms.ModelForm):
@@ -81,9 +77,9 @@ class WebhookForm(forms.ModelForm):
             "version": VersionField,
         }
         widgets = {
-            "retry_schedule": UnfoldAdminTextInputWidget,
-            "data_fields": UnfoldAdminTextInputWidget,
-            "version": UnfoldAdminSelectWidget,
+            "retry_schedule": TextInput,
+            "data_fields": TextInput,
+            "version": Select,
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

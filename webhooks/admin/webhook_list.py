@@ -3,14 +3,14 @@
 from datetime import timedelta
 from typing import Any
 
+from django.contrib.admin import display
 from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from unfold.decorators import display
-from unfold.views import ChangeList
 
+from webhooks.admin.look import ChangeList
 from webhooks.admin.template_tags import ago, chip
 from webhooks.figures import history
 from webhooks.figures.display import (

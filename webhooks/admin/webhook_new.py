@@ -5,10 +5,8 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import Q
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import reverse
 
@@ -16,7 +14,7 @@ from webhooks import catalog, service
 from webhooks.admin.base import LIST_SECONDS
 from webhooks.admin.secrets import SecretOperation
 from webhooks.admin.webhook_form import PatternsField
-from webhooks.doors import access
+from webhooks.doors import access, owners
 from webhooks.postgres.sql import limit_statements
 
 MAX_SUGGESTIONS = 10
@@ -43,20 +41,17 @@ class PatternTree(forms.Widget):
 
 
 def suggest_owners(request: HttpRequest) -> HttpResponse:
-    """Return the e-mail addresses that begin like `q`, for those who may make webhooks."""
+    """Return the names of owners that begin like `q`, for those who may make webhooks."""
     if not access.may(request.user, access.ADD_WEBHOOK):
         raise PermissionDenied
     start = request.GET.get("q", "").strip()
     if len(start) < LEAST_LETTERS:
         return JsonResponse({"owners": []})
-    users = get_user_model().objects.filter(
-        Q(email__istartswith=start) | Q(username__istartswith=start), is_active=True
-    )
     with transaction.atomic():
         limit_statements(LIST_SECONDS)
-        owners = list(users.values_list("email", flat=True)[:MAX_SUGGESTIONS])
+        found = list(owners.owners_beginning_with(start)[:MAX_SUGGESTIONS])
         limit_statements(0)
-    return JsonResponse({"owners": sorted(owners)})
+    return JsonResponse({"owners": sorted(map(owners.name_of, found))})
 
 
 class NewWebhookForm(forms.Form):
@@ -65,23 +60,26 @@ class NewWebhookForm(forms.Form):
         label="Platform webhook",
         help_text="Receives every owner's events and has no owner.",
     )
-    owner = forms.EmailField(
-        required=False,
-        help_text="The owner's e-mail address; its start suggests some.",
-        widget=forms.EmailInput(attrs={"list": "owners", "autocomplete": "off"}),
+    owner = forms.CharField(
+        required=False, widget=forms.TextInput(attrs={"list": "owners", "autocomplete": "off"})
     )
     name = forms.CharField(max_length=200)
     url = forms.CharField(label="URL", max_length=2048)
     events = PatternsField(widget=PatternTree)
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        word = owners.name_word()
+        self.fields["owner"].help_text = f"The owner's {word}; its start suggests some."
+
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or {}
         if data.get("is_platform"):
             data["owner"] = None
-        elif email := data.get("owner"):
-            data["owner"] = get_user_model().objects.filter(email__iexact=email).first()
+        elif name := data.get("owner"):
+            data["owner"] = owners.find_owners(name).first()
             if data["owner"] is None:
-                self.add_error("owner", "No user has this address.")
+                self.add_error("owner", f"No owner has this {owners.name_word()} or id.")
         elif "owner" not in self.errors:
             self.add_error("owner", "Name the owner, or make it a platform webhook.")
         return data

@@ -12,7 +12,7 @@ from django.db import OperationalError, transaction
 from webhooks.admin.base import LIST_SECONDS
 from webhooks.admin.webhook_form import AdminFilterField
 from webhooks.choices import BreakerState, DeliveryStatus
-from webhooks.doors import access
+from webhooks.doors import access, owners
 from webhooks.errors import FilterInvalidError
 from webhooks.figures import charts, present
 from webhooks.figures.display import health_strip, state_of
@@ -151,8 +151,9 @@ def name_actors(entries: Iterable[Any]) -> None:
     for entry in entries:
         user = users.get(entry.actor_id)
         entry.who = (
-            "the system" if entry.actor_id is None else getattr(user, "email", entry.actor_id)
-        )
+            "the system" if entry.actor_id is None
+            else owners.name_of(user) if user else entry.actor_id
+        )  # fmt: skip
 
 
 def _uuid(text: str) -> UUID | None:

@@ -9,12 +9,12 @@ from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
-from unfold.views import ChangeList
 
 from webhooks import service
 from webhooks.admin import webhook_pages
 from webhooks.admin.access import permissions_of
 from webhooks.admin.base import OperatorAdmin
+from webhooks.admin.look import IS_PLAIN, ChangeList
 from webhooks.admin.secrets import RevealSecret, RevokeSecret, RotateSecret
 from webhooks.admin.webhook_filters import KindFilter, StateFilter
 from webhooks.admin.webhook_form import WebhookForm
@@ -30,11 +30,12 @@ from webhooks.admin.webhook_operations import (
     TryNow,
     VerifyWebhook,
 )
-from webhooks.doors import access
+from webhooks.doors import access, owners
 from webhooks.doors.setting_fields import changes_of
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import WEBHOOK_PREFIX, parse_public_id
 from webhooks.models import Webhook
+from webhooks.models.owners import owner_model
 from webhooks.models.webhook import SETTINGS
 
 HEADER_FIELDS = ("custom_headers", "remove_headers")
@@ -55,8 +56,7 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
     ordering = ("-id",)
     sortable_by = ()
     list_before_template = "admin/webhooks/webhook/above_list.html"
-    search_fields = ("name", "url", "owner__email")
-    search_help_text = "Name, id (whk_…), host or owner's e-mail"
+    search_help_text = "Name, id (whk_…), host or owner"
     actions = None
     operations: ClassVar[Iterable[Any]] = (
         AddWebhook, TestWebhook, VerifyWebhook, TryNow, EnableWebhook, DisableWebhook, DeleteWebhook,
@@ -70,6 +70,10 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return WebhookList
+
+    def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
+        names = owners.names_of(owner_model())[:1]
+        return ("name", "url", *(f"owner__{name}" for name in names))
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         # AddWebhook creates a webhook together with its secret.
@@ -132,6 +136,7 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
         context = permissions_of(request.user) | {
             "webhook": webhook,
             "tab": "settings",
+            "is_plain": IS_PLAIN,
             "title": webhook.name,
             "show_save_and_continue": False,
         }

@@ -7,9 +7,7 @@ from copy import copy
 from datetime import timedelta
 from hmac import compare_digest
 from typing import Any, Generic, TypeVar
-from uuid import UUID
 
-from django.contrib.auth import get_user_model
 from django.utils import timezone
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import (
@@ -21,6 +19,7 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
 from webhooks.models import ApiToken
+from webhooks.models.owners import owner_model
 from webhooks.models.token import digest_of, key_of
 
 LAST_USED_STEP = timedelta(minutes=1)
@@ -122,14 +121,14 @@ def _read_tokens(keys: Collection[TokenKey]) -> dict[TokenKey, ApiToken]:
     }
 
 
-def _read_users(ids: Collection[UUID]) -> dict[UUID, bool]:
-    users = get_user_model().objects.filter(pk__in=ids)
-    return dict.fromkeys(users.values_list("pk", flat=True), True)
+def _read_owners(ids: Collection[Any]) -> dict[Any, bool]:
+    found = owner_model()._base_manager.filter(pk__in=ids)
+    return dict.fromkeys(found.values_list("pk", flat=True), True)
 
 
 tokens = Tokens()
-users: Recent[UUID, bool] = Recent(_read_users)
-"""A cache of the ids of existing users."""
+owners: Recent[Any, bool] = Recent(_read_owners)
+"""A cache of the ids of existing owners."""
 
 
 def check_token(text: bytes) -> ApiToken:

@@ -7,7 +7,7 @@ the events themselves are their record.
 """
 
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar, TypeVar, cast
 from uuid import UUID
 
@@ -29,6 +29,7 @@ from webhooks.api.errors import (
     PreconditionFailedError,
 )
 from webhooks.api.filters import AnyOfFilter, ApiFilters, BooleanFilter
+from webhooks.api.permissions import owner_id_of
 from webhooks.api.serializers import (
     ApiModelSerializer,
     ApiSerializer,
@@ -171,9 +172,14 @@ class ApiViewSet(GenericViewSet[M]):
     # For actions.
 
     @property
-    def user_id(self) -> UUID:
+    def user_id(self) -> Any:
         """The id of the authenticated user."""
-        return cast(UUID, self.request.user.pk)
+        return self.request.user.pk
+
+    @cached_property
+    def owner_id(self) -> Any:
+        """The id of the owner for whom the request acts; raises PermissionDenied without one."""
+        return owner_id_of(self.request)
 
     def get_object(self) -> M:
         """Return the object of the path; raises NotFound unless the owner-scoped queryset has it."""

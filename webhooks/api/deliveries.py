@@ -247,8 +247,8 @@ class DeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Delivery]):
         if "webhook" in asked or asked.get("search", "").startswith(WEBHOOK_PREFIX):
             # The same rows. With the owner's own column in the query Postgres may walk all of the
             # owner's deliveries instead of the webhook's.
-            return Delivery.objects.filter(webhook__owner_id=self.user_id)
-        return Delivery.objects.for_owner(self.user_id)
+            return Delivery.objects.filter(webhook__owner_id=self.owner_id)
+        return Delivery.objects.for_owner(self.owner_id)
 
     def retrieve(self, request: Request, pk: str) -> Response:
         delivery = self.get_object()
@@ -281,7 +281,7 @@ class DeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Delivery]):
     def redeliver(self, request: Request, pk: str) -> Response:
         delivery = self.get_object()
         self.read()
-        throttles.spend("redeliveries", self.user_id, 1)
+        throttles.spend("redeliveries", self.owner_id, 1)
         asked = service.redeliver_one(delivery, requested_by=request.user)
         self.note("delivery.redeliver", delivery, redelivery=asked.public_id)
         return self.show(StartedRedeliverySerializer, asked, 202)

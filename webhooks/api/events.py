@@ -140,10 +140,10 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
     }
 
     def get_queryset(self) -> QuerySet[Event]:
-        own = Delivery.objects.filter(event=OuterRef("pk"), webhook__owner_id=self.user_id)
+        own = Delivery.objects.filter(event=OuterRef("pk"), webhook__owner_id=self.owner_id)
         counted = own.order_by().values("event").annotate(count=Count("*")).values("count")
         # Not fanout_count: owners must not learn the number of platform webhooks.
-        rows = Event.objects.for_owner(self.user_id).annotate(
+        rows = Event.objects.for_owner(self.owner_id).annotate(
             own_webhook_count=Coalesce(Subquery(counted), 0)
         )
         return rows if self.action in ("retrieve", "rendered") else rows.defer("payload")
@@ -164,7 +164,7 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
             event.explanation = [  # type: ignore[attr-defined]
                 one
                 for one in service.explain(event).considered
-                if one.webhook.owner_id == self.user_id
+                if one.webhook.owner_id == self.owner_id
             ]
         return self.show(EventDetailSerializer, event)
 
@@ -248,7 +248,7 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
         def read(after: str | None) -> feed.Page:
             with transaction.atomic():
                 limit_statements(READ_SECONDS)
-                return feed.read(after, owner_id=self.user_id, patterns=patterns, limit=limit)
+                return feed.read(after, owner_id=self.owner_id, patterns=patterns, limit=limit)
 
         try:
             page = read(self._after())
@@ -280,7 +280,7 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
             moment = serializers.DateTimeField().to_internal_value(asked["since"])
         except serializers.ValidationError as problem:
             raise ParametersInvalidError({"since": problem.detail}) from None
-        return feed.since(in_utc("since", moment), self.user_id).to_text()
+        return feed.since(in_utc("since", moment), self.owner_id).to_text()
 
 
 def poll(read: Callable[[str], feed.Page], page: feed.Page, seconds: int) -> feed.Page:

@@ -26,16 +26,20 @@ from rest_framework.response import Response
 
 from webhooks.api.errors import IdempotencyKeyError, KeyInUseError
 from webhooks.api.permissions import Asker, is_service
+from webhooks.doors.owners import owner_of
 from webhooks.errors import EncryptionKeyError
 from webhooks.ids import new_id
 from webhooks.models import IdempotentAnswer
 from webhooks.models.encryption import decrypt, encrypt
+from webhooks.models.owners import owner_key, owners_are_users
 from webhooks.repair.expiry import ANSWERS_KEPT_FOR
 
 HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotency-Replayed"
 STALE_AFTER = timedelta(minutes=2)
 """An action without a response after this time has died."""
+USERS = UUID("6f1f2c5e-3c0b-4c53-9d3e-5a6f0f6f7c11")
+"""The namespace of users whose keys are no UUIDs."""
 ACCEPTABLE_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 Handler = Callable[..., Response]
@@ -74,8 +78,12 @@ def _owner_of_keys(request: Asker) -> UUID:
     An event that users report about themselves differs from the same event reported by the product,
     so neither may respond to the other's key.
     """
-    user_id = UUID(str(request.user.pk))
-    return uuid5(user_id, "service tokens") if is_service(request) else user_id
+    key = request.user.pk
+    whose = key if isinstance(key, UUID) else uuid5(USERS, str(key))
+    if not owners_are_users():
+        # A user may act for several owners.
+        whose = uuid5(whose, f"owner {owner_key(owner_of(request))}")
+    return uuid5(whose, "service tokens") if is_service(request) else whose
 
 
 def _hash(request: Asker) -> bytes:

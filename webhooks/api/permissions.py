@@ -2,14 +2,28 @@
 
 from typing import Any
 
+from rest_framework.exceptions import PermissionDenied
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from webhooks.doors import access
+from webhooks.doors import access, owners
 from webhooks.models import ApiToken
+from webhooks.models.owners import owner_key
 
 Asker = Any
 """A request with its `user` and `auth`, of Django or of the framework."""
+
+NO_OWNER_NAMED = (
+    "This user acts for no owner of webhooks, or the request does not say for which one."
+)
+
+
+def owner_id_of(request: Asker) -> Any:
+    """Return the id of the owner for whom a request acts; raises PermissionDenied without one."""
+    owner = owners.owner_of(request)
+    if owner is None:
+        raise PermissionDenied(NO_OWNER_NAMED)
+    return owner_key(owner)
 
 
 def is_service(request: Asker) -> bool:

@@ -12,12 +12,15 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from webhooks import service
-from webhooks.api.authentication import users
+from webhooks.api.authentication import owners
 from webhooks.api.base import ApiModelSerializer, ApiViewSet, ListAction, PublicIdField
 from webhooks.api.permissions import refusal_of
+from webhooks.api.serializers import owner_key_field
 from webhooks.doors import access
+from webhooks.doors.owners import owner_of
 from webhooks.ids import PORTAL_LINK_PREFIX, WEBHOOK_PREFIX
 from webhooks.models import PortalLink
+from webhooks.models.owners import owner_key
 from webhooks.registry.portal_links import (
     MAX_OPENS_FOR,
     MAX_RETURN_URL,
@@ -34,7 +37,7 @@ class PortalLinkSerializer(ApiModelSerializer):
     """A one-time link into an owner's portal, and its session."""
 
     id = PublicIdField(PORTAL_LINK_PREFIX, read_only=True)
-    user_id = serializers.UUIDField(
+    user_id = owner_key_field(
         source="owner_id",
         required=False,
         help_text="Whose portal it opens; by default your own. Others' need permissions.",
@@ -96,7 +99,7 @@ class PortalLinkViewSet(ListAction, ApiViewSet[PortalLink]):
     serializer_class = PortalLinkSerializer
 
     def get_queryset(self) -> QuerySet[PortalLink]:
-        own = Q(owner_id=self.user_id)
+        own = Q(owner_id=self.owner_id)
         # Who made a link for somebody else may revoke it.
         return PortalLink.objects.filter(
             own if self.action == "list" else own | Q(created_by_id=self.user_id)
@@ -110,10 +113,12 @@ class PortalLinkViewSet(ListAction, ApiViewSet[PortalLink]):
     @transaction.atomic
     def create(self, request: Request) -> Response:
         wish = self.read(NewPortalLinkSerializer)
-        owner_id = wish.get("owner_id", self.user_id)
-        if owner_id != self.user_id and not access.may(request.user, access.OPEN_PORTAL):
+        named = wish.get("owner_id")
+        is_own = named is None or named == owner_key(owner_of(request))
+        owner_id = self.owner_id if named is None else named
+        if not is_own and not access.may(request.user, access.OPEN_PORTAL):
             raise PermissionDenied(f"{refusal_of(access.OPEN_PORTAL)} Leave userId out.")
-        if owner_id not in {self.user_id, *users.get_many([owner_id])}:
+        if not is_own and not owners.get_many([owner_id]):
             raise serializers.ValidationError({"userId": ["There is no user with this id."]})
         webhook = None
         if wish["webhook_id"] is not None:

@@ -16,6 +16,7 @@ from webhooks.api.base import ApiSerializer, ApiViewSet, NoInput, PublicIdField
 from webhooks.api.filters import NoFilters
 from webhooks.api.permissions import HasScope, MayDo
 from webhooks.api.redeliveries import RedeliverySerializer, facts_of
+from webhooks.api.serializers import owner_key_field
 from webhooks.doors import access
 from webhooks.figures import present
 from webhooks.ids import WEBHOOK_PREFIX
@@ -74,7 +75,7 @@ class RetryFailedSerializer(ApiSerializer):
     """A selection of failed deliveries: of a webhook or a user, in a time range or all."""
 
     webhook_id = PublicIdField(WEBHOOK_PREFIX, required=False)
-    user_id = serializers.UUIDField(required=False)
+    user_id = owner_key_field(required=False)
     since = serializers.DateTimeField(required=False)
     until = serializers.DateTimeField(required=False)
     rate_limit = serializers.FloatField(min_value=0.001, max_value=10_000, required=False)

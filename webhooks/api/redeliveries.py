@@ -184,7 +184,7 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
     serializer_class = RedeliverySerializer
 
     def get_queryset(self) -> QuerySet[Redelivery]:
-        return Redelivery.objects.filter(requested_by_id=self.user_id)
+        return redelivery.redeliveries_of(self.owner_id, self.user_id)
 
     def retrieve(self, request: Request, pk: str) -> Response:
         found = self.get_object()
@@ -219,7 +219,7 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
         default = ("FAILED",) if ids is None else sorted(REPEATABLE)
         scope = service.Scope(
             delivery_ids=ids,
-            owner_id=self.user_id,
+            owner_id=self.owner_id,
             statuses=tuple(wish.get("statuses", default)),
             **{
                 name: wish[name]
@@ -233,7 +233,7 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
             scope,
             requested_by=owner,
             rate_limit=wish.get("rate_limit"),
-            matched_count=_spend(self.user_id, redelivery_scope.matching(scope)),
+            matched_count=_spend(self.owner_id, redelivery_scope.matching(scope)),
         )
 
     def _replay(self, wish: dict[str, Any]) -> Redelivery | dict[str, Any]:
@@ -257,13 +257,15 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
             wish.get("until"),
             requested_by=self.request.user,
             rate_limit=wish.get("rate_limit"),
-            matched_count=_spend(self.user_id, redelivery_scope.missing(webhook, scope)),
+            matched_count=_spend(self.owner_id, redelivery_scope.missing(webhook, scope)),
         )
 
     def _check_ids(self, ids: tuple[Any, ...]) -> None:
         """Refuse deliveries of other owners as if they did not exist, rather than skip them."""
         owned = set(
-            Delivery.objects.for_owner(self.user_id).filter(id__in=ids).values_list("id", flat=True)
+            Delivery.objects.for_owner(self.owner_id)
+            .filter(id__in=ids)
+            .values_list("id", flat=True)
         )
         problems = {
             str(index): [f"You have no delivery {DELIVERY_PREFIX}{row_id.hex}."]
@@ -276,7 +278,7 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
     def _own_webhook(self, wish: dict[str, Any]) -> Any:
         if "webhook_id" not in wish:
             return None
-        webhook = service.get_webhooks(self.request.user).filter(id=wish["webhook_id"]).first()
+        webhook = service.get_webhooks(self.owner_id).filter(id=wish["webhook_id"]).first()
         if webhook is None:
             raise serializers.ValidationError({"webhookId": ["You have no webhook with this id."]})
         return webhook

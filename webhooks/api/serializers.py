@@ -15,6 +15,7 @@ from webhooks.api.names import camel_case
 from webhooks.choices import FailureKind
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import parse_public_id
+from webhooks.models.owner_keys import MOST_BIGINT, MOST_CHARACTERS, SQL_TYPE
 from webhooks.pace.bounds import (
     MAX_ITEMS,
     MAX_NAME_CHARACTERS,
@@ -172,6 +173,18 @@ class FailureKindField(serializers.CharField):
     def to_representation(self, value: Any) -> str:
         kind = str(value)
         return str(FailureKind.DNS) if kind == FailureKind.BLOCKED_ADDRESS else kind
+
+
+def owner_key_field(**options: Any) -> Any:
+    """Return a field for an owner's id, of the kind that WEBHOOKS_OWNER_KEY names."""
+    if SQL_TYPE == "bigint":
+        options |= {} if options.get("read_only") else {
+            "min_value": -MOST_BIGINT, "max_value": MOST_BIGINT
+        }  # fmt: skip
+        return serializers.IntegerField(**options)
+    if SQL_TYPE == "text":
+        return serializers.CharField(max_length=MOST_CHARACTERS, trim_whitespace=False, **options)
+    return serializers.UUIDField(**options)
 
 
 class PublicIdField(serializers.Field):  # type: ignore[type-arg]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from typing import Any
-from uuid import UUID
 
 from rest_framework.exceptions import ErrorDetail, Throttled
 from rest_framework.request import Request
@@ -40,7 +39,7 @@ class RateThrottle(BaseThrottle):
 
     def _who(self, request: Request) -> str:
         if self._by_address or not request.user.is_authenticated:
-            return self.get_ident(request)
+            return allowances.address_in(request)
         if self._name == "token" and isinstance(request.auth, ApiToken):
             return request.auth.id.hex
         return f"user-{request.user.pk}"
@@ -56,7 +55,7 @@ def take_of_user(user_id: Any) -> Allowance:
     return take("user", str(user_id))
 
 
-def spend(name: str, owner_id: UUID, amount: int) -> None:
+def spend(name: str, owner_id: Any, amount: int) -> None:
     """Spend an owner's quota of this hour; raises QuotaExceededError if it is used up."""
     check_quota(allowances.spend(name, owner_id, amount))
 
@@ -86,8 +85,8 @@ def check(found: Iterable[Allowance]) -> None:
 
 
 def take_refusal(request: Any) -> Allowance:
-    """Count one request of an address without valid credentials; its `META` and `headers` are read."""
-    return take("refused", BaseThrottle().get_ident(request))
+    """Count one request of an address without valid credentials; its `META` is read."""
+    return take("refused", allowances.address_in(request))
 
 
 def headers_of(found: list[Allowance]) -> dict[str, str]:

@@ -1,7 +1,5 @@
 """`/webhooks/{id}/enable`, `disable` and `try-now`."""
 
-from typing import Any
-
 from django.db import transaction
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
@@ -47,8 +45,7 @@ class SwitchActions(ApiViewSet[Webhook]):
             return self.show(EnableResultSerializer, counts)
         if send_missed:
             rows = missed_events(webhook)
-            owner_id: Any = request.user.pk
-            throttles.check_quota(allowances.spend_rows("redeliveries", owner_id, rows)[0])
+            throttles.check_quota(allowances.spend_rows("redeliveries", self.owner_id, rows)[0])
         enabled = service.enable(
             webhook, send=send, send_missed=send_missed, requested_by=request.user
         )

@@ -89,7 +89,7 @@ class WebhookViewSet(
     non_atomic_actions = frozenset({"test", "verify"})
 
     def get_queryset(self) -> QuerySet[Webhook]:
-        return cast(QuerySet[Webhook], service.get_webhooks(self.request.user))
+        return cast(QuerySet[Webhook], service.get_webhooks(self.owner_id))
 
     @extend_schema(
         summary="Create a webhook",
@@ -99,7 +99,7 @@ class WebhookViewSet(
     @transaction.atomic
     def create(self, request: Request) -> Response:
         values = self.read(NewWebhookSerializer)
-        webhook = service.create_webhook(request.user, **values)
+        webhook = service.create_webhook(self.owner_id, **values)
         values.pop("secret", None)
         self.note("webhook.create", webhook, **values)
         return self.show(WebhookWithSecretSerializer, webhook, 201)
@@ -120,7 +120,7 @@ class WebhookViewSet(
     def by_uid(self, request: Request, uid: str) -> Response:
         """Settings that are left out get their defaults. The same again changes nothing."""
         values = self.read(WebhookSettingsSerializer)
-        webhook, changes = service.put_webhook(request.user, uid, **values)
+        webhook, changes = service.put_webhook(self.owner_id, uid, **values)
         if changes is not None:
             if changes:
                 self.note("webhook.change", webhook, **{k: list(v) for k, v in changes.items()})
@@ -178,7 +178,7 @@ class WebhookViewSet(
     )
     @action(detail=True, filterset_class=DeliveryFilters)
     def deliveries(self, request: Request, pk: str) -> Response:
-        found = service.get_deliveries(self.get_object(), request.user)
+        found = service.get_deliveries(self.get_object(), self.owner_id)
         return self.page(found, DeliverySerializer, DeliveryFilters)
 
     @extend_schema(

@@ -4,8 +4,8 @@ The view and the door (webhooks/api/door.py) both use this module.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NotRequired, TypedDict, cast
-from uuid import UUID
 
 import jsonschema_rs
 from drf_spectacular.utils import extend_schema_field
@@ -14,15 +14,18 @@ from rest_framework.exceptions import PermissionDenied
 
 from webhooks import catalog
 from webhooks.api import throttles
-from webhooks.api.authentication import users
+from webhooks.api.authentication import owners
 from webhooks.api.base import ApiSerializer, PublicIdField
-from webhooks.api.permissions import Asker, is_service
+from webhooks.api.permissions import Asker, is_service, owner_id_of
 from webhooks.api.problems import DOMAIN_ERRORS, wire_code
-from webhooks.api.serializers import shared
+from webhooks.api.serializers import owner_key_field, shared
 from webhooks.doors import allowances
+from webhooks.doors.owners import owner_of
 from webhooks.errors import EventDataInvalidError, EventTypeUnknownError, WebhooksError
 from webhooks.ids import EVENT_PREFIX
 from webhooks.models import Event
+from webhooks.models.owner_keys import owner_key_schema, parse_owner_key, plain_owner_key
+from webhooks.models.owners import owner_key
 from webhooks.outbox import committer
 from webhooks.outbox.batch import build_each
 from webhooks.outbox.store import MAX_REFERENCE_CHARACTERS, Trigger, build_trigger
@@ -48,7 +51,7 @@ class EventSerializer(ApiSerializer):
     id = PublicIdField(EVENT_PREFIX, read_only=True)
     type = serializers.CharField(read_only=True)
     created_at = serializers.DateTimeField(read_only=True)
-    user_id = serializers.UUIDField(source="owner_id", read_only=True)
+    user_id = owner_key_field(source="owner_id", read_only=True)
     webhook_count = serializers.SerializerMethodField(
         method_name="get_webhook_count",
         help_text="The number of your webhooks with a delivery of it, while deliveries are kept.",
@@ -73,7 +76,7 @@ class NewEventSerializer(ApiSerializer):
     data = serializers.DictField(  # type: ignore[assignment]
         help_text="Must fit the schema of the type; sent unchanged."
     )
-    user_id = serializers.UUIDField(
+    user_id = owner_key_field(
         required=False,
         help_text="The owner of the event; only service tokens may name other users.",
     )
@@ -115,7 +118,7 @@ ITEM = jsonschema_rs.Draft202012Validator(
         "properties": {
             "type": {"type": "string", "maxLength": 100},
             "data": {"type": "object"},
-            "userId": {"type": "string", "format": "uuid"},
+            "userId": owner_key_schema(),
             "idempotencyKey": {"type": "string", "minLength": 1, "maxLength": 255},
             "object": {"type": "string", "minLength": 1, "maxLength": MAX_REFERENCE_CHARACTERS},
         },
@@ -128,17 +131,18 @@ ITEM = jsonschema_rs.Draft202012Validator(
 def trigger_one(asker: Asker, body: Any) -> dict[str, Any]:
     """Store the event of a body and return its representation; raises API exceptions."""
     wish = _read_wish(body)
-    user_id, owner_id = asker.user.pk, wish.get("user_id")
-    if owner_id not in (None, user_id):
+    named = wish.get("user_id")
+    own_id = _own_id(asker, is_needed=named is None)
+    if named not in (None, own_id):
         _check_service(asker)
-        if not users.get_many([owner_id]):
+        if not owners.get_many([named]):
             raise serializers.ValidationError({"userId": ["There is no user with this id."]})
-    event = build_trigger(_trigger_of(asker, owner_id or user_id, wish))
-    _spend(asker, 1)
+    event = build_trigger(_trigger_of(asker, own_id if named is None else named, wish))
+    _spend(asker, own_id, 1)
     (result,) = committer.committer.store([event])
     if isinstance(result, WebhooksError):
         raise result
-    _spend_deliveries(asker, [result])
+    _spend_deliveries(asker, own_id, [result])
     return show(result)
 
 
@@ -148,7 +152,7 @@ def show(event: Event) -> dict[str, Any]:
         "id": event.public_id,
         "type": event.type,
         "createdAt": event.created_at.isoformat().replace("+00:00", "Z"),
-        "userId": str(event.owner_id),
+        "userId": plain_owner_key(event.owner_id),
         "webhookCount": event.fanout_count,
         "idempotencyKey": event.idempotency_key,
         "object": event.object_reference or None,
@@ -160,7 +164,7 @@ class Wish(TypedDict):
 
     type: str
     data: dict[str, Any]
-    user_id: NotRequired[UUID]
+    user_id: NotRequired[Any]
     idempotency_key: NotRequired[str]
     object: NotRequired[str]
 
@@ -169,7 +173,7 @@ def _wish_of(item: dict[str, Any]) -> Wish:
     """Return the wish of an item that fits ITEM."""
     wish: Wish = {"type": item["type"], "data": item["data"]}
     if "userId" in item:
-        wish["user_id"] = UUID(item["userId"])
+        wish["user_id"] = parse_owner_key(item["userId"])
     if "idempotencyKey" in item:
         wish["idempotency_key"] = item["idempotencyKey"]
     if "object" in item:
@@ -206,12 +210,14 @@ def _catalog_problems(body: Any) -> dict[str, Any]:
 def trigger_many(asker: Asker, body: Any) -> dict[str, Any]:
     """Store the valid events of a batch, and return a result for each event."""
     items = _read_batch(body)
-    known = _known_users(asker, items)
-    _spend(asker, len(items))
+    is_needed = any(not isinstance(item, Mapping) or "userId" not in item for item in items)
+    own_id = _own_id(asker, is_needed=is_needed)
+    known = _known_owners(asker, own_id, items)
+    _spend(asker, own_id, len(items))
     results = committer.committer.store(
-        [build_each(_read_item(asker, item, known)) for item in items]
+        [build_each(_read_item(asker, own_id, item, known)) for item in items]
     )
-    _spend_deliveries(asker, results)
+    _spend_deliveries(asker, own_id, results)
     answers = [_answer(result) for result in results]
     refusals = [answer["error"] for answer in answers if answer["error"]]
     for refusal in refusals[MAX_PROBLEMS:]:
@@ -220,22 +226,29 @@ def trigger_many(asker: Asker, body: Any) -> dict[str, Any]:
     return {"accepted": accepted, "refused": len(refusals), "results": answers}
 
 
-def _spend(asker: Asker, count: int) -> None:
-    """Spend the user's quota for self-reported events; the product's events are not limited.
+def _own_id(asker: Asker, *, is_needed: bool) -> Any:
+    """Return the id of the owner for whom the request acts; None where it needs none."""
+    if is_needed or not is_service(asker):
+        return owner_id_of(asker)
+    return owner_key(owner_of(asker))
+
+
+def _spend(asker: Asker, own_id: Any, count: int) -> None:
+    """Spend the owner's quota for self-reported events; the product's events are not limited.
 
     Raises QuotaExceededError: nothing was stored.
     """
     if is_service(asker):
         return
-    throttles.spend("events", asker.user.pk, count)
-    throttles.spend("deliveries", asker.user.pk, 0)
+    throttles.spend("events", own_id, count)
+    throttles.spend("deliveries", own_id, 0)
 
 
-def _spend_deliveries(asker: Asker, results: list[Event | WebhooksError]) -> None:
+def _spend_deliveries(asker: Asker, own_id: Any, results: list[Event | WebhooksError]) -> None:
     """Spend the quota for the stored deliveries; the next request finds it used up."""
     count = sum(one.fanout_count for one in results if isinstance(one, Event))
     if count and not is_service(asker):
-        allowances.spend("deliveries", asker.user.pk, count)
+        allowances.spend("deliveries", own_id, count)
 
 
 def _read_batch(body: Any) -> list[Any]:
@@ -247,24 +260,21 @@ def _read_batch(body: Any) -> list[Any]:
     return serializer.validated_data["events"]  # type: ignore[no-any-return]
 
 
-def _known_users(asker: Asker, items: list[Any]) -> set[UUID]:
-    """Return the existing ones of the named users; raises PermissionDenied."""
-    user_id = asker.user.pk
+def _known_owners(asker: Asker, own_id: Any, items: list[Any]) -> set[Any]:
+    """Return the existing ones of the named owners; raises PermissionDenied."""
     named = set()
     for item in items:
-        if isinstance(item, Mapping) and isinstance(item.get("userId"), str):
-            try:
-                named.add(UUID(item["userId"]))
-            except ValueError:
-                continue  # the item is refused by itself
-    others = named - {user_id}
+        if isinstance(item, Mapping) and "userId" in item:
+            with suppress(ValueError):  # the item is refused by itself
+                named.add(parse_owner_key(item["userId"]))
+    others = named - {own_id}
     if not others:
-        return {user_id}
+        return {own_id}
     _check_service(asker)
-    return {user_id, *users.get_many(others)}
+    return {own_id, *owners.get_many(others)}
 
 
-def _read_item(asker: Asker, item: Any, known: set[UUID]) -> Trigger | WebhooksError:
+def _read_item(asker: Asker, own_id: Any, item: Any, known: set[Any]) -> Trigger | WebhooksError:
     if not ITEM.is_valid(item):
         problems = [
             f"{'.'.join(map(str, error.instance_path)) or 'event'}: {error.message}"
@@ -272,13 +282,13 @@ def _read_item(asker: Asker, item: Any, known: set[UUID]) -> Trigger | WebhooksE
         ]
         return EventDataInvalidError(f"{'; '.join(problems)}."[:1000])
     wish = _wish_of(item)
-    owner_id = wish.get("user_id", asker.user.pk)
+    owner_id = wish.get("user_id", own_id)
     if owner_id not in known:
         return EventDataInvalidError("There is no user with this userId.")
     return _trigger_of(asker, owner_id, wish)
 
 
-def _trigger_of(asker: Asker, owner_id: UUID, wish: Wish) -> Trigger:
+def _trigger_of(asker: Asker, owner_id: Any, wish: Wish) -> Trigger:
     return Trigger(
         wish["type"],
         owner_id,

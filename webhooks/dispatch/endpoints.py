@@ -7,19 +7,18 @@ from functools import cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.contrib.auth import get_user_model
-
 from webhooks.choices import BreakerState, Order
 from webhooks.errors import EncryptionKeyError
 from webhooks.models.custom_headers import decrypt_headers
 from webhooks.models.encryption import decrypt
 from webhooks.models.endpoint_proof import host_cap
 from webhooks.models.owner_keys import SQL_TYPE
+from webhooks.models.owners import owner_sql
 from webhooks.pace.retry import Policy
 from webhooks.postgres.sql import run
 from webhooks.wire.clock import boottime
+from webhooks.wire.header_lines import header_line
 from webhooks.wire.header_rules import header_problem
-from webhooks.wire.messages import header_line
 from webhooks.wire.signing import Ed25519Key, SigningKey, load_key
 
 logger = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ MAX_AGE_SECONDS = 0.5
 ENDPOINT_COLUMNS = """w.id, w.deleted_at IS NOT NULL AS is_deleted,
        EXISTS (SELECT FROM webhooks_pause) AS is_paused,
        w.active AS is_active,
-       NOT EXISTS (SELECT FROM {users} u WHERE u.{key} = w.owner_id AND NOT u.is_active)
+       NOT EXISTS (SELECT FROM {owners} u WHERE u.{key} = w.owner_id AND {is_inactive})
            AS is_owner_active,
        extract(epoch FROM w.held_until)::float8 AS held_until, w.breaker_state,
        extract(epoch FROM w.breaker_probe_at)::float8 AS breaker_probe_at,
@@ -43,8 +42,7 @@ ENDPOINT_COLUMNS = """w.id, w.deleted_at IS NOT NULL AS is_deleted,
        array(SELECT s.value_encrypted FROM webhooks_signingsecret s WHERE s.webhook_id = w.id
               AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
               ORDER BY s.scheme, s.expires_at DESC NULLS FIRST, s.id DESC) AS secrets"""
-"""The columns of a webhook `w` that a worker reads; `users` and `key` are the user model's table and
-key."""
+"""The columns of a webhook `w` that a worker reads, with placeholders for owner_sql()."""
 
 ENDPOINTS_SQL = f"SELECT {ENDPOINT_COLUMNS} FROM webhooks_webhook w WHERE w.id = ANY(%(ids)s)"  # noqa: S608
 
@@ -163,7 +161,7 @@ class Endpoints:
         if not stale:
             return
         read_at = boottime()
-        rows = {row[0]: row for row in run(with_users(ENDPOINTS_SQL), {"ids": stale})}
+        rows = {row[0]: row for row in run(with_owners(ENDPOINTS_SQL), {"ids": stale})}
         for webhook_id in stale:
             self.take_in(webhook_id, rows.get(webhook_id), read_at)
 
@@ -254,7 +252,6 @@ class Endpoints:
 
 
 @cache
-def with_users(sql: str) -> str:
-    """Return a statement with ENDPOINT_COLUMNS for this project's user model."""
-    users = get_user_model()._meta
-    return sql.format(users=users.db_table, key=users.pk.column, owner_type=SQL_TYPE)
+def with_owners(sql: str) -> str:
+    """Return a statement with ENDPOINT_COLUMNS for this project's owner model."""
+    return sql.format(owner_type=SQL_TYPE, **owner_sql())

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from webhooks.dispatch import take
 from webhooks.dispatch.discovery import Look, clock_offset
-from webhooks.dispatch.endpoints import ENDPOINT_COLUMNS, Endpoints, with_users
+from webhooks.dispatch.endpoints import ENDPOINT_COLUMNS, Endpoints, with_owners
 from webhooks.dispatch.lanes import Lane
 from webhooks.dispatch.take import FORM_COLUMN, ClaimedDelivery, Taken, keep_light
 from webhooks.models.endpoint_proof import host_cap
@@ -134,7 +134,7 @@ def ask(
 
 def sql() -> str:
     """Return the statement, whose parameters ask() gives and whose rows read() takes."""
-    return with_users(QUICK_SQL)
+    return with_owners(QUICK_SQL)
 
 
 def read(

@@ -11,19 +11,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
 from ipaddress import ip_address
 from operator import length_hint
 from typing import Any
-from uuid import UUID
 
-import redis
 from django.conf import settings
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from rest_framework.request import Request
-from rest_framework.throttling import BaseThrottle
 
-from webhooks.outbox import hints
+VALKEY: Any = import_module("webhooks.outbox.valkey") if find_spec("redis") else None
+"""Without the package redis each process counts alone."""
 
 WINDOW_SECONDS = 60
 TIMEOUT_SECONDS = 0.1
@@ -47,8 +46,8 @@ class Counter:
         self._silent_until = 0.0
 
     @cached_property
-    def _client(self) -> redis.Redis:
-        return hints.connect(TIMEOUT_SECONDS)
+    def _client(self) -> Any:
+        return VALKEY.connect(TIMEOUT_SECONDS)
 
     def add(self, key: str, amount: int, limit: int, seconds: int = WINDOW_SECONDS) -> int:
         """Count `amount` more in a window of `seconds` and return the count.
@@ -83,14 +82,14 @@ class Counter:
         self._known[key] = reserved, last
 
     def _add(self, key: str, step: int, last: int, seconds: int) -> int:
-        if time.monotonic() >= self._silent_until:
+        if VALKEY and settings.REDIS_URL and time.monotonic() >= self._silent_until:
             try:
                 count = int(self._client.incrby(key, step))
                 if count == step:
                     # A pipeline for both commands would take twice as long on every request.
                     self._client.expire(key, seconds)
                 return count
-            except redis.RedisError:
+            except VALKEY.redis.RedisError:
                 self._silent_until = time.monotonic() + SILENCE_SECONDS
         return last + step
 
@@ -123,7 +122,7 @@ def take(name: str, who: str) -> Allowance:
 HOUR_SECONDS = 3600
 
 
-def spend(name: str, owner_id: UUID, amount: int) -> Allowance:
+def spend(name: str, owner_id: Any, amount: int) -> Allowance:
     """Spend an amount of an owner's quota of this hour (WEBHOOKS_QUOTAS_PER_HOUR).
 
     Refused amounts count too; an amount of 0 only returns the rest.
@@ -136,7 +135,7 @@ def spend(name: str, owner_id: UUID, amount: int) -> Allowance:
     return Allowance(name, limit, limit - used, max(1, round(HOUR_SECONDS - elapsed)))
 
 
-def spend_rows(name: str, owner_id: UUID, rows: QuerySet[Any]) -> tuple[Allowance, int]:
+def spend_rows(name: str, owner_id: Any, rows: QuerySet[Any]) -> tuple[Allowance, int]:
     """Spend one of an owner's quota for each row, and return how many these are.
 
     Counts at most one row more than are left.
@@ -146,13 +145,20 @@ def spend_rows(name: str, owner_id: UUID, rows: QuerySet[Any]) -> tuple[Allowanc
     return spend(name, owner_id, count), count
 
 
-def address_in(request: HttpRequest | Request) -> str:
-    """Return the client's address; NUM_PROXIES is the number of trusted entries of X-Forwarded-For."""
-    plain = request if isinstance(request, Request) else Request(request)
-    return BaseThrottle().get_ident(plain) or ""
+def address_in(request: Any) -> str:
+    """Return the client's address, of a request's `META`.
+
+    WEBHOOKS_TRUSTED_PROXIES is the number of trusted entries of X-Forwarded-For, from its end.
+    """
+    forwarded = request.META.get("HTTP_X_FORWARDED_FOR")
+    count = settings.WEBHOOKS_TRUSTED_PROXIES
+    if not count or forwarded is None:
+        return request.META.get("REMOTE_ADDR") or ""
+    addresses = forwarded.split(",")
+    return str(addresses[-min(count, len(addresses))].strip())
 
 
-def source_address(request: HttpRequest | Request) -> str | None:
+def source_address(request: Any) -> str | None:
     """Return the client's address, or None without one, as behind a Unix socket."""
     with suppress(ValueError):
         return str(ip_address(address_in(request)))

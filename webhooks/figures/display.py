@@ -16,6 +16,7 @@ from webhooks.choices import BreakerState, DeliveryStatus
 from webhooks.figures.history import Bucket, Figures
 from webhooks.models import Delivery, Webhook
 from webhooks.models.delivery import COUNTED_AT_MOST
+from webhooks.models.owners import is_owner_active
 
 TONES = {
     DeliveryStatus.PENDING: "info",
@@ -92,7 +93,7 @@ def wait_of(delivery: Delivery, now: datetime, *, is_paused: bool) -> Wait | Non
         return Wait(_("all sending is paused"))
     if not webhook.active:
         return Wait(_("the webhook is disabled"))
-    if webhook.owner is not None and not webhook.owner.is_active:
+    if not is_owner_active(webhook.owner):
         return Wait(_("its owner's account is not active"))
     return _held(delivery, webhook, now)
 

@@ -2,22 +2,19 @@
 
 from argparse import ArgumentTypeError
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.contrib.auth import get_user_model
 from django.core.management.base import CommandError, CommandParser
-from django.db.models import Q
 
 from webhooks import catalog
 from webhooks.choices import DeliveryStatus
+from webhooks.doors import owners
 from webhooks.doors.times import UNITS, parse_duration, parse_moment
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import EVENT_PREFIX, WEBHOOK_PREFIX, parse_public_id
 from webhooks.models import Event, Webhook
-from webhooks.models.owner_keys import SQL_TYPE, parse_owner_key
 
 
 def add_format(parser: CommandParser) -> None:
@@ -120,27 +117,18 @@ def rate(text: str) -> float:
 
 
 def find_owner(text: str) -> Any:
-    """Return the user with this e-mail address, user name or id; raises CommandError."""
-    model: Any = get_user_model()
-    users = model._default_manager
-    wanted = Q(**{model.USERNAME_FIELD: text})
-    if hasattr(model, "EMAIL_FIELD"):
-        wanted |= Q(**{f"{model.EMAIL_FIELD}__iexact": text})
-    with suppress(ValueError):
-        wanted |= Q(pk=parse_owner_key(text))
-    found = list(users.filter(wanted)[:2])
+    """Return the owner with this id or name (webhooks/doors/owners.py); raises CommandError."""
+    found = list(owners.find_owners(text)[:2])
     if len(found) != 1:
         problem = "does not exist" if not found else "is not unique"
-        raise CommandError(f"The owner {text!r} {problem}: use an e-mail address or an id.")
+        raise CommandError(f"The owner {text!r} {problem}: use an {owners.name_word()} or an id.")
     return found[0]
 
 
 def find_owner_id(text: str) -> Any:
-    """Return a user's id; a UUID or number may be that of a deleted user. Raises CommandError."""
-    if SQL_TYPE != "text":
-        with suppress(ValueError):
-            return parse_owner_key(text)
-    return find_owner(text).pk
+    """Return an owner's id; a UUID or number may be a deleted one's. Raises CommandError."""
+    found = owners.key_of_owner(text)
+    return find_owner(text).pk if found is None else found
 
 
 def find_event(event_id: UUID) -> Event:

@@ -18,6 +18,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
+        migrations.swappable_dependency(settings.WEBHOOKS_OWNER_MODEL),
     ]
 
     operations = [
@@ -59,7 +60,7 @@ class Migration(migrations.Migration):
             name='AuditEntry',
             fields=[
                 ('id', models.UUIDField(default=webhooks.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('actor_id', owner_key_field(null=True)),
+                ('actor', models.ForeignKey(db_constraint=False, db_index=False, null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to=settings.AUTH_USER_MODEL)),
                 ('action', models.CharField(max_length=50)),
                 ('object_reference', models.CharField(max_length=100)),
                 ('changes', models.JSONField(default=dict)),
@@ -163,7 +164,7 @@ class Migration(migrations.Migration):
                 ('revision', models.PositiveBigIntegerField(default=1, editable=False)),
                 ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False)),
                 ('updated_at', models.DateTimeField(auto_now=True)),
-                ('owner', models.ForeignKey(blank=True, db_index=False, help_text='Whose events it receives. Empty only for platform webhooks.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='webhooks', to=settings.AUTH_USER_MODEL)),
+                ('owner', models.ForeignKey(blank=True, db_index=False, help_text='Whose events it receives. Empty only for platform webhooks.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='webhooks', to=settings.WEBHOOKS_OWNER_MODEL)),
             ],
         ),
         migrations.CreateModel(

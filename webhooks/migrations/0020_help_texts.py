@@ -14,6 +14,7 @@ class Migration(migrations.Migration):
     dependencies = [
         ('webhooks', '0019_uid_of_owner'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
+        migrations.swappable_dependency(settings.WEBHOOKS_OWNER_MODEL),
     ]
 
     operations = [
@@ -135,7 +136,7 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='webhook',
             name='owner',
-            field=models.ForeignKey(blank=True, db_index=False, help_text='The user whose events it receives. Empty only for platform webhooks.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='webhooks', to=settings.AUTH_USER_MODEL),
+            field=models.ForeignKey(blank=True, db_index=False, help_text='Whose events it receives. Empty only for platform webhooks.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='webhooks', to=settings.WEBHOOKS_OWNER_MODEL),
         ),
         migrations.AlterField(
             model_name='workerheartbeat',

@@ -7,7 +7,6 @@ import webhooks.ids
 from django.conf import settings
 from django.db import migrations, models
 
-from webhooks.models.owner_keys import owner_key_field
 
 
 class Migration(migrations.Migration):
@@ -15,6 +14,7 @@ class Migration(migrations.Migration):
     dependencies = [
         ('webhooks', '0020_help_texts'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
+        migrations.swappable_dependency(settings.WEBHOOKS_OWNER_MODEL),
     ]
 
     operations = [
@@ -31,9 +31,9 @@ class Migration(migrations.Migration):
                 ('session_digest', models.BinaryField(max_length=32, null=True, unique=True)),
                 ('session_ends_at', models.DateTimeField(null=True)),
                 ('revoked_at', models.DateTimeField(null=True)),
-                ('created_by_id', owner_key_field(help_text='The user who made it.', null=True)),
+                ('created_by', models.ForeignKey(db_constraint=False, db_index=False, help_text='The user who made it.', null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to=settings.AUTH_USER_MODEL)),
                 ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
+                ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.WEBHOOKS_OWNER_MODEL)),
                 ('webhook', models.ForeignKey(db_constraint=False, db_index=False, default=None, help_text="The only webhook that is shown; empty for all of the owner's.", null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='webhooks.webhook')),
             ],
             options={

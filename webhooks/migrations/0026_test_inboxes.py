@@ -11,7 +11,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('webhooks', '0025_unverified_hosts'),
-        migrations.swappable_dependency(settings.AUTH_USER_MODEL),
+        migrations.swappable_dependency(settings.WEBHOOKS_OWNER_MODEL),
     ]
 
     operations = [
@@ -22,7 +22,7 @@ class Migration(migrations.Migration):
                 ('token', models.CharField(max_length=43, unique=True)),
                 ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ('ends_at', models.DateTimeField(db_index=True)),
-                ('owner', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
+                ('owner', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.WEBHOOKS_OWNER_MODEL)),
             ],
         ),
         migrations.CreateModel(

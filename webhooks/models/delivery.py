@@ -16,7 +16,7 @@ from webhooks.models.owner_keys import owner_key_field
 from webhooks.models.stored_form import spec_of
 from webhooks.models.webhook import Webhook
 from webhooks.wire.forms import read_spec, render
-from webhooks.wire.messages import answer_pairs, header_pairs
+from webhooks.wire.header_lines import answer_pairs, header_pairs
 
 """The owner of platform webhooks' deliveries: the claim's rotation cannot compare nulls."""
 

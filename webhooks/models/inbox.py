@@ -7,14 +7,14 @@ from django.db import models
 from django.db.models.functions import Now
 
 from webhooks.ids import new_id
-from webhooks.wire.messages import header_pairs
+from webhooks.wire.header_lines import header_pairs
 
 
 class Inbox(models.Model):
     """An owner's test inbox, until it ends; he has one at a time."""
 
     owner = models.OneToOneField(
-        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+"
+        settings.WEBHOOKS_OWNER_MODEL, on_delete=models.CASCADE, related_name="+"
     )
     # In its URL, and so in webhooks. Whoever knows it can put requests in, and read none.
     token = models.CharField(max_length=43, unique=True)

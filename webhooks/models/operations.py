@@ -8,7 +8,6 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from webhooks.ids import REDELIVERY_PREFIX, new_id
-from webhooks.models.owner_keys import owner_key_field
 
 
 class Redelivery(models.Model):
@@ -112,7 +111,15 @@ class AuditEntry(models.Model):
     """An action, its actor and its object, without secrets."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    actor_id = owner_key_field(null=True)
+    # Without a database constraint: entries outlive users.
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.DO_NOTHING,
+        null=True,
+        related_name="+",
+        db_index=False,
+        db_constraint=False,
+    )
     action = models.CharField(max_length=50)
     object_reference = models.CharField(max_length=100)
     changes = models.JSONField(default=dict)

@@ -9,7 +9,6 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
 from webhooks.ids import PORTAL_LINK_PREFIX, new_id
-from webhooks.models.owner_keys import owner_key_field
 from webhooks.models.webhook import Webhook
 
 
@@ -22,7 +21,9 @@ class PortalLink(models.Model):
         SECRETS = "secrets", _("Add webhooks, see and rotate signing secrets")
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    owner = models.ForeignKey(
+        settings.WEBHOOKS_OWNER_MODEL, on_delete=models.CASCADE, related_name="+"
+    )
     # Without a database constraint: the purge of a webhook looks at no links.
     webhook = models.ForeignKey(
         Webhook,
@@ -45,7 +46,16 @@ class PortalLink(models.Model):
     session_digest = models.BinaryField(max_length=32, null=True, unique=True)
     session_ends_at = models.DateTimeField(null=True)
     revoked_at = models.DateTimeField(null=True)
-    created_by_id = owner_key_field(null=True, help_text="The user who made it.")
+    # Without a database constraint: links outlive those who made them.
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.DO_NOTHING,
+        null=True,
+        related_name="+",
+        db_index=False,
+        db_constraint=False,
+        help_text="The user who made it.",
+    )
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:

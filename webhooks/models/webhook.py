@@ -106,14 +106,14 @@ class WebhookQuerySet(models.QuerySet["Webhook"]):
 
 class Webhook(CustomHeaders, Selection, Sending, EndpointProof):
     owner = models.ForeignKey(
-        settings.AUTH_USER_MODEL,
-        # Deleting a user soft-deletes the webhooks; a cascade would block producers' inserts.
+        settings.WEBHOOKS_OWNER_MODEL,
+        # Deleting an owner soft-deletes the webhooks; a cascade would block producers' inserts.
         on_delete=models.SET_NULL,
         null=True,
         blank=True,
         db_index=False,
         related_name="webhooks",
-        help_text="The user whose events it receives. Empty only for platform webhooks.",
+        help_text="Whose events it receives. Empty only for platform webhooks.",
     )
     is_platform = models.BooleanField(
         default=False, help_text="Made by staff; receives every owner's events."
@@ -197,7 +197,7 @@ class Webhook(CustomHeaders, Selection, Sending, EndpointProof):
     class Meta:
         constraints = [
             models.CheckConstraint(
-                # A deleted user leaves soft-deleted webhooks without an owner.
+                # A deleted owner leaves soft-deleted webhooks without an owner.
                 condition=Q(is_platform=True, owner=None)
                 | Q(is_platform=False, owner__isnull=False)
                 | Q(deleted_at__isnull=False),

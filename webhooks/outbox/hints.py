@@ -20,16 +20,15 @@ from uuid import uuid4
 
 import redis
 from django.conf import settings
-from redis.backoff import NoBackoff
 from redis.commands.core import Script
-from redis.retry import Retry
 from rq.job import Job, JobStatus
 from rq.queue import Queue
+from rq.suspension import is_suspended
 from rq.utils import now as utcnow
 from rq.utils import utcformat
 
-from webhooks.outbox import sentinel
 from webhooks.outbox.direct import Direct
+from webhooks.outbox.valkey import connect
 
 logger = logging.getLogger(__name__)
 
@@ -186,24 +185,22 @@ class Hinter:
         )
 
 
-def connect(timeout_seconds: float) -> redis.Redis:
-    """Return a client of REDIS_URL that waits at most `timeout_seconds` for a reply."""
-    options: dict[str, Any] = {
-        "socket_timeout": timeout_seconds,
-        "retry": Retry(NoBackoff(), 0),
-    }
-    if not settings.REDIS_URL.startswith("unix:"):
-        options["socket_connect_timeout"] = timeout_seconds
-    if sentinels := sentinel.read(settings.REDIS_URL):
-        return sentinels.client(**options)
-    return redis.Redis.from_url(settings.REDIS_URL, **options)
-
-
 def make_queue(client: redis.Redis) -> Queue:
     """Return the RQ queue of the wake-ups."""
     return Queue(
         settings.WEBHOOKS_QUEUE, connection=client, serializer="rq.serializers.JSONSerializer"
     )
+
+
+def queue_state() -> tuple[int, bool] | None:
+    """Return how many jobs wait and whether RQ is suspended; None if Valkey does not answer."""
+    client = connect(TIMEOUT_SECONDS)
+    try:
+        return make_queue(client).count, bool(is_suspended(client))
+    except redis.RedisError:
+        return None
+    finally:
+        client.close()
 
 
 _hinter = Hinter()

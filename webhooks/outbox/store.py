@@ -20,6 +20,7 @@ from webhooks.errors import EventDataInvalidError, IdempotencyConflictError
 from webhooks.ids import EVENT_PREFIX, new_id
 from webhooks.models import Event
 from webhooks.models.owner_keys import NO_OWNER, SQL_TYPE, parse_owner_key
+from webhooks.models.owners import owner_key
 from webhooks.outbox import tracing, wakeup
 from webhooks.outbox.event_data import encode
 from webhooks.outbox.notes import ADVANCE, Note
@@ -36,7 +37,7 @@ EVENT_FIELDS = (
 """Fields of Event, in the order of the model."""
 
 Owner = Any
-"""A user or a user's id; None for an event without an owner."""
+"""A row of the owner model or its key; None for an event without an owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +117,20 @@ def _hash_of(trigger: Trigger, data: bytes) -> bytes:
 
 
 def owner_id_of(owner: Owner) -> Any:
-    """Return the owner's id, given a user, an id or an id's text; None for None.
+    """Return the owner's id, given an owner, an id or an id's text; None for None.
 
     Raises EventDataInvalidError for anything else, such as an anonymous user.
     """
-    owner_id = getattr(owner, "pk", owner)
     if owner is None:
         return None
     try:
+        owner_id = owner_key(owner)
+    except ValueError as problem:
+        raise EventDataInvalidError(str(problem)) from None
+    try:
         return parse_owner_key(owner_id)
     except ValueError:
-        raise EventDataInvalidError("The owner is neither a user nor a user's id.") from None
+        raise EventDataInvalidError("The owner is neither an owner nor an owner's id.") from None
 
 
 def _check_text(name: str, text: object, longest: int, *, at_least: int = 0) -> None:

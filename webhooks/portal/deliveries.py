@@ -118,7 +118,7 @@ def resend(visit: Visit, delivery_id: str) -> HttpResponse:
         return delivery(visit, delivery_id, quota_problem(quota))
     try:
         with transaction.atomic():
-            asked = service.redeliver_one(found, requested_by=visit.owner)
+            asked = service.redeliver_one(found, requested_by=visit.user)
             visit.note("delivery.redeliver", found, redelivery=asked.public_id)
     except WebhooksError as refusal:
         return delivery(visit, delivery_id, str(refusal))

@@ -21,6 +21,7 @@ from django.utils import translation
 from django.views.decorators.csrf import csrf_exempt
 
 from webhooks import service
+from webhooks.doors import owners
 from webhooks.doors.limits import READ_SECONDS, WRITE_SECONDS
 from webhooks.portal.visit import Visit
 from webhooks.postgres.sql import limit_statements, took_too_long
@@ -51,7 +52,11 @@ def for_users(view: View) -> View:
     def page(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if not request.user.is_authenticated:
             return redirect_to_login(request.get_full_path(), reverse("portal-login"))
-        return _show(view, Visit(request, request.user), *args, **kwargs)
+        owner = owners.owner_of(request)
+        if owner is None:
+            with speaking(request):
+                return secure(problem(Visit(request, None), 403), is_framed=False)
+        return _show(view, Visit(request, owner), *args, **kwargs)
 
     return page
 

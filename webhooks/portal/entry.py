@@ -15,6 +15,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 from webhooks import service
 from webhooks.doors import allowances
 from webhooks.errors import PortalLinkInvalidError
+from webhooks.models.owners import owners_are_users
 from webhooks.portal import brand
 from webhooks.portal.door import secure, speaking
 from webhooks.repair import audit_log
@@ -70,7 +71,7 @@ def open_link(request: HttpRequest, key: str) -> HttpResponse:
         audit_log.record(
             "portallink.open",
             link,
-            actor=link.owner_id,
+            actor=link.owner_id if owners_are_users() else None,
             source_address=allowances.source_address(request),
             request_id=getattr(request, "request_id", ""),
         )

@@ -110,7 +110,7 @@ def send(visit: Visit, event_id: str, webhook_id: str) -> HttpResponse:
         return event(visit, event_id, quota_problem(quota))
     try:
         with transaction.atomic():
-            asked = service.replay(webhook, None, event_id=found.id, requested_by=visit.owner)
+            asked = service.replay(webhook, None, event_id=found.id, requested_by=visit.user)
             visit.note("event.replay", found, webhook=webhook.public_id, redelivery=asked.public_id)
     except WebhooksError as refusal:
         return event(visit, event_id, str(refusal))

@@ -24,7 +24,7 @@ def inbox(visit: Visit) -> HttpResponse:
         allowance = take(visit, "test")
         if allowance.is_exceeded:
             return too_many(visit, allowance)
-        opened = inboxes.open_inbox(visit.owner)
+        opened = inboxes.open_inbox(visit.owner_id)
         visit.note("inbox.open", f"inbox:{opened.pk}")
         return go(visit.url("inbox"))
     return show(visit, "inbox", _contents(visit))

@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 from webhooks.doors import allowances
 from webhooks.errors import WebhooksError
+from webhooks.models.owners import owners_are_users
 from webhooks.portal.visit import Visit
 
 DONE = {
@@ -62,7 +63,9 @@ def add_problems(form: forms.BaseForm, problem: ValidationError) -> None:
 
 def take(visit: Visit, limit: str) -> allowances.Allowance:
     """Count a dear request of this owner under a limit that the API has, too."""
-    return allowances.take(limit, f"user-{visit.owner_id}")
+    # With what users ask of the API, where they are the owners.
+    whose = "user" if owners_are_users() else "owner"
+    return allowances.take(limit, f"{whose}-{visit.owner_id}")
 
 
 def too_many(visit: Visit, allowance: allowances.Allowance) -> HttpResponse:

@@ -95,10 +95,10 @@ def _start(visit: Visit, found: Webhook, form: RecoverForm) -> HttpResponse | No
     with transaction.atomic():
         if data["kind"] == "missing":
             asked = service.replay(
-                found, data["since"], data["until"], requested_by=visit.owner, matched_count=count
+                found, data["since"], data["until"], requested_by=visit.user, matched_count=count
             )
         else:
-            asked = service.redeliver(scope, requested_by=visit.owner, matched_count=count)
+            asked = service.redeliver(scope, requested_by=visit.user, matched_count=count)
         facts = {"replay": asked.is_replay, "matched": asked.matched_count}
         visit.note("redelivery.create", asked, **asked.scope, **facts)
     return go(visit.url("redelivery", asked.public_id))

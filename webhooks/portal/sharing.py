@@ -48,8 +48,8 @@ def _show(
     context = {
         "may_share": True,
         "now": timezone.now(),
-        "tokens": ApiToken.objects.filter(user=visit.owner).order_by("-id"),
-        "links": service.get_portal_links(visit.owner)[:SHOWN_LINKS],
+        "tokens": ApiToken.objects.filter(user=visit.user).order_by("-id"),
+        "links": service.get_portal_links(visit.owner_id)[:SHOWN_LINKS],
         "token_form": token_form,
         "link_form": link_form,
     } | context
@@ -62,24 +62,24 @@ def add_token(visit: Visit) -> HttpResponse:
     visit.require(visit.is_user)
     if visit.request.method != "POST":
         return go(visit.url("sharing"))
-    allowance = allowances.take_password(visit.request, visit.owner)
+    allowance = allowances.take_password(visit.request, visit.user)
     if allowance.is_exceeded:
         return too_many(visit, allowance)
     form = NewTokenForm(visit.request.POST)
     if not form.is_valid():
         return _show(visit, token_form=form)
     data = form.cleaned_data
-    if not visit.owner.check_password(data["password"]):
-        visit.note("password.refuse", visit.owner)
+    if not visit.user.check_password(data["password"]):
+        visit.note("password.refuse", visit.user)
         form.add_error("password", _("This is not your password."))
         return _show(visit, token_form=form)
-    if ApiToken.objects.filter(user=visit.owner).count() >= MAX_TOKENS:
+    if ApiToken.objects.filter(user=visit.user).count() >= MAX_TOKENS:
         form.add_error(None, _("There are too many tokens; revoke one that is not needed."))
         return _show(visit, token_form=form)
     facts = {"name": data["name"], "scopes": data["scopes"], "days": data["days"]}
     with transaction.atomic():
         token, text = ApiToken.objects.issue(
-            visit.owner,
+            visit.user,
             name=data["name"],
             scopes=data["scopes"],
             lifetime=timedelta(days=data["days"]),
@@ -91,7 +91,7 @@ def add_token(visit: Visit) -> HttpResponse:
 def revoke_token(visit: Visit, token_id: str) -> HttpResponse:
     """Revoke a token; the API refuses it within a second."""
     visit.require(visit.is_user)
-    found = find(ApiToken.objects.filter(user=visit.owner), token_id, TOKEN_PREFIX)
+    found = find(ApiToken.objects.filter(user=visit.user), token_id, TOKEN_PREFIX)
     if visit.request.method == "POST":
         with transaction.atomic():
             visit.note("apitoken.delete", found, name=found.name)
@@ -118,11 +118,11 @@ def _add_link(visit: Visit, form: NewLinkForm) -> HttpResponse:
     try:
         with transaction.atomic():
             link = service.create_portal_link(
-                visit.owner,
+                visit.owner_id,
                 capabilities=data["capabilities"],
                 webhook=webhook,
                 session_lasts=timedelta(hours=data["hours"]),
-                created_by=visit.owner,
+                created_by=visit.user,
             )
             visit.note("portallink.create", link, **facts_of(link))
     except ValidationError as problem:
@@ -134,7 +134,7 @@ def _add_link(visit: Visit, form: NewLinkForm) -> HttpResponse:
 def revoke_link(visit: Visit, link_id: str) -> HttpResponse:
     """Revoke a link and its session, at once."""
     visit.require(visit.is_user)
-    found = find(PortalLink.objects.filter(owner=visit.owner), link_id, PORTAL_LINK_PREFIX)
+    found = find(PortalLink.objects.filter(owner_id=visit.owner_id), link_id, PORTAL_LINK_PREFIX)
     if visit.request.method == "POST" and service.revoke_portal_link(found):
         visit.note("portallink.revoke", found)
         return go(visit.url("sharing"), "revoked")

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
-from uuid import UUID
 
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
@@ -22,7 +21,9 @@ from webhooks.ids import (
 )
 from webhooks.models import Delivery, Event, PortalLink, Redelivery, Webhook
 from webhooks.models.delivery import DeliveryQuerySet
+from webhooks.models.owners import owner_key, owners_are_users
 from webhooks.repair import audit_log
+from webhooks.repair.redelivery import redeliveries_of
 
 M = TypeVar("M", bound=Model)
 
@@ -37,13 +38,20 @@ class Visit:
     key: str = ""
     """The session's key, which is in the path of each of its pages."""
 
+    @cached_property
+    def owner_id(self) -> Any:
+        return owner_key(self.owner)
+
     @property
-    def owner_id(self) -> UUID:
-        return self.owner.pk  # type: ignore[no-any-return]
+    def user(self) -> Any:
+        """Who is known to act: the signed-in user or, where users are owners, the link's owner."""
+        if self.is_user:
+            return self.request.user
+        return self.owner if owners_are_users() else None
 
     @property
     def is_user(self) -> bool:
-        """Whether the owner himself is signed in."""
+        """Whether the owner himself is signed in, or a user who acts for him."""
         return self.link is None
 
     @cached_property
@@ -95,7 +103,7 @@ class Visit:
         return Event.objects.for_owner(self.owner_id)
 
     def redeliveries(self) -> QuerySet[Redelivery]:
-        rows = Redelivery.objects.filter(requested_by_id=self.owner_id)
+        rows = redeliveries_of(self.owner_id, getattr(self.user, "pk", None))
         if self.only is not None:
             rows = rows.filter(scope__webhook_id=str(self.only.id))
         return rows
@@ -120,7 +128,7 @@ class Visit:
         audit_log.record(
             action,
             subject,
-            actor=self.owner_id,
+            actor=self.user,
             changes=changes,
             source_address=allowances.source_address(self.request),
             request_id=getattr(self.request, "request_id", ""),

@@ -94,7 +94,7 @@ def add(visit: Visit) -> HttpResponse:
 def _add(visit: Visit, form: forms.Form) -> HttpResponse:
     data = form.cleaned_data
     with transaction.atomic():
-        made = service.create_webhook(visit.owner, **data)
+        made = service.create_webhook(visit.owner_id, **data)
         visit.note("webhook.create", made, **data)
     return show(
         visit,
@@ -236,7 +236,7 @@ def _enable(
     wanted = {
         "send": send,
         "send_missed": form.cleaned_data["send_missed"],
-        "requested_by": visit.owner,
+        "requested_by": visit.user,
     }
     if wanted["send_missed"]:
         quota, _ = allowances.spend_rows("redeliveries", visit.owner_id, missed_events(found))

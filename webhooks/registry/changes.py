@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 from django.conf import settings as django_settings
-from django.contrib.auth import get_user_model
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import connection, transaction
 from django.db.models import F, Field
@@ -14,6 +13,7 @@ from django.views.decorators.debug import sensitive_variables
 from webhooks.choices import Order
 from webhooks.errors import EncryptionKeyError, WebhookLimitError
 from webhooks.models import SigningSecret, Webhook
+from webhooks.models.owners import owner_key, owner_model
 from webhooks.models.webhook import SETTING_NAMES
 from webhooks.outbox.store import Owner
 from webhooks.registry.secrets import build_secret, set_ed25519
@@ -65,7 +65,7 @@ def create_webhook(
     """
     _read_ordered(settings)
     webhook = Webhook(
-        owner_id=getattr(owner, "pk", owner), name=name, url=url, events=list(events), **settings
+        owner_id=owner_key(owner), name=name, url=url, events=list(events), **settings
     )
     secrets: list[SigningSecret] = []
     _validate(
@@ -118,7 +118,7 @@ def put_webhook(
     """
     settings = {"headers": {}, "metadata": {}, **settings}
     _read_ordered(settings)
-    owner_id = getattr(owner, "pk", owner)
+    owner_id = owner_key(owner)
     with transaction.atomic():
         _lock_owner(owner_id)
         webhook = Webhook.objects.for_owner(owner_id).filter(uid=uid).first()
@@ -157,7 +157,7 @@ def _readable(webhook: Webhook, name: str) -> Any:
 
 def _lock_owner(owner_id: Any) -> None:
     # This lock does not block producers' inserts.
-    get_user_model()._default_manager.select_for_update(no_key=True).get(pk=owner_id)
+    owner_model()._base_manager.select_for_update(no_key=True).get(pk=owner_id)
 
 
 def _make_room(webhook: Webhook) -> None:

@@ -20,6 +20,7 @@ from django.views.decorators.debug import sensitive_variables
 from webhooks.errors import PortalLinkInvalidError
 from webhooks.ids import mark_of
 from webhooks.models import PortalLink, Webhook
+from webhooks.models.owners import is_owner_active, owner_key
 
 OPENS_FOR = timedelta(minutes=15)
 MAX_OPENS_FOR = timedelta(days=7)
@@ -49,7 +50,7 @@ def create_link(
     capabilities. The link can be opened once, within `opens_for`. Raises ValidationError, naming
     every field that is wrong.
     """
-    owner_id = getattr(owner, "pk", owner)
+    owner_id = owner_key(owner)
     chosen = {PortalLink.Capability.VIEW.value, *capabilities}
     problems = _problems(owner_id, chosen, webhook, opens_for, session_lasts, return_url)
     if problems:
@@ -125,7 +126,7 @@ def open_link(key: str) -> tuple[PortalLink, str]:
     Of two who open it at the same time one gets the session. Raises PortalLinkInvalidError.
     """
     link = PortalLink.objects.filter(digest=_digest(key)).first()
-    if link is None or not link.owner.is_active:
+    if link is None or not is_owner_active(link.owner):
         raise PortalLinkInvalidError
     session_key = mark_of(link.owner_id) + secrets.token_urlsafe(32)
     now = timezone.now()
@@ -152,9 +153,9 @@ def find_session(session_key: str) -> PortalLink | None:
         session_digest=_digest(session_key),
         revoked_at=None,
         session_ends_at__gt=Now(),
-        owner__is_active=True,
     )
-    return links.filter(Q(webhook_id=None) | Q(webhook__deleted_at=None)).first()
+    link = links.filter(Q(webhook_id=None) | Q(webhook__deleted_at=None)).first()
+    return link if link is not None and is_owner_active(link.owner) else None
 
 
 def revoke_link(link: PortalLink) -> bool:
@@ -165,7 +166,7 @@ def revoke_link(link: PortalLink) -> bool:
 
 def links_of(owner: Any) -> Any:
     """Return the owner's links, newest first."""
-    owner_id = getattr(owner, "pk", owner)
+    owner_id = owner_key(owner)
     return PortalLink.objects.filter(owner_id=owner_id).select_related("webhook").order_by("-id")
 
 

@@ -1,15 +1,21 @@
-"""System checks E101 to E104 and W101 to W103: keys, the host project, settings of security."""
+"""System checks E101 to E105 and W101 to W104: keys, the host project, settings of security."""
 
 from importlib.util import find_spec
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
-from django.contrib.auth import get_user_model
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
-from django.core.exceptions import FieldDoesNotExist
 from django.db import DatabaseError, InterfaceError, connection
+from django.utils.module_loading import import_string
 
 from webhooks.models.owner_keys import SQL_TYPE
+from webhooks.models.owners import (
+    ACTIVE,
+    has_active_column,
+    owner_model,
+    owners_are_users,
+)
 from webhooks.repair import reencryption
 from webhooks.wire.addresses import is_public_network
 
@@ -92,8 +98,8 @@ def check_https_is_required(**_: Any) -> list[CheckMessage]:
 
 @register("webhooks")
 def check_owner_key(**_: Any) -> list[CheckMessage]:
-    """E102: the user model's primary key has another type than WEBHOOKS_OWNER_KEY."""
-    model = get_user_model()
+    """E102: the owner model's primary key has another type than WEBHOOKS_OWNER_KEY."""
+    model = owner_model()
     kind = model._meta.pk.rel_db_type(connection) or ""
     fitting = {"integer": "bigint", "smallint": "bigint"}.get(kind, kind)
     if kind.startswith("varchar"):
@@ -112,28 +118,68 @@ def check_owner_key(**_: Any) -> list[CheckMessage]:
 
 
 @register("webhooks")
-def check_user_model(**_: Any) -> list[CheckMessage]:
-    """E103: the user model has no column `is_active`, by which workers stop sending."""
-    model = get_user_model()
-    try:
-        model._meta.get_field("is_active")
-    except FieldDoesNotExist:
+def check_active_owners(**_: Any) -> list[CheckMessage]:
+    """E103: the owner model's `is_active` is no boolean column, so workers cannot read it."""
+    model = owner_model()
+    # True is that of Django's AbstractBaseUser: all users are active.
+    if has_active_column() or getattr(model, ACTIVE, True) is True:
+        return []
+    return [
+        Error(
+            f"{model._meta.label}.{ACTIVE} is no boolean column.",
+            hint=f"Make it {ACTIVE} = models.BooleanField(default=True): nothing is sent for "
+            "inactive owners, and workers look at the column.",
+            id="webhooks.E103",
+        )
+    ]
+
+
+@register("webhooks")
+def check_owner_of_request(**_: Any) -> list[CheckMessage]:
+    """E105: WEBHOOKS_OWNER_OF_REQUEST names no function. W104: it is missing, and users own nothing."""
+    path = settings.WEBHOOKS_OWNER_OF_REQUEST
+    if path:
+        try:
+            if callable(import_string(path)):
+                return []
+            problem = "it is no function"
+        except ImportError as failure:
+            problem = str(failure)
         return [
             Error(
-                f"{model._meta.label} has no field is_active.",
-                hint="Add is_active = models.BooleanField(default=True): nothing is sent for "
-                "inactive users.",
-                id="webhooks.E103",
+                f"WEBHOOKS_OWNER_OF_REQUEST is {path!r}, which cannot be used: {problem}.",
+                hint='Name a function as "module.function"; it gets a request and returns an owner, '
+                "his key or None.",
+                id="webhooks.E105",
             )
         ]
-    return []
+    if owners_are_users() or not apps.is_installed("rest_framework"):
+        return []
+    return [
+        Warning(
+            f"Owners are {owner_model()._meta.label}, and nothing says for which of them a request to "
+            "the API or the portal acts: all are refused.",
+            hint="Set WEBHOOKS_OWNER_OF_REQUEST to a function from a request to its owner.",
+            id="webhooks.W104",
+        )
+    ]
 
 
 @register("webhooks")
 def check_wakeup_packages(**_: Any) -> list[CheckMessage]:
-    """E104: WEBHOOKS_WAKEUP is rq, and RQ or its client of Valkey is not installed."""
+    """E104: WEBHOOKS_WAKEUP is rq, and RQ, its client of Valkey or Valkey's address is missing."""
     missing = [name for name in ("redis", "rq", "django_rq") if find_spec(name) is None]
-    if settings.WEBHOOKS_WAKEUP != "rq" or not missing:
+    if settings.WEBHOOKS_WAKEUP != "rq":
+        return []
+    if not settings.REDIS_URL:
+        return [
+            Error(
+                "WEBHOOKS_WAKEUP is rq, and REDIS_URL is not set.",
+                hint="Set REDIS_URL to a Valkey or Redis, or WEBHOOKS_WAKEUP to listen or poll.",
+                id="webhooks.E104",
+            )
+        ]
+    if not missing:
         return []
     return [
         Error(

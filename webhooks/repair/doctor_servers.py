@@ -124,7 +124,7 @@ def check_clock() -> Iterator[Finding]:
 
 def check_valkey() -> Iterator[Finding]:
     """Check Valkey (webhooks/repair/doctor_valkey.py) where its client is installed."""
-    if settings.WEBHOOKS_WAKEUP != "rq" and find_spec("redis") is None:
+    if settings.WEBHOOKS_WAKEUP != "rq" and not (settings.REDIS_URL and find_spec("redis")):
         yield ok("valkey", "Valkey is not used.")
     else:
         # By name: without the package redis this module must load all the same.

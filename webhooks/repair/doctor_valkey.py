@@ -7,16 +7,22 @@ from typing import Any
 from django.conf import settings
 from redis.exceptions import RedisError
 
-from webhooks.outbox import hints
+from webhooks.outbox import hints, valkey
 from webhooks.repair.findings import Finding, failure, ok, warning
 
 SLOW_VALKEY_MS = 20
 
 
+def _loss() -> str:
+    if settings.WEBHOOKS_WAKEUP == "rq":
+        return "events are sent up to a second later"
+    return "each process counts the requests of clients alone"
+
+
 def check_valkey() -> Iterator[Finding]:
     """Check that Valkey is reachable, fast, standalone and without eviction, and its queue short."""
     try:
-        client = hints.connect(2.0)
+        client = valkey.connect(2.0)
         client.ping()
         started_at = time.monotonic()
         client.ping()
@@ -36,8 +42,7 @@ def check_valkey() -> Iterator[Finding]:
     except RedisError as problem:
         yield warning(
             "valkey",
-            f"Valkey is unavailable ({type(problem).__name__}): events are sent up to a second "
-            "later.",
+            f"Valkey is unavailable ({type(problem).__name__}): {_loss()}.",
             "Start Valkey, or correct REDIS_URL",
         )
         return

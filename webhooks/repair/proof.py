@@ -21,7 +21,7 @@ from django.db import connection, transaction
 from requests import Response
 
 from webhooks.dispatch.desk import with_fresh_connection
-from webhooks.dispatch.endpoints import with_users
+from webhooks.dispatch.endpoints import with_owners
 from webhooks.dispatch.single import SingleRequest
 from webhooks.errors import WebhookNotSendingError
 from webhooks.models import Webhook
@@ -119,8 +119,8 @@ UPDATE webhooks_webhook
            AND (due.active OR due.disabled_reason = %(unproved)s)
            AND coalesce(due.owner_id, %(nobody)s) <> ALL(%(busy)s::{owner_type}[])
            AND NOT EXISTS (SELECT FROM webhooks_pause)
-           AND NOT EXISTS (SELECT FROM {users} u
-                            WHERE u.{key} = due.owner_id AND NOT u.is_active)
+           AND NOT EXISTS (SELECT FROM {owners} u
+                            WHERE u.{key} = due.owner_id AND {is_inactive})
          ORDER BY owner_id, proof_due_at))
        AND w.proof_due_at <= statement_timestamp()
      ORDER BY w.proof_due_at LIMIT %(count)s
@@ -165,7 +165,7 @@ class Challenges:
             "busy": [webhook.owner_id or NO_OWNER for webhook, _ in self._under_way],
             "count": count,
         }
-        claimed = [row[0] for row in run(with_users(CLAIM_SQL), parameters)]
+        claimed = [row[0] for row in run(with_owners(CLAIM_SQL), parameters)]
         for webhook in Webhook.objects.filter(id__in=claimed):
             thread = threading.Thread(
                 target=_challenge, args=(webhook,), name="webhooks-challenge", daemon=True

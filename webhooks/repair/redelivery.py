@@ -9,12 +9,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from webhooks.errors import RedeliveryScopeError
 from webhooks.models import Delivery, Redelivery, Webhook
 from webhooks.models.delivery import COUNTED_AT_MOST
+from webhooks.models.owner_keys import plain_owner_key
+from webhooks.models.owners import owners_are_users
 from webhooks.repair.redelivery_batches import advance
 from webhooks.repair.redelivery_scope import (
     REPEATABLE,
@@ -101,6 +103,20 @@ def replay(
         requested_by=requested_by,
         rate_limit=rate_limit,
     )
+
+
+def redeliveries_of(owner_id: Any, user_id: Any) -> QuerySet[Redelivery]:
+    """Return what an owner may see: what the user asked for, and where several users act for an
+    owner also what any of them asked for of the owner or of one of the owner's webhooks."""
+    if owners_are_users():
+        return Redelivery.objects.filter(requested_by_id=owner_id)
+    webhooks = Webhook.objects.for_owner(owner_id).values_list("pk", flat=True)
+    shown = Q(scope__owner_id=plain_owner_key(owner_id)) | Q(
+        scope__webhook_id__in=list(map(str, webhooks))
+    )
+    if user_id is not None:
+        shown |= Q(requested_by_id=user_id)
+    return Redelivery.objects.filter(shown)
 
 
 def cancel(redelivery: Redelivery) -> bool:

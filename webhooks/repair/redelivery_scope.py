@@ -13,6 +13,7 @@ from webhooks.errors import RedeliveryScopeError
 from webhooks.ids import first_id_of
 from webhooks.models import Delivery, Event, Redelivery, Webhook
 from webhooks.models.delivery import DeliveryQuerySet
+from webhooks.models.owner_keys import parse_owner_key
 from webhooks.outbox.filtering import let_through, reasons
 from webhooks.postgres.sql import query
 
@@ -34,7 +35,7 @@ class Scope:
     webhook_id: UUID | None = None
     event_id: UUID | None = None
     event_type: str | None = None
-    owner_id: UUID | None = None
+    owner_id: Any = None
     statuses: tuple[str, ...] = (DeliveryStatus.FAILED,)
     failure_kind: str | None = None
     """Why the last attempt failed (FailureKind)."""
@@ -63,9 +64,11 @@ class Scope:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Scope":
         values = dict(stored)
-        for name in ("webhook_id", "event_id", "owner_id"):
+        for name in ("webhook_id", "event_id"):
             if name in values:
                 values[name] = UUID(values[name])
+        if "owner_id" in values:
+            values["owner_id"] = parse_owner_key(values["owner_id"])
         for name in ("since", "until"):
             if name in values:
                 values[name] = datetime.fromisoformat(values[name])

@@ -24,6 +24,7 @@ from webhooks.figures.cells import (
 )
 from webhooks.ids import first_id_of
 from webhooks.models import Delivery, HourFigures, ReopenedHour, RolledUp
+from webhooks.models.owner_keys import SQL_TYPE
 from webhooks.postgres.sql import limited_transaction, query
 from webhooks.repair.retention import SHARE, leave_to_the_workers
 
@@ -159,7 +160,7 @@ def _keep_sql(
     failures = "jsonb_agg(jsonb_build_array(kind, code, attempts, deliveries, last_at))"
     grouped = f"GROUP BY {_GROUP}"
     typed = dict.fromkeys(_LISTED, "NULL::bigint[]")
-    typed |= {"owner_id": "NULL::uuid", "failures": "NULL::jsonb"}
+    typed |= {"owner_id": f"NULL::{SQL_TYPE}", "failures": "NULL::jsonb"}
     parts = [
         # The first one says what types the columns have.
         _part_sql(counts, **{name: name for name in _COUNTED}, **typed),

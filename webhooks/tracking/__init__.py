@@ -1,10 +1,12 @@
 """Turn writes of models into events: the names that other apps may use.
 
-A model derives from TrackedModel, or adopt() is called for it; track() declares which events its writes cause.
+tracked() declares a model's events by its fields. Where that is too little, the model derives from
+TrackedModel or adopt() is called for it, and track() says which events its writes cause.
 """
 
 from webhooks.outbox.notes import POSITION
 from webhooks.tracking.adoption import adopt
+from webhooks.tracking.declaration import tracked
 from webhooks.tracking.tracked import TrackedModel, TrackedQuerySet
 from webhooks.tracking.writes import (
     Change,
@@ -32,4 +34,5 @@ __all__ = [
     "rows_deleting",
     "rows_written",
     "track",
+    "tracked",
 ]

@@ -1,6 +1,6 @@
-"""System checks E001 to E015: developers' declarations.
+"""System checks E001 to E016 and I001: developers' declarations.
 
-E001 to E004 and E015 are about the catalogue, E005 to E014 about tracked models: `manage.py check` reports any
+E001 to E004 and E015 are about the catalogue, E005 to E014 and E016 about tracked models: `manage.py check` reports any
 model that seems to be tracked but has writes without events.
 """
 
@@ -10,13 +10,14 @@ from typing import Any
 
 import jsonschema_rs
 from django.apps import apps
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error, Info, register
 from django.db import DEFAULT_DB_ALIAS, models, router
 from django.db.models.options import Options
 
 from webhooks import catalog
 from webhooks.errors import EventDataInvalidError
 from webhooks.tracking import TrackedModel, TrackedQuerySet, Tracking
+from webhooks.tracking.declaration import declarations
 from webhooks.tracking.writes import clashes, row_type_of, tracked_models, tracking_of
 
 KEEPING = (models.CASCADE, models.PROTECT, models.RESTRICT, models.DO_NOTHING)
@@ -107,6 +108,34 @@ def check_tracked_models(app_configs: Sequence[Any] | None, **_: Any) -> list[Ch
         ),
         *(problem for model in _candidates() for problem in _model_problems(model)),
     ]
+
+
+@register("webhooks")
+def check_declarations(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
+    """E016: a declaration of tracked() is wrong. I001: what is not seen of another app's model."""
+    found: list[CheckMessage] = []
+    for one in declarations():
+        found += [
+            Error(
+                f"{one.model._meta.label} is declared by tracked(), but {problem}.",
+                hint="Correct the declaration; until then the model's writes cause no events.",
+                obj=one.model,
+                id="webhooks.E016",
+            )
+            for problem in one.problems
+        ]
+        if one.is_adopted and not one.problems:
+            found.append(
+                Info(
+                    f"{one.model._meta.label} is another app's model: its writes by save(), delete(), "
+                    "querysets and cascades of this project's code cause events; raw SQL and rows of "
+                    "many-to-many tables do not.",
+                    hint="Add webhooks.I001 to SILENCED_SYSTEM_CHECKS, once you know.",
+                    obj=one.model,
+                    id="webhooks.I001",
+                )
+            )
+    return found
 
 
 @register("webhooks")

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
-from uuid import UUID
 
 from django.db import DEFAULT_DB_ALIAS, connection, connections, models, transaction
 from django.dispatch import Signal
@@ -54,7 +53,8 @@ class Change:
     """An event that a write causes."""
 
     event_type: str
-    owner_id: UUID | None
+    owner_id: Any
+    """The key of a row of the owner model; None for an event without an owner."""
     data: dict[str, Any]
 
 

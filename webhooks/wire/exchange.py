@@ -22,7 +22,8 @@ from webhooks.wire.failures import (
     failure,
     unsendable,
 )
-from webhooks.wire.messages import Draft, HeaderBlock, Reply, draft_of, header_line, request_target
+from webhooks.wire.header_lines import header_line
+from webhooks.wire.messages import Draft, HeaderBlock, Reply, draft_of, request_target
 from webhooks.wire.meter import Usage
 from webhooks.wire.names import MAX_LIFE_SECONDS, Pin
 

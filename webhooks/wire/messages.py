@@ -1,12 +1,14 @@
 """Requests and responses of the `requests` types, cheap to make and to read; pure."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import timedelta
 from functools import cached_property
 
 from requests import PreparedRequest, Response
 from requests.cookies import RequestsCookieJar
 from requests.structures import CaseInsensitiveDict
+
+from webhooks.wire.header_lines import answer_pairs, header_pairs
 
 
 class Reply(Response):
@@ -117,28 +119,6 @@ def request_target(url: str) -> str:
     rest = url.partition("://")[2]
     target = rest[len(rest.replace("?", "/", 1).partition("/")[0]) :]
     return target if target.startswith("/") else f"/{target}"
-
-
-def header_line(name: str, value: str) -> bytes:
-    """Return a header line for libcurl, where `Name;` stands for an empty value."""
-    return (f"{name}: {value}" if value else f"{name};").encode("latin-1")
-
-
-def header_pairs(lines: Iterable[bytes]) -> list[tuple[str, str]]:
-    """Return the names and values of header lines; skip lines that are no header."""
-    pairs = []
-    for line in lines:
-        name, colon, value = line.decode("latin-1").partition(":")
-        if colon:
-            pairs.append((name, value.strip(" \t")))
-        elif name.endswith(";"):
-            pairs.append((name[:-1], ""))
-    return pairs
-
-
-def answer_pairs(head: bytes) -> list[tuple[str, str]]:
-    """Return the headers of a response's head, in order, without the status line."""
-    return header_pairs(head.splitlines()[1:])
 
 
 def _last_block(blocks: bytes) -> bytes:

@@ -172,7 +172,7 @@ def test_add_for_an_owner_that_does_not_exist_is_refused(operator: Client) -> No
     )
 
     assert answer.status_code == 422
-    assert "No user has this address." in answer.content.decode()
+    assert "No owner has this e-mail address or id." in answer.content.decode()
     assert not Webhook.objects.exists()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from rest_framework.settings import api_settings
+from django.conf import settings as django_settings
 from rest_framework.test import APIClient
 
 from projects.models import User
@@ -84,7 +84,7 @@ def test_route_leaves_one_entry(
 
 
 def test_entry_says_whence(client: APIClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api_settings, "NUM_PROXIES", 1)
+    monkeypatch.setattr(django_settings, "WEBHOOKS_TRUSTED_PROXIES", 1)
 
     client.post(
         "/api/v1/projects",

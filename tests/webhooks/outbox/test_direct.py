@@ -8,7 +8,7 @@ import redis
 from rq.job import Job
 
 from tests.workers import black_hole, wait_until
-from webhooks.outbox import hints
+from webhooks.outbox import hints, valkey
 from webhooks.outbox.direct import Direct
 from webhooks.outbox.hints import Hinter
 
@@ -19,7 +19,7 @@ KEY = "rq:queue:default"
 
 @pytest.fixture
 def client() -> redis.Redis:
-    return hints.connect(5)
+    return valkey.connect(5)
 
 
 @pytest.fixture

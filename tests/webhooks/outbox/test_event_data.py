@@ -254,7 +254,7 @@ def test_invalid_object_references_are_refused(user: User, reference: Any) -> No
 
 @pytest.mark.parametrize("owner", ["ada", 7, object(), AnonymousUser(), b"", [], Decimal("NaN")])
 def test_invalid_owners_are_refused(user: User, owner: Any) -> None:
-    with pytest.raises(EventDataInvalidError, match="neither a user nor a user's id"):
+    with pytest.raises(EventDataInvalidError, match="neither an owner nor an owner's id"):
         service.trigger_event("project.deleted", owner, DELETED)
 
 
@@ -300,7 +300,7 @@ def test_no_value_of_our_own_builders_aborts_a_save(
     [
         Change("project.exploded", ID, {}),
         Change(None, ID, {}),  # type: ignore[arg-type]
-        Change("project.updated", "ada", {}),  # type: ignore[arg-type]
+        Change("project.updated", "ada", {}),
         Change("project.updated", ID, None),  # type: ignore[arg-type]
         Change("project.updated", ID, [1]),  # type: ignore[arg-type]
     ],
@@ -322,7 +322,7 @@ def test_our_own_builders_may_yield_values_with_an_obvious_json_form(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = DELETED | {"id": ID, "deletedAt": MOMENT}
-    announce(monkeypatch, Change("project.deleted", str(project.owner_id), data))  # type: ignore[arg-type]
+    announce(monkeypatch, Change("project.deleted", str(project.owner_id), data))
 
     with captured_events() as captured:
         project.name = "Saved"

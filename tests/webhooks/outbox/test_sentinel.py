@@ -14,7 +14,7 @@ from config.embedded import die_with_parent, valkey_binary
 from projects.models import Project, User
 from tests.workers import answers, free_port, running_worker, wait_for_heartbeats, wait_until
 from webhooks.models import Webhook
-from webhooks.outbox import hints
+from webhooks.outbox import hints, valkey
 from webhooks.workbench.receiver import HttpReceiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -96,10 +96,10 @@ def test_wakeups_follow_a_failover(
     with running_worker(REDIS_URL=settings.REDIS_URL):
         wait_for_heartbeats(1)
         wait_until(hears)
-        before = hints.connect(1).connection_pool.get_master_address()  # type: ignore[attr-defined]
+        before = valkey.connect(1).connection_pool.get_master_address()  # type: ignore[attr-defined]
         primary.kill()
 
         wait_until(hears)
 
-        pool = hints.connect(1).connection_pool
+        pool = valkey.connect(1).connection_pool
         assert pool.get_master_address() != before  # type: ignore[attr-defined]

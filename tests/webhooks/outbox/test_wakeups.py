@@ -15,7 +15,7 @@ from tests.webhooks.worker.test_product_jobs import StockWorker
 from tests.workers import running_worker, wait_for_heartbeats, wait_until
 from webhooks import service
 from webhooks.models import Delivery, Webhook
-from webhooks.outbox import hints, wakeup
+from webhooks.outbox import hints, valkey, wakeup
 from webhooks.workbench.receiver import HttpReceiver
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_valkey")]
@@ -25,7 +25,7 @@ QUEUES = [("default",), ("webhooks", "default")]
 
 @pytest.fixture
 def client() -> redis.Redis:
-    return hints.connect(5)
+    return valkey.connect(5)
 
 
 def calls(client: redis.Redis) -> dict[str, int]:

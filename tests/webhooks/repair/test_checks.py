@@ -4,9 +4,11 @@ from ipaddress import ip_network
 
 import pytest
 from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
 from pytest_django import Settings
 
 from projects.models import Project
+from webhooks.models.owners import owner_model
 from webhooks.repair import checks
 
 
@@ -75,16 +77,48 @@ def test_e102_compares_the_user_models_key(monkeypatch: pytest.MonkeyPatch) -> N
     assert error.hint.startswith("Set WEBHOOKS_OWNER_KEY = 'uuid'")
 
 
-def test_e103_wants_a_column_is_active(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert checks.check_user_model() == []
+@pytest.mark.parametrize(
+    ("is_active", "errors"), [(True, []), (property(lambda self: True), ["webhooks.E103"])]
+)
+def test_e103_wants_a_column_is_active(
+    is_active: object, errors: list[str], monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    """A model without one has active owners only; a property is no column that workers can read."""
+    assert checks.check_active_owners() == []
 
-    monkeypatch.setattr(checks, "get_user_model", lambda: Project)
+    settings.WEBHOOKS_OWNER_MODEL = "projects.Project"
+    assert checks.check_active_owners() == []
+    monkeypatch.setattr(Project, "is_active", is_active, raising=False)
 
-    (error,) = checks.check_user_model()
-    assert (error.id, error.msg) == (
-        "webhooks.E103",
-        "projects.Project has no field is_active.",
-    )
+    assert [error.id for error in checks.check_active_owners()] == errors
+
+
+@pytest.mark.parametrize(
+    ("model", "function", "ids"),
+    [
+        ("projects.User", None, []),
+        ("projects.Project", None, ["webhooks.W104"]),
+        ("projects.Project", "webhooks.doors.owners.owner_of", []),
+        ("projects.Project", "webhooks.doors.owners.owner", ["webhooks.E105"]),
+        ("projects.Project", "nothing", ["webhooks.E105"]),
+        ("projects.Project", "webhooks.doors.owners.settings", ["webhooks.E105"]),
+    ],
+)
+def test_a_request_must_have_an_owner(
+    model: str, function: str | None, ids: list[str], settings: Settings
+) -> None:
+    settings.WEBHOOKS_OWNER_MODEL = model
+    settings.WEBHOOKS_OWNER_OF_REQUEST = function
+
+    assert [one.id for one in checks.check_owner_of_request()] == ids
+
+
+@pytest.mark.parametrize("name", ["projects.Nothing", "nothing.Team", "Team"])
+def test_an_owner_model_that_is_none_is_named(name: str, settings: Settings) -> None:
+    settings.WEBHOOKS_OWNER_MODEL = name
+
+    with pytest.raises(ImproperlyConfigured, match=f"WEBHOOKS_OWNER_MODEL is '{name}'"):
+        owner_model()
 
 
 def test_e104_names_the_missing_packages_of_rq(
@@ -99,5 +133,9 @@ def test_e104_names_the_missing_packages_of_rq(
         "webhooks.E104",
         "WEBHOOKS_WAKEUP is rq, and these packages are missing: rq.",
     )
+    settings.REDIS_URL = ""
+    assert [one.msg for one in checks.check_wakeup_packages()] == [
+        "WEBHOOKS_WAKEUP is rq, and REDIS_URL is not set."
+    ]
     settings.WEBHOOKS_WAKEUP = "poll"
     assert checks.check_wakeup_packages() == []

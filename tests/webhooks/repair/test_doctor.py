@@ -32,7 +32,7 @@ from webhooks.models import (
     Webhook,
     WorkerHeartbeat,
 )
-from webhooks.outbox import hints
+from webhooks.outbox import valkey
 from webhooks.repair import doctor, doctor_servers, doctor_valkey, doctor_work, findings, integrity
 from webhooks.repair.findings import Finding, Level
 
@@ -279,7 +279,7 @@ def test_valkey_that_is_no_single_server_is_found(
 
 
 def test_full_queue_is_a_warning() -> None:
-    client = hints.connect(2)
+    client = valkey.connect(2)
     client.rpush("rq:queue:default", *[str(number) for number in range(150)])
 
     (found,) = problems()

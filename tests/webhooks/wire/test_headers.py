@@ -14,8 +14,9 @@ from webhooks.dispatch.engine import run_until_idle
 from webhooks.ids import new_id
 from webhooks.models import Webhook
 from webhooks.pace.retry import Policy
+from webhooks.wire.header_lines import header_line
 from webhooks.wire.header_rules import header_problem, header_problems, is_forbidden
-from webhooks.wire.messages import Post, header_line
+from webhooks.wire.messages import Post
 from webhooks.wire.request import build_request
 from webhooks.wire.signing import SigningKey, generate_secret
 from webhooks.workbench.receiver import HttpReceiver

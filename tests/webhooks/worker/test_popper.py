@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from tests.concurrency import in_thread
 from webhooks.dispatch.guests import Guests
-from webhooks.outbox import hints
+from webhooks.outbox import hints, valkey
 from webhooks.wire.addresses import AddressPolicy
 from webhooks.wire.many import MultiSender
 from webhooks.worker.popper import CONSUMED_AT_ONCE, Popper, read_reply
@@ -26,7 +26,7 @@ class Loop:
     """What an engine's loop does for its guests, and a thread that pops."""
 
     def __init__(self) -> None:
-        self.client = hints.connect(5)
+        self.client = valkey.connect(5)
         self.sender = MultiSender(AddressPolicy([]))
         self.guests = Guests(self.sender)
         self.heard = 0

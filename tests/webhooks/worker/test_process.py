@@ -30,7 +30,7 @@ from tests.workers import (
     wait_until,
 )
 from webhooks.models import Delivery, Webhook, WorkerHeartbeat
-from webhooks.outbox import hints
+from webhooks.outbox import hints, valkey
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_valkey")]
@@ -192,7 +192,7 @@ Adopting = Callable[..., AbstractContextManager[tuple[subprocess.Popen[bytes], i
 def test_orphans_are_waited_for_and_exit_codes_of_others_are_not_taken(
     adopting: Adopting, command: tuple[str, ...]
 ) -> None:
-    queue = hints.make_queue(hints.connect(5))
+    queue = hints.make_queue(valkey.connect(5))
     orphan = queue.enqueue_call(product_jobs.is_orphan_waited_for)
     code = queue.enqueue_call(product_jobs.exit_code_of_false)
 
@@ -299,7 +299,7 @@ def test_stop_does_not_wait_for_a_valkey_that_hangs() -> None:
 
 
 def test_job_in_progress_is_waited_for_without_postgres(tmp_path: Any) -> None:
-    queue = hints.make_queue(hints.connect(5))
+    queue = hints.make_queue(valkey.connect(5))
     notes = tmp_path / "notes"
     job = queue.enqueue_call(product_jobs.work, (str(notes), 15))
     declared = product_jobs.__name__

@@ -25,7 +25,7 @@ from tests.webhooks import product_jobs
 from tests.workers import running_worker, wait_for_heartbeats, wait_until
 from webhooks.models import Delivery, WorkerHeartbeat
 from webhooks.models import Webhook as OurWebhook
-from webhooks.outbox import hints
+from webhooks.outbox import hints, valkey
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
 from webhooks.worker.declared_jobs import JobNotDeclaredError, find_declared
 
@@ -36,7 +36,7 @@ MODULE = product_jobs.__name__
 
 @pytest.fixture
 def client() -> redis.Redis:
-    return hints.connect(5)
+    return valkey.connect(5)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.workers import (
 )
 from webhooks import service
 from webhooks.models import Attempt, Delivery, Webhook, WorkerHeartbeat
-from webhooks.outbox import hints
+from webhooks.outbox import hints, valkey
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
 from webhooks.worker.main_thread import MainThread
 from webhooks.worker.rq_worker import WebhookWorker
@@ -159,7 +159,7 @@ def test_without_valkey_saves_succeed_and_workers_deliver(
 def test_rq_comes_back_after_valkey_refused_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("webhooks.worker.rq_worker.RECONNECT_SECONDS", 0.05)
     starts = calls_of(SimpleWorker, "work", monkeypatch)
-    client = hints.connect(2)
+    client = valkey.connect(2)
     queue = hints.make_queue(client)
     worker = WebhookWorker([queue], connection=client)
     worker._main = MainThread(threading.Event())

@@ -1,0 +1,29 @@
+"""A Django view that receives webhooks: `path("webhook", endpoint(secrets=…, handle=…))`."""
+
+from collections.abc import Callable, Iterable
+
+from django.db import connections, transaction
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST
+
+from webhooks_receive import Handle, receive
+
+
+def endpoint(
+    *, secrets: str | Iterable[str], handle: Handle, using: str = "default"
+) -> Callable[[HttpRequest], HttpResponse]:
+    """Return the view. `handle(event, connection)` runs in a transaction of the database `using`.
+
+    Make the table in a migration: `migrations.RunSQL(webhooks_receive.CREATE_TABLE)`.
+    """
+    known = [secrets] if isinstance(secrets, str) else list(secrets)
+
+    @csrf_exempt
+    @require_POST
+    def view(request: HttpRequest) -> HttpResponse:
+        with transaction.atomic(using=using):
+            status = receive(known, request.headers, request.body, connections[using], handle)
+        return HttpResponse(status=status)
+
+    return view

@@ -1,0 +1,29 @@
+"""A FastAPI route that receives webhooks: `app.post("/webhook")(endpoint(secrets=…, …))`."""
+
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from fastapi import Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from webhooks_receive import Handle, receive
+from webhooks_receive.connections import transaction
+
+
+def endpoint(
+    *, secrets: str | Iterable[str], connect: Callable[[], Any], handle: Handle
+) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    """Return the route. `handle(event, connection)` runs in a thread, in a transaction of what
+    `connect()` returns."""
+    known = [secrets] if isinstance(secrets, str) else list(secrets)
+
+    async def webhook(request: Request) -> Response:
+        body = await request.body()
+
+        def work() -> int:
+            with transaction(connect) as connection:
+                return receive(known, request.headers, body, connection, handle)
+
+        return Response(status_code=await run_in_threadpool(work))
+
+    return webhook
