@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from django.db import DatabaseError, InterfaceError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
-from config.metrics import metrics
+from webhooks.doors.metrics import metrics
 from webhooks.errors import EncryptionKeyError
 from webhooks.ids import new_id
 from webhooks.models.encryption import decrypt, encrypt
