@@ -84,6 +84,8 @@ class Operation(View):
             "operation": self,
             "form": form,
             "subject": self.subject,
+            # The way back above the title.
+            "original": self.subject if isinstance(self.subject, Model) else None,
             "back_url": self.back_url(),
             "warnings": self.warnings(),
         }

@@ -1,6 +1,6 @@
 """The settings of a webhook as a form."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 from django import forms
@@ -43,11 +43,37 @@ class PatternsField(forms.CharField):
         check_length(patterns, MAX_PATTERNS)
         return patterns
 
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return set(initial or ()) != set(self.to_python(data))
+
     def validate(self, value: Sequence[str]) -> None:
         super().validate(" ".join(value))
 
     def run_validators(self, value: Any) -> None:
         """None: the length of a list says nothing; the model knows the catalogue."""
+
+
+class PatternTree(forms.Widget):
+    """Checkboxes for all events, each group of the catalogue and each event type."""
+
+    template_name = "admin/webhooks/webhook/events_tree.html"
+    use_fieldset = True
+
+    def get_context(self, name: str, value: Any, attrs: Any) -> dict[str, Any]:
+        context: dict[str, Any] = super().get_context(name, value, attrs)
+        chosen = set((value or "").split())
+        known = {one.name for one in catalog.all_types()}
+        groups = catalog.groups()
+        # Those of types that the catalogue has no more stay until somebody takes them away.
+        others = sorted(chosen - known - {"*", *(f"{group}.*" for group in groups)})
+        return context | {"chosen": chosen, "groups": groups, "others": others}
+
+    def value_from_datadict(self, data: Any, files: Any, name: str) -> str:
+        given: list[str] = data.getlist(name) if hasattr(data, "getlist") else data.get(name, [])
+        return " ".join(given)
+
+    def value_omitted_from_data(self, data: Mapping[str, Any], files: Any, name: str) -> bool:
+        return False
 
 
 class AdminHeadersField(HeadersField):
@@ -61,9 +87,7 @@ class AdminFilterField(FilterField):
 class WebhookForm(forms.ModelForm):
     """The settings of a webhook; custom headers are never shown, and stay if the field is empty."""
 
-    events = PatternsField(
-        help_text="Event types or patterns, one a line: project.created, project.*, *"
-    )
+    events = PatternsField(widget=PatternTree)
     custom_headers = AdminHeadersField(required=False)
     remove_headers = forms.BooleanField(required=False, label="Remove all custom headers")
 
@@ -84,7 +108,7 @@ class WebhookForm(forms.ModelForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for name in ("description", "events", "filter", "custom_headers"):
+        for name in ("description", "filter", "custom_headers"):
             if name in self.fields:
                 self.fields[name].widget.attrs["rows"] = 3
         if "custom_headers" not in self.fields:
@@ -95,8 +119,6 @@ class WebhookForm(forms.ModelForm):
             f"One “Name: value” a line; replaces those there are. Now sent: {sent}. "
             "Values are not shown. Leave empty to change nothing."
         )
-        known = ", ".join(one.name for one in catalog.all_types())
-        self.fields["events"].help_text += f". Known: {known}."
 
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or {}

@@ -1,6 +1,5 @@
 """The page that makes a webhook: a tree of event types, and suggestions of owners."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from django import forms
@@ -10,34 +9,15 @@ from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import reverse
 
-from webhooks import catalog, service
+from webhooks import service
 from webhooks.admin.base import LIST_SECONDS
 from webhooks.admin.secrets import SecretOperation
-from webhooks.admin.webhook_form import PatternsField
+from webhooks.admin.webhook_form import PatternsField, PatternTree
 from webhooks.doors import access, owners
 from webhooks.postgres.sql import limit_statements
 
 MAX_SUGGESTIONS = 10
 LEAST_LETTERS = 2
-
-
-class PatternTree(forms.Widget):
-    """Checkboxes for all events, each group of the catalogue and each event type."""
-
-    template_name = "admin/webhooks/webhook/events_tree.html"
-    use_fieldset = True
-
-    def get_context(self, name: str, value: Any, attrs: Any) -> dict[str, Any]:
-        context: dict[str, Any] = super().get_context(name, value, attrs)
-        chosen = set((value or "").split())
-        return context | {"chosen": chosen, "groups": catalog.groups()}
-
-    def value_from_datadict(self, data: Any, files: Any, name: str) -> str:
-        given: list[str] = data.getlist(name) if hasattr(data, "getlist") else data.get(name, [])
-        return " ".join(given)
-
-    def value_omitted_from_data(self, data: Mapping[str, Any], files: Any, name: str) -> bool:
-        return False
 
 
 def suggest_owners(request: HttpRequest) -> HttpResponse:
