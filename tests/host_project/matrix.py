@@ -105,6 +105,7 @@ def main() -> Iterator[str]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", nargs="*", default=PYTHONS)
     parser.add_argument("--django", nargs="*", default=DJANGOS)
+    parser.add_argument("--wheels", type=Path, default=BASE_DIR / "var" / "dist")
     parser.add_argument("--postgres", help="A version of Debian's, such as 15; else the wheel's.")
     options = parser.parse_args()
     server = POSTGRES / str(options.postgres) / "bin"
@@ -116,7 +117,7 @@ def main() -> Iterator[str]:
 
 
 def rows(options: argparse.Namespace, address: dict[str, Any] | None) -> Iterator[str]:
-    (wheel,) = (BASE_DIR / "var" / "dist").glob("remotedevai_webhooks-*.whl")
+    (wheel,) = options.wheels.resolve().glob("remotedevai_webhooks-*.whl")
     yield "| Python | Django | Postgres | result |"
     yield "| --- | --- | --- | --- |"
     for python in options.python:

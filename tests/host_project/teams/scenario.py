@@ -181,7 +181,7 @@ class TeamsOwnWebhooks(unittest.TestCase):
         code = (
             "import sys; from teams.models import Team, Ticket; "
             f"Ticket.objects.create(team=Team.objects.get(name={self.team.name!r}), title='Leak'); "
-            "print([name for name in ('pycurl', 'requests', 'rq') if name in sys.modules])"
+            "print([name for name in ('pycurl', 'rq', 'rest_framework') if name in sys.modules])"
         )
         shell = [sys.executable, "manage.py", "shell", "-v", "0", "-c", code]
         told = subprocess.run(shell, check=True, capture_output=True, text=True).stdout
