@@ -2,22 +2,22 @@
 twenty, and with all."""
 
 import os
-import threading
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from typing import Any
 
 from django.db import connection
 
 from benchmarks import harness
-from benchmarks.drain import DELIVERIES, OWNERS
+from benchmarks.drain import OWNERS
 from benchmarks.harness import Goal, Series, ratio
 from benchmarks.receiver import Receiver
+from config.services import BASE_DIR
 
-SAVES = 1500
+DELIVERIES = 10_000
+SAVES = 1000
 SAMPLED = {"off": None, "none sampled": 0, "1 % sampled": 1, "5 % sampled": 5, "all sampled": 100}
 """How many of a hundred traces are recorded; None without tracing."""
 TRACE_SQL = """
@@ -85,34 +85,17 @@ def _save(receiver: Receiver) -> float:
     return harness.run_python("benchmarks.traced_saves", str(SAVES))
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-
-def _collect(ready: Connection) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        ready.send(server.server_port)
-        ready.recv()
-
-
 @contextmanager
 def collector() -> Iterator[str]:
-    """Run what takes spans and forgets them in a process of its own; yields its address."""
-    here, there = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=_collect, args=(there,), daemon=True)
-    process.start()
-    try:
-        yield f"http://127.0.0.1:{here.recv()}"
-    finally:
-        here.send(None)
-        process.join()
+    """Run benchmarks/collector.py until the block ends; yields its address."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.collector"],
+        cwd=BASE_DIR,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        process.stdin.close()
