@@ -142,16 +142,16 @@ def test_what_went_down_with_a_server_need_not_come_if_it_is_the_tail(
     del run.ledger[1]
     run.feed = [run.read()[0]]
     key = ("session.message", "second")
-    run.faults = [
-        Fault("failover", START + 2, forgotten=frozenset([key]), forgotten_from=START + 2)
-    ]
+    fault = Fault("failover", START + 2, works_from=START + 9)
+    fault.forgotten, fault.forgotten_from = frozenset([key]), START + 2
+    run.faults = [fault]
     assert broken() == []
 
-    run.faults[0].forgotten_from = START + 10
+    fault.forgotten_from = START + 10
     assert broken() == ["lost, and not the tail"]
 
     run.causes[1].expected.append(Expected("session.message", ADA, {"id": "beside"}))
-    run.faults[0].forgotten_from = START + 2
+    fault.forgotten_from = START + 2
     assert broken() == ["lost, and not the tail"]
 
 

@@ -62,8 +62,7 @@ class DatabaseThreads:
     and beats. With `is_one`, one thread does all of it."""
 
     def __init__(self, on_done: Callable[[], None], *, is_one: bool) -> None:
-        self.has_failed = False
-        """Whether any work has failed for Postgres since this was last set to False."""
+        self._has_failed = False
         self._claimer = DatabaseThread("webhooks-claimer", on_done, self._note_failure)
         self._recorder = self._claimer
         if not is_one:
@@ -81,8 +80,20 @@ class DatabaseThreads:
         worker's present life."""
         return partial(self._recorder.submit, self.connection_name, work)
 
+    def take_failure(self) -> bool:
+        """Return whether any work has failed for Postgres since the last call.
+
+        A server that takes over may have forgotten claims and results that the one before it had
+        confirmed: their commits are not waited for. Each connection finds out at its next use, the
+        recorder's with the next beat at the latest, after all results that it was told of.
+        """
+        has_failed = self._has_failed
+        if has_failed:
+            self._has_failed = False
+        return has_failed
+
     def _note_failure(self) -> None:
-        self.has_failed = True
+        self._has_failed = True
 
     def disconnect(self) -> None:
         for thread in {self._claimer, self._recorder}:

@@ -49,7 +49,6 @@ class Desks:
     ) -> None:
         self.worker_id = worker_id or new_id()
         threads.connection_name = life.connection_name(self.worker_id)
-        self._threads = threads
         self._endpoints = endpoints
         self._outage = outage
         self._next_call_at = 0.0
@@ -57,7 +56,7 @@ class Desks:
         """Whether the worker may claim and start nothing more."""
         self.flight = Flight()
         self.lease = Lease(threads.on_recorder(life.beat), self.worker_id)
-        self.returns = Returns(threads.on_claimer(give_back), self.worker_id)
+        self.returns = Returns(threads.on_claimer(give_back), self.worker_id, threads.take_failure)
         shortcut = Shortcut(
             threads,
             endpoints,
@@ -163,12 +162,6 @@ class Desks:
     def collect(self) -> bool:
         """Take the results of the database threads; return False once this life is over."""
         now = time.monotonic()
-        # A server that takes over may have forgotten claims and results that the one before it had
-        # confirmed: their commits are not waited for. Each connection finds out at its next use, the
-        # recorder's with the next beat at the latest, after all results that it was told of.
-        if self._threads.has_failed:
-            self._threads.has_failed = False
-            self.returns.has_lost_track = True
         is_alive = self.lease.collect()
         if is_alive is False:
             return False

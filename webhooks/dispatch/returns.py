@@ -25,8 +25,15 @@ class ReturnBatch(NamedTuple):
 class Returns:
     """The rows that one life of a worker gives back."""
 
-    def __init__(self, submit: Callable[..., Future[list[UUID]]], worker_id: UUID) -> None:
+    def __init__(
+        self,
+        submit: Callable[..., Future[list[UUID]]],
+        worker_id: UUID,
+        take_failure: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`take_failure` says whether Postgres has failed any work of the worker since its last call."""
         self._submit = submit
+        self._take_failure = take_failure
         self._worker_id = worker_id
         self._errand: Errand[list[UUID]] = Errand("giving back of rows")
         self._ids_by_delay: defaultdict[float, list[UUID]] = defaultdict(list)
@@ -75,6 +82,7 @@ class Returns:
 
     def collect(self, now: float) -> None:
         """Handle the end of the batch under way; rows that are not given back wait again."""
+        self.has_lost_track |= self._take_failure()
         ended = self._errand.collect()
         if ended is None:
             return
