@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -167,20 +167,24 @@ def test_it_gives_way_to_a_reader_and_is_repeated(user: User) -> None:
     assert Attempt.objects.count() == 6
 
 
-def test_bound_that_was_left_behind_long_ago_is_made_anew(user: User) -> None:
+@pytest.mark.parametrize("days", [-2000, 0, 5])
+def test_bound_that_was_left_behind_is_used_while_it_lies_ahead(user: User, days: int) -> None:
     trigger(user, 5)
     finish()
-    long_ago = first_id_of(datetime(2020, 1, 1, tzinfo=UTC))
+    bound = first_id_of(timezone.now() + days * DAY)
     with connection.cursor() as cursor:
         cursor.execute(
             "ALTER TABLE webhooks_attempt ADD CONSTRAINT attempt_of_before"
-            f" CHECK (delivery_id < '{long_ago}'::uuid) NOT VALID"
+            f" CHECK (delivery_id < '{bound}'::uuid) NOT VALID"
         )
 
     migrate()
 
-    assert partitions.partitions()[0].end_id > first_id_of(timezone.now() + DAY)
+    end = partitions.partitions()[0].end_id
+    assert (end == bound) == (days == 5)
+    assert end > first_id_of(timezone.now() + DAY)
     assert one("SELECT count(*) FROM pg_constraint WHERE conname = 'attempt_of_before'") == 0
+    settle_one(user)
 
 
 def test_roles_keep_what_they_may_do(user: User) -> None:
