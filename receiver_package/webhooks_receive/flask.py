@@ -17,7 +17,8 @@ def endpoint(
 
     def webhook() -> tuple[str, int]:
         body = request.get_data()
+        headers: Any = request.headers  # no Mapping by its type, but it reads like one
         with transaction(connect) as connection:
-            return "", receive(known, request.headers, body, connection, handle)
+            return "", receive(known, headers, body, connection, handle)
 
     return webhook

@@ -40,7 +40,7 @@ def installed_postgres(binaries: Path) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(dir="/tmp") as home:
         uid = server_uid()
         os.chown(home, uid, -1)
-        make = [
+        make: list[str | Path] = [
             binaries / "initdb",
             "-D",
             f"{home}/data",

@@ -20,7 +20,7 @@ import webhooks_receive.django
 import webhooks_receive.fastapi
 import webhooks_receive.flask
 from django.core.handlers.wsgi import WSGIHandler
-from django.db import connection
+from django.db import connection, connections
 from django.urls import path
 from fastapi import FastAPI
 from flask import Flask
@@ -120,7 +120,16 @@ def serve_fastapi(connect: Callable[[], Any]) -> Iterator[str]:
 def serve_django(_: Callable[[], Any]) -> Iterator[str]:
     view = webhooks_receive.django.endpoint(secrets=[SECRET, NEXT], handle=handle)
     urlpatterns[:] = [path("webhook", view)]
-    yield from serve_wsgi(WSGIHandler())
+    handler = WSGIHandler()
+
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        try:
+            return list(handler(environ, start_response))
+        finally:
+            # Or the serving thread would keep its connection, and with it the test's database.
+            connections.close_all()
+
+    yield from serve_wsgi(application)
 
 
 @pytest.fixture(

@@ -209,7 +209,7 @@ def _announce(declaration: Declaration) -> None:
     owner, related = _owner_column(declaration)
     columns = [one.attname for one in chosen]
     # Of a transition only its own event is told, unless the column is sent, too.
-    watched = [model._meta.get_field(name).attname for name, _ in declaration.transitions.values()]
+    watched = [_field(model, name).attname for name, _ in declaration.transitions.values()]
 
     def change(what: str, row: Any) -> Change:
         data = {_name(one): _value(one, getattr(row, one.attname)) for one in chosen}
@@ -221,7 +221,7 @@ def _announce(declaration: Declaration) -> None:
 
     def moved(row: Any, before: State | None) -> Iterator[Change]:
         for what, (name, value) in declaration.transitions.items():
-            column = model._meta.get_field(name).attname
+            column = _field(model, name).attname
             was = before is not None and before[column] == value
             if getattr(row, column) == value and not was:
                 yield change(what, row)
