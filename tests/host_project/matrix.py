@@ -1,7 +1,7 @@
 """`make matrix`: the wheel with each Python, Django and Postgres that can be had here.
 
 Each cell is a fresh virtual environment and an empty database, in which the project `teams` migrates
-and runs its scenarios. Prints a table for docs/install.md; what cannot be had stands below it.
+and runs its scenarios. Prints a table for docs/install.md, which also says what cannot be had.
 """
 
 import argparse
