@@ -92,6 +92,7 @@ def _relayed(message: Message, owner_id: Any) -> Event:
         unquote(headers.get(OBJECT, "")),
         headers.get(SELF_REPORTED) == "1",
         datetime.fromisoformat(created),
+        None,  # its trace stays where it was stored
     )
     # As build_event() does.
     return Event.from_db(None, EVENT_FIELDS, values)

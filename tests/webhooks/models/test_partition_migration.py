@@ -23,7 +23,7 @@ from webhooks.repair import integrity, partitions
 pytestmark = pytest.mark.django_db(transaction=True)
 
 DAY = timedelta(days=1)
-BEFORE = "0039_expiring_partitions"
+BEFORE = "0040_expiring_partitions"
 OLD = "webhooks_attempt_before"
 
 

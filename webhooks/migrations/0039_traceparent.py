@@ -3,7 +3,7 @@ from django.db import migrations, models
 
 # Nullable and without a default of the database: no row is written, and the release before goes on.
 class Migration(migrations.Migration):
-    dependencies = [("webhooks", "0040_attempt_partitions")]
+    dependencies = [("webhooks", "0038_unchecked_numbers")]
 
     operations = [
         migrations.AddField(

@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("webhooks", "0038_unchecked_numbers")]
+    dependencies = [("webhooks", "0039_traceparent")]
 
     operations = [
         migrations.CreateModel(

@@ -284,6 +284,6 @@ def whole(apps, schema_editor):
 class Migration(migrations.Migration):
     atomic = False
 
-    dependencies = [("webhooks", "0039_expiring_partitions")]
+    dependencies = [("webhooks", "0040_expiring_partitions")]
 
     operations = [migrations.RunPython(partition, whole)]
