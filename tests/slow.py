@@ -32,6 +32,7 @@ SLOW = (
     "webhooks/worker/test_many_workers.py",
     "webhooks/worker/test_process.py",
     "webhooks/worker/test_product_jobs.py",
+    "webhooks/test_traces_of_processes.py",
     "webhooks/worker/test_rq_worker.py",
     "webhooks/workbench/test_snippets.py",
 )

@@ -450,6 +450,7 @@ LOCKS = {
 
 
 @pytest.mark.usefixtures("everything_to_do")
+@pytest.mark.slow
 @pytest.mark.parametrize("locked", LOCKS)
 def test_what_somebody_has_locked_keeps_nobody_else_waiting(
     locked: str, user: User, other_user: User
