@@ -52,7 +52,7 @@ def test_a_failing_webhook_is_found_read_mended_and_seen_green(
         # It is mended: the URL was wrong.
         screen.get_by_role("link", name="Billing sync").first.click()
         screen.get_by_role("link", name="Settings").click()
-        screen.get_by_label("URL").fill(f"{receiver.url}/right")
+        screen.locator("#id_url").fill(f"{receiver.url}/right")
         screen.get_by_role("button", name="Save").first.click()
         expect(screen.get_by_text("The settings are saved.")).to_be_visible()
 
