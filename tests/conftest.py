@@ -4,10 +4,12 @@ import importlib.util
 import json
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from django.conf import settings
+from redis.exceptions import RedisError
 
 from projects.models import Project, User
 from tests import flush
@@ -114,6 +116,12 @@ def receiver() -> Iterator[HttpReceiver]:
 
 
 @pytest.fixture
-def empty_valkey() -> None:
-    """Delete the wake-up jobs and tokens of earlier tests; a token would suppress new wake-ups."""
+def empty_valkey() -> Iterator[None]:
+    """Delete the wake-up jobs and tokens of earlier tests; a token would suppress new wake-ups.
+
+    Afterwards too: some tests spoil the queue.
+    """
     valkey.connect(2).flushdb()
+    yield
+    with suppress(RedisError):
+        valkey.connect(2).flushdb()

@@ -58,7 +58,7 @@ def unhurried_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def evicting_valkey() -> Iterator[None]:
+def evicting_valkey(empty_valkey: None) -> Iterator[None]:
     client = valkey.connect(2)
     client.config_set("maxmemory-policy", "allkeys-lru")
     yield
