@@ -50,9 +50,9 @@ def run(
 ) -> Any:
     """Run one statement with server-side parameters and return its cursor.
 
-    Named parameters are for constant statements only, which are kept as Postgres takes them. Prepares the statement after a few executions if the session allows it. Set `is_binary` to False
-    if Django's field converters read the result: they expect the text format. Raises Django's
-    database errors.
+    Named parameters are for constant statements only, which are kept as Postgres takes them. Prepares
+    the statement after a few executions if the session allows it. Set `is_binary` to False if Django's
+    field converters read the result: they expect the text format. Raises Django's database errors.
     """
     connection: Any = connections[DEFAULT_DB_ALIAS]
     # The same steps as connection.cursor(), but the cursor binds parameters on the server.

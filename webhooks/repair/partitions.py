@@ -2,7 +2,7 @@
 
 A partition holds the attempts of the deliveries of one day, by their ids. What belongs to no
 partition goes to the default one, so that no result is ever refused. Functions of the database make
-and exchange partitions with the rights of its owner (migration 0039).
+and exchange partitions with the rights of its owner (migration 0041).
 
 A purge that deletes deliveries of a large day leaves their attempts in place; when all of the day is
 old enough, it exchanges the partition for one with the attempts that are to be kept.
@@ -23,7 +23,7 @@ from webhooks.postgres.sql import limit_statements, query, sqlstate
 
 AHEAD_DAYS = 7
 MOST_KEPT = 20_000
-"""The most attempts that an exchange copies (migration 0039), while results of their deliveries wait."""
+"""The most attempts that an exchange copies (migration 0041), while results of their deliveries wait."""
 LARGE = 2 * MOST_KEPT
 """Partitions with fewer attempts are purged row by row."""
 PATIENCE_DAYS = 7
