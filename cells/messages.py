@@ -18,7 +18,7 @@ from webhooks.models import Event
 from webhooks.models.owner_keys import parse_owner_key
 from webhooks.outbox.event_data import DECODER, encode
 from webhooks.outbox.feed import FeedEvent
-from webhooks.outbox.store import EVENT_FIELDS, Trigger, build_event, build_trigger
+from webhooks.outbox.store import Trigger, build_event, build_trigger, unsaved_event
 
 OWNER = "Owner"
 OBJECT = "Object"
@@ -80,22 +80,17 @@ def _relayed(message: Message, owner_id: Any) -> Event:
     public_id, event_type, created = (part.decode() for part in beginning.groups())
     headers = message.headers
     version = headers.get(VERSION)
-    values = (
+    event = unsaved_event(
         UUID(public_id[len(EVENT_PREFIX) :]),
         event_type,
         owner_id,
         message.data,
         None if version is None else date.fromisoformat(version),
-        None,
-        None,
-        0,
-        unquote(headers.get(OBJECT, "")),
-        headers.get(SELF_REPORTED) == "1",
         datetime.fromisoformat(created),
-        None,  # its trace stays where it was stored
     )
-    # As build_event() does.
-    return Event.from_db(None, EVENT_FIELDS, values)
+    event.object_reference = unquote(headers.get(OBJECT, ""))
+    event.is_self_reported = headers.get(SELF_REPORTED) == "1"
+    return event
 
 
 def _direct(message: Message, owner_id: Any) -> Event:

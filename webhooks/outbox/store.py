@@ -10,7 +10,7 @@ import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from django.db import transaction
@@ -168,27 +168,25 @@ def build_event(
         data,
     )
     version = catalog.stored_version(event_type)
-    # from_db() defers the other columns, which the database fills in: they are read on access.
-    event = Event.from_db(
-        None,
-        EVENT_FIELDS,
-        (
-            event_id,
-            event_type,
-            owner_id,
-            payload,
-            version,
-            None,
-            None,
-            0,
-            "",
-            False,
-            created_at,
-            None,
-        ),
-    )
+    event = unsaved_event(event_id, event_type, owner_id, payload, version, created_at)
     event.data_digest = hash(data)
     return event
+
+
+def unsaved_event(
+    event_id: uuid.UUID,
+    event_type: str,
+    owner_id: Any,
+    payload: bytes,
+    version: date | None,
+    created_at: datetime,
+) -> Event:
+    """Return an event of these bytes, which build_event() has made, here or elsewhere."""
+    # from_db() defers the other columns, which the database fills in: they are read on access.
+    values = (
+        event_id, event_type, owner_id, payload, version, None, None, 0, "", False, created_at, None,
+    )  # fmt: skip
+    return Event.from_db(None, EVENT_FIELDS, values)
 
 
 # Only where there is a filter is a payload parsed, for each of them anew: to parse it once would need
