@@ -73,8 +73,6 @@ class Shortcut:
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         route = self._routes.get(environ["PATH_INFO"]) if _is_plain(environ) else None
-        if settings.WEBHOOKS_OWNER_OF_REQUEST:  # a function of the project's, for Django's requests
-            route = None
         if route is None:
             return self._application(environ, start_response)
         host = (route.path, *map(environ.get, self._told_of_host))
@@ -133,6 +131,8 @@ def _is_plain(environ: Environ) -> bool:
         and KEY_HEADER not in environ
         and not any(map(environ.get, UNUSUAL))
         and not environ.get("SCRIPT_NAME")
+        # A function of the project's, for Django's requests.
+        and not settings.WEBHOOKS_OWNER_OF_REQUEST
     )
 
 

@@ -11,6 +11,7 @@ from uuid import UUID
 from webhooks.dispatch.endpoints import Endpoint
 from webhooks.dispatch.take import ClaimedDelivery
 from webhooks.wire.forms import BATCHED_FORMS, content_type_of, read_spec
+from webhooks.wire.trace_context import first_of
 
 Key = tuple[UUID, bytes]
 """A webhook, and the type of the content."""
@@ -41,6 +42,11 @@ def rows_of(item: Sendable) -> tuple[ClaimedDelivery, ...]:
 
 def all_rows(items: Iterable[Sendable]) -> list[ClaimedDelivery]:
     return [row for item in items for row in rows_of(item)]
+
+
+def trace_of(rows: Iterable[ClaimedDelivery]) -> str | None:
+    """Return the traceparent that the request of these rows belongs to; None without any."""
+    return first_of(row.traceparent for row in rows)
 
 
 @dataclass(slots=True)

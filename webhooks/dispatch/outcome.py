@@ -10,7 +10,7 @@ from typing import Any
 from django.conf import settings
 from requests import PreparedRequest, Response
 
-from webhooks.dispatch.batches import Batch, rows_of
+from webhooks.dispatch.batches import Batch, rows_of, trace_of
 from webhooks.dispatch.endpoints import Endpoint
 from webhooks.dispatch.flight import Sent
 from webhooks.dispatch.records import Record, Traced
@@ -20,7 +20,7 @@ from webhooks.ids import new_id
 from webhooks.pace.retry import SLOW_DOWN, Verdict, jittered, judge
 from webhooks.wire.many import Outcome
 from webhooks.wire.messages import Post, Reply
-from webhooks.wire.trace_context import first_of, is_sampled
+from webhooks.wire.trace_context import is_sampled
 
 MAX_STORED_BODY_BYTES = 16 * 1024
 MAX_STORED_HEAD_BYTES = 16 * 1024
@@ -95,7 +95,7 @@ def read_outcome(
 
 
 def _traced(rows: Sequence[ClaimedDelivery], status: int | None) -> Traced | None:
-    parent = first_of(row.traceparent for row in rows) if len(rows) > 1 else rows[0].traceparent
+    parent = trace_of(rows)
     if parent is None or not is_sampled(parent):
         return None
     others = dict.fromkeys(row.traceparent for row in rows)

@@ -4,7 +4,7 @@ A worker that was declared dead changes nothing: its rows no longer carry its id
 a settle, the started deliveries are sent again (at least once); none is lost.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence, Set, Sized
 from operator import itemgetter
 from typing import Any, NamedTuple, TypedDict
 from uuid import UUID
@@ -113,7 +113,7 @@ class Settled(NamedTuple):
     ailing: Set[UUID] = frozenset()
     """Webhooks of the batch with a failure since their last success."""
 
-    def has_all(self, results: Sequence[Result]) -> bool:
+    def has_all(self, results: Sized) -> bool:
         """Whether all of these results are written."""
         return len(self.written) == len(results)
 

@@ -108,7 +108,7 @@ class Shortcut:
             # written.
             return self._settle_by_thread(worker_id, batch)
         settled = read_settled(answer)
-        if not settled.has_all([record.result for record in batch.records]):
+        if not settled.has_all(batch.records):
             return self._finish_skipped(worker_id, batch, settled)
         written = summarize(batch, settled)
         return self._finish_settle(written) if written.effects else written

@@ -14,7 +14,15 @@ from uuid import UUID
 
 from django.conf import settings
 
-from webhooks.dispatch.batches import Batch, Gathering, Sendable, all_rows, goes_in_batch
+from webhooks.dispatch.batches import (
+    Batch,
+    Gathering,
+    Sendable,
+    all_rows,
+    goes_in_batch,
+    rows_of,
+    trace_of,
+)
 from webhooks.dispatch.desk import Errand
 from webhooks.dispatch.endpoints import MAX_AGE_SECONDS, Endpoint, Endpoints
 from webhooks.dispatch.flight import Flight, Sent
@@ -25,7 +33,7 @@ from webhooks.ids import new_id
 from webhooks.wire.many import MultiSender
 from webhooks.wire.messages import Draft, Post
 from webhooks.wire.request import build_batch, build_formed_request, build_request
-from webhooks.wire.trace_context import first_of, of_attempt
+from webhooks.wire.trace_context import of_attempt
 
 STARTS_AT_ONCE = 32
 """Between two looks at the sockets, so that responses do not wait."""
@@ -229,11 +237,7 @@ class Starts:
 
 def _add_traceparent(post: Post, sent: Sent) -> None:
     """Add the header that names the span of this attempt, if its event is traced."""
-    item = sent.item
-    if isinstance(item, Batch):
-        stored = first_of(row.traceparent for row in item.rows)
-    else:
-        stored = item.traceparent
+    stored = trace_of(rows_of(sent.item))
     if stored is not None:
         own = of_attempt(stored, sent.attempt_id)
         post.headers.lines.append(b"traceparent: " + own.encode())
