@@ -26,7 +26,6 @@ from webhooks.ids import (
     parse_public_id,
 )
 from webhooks.models import Attempt, Delivery, Event, Redelivery, Webhook
-from webhooks.models.owners import owner_model
 
 KINDS: dict[str, tuple[Any, str, str]] = {
     WEBHOOK_PREFIX: (Webhook, VIEW_WEBHOOK, "webhook"),
@@ -47,8 +46,8 @@ def find(request: HttpRequest, term: str) -> list[SearchResult]:
     if len(term) < 3 or not may_view(request.user, VIEW_WEBHOOK):
         return []
     fits = Q(name__icontains=term) | Q(url__icontains=term)
-    for name in owners.names_of(owner_model())[:1]:
-        fits |= Q(**{f"owner__{name}__icontains": term})
+    for path in owners.shown_name_paths("owner"):
+        fits |= Q(**{f"{path}__icontains": term})
     found = Webhook.objects.filter(fits, deleted_at=None).order_by("-id")[:MAX_RESULTS]
     return [_result(webhook, webhook.name, webhook.url, "webhook") for webhook in found]
 

@@ -35,7 +35,6 @@ from webhooks.doors.setting_fields import changes_of
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import WEBHOOK_PREFIX, parse_public_id
 from webhooks.models import Webhook
-from webhooks.models.owners import owner_model
 from webhooks.models.webhook import SETTINGS
 
 HEADER_FIELDS = ("custom_headers", "remove_headers")
@@ -72,8 +71,7 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
         return WebhookList
 
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
-        names = owners.names_of(owner_model())[:1]
-        return ("name", "url", *(f"owner__{name}" for name in names))
+        return ("name", "url", *owners.shown_name_paths("owner"))
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         # AddWebhook creates a webhook together with its secret.

@@ -26,6 +26,11 @@ def names_of(model: Any) -> list[str]:
     ]
 
 
+def shown_name_paths(path: str) -> list[str]:
+    """Return the query path of the owners' shown name behind a path to an owner; none without names."""
+    return [f"{path}__{name}" for name in names_of(owner_model())[:1]]
+
+
 def name_word() -> str:
     """Return what people type to name an owner, as the words of a sentence."""
     model = owner_model()

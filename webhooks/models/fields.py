@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
 
@@ -24,6 +25,19 @@ class JsonPathField(models.Field):  # type: ignore[type-arg]
 
     def get_placeholder(self, value: Any, compiler: Any, connection: Any) -> str:
         return "%s::jsonpath"
+
+
+def past_user(**options: Any) -> models.ForeignKey[Any, Any]:
+    """Return a key of a user without a constraint or an index: the row outlives the user."""
+    return models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.DO_NOTHING,
+        null=True,
+        related_name="+",
+        db_index=False,
+        db_constraint=False,
+        **options,
+    )
 
 
 class CurrentTransactionId(models.Func):
@@ -50,5 +64,5 @@ class CurrentEpoch(models.Func):
 
 __all__ = [
     "CurrentEpoch", "CurrentTransactionId", "JsonPathField", "NextEventSequence", "Now",
-    "TransactionIdField",
+    "TransactionIdField", "past_user",
 ]  # fmt: skip

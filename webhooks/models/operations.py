@@ -8,6 +8,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from webhooks.ids import REDELIVERY_PREFIX, new_id
+from webhooks.models.fields import past_user
 
 
 class Redelivery(models.Model):
@@ -111,15 +112,7 @@ class AuditEntry(models.Model):
     """An action, its actor and its object, without secrets."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    # Without a database constraint: entries outlive users.
-    actor = models.ForeignKey(
-        settings.AUTH_USER_MODEL,
-        on_delete=models.DO_NOTHING,
-        null=True,
-        related_name="+",
-        db_index=False,
-        db_constraint=False,
-    )
+    actor = past_user()
     action = models.CharField(max_length=50)
     object_reference = models.CharField(max_length=100)
     changes = models.JSONField(default=dict)

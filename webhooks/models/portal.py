@@ -9,6 +9,7 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
 from webhooks.ids import PORTAL_LINK_PREFIX, new_id
+from webhooks.models.fields import past_user
 from webhooks.models.webhook import Webhook
 
 
@@ -46,16 +47,7 @@ class PortalLink(models.Model):
     session_digest = models.BinaryField(max_length=32, null=True, unique=True)
     session_ends_at = models.DateTimeField(null=True)
     revoked_at = models.DateTimeField(null=True)
-    # Without a database constraint: links outlive those who made them.
-    created_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL,
-        on_delete=models.DO_NOTHING,
-        null=True,
-        related_name="+",
-        db_index=False,
-        db_constraint=False,
-        help_text="The user who made it.",
-    )
+    created_by = past_user(help_text="The user who made it.")
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:

@@ -6,7 +6,7 @@ fields declares an EventType and a Tracking (webhooks/tracking/writes.py) itself
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from django.apps import apps
@@ -124,10 +124,7 @@ def _settle(declaration: Declaration) -> None:
             adopt(declaration.model)
         except TypeError as problem:
             problems.append(str(problem))
-    found = Declaration(
-        declaration.model, declaration.owner, declaration.fields, declaration.events,
-        declaration.transitions, declaration.name, problems, is_foreign,
-    )  # fmt: skip
+    found = replace(declaration, problems=problems, is_adopted=is_foreign)
     _declarations.append(found)
     if not problems:
         _announce(found)
@@ -208,11 +205,15 @@ def _announce(declaration: Declaration) -> None:
     )
     owner, related = _owner_column(declaration)
     columns = [one.attname for one in chosen]
+    values = [(_name(one), one.attname, _converter(one)) for one in chosen]
     # Of a transition only its own event is told, unless the column is sent, too.
-    watched = [_field(model, name).attname for name, _ in declaration.transitions.values()]
+    moves = [
+        (what, _field(model, name).attname, value)
+        for what, (name, value) in declaration.transitions.items()
+    ]
 
     def change(what: str, row: Any) -> Change:
-        data = {_name(one): _value(one, getattr(row, one.attname)) for one in chosen}
+        data = {name: convert(getattr(row, column)) for name, column, convert in values}
         return Change(f"{declaration.name}.{what}", owner(row), data)
 
     def updated(row: Any, before: State) -> Iterator[Change]:
@@ -220,8 +221,7 @@ def _announce(declaration: Declaration) -> None:
             yield change("updated", row)
 
     def moved(row: Any, before: State | None) -> Iterator[Change]:
-        for what, (name, value) in declaration.transitions.items():
-            column = _field(model, name).attname
+        for what, column, value in moves:
             was = before is not None and before[column] == value
             if getattr(row, column) == value and not was:
                 yield change(what, row)
@@ -237,7 +237,11 @@ def _announce(declaration: Declaration) -> None:
     if declaration.transitions:
         wanted["transitions"] = moved
     owners = [] if declaration.owner in (None, "pk") or related else [_owner_attname(declaration)]
-    fields = tuple(dict.fromkeys([*columns, *watched, *owners, *(one for one, _ in related)]))
+    fields = tuple(
+        dict.fromkeys(
+            [*columns, *(column for _, column, _ in moves), *owners, *(one for one, _ in related)]
+        )
+    )
     paths = tuple(path for _, path in related)
     track(model, Tracking(declaration.name, fields=fields, related=paths, **wanted))
 
@@ -286,6 +290,9 @@ def _example(one: Any) -> tuple[str, Any]:
     return _name(one), kind[2] if kind else None
 
 
-def _value(one: Any, value: Any) -> Any:
+def _converter(one: Any) -> Callable[[Any], Any]:
+    """Return the function from a value of a field to its JSON form."""
     kind = _kind(one)
-    return value if value is None or kind is None else kind[3](value)
+    if kind is None:
+        return lambda value: value
+    return lambda value: None if value is None else kind[3](value)
