@@ -5,7 +5,6 @@ dies, the next consumer goes on after what is committed. Two consumers of one ce
 slots make them take turns, and the second finds the messages stored.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -13,17 +12,14 @@ from contextlib import suppress
 from django.db import DataError, Error, IntegrityError, connection, transaction
 
 from cells.cellmap import CellMap, read_map
-from cells.log import Log, LogError, Message, Reader
+from cells.log import Log, Message, Reader
 from cells.messages import RefusedError, event_of
+from cells.patience import waiting_out
 from webhooks.outbox.store import store_events
 from webhooks.postgres.sql import query, run
 
-logger = logging.getLogger(__name__)
-
 BATCH_MESSAGES = 1000
 WAIT_SECONDS = 0.2
-PAUSE_SECONDS = 0.5
-"""After an error of Postgres or of the log."""
 MAP_SECONDS = 1.0
 """How often the map is read, and the positions of all slots are noted, silent ones too: a new consumer
 begins at the lowest."""
@@ -76,15 +72,10 @@ class Consumer:
         """Store until told to stop; errors of Postgres and the log are waited out."""
         taken: list[Message] = []
         while not is_stopping():
-            try:
+            with waiting_out("consumer"):
                 taken = taken or self.take()
                 self.store(taken)
                 taken = []
-            except (Error, LogError) as problem:
-                logger.warning("The consumer tries again: %s", problem)
-                if isinstance(problem, Error):
-                    connection.close()
-                time.sleep(PAUSE_SECONDS)
         with suppress(Error):
             self.note_read()
         self.close()
@@ -114,14 +105,8 @@ class Consumer:
             adopt(current, self._cell)
             self.close()
             self._map = current
-            after: dict[int, int] = {}
-            self._versions = {}
-            for slot, position, version in query(POSITIONS_SQL):
-                stream = current.stream_of(slot)
-                after[stream] = min(position, after.get(stream, position))
-                self._versions[slot] = version
-            self._read = dict(after)
-            self._reader = self._log.reader(after) if after else None
+            self._read, self._versions = stored_places(current)
+            self._reader = self._log.reader(dict(self._read)) if self._read else None
         self._looked_at = time.monotonic()
 
     def note_read(self) -> None:
@@ -190,6 +175,18 @@ class Consumer:
         versions = [self._versions[slot] for slot in positions]
         with connection.cursor() as cursor:
             cursor.execute(NOTE_SQL, [list(positions), versions, list(positions.values())])
+
+
+def stored_places(current: CellMap) -> tuple[dict[int, int], dict[int, int]]:
+    """Return up to which position each stream is stored in all of this cell's slots, and the slots'
+    versions."""
+    places: dict[int, int] = {}
+    versions = {}
+    for slot, position, version in query(POSITIONS_SQL):
+        stream = current.stream_of(slot)
+        places[stream] = min(position, places.get(stream, position))
+        versions[slot] = version
+    return places, versions
 
 
 def adopt(current: CellMap, cell: str) -> None:

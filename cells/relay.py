@@ -5,26 +5,22 @@ after the log has confirmed. Killed in between, it publishes the same events aga
 by their ids. Two relays of one database do no harm: each publishes an event only after all before it.
 """
 
-import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable
 
-from django.db import Error, connection
+from django.db import connection
 
 from cells.cellmap import read_map
-from cells.log import Entry, Log, LogError
+from cells.log import Entry, Log
 from cells.messages import entry_of
+from cells.patience import waiting_out
 from cells.slots import stream_of
 from webhooks.outbox import feed
 from webhooks.postgres.sql import query
 
-logger = logging.getLogger(__name__)
-
 PAGE_EVENTS = 2000
 IDLE_SECONDS = 0.02
-PAUSE_SECONDS = 0.5
-"""After an error of Postgres or of the log."""
 
 BEGINNING = feed.Cursor(0, 0)
 READ_SQL = "SELECT cursor FROM cells_relay"
@@ -44,14 +40,9 @@ class Relay:
     def run(self, is_stopping: Callable[[], bool]) -> None:
         """Publish until told to stop; errors of Postgres and the log are waited out."""
         while not is_stopping():
-            try:
+            with waiting_out("relay"):
                 if not self.step():
                     time.sleep(IDLE_SECONDS)
-            except (Error, LogError) as problem:
-                logger.warning("The relay tries again: %s", problem)
-                if isinstance(problem, Error):
-                    connection.close()
-                time.sleep(PAUSE_SECONDS)
 
     def step(self) -> int:
         """Publish the next page; return the number of its events. Raises LogError, too."""

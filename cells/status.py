@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from django.conf import settings
 
 from cells.cellmap import CellMap, MapMissingError, read_map
+from cells.consumer import stored_places
 from cells.jetstream import JetStream
 from cells.log import Bounds, Log, LogError
 from cells.relay import PAGE_EVENTS, unpublished
-from webhooks.postgres.sql import query
 from webhooks.repair.findings import Finding, failure, ok, warning
 
 MANY_BEHIND = 10_000
@@ -27,10 +27,7 @@ class StreamStatus:
 
 def streams_of(log: Log, current: CellMap, cell: str) -> list[StreamStatus]:
     """Return how far this cell has read each stream; raises LogError."""
-    places: dict[int, int] = {}
-    for slot, position in query("SELECT slot, position FROM cells_slot WHERE is_active"):
-        stream = current.stream_of(slot)
-        places[stream] = min(position, places.get(stream, position))
+    places, _ = stored_places(current)
     found = []
     for stream in range(current.streams):
         bounds = log.bounds(stream)
