@@ -34,7 +34,7 @@ def verify(secrets: str | Iterable[str], headers: Mapping[str, str], body: bytes
     `whpk_…` public key `v1a` only; no other header is looked at, so that a weaker signature cannot
     stand in. Raises ValueError for a malformed secret, and for none at all.
     """
-    known = [secrets] if isinstance(secrets, str) else list(secrets)
+    known = listed(secrets)
     if not known:
         raise ValueError("There is no secret to verify with.")
     event_id, moment = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
@@ -46,6 +46,11 @@ def verify(secrets: str | Iterable[str], headers: Mapping[str, str], body: bytes
     given = headers.get("webhook-signature", "").split(" ")
     # A list, because the time must not depend on which secret fits.
     return any([_fits(secret, content, given) for secret in known])  # noqa: C419
+
+
+def listed(secrets: str | Iterable[str]) -> list[str]:
+    """Return one secret, or several, as a list, which can be gone through for each request."""
+    return [secrets] if isinstance(secrets, str) else list(secrets)
 
 
 def _fits(secret: str, content: bytes, given: list[str]) -> bool:
@@ -106,10 +111,23 @@ def receive(
     204: handled, now or before; 401: not signed, or stale; 413: too large. The caller commits, and
     rolls back if this raises: the sender then tries again.
     """
+    if status := refusal_of(secrets, headers, body):
+        return status
+    return handle_new(headers, body, connection, handle)
+
+
+def refusal_of(secrets: str | Iterable[str], headers: Mapping[str, str], body: bytes) -> int | None:
+    """Return the status that refuses a request, as receive() says; None for a good one.
+
+    It needs no connection: strangers' requests must not open one.
+    """
     if len(body) > MAX_BODY_BYTES:
         return 413
-    if not verify(secrets, headers, body):
-        return 401
+    return None if verify(secrets, headers, body) else 401
+
+
+def handle_new(headers: Mapping[str, str], body: bytes, connection: Any, handle: Handle) -> int:
+    """Handle the new events of a verified request as receive() does; return 204."""
     for event_id, event in events_of(headers, body):
         if _is_new(connection, event_id):
             handle(event, connection)

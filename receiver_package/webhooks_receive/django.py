@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
-from webhooks_receive import Handle, receive
+from webhooks_receive import Handle, handle_new, listed, refusal_of
 
 
 def endpoint(
@@ -17,13 +17,16 @@ def endpoint(
 
     Make the table in a migration: `migrations.RunSQL(webhooks_receive.CREATE_TABLE)`.
     """
-    known = [secrets] if isinstance(secrets, str) else list(secrets)
+    known = listed(secrets)
 
     @csrf_exempt
     @require_POST
     def view(request: HttpRequest) -> HttpResponse:
-        with transaction.atomic(using=using):
-            status = receive(known, request.headers, request.body, connections[using], handle)
+        headers, body = request.headers, request.body
+        status = refusal_of(known, headers, body)
+        if status is None:
+            with transaction.atomic(using=using):
+                status = handle_new(headers, body, connections[using], handle)
         return HttpResponse(status=status)
 
     return view

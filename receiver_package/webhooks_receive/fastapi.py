@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from webhooks_receive import Handle, receive
+from webhooks_receive import Handle, handle_new, listed, refusal_of
 from webhooks_receive.connections import transaction
 
 
@@ -15,14 +15,16 @@ def endpoint(
 ) -> Callable[[Request], Coroutine[Any, Any, Response]]:
     """Return the route. `handle(event, connection)` runs in a thread, in a transaction of what
     `connect()` returns."""
-    known = [secrets] if isinstance(secrets, str) else list(secrets)
+    known = listed(secrets)
 
     async def webhook(request: Request) -> Response:
         body = await request.body()
 
         def work() -> int:
+            if status := refusal_of(known, request.headers, body):
+                return status
             with transaction(connect) as connection:
-                return receive(known, request.headers, body, connection, handle)
+                return handle_new(request.headers, body, connection, handle)
 
         return Response(status_code=await run_in_threadpool(work))
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import request
 
-from webhooks_receive import Handle, receive
+from webhooks_receive import Handle, handle_new, listed, refusal_of
 from webhooks_receive.connections import transaction
 
 
@@ -13,12 +13,14 @@ def endpoint(
     *, secrets: str | Iterable[str], connect: Callable[[], Any], handle: Handle
 ) -> Callable[[], tuple[str, int]]:
     """Return the view. `handle(event, connection)` runs in a transaction of what `connect()` returns."""
-    known = [secrets] if isinstance(secrets, str) else list(secrets)
+    known = listed(secrets)
 
     def webhook() -> tuple[str, int]:
         body = request.get_data()
         headers: Any = request.headers  # no Mapping by its type, but it reads like one
+        if status := refusal_of(known, headers, body):
+            return "", status
         with transaction(connect) as connection:
-            return "", receive(known, headers, body, connection, handle)
+            return "", handle_new(headers, body, connection, handle)
 
     return webhook

@@ -228,6 +228,16 @@ def test_what_is_not_signed_freshly_is_refused(receiver: Receiver, why: str) -> 
     assert receiver.orders == []
 
 
+@pytest.mark.parametrize("serve", [serve_flask, serve_fastapi])
+def test_a_stranger_opens_no_connection(serve: Callable[[Any], Iterator[str]]) -> None:
+    def connect() -> Any:
+        pytest.fail("A connection was opened.")
+
+    serving = serve(connect)
+    assert requests.post(next(serving), data=BODY, timeout=10).status_code == 401
+    assert next(serving, None) is None
+
+
 def test_each_kind_of_secret_accepts_its_own_signatures() -> None:
     moment = int(time.time())
     headers = {
