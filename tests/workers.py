@@ -66,8 +66,15 @@ def running(
         # It would keep the test database from the next run.
         preexec_fn=lambda: die_with_parent(signal.SIGKILL),
     )
-    try:
+    with killed_at_end(process):
         yield process
+
+
+@contextmanager
+def killed_at_end(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Kill a process when the block ends."""
+    try:
+        yield
     finally:
         process.kill()
         process.wait()

@@ -17,6 +17,7 @@ from cells.moving import Move, MoveError
 from config.embedded import die_with_parent
 from config.services import BASE_DIR
 from tests.cells.world import CELLS, World, consuming
+from tests.workers import killed_at_end
 from webhooks import service
 from webhooks.models import Webhook
 from webhooks.repair import integrity
@@ -139,13 +140,9 @@ def moving(world: World, to: str) -> Iterator[subprocess.Popen[bytes]]:
         stderr=subprocess.PIPE,
         preexec_fn=lambda: die_with_parent(signal.SIGKILL),
     )
-    try:
+    assert process.stderr
+    with process.stderr, killed_at_end(process):
         yield process
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stderr
-        process.stderr.close()
 
 
 STEPS = ("freezing", "draining", "copying", "flipping", "cleaning")

@@ -22,6 +22,7 @@ from config import embedded
 from config.services import BASE_DIR, provide_services
 from tests.chaos.clock import Clock, build_library
 from tests.chaos.disk import Disk
+from tests.chaos.options import add_options
 from tests.chaos.receiver import ADDRESSES, HOST
 from tests.webhooks.certificates import Authority
 
@@ -41,13 +42,8 @@ PRODUCTION = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1, help="Which run (1).")
-    parser.add_argument("--minutes", type=float, default=1.0, help="How long to break things (1).")
+    add_options(parser, minutes=1)
     parser.add_argument("--workers", type=int, default=3, help="Worker processes (3).")
-    parser.add_argument("--json", help="File to write the figures to.")
-    parser.add_argument(
-        "--faults", default="", help="The kinds of faults, comma-separated; all by default."
-    )
     parser.add_argument(
         "--without-valkey",
         action="store_true",

@@ -28,6 +28,9 @@ from webhooks.workbench.receiver import HttpReceiver
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
+MakeWebhook = Callable[..., Webhook]
+Walk = Callable[..., str]
+
 PAGE = (BASE_DIR / "docs" / "runbooks.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -38,7 +41,7 @@ def blocks(title: str) -> list[str]:
 
 
 @pytest.fixture
-def walk(tmp_path: Path) -> Callable[..., str]:
+def walk(tmp_path: Path) -> Walk:
     """Run commands where the site runs, up to the first that fails, and return what they print."""
     (tmp_path / "manage.py").symlink_to(BASE_DIR / "manage.py")
     programs = [str(clusters.binaries()), str(Path(sys.executable).parent), os.environ["PATH"]]
@@ -81,10 +84,7 @@ def test_the_page_has_a_section_for_each_emergency() -> None:
 
 
 def test_late_deliveries_are_explained(
-    user: User,
-    make_webhook: Callable[..., Webhook],
-    receiver: HttpReceiver,
-    walk: Callable[..., str],
+    user: User, make_webhook: MakeWebhook, receiver: HttpReceiver, walk: Walk
 ) -> None:
     webhook = make_webhook(url=receiver.url, events=["project.deleted"])
     trigger(user, 2)
@@ -98,10 +98,7 @@ def test_late_deliveries_are_explained(
 
 
 def test_everything_stops_and_goes_on(
-    user: User,
-    make_webhook: Callable[..., Webhook],
-    receiver: HttpReceiver,
-    walk: Callable[..., str],
+    user: User, make_webhook: MakeWebhook, receiver: HttpReceiver, walk: Walk
 ) -> None:
     make_webhook(url=receiver.url, events=["project.deleted"])
     stop, resume = blocks("Something wrong is being sent")
@@ -117,10 +114,7 @@ def test_everything_stops_and_goes_on(
 
 
 def test_backup_is_restored_beside_the_old_database(
-    user: User,
-    make_webhook: Callable[..., Webhook],
-    receiver: HttpReceiver,
-    walk: Callable[..., str],
+    user: User, make_webhook: MakeWebhook, receiver: HttpReceiver, walk: Walk
 ) -> None:
     make_webhook(url=receiver.url, events=["project.deleted"])
     saved = trigger(user, 3)
@@ -145,10 +139,7 @@ def test_backup_is_restored_beside_the_old_database(
 
 
 def test_standby_takes_over(
-    user: User,
-    make_webhook: Callable[..., Webhook],
-    receiver: HttpReceiver,
-    walk: Callable[..., str],
+    user: User, make_webhook: MakeWebhook, receiver: HttpReceiver, walk: Walk
 ) -> None:
     make_webhook(url=receiver.url, events=["project.deleted"])
     trigger(user, 2)
@@ -162,7 +153,7 @@ def test_standby_takes_over(
             wait_until(lambda: Delivery.objects.filter(status="SUCCESS").count() == 3)
 
 
-def test_keys_are_changed(make_webhook: Callable[..., Webhook], walk: Callable[..., str]) -> None:
+def test_keys_are_changed(make_webhook: MakeWebhook, walk: Walk) -> None:
     webhook = make_webhook()
     old = ",".join(b64encode(key).decode() for key in settings.WEBHOOKS_ENCRYPTION_KEYS)
     before = bytes(webhook.secrets.values_list("value_encrypted", flat=True).get())
@@ -175,7 +166,7 @@ def test_keys_are_changed(make_webhook: Callable[..., Webhook], walk: Callable[.
 
 
 def test_disk_is_looked_at_and_history_is_shortened(
-    user: User, make_webhook: Callable[..., Webhook], walk: Callable[..., str]
+    user: User, make_webhook: MakeWebhook, walk: Walk
 ) -> None:
     make_webhook(events=["project.deleted"])
     trigger(user, 2)
@@ -191,10 +182,7 @@ def test_disk_is_looked_at_and_history_is_shortened(
 
 
 def test_transaction_that_holds_an_ordered_webhook_is_ended(
-    user: User,
-    make_webhook: Callable[..., Webhook],
-    receiver: HttpReceiver,
-    walk: Callable[..., str],
+    user: User, make_webhook: MakeWebhook, receiver: HttpReceiver, walk: Walk
 ) -> None:
     make_webhook(url=receiver.url, events=["project.deleted"], ordered=True)
     look, end = blocks("An ordered webhook stands still")
@@ -214,7 +202,7 @@ def test_transaction_that_holds_an_ordered_webhook_is_ended(
         other.execute("SELECT 1")
 
 
-def test_upgrade_and_lost_valkey_need_no_repair(walk: Callable[..., str]) -> None:
+def test_upgrade_and_lost_valkey_need_no_repair(walk: Walk) -> None:
     walk(*blocks("Upgrade, and go back"))
 
     said = walk(*blocks("Valkey is gone"), REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")

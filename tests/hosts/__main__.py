@@ -17,6 +17,7 @@ from pathlib import Path
 
 from config.services import BASE_DIR
 from tests.chaos.clock import Clock, build_library
+from tests.chaos.options import add_options
 from tests.hosts.lab import ISOLATED, NETWORK, Lab, database_url, isolate, valkey_url
 
 RECEIVERS = (31, 32)
@@ -38,12 +39,7 @@ PRODUCTION = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="hosts", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1, help="Which run (1).")
-    parser.add_argument("--minutes", type=float, default=3.0, help="How long to break things (3).")
-    parser.add_argument("--json", help="File to write the figures to.")
-    parser.add_argument(
-        "--faults", default="", help="The kinds of faults, comma-separated; all by default."
-    )
+    add_options(parser, minutes=3)
     parser.add_argument(
         "--asynchronous",
         action="store_true",
