@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
+import requests
 from django.db import connection
 
 from config.embedded import die_with_parent
@@ -34,6 +35,14 @@ def answers(port: int, host: str = "127.0.0.1") -> bool:
     except OSError:
         return False
     return True
+
+
+def serves(port: int, host: str = "127.0.0.1") -> bool:
+    """Say whether a process of the web server answers; its socket listens before any can."""
+    try:
+        return requests.get(f"http://{host}:{port}/healthz", timeout=1).ok
+    except requests.RequestException:
+        return False
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:

@@ -9,7 +9,7 @@ judged as all or nothing.
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -123,3 +123,13 @@ def read(paths: Sequence[Path]) -> list[Cause]:
                 cause.over_at = cause.began_at + KILLED_SECONDS
                 causes[cause.name] = cause
     return sorted(causes.values(), key=lambda cause: cause.began_at)
+
+
+def idle(paths: Iterable[Path]) -> list[str]:
+    """Return the numbers of the producers that committed nothing in any of their files."""
+    busy: dict[str, bool] = {}
+    for path in paths:
+        number = path.stem.rpartition("-")[2]
+        has_committed = any(cause.outcome == "committed" for cause in read([path]))
+        busy[number] = busy.get(number, False) or has_committed
+    return sorted(number for number, is_busy in busy.items() if not is_busy)

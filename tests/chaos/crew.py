@@ -4,6 +4,7 @@ import random
 import signal
 import subprocess
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import suppress
@@ -19,6 +20,8 @@ from webhooks.models import WorkerHeartbeat
 
 START_SECONDS = 240
 """On a busy machine, with nothing compiled yet."""
+WORK_SECONDS = 0.5, 2.0
+"""How long a web server answers, at least and at most, before a fault strikes it."""
 END_SECONDS = 60
 
 Process = subprocess.Popen[bytes]
@@ -184,7 +187,14 @@ class Crew(ABC):
         return self.dice.choice(self.workers)
 
     def web(self) -> Process:
-        return self.dice.choice(self.webs)
+        """Return a web server that has been at work for some moments.
+
+        Killed before it answers anybody, it could break no promise.
+        """
+        number = self.dice.randrange(self.web_count)
+        wait_until(lambda: self.web_answers(number), START_SECONDS)
+        time.sleep(self.dice.uniform(*WORK_SECONDS))
+        return self.webs[number]
 
     def recipient(self) -> Recipient:
         """Return a webhook at random that stays until the end."""

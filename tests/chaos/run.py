@@ -93,6 +93,8 @@ def run(setting: Setting, options: argparse.Namespace) -> int:
     verdict = judge(evidence)
     if any(producers):
         problems.append(f"producers ended with {producers}")
+    if idle := causes.idle(crew.causes):
+        problems.append(f"producers committed nothing: {', '.join(idle)}")
     if problems:
         verdict.broken["did not end in order"] += problems
     figures = _figures(verdict, faults.done, options.seed, settled_after)

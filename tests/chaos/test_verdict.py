@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from tests.chaos import verdict
-from tests.chaos.causes import Cause, Expected, Outcome
+from tests.chaos.causes import Cause, Expected, Outcome, idle
 from tests.chaos.evidence import Evidence
 from tests.chaos.faults import Fault
 from tests.chaos.recipients import Recipient, Secret, Span
@@ -362,3 +362,18 @@ def test_feed_with_another_id(run: Run, broken: Callable[[], list[str]]) -> None
     run.feed[0]["id"] = "evt_other"
 
     assert broken() == ["another id in the feed"]
+
+
+def test_producers_that_committed_nothing_are_named(tmp_path: Path) -> None:
+    outcomes: dict[str, Outcome] = {
+        "causes-0-1": "committed",
+        "causes-0-2": "rolled back",
+        "causes-0-3": "unknown",
+        "causes-1-3": "committed",
+    }
+    for name, outcome in outcomes.items():
+        lines = [{"expected": [], "never": []}, {"outcome": outcome}]
+        text = "\n".join(json.dumps({"cause": "a", "at": 1.0, **line}) for line in lines)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    (tmp_path / "causes-1-4.jsonl").touch()
+    assert idle(tmp_path.iterdir()) == ["2", "4"]

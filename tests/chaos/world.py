@@ -17,7 +17,7 @@ from tests.chaos.disk import Disk
 from tests.chaos.network import Network, Way
 from tests.chaos.postgres import Postgres
 from tests.chaos.recipients import Recipient
-from tests.workers import answers, free_port
+from tests.workers import free_port, serves
 
 SITE = Path(__file__).with_name("site")
 NOTHING: Mapping[str, str] = {}
@@ -77,7 +77,7 @@ class World(Crew):
         return self.dice.choice(list(zip(self.workers, self._ways, strict=True)))
 
     def web_answers(self, number: int) -> bool:
-        return answers(self._port)
+        return serves(self._port)
 
     def spawn_worker(self, number: int) -> Process:
         clock = self.servers.worker_clock

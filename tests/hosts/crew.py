@@ -16,7 +16,7 @@ from tests.chaos.world import SITE
 from tests.hosts.lab import Host, Lab
 from tests.hosts.postgres import Pair, Pooler
 from tests.hosts.valkey import WatchedValkey
-from tests.workers import answers
+from tests.workers import serves
 
 WEB_PORT = 8000
 WEB_PROCESSES = 1
@@ -71,7 +71,7 @@ class HostsCrew(Crew):
         return len(self.servers.places)
 
     def web_answers(self, number: int) -> bool:
-        return answers(WEB_PORT, self.servers.places[number].host.address)
+        return serves(WEB_PORT, self.servers.places[number].host.address)
 
     def spawn_worker(self, number: int) -> Process:
         place = self.servers.places[number]
