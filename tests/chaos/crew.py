@@ -20,8 +20,8 @@ from webhooks.models import WorkerHeartbeat
 
 START_SECONDS = 240
 """On a busy machine, with nothing compiled yet."""
-WORK_SECONDS = 0.5, 2.0
-"""How long a web server answers, at least and at most, before a fault strikes it."""
+WORK_SECONDS = 0.0, 1.0
+"""When a fault strikes a web server, at least and at most, after it has answered its client."""
 END_SECONDS = 60
 
 Process = subprocess.Popen[bytes]
@@ -65,7 +65,8 @@ class Crew(ABC):
 
     @abstractmethod
     def spawn_producers(self, seed: int) -> list[Process]:
-        """Each writes its causes to causes_file() of its number, from 1 on."""
+        """Each writes its causes to causes_file() of its number, from 1 on. The last ones are the
+        HTTP clients, one of each web server."""
 
     @abstractmethod
     def web_answers(self, number: int) -> bool: ...
@@ -187,14 +188,20 @@ class Crew(ABC):
         return self.dice.choice(self.workers)
 
     def web(self) -> Process:
-        """Return a web server that has been at work for some moments.
+        """Return a web server that has answered its client, at some moment after.
 
         Killed before it answers anybody, it could break no promise.
         """
         number = self.dice.randrange(self.web_count)
-        wait_until(lambda: self.web_answers(number), START_SECONDS)
+        before = self._stored_through(number)
+        wait_until(lambda: self._stored_through(number) > before, START_SECONDS)
         time.sleep(self.dice.uniform(*WORK_SECONDS))
         return self.webs[number]
+
+    def _stored_through(self, number: int) -> int:
+        """Return how many events the client of a web server has seen stored."""
+        clients = len(self._producers) - self.web_count
+        return Path(self.causes_file(clients + number + 1)).read_text().count('"committed"')
 
     def recipient(self) -> Recipient:
         """Return a webhook at random that stays until the end."""

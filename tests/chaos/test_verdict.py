@@ -372,8 +372,10 @@ def test_producers_that_committed_nothing_are_named(tmp_path: Path) -> None:
         "causes-1-3": "committed",
     }
     for name, outcome in outcomes.items():
-        lines = [{"expected": [], "never": []}, {"outcome": outcome}]
-        text = "\n".join(json.dumps({"cause": "a", "at": 1.0, **line}) for line in lines)
-        (tmp_path / f"{name}.jsonl").write_text(text)
+        begun: dict[str, Any] = {"expected": [], "never": []}
+        lines = [
+            json.dumps({"cause": "a", "at": 1, **line}) for line in (begun, {"outcome": outcome})
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     (tmp_path / "causes-1-4.jsonl").touch()
     assert idle(tmp_path.iterdir()) == ["2", "4"]
