@@ -16,6 +16,7 @@ from tests import flush
 from webhooks import catalog, service
 from webhooks.models import Webhook
 from webhooks.outbox import valkey
+from webhooks.postgres.shared import shared
 from webhooks.tracking import coalescing
 from webhooks.workbench.receiver import HttpReceiver
 
@@ -77,6 +78,12 @@ def _received_payloads_fit(request: pytest.FixtureRequest, monkeypatch: pytest.M
                     catalog.validate_data(received.event_type, sent["data"])
 
     monkeypatch.setattr(HttpReceiver, "close", close_and_look)
+
+
+@pytest.fixture(autouse=True)
+def _no_connection_stays() -> Iterator[None]:
+    yield
+    shared.close()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from rest_framework.request import Request
 from webhooks.models import ApiToken
 from webhooks.models.owners import owner_model
 from webhooks.models.token import digest_of, key_of
+from webhooks.postgres.shared import shared
 
 LAST_USED_STEP = timedelta(minutes=1)
 """The precision of `last_used_at`: a write for each request would cost more than the request."""
@@ -54,10 +55,14 @@ class Recent(Generic[K, V]):
         missing = [key for key in keys if key not in values]
         if missing:
             # Outside the lock: no request waits for the look-up of another request's key.
-            values.update(self._read(missing))
+            values.update(self._query(missing))
         found = {key: values[key] for key in keys if key in values}
         self._used.update(found)
         return found
+
+    def _query(self, keys: Collection[K]) -> dict[K, V]:
+        with shared.taken_if_free():
+            return self._read(keys)
 
     def forget(self, key: K) -> None:
         """Drop a row that has changed; its next use queries it."""
@@ -70,7 +75,7 @@ class Recent(Generic[K, V]):
             now = time.monotonic()
             if not self._is_fresh(now):
                 used, self._used = self._used, set()
-                self._values = self._read(used) if used else {}
+                self._values = self._query(used) if used else {}
                 self._read_at = now
             return self._values
 
@@ -143,7 +148,8 @@ def check_token(text: bytes) -> ApiToken:
     if found is None or not found.user.is_active or (found.expiry and found.expiry <= now):
         raise AuthenticationFailed(REFUSAL)
     if found.last_used_at is None or now - found.last_used_at >= LAST_USED_STEP:
-        ApiToken.objects.filter(id=found.id).update(last_used_at=now)
+        with shared.taken_if_free():
+            ApiToken.objects.filter(id=found.id).update(last_used_at=now)
         tokens.forget(found)
     return found
 

@@ -2,7 +2,8 @@
 
 A single request stores its events at once, on its own thread. Requests that arrive during a
 statement wait for its end; then the first of them stores the events of all. No request returns
-before its events are committed, and each gets its own results.
+before its events are committed, and each gets its own results. All such statements take turns with
+one connection (webhooks/postgres/shared.py).
 
 A batch is one statement, committed as a whole or not at all. If it fails for any reason, each request
 stores its own events on its own thread and connection, so that no request fails for another one's
@@ -25,6 +26,7 @@ from webhooks.models import Event
 from webhooks.outbox import tracing
 from webhooks.outbox.batch import Result, store_each
 from webhooks.outbox.store import store_events
+from webhooks.postgres.shared import shared
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,6 @@ class Committer:
 
     def __init__(self) -> None:
         self._joining = threading.Lock()
-        self._storing = threading.Lock()
         self._open: Batch | None = None
 
     def store(self, results: Sequence[Result]) -> list[Result]:
@@ -101,14 +102,13 @@ class Committer:
     def _lead(self, batch: Batch) -> None:
         """Store a batch after the previous one; until then other requests join it."""
         try:
-            with self._storing:
+            with shared.taken():
                 self._close(batch)
                 _skip_health_check()
                 store = partial(store_events, lock_timeout_ms=PATIENCE_MS)
                 batch.answers = store_each(batch.results, store)
         except Exception as problem:  # each request then stores its own events
             logger.info("%d events are stored one by one: %s", len(batch.results), problem)
-            _drop_broken_connection()
         finally:
             self._close(batch)
             batch.done.set()

@@ -26,6 +26,7 @@ from webhooks.outbox.batch import Result
 from webhooks.outbox.committer import Committer
 from webhooks.outbox.store import Trigger
 from webhooks.postgres import sql
+from webhooks.postgres.shared import shared as shared_connection
 
 DATA = {
     "id": "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71",
@@ -67,7 +68,7 @@ def store_together(
 ) -> list[Future[list[Result]]]:
     """Have the requests stored in one batch: nothing is stored until all have joined it."""
     count = sum(map(len, requests))
-    with shared._storing:
+    with shared_connection.turn:
         asked = [threads.submit(shared.store, request) for request in requests]
         wait_until(lambda: shared._open is not None and len(shared._open.results) == count)
     return asked
@@ -111,17 +112,48 @@ def test_who_comes_meanwhile_is_stored_in_one_statement(statements: list[str]) -
 def test_who_comes_alone_costs_one_statement_and_no_look_at_the_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    mine = connections["default"]
-    monkeypatch.setattr(mine, "health_check_enabled", True)
-    monkeypatch.setattr(mine, "health_check_done", False)
-    monkeypatch.setattr(mine, "is_usable", lambda: pytest.fail("asked"))
+    with shared_connection.taken():
+        used = connections["default"]
+    monkeypatch.setattr(used, "health_check_enabled", True)
+    monkeypatch.setattr(used, "is_usable", lambda: pytest.fail("asked"))
     owner = uuid4()
 
-    with CaptureQueriesContext(connection) as queries:
+    with CaptureQueriesContext(used) as queries:
         Committer().store([build(owner)])
 
     assert len(queries) == 1
     assert len(stored(owner)) == 1
+
+
+def test_threads_store_by_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    backends: list[int] = []
+    run = sql.run
+
+    def noted(*arguments: Any) -> Any:
+        answer = run(*arguments)
+        backends.append(connection.connection.info.backend_pid)
+        return answer
+
+    monkeypatch.setattr(store, "run", noted)
+    with at_work(4) as threads:
+        for _ in range(8):
+            threads.submit(committer.committer.store, [build(uuid4())]).result(30)
+        used = threads.submit(lambda: connections["default"].connection).result(30)
+
+    assert len(backends) == 8
+    assert len(set(backends)) == 1
+    assert used is None, "the thread opened no connection of its own"
+
+
+def test_thread_has_its_own_connection_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = connections["default"]
+    committer.committer.store([build(uuid4())])
+    assert connections["default"] is own
+
+    monkeypatch.setattr(store, "run", FaultyConnection(["lost", "lost", "lost"]))
+    with pytest.raises(StorageUnavailableError):
+        committer.committer.store([build(uuid4())])
+    assert connections["default"] is own
 
 
 def test_each_gets_his_own_answer(make_webhook: Callable[..., Webhook], user: User) -> None:
@@ -145,7 +177,7 @@ def test_each_gets_his_own_answer(make_webhook: Callable[..., Webhook], user: Us
 def test_large_requests_wait_for_nobody() -> None:
     shared, owner = Committer(), uuid4()
 
-    with at_work(1) as threads, shared._storing:
+    with at_work(1) as threads, shared_connection.turn:
         many = threads.submit(shared.store, [build(owner) for _ in range(11)])
         assert len(many.result(30)) == 11
         large = threads.submit(shared.store, [build(owner, name="x" * 40_000)])
@@ -157,7 +189,7 @@ def test_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch, statements: list[st
     shared, owner = Committer(), uuid4()
 
     with at_work(5) as threads:
-        with shared._storing:
+        with shared_connection.turn:
             asked = [threads.submit(shared.store, [build(owner)]) for _ in range(5)]
             wait_until(lambda: threads._work_queue.empty())
         for one in asked:
@@ -177,7 +209,7 @@ def test_inside_a_transaction_events_are_stored_in_it_and_with_no_others() -> No
             transaction.set_rollback(True)
         return count
 
-    with at_work(1) as threads, shared._storing:
+    with at_work(1) as threads, shared_connection.turn:
         assert threads.submit(store_and_look).result(30) == 1
 
     assert stored(owner) == []
@@ -233,7 +265,9 @@ def test_a_leader_that_dies_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatc
     assert len(stored(owner)) == 3
 
 
-def test_a_leader_that_dies_before_its_turn_is_joined_by_nobody() -> None:
+def test_a_leader_that_dies_before_its_turn_is_joined_by_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Deadly(threading.Event):
         def __enter__(self) -> None:
             raise SystemExit
@@ -241,22 +275,21 @@ def test_a_leader_that_dies_before_its_turn_is_joined_by_nobody() -> None:
         def __exit__(self, *_: object) -> None: ...
 
     shared = Committer()
-    shared._storing = Deadly()  # type: ignore[assignment]
+    monkeypatch.setattr(shared_connection, "turn", Deadly())
 
     with pytest.raises(SystemExit):
         shared.store([build(uuid4())])
 
     assert shared._open is None
+    monkeypatch.undo()
 
 
 def test_a_forked_process_has_locks_of_its_own() -> None:
-    with committer.committer._storing, committer.committer._joining:
+    with shared_connection.taken(), committer.committer._joining:
         child = os.fork()
         if not child:
-            mine = committer.committer
-            os._exit(
-                0 if mine._storing.acquire(timeout=5) and mine._joining.acquire(timeout=5) else 1
-            )
+            locks = shared_connection.turn, committer.committer._joining
+            os._exit(0 if all(lock.acquire(timeout=5) for lock in locks) else 1)
 
     assert os.waitpid(child, 0)[1] == 0
 
