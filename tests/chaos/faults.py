@@ -84,6 +84,10 @@ class Stage:
             thread.join()
 
 
+class TooSoonError(Exception):
+    """Raised by an action that has broken nothing, because the last time is not over."""
+
+
 Action = Callable[[Stage, Fault], object]
 
 
@@ -128,11 +132,15 @@ class Faults:
         weights = [kind.weight for kind in self._kinds]
         return self.carry_out(self.stage.dice.choices(self._kinds, weights)[0].action)
 
-    def carry_out(self, action: Action) -> Fault:
+    def carry_out(self, action: Action) -> Fault | None:
+        """Break and note it; None if the action says that it is too soon."""
         fault = Fault(action.__name__, time.time())
         fault.works_from = fault.started_at
-        with suppress(Error, redis.RedisError, psutil.NoSuchProcess, psycopg.Error):
-            action(self.stage, fault)
+        try:
+            with suppress(Error, redis.RedisError, psutil.NoSuchProcess, psycopg.Error):
+                action(self.stage, fault)
+        except TooSoonError:
+            return None
         forget_connection()
         fault.ended_at = time.time()
         self.done.append(fault)

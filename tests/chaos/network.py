@@ -17,6 +17,8 @@ from tests.chaos.receiver import ADDRESSES, HOST
 from tests.workers import answers, free_port, wait_until
 
 START_SECONDS = 60
+STAY_SECONDS = 80.0
+"""How long the receiver's name keeps an address: longer than requests may go to the one before."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,17 @@ class Network:
 
     # The receiver's name.
 
-    def move_name(self) -> None:
-        """Let the receiver's name mean its other address; the old one goes on answering."""
+    def move_name(self) -> bool:
+        """Let the receiver's name mean its other address; the old one goes on answering.
+
+        Returns False where it has just moved: back so soon, it would hide who still uses the old one.
+        """
+        if len(self.address_moves) > 1 and time.time() < self.address_moves[-1][0] + STAY_SECONDS:
+            return False
         address = ADDRESSES[len(self.address_moves) % len(ADDRESSES)]
         self._say(address)
         self.address_moves.append((time.time(), address))
+        return True
 
     def lose_name(self) -> None:
         """Let nobody find the receiver's name."""

@@ -3,7 +3,7 @@
 import time
 
 from tests.chaos.crew import tree
-from tests.chaos.faults import Fault, Kind, Stage
+from tests.chaos.faults import Fault, Kind, Stage, TooSoonError
 from tests.chaos.kinds.held import held_by, held_for
 
 CUT_SECONDS = (12, 18)
@@ -40,7 +40,8 @@ def slow_link(stage: Stage, fault: Fault) -> None:
 
 
 def move_name(stage: Stage, _: Fault) -> None:
-    stage.world.network.move_name()
+    if not stage.world.network.move_name():
+        raise TooSoonError
 
 
 def lose_name(stage: Stage, fault: Fault) -> None:

@@ -59,7 +59,7 @@ def _is_caught(mutant: Mutant) -> bool:
     print(
         f"| {mutant.name} | {mutant.spoils} | `{with_what}` | {names} | {seconds:.0f} |", flush=True
     )
-    return mutant.caught_by in caught_by
+    return not mutant.caught_by.isdisjoint(caught_by)
 
 
 def copy_code(folder: Path) -> None:
