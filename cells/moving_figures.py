@@ -34,11 +34,13 @@ SELECT webhook_id, owner_id, hour
  WHERE hour >= %(first)s AND hour < %(end)s
    AND NOT (hour >= %(old_first)s AND hour < %(old_end)s)
 """
-# Days that are whole in the new cell's range, and were not in the old one's.
+# Days that are whole in the range only now: of the moved webhooks those at the ends of the old cell's
+# range, of all others the one in which the new cell's range began.
 UNMERGED_SQL = f"""
 SELECT DISTINCT webhook_id, hour / {DAY_HOURS} * {DAY_HOURS} AS day
   FROM webhooks_hourfigures h
- WHERE hours = 1 AND {{of_owners}}
+ WHERE hours = 1
+   AND ({{of_owners}} OR hour / {DAY_HOURS} = %(began)s / {DAY_HOURS})
    AND hour / {DAY_HOURS} * {DAY_HOURS} >= %(first)s
    AND hour / {DAY_HOURS} * {DAY_HOURS} + {DAY_HOURS} <= %(end)s
    AND NOT EXISTS (SELECT FROM webhooks_hourfigures d
@@ -93,6 +95,7 @@ class Figures:
         self._target.execute(reopen, hours | old)
         days = UNMERGED_SQL.format(of_owners=self._of_owners)
         merging = psycopg.ClientCursor(self._target)
+        hours["began"] = self._kept.first
         for webhook, day in self._target.execute(days, hours).fetchall():
             merging.execute(MERGE_SQL, {"hours": DAY_HOURS, "hour": day, "webhook": webhook})
 
