@@ -8,6 +8,7 @@ slots make them take turns, and the second finds the messages stored.
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 from django.db import DataError, Error, IntegrityError, connection, transaction
 
@@ -15,6 +16,8 @@ from cells.cellmap import CellMap, read_map
 from cells.log import Log, Message, Reader
 from cells.messages import RefusedError, event_of
 from cells.patience import waiting_out
+from webhooks.figures.cells import reopen_sql
+from webhooks.ids import first_id_of
 from webhooks.outbox.store import store_events
 from webhooks.postgres.sql import query, run
 
@@ -51,6 +54,12 @@ UPDATE cells_slot AS s SET position = n.position
   FROM unnest(%s::smallint[], %s::bigint[], %s::bigint[]) AS n (slot, version, position)
  WHERE s.slot = n.slot AND s.is_active AND s.version = n.version AND s.position < n.position
 """
+
+
+# An hour is rolled up ten minutes after its end, as events are stored when they happen elsewhere. What
+# has waited in the log has its old id, and is counted anew.
+LATE = timedelta(minutes=5)
+REOPEN_SQL = reopen_sql("webhooks_delivery WHERE event_id = ANY(%(ids)s)")
 
 
 class Consumer:
@@ -153,6 +162,9 @@ class Consumer:
         for (id_,) in run(KNOWN_SQL, {"ids": list(events)}).fetchall():
             del events[id_]
         store_events(list(events.values()))
+        late = first_id_of(datetime.now(UTC) - LATE)
+        if old := [id_ for id_ in events if id_ < late]:
+            run(REOPEN_SQL, {"ids": old})
         self._note({one.slot: one.position for one in fresh})
         return len(events)
 

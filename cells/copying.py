@@ -7,68 +7,31 @@ numbers from 1. Sequences stay; the new database's counter goes past them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from psycopg import sql
 
+from cells import belongings
+from cells.belongings import Table
 from cells.slots import SLOT_SQL
+from webhooks.errors import WebhooksError
+from webhooks.models import Delivery, Event
+from webhooks.models.operations import owner_of_answers
+from webhooks.models.owners import owner_model
 
 Connection = psycopg.Connection[Any]
 
 # Deliveries in order, of one slot, in their order.
 PLACE_SQL = """
 CREATE TEMP TABLE place ON COMMIT DROP AS
-SELECT id, dense_rank() OVER (ORDER BY epoch, order_key) AS number
-  FROM webhooks_delivery
- WHERE order_key IS NOT NULL AND {condition}
+SELECT t.id, dense_rank() OVER (ORDER BY t.epoch, t.order_key) AS number
+  FROM webhooks_delivery t
+ WHERE t.order_key IS NOT NULL AND {condition}
 """
-
-
-@dataclass(frozen=True)
-class Table:
-    name: str
-    condition: str
-    """Which rows of `t` belong to the owners."""
-    changes: dict[str, str] = field(default_factory=dict)
-    """What columns become, as expressions of the row `t`."""
-
-
-OWNED = "t.owner_id::text = ANY({owners})"
-OF_USER = "t.user_id::text = ANY({owners})"
-OF_WEBHOOK = """EXISTS (SELECT FROM webhooks_webhook w
- WHERE w.id = t.webhook_id AND w.owner_id::text = ANY({owners}))"""
-OF_DELIVERY = """EXISTS (SELECT FROM webhooks_delivery d
- WHERE d.id = t.delivery_id AND d.owner_id::text = ANY({owners}))"""
-
-TABLES = (
-    Table("webhooks_webhook", OWNED),
-    Table("webhooks_signingsecret", OF_WEBHOOK),
-    Table("webhooks_apitoken", OF_USER),
-    Table("webhooks_portallink", OWNED),
-    Table("webhooks_idempotentanswer", OWNED),
-    Table(
-        "webhooks_event",
-        OWNED,
-        {
-            "epoch": "0::bigint",
-            # Deliveries to webhooks of the platform stay where they are.
-            "fanout_count": """(SELECT count(*) FROM webhooks_delivery d
-                WHERE d.event_id = t.id AND d.owner_id = t.owner_id)::integer""",
-        },
-    ),
-    Table(
-        "webhooks_delivery",
-        OWNED,
-        {
-            "epoch": "CASE WHEN t.order_key IS NULL THEN t.epoch ELSE 0 END",
-            "order_key": "(SELECT number FROM place WHERE place.id = t.id)",
-            "redelivery_id": "NULL::uuid",
-        },
-    ),
-    Table("webhooks_attempt", OF_DELIVERY),
-)
+# The target's sequence counts, so that nothing there gets the same number.
+NUMBERS_SQL = "SELECT nextval(pg_get_serial_sequence(%s, %s)) FROM generate_series(1, %s)"
 OWNERS_SQL = """
 WITH RECURSIVE owner AS (
     (SELECT owner_id FROM webhooks_event WHERE owner_id IS NOT NULL ORDER BY owner_id LIMIT 1)
@@ -83,82 +46,124 @@ SELECT owner_id::text FROM owner WHERE owner_id IS NOT NULL AND {of_events} = {s
 """
 
 
-class Owners:
-    """The owners of a slot; `users` is the table of users, `key` its primary key."""
+class MoveError(WebhooksError):
+    """A slot cannot be moved; the text says why."""
 
-    def __init__(self, source: Connection, slot: int, users: str, key: str) -> None:
-        self.users, self.key = users, key
+
+class Owners:
+    """The owners of a slot."""
+
+    def __init__(self, source: Connection, slot: int) -> None:
+        meta = owner_model()._meta
+        self.users, self.key = meta.db_table, str(meta.pk.column)
         text = OWNERS_SQL.format(
-            users=users,
-            key=key,
-            of_users=SLOT_SQL.format(owner=key),
+            users=self.users,
+            key=self.key,
+            of_users=SLOT_SQL.format(owner=self.key),
             of_events=SLOT_SQL.format(owner="owner_id"),
             slot=slot,
         )
         self.ids = sorted(str(id_) for (id_,) in source.execute(text))
+        keys = [meta.pk.to_python(id_) for id_ in self.ids]
+        answers = [owner_of_answers(key, is_service=n > 0) for key in keys for n in range(2)]
+        self._literals = {"owners": _texts(self.ids), "answers": _uuids(answers)}
+
+    def fill(self, text: str) -> str:
+        """Return SQL of belongings.py with these owners."""
+        return text.format_map(self._literals)
 
     def condition(self, table: Table) -> str:
-        return table.condition.format(owners=self.literal)
+        return self.fill(table.condition)
 
     @property
-    def literal(self) -> str:
-        return sql.Literal(self.ids).as_string() + "::text[]"
-
     def of_users(self) -> str:
-        return f"{self.key}::text = ANY({self.literal})"
+        return self.fill(f"{self.key}::text = ANY({{owners}})")
 
 
-def copy(source: Connection, target: Connection, owners: Owners) -> list[str]:
+def _texts(values: Sequence[str]) -> str:
+    return sql.Literal(list(values)).as_string() + "::text[]"
+
+
+def _uuids(values: Sequence[UUID]) -> str:
+    return sql.Literal(list(map(str, values))).as_string() + "::uuid[]"
+
+
+def copy(source: Connection, target: Connection, owners: Owners, only: dict[str, str]) -> list[str]:
     """Copy all rows of the owners; return the tables in which the copy differs.
 
-    Both connections are in a transaction; the source's sees one moment (REPEATABLE READ).
+    Both connections are in a transaction; the source's sees one moment (REPEATABLE READ). `only` are
+    further conditions for rows `t` of a table.
     """
-    shared = {
-        "webhooks_storedform": "true",
-        owners.users: owners.of_users(),
-        "cells_frozen": f"owner_id = ANY({owners.literal})",
-    }
-    for name, condition in shared.items():
-        # Which the new database may have already.
-        target.execute(f"CREATE TEMP TABLE came (LIKE {name}) ON COMMIT DROP")
-        _send(
-            source,
-            target,
-            f"SELECT * FROM {name} WHERE {condition}",
-            "came",
-            _columns(source, name),
-        )
-        target.execute(f"INSERT INTO {name} SELECT * FROM came ON CONFLICT DO NOTHING")
-        target.execute("DROP TABLE came")
-    delivery = next(table for table in TABLES if table.name == "webhooks_delivery")
-    placed = owners.condition(delivery).replace("t.owner_id", "owner_id")
-    source.execute(PLACE_SQL.format(condition=placed))
-    different = []
-    for table in TABLES:
+    bring_users(source, target, owners)
+    _bring(source, target, "webhooks_storedform", "true")
+    of_model = {model._meta.db_table: model for model in belongings.moving()}
+    places = owners.condition(_table(Delivery))
+    source.execute(PLACE_SQL.format(condition=places))
+    note_redeliveries(source, owners)
+    for model in belongings.numbered():
+        _number(source, target, owners, _table(model))
+    sent = {}
+    for table in belongings.tables():
+        limits = only.get(table.name, "true")
         columns = _columns(source, table.name)
-        sent = _selection(table, columns, owners)
-        _send(source, target, sent, table.name, columns)
-        kept = _selection(Table(table.name, table.condition), columns, owners)
-        if _digest(source, sent) != _digest(target, kept):
-            different.append(table.name)
+        sent[table.name] = _selection(table, columns, owners, limits)
+        _send(source, target, sent[table.name], table.name, columns)
+    note_redeliveries(target, owners)
+    different = []
+    for name, select in sent.items():
+        plain = Table(name, belongings.condition_of(of_model[name]))
+        kept = _selection(plain, _columns(source, name), owners, "true")
+        if _digest(source, select) != _digest(target, kept):
+            different.append(name)
     _count_deliveries(target, owners)
     target.execute(
         "SELECT setval('webhooks_event_sequence', greatest(%s, nextval('webhooks_event_sequence')))",
         source.execute("SELECT last_value FROM webhooks_event_sequence").fetchone(),
     )
-    target.execute(REOPEN_SQL.format(condition=placed))
     return different
 
 
-# The charts of the new database count the moved deliveries.
-REOPEN_SQL = """
-INSERT INTO webhooks_reopenedhour (webhook_id, owner_id, hour)
-SELECT DISTINCT webhook_id, owner_id, hour
-  FROM (SELECT webhook_id, owner_id,
-               (('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint / 3600000)::integer AS hour
-          FROM webhooks_delivery WHERE {condition}) AS moved
- WHERE hour < (SELECT end_hour FROM webhooks_rolledup)
-"""
+def bring_users(source: Connection, target: Connection, owners: Owners) -> None:
+    """Let the target's rows of the owners be as the source's are."""
+    columns = [name for name in _columns(source, owners.users) if name != owners.key]
+    changes = ", ".join(f"{name} = excluded.{name}" for name in columns)
+    update = f"({owners.key}) DO UPDATE SET {changes}"
+    _bring(source, target, owners.users, owners.of_users, update)
+
+
+def _bring(
+    source: Connection, target: Connection, table: str, condition: str, conflict: str = "DO NOTHING"
+) -> None:
+    """Copy rows which the target may have already."""
+    columns = _columns(source, table)
+    target.execute(f"CREATE TEMP TABLE came (LIKE {table}) ON COMMIT DROP")
+    _send(source, target, f"SELECT * FROM {table} WHERE {condition}", "came", columns)
+    target.execute(f"INSERT INTO {table} SELECT * FROM came ON CONFLICT {conflict}")
+    target.execute("DROP TABLE came")
+
+
+def note_redeliveries(connection: Connection, owners: Owners) -> None:
+    """Note in the temporary table `going` which redeliveries are of these owners alone."""
+    connection.execute("DROP TABLE IF EXISTS going")
+    connection.execute(owners.fill(belongings.GOING_SQL))
+
+
+def shared_redeliveries(connection: Connection, owners: Owners) -> int:
+    """Return how many running redeliveries are of these owners and of others."""
+    rows = connection.execute(owners.fill(belongings.SHARED_SQL)).fetchone()
+    return int(rows[0]) if rows else 0
+
+
+def _number(source: Connection, target: Connection, owners: Owners, table: Table) -> None:
+    """Give the rows of a table whose key is a number new ones, which the target has not used."""
+    new, key = f"new_{table.name}", "id"
+    source.execute(f"CREATE TEMP TABLE {new} (old bigint PRIMARY KEY, id bigint) ON COMMIT DROP")
+    condition = owners.condition(table)
+    old = source.execute(f"SELECT t.{key} FROM {table.name} t WHERE {condition}").fetchall()
+    ids = target.execute(NUMBERS_SQL, [table.name, key, len(old)]).fetchall()
+    with source.cursor().copy(f"COPY {new} (old, id) FROM STDIN") as rows:
+        for (before,), (after,) in zip(old, ids, strict=True):
+            rows.write_row((before, after))
 
 
 def delete(connection: Connection, owners: Owners, *, with_events: bool = False) -> None:
@@ -166,17 +171,15 @@ def delete(connection: Connection, owners: Owners, *, with_events: bool = False)
 
     `with_events` says that the copy is about to bring these events.
     """
-    for table in reversed(TABLES):
+    note_redeliveries(connection, owners)
+    for table in reversed(belongings.tables()):
         needed = (
             " AND NOT EXISTS (SELECT FROM webhooks_delivery d WHERE d.event_id = t.id)"
-            if table.name == "webhooks_event" and not with_events
+            if table.name == Event._meta.db_table and not with_events
             else ""
         )
         connection.execute(f"DELETE FROM {table.name} t WHERE {owners.condition(table)}{needed}")
     _count_deliveries(connection, owners)
-    for name in ("webhooks_reopenedhour", "webhooks_hourfigures"):
-        condition = owners.condition(Table(name, OWNED))
-        connection.execute(f"DELETE FROM {name} t WHERE {condition}")
 
 
 def _count_deliveries(connection: Connection, owners: Owners) -> None:
@@ -184,10 +187,14 @@ def _count_deliveries(connection: Connection, owners: Owners) -> None:
     connection.execute(
         f"""UPDATE webhooks_event t
                SET fanout_count = (SELECT count(*) FROM webhooks_delivery d WHERE d.event_id = t.id)
-             WHERE {owners.condition(Table("webhooks_event", OWNED))}
+             WHERE {owners.condition(_table(Event))}
                AND fanout_count <>
                    (SELECT count(*) FROM webhooks_delivery d WHERE d.event_id = t.id)"""
     )
+
+
+def _table(model: Any) -> Table:
+    return next(one for one in belongings.tables() if one.name == model._meta.db_table)
 
 
 def _columns(connection: Connection, table: str) -> list[str]:
@@ -199,9 +206,11 @@ def _columns(connection: Connection, table: str) -> list[str]:
     return [name for (name,) in found]
 
 
-def _selection(table: Table, columns: Sequence[str], owners: Owners) -> str:
-    values = ", ".join(f"{table.changes.get(name, f't.{name}')} AS {name}" for name in columns)
-    return f"SELECT {values} FROM {table.name} t WHERE {owners.condition(table)}"
+def _selection(table: Table, columns: Sequence[str], owners: Owners, limits: str) -> str:
+    values = ", ".join(
+        f"{owners.fill(table.changes.get(name, f't.{name}'))} AS {name}" for name in columns
+    )
+    return f"SELECT {values} FROM {table.name} t WHERE {owners.condition(table)} AND {limits}"
 
 
 def _send(

@@ -41,17 +41,19 @@ async def publish_all(
 async def _publish(
     client: Client, js: JetStreamContext, stream: int, batch: Sequence[Entry]
 ) -> None:
+    if not client.is_connected:
+        raise LogError("The connection to the log is lost.")
     name = uuid4().hex
-    for number, entry in enumerate(batch, 1):
-        headers = {
-            api.Header.MSG_ID: entry.id,
-            api.Header.BATCH_ID: name,
-            api.Header.BATCH_SEQUENCE: str(number),
-            **entry.headers,
-        }
-        subject = f"events.{stream}.{entry.slot}.relay"
-        if number < len(batch):
-            await client.publish(subject, entry.data, headers=headers)
+    commands = [
+        _command(f"events.{stream}.{entry.slot}.relay", entry, _headers(entry, name, number))
+        for number, entry in enumerate(batch[:-1], 1)
+    ]
+    # All but the last at once: publish() looks at every header again, which takes a third of the time
+    # of a relay. The request below sends them before itself.
+    if commands:
+        await client._send_command(b"".join(commands))
+    entry = batch[-1]
+    subject, headers = f"events.{stream}.{entry.slot}.relay", _headers(entry, name, len(batch))
     headers[api.Header.BATCH_COMMIT] = "1"
     answer = await client.request(subject, entry.data, timeout=ANSWER_SECONDS, headers=headers)
     error = json.loads(answer.data).get("error")
@@ -66,6 +68,30 @@ async def _publish(
             entry.data,
             headers={api.Header.MSG_ID: entry.id, **entry.headers},
         )
+
+
+def _headers(entry: Entry, batch: str, number: int) -> dict[str, str]:
+    return {
+        api.Header.MSG_ID.value: entry.id,
+        api.Header.BATCH_ID.value: batch,
+        api.Header.BATCH_SEQUENCE.value: str(number),
+        **entry.headers,
+    }
+
+
+def _command(subject: str, entry: Entry, headers: Mapping[str, str]) -> bytes:
+    """Return what publish() of nats-py sends for a message."""
+    lines = [f"{name}: {_one_line(value)}\r\n" for name, value in headers.items()]
+    head = f"NATS/1.0\r\n{''.join(lines)}\r\n".encode()
+    size = len(head) + len(entry.data)
+    return b"HPUB %b  %d %d\r\n%b%b\r\n" % (
+        subject.encode(), len(head), size, head, entry.data,
+    )  # fmt: skip
+
+
+def _one_line(value: str) -> str:
+    """Return a header's value as nats-py sends it, which no value can end."""
+    return value.strip().replace("\r", " ").replace("\n", " ")
 
 
 def _batches(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:

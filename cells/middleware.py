@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 
 from cells.cellmap import CellMap
 from cells.consumer import stored_map
+from cells.slots import slot_of
 
 MAP_SECONDS = 1.0
 """How old the map may be: cells.moving waits longer."""
@@ -34,14 +35,19 @@ class CellMiddleware:
         answer = self._elsewhere(request, int(found[1], 16)) if found else None
         return answer or self.get_response(request)
 
+    def process_view(self, request: HttpRequest, *_: object) -> HttpResponse | None:
+        """Let nobody who is signed in change what is being moved."""
+        current = self._current()
+        if current is None or not current.moves or not request.user.is_authenticated:
+            return None
+        return _moving() if slot_of(request.user.pk) in current.moves else None
+
     def _elsewhere(self, request: HttpRequest, slot: int) -> HttpResponse | None:
         current = self._current()
         if current is None:
             return None
         if slot in current.moves:
-            answer = _problem(503, "moving", "The owner is being moved to another cell; try again.")
-            answer["Retry-After"] = str(RETRY_SECONDS)
-            return answer
+            return _moving()
         cell = current.slots[slot]
         if cell == settings.CELL_NAME:
             return None
@@ -56,6 +62,12 @@ class CellMiddleware:
                 self._map = stored_map()
                 self._read_at = time.monotonic()
             return self._map
+
+
+def _moving() -> HttpResponse:
+    answer = _problem(503, "moving", "The owner is being moved to another cell; try again.")
+    answer["Retry-After"] = str(RETRY_SECONDS)
+    return answer
 
 
 def _problem(status: int, kind: str, detail: str, **more: str) -> HttpResponse:

@@ -11,42 +11,31 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from django.contrib.auth import get_user_model
 from psycopg import IsolationLevel
 
 from cells import copying
 from cells.cellmap import CellMap, change_map, read_map
-from cells.copying import Connection, Owners
+from cells.copying import Connection, MoveError, Owners
 from cells.log import Log
-from cells.slots import SLOT_SQL
-from webhooks.errors import WebhooksError
+from cells.moving_figures import Figures
+from webhooks.models.owners import owners_are_users
 
 STALE_SECONDS = 2.0
-"""After so long no process of the old cell sends, or writes, for an owner who is not active."""
+"""After so long no process of the old cell sends, or writes, for an owner whose slot it does not have."""
 DRAIN_SECONDS = 120.0
 LOCK = 0x63656C6C
 """Of pg_try_advisory_lock(), with the slot: one mover at a time."""
 
-FREEZE_SQL = "UPDATE cells_slot SET is_active = false WHERE slot = %s RETURNING position"
-FREEZE_USERS_SQL = """
-WITH owner AS (
-    UPDATE {users} SET is_active = false WHERE {of_users} = {slot} AND is_active RETURNING {key}
-)
-INSERT INTO cells_frozen (owner_id, slot) SELECT {key}::text, {slot} FROM owner
-    ON CONFLICT DO NOTHING
-"""
-THAW_USERS_SQL = """
-WITH owner AS (DELETE FROM cells_frozen WHERE slot = {slot} RETURNING owner_id)
-UPDATE {users} SET is_active = true WHERE {key}::text IN (SELECT owner_id FROM owner)
+# Where there is none, it is of a cell that has not consumed. Any version that the map grants is higher.
+FREEZE_SQL = """
+INSERT INTO cells_slot (slot, position, version, is_active) VALUES (%s, 0, -1, false)
+    ON CONFLICT (slot) DO UPDATE SET is_active = false
+RETURNING position
 """
 IN_FLIGHT_SQL = """
 SELECT count(*) FROM webhooks_delivery
  WHERE owner_id::text = ANY(%s) AND finished_at IS NULL AND claimed_by IS NOT NULL
 """
-
-
-class MoveError(WebhooksError):
-    """A slot cannot be moved; the text says why."""
 
 
 class Move:
@@ -55,9 +44,9 @@ class Move:
     def __init__(
         self, log: Log, slot: int, databases: Mapping[str, str], say: Callable[[str], None]
     ) -> None:
+        if not owners_are_users():
+            raise MoveError("Slots move only where users are the owners (WEBHOOKS_OWNER_MODEL).")
         self._log, self._slot, self._databases, self._say = log, slot, databases, say
-        users = get_user_model()._meta
-        self._users, self._key = users.db_table, str(users.pk and users.pk.column)
 
     def run(self, to: str) -> None:
         """Move the slot, or go on with its move; raises MoveError, LogError and psycopg's errors."""
@@ -70,10 +59,11 @@ class Move:
             self._say(f"{to} has it; cleaning up in {from_}")
             owners = self._owners(target)
             with target.transaction():
-                self._thaw(target)
+                # What an operator has changed meanwhile; until the move ends, the old cell has the say.
+                copying.bring_users(source, target, owners)
             with source.transaction():
                 copying.delete(source, owners)
-                self._thaw(source)
+        # From now on the new cell's consumer takes the slot, and its workers send.
         change_map(self._log, lambda found: found.end_move(self._slot))
 
     def cancel(self) -> None:
@@ -89,9 +79,6 @@ class Move:
             position = self._freeze(source)
             with target.transaction():
                 copying.delete(target, self._owners(source))
-                target.execute("DELETE FROM cells_frozen WHERE slot = %s", [self._slot])
-            with source.transaction():
-                self._thaw(source)
         change_map(
             self._log,
             lambda found: found.grant(self._slot, from_, position).end_move(self._slot),
@@ -118,32 +105,23 @@ class Move:
         self._say("copying")
         source.isolation_level = IsolationLevel.REPEATABLE_READ
         with source.transaction(), target.transaction():
+            if copying.shared_redeliveries(source, owners):
+                raise MoveError("A redelivery for several owners has begun; move the slot again.")
+            figures = Figures(source, target, owners)
+            self._freeze(target)
             # What a killed move has left.
             copying.delete(target, owners, with_events=True)
-            if different := copying.copy(source, target, owners):
+            if different := copying.copy(source, target, owners, figures.only):
                 raise MoveError(f"The copy differs in {', '.join(different)}; move it again.")
-            self._freeze_users(target)
+            figures.agree()
         source.isolation_level = None
         self._say("flipping the map")
         change_map(self._log, lambda found: found.grant(self._slot, to, position))
 
-    def _freeze(self, source: Connection) -> int:
+    def _freeze(self, database: Connection) -> int:
         """Stop storing and sending; return the position up to which the slot is stored."""
-        with source.transaction():
-            row = source.execute(FREEZE_SQL, [self._slot]).fetchone()
-            self._freeze_users(source)
-        return 0 if row is None else int(row[0])
-
-    def _freeze_users(self, connection: Connection) -> None:
-        of_users = SLOT_SQL.format(owner=self._key)
-        self._execute(connection, FREEZE_USERS_SQL, of_users=of_users)
-
-    def _thaw(self, connection: Connection) -> None:
-        self._execute(connection, THAW_USERS_SQL)
-
-    def _execute(self, connection: Connection, text: str, **parts: str) -> None:
-        whole = text.format(users=self._users, key=self._key, slot=self._slot, **parts)
-        connection.execute(whole)
+        row = database.execute(FREEZE_SQL, [self._slot]).fetchone()
+        return int(row[0]) if row else 0
 
     def _drain(self, source: Connection, owners: Owners) -> None:
         deadline = time.monotonic() + DRAIN_SECONDS
@@ -153,9 +131,16 @@ class Move:
                     f"Deliveries are still in flight after {DRAIN_SECONDS:g} s; are workers running?"
                 )
             time.sleep(0.1)
+        # They queue deliveries of frozen owners, too.
+        while copying.shared_redeliveries(source, owners):
+            if time.monotonic() > deadline:
+                raise MoveError(
+                    "A redelivery for several owners is still running; wait for its end or cancel it."
+                )
+            time.sleep(1)
 
     def _owners(self, connection: Connection) -> Owners:
-        return Owners(connection, self._slot, self._users, self._key)
+        return Owners(connection, self._slot)
 
     def _lock(self, source: Connection) -> None:
         if source.execute("SELECT pg_try_advisory_lock(%s, %s)", [LOCK, self._slot]).fetchone() != (

@@ -18,6 +18,9 @@ def slot_of(owner_id: UUID | str | int | None) -> int:
 
 SLOT_SQL = "get_byte(sha256(convert_to({owner}::text, 'UTF8')), 0)"
 """The same of an owner's column, as an SQL expression."""
+HELD_SQL = f"""EXISTS (SELECT FROM cells_slot s
+ WHERE NOT s.is_active AND s.slot = {SLOT_SQL})"""
+"""Whether this cell has given an owner away, or is about to: see WEBHOOKS_OWNER_HELD."""
 
 
 def stream_of(slot: int, streams: int) -> int:

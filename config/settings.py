@@ -340,10 +340,11 @@ CELLS_NATS_URL = env.str("CELLS_NATS_URL", default="")
 CELL_NAME = environment.cell_name("CELL_NAME")
 CELLS_DATABASES = environment.databases_of_cells("CELLS_DATABASES")
 if CELLS_NATS_URL:
-    from cells.slots import mark_of
+    from cells.slots import HELD_SQL, mark_of
 
     INSTALLED_APPS.append("cells")
     WEBHOOKS_OWNER_MARK = mark_of
+    WEBHOOKS_OWNER_HELD = HELD_SQL
     if CELL_NAME:
         # Before whatever looks into the database for the token.
         MIDDLEWARE.insert(

@@ -34,6 +34,9 @@ DEFAULTS: dict[str, Any] = {
     # What the secret part of an owner's tokens and portal keys begins with, for a router: a function of
     # the owner's id that returns at most 10 characters; None for nothing.
     "WEBHOOKS_OWNER_MARK": None,
+    # Whether another deployment sends for an owner at present, as an SQL condition with {owner} for the
+    # owner's id; None where there is no other.
+    "WEBHOOKS_OWNER_HELD": None,
     # How many trusted proxies append to X-Forwarded-For; limits of requests count addresses.
     "WEBHOOKS_TRUSTED_PROXIES": 0,
     # One Valkey or Redis, for wake-ups through RQ and for limits of requests; empty for none, where

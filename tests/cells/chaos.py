@@ -3,7 +3,8 @@
 A producer stores events all the time. Each node of the log, relay, consumer, worker and Postgres is killed
 (SIGKILL; SIGQUIT for Postgres, which is its crash) as often as asked, and one slot moves there and back.
 Afterwards every event of the producer's database must have arrived, none before an earlier one of its
-webhook, and the auditor must find nothing in either cell.
+webhook, none twice unless a worker or a Postgres that was killed explains it, and the auditor must find
+nothing in either cell.
 """
 
 import argparse
@@ -16,12 +17,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import django
+
+from config.embedded import DATABASE
 from config.services import BASE_DIR, provide_services
 
 os.environ["DEBUG"] = "1"
@@ -29,18 +34,32 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
 for name in ("DATABASE_URL", "REDIS_URL"):
     os.environ.pop(name, None)
 provide_services(BASE_DIR / "var" / "cells-chaos")
+django.setup()
 
 from cells.cluster import Cluster  # noqa: E402 (its servers are there now)
 from cells.demo import ADD_WEBHOOKS, CELLS, PLACES, Site, owners_of_cells  # noqa: E402
 from cells.slots import slot_of  # noqa: E402
 from tests import clusters  # noqa: E402
+from tests.chaos.crew import kill_all, tree  # noqa: E402
+from tests.chaos.faults import Fault  # noqa: E402
+from tests.chaos.kinds.held import held_by, public  # noqa: E402
 from tests.chaos.postgres import Postgres  # noqa: E402
+from tests.chaos.repeats import Repeats  # noqa: E402
+from webhooks.ids import DELIVERY_PREFIX  # noqa: E402
+from webhooks.models import Delivery  # noqa: E402
 from webhooks.workbench.receiver import HttpReceiver, Received  # noqa: E402
 
 OWNERS = 20
 PAUSE_SECONDS = 2.0
 AUDITS = 5
 
+LATE_SQL = """
+SELECT FROM webhooks_attempt a
+  JOIN webhooks_delivery d ON d.id = a.delivery_id
+  JOIN webhooks_webhook w ON w.id = d.webhook_id
+ WHERE a.delivery_id = %s AND a.number = %s AND a.response_code IS NULL
+   AND a.failure_kind = 'timeout' AND a.duration_ms >= 900 * w.timeout_seconds
+"""
 # Until told to stop, or so many; an error of Postgres is only the end of a transaction.
 PRODUCE = """
 import json, sys, time
@@ -64,12 +83,19 @@ while done < count:
 """
 
 
+class Arrival(NamedTuple):
+    at: float
+    """In Unix seconds."""
+    delivery: str
+    attempt: int
+
+
 class Run:
     def __init__(self, stack: ExitStack, dice: random.Random) -> None:
         self.dice = dice
-        self.lock = threading.Lock()
-        self.order: dict[str, float] = {}
-        """When an event came first, by its id, in the order of arrival."""
+        self.arrived: defaultdict[str, list[Arrival]] = defaultdict(list)
+        """By the id of the event, in the order of the first arrivals."""
+        self.faults: list[Fault] = []
         self.received = 0
         self.unsigned = 0
         self.receiver = stack.enter_context(HttpReceiver(on_request=self.hear, keep=1))
@@ -95,7 +121,8 @@ class Run:
     def hear(self, received: Received) -> None:
         self.received += 1
         self.unsigned += not received.standard_ok
-        self.order.setdefault(received.event_id, received.received_at)
+        arrival = Arrival(received.received_at, received.delivery_id, int(received.attempt))
+        self.arrived[received.event_id].append(arrival)
 
     def start(self, *command: str) -> None:
         self.processes[command] = self.site.start(*command)
@@ -132,14 +159,48 @@ class Run:
 
     def kill_process(self, command: tuple[str, ...]) -> None:
         process = self.processes[command]
-        process.kill()
+        if command[1:] == ("webhooks_worker",):
+            self.kill_worker(command[0], process)
+        else:
+            process.kill()
         process.wait()
         self.start(*command)
 
+    def kill_worker(self, cell: str, worker: subprocess.Popen[bytes]) -> None:
+        """Stop it in the middle of everything, note what it holds, and kill it."""
+        fault = Fault(f"worker of {cell}", time.time())
+        processes = tree(worker)
+        for process in processes:
+            process.suspend()
+        with self.inside(cell):
+            fault.may_repeat = held_by(processes)
+        fault.repeats_until = time.time() + 1
+        kill_all(processes)
+        self.faults.append(fault)
+
     def kill_postgres(self, place: str) -> None:
-        self.postgres[place].stop(signal.SIGQUIT)
+        """Nobody gets to it before it is noted what it does not know to be finished."""
+        postgres, fault = self.postgres[place], Fault(f"postgres of {place}", time.time())
+        postgres.close()
+        postgres.stop(signal.SIGQUIT)
         time.sleep(0.5)
-        self.postgres[place].start()
+        postgres.start()
+        with self.inside(place):
+            open_ones = Delivery.objects.filter(finished_at=None)
+            fault.may_repeat = public(open_ones.values_list("id", flat=True))
+        postgres.open()
+        # What was ready went out while nobody could take it back.
+        fault.repeats_until = time.time() + 2
+        self.faults.append(fault)
+
+    def inside(self, place: str) -> AbstractContextManager[None]:
+        """Let Django use a database, past the address of its Postgres."""
+        return clusters.connected_to(clusters.Cluster(self.postgres[place].home), DATABASE)
+
+    def wait_for(self, thread: threading.Thread) -> None:
+        while thread.is_alive():
+            thread.join(0.5)
+            self.supervise()
 
     # The slot that moves.
 
@@ -160,7 +221,7 @@ class Run:
 
     # The verdict.
 
-    def faults(self, cell: str) -> list[str]:
+    def audit(self, cell: str) -> list[str]:
         """What the auditor finds, once the deliveries of killed workers are taken back."""
         found: list[str] = []
         for _ in range(AUDITS):
@@ -177,6 +238,7 @@ class Run:
                 return []
             kinds = Counter(line.split()[0] for line in found)
             say(f"{cell}: {dict(kinds)} {found[:2]} {self.open_deliveries(cell)}")
+            self.supervise()
             time.sleep(5)
         return found
 
@@ -197,7 +259,7 @@ class Run:
 
     def overtaken(self, expected: dict[str, list[str]]) -> list[str]:
         """Events that came before an earlier one of their webhook."""
-        ranks = {id_: rank for rank, id_ in enumerate(self.order)}
+        ranks = {id_: rank for rank, id_ in enumerate(self.arrived)}
         found = []
         for ids in expected.values():
             last = -1
@@ -207,6 +269,23 @@ class Run:
                     found.append(id_)
                 last = max(last, rank)
         return found
+
+    def repeats(self) -> tuple[Counter[str], list[str]]:
+        """Return how many arrivals each fault has made repeat, and those that none explains."""
+        repeats = Repeats(self.faults, self.was_late)
+        found = [f"{one}: {same}" for one, same in repeats.unexplained(self.arrived.values())]
+        return repeats.reasons, found
+
+    def was_late(self, first: Arrival) -> bool:
+        """The machine was so busy that the answer came after the webhook's timeout."""
+        for cell in CELLS:
+            with self.postgres[cell].connect() as connection:
+                late = connection.execute(
+                    LATE_SQL, [first.delivery.removeprefix(DELIVERY_PREFIX), first.attempt]
+                )
+                if late.fetchone():
+                    return True
+        return False
 
 
 def main() -> int:
@@ -250,7 +329,7 @@ def main() -> int:
             for at, to in moves:
                 if number == at:
                     if mover is not None:
-                        mover.join()
+                        run.wait_for(mover)
                     mover = threading.Thread(target=run.move, args=(slot, to, tries))
                     mover.start()
             victims[name]()
@@ -258,32 +337,37 @@ def main() -> int:
             time.sleep(PAUSE_SECONDS)
             run.supervise()
         if mover is not None:
-            mover.join()
-        produce.join()
+            run.wait_for(mover)
+        run.wait_for(produce)
         killed_for = time.monotonic() - began
         expected = run.expected()
         total = sum(map(len, expected.values()))
         deadline = time.monotonic() + options.quiet
-        while len(run.order) < total and time.monotonic() < deadline:
+        while len(run.arrived) < total and time.monotonic() < deadline:
             time.sleep(0.5)
             run.supervise()
-        missing = [id_ for ids in expected.values() for id_ in ids if id_ not in run.order]
+        missing = [id_ for ids in expected.values() for id_ in ids if id_ not in run.arrived]
         overtaken = run.overtaken(expected)
         say(
             f"{total:,} events, {killed_for:.0f} s with kills, {time.monotonic() - began:.0f} s in all"
         )
         say(f"kills: {dict(run.kills)}; ended by themselves: {dict(run.ended)}")
         say(f"moves of slot {slot}: {tries}")
-        again = run.received - len(run.order)
+        again = run.received - len(run.arrived)
+        reasons, unexplained = run.repeats()
         say(
-            f"received {run.received:,}: {len(run.order):,} events, {again} again; unsigned {run.unsigned}"
+            f"received {run.received:,}: {len(run.arrived):,} events, {again} again; unsigned {run.unsigned}"
         )
-        say(f"missing {len(missing)}, out of order {len(overtaken)}")
-        if missing or overtaken:
-            say(f"{missing[:5]} {overtaken[:5]}; logs: {keep(run.home)}")
-        audits = {cell: run.faults(cell) for cell in CELLS}
+        say(f"came again for: {dict(reasons)}")
+        say(
+            f"missing {len(missing)}, out of order {len(overtaken)}, unexplained {len(unexplained)}"
+        )
+        if missing or overtaken or unexplained:
+            say(f"{missing[:5]} {overtaken[:5]} {unexplained[:5]}; logs: {keep(run.home)}")
+        audits = {cell: run.audit(cell) for cell in CELLS}
         say(f"faults: {audits}")
-        return int(bool(missing or overtaken or run.unsigned or any(audits.values())))
+        broken = missing or overtaken or unexplained or run.unsigned or any(audits.values())
+        return int(bool(broken))
 
 
 def keep(home: Path) -> str:

@@ -13,12 +13,17 @@ from email.message import Message
 from typing import Any
 
 import pytest
+from django.conf import settings
+from django.test import Client
 
+from cells.cellmap import change_map
 from cells.slots import mark_of, slot_of
 from config.embedded import die_with_parent
 from config.services import BASE_DIR
+from projects.models import User
 from tests.cells.world import World
 from tests.workers import answers, free_port, wait_until
+from webhooks.models import ApiToken
 
 TOKEN = """
 import sys
@@ -61,8 +66,9 @@ def serving(world: World, place: str) -> Iterator[str]:
         process.wait(20)
 
 
-def get(url: str, token: str = "") -> tuple[int, Message, bytes]:
+def get(url: str, token: str = "", session: str = "") -> tuple[int, Message, bytes]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
+    headers |= {"Cookie": f"{settings.SESSION_COOKIE_NAME}={session}"} if session else {}
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:  # noqa: S310
             return answer.status, answer.headers, answer.read()
@@ -88,6 +94,30 @@ def test_a_cell_answers_for_its_own_owners_only(world: World) -> None:
         status, headers, _ = get(f"{site}/portal/open/{link_of_bob}/")
         assert (status, headers["Location"][:21]) == (421, "https://b.example.com")
         assert get(f"{site}/api/v1/webhooks", "rdai_unmarked")[0] == 401
+
+
+def test_nobody_changes_what_is_being_moved(world: World) -> None:
+    ada = world.add_owner("ada", slot=5)
+    world.consume("a", 0)
+    marked, _ = manage(world, "a", "shell", "-v", "0", "-c", TOKEN, text="ada").split()
+    with world.inside("a"):
+        user = User.objects.get(pk=ada)
+        # As tokens were before there were cells.
+        _, unmarked = ApiToken.objects.issue(user, name="old", scopes=["read"], lifetime=None)
+        browser = Client()
+        browser.force_login(user)
+        session = browser.cookies[settings.SESSION_COOKIE_NAME].value
+
+    with serving(world, "a") as site:
+        url = f"{site}/api/v1/webhooks"
+        assert get(url, unmarked)[0] == get(url, marked)[0] == 200
+        change_map(world.log, lambda found: found.begin_move(5, "b"))
+        world.consume("a", 0)
+
+        wait_until(lambda: get(url, marked)[0] == 503)
+        status, headers, _ = get(url, session=session)
+        assert (status, headers["Retry-After"]) == (503, "5")
+        assert get(url, unmarked)[0] == 401
 
 
 def test_operators_see_the_map_the_lag_and_refusals(world: World) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from cells.cluster import Cluster
 from cells.jetstream import JetStream
+from cells.jetstream_batches import _command, _headers
 from cells.log import Entry, LogError, MapChangedError, Message, Reader
 from config.services import BASE_DIR
 from tests.workers import wait_until
@@ -160,3 +161,21 @@ def test_the_nodes_end_with_a_killed_parent(tmp_path: Path, cluster: Cluster) ->
 
 def is_zombie(pid: int) -> bool:
     return ") Z" in Path(f"/proc/{pid}/stat").read_text()
+
+
+def test_a_batch_has_the_bytes_that_nats_py_would_send(log: JetStream) -> None:
+    entry = Entry("evt_1", 5, {"Owner": " a\r\nStatus: 1 ", "Object": "p%20%C3%B6"}, b'{"a": 1}')
+    headers = _headers(entry, "batch", 7)
+    sent: list[bytes] = []
+
+    async def note(command: bytes) -> None:
+        sent.append(command)
+
+    client = log._client
+    send, client._send_command = client._send_command, note  # type: ignore[method-assign,assignment]
+    try:
+        log._wait(client.publish("events.0.5.relay", entry.data, headers=headers))
+    finally:
+        client._send_command = send  # type: ignore[method-assign]
+
+    assert sent == [_command("events.0.5.relay", entry, headers)]

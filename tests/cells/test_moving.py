@@ -13,7 +13,8 @@ import pytest
 
 from cells import consumer
 from cells.cellmap import read_map
-from cells.moving import Move, MoveError
+from cells.copying import MoveError
+from cells.moving import Move
 from config.embedded import die_with_parent
 from config.services import BASE_DIR
 from tests.cells.world import CELLS, World, consuming

@@ -3,13 +3,18 @@
 import json
 import signal
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cells.log import Entry
 from cells.slots import slot_of, stream_of
 from tests.cells.world import PAID, STREAMS, World
 from webhooks import service
-from webhooks.ids import new_id
+from webhooks.figures import history
+from webhooks.figures.cells import hour_of
+from webhooks.figures.history import Selection
+from webhooks.ids import first_id_of, new_id
+from webhooks.models import RolledUp
 
 
 def test_events_arrive_in_the_cell_of_their_owner(world: World) -> None:
@@ -130,6 +135,23 @@ def test_an_event_that_postgres_refuses_holds_no_other(world: World) -> None:
 
     assert world.stored("a")[2:] == ids
     assert world.log.refusals(1)[0] == 1
+
+
+def test_what_waited_in_the_log_is_counted_though_its_hour_is_rolled_up(world: World) -> None:
+    ada = world.add_owner("ada", slot=5)
+    hour = hour_of(datetime.now(UTC))
+    with world.inside("a"):
+        service.create_webhook(ada, name="Orders", url="http://127.0.0.1:9/", events=["*"])
+        RolledUp.objects.create(first_hour=hour - 5, end_hour=hour + 1)
+    happened = datetime.now(UTC) - timedelta(hours=2)
+    id_ = str(first_id_of(happened)).replace("-", "")
+    late = document_of(id=f"evt_{id_}", created=happened.isoformat())
+    publish_directly(world, ada, late)
+    world.consume("a", 1)
+
+    with world.inside("a"):
+        found = history.totals(Selection(happened - timedelta(hours=1), datetime.now(UTC)))
+        assert found.deliveries == 1
 
 
 # Processes that are killed.

@@ -12,8 +12,8 @@ from heapq import heapify, heappop
 from tests.chaos.causes import Cause, Expected, Key, key_of, object_of
 from tests.chaos.each import EachRequest
 from tests.chaos.evidence import Evidence, Place, Request, is_on, with_next
-from tests.chaos.faults import Fault
 from tests.chaos.recipients import Recipient
+from tests.chaos.repeats import Repeats
 from tests.chaos.timing import Times, Timing
 from webhooks.ids import DELIVERY_PREFIX
 from webhooks.models import Attempt, Delivery, Webhook
@@ -22,8 +22,6 @@ FEWEST_EVENTS = 100
 """A run with less says nothing."""
 NAME_SECONDS = 68.0
 """How long requests may go to the address that a name had: 60 s, and the way."""
-END_SECONDS = 40.0
-"""How long a worker that was told to end may take for what is in flight."""
 
 
 @dataclass
@@ -113,33 +111,13 @@ class Judge:
     # Twice.
 
     def _check_duplicates(self) -> None:
-        for requests in self.arrived.values():
-            good = [request for request in requests if request.good]
-            for request in good[:-1]:
-                reason = self._reason_of_repeat(request)
-                self.verdict.duplicates[reason or "nothing"] += 1
-                if reason is None:
-                    self.broken["unexplained duplicates"].append(
-                        f"{request.delivery} at {request.path}: {[r.at for r in good]}"
-                    )
-
-    def _reason_of_repeat(self, first: Request) -> str | None:
-        """Return what made this arrival not the last: a fault that struck this very delivery."""
-        for fault in self.evidence.faults:
-            if first.delivery in fault.may_repeat and first.at <= fault.repeats_until:
-                return fault.kind
-            if first.delivery in fault.locked and self._could_not_be_written(first, fault):
-                return f"terminate_worker beside {fault.kind}"
-        return "a response after the timeout" if self._was_late(first) else None
-
-    def _could_not_be_written(self, first: Request, lock: Fault) -> bool:
-        """Say whether the worker may have ended while the row was locked: it waits five seconds."""
-        return first.at <= lock.lasts_until and any(
-            fault.is_end
-            and fault.started_at <= lock.lasts_until
-            and lock.started_at <= fault.started_at + END_SECONDS
-            for fault in self.evidence.faults
-        )
+        good = ([one for one in requests if one.good] for requests in self.arrived.values())
+        repeats = Repeats(self.evidence.faults, self._was_late)
+        for first, same in repeats.unexplained(good):
+            self.broken["unexplained duplicates"].append(
+                f"{first.delivery} at {first.path}: {[one.at for one in same]}"
+            )
+        self.verdict.duplicates = repeats.reasons
 
     def _was_late(self, first: Request) -> bool:
         """The machine was so busy that the response came after the webhook's timeout."""

@@ -19,7 +19,7 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
 from webhooks.models import ApiToken
-from webhooks.models.owners import owner_model
+from webhooks.models.owners import is_held, owner_model
 from webhooks.models.token import digest_of, key_of
 from webhooks.postgres.shared import shared
 
@@ -146,6 +146,8 @@ def check_token(text: bytes) -> ApiToken:
     found = tokens.find(text.decode()) if is_possible else None
     now = timezone.now()
     if found is None or not found.user.is_active or (found.expiry and found.expiry <= now):
+        raise AuthenticationFailed(REFUSAL)
+    if is_held(found.user.pk):
         raise AuthenticationFailed(REFUSAL)
     if found.last_used_at is None or now - found.last_used_at >= LAST_USED_STEP:
         with shared.taken_if_free():

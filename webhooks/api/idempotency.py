@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from django.db import connection, transaction
 from django.http import HttpResponse
@@ -31,6 +31,7 @@ from webhooks.errors import EncryptionKeyError
 from webhooks.ids import new_id
 from webhooks.models import IdempotentAnswer
 from webhooks.models.encryption import decrypt, encrypt
+from webhooks.models.operations import owner_of_answers
 from webhooks.models.owners import owner_key, owners_are_users
 from webhooks.repair.expiry import ANSWERS_KEPT_FOR
 
@@ -38,8 +39,6 @@ HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotency-Replayed"
 STALE_AFTER = timedelta(minutes=2)
 """An action without a response after this time has died."""
-USERS = UUID("6f1f2c5e-3c0b-4c53-9d3e-5a6f0f6f7c11")
-"""The namespace of users whose keys are no UUIDs."""
 ACCEPTABLE_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 Handler = Callable[..., Response]
@@ -73,17 +72,8 @@ def answer_once(
 
 
 def _owner_of_keys(request: Asker) -> UUID:
-    """Return whose keys these are: the user's, or apart from them those of his service tokens.
-
-    An event that users report about themselves differs from the same event reported by the product,
-    so neither may respond to the other's key.
-    """
-    key = request.user.pk
-    whose = key if isinstance(key, UUID) else uuid5(USERS, str(key))
-    if not owners_are_users():
-        # A user may act for several owners.
-        whose = uuid5(whose, f"owner {owner_key(owner_of(request))}")
-    return uuid5(whose, "service tokens") if is_service(request) else whose
+    owner = None if owners_are_users() else owner_key(owner_of(request))
+    return owner_of_answers(request.user.pk, is_service=is_service(request), owner_key=owner)
 
 
 def _hash(request: Asker) -> bytes:

@@ -1,6 +1,9 @@
 """Rows of operators, the API and housekeeping: redeliveries, pauses, the audit log, stored responses,
 the schedule of the chores."""
 
+from typing import Any
+from uuid import UUID, uuid5
+
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
@@ -131,11 +134,28 @@ class AuditEntry(models.Model):
         return f"{self.action} {self.object_reference}"
 
 
+USERS = UUID("6f1f2c5e-3c0b-4c53-9d3e-5a6f0f6f7c11")
+"""The namespace of users whose keys are no UUIDs."""
+
+
+def owner_of_answers(user_key: Any, *, is_service: bool, owner_key: Any = None) -> UUID:
+    """Return the owner_id of a user's stored responses, apart from it those of his service tokens.
+
+    `owner_key` is given where a user may act for several owners.
+    """
+    # An event that users report about themselves differs from the same event reported by the product,
+    # so neither may respond to the other's key.
+    whose = user_key if isinstance(user_key, UUID) else uuid5(USERS, str(user_key))
+    if owner_key is not None:
+        whose = uuid5(whose, f"owner {owner_key}")
+    return uuid5(whose, "service tokens") if is_service else whose
+
+
 class IdempotentAnswer(models.Model):
     """The stored response to a POST with an Idempotency-Key; encrypted, as it may hold a secret."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    # Not always a user's id (webhooks/api/idempotency.py).
+    # See owner_of_answers().
     owner_id = models.UUIDField()
     key = models.CharField(max_length=255)
     request_hash = models.BinaryField(max_length=32)

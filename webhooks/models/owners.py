@@ -8,6 +8,8 @@ from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured
 from django.db import connection
 from django.db.models import BooleanField, Model
 
+from webhooks.postgres.sql import query
+
 ACTIVE = "is_active"
 """The column by which an owner's webhooks stop; a model without it has active owners only."""
 
@@ -43,6 +45,17 @@ def is_owner_active(owner: Any) -> bool:
     return owner is None or not has_active_column() or bool(getattr(owner, ACTIVE))
 
 
+def is_held(key: Any) -> bool:
+    """Return whether another deployment serves the owner of a key at present."""
+    held = settings.WEBHOOKS_OWNER_HELD
+    return held is not None and bool(query(f"SELECT {held.format(owner='%s')}", [key])[0][0])
+
+
+def is_owner_served(owner: Any) -> bool:
+    """Return whether an owner is active, and not held; True without an owner."""
+    return owner is None or (is_owner_active(owner) and not is_held(owner.pk))
+
+
 def owner_key(owner: Any) -> Any:
     """Return the key of an owner, given the row or the key; None for None.
 
@@ -59,10 +72,12 @@ def owner_key(owner: Any) -> Any:
 def owner_sql() -> dict[str, str]:
     """Return SQL of the owners' table: `owners`, its column `key`, `is_inactive` of a row `u`."""
     meta, quote = owner_model()._meta, connection.ops.quote_name
+    key = quote(meta.pk.column)
+    reasons = [f"NOT u.{quote(meta.get_field(ACTIVE).column)}"] if has_active_column() else []
+    if settings.WEBHOOKS_OWNER_HELD is not None:
+        reasons.append(settings.WEBHOOKS_OWNER_HELD.format(owner=f"u.{key}"))
     return {
         "owners": quote(meta.db_table),
-        "key": quote(meta.pk.column),
-        "is_inactive": (
-            f"NOT u.{quote(meta.get_field(ACTIVE).column)}" if has_active_column() else "false"
-        ),
+        "key": key,
+        "is_inactive": f"({' OR '.join(reasons) or 'false'})",
     }

@@ -20,7 +20,7 @@ from django.views.decorators.debug import sensitive_variables
 from webhooks.errors import PortalLinkInvalidError
 from webhooks.ids import mark_of
 from webhooks.models import PortalLink, Webhook
-from webhooks.models.owners import is_owner_active, owner_key
+from webhooks.models.owners import is_owner_served, owner_key
 
 OPENS_FOR = timedelta(minutes=15)
 MAX_OPENS_FOR = timedelta(days=7)
@@ -126,7 +126,7 @@ def open_link(key: str) -> tuple[PortalLink, str]:
     Of two who open it at the same time one gets the session. Raises PortalLinkInvalidError.
     """
     link = PortalLink.objects.filter(digest=_digest(key)).first()
-    if link is None or not is_owner_active(link.owner):
+    if link is None or not is_owner_served(link.owner):
         raise PortalLinkInvalidError
     session_key = mark_of(link.owner_id) + secrets.token_urlsafe(32)
     now = timezone.now()
@@ -155,7 +155,7 @@ def find_session(session_key: str) -> PortalLink | None:
         session_ends_at__gt=Now(),
     )
     link = links.filter(Q(webhook_id=None) | Q(webhook__deleted_at=None)).first()
-    return link if link is not None and is_owner_active(link.owner) else None
+    return link if link is not None and is_owner_served(link.owner) else None
 
 
 def revoke_link(link: PortalLink) -> bool:

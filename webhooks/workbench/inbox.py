@@ -18,12 +18,14 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
+from webhooks.ids import mark_of
 from webhooks.models import Inbox, InboxRequest, SigningSecret, Webhook
 from webhooks.postgres.sql import run
 from webhooks.repair.proof import CHALLENGE_TYPE
 from webhooks.wire.signing import verify_standard
 
 LIFE = timedelta(hours=1)
+TOKEN_CHARACTERS = 43
 MAX_REQUESTS = 100
 """The requests that an inbox keeps, the latest."""
 MAX_BODY_BYTES = 64 * 1024
@@ -41,9 +43,9 @@ def open_inbox(owner_id: Any) -> Inbox:
     """Open an owner's inbox for an hour, empty and with a new URL; an earlier one ends."""
     with transaction.atomic():
         Inbox.objects.filter(owner_id=owner_id).delete()
-        return Inbox.objects.create(
-            owner_id=owner_id, token=secrets.token_urlsafe(32), ends_at=timezone.now() + LIFE
-        )
+        # As long as its column, with or without a mark (webhooks/wire/url_rules.py).
+        token = (mark_of(owner_id) + secrets.token_urlsafe(32))[:TOKEN_CHARACTERS]
+        return Inbox.objects.create(owner_id=owner_id, token=token, ends_at=timezone.now() + LIFE)
 
 
 def inbox_of(owner_id: Any) -> Inbox | None:
