@@ -140,10 +140,20 @@ class TeamsByHttp(unittest.TestCase):
         browser.post(f"{start}delivery/{delivery.public_id}/resend/")
         run_worker()
         self.assertEqual(len(self.receiver.requests), 2)
-        browser.post(
-            f"{start}webhook/{webhook.public_id}/recover/", {"what": "failed", "since": "1d"}
+        resent = Redelivery.objects.order_by("id").last()
+        self.assertIsNone(resent.requested_by_id)
+        recovery = f"{start}webhook/{webhook.public_id}/recover/"
+        Delivery.objects.filter(pk=delivery.pk).update(status="FAILED")
+        begun = browser.post(recovery, {"kind": "failed", "since": "2026-01-01T00:00:00"})
+        self.assertEqual(begun.status_code, 302)
+        asked = Redelivery.objects.order_by("id").last()
+        self.assertContains(browser.get(begun["Location"]), "Sending deliveries again")
+        self.assertContains(
+            browser.get(f"{start}redelivery/{resent.public_id}/"), "Sending deliveries again"
         )
-        self.assertIsNone(Redelivery.objects.order_by("id").last().requested_by_id)
+        earlier = browser.get(recovery).content.decode()
+        self.assertIn(asked.public_id, earlier)
+        self.assertNotIn(resent.public_id, earlier)
         self.assertIsNone(AuditEntry.objects.order_by("id").last().actor_id)
         self.assertTrue(
             re.search("disable", browser.get(f"{start}webhook/{webhook.public_id}/").text)
