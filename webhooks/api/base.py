@@ -90,10 +90,12 @@ class _Framework(GenericViewSet[M]):
     metadata_class = None
 
     def get_authenticators(self) -> list[Any]:
-        return [*super().get_authenticators(), *[SessionAuthentication()] * settings.DEBUG]
+        own = super().get_authenticators()
+        return [*own, SessionAuthentication()] if settings.DEBUG else own
 
     def get_renderers(self) -> list[Any]:
-        return [*super().get_renderers(), *[BrowsableAPIRenderer()] * settings.DEBUG]
+        own = super().get_renderers()
+        return [*own, BrowsableAPIRenderer()] if settings.DEBUG else own
 
     def get_exception_handler(self) -> Any:
         return problems.answer_exception

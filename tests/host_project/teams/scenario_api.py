@@ -18,10 +18,9 @@ from webhooks.models.owner_keys import plain_owner_key
 class Caller:
     """A program with a token of a user, which names a team."""
 
-    def __init__(self, user, *, is_service=False):
+    def __init__(self, user, *, is_service=False, scopes=("read", "write", "trigger")):
         _, text = ApiToken.objects.issue(
-            user, name="of a test", scopes=["read", "write", "trigger"], lifetime=None,
-            is_service=is_service,
+            user, name="of a test", scopes=list(scopes), lifetime=None, is_service=is_service,
         )  # fmt: skip
         self.headers = {"Authorization": f"Bearer {text}"}
 
@@ -59,6 +58,18 @@ class TeamsByHttp(unittest.TestCase):
         self.assertEqual(self.call("GET", path, team=self.second).status_code, 404)
         for team in (self.strangers, None):  # not a member; not said which one
             self.assertEqual(self.call("GET", "webhooks", team=team).status_code, 403)
+
+    def test_scopes_hold_whatever_the_project_sets_for_its_own_api(self) -> None:
+        reader = Caller(self.user, scopes=["read"])
+        self.assertEqual(reader("GET", "webhooks", team=self.first).status_code, 200)
+        refused = reader("POST", "webhooks", self.new, team=self.first)
+        self.assertEqual(refused.status_code, 403)
+        self.assertEqual(refused["Content-Type"], "application/problem+json")
+        anybody = Client().get("/api/v1/webhooks", headers={"X-Team": self.first.name})
+        self.assertEqual(anybody.status_code, 401)
+        signed_in = Client(headers={"X-Team": self.first.name})
+        signed_in.force_login(self.user)
+        self.assertEqual(signed_in.get("/api/v1/webhooks").status_code, 401)
 
     def test_an_event_is_the_teams_and_reaches_its_webhook(self) -> None:
         self.call("POST", "webhooks", self.new, team=self.first)
