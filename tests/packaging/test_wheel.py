@@ -29,7 +29,7 @@ def test_make_package_builds_a_checked_wheel_with_every_file_of_the_app() -> Non
     )
 
     assert made.returncode == 0, made.stdout + made.stderr
-    (wheel,) = (BASE_DIR / "var" / "dist").glob("*.whl")
+    (wheel,) = (BASE_DIR / "var" / "dist").glob("remotedevai_webhooks-*.whl")
     with ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.startswith("webhooks/")}
         others = {Path(name).parts[0] for name in archive.namelist()} - {"webhooks"}
