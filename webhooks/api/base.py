@@ -85,7 +85,7 @@ class _Framework(GenericViewSet[M]):
     throttle_classes = []
     parser_classes = [StrictJSONParser]
     renderer_classes = [JSONRenderer]
-    pagination_class = pagination.KeysetPages
+    pagination_class: type[Any] | None = pagination.KeysetPages
     filter_backends = [DjangoFilterBackend]
     metadata_class = None
 

@@ -159,17 +159,17 @@ class UpdateCompiler(SQLUpdateCompiler):
             self._write(rows)
             return rows.count
 
-    def execute_returning_sql(self, returning_fields: Sequence[Any]) -> list[Row]:
+    def execute_returning_sql(self, returning_fields: Sequence[Any] | None) -> list[Sequence[Any]]:
         """Update and announce the rows; return the new values of the fields, row by row.
 
         Django 6.0 and newer save so: the fields are generated ones, and those set to expressions.
         """
-        self._requested = returning_fields
+        self._requested = returning_fields or ()
         with _Rows() as rows:
             self._write(rows)
             # The position comes last.
-            returned = [tuple(row[-1 - len(returning_fields) : -1]) for row in rows]
-        columns = [field.get_col(field.model._meta.db_table) for field in returning_fields]
+            returned = [tuple(row[-1 - len(self._requested) : -1]) for row in rows]
+        columns = [field.get_col(field.model._meta.db_table) for field in self._requested]
         converters = self.get_converters(columns)
         return [tuple(row) for row in self.apply_converters(returned, converters)]
 

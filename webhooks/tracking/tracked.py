@@ -222,7 +222,7 @@ class TrackedModel(models.Model):
         finally:
             del self._is_raw
 
-    def _do_update(self, base_qs: Any, using: str, *args: Any) -> Any:
+    def _do_update(self, base_qs: Any, using: str, *args: Any) -> Any:  # type: ignore[override]  # of several versions
         """Return what Django does: whether a row was updated, or since 6.0 the rows' new values."""
         if self._is_raw:
             base_qs = models.QuerySet(base_qs.model, using=using)

