@@ -149,6 +149,7 @@ package:  ## wheels of the app and of the receivers' helper in var/dist, checked
 	$(PACKAGE)/bin/check-wheel-contents var/dist/*.whl
 
 # What cannot be had is named; each runs tests/host_project from the wheel in an environment of its own.
+# Pythons: of pyenv or on PATH (Debian testing has 3.14); Postgres: from npm.
 .PHONY: matrix
 matrix: package  ## the app from its wheel with each Python, Django and Postgres that can be had
 	$(BIN)/python -m tests.host_project.matrix $(ARGS)

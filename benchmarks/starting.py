@@ -18,7 +18,6 @@ settings.configure(
     INSTALLED_APPS=[*(f"django.contrib.{name}" for name in contrib), *sys.argv[1:]],
     DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "none"}},
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-    WEBHOOKS_OWNER_KEY="bigint",
 )
 django.setup()
 print((time.process_time() - started) * 1000)

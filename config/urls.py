@@ -14,14 +14,12 @@ from rest_framework.routers import SimpleRouter
 
 import projects.api
 import sessions_app.api
-import webhooks.api.urls
 from config.login import change_password, login
 from webhooks.api import problems
 
 OPENAPI_FILE = Path(settings.BASE_DIR) / "docs" / "openapi.yaml"
 
 router = SimpleRouter(trailing_slash=False)
-webhooks.api.urls.register(router)
 projects.api.register(router)
 sessions_app.api.register(router)
 
@@ -39,6 +37,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("admin/", admin.site.urls),
     # Browsers request this path if a page names no icon.
     path("favicon.ico", RedirectView.as_view(url=static("webhooks/icon.svg"))),
+    path("api/v1/", include("webhooks.api.urls")),
     path("api/v1/", include(router.urls)),
     path("api/v1/schema", schema, name="schema"),
     path("api/v1/docs", SpectacularSwaggerSplitView.as_view(), name="docs"),

@@ -1,11 +1,14 @@
 """Default settings; a project overrides them by settings of the same names."""
 
+from ipaddress import ip_network
 from typing import Any
 
 from django.conf import settings
+from django.utils.crypto import salted_hmac
 
 DEFAULTS: dict[str, Any] = {
-    # Keys of 32 bytes each; the first encrypts. Creating a webhook needs at least one.
+    # Keys of 32 bytes each; the first encrypts. Creating a webhook needs at least one: with DEBUG it
+    # is derived from SECRET_KEY, else `manage.py check` shows the line that sets a new one.
     "WEBHOOKS_ENCRYPTION_KEYS": [],
     "WEBHOOKS_DISABLE_AFTER_DAYS": 5.0,
     # 0 means no purge.
@@ -25,7 +28,7 @@ DEFAULTS: dict[str, Any] = {
     # Whose rows own webhooks, as "app.Model"; None for the user model.
     "WEBHOOKS_OWNER_MODEL": None,
     # The type of that model's primary key: uuid, bigint (any integer) or text.
-    "WEBHOOKS_OWNER_KEY": "uuid",
+    "WEBHOOKS_OWNER_KEY": "bigint",
     # The function that returns the owner for whom a request to the API or the portal acts, as
     # "module.function"; None where users own webhooks.
     "WEBHOOKS_OWNER_OF_REQUEST": None,
@@ -89,10 +92,21 @@ DEFAULTS: dict[str, Any] = {
     "WEBHOOKS_DEVELOPMENT_SERVERS": [],
 }
 
+# With DEBUG, receivers run on this machine: over http, on any port.
+DEBUG_DEFAULTS: dict[str, Any] = {
+    "WEBHOOKS_REQUIRE_HTTPS": False,
+    "WEBHOOKS_ALLOWED_NETWORKS": [ip_network("127.0.0.0/8"), ip_network("::1/128")],
+    "WEBHOOKS_ALLOWED_PORTS": [range(1, 65536)],
+}
+
 
 def apply_defaults() -> None:
     """Set the settings that the project does not set."""
-    for name, value in DEFAULTS.items():
+    defaults = DEFAULTS
+    if settings.DEBUG:
+        key = salted_hmac("webhooks.encryption", "", algorithm="sha256").digest()
+        defaults = DEFAULTS | DEBUG_DEFAULTS | {"WEBHOOKS_ENCRYPTION_KEYS": [key]}
+    for name, value in defaults.items():
         if not hasattr(settings, name):
             setattr(settings, name, value)
     # Fields and migrations refer to it by name.

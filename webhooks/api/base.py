@@ -11,25 +11,30 @@ from functools import cached_property, partial
 from typing import Any, ClassVar, TypeVar, cast
 from uuid import UUID
 
+from django.conf import settings
 from django.core.exceptions import ObjectDoesNotExist
 from django.db import connection, transaction
 from django.db.models import Model, QuerySet
-from django_filters.rest_framework import FilterSet
+from django_filters.rest_framework import DjangoFilterBackend, FilterSet
 from rest_framework import exceptions
+from rest_framework.authentication import SessionAuthentication
 from rest_framework.permissions import SAFE_METHODS
+from rest_framework.renderers import BrowsableAPIRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 from rest_framework.viewsets import GenericViewSet
 
-from webhooks.api import idempotency, overtaking, pagination, throttles
+from webhooks.api import idempotency, overtaking, pagination, problems, throttles
+from webhooks.api.authentication import BearerAuthentication
 from webhooks.api.errors import (
     ConflictError,
     ParametersInvalidError,
     PreconditionFailedError,
 )
 from webhooks.api.filters import AnyOfFilter, ApiFilters, BooleanFilter
-from webhooks.api.permissions import owner_id_of
+from webhooks.api.parsers import StrictJSONParser
+from webhooks.api.permissions import HasScope, owner_id_of
 from webhooks.api.serializers import (
     ApiModelSerializer,
     ApiSerializer,
@@ -70,7 +75,33 @@ LIST_PARAMETERS = pagination.PARAMETERS | ApiFilters.base_filters.keys()
 """Of a list that is not a viewset's own, such as the messages of a session."""
 
 
-class ApiViewSet(GenericViewSet[M]):
+class _Framework(GenericViewSet[M]):
+    """The parts of the framework that the API uses, whatever REST_FRAMEWORK says: a project has that
+    for an API of its own. With DEBUG also the browsable API, for people who are logged in to the admin.
+    """
+
+    authentication_classes = [BearerAuthentication]
+    permission_classes = [HasScope]
+    throttle_classes = []
+    parser_classes = [StrictJSONParser]
+    renderer_classes = [JSONRenderer]
+    pagination_class: type[Any] | None = pagination.KeysetPages
+    filter_backends = [DjangoFilterBackend]
+    metadata_class = None
+
+    def get_authenticators(self) -> list[Any]:
+        own = super().get_authenticators()
+        return [*own, SessionAuthentication()] if settings.DEBUG else own
+
+    def get_renderers(self) -> list[Any]:
+        own = super().get_renderers()
+        return [*own, BrowsableAPIRenderer()] if settings.DEBUG else own
+
+    def get_exception_handler(self) -> Any:
+        return problems.answer_exception
+
+
+class ApiViewSet(_Framework[M]):
     """The base of every resource."""
 
     id_prefix: ClassVar[str | None] = None
@@ -92,7 +123,6 @@ class ApiViewSet(GenericViewSet[M]):
     """Of one object by itself, where it shows more than in a list."""
     filterset_class: type[FilterSet] = ApiFilters
     http_method_names = ["get", "post", "put", "patch", "delete", "head"]
-    throttle_classes = []
     lookup_value_regex = "[^/]+"
 
     _object_id: Any = None
@@ -139,17 +169,17 @@ class ApiViewSet(GenericViewSet[M]):
         if self._is_list():
             pages = cast(type[pagination.KeysetPages], self.pagination_class)
             known = known | pages.parameters | self.filterset_class.base_filters.keys()
-        problems = {}
+        wrong = {}
         for name, values in request.query_params.lists():
             if name not in known:
                 names = f"known are {', '.join(sorted(known))}" if known else "there are none here"
-                problems[name] = [f"There is no such parameter; {names}."]
+                wrong[name] = [f"There is no such parameter; {names}."]
             elif len(values) > 1:
-                problems[name] = ["This parameter is given more than once."]
+                wrong[name] = ["This parameter is given more than once."]
             elif not values[0] or "\0" in values[0]:
-                problems[name] = ["This parameter is empty or holds a NUL character."]
-        if problems:
-            raise ParametersInvalidError(problems)
+                wrong[name] = ["This parameter is empty or holds a NUL character."]
+        if wrong:
+            raise ParametersInvalidError(wrong)
 
     def _is_list(self) -> bool:
         return self.action == "list" and self.pagination_class is not None

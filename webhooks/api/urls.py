@@ -1,4 +1,4 @@
-"""The routes of this app's API."""
+"""The routes of this app's API, to include where the project wants them."""
 
 from rest_framework.routers import SimpleRouter
 
@@ -11,14 +11,14 @@ from webhooks.api.redeliveries import RedeliveryViewSet
 from webhooks.api.tokens import TokenViewSet
 from webhooks.api.webhooks import WebhookViewSet
 
+router = SimpleRouter(trailing_slash=False)
+router.register("tokens", TokenViewSet, "token")
+router.register("webhooks", WebhookViewSet, "webhook")
+router.register("event-types", EventTypeViewSet, "event-type")
+router.register("events", EventViewSet, "event")
+router.register("deliveries", DeliveryViewSet, "delivery")
+router.register("redeliveries", RedeliveryViewSet, "redelivery")
+router.register("portal-links", PortalLinkViewSet, "portal-link")
+router.register("queue", QueueViewSet, "queue")
 
-def register(router: SimpleRouter) -> None:
-    """Add this app's resources to the router of the whole API."""
-    router.register("tokens", TokenViewSet, "token")
-    router.register("webhooks", WebhookViewSet, "webhook")
-    router.register("event-types", EventTypeViewSet, "event-type")
-    router.register("events", EventViewSet, "event")
-    router.register("deliveries", DeliveryViewSet, "delivery")
-    router.register("redeliveries", RedeliveryViewSet, "redelivery")
-    router.register("portal-links", PortalLinkViewSet, "portal-link")
-    router.register("queue", QueueViewSet, "queue")
+urlpatterns = router.urls

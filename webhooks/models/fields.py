@@ -26,6 +26,12 @@ class JsonPathField(models.Field):  # type: ignore[type-arg]
     def get_placeholder(self, value: Any, compiler: Any, connection: Any) -> str:
         return "%s::jsonpath"
 
+    def get_placeholder_sql(
+        self, value: Any, compiler: Any, connection: Any
+    ) -> tuple[str, tuple[Any]]:
+        """The same for Django 6.1 and newer."""
+        return self.get_placeholder(value, compiler, connection), (value,)
+
 
 def past_user(**options: Any) -> models.ForeignKey[Any, Any]:
     """Return a key of a user without a constraint or an index: the row outlives the user."""

@@ -49,7 +49,7 @@ def recover(visit: Visit, webhook_id: str) -> HttpResponse:
         "form": form,
         "state": display.state_of(found, timezone.now()),
         "earlier": visit.redeliveries()
-        .filter(scope__webhook_id=str(found.id))
+        .filter(scope__webhook_id=str(found.id), scope__delivery_ids__isnull=True)
         .order_by("-id")[:SHOWN_REDELIVERIES],
     }
     return show(visit, "recover", context, status=422 if form.errors else 200)

@@ -1,5 +1,6 @@
-"""System checks E101 to E105 and W101 to W104: keys, the host project, settings of security."""
+"""System checks E101 to E107 and W101 to W105: keys, the host project, settings of security."""
 
+import secrets
 from importlib.util import find_spec
 from typing import Any
 
@@ -7,6 +8,7 @@ from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, InterfaceError, connection
+from django.template import engines
 from django.utils.module_loading import import_string
 
 from webhooks.models.owner_keys import SQL_TYPE
@@ -18,6 +20,13 @@ from webhooks.models.owners import (
 )
 from webhooks.repair import reencryption
 from webhooks.wire.addresses import is_public_network
+
+KEY_BYTES = 32
+LIBRARIES = {
+    "operator": "webhooks.admin.template_tags",
+    "portal": "webhooks.portal.template_tags",
+}
+"""Libraries of template tags, by the names that the templates load them by."""
 
 
 @register("webhooks")
@@ -43,6 +52,59 @@ def check_encryption_keys(**_: Any) -> list[CheckMessage]:
             "WEBHOOKS_ENCRYPTION_KEYS; their webhooks receive nothing.",
             hint="Add the old key after the new one, run `manage.py reencrypt`, then remove the old key.",
             id="webhooks.E101",
+        )
+    ]
+
+
+@register("webhooks")
+def check_keys_are_set(**_: Any) -> list[CheckMessage]:
+    """E106: there is no key, or one that is no 32 bytes, so no webhook can be created."""
+    keys = settings.WEBHOOKS_ENCRYPTION_KEYS
+    problem = "is empty: no webhook can be created" if not keys else ""
+    if not all(isinstance(key, bytes) and len(key) == KEY_BYTES for key in keys):
+        problem = f"holds a key that is no {KEY_BYTES} bytes"
+    if not problem:
+        return []
+    return [
+        Error(
+            f"WEBHOOKS_ENCRYPTION_KEYS {problem}.",
+            hint="Keep a key as secret as SECRET_KEY, in the settings or where they read it from. This "
+            "one is new: WEBHOOKS_ENCRYPTION_KEYS = "
+            f'[bytes.fromhex("{secrets.token_hex(KEY_BYTES)}")]',
+            id="webhooks.E106",
+        )
+    ]
+
+
+@register("webhooks")
+def check_postgres(**_: Any) -> list[CheckMessage]:
+    """E107: the default database is no Postgres."""
+    if connection.vendor == "postgresql":
+        return []
+    return [
+        Error(
+            f"The default database is {connection.display_name}; webhooks need Postgres 15 or newer.",
+            hint='Set DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", '
+            '"NAME": "the name of a database"}}',
+            id="webhooks.E107",
+        )
+    ]
+
+
+@register("webhooks")
+def check_template_libraries(**_: Any) -> list[CheckMessage]:
+    """W105: Django's admin is installed, and its templates find no tags of this app."""
+    if not apps.is_installed("django.contrib.admin"):
+        return []
+    known = [getattr(engine, "engine", None) for engine in engines.all()]
+    if any(engine and LIBRARIES.items() <= engine.libraries.items() for engine in known):
+        return []
+    return [
+        Warning(
+            "The operators' screens in the admin lack their template tags, and answer with errors.",
+            hint="Add to the settings, after TEMPLATES: "
+            f'TEMPLATES[0]["OPTIONS"]["libraries"] = {LIBRARIES}',
+            id="webhooks.W105",
         )
     ]
 

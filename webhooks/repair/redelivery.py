@@ -62,7 +62,12 @@ def redeliver_one(delivery: Delivery, *, requested_by: Any = None) -> Redelivery
     Raises RedeliveryScopeError if the delivery is in flight, its webhook was deleted or its payload
     was erased.
     """
-    scope = Scope(delivery_ids=(delivery.id,), statuses=tuple(sorted(REPEATABLE)))
+    # The webhook says whose redelivery it is where no user is known to have asked.
+    scope = Scope(
+        delivery_ids=(delivery.id,),
+        webhook_id=delivery.webhook_id,
+        statuses=tuple(sorted(REPEATABLE)),
+    )
     if not matching(scope).exists():
         raise RedeliveryScopeError(
             "This delivery cannot be sent again: it is in flight, its webhook was deleted, or its "

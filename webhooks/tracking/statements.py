@@ -75,8 +75,7 @@ class InsertCompiler(SQLInsertCompiler):
 
     def as_sql(self) -> list[tuple[str, Row]]:  # type: ignore[override]
         [(statement, parameters)] = super().as_sql()
-        returned, _ = self.connection.ops.return_insert_columns(self.row_type.fields[:1])
-        first = returned.removeprefix("RETURNING ")
+        first = _column(self, self.row_type.fields[0])
         return [(statement.removesuffix(first) + ", ".join(self.row_type.columns), parameters)]
 
 
@@ -111,6 +110,8 @@ class UpdateCompiler(SQLUpdateCompiler):
     query: Any
     using: str
     _is_set_up = False
+    _requested: Sequence[Any] = ()
+    """Fields whose new values execute_returning_sql() returns."""
 
     def pre_sql_setup(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Turn joins into a subquery of the condition, once: a second call would restore them."""
@@ -137,6 +138,7 @@ class UpdateCompiler(SQLUpdateCompiler):
         key = f"{quote(meta.db_table)}.{quote(meta.pk.column)}"
         row_type = row_type_of(meta.model)
         own = row_type.columns[: len(row_type.fields)]
+        requested = [_column(self, field) for field in self._requested]
         # Raw SQL in the update's values must not resolve to these columns.
         old = ", ".join(f"old_row_{number}" for number in range(len(own)))
         statement = f"""
@@ -145,7 +147,7 @@ class UpdateCompiler(SQLUpdateCompiler):
                  WHERE {condition} ORDER BY 1 FOR NO KEY UPDATE
             ), written AS (
                 {update} FROM old_row WHERE {key} = old_row.old_row_key
-                RETURNING old_row.*, {", ".join(row_type.columns)}
+                RETURNING old_row.*, {", ".join([*row_type.columns, *requested])}
             )
             SELECT *, {POSITION} FROM written ORDER BY 1
         """  # noqa: S608 (Django's SQL)
@@ -153,20 +155,37 @@ class UpdateCompiler(SQLUpdateCompiler):
 
     def execute_sql(self, result_type: Any) -> int:  # type: ignore[override]
         """Update and announce the rows; return their number."""
+        with _Rows() as rows:
+            self._write(rows)
+            return rows.count
+
+    def execute_returning_sql(self, returning_fields: Sequence[Any] | None) -> list[Sequence[Any]]:
+        """Update and announce the rows; return the new values of the fields, row by row.
+
+        Django 6.0 and newer save so: the fields are generated ones, and those set to expressions.
+        """
+        self._requested = returning_fields or ()
+        with _Rows() as rows:
+            self._write(rows)
+            # The position comes last.
+            returned = [tuple(row[-1 - len(self._requested) : -1]) for row in rows]
+        columns = [field.get_col(field.model._meta.db_table) for field in self._requested]
+        converters = self.get_converters(columns)
+        return [tuple(row) for row in self.apply_converters(returned, converters)]
+
+    def _write(self, rows: "_Rows") -> None:
         try:
             statement, parameters = self.as_sql()
         except EmptyResultSet:
-            return 0
+            return
         if not statement:
-            return 0
-        with _Rows() as rows:
-            if self.query.is_plain_save:
-                rows.extend(run(statement, parameters, is_binary=False).fetchall())
-            else:
-                self._stream(statement, parameters, rows)
-            if rows.count:
-                self._announce(rows)
-            return rows.count
+            return
+        if self.query.is_plain_save and not self._requested:
+            rows.extend(run(statement, parameters, is_binary=False).fetchall())
+        else:
+            self._stream(statement, parameters, rows)
+        if rows.count:
+            self._announce(rows)
 
     def _stream(self, statement: str, parameters: Row, rows: "_Rows") -> None:
         cursor = _StreamingCursor(self.connection.create_cursor(), rows)
@@ -189,6 +208,11 @@ class UpdateCompiler(SQLUpdateCompiler):
             position=rows.first()[-1],
             is_final_write=self.query.is_whole_transaction and rows.count > ROWS_PER_BATCH,
         )
+
+
+def _column(compiler: Any, field: Any) -> str:
+    quote = compiler.connection.ops.quote_name
+    return f"{quote(field.model._meta.db_table)}.{quote(field.column)}"
 
 
 def _converters(compiler: Any, row_type: RowType, start: int, count: int) -> dict[int, Any]:

@@ -44,14 +44,17 @@ class TrackedQuerySet(models.QuerySet[Any]):
 
     update.alters_data = True  # type: ignore[attr-defined]
 
-    def _update(self, values: Sequence[tuple[Any, Any, Any]]) -> int:
-        """Update one row; Django calls this for every save() of an existing row."""
+    def _update(self, values: Sequence[tuple[Any, Any, Any]], *returning_fields: Any) -> Any:
+        """Update one row; Django calls this for every save() of an existing row.
+
+        Django 6.0 and newer name fields, and get their new values of each row.
+        """
         rows: Any = self
         if self._are_tracked({field.attname for field, _, _ in values}):
             rows = self._with_announced_query()
             is_plain = not any(hasattr(value, "resolve_expression") for _, _, value in values)
             rows.query.is_plain_save = is_plain
-        return models.QuerySet._update(rows, values)  # type: ignore[attr-defined,no-any-return]
+        return models.QuerySet._update(rows, values, *returning_fields)  # type: ignore[attr-defined]
 
     def _check_database(self) -> None:
         self._for_write = True
@@ -219,7 +222,8 @@ class TrackedModel(models.Model):
         finally:
             del self._is_raw
 
-    def _do_update(self, base_qs: Any, using: str, *args: Any) -> bool:  # type: ignore[override]  # the stubs are ahead of this Django
+    def _do_update(self, base_qs: Any, using: str, *args: Any) -> Any:  # type: ignore[override]  # of several versions
+        """Return what Django does: whether a row was updated, or since 6.0 the rows' new values."""
         if self._is_raw:
             base_qs = models.QuerySet(base_qs.model, using=using)
-        return bool(super()._do_update(base_qs, using, *args))
+        return super()._do_update(base_qs, using, *args)

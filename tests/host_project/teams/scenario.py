@@ -16,12 +16,13 @@ from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 
+import django
 from django.conf import settings
 from django.contrib.auth.models import Group, User
 from django.core.management import call_command
 from django.db import transaction
 from django.db.models import CharField, Value
-from django.db.models.functions import Cast, Concat
+from django.db.models.functions import Cast, Concat, Upper
 from teams.models import Note, Team, Ticket
 
 from webhooks import catalog, service
@@ -212,6 +213,15 @@ class TeamsOwnWebhooks(unittest.TestCase):
                 # What a deleted row was called is its last name within the transaction.
                 self.assertEqual(without_names(told), without_names(expected), f"seed {seed}")
                 self.assertEqual(of_living(told), of_living(expected), f"seed {seed}")
+
+    def test_a_saved_expression_is_told_by_its_value(self) -> None:
+        ticket = Ticket.objects.create(team=self.team, title="leak")
+        ticket.title = Upper("title")
+        with captured_events() as captured:
+            ticket.save()
+        if django.VERSION >= (6, 0):
+            self.assertEqual(ticket.title, "LEAK")
+        self.assertEqual(captured.types_and_data[-1][1]["title"], "LEAK")
 
     def test_a_user_is_no_owner(self) -> None:
         user = User.objects.create_user(f"user {uuid.uuid4().hex}")

@@ -18,10 +18,9 @@ from webhooks.models.owner_keys import plain_owner_key
 class Caller:
     """A program with a token of a user, which names a team."""
 
-    def __init__(self, user, *, is_service=False):
+    def __init__(self, user, *, is_service=False, scopes=("read", "write", "trigger")):
         _, text = ApiToken.objects.issue(
-            user, name="of a test", scopes=["read", "write", "trigger"], lifetime=None,
-            is_service=is_service,
+            user, name="of a test", scopes=list(scopes), lifetime=None, is_service=is_service,
         )  # fmt: skip
         self.headers = {"Authorization": f"Bearer {text}"}
 
@@ -59,6 +58,18 @@ class TeamsByHttp(unittest.TestCase):
         self.assertEqual(self.call("GET", path, team=self.second).status_code, 404)
         for team in (self.strangers, None):  # not a member; not said which one
             self.assertEqual(self.call("GET", "webhooks", team=team).status_code, 403)
+
+    def test_scopes_hold_whatever_the_project_sets_for_its_own_api(self) -> None:
+        reader = Caller(self.user, scopes=["read"])
+        self.assertEqual(reader("GET", "webhooks", team=self.first).status_code, 200)
+        refused = reader("POST", "webhooks", self.new, team=self.first)
+        self.assertEqual(refused.status_code, 403)
+        self.assertEqual(refused["Content-Type"], "application/problem+json")
+        anybody = Client().get("/api/v1/webhooks", headers={"X-Team": self.first.name})
+        self.assertEqual(anybody.status_code, 401)
+        signed_in = Client(headers={"X-Team": self.first.name})
+        signed_in.force_login(self.user)
+        self.assertEqual(signed_in.get("/api/v1/webhooks").status_code, 401)
 
     def test_an_event_is_the_teams_and_reaches_its_webhook(self) -> None:
         self.call("POST", "webhooks", self.new, team=self.first)
@@ -140,10 +151,20 @@ class TeamsByHttp(unittest.TestCase):
         browser.post(f"{start}delivery/{delivery.public_id}/resend/")
         run_worker()
         self.assertEqual(len(self.receiver.requests), 2)
-        browser.post(
-            f"{start}webhook/{webhook.public_id}/recover/", {"what": "failed", "since": "1d"}
+        resent = Redelivery.objects.order_by("id").last()
+        self.assertIsNone(resent.requested_by_id)
+        recovery = f"{start}webhook/{webhook.public_id}/recover/"
+        Delivery.objects.filter(pk=delivery.pk).update(status="FAILED")
+        begun = browser.post(recovery, {"kind": "failed", "since": "2026-01-01T00:00:00"})
+        self.assertEqual(begun.status_code, 302)
+        asked = Redelivery.objects.order_by("id").last()
+        self.assertContains(browser.get(begun["Location"]), "Sending deliveries again")
+        self.assertContains(
+            browser.get(f"{start}redelivery/{resent.public_id}/"), "Sending deliveries again"
         )
-        self.assertIsNone(Redelivery.objects.order_by("id").last().requested_by_id)
+        earlier = browser.get(recovery).content.decode()
+        self.assertIn(asked.public_id, earlier)
+        self.assertNotIn(resent.public_id, earlier)
         self.assertIsNone(AuditEntry.objects.order_by("id").last().actor_id)
         self.assertTrue(
             re.search("disable", browser.get(f"{start}webhook/{webhook.public_id}/").text)

@@ -72,14 +72,3 @@ if WITH_API:
         "webhooks.api.door.Door",
         *MIDDLEWARE,
     ]
-    REST_FRAMEWORK = {
-        "DEFAULT_AUTHENTICATION_CLASSES": ["webhooks.api.authentication.BearerAuthentication"],
-        "DEFAULT_PERMISSION_CLASSES": ["webhooks.api.permissions.HasScope"],
-        "DEFAULT_PARSER_CLASSES": ["webhooks.api.parsers.StrictJSONParser"],
-        "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-        "DEFAULT_PAGINATION_CLASS": "webhooks.api.pagination.KeysetPages",
-        "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
-        "DEFAULT_SCHEMA_CLASS": "webhooks.api.schema.ApiSchema",
-        "EXCEPTION_HANDLER": "webhooks.api.problems.answer_exception",
-        "URL_FORMAT_OVERRIDE": None,
-    }

@@ -200,6 +200,7 @@ def test_answers_are_not_cached(client: APIClient, project: Project) -> None:
 
 
 def test_people_can_look_around_in_debug(user: User, settings: Any) -> None:
+    settings.DEBUG = True
     browser = Client()
     browser.force_login(user)
 
@@ -209,7 +210,8 @@ def test_people_can_look_around_in_debug(user: User, settings: Any) -> None:
     assert "Django REST framework" in response.content.decode()
 
 
-def test_session_without_csrf_token_changes_nothing(user: User) -> None:
+def test_session_without_csrf_token_changes_nothing(user: User, settings: Any) -> None:
+    settings.DEBUG = True
     browser = Client(enforce_csrf_checks=True)
     browser.force_login(user)
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 from django.test import Client
+from pytest_django import Settings
 
 from projects.models import Project, User
 from webhooks.dispatch.engine import run_until_idle
@@ -45,8 +46,9 @@ def test_operators_see_hostile_answers_as_text(delivery: Delivery) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_api_gives_hostile_answers_as_json_that_is_not_sniffed(
-    user: User, delivery: Delivery
+    user: User, delivery: Delivery, settings: Settings
 ) -> None:
+    settings.DEBUG = True  # the browsable API
     _, token = ApiToken.objects.issue(user, name="t", scopes=["read"], lifetime=timedelta(days=1))
 
     where = f"/api/v1/deliveries/{delivery.public_id}"

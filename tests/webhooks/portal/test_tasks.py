@@ -240,6 +240,18 @@ def test_recovery_counts_what_it_then_sends(owner_client: Client, things: Things
     assert asked.scope["webhook_id"] == str(things.webhook.pk)
 
 
+def test_link_to_one_webhook_shows_how_far_its_resend_is(
+    client: Client, user: User, things: Things, open_session: Open
+) -> None:
+    start = open_session(user, "manage", webhook=things.webhook)
+    client.post(f"{start}delivery/{things.delivery.public_id}/resend/")
+    resent = Redelivery.objects.order_by("-id")[0]
+
+    assert client.get(f"{start}redelivery/{resent.public_id}/").status_code == 200
+    recovery = client.get(f"{start}webhook/{things.webhook.public_id}/recover/")
+    assert resent.public_id not in recovery.content.decode(), "one delivery is no recovery"
+
+
 @pytest.mark.parametrize("path", ["recover", "resend", "event-send"])
 def test_quota_of_redeliveries_holds_here_too(
     owner_client: Client, user: User, things: Things, settings: Any, path: str

@@ -1,15 +1,20 @@
 """System checks of the security settings, one test per id (E101: test_secrets.py)."""
 
+from copy import deepcopy
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
+from django.db.utils import ConnectionHandler
 from pytest_django import Settings
 
 from projects.models import Project
 from webhooks.models.owners import owner_model
 from webhooks.repair import checks
+
+SQLITE = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 
 
 def test_w101_says_that_the_proxy_guards_addresses(settings: Settings) -> None:
@@ -61,6 +66,54 @@ def test_deployment_checks_run_only_when_asked_for(settings: Settings, db: None)
 
     assert {name for name in usual if str(name).startswith("webhooks.")} == {"webhooks.W101"}
     assert {"webhooks.W101", "webhooks.W102", "webhooks.W103"} <= deployed
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ([], "is empty"),
+        ([b"k" * 31], "holds a key that is no 32 bytes"),
+        ([b"k" * 32, "k" * 32], "holds a key that is no 32 bytes"),
+    ],
+)
+def test_e106_shows_the_line_that_sets_a_new_key(
+    keys: list[Any], problem: str, settings: Settings
+) -> None:
+    assert checks.check_keys_are_set() == []
+    settings.WEBHOOKS_ENCRYPTION_KEYS = keys
+
+    (error,) = checks.check_keys_are_set()
+
+    assert (error.id, problem in error.msg) == ("webhooks.E106", True)
+    names: dict[str, Any] = {}
+    exec(str(error.hint).split(": ")[1], names)  # noqa: S102 - the line that we tell people to add
+    settings.WEBHOOKS_ENCRYPTION_KEYS = names["WEBHOOKS_ENCRYPTION_KEYS"]
+    assert checks.check_keys_are_set() == []
+
+
+def test_e107_wants_postgres(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks.check_postgres() == []
+    monkeypatch.setattr(checks, "connection", ConnectionHandler(SQLITE)["default"])
+
+    (error,) = checks.check_postgres()
+
+    assert error.id == "webhooks.E107"
+    assert error.msg == "The default database is SQLite; webhooks need Postgres 15 or newer."
+
+
+def test_w105_shows_the_line_for_the_operators_screens(settings: Settings) -> None:
+    assert checks.check_template_libraries() == []
+    templates = deepcopy(settings.TEMPLATES)
+    del templates[0]["OPTIONS"]["libraries"]
+    settings.TEMPLATES = templates
+
+    (warning,) = checks.check_template_libraries()
+
+    assert warning.id == "webhooks.W105"
+    names = {"TEMPLATES": deepcopy(templates)}
+    exec(str(warning.hint).split("TEMPLATES: ")[1], names)  # noqa: S102 - the line that we tell people to add
+    settings.TEMPLATES = names["TEMPLATES"]
+    assert checks.check_template_libraries() == []
 
 
 def test_e102_compares_the_user_models_key(monkeypatch: pytest.MonkeyPatch) -> None:
