@@ -146,7 +146,7 @@ class ApiViewSet(GenericViewSet[M]):
                 problems[name] = [f"There is no such parameter; {names}."]
             elif len(values) > 1:
                 problems[name] = ["This parameter is given more than once."]
-            elif not values[0] or "\0" in values[0]:
+            elif not values[0].replace(",", " ").strip() or "\0" in values[0]:
                 problems[name] = ["This parameter is empty or holds a NUL character."]
         if problems:
             raise ParametersInvalidError(problems)

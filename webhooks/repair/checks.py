@@ -1,4 +1,4 @@
-"""System checks E101 to E105 and W101 to W104: keys, the host project, settings of security."""
+"""System checks E101 to E106 and W101 to W104: keys, the host project, settings of security."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -18,6 +18,12 @@ from webhooks.models.owners import (
 )
 from webhooks.repair import reencryption
 from webhooks.wire.addresses import is_public_network
+
+SECOND_FACTOR_APPS = (
+    "django_otp",
+    "django_otp.plugins.otp_totp",
+    "django_otp.plugins.otp_static",
+)
 
 
 @register("webhooks")
@@ -92,6 +98,23 @@ def check_https_is_required(**_: Any) -> list[CheckMessage]:
             "Webhooks may use http:// URLs: payloads and custom headers are sent unencrypted.",
             hint="Set WEBHOOKS_REQUIRE_HTTPS=1.",
             id="webhooks.W103",
+        )
+    ]
+
+
+@register("webhooks")
+def check_second_factor(**_: Any) -> list[CheckMessage]:
+    """E106: a second factor is required, and no account can have one."""
+    missing = [name for name in SECOND_FACTOR_APPS if not apps.is_installed(name)]
+    if settings.WEBHOOKS_SECOND_FACTOR != "required" or not missing:
+        return []
+    return [
+        Error(
+            "WEBHOOKS_SECOND_FACTOR is required, and the apps of django-otp are missing, so that staff "
+            "cannot see any secret.",
+            hint="pip install remotedevai-webhooks[second-factor], and add "
+            f"{', '.join(SECOND_FACTOR_APPS)} to INSTALLED_APPS.",
+            id="webhooks.E106",
         )
     ]
 
