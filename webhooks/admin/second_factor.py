@@ -59,7 +59,8 @@ class SetUp(FactorOperation):
 
 class CodeForm(forms.Form):
     code = forms.CharField(
-        max_length=20, widget=forms.TextInput(attrs={"autocomplete": "one-time-code"})
+        max_length=second_factor.MAX_CODE,
+        widget=forms.TextInput(attrs={"autocomplete": "one-time-code"}),
     )
 
 

@@ -19,8 +19,8 @@ from webhooks.repair.checks import SECOND_FACTOR_APPS
 REFUSED = _(
     "Password or code is wrong. A code works once; after a wrong one wait, each time twice as long."
 )
-TOTP_DIGITS = 6
-"""Of a code; recovery codes are longer."""
+MAX_CODE = 20
+"""Characters, with spaces between them."""
 MISSING = _("Set up a second factor first; this site requires one of its staff.")
 
 
@@ -71,12 +71,13 @@ def accepts(user: Any, code: str, *, confirmed: bool = True) -> bool:
     """
     code = code.replace(" ", "").lower()
     # Postgres refuses NUL, even in a condition.
-    if not (code.isascii() and code.isalnum()):
+    if not (code.isascii() and code.isalnum() and len(code) <= MAX_CODE):
         return False
-    is_recovery = confirmed and len(code) > TOTP_DIGITS
-    found = recovery_devices_of(user) if is_recovery else devices_of(user, confirmed=confirmed)
+    devices = devices_of(user, confirmed=confirmed).filter(digits=len(code))
+    if confirmed and not (code.isdigit() and devices):
+        devices = recovery_devices_of(user)
     verify = import_module("django_otp").verify_token
-    return any(verify(user, device.persistent_id, code) for device in found)
+    return any(verify(user, device.persistent_id, code) for device in devices)
 
 
 class PasswordAgainForm(forms.Form):
@@ -91,7 +92,7 @@ class PasswordAgainForm(forms.Form):
     )
     code = forms.CharField(
         label=_("Code of your second factor"),
-        max_length=20,
+        max_length=MAX_CODE,
         widget=forms.TextInput(attrs={"autocomplete": "one-time-code", "spellcheck": "false"}),
         help_text=_("From your authenticator, or a recovery code."),
     )
