@@ -34,6 +34,7 @@ QUERIES = [
 ]  # fmt: skip
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", LISTS)
 def test_no_query_breaks_a_list(
     name: str,

@@ -32,3 +32,14 @@ def test_parameter_that_says_nothing_is_refused_or_finds_nothing(
     if answer.status_code != 400:
         found = answer.json()
         assert (answer.status_code, found.get("results", found.get("events"))) == (200, [])
+
+
+@pytest.mark.parametrize("value", ["{},", ",{}", "{},,{}", "{}, "])
+@pytest.mark.parametrize(
+    ("name", "good"), [("status", "FAILED"), ("responseClass", "2xx"), ("eventType", "user.created")]
+)  # fmt: skip
+def test_value_that_is_missing_between_commas_is_refused(
+    client: APIClient, world: World, name: str, good: str, value: str
+) -> None:
+    answer = client.get("/api/v1/deliveries", {name: value.format(good, good)})
+    assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (400, name)
