@@ -90,9 +90,9 @@ class Door:
         pair = b64encode(f"{self.root.username}:{password}".encode()).decode()
         headers = {} if code is None else {"HTTP_X_ONE_TIME_CODE": code}
         client.credentials(HTTP_AUTHORIZATION=f"Basic {pair}", **headers)
-        answer = client.post("/api/v1/tokens", {"name": "x", "scopes": ["read"]})
-        assert answer.status_code in (201, 401, 403)
-        return answer.status_code == 201
+        status = client.post("/api/v1/tokens", {"name": "x", "scopes": ["read"]}).status_code
+        assert status in (201, 401, 403)
+        return bool(status == 201)
 
 
 DOORS = ("reveal", "admin token", "portal token", "API token")
@@ -160,6 +160,13 @@ def test_required_refuses_staff_without_one(door: Door, settings: Any) -> None:
     assert not door.knock(None)
     TOTPDevice.objects.create(user=door.root, name="not confirmed", confirmed=False)
     assert not door.knock(None)
+
+
+def test_who_must_have_one_can_set_it_up(root_client: Client, settings: Any) -> None:
+    settings.WEBHOOKS_SECOND_FACTOR = "required"
+    device = set_up(root_client)
+    assert root_client.post(CONFIRM, {"code": code_of(device)}).status_code == 200
+    assert TOTPDevice.objects.filter(confirmed=True).exists()
 
 
 def test_required_leaves_customers_alone(user: User, settings: Any) -> None:

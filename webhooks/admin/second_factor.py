@@ -15,9 +15,13 @@ from webhooks.doors import access, second_factor
 RECOVERY_CODES = 10
 
 
+class FactorForm(second_factor.PasswordAgainForm):
+    is_for_set_up = True
+
+
 class FactorOperation(PasswordOperation):
     deed = access.OWN_SECOND_FACTOR
-    form_class = second_factor.PasswordAgainForm
+    form_class = FactorForm
     template = "admin/webhooks/operation.html"
 
     def find(self, object_id: str | None) -> None:
@@ -28,7 +32,7 @@ class FactorOperation(PasswordOperation):
         return reverse("admin:index")
 
     def note(self, action: str, subject: Any = None, **changes: Any) -> None:
-        super().note(action, self.request.user, **changes)
+        super().note(action, self.user, **changes)
 
 
 class SetUp(FactorOperation):
@@ -40,8 +44,8 @@ class SetUp(FactorOperation):
     button = "Set up"
 
     @sensitive_variables()
-    def act(self, form: forms.Form) -> HttpResponse:
-        user = self.request.user
+    def act(self, form: forms.Form) -> Any:
+        user = self.user
         second_factor.devices_of(user, confirmed=False).delete()
         devices = apps.get_model("otp_totp.TOTPDevice").objects
         device = devices.create(user=user, name="authenticator", confirmed=False)
@@ -83,7 +87,7 @@ class Confirm(SetUp):
 
     @sensitive_variables()
     def act(self, form: forms.Form) -> Any:
-        user = self.request.user
+        user = self.user
         new = second_factor.devices_of(user, confirmed=False).first()
         if new is None or second_factor.devices_of(user).exists():
             return self.get(self.request)
@@ -111,7 +115,7 @@ class Remove(FactorOperation):
 
     @property
     def text(self) -> str:  # type: ignore[override]
-        found = second_factor.recovery_devices_of(self.request.user)
+        found = second_factor.recovery_devices_of(self.user)
         codes = sum(one.token_set.count() for one in found)
         return (
             f"You have an authenticator and {codes} recovery codes. To get new ones, remove both "
@@ -119,7 +123,7 @@ class Remove(FactorOperation):
         )
 
     def act(self, form: forms.Form) -> Any:
-        second_factor.remove(self.request.user)
+        second_factor.remove(self.user)
         self.note("secondfactor.remove")
         return self.done("Your second factor is removed.")
 

@@ -103,10 +103,16 @@ class PasswordOperation(SecretOperation):
 
     refusal: ClassVar[str] = "password.refuse"
     """The action that the audit log names after a wrong password or code."""
+    form_class: ClassVar[Any] = second_factor.PasswordAgainForm
     template = "admin/webhooks/password_operation.html"
 
+    @property
+    def user(self) -> Any:
+        return self.request.user
+
     def build_form(self, data: Any = None) -> forms.Form:
-        return self.form_class(data, self.request.user)
+        form: forms.Form = self.form_class(data, self.user)
+        return form
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         allowance = allowances.take_password(request, request.user)
@@ -120,11 +126,11 @@ class PasswordOperation(SecretOperation):
 
     def ask(self, form: forms.Form, status: int = 200) -> HttpResponse:
         if getattr(form, "was_refused", False):
-            self.note(self.refusal, self.subject or self.request.user)
+            self.note(self.refusal, self.subject or self.user)
         return super().ask(form, status)
 
     def warnings(self) -> list[str]:
-        return [str(second_factor.MISSING)] if second_factor.is_missing(self.request.user) else []
+        return [str(second_factor.MISSING)] if second_factor.is_missing(self.user) else []
 
     def context(self) -> dict[str, Any]:
         return {"offers_second_factor": second_factor.is_installed()}

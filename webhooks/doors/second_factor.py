@@ -5,7 +5,7 @@ both of its apps (docs/admin.md); without them nothing here imports django-otp.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.apps import apps
@@ -85,6 +85,9 @@ class PasswordAgainForm(forms.Form):
     where the account has a second factor.
     """
 
+    is_for_set_up: ClassVar[bool] = False
+    """Whether it is the form by which those who must have a second factor get one."""
+
     password = forms.CharField(
         label=_("Your password"),
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
@@ -118,6 +121,6 @@ class PasswordAgainForm(forms.Form):
         if self.was_refused:
             wrong = _("This is not your password.") if code is None else REFUSED
             self.add_error("password", wrong)
-        elif is_missing(self._user):
+        elif is_missing(self._user) and not self.is_for_set_up:
             self.add_error(None, MISSING)
         return data
