@@ -104,8 +104,14 @@ class Confirm(SetUp):
         for code in codes:
             recovery.token_set.create(token=code)
         self.note("secondfactor.add")
-        values = [(f"Code {number}", code) for number, code in enumerate(codes, 1)]
-        return self.show(user, "Your recovery codes, each for one time", values, self.back_url())
+        values = [("Each counts once, in place of a code", " ".join(codes))]
+        return self.show(
+            user,
+            "Your recovery codes",
+            values,
+            self.back_url(),
+            "Keep them where you find them without your authenticator.",
+        )
 
 
 class Remove(FactorOperation):

@@ -43,10 +43,17 @@ class SecretOperation(Operation):
 
     @sensitive_variables()
     def show(
-        self, owner: Model, title: str, values: list[tuple[str, str]], back_url: str
+        self,
+        owner: Model,
+        title: str,
+        values: list[tuple[str, str]],
+        back_url: str,
+        advice: str = "Pass the secret on by a safe way.",
     ) -> HttpResponse:
         """Respond with an object's secrets in clear text, uncached."""
-        context = {"title": title, "original": owner, "values": values, "back_url": back_url}
+        context = {
+            "title": title, "original": owner, "values": values, "back_url": back_url, "advice": advice,
+        }  # fmt: skip
         answer: HttpResponse = self.model_admin.render(
             self.request, "admin/webhooks/shown_secret.html", context
         )
