@@ -34,7 +34,7 @@ def change_password(request: HttpRequest) -> HttpResponse:
             "password.refuse",
             user,
             actor=user,
-            source_address=allowances.address_in(request) or None,
+            source_address=allowances.source_address(request),
             request_id=getattr(request, "request_id", ""),
         )
     return response

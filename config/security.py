@@ -58,7 +58,7 @@ def refuse_nul(
 SHARED = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, If-Match, "
-    "X-Request-ID",
+    "X-One-Time-Code, X-Request-ID",
     "Access-Control-Max-Age": "600",
 }
 EXPOSED = (

@@ -119,6 +119,9 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "django_otp",
+    "django_otp.plugins.otp_totp",
+    "django_otp.plugins.otp_static",
     "rest_framework",
     "django_filters",
     "drf_spectacular",
@@ -220,6 +223,12 @@ WEBHOOKS_QUOTAS_PER_HOUR = {
     for kind, most in DEFAULTS["WEBHOOKS_QUOTAS_PER_HOUR"].items()
 }
 WEBHOOKS_QUOTAS_OF_OWNERS = environment.quotas_of_owners()
+# Who enters the code of a second factor beside the password (docs/security.md).
+WEBHOOKS_SECOND_FACTOR = environment.one_of(
+    "WEBHOOKS_SECOND_FACTOR", ("optional", "required", "off")
+)
+# The name by which authenticators show it.
+OTP_TOTP_ISSUER = "RemoteDevAI Webhooks"
 # Other sites whose pages may use the API from a browser.
 WEBHOOKS_CORS_ORIGINS = environment.origins("WEBHOOKS_CORS_ORIGINS")
 # Whether owners must prove that a URL is theirs before it receives anything (docs/security.md).

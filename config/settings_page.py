@@ -74,6 +74,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "WEBHOOKS_DELIVERIES_PER_HOUR": "Deliveries that these events may cause.",
         "WEBHOOKS_REDELIVERIES_PER_HOUR": "Deliveries that an owner may send again.",
         "WEBHOOKS_QUOTAS_OF_OWNERS": 'Other quotas for single owners, as JSON: `{"<user id>": {"events": 1000000}}`.',
+        "WEBHOOKS_SECOND_FACTOR": "Who enters the code of a second factor where a secret is revealed or a token made: accounts that have one (`optional`), all staff (`required`) or nobody (`off`).",
         "WEBHOOKS_CORS_ORIGINS": "Other sites whose pages may use the API from a browser, comma-separated.",
     },
     "The customers' portal": {

@@ -36,6 +36,15 @@ UNFOLD: dict[str, Any] = {
             "href": lambda request: static("webhooks/icon.svg"),
         }
     ],
+    # In the menu of the account.
+    "ACCOUNT": {
+        "navigation": [
+            {
+                "title": "Your second factor",
+                "link": reverse_lazy("admin:webhooks_webhook_second-factor"),
+            }
+        ]
+    },
     "SHOW_HISTORY": False,
     "SHOW_VIEW_ON_SITE": False,
     "BORDER_RADIUS": "6px",

@@ -9,6 +9,8 @@ from django.contrib.auth.models import Group
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django_otp.plugins.otp_static.models import StaticDevice
+from django_otp.plugins.otp_totp.models import TOTPDevice
 from unfold.contrib.filters.admin import BooleanRadioFilter
 from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
@@ -16,7 +18,8 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 from projects.models import Project, User
 from webhooks.admin.base import OperatorAdmin
 
-admin.site.unregister(Group)
+# django-otp's own pages would show keys and recovery codes; ours is webhooks.admin.second_factor.
+admin.site.unregister((Group, TOTPDevice, StaticDevice))
 
 GIGABYTE = 1024**3
 

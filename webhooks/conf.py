@@ -66,6 +66,9 @@ DEFAULTS: dict[str, Any] = {
         # Requests without a valid token, per address.
         "refused": 60,
     },
+    # Whether what asks for the password again asks for a code as well: of nobody (off), of accounts
+    # that have a second factor (optional), or of all staff (required). Needs the extra [second-factor].
+    "WEBHOOKS_SECOND_FACTOR": "optional",
     # The hourly quotas of an owner's requests to the API; each event of a batch counts.
     "WEBHOOKS_QUOTAS_PER_HOUR": {
         "events": 5_000_000,

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,14 @@ def test_openapi_python_client(run: Run, tmp_path: Path) -> None:
 
     run(generator, "generate", "--path", DESCRIPTION, "--output-path", "out", "--fail-on-warning",
         PATH=f"{Path(settings.BASE_DIR) / '.venv' / 'bin'}:{os.environ['PATH']}")  # fmt: skip
-    run(python / "python", HERE / "flow.py.txt", PYTHONPATH=str(tmp_path / "out"))
+    run(python / "python", HERE / "openapi_python_client.py.txt", PYTHONPATH=str(tmp_path / "out"))
 
     check_what_it_did()
 
 
 def test_hey_api(run: Run, tmp_path: Path) -> None:
     generator, compiler, node = need(NODE / "openapi-ts"), need(NODE / "tsc"), need("node")
-    shutil.copy(HERE / "flow.ts", tmp_path)
+    shutil.copy(HERE / "hey_api.ts", tmp_path / "flow.ts")
     (tmp_path / "node_modules").symlink_to(TOOLS / "node_modules")
 
     run(generator, "-i", DESCRIPTION, "-o", "client", "-c", "@hey-api/client-fetch")
@@ -82,7 +83,7 @@ def test_hey_api(run: Run, tmp_path: Path) -> None:
 
 def test_oapi_codegen(run: Run, tmp_path: Path) -> None:
     generator, go = need(TOOLS / "go" / "oapi-codegen"), need("go")
-    shutil.copy(HERE / "flow.go.txt", tmp_path / "main.go")
+    shutil.copy(HERE / "oapi_codegen.go.txt", tmp_path / "main.go")
     (tmp_path / "go.mod").write_text("module flow\n\ngo 1.25\n")
 
     run(
@@ -101,45 +102,90 @@ def test_oapi_codegen(run: Run, tmp_path: Path) -> None:
     check_what_it_did()
 
 
-def test_ogen_generates_what_compiles(run: Run, tmp_path: Path) -> None:
+def test_ogen(run: Run, tmp_path: Path) -> None:
     generator, go = need(TOOLS / "go" / "ogen"), need("go")
+    shutil.copy(HERE / "ogen.go.txt", tmp_path / "main.go")
     (tmp_path / "go.mod").write_text("module flow\n\ngo 1.25\n")
 
     run(generator, "--target", "client", "--package", "client", DESCRIPTION)
     run(go, "mod", "tidy")
-    run(go, "build", "./...")
+    run(go, "run", ".")
+
+    check_what_it_did()
 
 
 JAR = TOOLS / "openapi-generator-cli-7.17.0.jar"
-COMPILERS: dict[str, list[list[str]]] = {
-    "java": [["mvn", "-q", "-B", "-DskipTests", "compile"]],
-    "go": [["go", "mod", "tidy"], ["go", "vet", "."]],
-    "python": [["python", "-m", "compileall", "-q", "."]],
-    "typescript-fetch": [[str(NODE / "tsc"), "--noEmit", "--strict", "--skipLibCheck", "--target", "es2022",
-                          "--module", "commonjs", "--lib", "es2022,dom", "index.ts"]],
+
+
+@dataclass(frozen=True)
+class Language:
+    """How a client of openapi-generator is generated, compiled and run."""
+
+    generator: str
+    flow: str
+    """The program that uses the client."""
+    copy: str
+    """Where it lies, beside or in the client's folder."""
+    commands: tuple[tuple[str | Path, ...], ...]
+    options: tuple[str, ...] = ()
+    output: str = "client"
+    cannot_read: str = ""
+    """A part of the description that this generator makes no valid code of."""
+
+
+LANGUAGES = {
+    "java": Language(
+        "java", "Flow.java", "src/main/java/Flow.java",
+        (("mvn", "-q", "-B", "-DskipTests", "compile", "dependency:copy-dependencies",
+          "-DoutputDirectory=lib"),
+         ("java", "-cp", "target/classes:lib/*", "Flow")),
+        # Without it a change would name every list and dictionary, as empty.
+        ("--additional-properties=containerDefaultToNull=true",),
+        output=".",
+    ),
+    "go": Language(
+        "go", "openapi_generator.go.txt", "main.go",
+        (("rm", "-r", "client/go.mod", "client/go.sum", "client/test"),
+         ("go", "mod", "init", "flow"), ("go", "mod", "tidy"), ("go", "vet", "./..."),
+         ("go", "run", ".")),
+        # Without the prefix constants of two enums would have one name.
+        ("--package-name=client", "--additional-properties=enumClassPrefix=true"),
+    ),
+    "python": Language(
+        "python", "openapi_generator.py.txt", "flow.py",
+        ((TOOLS / "python" / "bin" / "python", "flow.py"),),
+        output=".",
+        # It writes parameters of webhooks without their type, which is no Python.
+        cannot_read="webhooks",
+    ),
+    "typescript": Language(
+        "typescript-fetch", "openapi_generator.ts", "flow.ts",
+        ((NODE / "tsc", "--strict", "--skipLibCheck", "--target", "es2022", "--module", "commonjs",
+          "--types", "node", "--lib", "es2022,dom", "--outDir", "built", "flow.ts"),
+         ("node", "built/flow.js")),
+    ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("language", COMPILERS)
-def test_openapi_generator(language: str, run: Run, tmp_path: Path) -> None:
-    java = need("java")
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_openapi_generator(name: str, run: Run, tmp_path: Path) -> None:
+    java, language = need("java"), LANGUAGES[name]
     if not JAR.exists():
         pytest.skip(f"{JAR.name} is not installed")
-    for command in COMPILERS[language]:
+    for command in language.commands:
         need(command[0])
-
     description = yaml.safe_load(DESCRIPTION.read_text())
-    if language == "python":
-        # This generator writes parameters of webhooks without their type, which is no Python.
-        del description["webhooks"]
+    description.pop(language.cannot_read, None)
     (tmp_path / "description.json").write_text(json.dumps(description))
-    # In Go constants of two enums would have one name.
-    options = ["--additional-properties=enumClassPrefix=true"] if language == "go" else []
-    run(
-        java, "-jar", JAR, "generate", "-g", language, "-i", "description.json", "-o", ".", *options
-    )
-    for command in COMPILERS[language]:
+    (tmp_path / "node_modules").symlink_to(TOOLS / "node_modules")
+
+    run(java, "-jar", JAR, "generate", "-g", language.generator, "-i", "description.json",
+        "-o", language.output, *language.options)  # fmt: skip
+    shutil.copy(HERE / language.flow, tmp_path / language.copy)
+    for command in language.commands:
         run(*command)
+
+    check_what_it_did()
 
 
 def test_linters_find_nothing(run: Run) -> None:

@@ -1,9 +1,12 @@
 """An operator's work from beginning to end, with a real worker and a real receiver."""
 
 import re
+import time
+from base64 import b32decode
 from typing import Any
 
 import pytest
+from django_otp.oath import TOTP
 from playwright.sync_api import Page, expect
 
 from projects.models import User
@@ -287,3 +290,44 @@ def test_a_webhook_is_added_by_picking_and_tested_with_a_chosen_type(
         )
         (received,) = receiver.requests
     assert received.event_type == "payment.failed"
+
+
+def test_second_factor_is_set_up_asked_for_and_removed(
+    screen: Page, live_server: Any, owner: User, operator: User, watch: Watch
+) -> None:
+    watch.allowed_statuses.add(422)
+    webhook = make_webhook(owner, "http://127.0.0.1:9/")
+    reveal = f"{live_server.url}/admin/webhooks/webhook/{webhook.pk}/reveal-secrets/"
+
+    # Found from the form that asks for the password.
+    screen.goto(reveal)
+    expect(screen.get_by_label("Code of your second factor")).to_have_count(0)
+    screen.locator(".op").get_by_role("link", name="Your second factor").click()
+    screen.get_by_label("Your password").fill("operator")
+    screen.get_by_role("button", name="Set up").click()
+    key = screen.locator("#secret-1").inner_text()
+    expect(screen.locator("#secret-2")).to_contain_text(f"secret={key}")
+    totp = TOTP(b32decode(key))
+    totp.time = time.time() - totp.step
+    screen.get_by_label("Code").fill(f"{totp.token():06d}")
+    screen.get_by_role("button", name="Confirm").click()
+    expect(screen.get_by_text("Your recovery codes")).to_be_visible()
+    recovery = screen.locator("#secret-1").inner_text().split()
+    assert len(recovery) == 10
+
+    # Asked for.
+    screen.goto(reveal)
+    for code, text in (("000000", "Password or code is wrong."), (recovery[0], webhook.secret)):
+        screen.get_by_label("Reason").fill("ticket 7")
+        screen.get_by_label("Your password").fill("operator")
+        screen.get_by_label("Code of your second factor").fill(code)
+        screen.get_by_role("button", name="Reveal").click()
+        expect(screen.get_by_text(text)).to_be_visible()
+
+    # Removed.
+    screen.goto(f"{live_server.url}/admin/webhooks/webhook/second-factor/")
+    expect(screen.get_by_text("9 recovery codes")).to_be_visible()
+    screen.get_by_label("Your password").fill("operator")
+    screen.get_by_label("Code of your second factor").fill(recovery[1])
+    screen.get_by_role("button", name="Remove").click()
+    expect(screen.get_by_text("Your second factor is removed.")).to_be_visible()

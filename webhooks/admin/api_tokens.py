@@ -17,16 +17,17 @@ from django.views.decorators.debug import sensitive_variables
 
 from webhooks.admin.base import OperatorAdmin
 from webhooks.admin.look import BooleanFilter
-from webhooks.admin.secrets import SecretOperation
+from webhooks.admin.secrets import PasswordOperation
 from webhooks.admin.template_tags import ago, chip
 from webhooks.doors import access
+from webhooks.doors.second_factor import PasswordAgainForm
 from webhooks.ids import TOKEN_PREFIX
 from webhooks.models import ApiToken
 
 MAX_DAYS = 365
 
 
-class NewTokenForm(forms.Form):
+class NewTokenForm(PasswordAgainForm):
     user = forms.EmailField(help_text="The user's e-mail address.")
     name = forms.CharField(max_length=100, help_text="Its purpose.")
     scopes = forms.MultipleChoiceField(
@@ -41,43 +42,36 @@ class NewTokenForm(forms.Form):
         help_text="May trigger events for every owner; you and its user need that permission.",
     )
 
-    def __init__(self, data: Any, requester: Any) -> None:
-        super().__init__(data)
-        self._requester = requester
+    field_order = ("user", "name", "scopes", "days", "is_service")
 
     def clean_user(self) -> Any:
         user = get_user_model().objects.filter(email__iexact=self.cleaned_data["user"]).first()
         if user is None:
             raise forms.ValidationError("No user has this address.")
-        is_other_staff = user != self._requester and (user.is_staff or user.is_superuser)
-        if is_other_staff and not self._requester.is_superuser:
+        is_other_staff = user != self._user and (user.is_staff or user.is_superuser)
+        if is_other_staff and not self._user.is_superuser:
             raise forms.ValidationError("Only superusers make tokens of other staff.")
         return user
 
     def clean(self) -> dict[str, Any]:
-        data: dict[str, Any] = super().clean() or {}
-        if not data.get("is_service"):
-            return data
-        for user in (self._requester, data.get("user")):
-            if user and not access.may(user, access.TRIGGER_FOR_OTHERS):
-                self.add_error("is_service", "You or the user may not trigger events for others.")
-                break
-        return data
+        data = self.cleaned_data
+        users = (self._user, data.get("user")) if data.get("is_service") else ()
+        if any(user and not access.may(user, access.TRIGGER_FOR_OTHERS) for user in users):
+            self.add_error("is_service", "You or the user may not trigger events for others.")
+        return super().clean()
 
 
-class AddToken(SecretOperation):
+class AddToken(PasswordOperation):
     name = "new"
     url_path = "new/"
     deed = access.MAKE_TOKEN
     title = "Make an API token"
     text = "A program with this token acts as the user, within its scopes."
     button = "Make"
+    form_class = NewTokenForm
 
     def find(self, object_id: str | None) -> None:
         return None
-
-    def build_form(self, data: Any = None) -> forms.Form:
-        return NewTokenForm(data, self.request.user)
 
     def back_url(self) -> str:
         return reverse("admin:webhooks_apitoken_changelist")

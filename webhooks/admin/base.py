@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from django.contrib.admin import ShowFacets
 from django.contrib.admin.options import IS_POPUP_VAR
+from django.contrib.admin.views.main import ERROR_FLAG
 from django.db import OperationalError, transaction
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -17,6 +18,7 @@ from django.urls import URLPattern, path
 from webhooks.admin.access import permissions_of
 from webhooks.admin.look import IS_PLAIN, LongPaginator, ModelAdmin
 from webhooks.admin.operations import Operation
+from webhooks.doors import allowances
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import parse_public_id
 from webhooks.postgres.sql import limit_statements, took_too_long
@@ -64,12 +66,17 @@ class OperatorAdmin(ModelAdmin):
         found: Model | None = super().get_object(request, object_id, from_field)
         return found
 
+    def get_queryset(self, request: HttpRequest) -> Any:
+        """Return no rows for a list after a filter's impossible value, which Django then leaves out."""
+        rows = super().get_queryset(request)
+        return rows.none() if ERROR_FLAG in request.GET else rows
+
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Allow only the filters that a list offers.
 
         Django allows every field of the model, so that users could guess hidden values.
         """
-        return any(lookup in _parameters_of(one) for one in self.list_filter)
+        return any(lookup in parameters_of(one) for one in self.list_filter)
 
     def render(
         self, request: HttpRequest, template: str, context: dict[str, Any], status: int = 200
@@ -89,7 +96,7 @@ class OperatorAdmin(ModelAdmin):
             subject,
             actor=request.user,
             changes=changes,
-            source_address=request.META.get("REMOTE_ADDR") or None,
+            source_address=allowances.source_address(request),
             request_id=getattr(request, "request_id", ""),
         )
 
@@ -118,10 +125,11 @@ class OperatorAdmin(ModelAdmin):
         super().delete_queryset(request, queryset)
 
 
-def _parameters_of(list_filter: Any) -> set[str]:
+def parameters_of(list_filter: Any) -> set[str]:
+    """Return the query parameters of an entry of `list_filter`."""
     if isinstance(list_filter, tuple):
         field, _ = list_filter
-        return {f"{field}__exact", f"{field}__isnull"}
+        return {f"{field}__exact"}
     return {list_filter.parameter_name}
 
 

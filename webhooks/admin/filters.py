@@ -96,7 +96,7 @@ class StatusFilter(MultipleFilter):
         return [(value, str(label)) for value, label in DeliveryStatus.choices]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        chosen = [value for value in self.value() or [] if value in DeliveryStatus.values]
+        chosen = [value for value in self.value() or [] if value]
         return queryset.filter(status__in=chosen) if chosen else queryset
 
 

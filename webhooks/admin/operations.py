@@ -69,7 +69,17 @@ class Operation(View):
             _add_problems(form, problem)
         except WebhooksError as problem:
             form.add_error(None, str(problem))
+        except Exception:
+            # Whatever it is, it may come of the object being deleted meanwhile.
+            self.check_subject_is_there()
+            raise
         return self.ask(form, status=422)
+
+    def check_subject_is_there(self) -> None:
+        """Raise Http404 where the object was deleted since it was found."""
+        subject = self.subject
+        if isinstance(subject, Model) and _is_gone(subject):
+            raise Http404 from None
 
     def build_form(self, data: Any = None) -> forms.Form:
         return self.form_class(data)
@@ -116,6 +126,10 @@ class Operation(View):
         for warning in self.warnings():
             messages.warning(self.request, warning)
         return HttpResponseRedirect(url or self.back_url())
+
+
+def _is_gone(subject: Model) -> bool:
+    return not type(subject)._base_manager.filter(pk=subject.pk).exists()
 
 
 def _add_problems(form: forms.Form, problem: ValidationError) -> None:

@@ -4,7 +4,7 @@ Only the response to a POST by a permitted user holds a secret, and browsers mus
 """
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import messages
@@ -16,7 +16,7 @@ from django.views.decorators.debug import sensitive_variables
 from webhooks import service
 from webhooks.admin.operations import Operation
 from webhooks.admin.webhook_pages import UNREADABLE
-from webhooks.doors import access, allowances
+from webhooks.doors import access, allowances, second_factor
 from webhooks.errors import SecretRefusedError
 from webhooks.models import SigningSecret
 
@@ -43,10 +43,17 @@ class SecretOperation(Operation):
 
     @sensitive_variables()
     def show(
-        self, owner: Model, title: str, values: list[tuple[str, str]], back_url: str
+        self,
+        owner: Model,
+        title: str,
+        values: list[tuple[str, str]],
+        back_url: str,
+        advice: str = "Pass the secret on by a safe way.",
     ) -> HttpResponse:
         """Respond with an object's secrets in clear text, uncached."""
-        context = {"title": title, "original": owner, "values": values, "back_url": back_url}
+        context = {
+            "title": title, "original": owner, "values": values, "back_url": back_url, "advice": advice,
+        }  # fmt: skip
         answer: HttpResponse = self.model_admin.render(
             self.request, "admin/webhooks/shown_secret.html", context
         )
@@ -93,39 +100,26 @@ class RevokeSecret(SecretOperation):
         return self.done(f"{count} older secret{'s' if count > 1 else ''} revoked.")
 
 
-class RevealForm(forms.Form):
-    """Asks for the password, which a stranger at an unlocked screen does not know."""
-
+class RevealForm(second_factor.PasswordAgainForm):
     reason = forms.CharField(max_length=200, help_text="The audit log shows it with your name.")
-    password = forms.CharField(
-        label="Your password",
-        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
-    )
-
-    def __init__(self, data: Any, user: Any) -> None:
-        super().__init__(data)
-        self._user = user
-        self.was_refused = False
-        """Whether the password was wrong."""
-
-    @sensitive_variables()
-    def clean_password(self) -> str:
-        if not self._user.check_password(self.cleaned_data["password"]):
-            self.was_refused = True
-            raise forms.ValidationError("This is not your password.")
-        return ""
+    field_order = ("reason",)
 
 
-class RevealSecret(SecretOperation):
-    name = "reveal-secrets"
-    deed = access.REVEAL_SECRET
-    title = "Reveal the signing secrets"
-    text = "A person who knows a signing secret can forge requests. The audit log records that you looked."
-    button = "Reveal"
-    is_dangerous = True
+class PasswordOperation(SecretOperation):
+    """An operation that asks for the password again; `form_class` is a PasswordAgainForm."""
+
+    refusal: ClassVar[str] = "password.refuse"
+    """The action that the audit log names after a wrong password or code."""
+    form_class: ClassVar[Any] = second_factor.PasswordAgainForm
+    template = "admin/webhooks/password_operation.html"
+
+    @property
+    def user(self) -> Any:
+        return self.request.user
 
     def build_form(self, data: Any = None) -> forms.Form:
-        return RevealForm(data, self.request.user)
+        form: forms.Form = self.form_class(data, self.user)
+        return form
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         allowance = allowances.take_password(request, request.user)
@@ -139,8 +133,25 @@ class RevealSecret(SecretOperation):
 
     def ask(self, form: forms.Form, status: int = 200) -> HttpResponse:
         if getattr(form, "was_refused", False):
-            self.note("secret.refuse")
+            self.note(self.refusal, self.subject or self.user)
         return super().ask(form, status)
+
+    def warnings(self) -> list[str]:
+        return [str(second_factor.MISSING)] if second_factor.is_missing(self.user) else []
+
+    def context(self) -> dict[str, Any]:
+        return {"offers_second_factor": second_factor.is_installed()}
+
+
+class RevealSecret(PasswordOperation):
+    name = "reveal-secrets"
+    deed = access.REVEAL_SECRET
+    title = "Reveal the signing secrets"
+    text = "A person who knows a signing secret can forge requests. The audit log records that you looked."
+    button = "Reveal"
+    is_dangerous = True
+    form_class = RevealForm
+    refusal = "secret.refuse"
 
     @sensitive_variables()
     def act(self, form: forms.Form) -> Any:

@@ -32,23 +32,29 @@ class StateFilter(DropdownFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Webhook]) -> QuerySet[Webhook]:
         if self.value() == "deleted":
             return queryset.exclude(deleted_at=None)
-        queryset = queryset.filter(deleted_at=None)
-        condition = self.conditions.get(self.value() or "")
-        return queryset if condition is None else queryset.filter(condition)
+        return _choose(queryset.filter(deleted_at=None), self.conditions, self.value())
 
 
 class KindFilter(DropdownFilter):
     title = "kind"
     parameter_name = "kind"
+    conditions: ClassVar[dict[str, Q]] = {
+        "platform": Q(is_platform=True),
+        "ordered": ~Q(order="none"),
+        "limited": Q(rate_limit__isnull=False),
+    }
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [("platform", "Platform webhooks"), ("ordered", "Ordered"), ("limited", "Limited")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Webhook]) -> QuerySet[Webhook]:
-        conditions = {
-            "platform": Q(is_platform=True),
-            "ordered": ~Q(order="none"),
-            "limited": Q(rate_limit__isnull=False),
-        }
-        condition = conditions.get(self.value() or "")
-        return queryset if condition is None else queryset.filter(condition)
+        return _choose(queryset, self.conditions, self.value())
+
+
+def _choose(
+    rows: QuerySet[Webhook], conditions: dict[str, Q], value: str | None
+) -> QuerySet[Webhook]:
+    """Return the rows of a choice: all without one, none for a choice that there is not."""
+    if not value:
+        return rows
+    return rows.filter(conditions[value]) if value in conditions else rows.none()

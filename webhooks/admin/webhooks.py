@@ -1,6 +1,7 @@
 """Webhooks: the list, and the pages of one webhook."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
@@ -11,7 +12,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 
 from webhooks import service
-from webhooks.admin import webhook_pages
+from webhooks.admin import second_factor, webhook_pages
 from webhooks.admin.access import permissions_of
 from webhooks.admin.base import OperatorAdmin
 from webhooks.admin.look import IS_PLAIN, ChangeList
@@ -93,7 +94,15 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
         owners = path(
             "owners/", self.admin_site.admin_view(suggest_owners), name=self.url_name("owners")
         )
-        return [owners, *pages, *super().get_urls()]
+        factor = [
+            path(
+                url_path,
+                self.admin_site.admin_view(partial(view, model_admin=self)),
+                name=self.url_name(name),
+            )
+            for url_path, view, name in second_factor.PAGES
+        ]
+        return [owners, *factor, *pages, *super().get_urls()]
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Webhook], search_term: str

@@ -15,13 +15,15 @@ from rest_framework.authentication import (
     BasicAuthentication,
     get_authorization_header,
 )
-from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 
+from webhooks.doors import allowances, second_factor
 from webhooks.models import ApiToken
 from webhooks.models.owners import is_held, owner_model
 from webhooks.models.token import digest_of, key_of
 from webhooks.postgres.shared import shared
+from webhooks.repair import audit_log
 
 LAST_USED_STEP = timedelta(minutes=1)
 """The precision of `last_used_at`: a write for each request would cost more than the request."""
@@ -178,16 +180,40 @@ class BearerAuthentication(BaseAuthentication):
         return self.scheme
 
 
+CODE_HEADER = "X-One-Time-Code"
+WRONG_PASSWORD = (
+    f"Invalid username/password; accounts with a second factor also need its code in {CODE_HEADER}."
+)
+
+
 class PasswordAuthentication(BasicAuthentication):
-    """User name and password over HTTP Basic: for making a token only."""
+    """User name and password over HTTP Basic, and the code of an account's second factor in CODE_HEADER:
+    for making a token only.
+    """
 
     www_authenticate_realm = "tokens"
 
     def authenticate_credentials(self, userid: str, password: str, request: Any = None) -> Any:
         if "\0" in userid:
             # No name holds NUL, and Postgres would refuse the query; the response is that of an unknown name.
-            raise AuthenticationFailed("Invalid username/password.")
-        return super().authenticate_credentials(userid, password, request)
+            raise AuthenticationFailed(WRONG_PASSWORD)
+        try:
+            user, _ = super().authenticate_credentials(userid, password, request)
+        except AuthenticationFailed:
+            raise AuthenticationFailed(WRONG_PASSWORD) from None
+        code = request.headers.get(CODE_HEADER, "")
+        if second_factor.is_missing(user):
+            raise PermissionDenied(str(second_factor.MISSING))
+        if second_factor.is_asked(user) and not second_factor.accepts(user, code):
+            audit_log.record(
+                "secondfactor.refuse",
+                user,
+                actor=user,
+                source_address=allowances.source_address(request),
+                request_id=getattr(request, "request_id", ""),
+            )
+            raise AuthenticationFailed(WRONG_PASSWORD)
+        return user, None
 
 
 class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

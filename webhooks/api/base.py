@@ -176,7 +176,7 @@ class ApiViewSet(_Framework[M]):
                 wrong[name] = [f"There is no such parameter; {names}."]
             elif len(values) > 1:
                 wrong[name] = ["This parameter is given more than once."]
-            elif not values[0] or "\0" in values[0]:
+            elif not values[0].replace(",", " ").strip() or "\0" in values[0]:
                 wrong[name] = ["This parameter is empty or holds a NUL character."]
         if wrong:
             raise ParametersInvalidError(wrong)

@@ -5,8 +5,10 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django_filters import BaseInFilter, ChoiceFilter, IsoDateTimeFilter, TypedChoiceFilter
+from django_filters.fields import BaseCSVField
 from django_filters.rest_framework import FilterSet
 from drf_spectacular.utils import extend_schema_field
 
@@ -46,8 +48,19 @@ class OneOfFilter(ChoiceFilter):  # type: ignore[misc]
         return choices() if callable(choices) else choices  # type: ignore[no-any-return]
 
 
+class SeveralField(BaseCSVField):  # type: ignore[misc]
+    """Some values, none of them empty."""
+
+    def clean(self, value: Any) -> Any:
+        if value and not all(value):
+            raise ValidationError("A value between the commas is missing.")
+        return super().clean(value)
+
+
 class AnyOfFilter(BaseInFilter, OneOfFilter):  # type: ignore[misc]
     """One or more of some values, separated by commas."""
+
+    base_field_class = SeveralField
 
     def __init__(self, choices: Choices, *, label: str = "", **options: Any) -> None:
         text = f"{label} Separate several by commas.".lstrip()

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema, extend_schema_view
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.exceptions import NotFound, PermissionDenied
@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from webhooks.api import throttles
-from webhooks.api.authentication import PasswordAuthentication, tokens
+from webhooks.api.authentication import CODE_HEADER, PasswordAuthentication, tokens
 from webhooks.api.base import (
     ApiModelSerializer,
     ApiViewSet,
@@ -102,6 +102,14 @@ class TokenViewSet(ListAction, DeleteAction, ApiViewSet[ApiToken]):
     @extend_schema(
         summary="Make a token",
         auth=[{"password": []}],  # type: ignore[list-item]
+        parameters=[
+            OpenApiParameter(
+                CODE_HEADER,
+                str,
+                OpenApiParameter.HEADER,
+                description="The code of the account's second factor, if it has one.",
+            )
+        ],
         request=NewTokenSerializer,
         responses={201: TokenWithSecretSerializer},
     )

@@ -101,6 +101,9 @@ OPEN_PORTAL = Deed(
     api=("POST /portal-links with userId",),
 )
 
+OWN_SECOND_FACTOR = Deed("set up a second factor of their own", ())
+"""Any member of staff; not in the table, which is about what belongs to others."""
+
 DEEDS = (
     VIEW_QUEUE, PAUSE, REDELIVER, TRIGGER_FOR_OTHERS, MAKE_TOKEN, ADD_WEBHOOK,
     ADD_PLATFORM_WEBHOOK, CHANGE_WEBHOOK, CHANGE_PLATFORM_WEBHOOK, DELETE_WEBHOOK, ROTATE,

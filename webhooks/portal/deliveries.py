@@ -14,7 +14,7 @@ from webhooks.doors import allowances
 from webhooks.errors import CursorInvalidError, WebhooksError
 from webhooks.figures import plan
 from webhooks.figures.pages import RESPONSE_CLASSES, Cursor, read_page
-from webhooks.ids import WEBHOOK_PREFIX, first_id_of, parse_public_id
+from webhooks.ids import first_id_of
 from webhooks.models.delivery import WAITING, DeliveryQuerySet
 from webhooks.portal.forms import DeliveryFilterForm
 from webhooks.portal.pages import go, show
@@ -42,7 +42,8 @@ def deliveries(visit: Visit) -> HttpResponse:
         cursor = Cursor.decode(query["cursor"]) if query.get("cursor") else None
     except CursorInvalidError:
         raise Http404 from None
-    indexed = _indexed(visit, chosen)
+    # A value that is refused must not show everything.
+    indexed = visit.deliveries().none() if form.errors else _indexed(visit, chosen)
     rows, scanned = indexed, None
     if used := [name for name in SCANNING if name in chosen]:
         rows, scanned = indexed.filter(*(_condition(name, chosen[name]) for name in used)), indexed
@@ -53,19 +54,15 @@ def deliveries(visit: Visit) -> HttpResponse:
         "deliveries": page.rows,
         "older": _link(kept, page.next),
         "newer": "?" + urlencode(kept) if page.is_before_first else _link(kept, page.previous),
-        "is_filtered": bool(chosen),
+        "is_filtered": bool(chosen or form.errors),
         "is_first": cursor is None,
         "retention_days": settings.WEBHOOKS_RETENTION_DAYS,
     }
-    return show(visit, "deliveries", context)
+    return show(visit, "deliveries", context, status=422 if form.errors else 200)
 
 
 def _indexed(visit: Visit, chosen: dict[str, Any]) -> DeliveryQuerySet:
-    webhook = None
-    if "webhook" in chosen:
-        row_id = parse_public_id(chosen["webhook"], WEBHOOK_PREFIX)
-        webhook = visit.webhooks().filter(id=row_id).first()
-    rows = visit.deliveries(webhook)
+    rows = visit.deliveries(visit.webhook(chosen["webhook"]) if "webhook" in chosen else None)
     if "since" in chosen:
         rows = rows.filter(id__gte=first_id_of(chosen["since"]))
     if "until" in chosen:

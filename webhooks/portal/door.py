@@ -94,6 +94,11 @@ def _show(view: View, visit: Visit, *args: Any, **kwargs: Any) -> HttpResponse:
             if not took_too_long(failure):
                 raise
             response = problem(visit, 503)
+        except Exception:
+            # Whatever it is, it may come of something being deleted meanwhile.
+            if not visit.is_overtaken():
+                raise
+            response = problem(visit, 404)
     return secure(response, is_framed=not visit.is_user)
 
 

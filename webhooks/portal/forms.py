@@ -7,6 +7,7 @@ from django.utils.translation import gettext_lazy as _
 
 from webhooks import catalog
 from webhooks.choices import DeliveryStatus, Form
+from webhooks.doors.second_factor import PasswordAgainForm
 from webhooks.doors.setting_fields import (
     FilterField,
     HeadersField,
@@ -286,7 +287,7 @@ class CheckForm(forms.Form):
         self.fields["webhook"].choices = webhooks  # type: ignore[attr-defined]
 
 
-class NewTokenForm(forms.Form):
+class NewTokenForm(PasswordAgainForm):
     name = forms.CharField(max_length=100, label=_("Name"), help_text=_("What it is for."))
     scopes = forms.MultipleChoiceField(
         label=_("Scopes"),
@@ -297,11 +298,7 @@ class NewTokenForm(forms.Form):
     days = forms.IntegerField(
         min_value=1, max_value=365, initial=90, label=_("Days until it expires")
     )
-    password = forms.CharField(
-        label=_("Your password"),
-        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
-        help_text=_("Whoever finds your screen unlocked does not know it."),
-    )
+    field_order = ("name", "scopes", "days")
 
 
 class NewLinkForm(forms.Form):

@@ -43,7 +43,7 @@ def _show(
 ) -> HttpResponse:
     if not visit.is_user:
         return show(visit, "sharing", {"may_share": False})
-    token_form = token_form or NewTokenForm()
+    token_form = token_form or NewTokenForm(None, visit.user)
     link_form = link_form or NewLinkForm(None, choices_of(visit))
     context = {
         "may_share": True,
@@ -65,14 +65,12 @@ def add_token(visit: Visit) -> HttpResponse:
     allowance = allowances.take_password(visit.request, visit.user)
     if allowance.is_exceeded:
         return too_many(visit, allowance)
-    form = NewTokenForm(visit.request.POST)
+    form = NewTokenForm(visit.request.POST, visit.user)
     if not form.is_valid():
+        if form.was_refused:
+            visit.note("password.refuse", visit.user)
         return _show(visit, token_form=form)
     data = form.cleaned_data
-    if not visit.user.check_password(data["password"]):
-        visit.note("password.refuse", visit.user)
-        form.add_error("password", _("This is not your password."))
-        return _show(visit, token_form=form)
     if ApiToken.objects.filter(user=visit.user).count() >= MAX_TOKENS:
         form.add_error(None, _("There are too many tokens; revoke one that is not needed."))
         return _show(visit, token_form=form)

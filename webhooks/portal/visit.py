@@ -1,6 +1,6 @@
 """Who looks at the portal, whose it is, and what may be done there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -37,6 +37,8 @@ class Visit:
     link: PortalLink | None = None
     key: str = ""
     """The session's key, which is in the path of each of its pages."""
+    found: list[Model] = field(default_factory=list, compare=False)
+    """What this request is about."""
 
     @cached_property
     def owner_id(self) -> Any:
@@ -109,17 +111,26 @@ class Visit:
         return rows
 
     def webhook(self, public_id: str) -> Webhook:
-        return find(self.webhooks(), public_id, WEBHOOK_PREFIX)
+        return self._find(self.webhooks(), public_id, WEBHOOK_PREFIX)
 
     def delivery(self, public_id: str) -> Delivery:
         rows = self.deliveries().with_waits().select_related("event")
-        return find(rows, public_id, DELIVERY_PREFIX)
+        return self._find(rows, public_id, DELIVERY_PREFIX)
 
     def event(self, public_id: str) -> Event:
-        return find(self.events(), public_id, EVENT_PREFIX)
+        return self._find(self.events(), public_id, EVENT_PREFIX)
 
     def redelivery(self, public_id: str) -> Redelivery:
-        return find(self.redeliveries(), public_id, REDELIVERY_PREFIX)
+        return self._find(self.redeliveries(), public_id, REDELIVERY_PREFIX)
+
+    def _find(self, rows: QuerySet[M], public_id: str, prefix: str) -> M:
+        found = find(rows, public_id, prefix)
+        self.found.append(found)
+        return found
+
+    def is_overtaken(self) -> bool:
+        """Whether something that this request is about was deleted since it was found."""
+        return not all(type(one)._base_manager.filter(pk=one.pk).exists() for one in self.found)
 
     def note(self, action: str, subject: Model | str, /, **changes: Any) -> None:
         """Write down what was done, and by which link where it was not the owner himself."""

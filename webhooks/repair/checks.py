@@ -1,4 +1,4 @@
-"""System checks E101 to E107 and W101 to W105: keys, the host project, settings of security."""
+"""System checks E101 to E108 and W101 to W105: keys, the host project, settings of security."""
 
 import secrets
 from importlib.util import find_spec
@@ -27,6 +27,11 @@ LIBRARIES = {
     "portal": "webhooks.portal.template_tags",
 }
 """Libraries of template tags, by the names that the templates load them by."""
+SECOND_FACTOR_APPS = (
+    "django_otp",
+    "django_otp.plugins.otp_totp",
+    "django_otp.plugins.otp_static",
+)
 
 
 @register("webhooks")
@@ -154,6 +159,23 @@ def check_https_is_required(**_: Any) -> list[CheckMessage]:
             "Webhooks may use http:// URLs: payloads and custom headers are sent unencrypted.",
             hint="Set WEBHOOKS_REQUIRE_HTTPS=1.",
             id="webhooks.W103",
+        )
+    ]
+
+
+@register("webhooks")
+def check_second_factor(**_: Any) -> list[CheckMessage]:
+    """E108: a second factor is required, and no account can have one."""
+    missing = [name for name in SECOND_FACTOR_APPS if not apps.is_installed(name)]
+    if settings.WEBHOOKS_SECOND_FACTOR != "required" or not missing:
+        return []
+    return [
+        Error(
+            "WEBHOOKS_SECOND_FACTOR is required, and the apps of django-otp are missing, so that staff "
+            "cannot see any secret.",
+            hint="pip install remotedevai-webhooks[second-factor], and add "
+            f"{', '.join(SECOND_FACTOR_APPS)} to INSTALLED_APPS.",
+            id="webhooks.E108",
         )
     ]
 

@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from projects.models import Project, User
 from sessions_app.models import Agent, Recording, Session, SessionMessage
+from tests.webhooks.api.conftest import _fresh_counters  # noqa: F401
 from webhooks import service
 from webhooks.choices import DeliveryStatus
 from webhooks.models import ApiToken, Attempt, Delivery, Event, Redelivery, Webhook, WorkerHeartbeat
@@ -54,6 +55,13 @@ def operator(staff: Callable[..., Client]) -> Client:
     client = staff()
     User.objects.filter(username="staff").update(is_superuser=True)
     return client
+
+
+@pytest.fixture
+def password(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Everybody's password, without the time that hashing one takes."""
+    monkeypatch.setattr(User, "check_password", lambda user, raw: raw == "pass")
+    return "pass"
 
 
 @pytest.fixture

@@ -246,13 +246,14 @@ def test_only_superusers_write_groups(staff: Staff, operator: Client) -> None:
     assert group.permissions.count() == 1
 
 
+@pytest.mark.usefixtures("password")
 @pytest.mark.parametrize("powers", [{"is_staff": True}, {"is_superuser": True}])
 def test_only_superusers_make_tokens_of_other_staff(
     staff: Staff, user: User, powers: dict[str, bool]
 ) -> None:
     client = staff("webhooks.add_apitoken")
     User.objects.create(username="root", email="root@example.com", **powers)
-    wish = {"user": "root@example.com", "name": "CI", "scopes": ["write"], "days": 30}
+    wish = {"user": "root@example.com", "name": "CI", "scopes": ["write"], "days": 30, "password": "pass"}  # fmt: skip
 
     refused = client.post("/admin/webhooks/apitoken/new/", wish)
 
