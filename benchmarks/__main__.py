@@ -41,6 +41,7 @@ OTHERS = [
     "purge",
     "days",
     "history",
+    "payloads",
     "lists",
     "cost",
     "tracing",

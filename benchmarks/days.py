@@ -20,7 +20,7 @@ from webhooks.repair import partitions
 from webhooks.repair.retention import Policy, purge
 
 ATTEMPTS = int(os.environ.get("BENCH_DAY_ATTEMPTS", 500_000))
-EACH = 10
+EACH = int(os.environ.get("BENCH_DAY_EACH", 10))
 """The attempts of each delivery."""
 KEPT = 100
 """Deliveries that ended just now, as after a redelivery."""

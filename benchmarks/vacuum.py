@@ -1,7 +1,8 @@
 """Whether autovacuum keeps up: events at a steady rate by HTTP, each delivered, and what the tables become.
 
 `python -m benchmarks vacuum --rate 300 --minutes 30`. At the end each table is compared with itself
-after VACUUM FULL, which leaves what its fill factor asks for and nothing else.
+after VACUUM FULL, which leaves what its fill factor asks for and nothing else. An index is larger than
+a new one even without any dead row: a page that is full is split into halves (docs/deployment.md).
 """
 
 import argparse
@@ -148,13 +149,15 @@ def _show_bloat() -> dict[str, Any]:
             heap = table, table
             goals += [
                 Goal(f"{table}: rows", before[heap] / after[heap], MAX_BLOAT, at_most=True),
-                Goal(f"{table}: rows and indexes", was / now, MAX_BLOAT, at_most=True),
+                Goal(f"{table}: rows and indexes", was / now),
             ]
             series.append(Series(f"{table}: vacuums", "", [vacuums.get(table, 0)]))
         for name, _ in parts:
             if before[name, table] >= LARGE_BYTES / 4:
                 sizes = [before[name, table] / 2**20, after[name, table] / 2**20]
                 series.append(Series(name, "MB", sizes))
+    everything = sum(before.values()) / sum(after.values())
+    goals.append(Goal("all rows and indexes", everything, MAX_BLOAT, at_most=True))
     return harness.show("Sizes, and after VACUUM FULL (the lower)", series, goals, digits=2)
 
 
