@@ -6,10 +6,12 @@ Both databases are in one server and are timed in turn; both have the same new d
 import os
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -89,22 +91,28 @@ def run(receiver: Receiver, rounds: int) -> dict[str, Any]:
             f" {time.monotonic() - started_at:.0f} s, {_size()}",
             flush=True,
         )
-        # Not their own part of what is measured: plans and caches, and the rows that lists show.
+        # Their start stores the new deliveries that lists show.
         systems = {name: System(name, webhooks[0], token) for name in (EMPTY, "full")}
-        for _ in range(max(ROUNDS, rounds)):
-            for system in systems.values():
+        for number in range(max(ROUNDS, rounds)):
+            # Each is the first one in half of the rounds.
+            for system in list(systems.values())[:: -1 if number % 2 else 1]:
                 system.measure()
-        empty, full = (systems[name].series for name in (EMPTY, "full"))
-        shown = harness.show(
-            f"{ATTEMPTS:,} attempts of {ATTEMPTS // EACH:,} deliveries over {DAYS} days stored"
-            " (the second line of each), beside none",
-            [series for name in full for series in (empty[name], full[name])],
-            [
-                Goal(f"{name}, empty / full", ratio(empty[name], full[name]), MIN_RATIO)
-                for name in full
-            ],
-            digits=3,
-        )
+        shown = {
+            what: harness.show(
+                f"{ATTEMPTS:,} attempts of {ATTEMPTS // EACH:,} deliveries over {DAYS} days stored"
+                f" (the second line of each), beside none: {what}",
+                [series for name in full for series in (empty[name], full[name])],
+                [
+                    Goal(f"{name}, empty / full", ratio(empty[name], full[name]), MIN_RATIO)
+                    for name in full
+                ],
+                digits=3,
+            )
+            for what, empty, full in (
+                ("time", systems[EMPTY].waited, systems["full"].waited),
+                ("processor time", systems[EMPTY].used, systems["full"].used),
+            )
+        }
         for system in systems.values():
             system.close()
         harness.empty_tables()
@@ -122,7 +130,10 @@ class System:
         self._endpoints = Endpoints()
         self._client = APIClient(SERVER_NAME="localhost")
         self._client.credentials(HTTP_AUTHORIZATION=f"Bearer {token}")
-        self.series: dict[str, Series] = {}
+        self._times: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        self.waited: dict[str, Series] = {}
+        self.used: dict[str, Series] = {}
+        """Of processor time, which other programs on the machine change little."""
         with _used(self._worker):
             life.register_worker(self._id)
             set_up_connection("bench")
@@ -140,36 +151,41 @@ class System:
     def measure(self) -> None:
         """Note one round of everything."""
         with _used(self._worker):
-            ones = [self._one() for _ in range(ONES)]
-            for name, times in zip(
-                ("store", "quick claim", "settle"), zip(*ones, strict=True), strict=True
-            ):
-                self._note(f"{name} of one", statistics.median(times))
-            self._note(f"store of {BATCH}", _time(lambda: self._store(BATCH))[0])
-            seconds, taken = _time(lambda: self._claim(BATCH))
-            self._note(f"claim of {BATCH}", seconds)
-            self._note(f"settle of {BATCH}", _time(lambda: self._settle(taken))[0])
+            for _ in range(ONES):
+                self._timed("store of one", lambda: self._store(1))
+                taken = self._timed("quick claim of one", self._claim_one)
+                self._timed("settle of one", lambda taken=taken: self._settle(taken))
+            self._timed(f"store of {BATCH}", lambda: self._store(BATCH))
+            taken = self._timed(f"claim of {BATCH}", lambda: self._claim(BATCH))
+            self._timed(f"settle of {BATCH}", lambda: self._settle(taken))
         with _used(self._site):
             for name, path in LISTS.items():
-                url = "/api/v1/" + path.format(**self._names)
-                times = [_time(lambda url=url: self._get(url))[0] for _ in range(PAGES)]
-                self._note(name, statistics.median(times))
+                for _ in range(PAGES):
+                    self._timed(name, lambda path=path: self._get(path))
+        for name, times in self._times.items():
+            label = name if self._name == EMPTY else f"{name}, full"
+            for kind, values in zip(
+                (self.waited, self.used), zip(*times, strict=True), strict=True
+            ):
+                series = kind.setdefault(name, Series(label, "ms"))
+                series.values.append(statistics.median(values) * 1000)
+        self._times.clear()
 
     def close(self) -> None:
         self._worker.close()
         self._site.close()
 
-    def _note(self, name: str, seconds: float) -> None:
-        label = name if self._name == EMPTY else f"{name}, full"
-        self.series.setdefault(name, Series(label, "ms")).values.append(seconds * 1000)
+    def _timed(self, name: str, action: Callable[[], Any]) -> Any:
+        used, started_at = _processor_seconds(), time.perf_counter()
+        result = action()
+        waited = time.perf_counter() - started_at
+        self._times[name].append((waited, _processor_seconds() - used))
+        return result
 
-    def _one(self) -> tuple[float, float, float]:
-        stored, _ = _time(lambda: self._store(1))
-        claimed, (taken, _) = _time(
-            lambda: quick.take_recent(self._id, 32, self._endpoints, rooms={}, back_seconds=2.0)
-        )
-        settled, _ = _time(lambda: self._settle(taken.deliveries))
-        return stored, claimed, settled
+    def _claim_one(self) -> list[ClaimedDelivery]:
+        taken, _ = quick.take_recent(self._id, 32, self._endpoints, rooms={}, back_seconds=2.0)
+        assert len(taken.deliveries) == 1, len(taken.deliveries)
+        return taken.deliveries
 
     def _store(self, count: int) -> int:
         data = encode(harness.message()).text
@@ -192,15 +208,17 @@ class System:
         ]
         assert len(settle.settle(self._id, results).written) == len(taken)
 
-    def _get(self, url: str) -> None:
+    def _get(self, path: str) -> None:
+        url = "/api/v1/" + path.format(**self._names)
         response = self._client.get(url)
         assert response.status_code == 200, (url, response.content)
 
 
-def _time(action: Callable[[], Any]) -> tuple[float, Any]:
-    started_at = time.perf_counter()
-    result = action()
-    return time.perf_counter() - started_at, result
+def _processor_seconds() -> float:
+    """Return the processor time of this process and of the backend of its connection, so far."""
+    connection.ensure_connection()
+    schedule = Path(f"/proc/{connection.connection.info.backend_pid}/schedstat").read_text()
+    return time.process_time() + int(schedule.split()[0]) / 1e9
 
 
 @contextmanager
