@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -154,14 +155,14 @@ class System:
             for _ in range(ONES):
                 self._timed("store of one", lambda: self._store(1))
                 taken = self._timed("quick claim of one", self._claim_one)
-                self._timed("settle of one", lambda taken=taken: self._settle(taken))
+                self._timed("settle of one", partial(self._settle, taken))
             self._timed(f"store of {BATCH}", lambda: self._store(BATCH))
             taken = self._timed(f"claim of {BATCH}", lambda: self._claim(BATCH))
             self._timed(f"settle of {BATCH}", lambda: self._settle(taken))
         with _used(self._site):
             for name, path in LISTS.items():
                 for _ in range(PAGES):
-                    self._timed(name, lambda path=path: self._get(path))
+                    self._timed(name, partial(self._get, path))
         for name, times in self._times.items():
             label = name if self._name == EMPTY else f"{name}, full"
             for kind, values in zip(

@@ -107,7 +107,7 @@ def _hot(receiver: Receiver, days: int) -> dict[str, Any]:
     )
 
 
-def _round(owner_id: Any, worker: UUID, *, reads: bool) -> tuple[float, float, float, float]:
+def _round(owner_id: Any, worker: UUID, *, reads: bool) -> tuple[float, ...]:
     endpoints = Endpoints()
     stores, claims = [], []
     for _ in range(ONES):
