@@ -32,8 +32,20 @@ PRODUCTION = {
 }
 """As in production, but for what loopback lacks: with DEBUG Django keeps a record of every statement."""
 USUAL = ["drain", "latency", "saving", "fairness", "receivers", "memory", "api"]
-WITH_OPTIONS = ["fairness", "door", "quiet", "servers"]
-OTHERS = ["batches", "forms", "idle", "growth", "purge", "days", "lists", "cost", "tracing"]
+WITH_OPTIONS = ["fairness", "door", "quiet", "servers", "vacuum"]
+OTHERS = [
+    "batches",
+    "forms",
+    "idle",
+    "growth",
+    "purge",
+    "days",
+    "history",
+    "payloads",
+    "lists",
+    "cost",
+    "tracing",
+]
 SCENARIOS = list(dict.fromkeys([*USUAL, *WITH_OPTIONS, *OTHERS]))
 
 

@@ -16,6 +16,7 @@ from tests.webhooks.history import finish, make_older, succeeded, trigger
 from webhooks.dispatch.settle import settle
 from webhooks.ids import first_id_of, new_id
 from webhooks.models import Attempt, Delivery, ExpiringPartition, Webhook
+from webhooks.postgres.sql import query
 from webhooks.repair import housekeeping, integrity, partitions, retention
 from webhooks.repair.doctor_work import check_partitions
 from webhooks.repair.findings import Level
@@ -250,6 +251,22 @@ def test_what_is_to_be_kept_of_an_old_day_stays(old_day: str, large: None) -> No
     Attempt.objects.create(delivery=waiting, number=2, started_at=timezone.now(), duration_ms=1)
     with pytest.raises(IntegrityError), transaction.atomic():
         Attempt.objects.create(delivery=recent, number=1, started_at=timezone.now(), duration_ms=1)
+
+
+def test_look_before_the_exchange_marks_what_was_deleted(old_day: str, large: None) -> None:
+    sql = "SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'webhooks_delivery'"
+    next(retention.purge(Policy(timezone.now() - DAY), share=1.0, batch_size=8))
+    with connection.cursor() as cursor:
+        # So that the planner knows how small the table is.
+        cursor.execute("ANALYZE webhooks_delivery")
+
+    with transaction.atomic():
+        ((before,),) = query(sql)
+        partitions.exchange_expiring(first_id_of(timezone.now() - DAY))
+        # Only a scan of the index marks its entries of rows that are gone.
+        assert query(sql) == [(before,)]
+
+    assert places() == {}
 
 
 def test_auditor_finds_no_fault_at_any_moment_of_a_purge(old_day: str, large: None) -> None:
