@@ -36,7 +36,8 @@ public class Flow {
             .type("project.deleted").data(Map.of(
                 "id", "01935710-5a3c-7d2e-9f10-3b6c8e2a4d71", "name", "Website",
                 "deletedAt", "2026-11-23T10:30:00.123Z")), null);
-        List<Delivery> found = deliveries.listDeliveries(null, event.getId(), null, null, null, null, null,
+        // Without include this client refuses the null that stands for the attempts.
+        List<Delivery> found = deliveries.listDeliveries(null, event.getId(), null, "attempts", null, null, null,
             null, null, null, null, null).getResults();
         check(found.size() == 1 && found.get(0).getWebhookId().equals(id), found);
         StartedRedelivery redelivery = deliveries.redeliverDelivery(found.get(0).getId(), null);

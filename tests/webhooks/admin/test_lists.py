@@ -60,7 +60,7 @@ def three(
         ("", ["waiting", "failed", "old"]),
         ("status=FAILED", ["failed"]),
         ("status=FAILED&status=SUCCESS", ["failed", "old"]),
-        ("status=nonsense", ["waiting", "failed", "old"]),
+        ("status=nonsense", []),
         ("since=1h", ["waiting", "failed"]),
         ("since=7d", ["waiting", "failed", "old"]),
         ("webhook=Theirs", ["old"]),
@@ -173,7 +173,9 @@ def test_every_list_can_be_asked_for_its_filters_alone(rf: Any, operator: Client
     request.user = User.objects.get()
     for model, model_admin in admin.site._registry.items():
         filters = model_admin.get_changelist_instance(request).get_filters(request)[0]
-        offered = {str(name) for one in filters for name in one.expected_parameters()}
+        parameters = {str(name) for one in filters for name in one.expected_parameters()}
+        # Django offers it for every field, but none of these can be null.
+        offered = {name for name in parameters if not name.endswith("__isnull")}
         names = offered | {
             field.name + lookup
             for field in model._meta.get_fields()
