@@ -43,7 +43,7 @@ BATCH = 300
 """Fewer than a worker may hold of one webhook."""
 ONES = 40
 PAGES = 5
-ROUNDS = 20
+ROUNDS = 25
 MIN_RATIO = 0.95
 EMPTY = "bench_empty"
 
