@@ -57,7 +57,9 @@ class ScopeForm(forms.Form):
 
     def clean_owner(self) -> Any:
         return _looked_up(
-            owners.key_of_owner, self.cleaned_data["owner"], "No owner has this name or id."
+            owners.key_of_owner,
+            self.cleaned_data["owner"],
+            "No owner has this name or id, or several have it.",
         )
 
     def clean_event(self) -> Any:

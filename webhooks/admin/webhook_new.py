@@ -57,9 +57,12 @@ class NewWebhookForm(forms.Form):
         if data.get("is_platform"):
             data["owner"] = None
         elif name := data.get("owner"):
-            data["owner"] = owners.find_owners(name).first()
-            if data["owner"] is None:
+            found = owners.find_owners(name)[:2]
+            data["owner"] = found[0] if len(found) == 1 else None
+            if not found:
                 self.add_error("owner", f"No owner has this {owners.name_word()} or id.")
+            elif data["owner"] is None:
+                self.add_error("owner", "Several owners have this name: give an id.")
         elif "owner" not in self.errors:
             self.add_error("owner", "Name the owner, or make it a platform webhook.")
         return data

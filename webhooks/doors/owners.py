@@ -46,23 +46,27 @@ def name_of(row: Any) -> str:
 
 
 def find_owners(text: str) -> QuerySet[Any]:
-    """Return the owners with this id or one of the names, in upper or lower case."""
+    """Return the owner with this id, or those with this name in upper or lower case."""
     return _named(owner_model(), text)
 
 
 def key_of_owner(text: str) -> Any:
-    """Return the key of the owner with this id, though it is gone, or with this name; or None."""
+    """Return the key of the owner with this id, though it is gone, or with this name of nobody else;
+    or None."""
     return _key_of(owner_model(), text)
 
 
 def key_of_user(text: str) -> Any:
-    """Return the key of the user with this id, though it is gone, or with this name; or None."""
+    """Return the key of the user with this id, though it is gone, or with this name of nobody else;
+    or None."""
     return _key_of(get_user_model(), text)
 
 
 def _key_of(model: Any, text: str) -> Any:
-    found = _named(model, text).values_list("pk", flat=True).first()
-    return _as_key(model, text) if found is None else found
+    found = _named(model, text).values_list("pk", flat=True)[:2]
+    if not found:
+        return _as_key(model, text)
+    return found[0] if len(found) == 1 else None
 
 
 def _as_key(model: Any, text: str) -> Any:
@@ -75,25 +79,30 @@ def _as_key(model: Any, text: str) -> Any:
 
 
 def _named(model: Any, text: str) -> QuerySet[Any]:
-    wanted = _any_name(model, "iexact", text)
-    if (key := _as_key(model, text)) is not None:
-        wanted |= Q(pk=key)
-    found: QuerySet[Any] = model._default_manager.filter(wanted)
-    return found
+    """Return the rows by what fits first: the key, then each name, as it is typed before other cases.
+
+    People choose names themselves: whoever takes another's e-mail address as a user name must not be
+    found by it.
+    """
+    key = _as_key(model, text)
+    wanted = [] if key is None else [Q(pk=key)]
+    wanted += [
+        Q(**{f"{name}__{lookup}": text})
+        for name in names_of(model)
+        for lookup in ("exact", "iexact")
+    ]
+    rows: QuerySet[Any] = model._default_manager.all()
+    return next((found for one in wanted if (found := rows.filter(one)).exists()), rows.none())
 
 
 def owners_beginning_with(start: str) -> QuerySet[Any]:
     """Return the active owners one of whose names begins so."""
     model = owner_model()
-    found: QuerySet[Any] = model._default_manager.filter(_any_name(model, "istartswith", start))
-    return found.filter(**{ACTIVE: True}) if has_active_column() else found
-
-
-def _any_name(model: Any, lookup: str, text: str) -> Q:
     wanted = Q(pk__in=[])
     for name in names_of(model):
-        wanted |= Q(**{f"{name}__{lookup}": text})
-    return wanted
+        wanted |= Q(**{f"{name}__istartswith": start})
+    found: QuerySet[Any] = model._default_manager.filter(wanted)
+    return found.filter(**{ACTIVE: True}) if has_active_column() else found
 
 
 def owner_of(request: Any) -> Any:
