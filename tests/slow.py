@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 SLOW = (
+    "cells/test_belongings.py",
     "cells/test_doors.py",
     "cells/test_jetstream.py",
     "cells/test_moving.py",
