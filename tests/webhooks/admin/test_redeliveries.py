@@ -57,7 +57,7 @@ def test_a_choice_is_counted_before_anything_happens(
     [
         ("status=FAILED", "Select the deliveries"),
         ("webhook=nobody", "There is no such webhook."),
-        ("owner=nobody@example.com", "No owner has this name or id."),
+        ("owner=nobody@example.com", "No owner has this name or id, or several have it."),
         ("event=evt_1", "is not an id of the form"),
         ("webhook=Orders&since=yesterday", "is not a time such as 2h"),
         ("webhook=Orders&since=2026-13-01", "is not a time such as 2h"),

@@ -147,6 +147,7 @@ def fuzz(target: tuple[str, str], *options: str, with_keys: bool = False) -> Non
     assert finished.returncode == 0, finished.stdout[-20_000:] + finished.stderr[-5_000:]
 
 
+@pytest.mark.slow
 def test_fuzzer_finds_nothing_in_a_short_time(target: tuple[str, str], served: Served) -> None:
     # A slow machine needs more than one round for them.
     while served.count <= 100:

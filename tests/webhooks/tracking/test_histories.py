@@ -401,7 +401,10 @@ def reference(place: Place, event_type: str) -> str:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("cases", [200, pytest.param(3000, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "cases",
+    [60, pytest.param(200, marks=pytest.mark.slow), pytest.param(3000, marks=pytest.mark.full)],
+)
 def test_random_histories_store_the_events_of_the_model(cases: int) -> None:
     with connection.cursor() as cursor:
         # These rows need not survive a crash.
