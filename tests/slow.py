@@ -29,6 +29,8 @@ SLOW = (
     "webhooks/management/test_failover.py",
     "webhooks/management/test_listen.py",
     "webhooks/management/test_migrate.py",
+    "webhooks/management/test_receiver.py",
+    "webhooks/management/test_terminal.py",
     "webhooks/outbox/test_sentinel.py",
     "webhooks/outbox/test_wakeups.py",
     "webhooks/postgres/test_epochs.py",
