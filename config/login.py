@@ -6,8 +6,7 @@ from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
-from webhooks.doors import allowances
-from webhooks.repair import audit_log
+from webhooks.doors import allowances, audit
 
 
 def login(request: HttpRequest) -> HttpResponse:
@@ -30,13 +29,7 @@ def change_password(request: HttpRequest) -> HttpResponse:
     response = admin.site.admin_view(admin.site.password_change)(request)
     form = (getattr(response, "context_data", None) or {}).get("form")
     if request.method == "POST" and form is not None and "old_password" in form.errors:
-        audit_log.record(
-            "password.refuse",
-            user,
-            actor=user,
-            source_address=allowances.source_address(request),
-            request_id=getattr(request, "request_id", ""),
-        )
+        audit.note(request, "password.refuse", user, actor=user)
     return response
 
 

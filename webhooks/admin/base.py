@@ -18,11 +18,10 @@ from django.urls import URLPattern, path
 from webhooks.admin.access import permissions_of
 from webhooks.admin.look import IS_PLAIN, LongPaginator, ModelAdmin
 from webhooks.admin.operations import Operation
-from webhooks.doors import allowances
+from webhooks.doors import audit
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import parse_public_id
 from webhooks.postgres.sql import limit_statements, took_too_long
-from webhooks.repair import audit_log
 
 
 class OperatorAdmin(ModelAdmin):
@@ -91,14 +90,7 @@ class OperatorAdmin(ModelAdmin):
 
     def note(self, request: HttpRequest, action: str, subject: Model | str, **changes: Any) -> None:
         """Write this request's audit entry."""
-        audit_log.record(
-            action,
-            subject,
-            actor=request.user,
-            changes=changes,
-            source_address=allowances.source_address(request),
-            request_id=getattr(request, "request_id", ""),
-        )
+        audit.note(request, action, subject, actor=request.user, changes=changes)
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)

@@ -16,6 +16,7 @@ from django.urls import reverse
 from django.views.generic import View
 
 from webhooks.doors import access
+from webhooks.doors.overtaken import was_deleted
 from webhooks.errors import WebhooksError
 
 
@@ -78,7 +79,7 @@ class Operation(View):
     def check_subject_is_there(self) -> None:
         """Raise Http404 where the object was deleted since it was found."""
         subject = self.subject
-        if isinstance(subject, Model) and _is_gone(subject):
+        if isinstance(subject, Model) and was_deleted(subject):
             raise Http404 from None
 
     def build_form(self, data: Any = None) -> forms.Form:
@@ -126,10 +127,6 @@ class Operation(View):
         for warning in self.warnings():
             messages.warning(self.request, warning)
         return HttpResponseRedirect(url or self.back_url())
-
-
-def _is_gone(subject: Model) -> bool:
-    return not type(subject)._base_manager.filter(pk=subject.pk).exists()
 
 
 def _add_problems(form: forms.Form, problem: ValidationError) -> None:

@@ -18,12 +18,11 @@ from rest_framework.authentication import (
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 
-from webhooks.doors import allowances, second_factor
+from webhooks.doors import audit, second_factor
 from webhooks.models import ApiToken
 from webhooks.models.owners import is_held, owner_model
 from webhooks.models.token import digest_of, key_of
 from webhooks.postgres.shared import shared
-from webhooks.repair import audit_log
 
 LAST_USED_STEP = timedelta(minutes=1)
 """The precision of `last_used_at`: a write for each request would cost more than the request."""
@@ -205,13 +204,7 @@ class PasswordAuthentication(BasicAuthentication):
         if second_factor.is_missing(user):
             raise PermissionDenied(str(second_factor.MISSING))
         if second_factor.is_asked(user) and not second_factor.accepts(user, code):
-            audit_log.record(
-                "secondfactor.refuse",
-                user,
-                actor=user,
-                source_address=allowances.source_address(request),
-                request_id=getattr(request, "request_id", ""),
-            )
+            audit.note(request, "secondfactor.refuse", user, actor=user)
             raise AuthenticationFailed(WRONG_PASSWORD)
         return user, None
 

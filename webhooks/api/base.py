@@ -42,12 +42,11 @@ from webhooks.api.serializers import (
     OwnedField,
     PublicIdField,
 )
-from webhooks.doors import allowances
+from webhooks.doors import audit
 from webhooks.doors.allowances import Allowance
 from webhooks.doors.limits import READ_SECONDS, WRITE_SECONDS
 from webhooks.errors import EncryptionKeyError, PublicIdInvalidError
 from webhooks.ids import parse_public_id
-from webhooks.repair import audit_log
 
 __all__ = [
     "LIST_PARAMETERS",
@@ -251,14 +250,7 @@ class ApiViewSet(_Framework[M]):
 
     def note(self, action: str, subject: Model | str, /, **changes: Any) -> None:
         """Write this request's audit entry; call it in the transaction of the action."""
-        audit_log.record(
-            action,
-            subject,
-            actor=self.request.user,
-            changes=changes,
-            source_address=allowances.source_address(self.request),
-            request_id=getattr(self.request, "request_id", ""),
-        )
+        audit.note(self.request, action, subject, actor=self.request.user, changes=changes)
 
     def read(self, serializer_class: type[Serializer[Any]] = NoInput) -> dict[str, Any]:
         """Return the validated body."""

@@ -8,6 +8,7 @@ from django.db.models.functions import Now
 
 from webhooks.ids import new_id
 from webhooks.wire.header_lines import header_pairs
+from webhooks.wire.url_rules import INBOX_TOKEN_CHARACTERS
 
 
 class Inbox(models.Model):
@@ -17,7 +18,7 @@ class Inbox(models.Model):
         settings.WEBHOOKS_OWNER_MODEL, on_delete=models.CASCADE, related_name="+"
     )
     # In its URL, and so in webhooks. Whoever knows it can put requests in, and read none.
-    token = models.CharField(max_length=43, unique=True)
+    token = models.CharField(max_length=INBOX_TOKEN_CHARACTERS, unique=True)
     created_at = models.DateTimeField(db_default=Now())
     ends_at = models.DateTimeField(db_index=True)
 

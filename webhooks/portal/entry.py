@@ -13,12 +13,11 @@ from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_GET, require_http_methods
 
 from webhooks import service
-from webhooks.doors import allowances
+from webhooks.doors import allowances, audit
 from webhooks.errors import PortalLinkInvalidError
 from webhooks.models.owners import owners_are_users
 from webhooks.portal import brand
 from webhooks.portal.door import secure, speaking
-from webhooks.repair import audit_log
 
 
 class Login(auth_views.LoginView):
@@ -68,13 +67,8 @@ def open_link(request: HttpRequest, key: str) -> HttpResponse:
         except PortalLinkInvalidError:
             page = render(request, "webhooks/portal/ended.html", {"is_link": True}, status=404)
             return secure(page, is_framed=True)
-        audit_log.record(
-            "portallink.open",
-            link,
-            actor=link.owner_id if owners_are_users() else None,
-            source_address=allowances.source_address(request),
-            request_id=getattr(request, "request_id", ""),
-        )
+        actor = link.owner_id if owners_are_users() else None
+        audit.note(request, "portallink.open", link, actor=actor)
         url = reverse("portal-session:start", args=[session_key])
         return secure(HttpResponseRedirect(url), is_framed=True)
 

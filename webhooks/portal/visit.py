@@ -10,7 +10,8 @@ from django.http import Http404, HttpRequest
 from django.urls import reverse
 
 from webhooks import service
-from webhooks.doors import allowances
+from webhooks.doors import audit
+from webhooks.doors.overtaken import was_deleted
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import (
     DELIVERY_PREFIX,
@@ -22,7 +23,6 @@ from webhooks.ids import (
 from webhooks.models import Delivery, Event, PortalLink, Redelivery, Webhook
 from webhooks.models.delivery import DeliveryQuerySet
 from webhooks.models.owners import owner_key, owners_are_users
-from webhooks.repair import audit_log
 from webhooks.repair.redelivery import redeliveries_of
 
 M = TypeVar("M", bound=Model)
@@ -130,20 +130,13 @@ class Visit:
 
     def is_overtaken(self) -> bool:
         """Whether something that this request is about was deleted since it was found."""
-        return not all(type(one)._base_manager.filter(pk=one.pk).exists() for one in self.found)
+        return any(map(was_deleted, self.found))
 
     def note(self, action: str, subject: Model | str, /, **changes: Any) -> None:
         """Write down what was done, and by which link where it was not the owner himself."""
         if self.link is not None:
             changes["portal_link"] = self.link.public_id
-        audit_log.record(
-            action,
-            subject,
-            actor=self.user,
-            changes=changes,
-            source_address=allowances.source_address(self.request),
-            request_id=getattr(self.request, "request_id", ""),
-        )
+        audit.note(self.request, action, subject, actor=self.user, changes=changes)
 
 
 def find(rows: QuerySet[M], public_id: str, prefix: str) -> M:

@@ -35,7 +35,8 @@ PLAIN_NAME = re.compile(r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.
 LOWER = {ord(letter): letter.lower() for letter in ascii_uppercase}
 LEFT_AS_THEY_ARE = ":/?#[]@!$&'()*+,;=%-._~"
 """Every other character of a path or query is percent-encoded."""
-INBOX_TOKEN = re.compile("[A-Za-z0-9_-]{43}")
+INBOX_TOKEN_CHARACTERS = 43
+INBOX_TOKEN = re.compile(f"[A-Za-z0-9_-]{{{INBOX_TOKEN_CHARACTERS}}}")
 PERCENT_ENCODED = re.compile("%[0-9a-f]{2}", re.IGNORECASE)
 
 

@@ -23,9 +23,9 @@ from webhooks.models import Inbox, InboxRequest, SigningSecret, Webhook
 from webhooks.postgres.sql import run
 from webhooks.repair.proof import CHALLENGE_TYPE
 from webhooks.wire.signing import verify_standard
+from webhooks.wire.url_rules import INBOX_TOKEN_CHARACTERS
 
 LIFE = timedelta(hours=1)
-TOKEN_CHARACTERS = 43
 MAX_REQUESTS = 100
 """The requests that an inbox keeps, the latest."""
 MAX_BODY_BYTES = 64 * 1024
@@ -43,8 +43,8 @@ def open_inbox(owner_id: Any) -> Inbox:
     """Open an owner's inbox for an hour, empty and with a new URL; an earlier one ends."""
     with transaction.atomic():
         Inbox.objects.filter(owner_id=owner_id).delete()
-        # As long as its column, with or without a mark (webhooks/wire/url_rules.py).
-        token = (mark_of(owner_id) + secrets.token_urlsafe(32))[:TOKEN_CHARACTERS]
+        # As long as its column, with or without a mark.
+        token = (mark_of(owner_id) + secrets.token_urlsafe(32))[:INBOX_TOKEN_CHARACTERS]
         return Inbox.objects.create(owner_id=owner_id, token=token, ends_at=timezone.now() + LIFE)
 
 
