@@ -137,28 +137,32 @@ DURABILITY = ["fsync", "full_page_writes", "synchronous_commit", "wal_level", "s
 # The database.
 
 
+def execute(sql: str, parameters: Any = None) -> list[Any]:
+    """Run one statement and return its rows, if it has any."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return cursor.fetchall() if cursor.description else []
+
+
 def empty_tables() -> None:
     """Start a measurement with empty tables, fresh statistics and an empty Valkey."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"TRUNCATE {TABLES} CASCADE")
+    execute(f"TRUNCATE {TABLES} CASCADE")
     valkey.connect(5).flushdb()
 
 
 def make_partitions(first: datetime, last: datetime) -> None:
     """Make the partitions that attempts of these days would have got, had they been stored then."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT webhooks_make_attempt_partition(day::date)"
-            "  FROM generate_series(%s::date, %s::date, interval '1 day') AS day",
-            [first.date(), last.date()],
-        )
+    execute(
+        "SELECT webhooks_make_attempt_partition(day::date)"
+        "  FROM generate_series(%s::date, %s::date, interval '1 day') AS day",
+        [first.date(), last.date()],
+    )
 
 
 def settle_down() -> None:
     """Let Postgres finish what the filling left to do, so that it does not count as the drain."""
-    with connection.cursor() as cursor:
-        cursor.execute("VACUUM ANALYZE webhooks_event, webhooks_delivery, webhooks_attempt")
-        cursor.execute("CHECKPOINT")
+    execute("VACUUM ANALYZE webhooks_event, webhooks_delivery, webhooks_attempt")
+    execute("CHECKPOINT")
 
 
 def make_owners(count: int, *, prefix: str = "owner") -> list[User]:

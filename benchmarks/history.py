@@ -146,8 +146,8 @@ class System:
                 "event": newest.event.public_id,
                 "delivery": newest.public_id,
             }
-            _execute("ANALYZE")
-            _execute("SET synchronous_commit = off")
+            harness.execute("ANALYZE")
+            harness.execute("SET synchronous_commit = off")
 
     def measure(self) -> None:
         """Note one round of everything."""
@@ -265,14 +265,8 @@ def _used(wrapper: Any) -> Iterator[None]:
         connections[DEFAULT_DB_ALIAS] = before
 
 
-def _execute(sql: str) -> list[Any]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql)
-        return cursor.fetchall() if cursor.description else []
-
-
 def _size() -> str:
-    return str(_execute("SELECT pg_size_pretty(pg_database_size(current_database()))")[0][0])
+    return str(harness.execute("SELECT pg_size_pretty(pg_database_size(current_database()))")[0][0])
 
 
 # The history. Rows are frozen as they come, as those of days long ago are.
@@ -305,8 +299,8 @@ def _fill(webhooks: list[Webhook]) -> None:
             harness.make_partitions(day, day)
             sql = ATTEMPTS_SQL.format(table=f"webhooks_attempt_{day:%Y%m%d}")
             _copy(raw, sql, (_attempts(*row) for row in _rows(day, first, each_day, webhooks)))
-    _execute("ANALYZE webhooks_event, webhooks_delivery, webhooks_attempt")
-    _execute("CHECKPOINT")
+    harness.execute("ANALYZE webhooks_event, webhooks_delivery, webhooks_attempt")
+    harness.execute("CHECKPOINT")
 
 
 def _copy(raw: psycopg.Connection[Any], sql: str, lines: Iterator[str]) -> None:

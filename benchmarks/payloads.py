@@ -9,8 +9,6 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
-
 from benchmarks import harness, steady
 from benchmarks.harness import Goal, Series, ratio
 from benchmarks.receiver import Receiver
@@ -78,7 +76,7 @@ def _hot(receiver: Receiver, days: int) -> dict[str, Any]:
     _make_payloads(days)
     worker = new_id()
     life.register_worker(worker)
-    _execute(PLANNER_SQL + "SET synchronous_commit = off")
+    harness.execute(PLANNER_SQL + "SET synchronous_commit = off")
     kinds = {
         "as it is": (WHOLE, False), "joined": (JOINED, False), "read apart": (APART, True),
     }  # fmt: skip
@@ -94,7 +92,7 @@ def _hot(receiver: Receiver, days: int) -> dict[str, Any]:
                 series[name, kind].values += [value] * bool(number)
     for (module, name), sql in WHOLE.items():
         setattr(module, name, sql)
-    _execute("RESET ALL; DROP TABLE bench_payload")
+    harness.execute("RESET ALL; DROP TABLE bench_payload")
     return harness.show(
         f"Payloads in one of {days} daily partitions (10th percentiles)",
         list(series.values()),
@@ -152,12 +150,12 @@ def _settle(worker: UUID, taken: Sequence[Any]) -> None:
     UPDATE webhooks_delivery SET status = 'SUCCESS', finished_at = now(), next_attempt_at = NULL,
            claimed_by = NULL WHERE id = ANY(%s)
     """
-    _execute(sql, [[one.id for one in taken]])
+    harness.execute(sql, [[one.id for one in taken]])
 
 
 def _make_payloads(days: int) -> None:
-    _execute("DROP TABLE IF EXISTS bench_payload")
-    _execute(
+    harness.execute("DROP TABLE IF EXISTS bench_payload")
+    harness.execute(
         "CREATE TABLE bench_payload (event_id uuid NOT NULL PRIMARY KEY, payload bytea NOT NULL)"
         " PARTITION BY RANGE (event_id)"
     )
@@ -165,7 +163,7 @@ def _make_payloads(days: int) -> None:
     for number in range(days):
         start = today + timedelta(days=8 - days + number)
         first, end = first_id_of(start), first_id_of(start + timedelta(days=1))
-        _execute(
+        harness.execute(
             f"CREATE TABLE bench_payload_{number} PARTITION OF bench_payload"
             f" FOR VALUES FROM ('{first}') TO ('{end}')"
         )
@@ -204,12 +202,12 @@ def _purge(size: int, count: int, rounds: int) -> dict[str, Any]:
 
 def _purged(size: int, count: int, *, is_apart: bool) -> tuple[int, float, int]:
     """Store and purge a day; return the bytes of the log for storing, seconds, and bytes for the purge."""
-    _execute("DROP TABLE IF EXISTS bench_event, bench_day")
-    _execute("CREATE TABLE bench_event (LIKE webhooks_event INCLUDING ALL)")
-    _execute("CREATE TABLE bench_day (event_id uuid PRIMARY KEY, payload bytea NOT NULL)")
-    _execute("ALTER TABLE bench_event SET (autovacuum_enabled = off)")
+    harness.execute("DROP TABLE IF EXISTS bench_event, bench_day")
+    harness.execute("CREATE TABLE bench_event (LIKE webhooks_event INCLUDING ALL)")
+    harness.execute("CREATE TABLE bench_day (event_id uuid PRIMARY KEY, payload bytea NOT NULL)")
+    harness.execute("ALTER TABLE bench_event SET (autovacuum_enabled = off)")
     log_at = _log()
-    _execute(
+    harness.execute(
         f"""
         WITH made AS (
             SELECT gen_random_uuid() AS id, {TEXT_SQL} AS payload
@@ -224,19 +222,19 @@ def _purged(size: int, count: int, *, is_apart: bool) -> tuple[int, float, int]:
         {"size": size, "count": count, "is_apart": is_apart},
     )
     stored = _log() - log_at
-    _execute("VACUUM bench_event")
+    harness.execute("VACUUM bench_event")
     # After a checkpoint a page's first change is logged as a whole page: days old ones are cold.
-    _execute("CHECKPOINT")
+    harness.execute("CHECKPOINT")
     log_at = _log()
 
     def purge() -> None:
-        _execute("DELETE FROM bench_event")
-        _execute("DROP TABLE bench_day")
-        _execute("VACUUM (TRUNCATE off) bench_event")
+        harness.execute("DELETE FROM bench_event")
+        harness.execute("DROP TABLE bench_day")
+        harness.execute("VACUUM (TRUNCATE off) bench_event")
 
     seconds, _ = _time(purge)
     log = _log() - log_at
-    _execute("DROP TABLE bench_event")
+    harness.execute("DROP TABLE bench_event")
     return stored, seconds, log
 
 
@@ -247,10 +245,4 @@ def _time(action: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def _log() -> int:
-    return int(_execute("SELECT pg_current_wal_insert_lsn() - '0/0'")[0][0])
-
-
-def _execute(sql: str, parameters: Any = None) -> list[Any]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        return cursor.fetchall() if cursor.description else []
+    return int(harness.execute("SELECT pg_current_wal_insert_lsn() - '0/0'")[0][0])

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from django.db import connection
-
 from benchmarks import door, harness, orders, steady
 from benchmarks.harness import Goal, Series
 from benchmarks.processors import PartTimes
@@ -82,7 +80,7 @@ def _deliver(stack: ExitStack, recorder: steady.Recorder) -> list[Minute]:
     harness.empty_tables()
     caller, *owners = harness.make_owners(1 + OWNERS)
     harness.make_webhooks(owners, recorder.url)
-    _run("SELECT pg_stat_reset()")
+    harness.execute("SELECT pg_stat_reset()")
     web = stack.enter_context(running_web())
     parts = {"web": [web.root], "worker": stack.enter_context(harness.running_workers(1))}
     client = stack.enter_context(orders.running("benchmarks.load"))
@@ -102,7 +100,7 @@ def _deliver(stack: ExitStack, recorder: steady.Recorder) -> list[Minute]:
             lines.seek(read_from)
             text = lines.read().decode(errors="replace")
         postgres = used.seconds()["Postgres"] / len(report["sent"]) * 1e6
-        dead = {name: rows for name, rows, _ in _run(DEAD_SQL)}
+        dead = {name: rows for name, rows, _ in harness.execute(DEAD_SQL)}
         minutes.append(Minute(report["sent"], postgres, _durations(text), dead))
     return minutes
 
@@ -135,11 +133,11 @@ def _show_minutes(minutes: list[Minute], received: dict[str, float]) -> dict[str
 
 
 def _show_bloat() -> dict[str, Any]:
-    vacuums = {name: count for name, _, count in _run(DEAD_SQL)}
+    vacuums = {name: count for name, _, count in harness.execute(DEAD_SQL)}
     before = _sizes()
     tables = {table for _, table in before}
     for table in tables:
-        _run(f'VACUUM FULL "{table}"')
+        harness.execute(f'VACUUM FULL "{table}"')
     after = _sizes()
     series, goals = [], []
     for table in sorted(tables):
@@ -163,7 +161,7 @@ def _show_bloat() -> dict[str, Any]:
 
 def _sizes() -> dict[tuple[str, str], int]:
     """Return the bytes of each table with its large values, and of each index, with its table."""
-    return {(name, table): size for name, table, size in _run(SIZES_SQL)}
+    return {(name, table): size for name, table, size in harness.execute(SIZES_SQL)}
 
 
 def _lateness(minute: Minute, received: dict[str, float], share: float) -> float:
@@ -195,13 +193,7 @@ def _log_durations(share: float) -> Path:
         ("log_statement_sample_rate", str(share)),
         ("log_parameter_max_length", "0"),
     ):
-        _run(f"ALTER SYSTEM SET {name} = '{value}'")
-    _run("SELECT pg_reload_conf()")
-    ((directory,),) = _run("SHOW data_directory")
+        harness.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+    harness.execute("SELECT pg_reload_conf()")
+    ((directory,),) = harness.execute("SHOW data_directory")
     return Path(directory).parent / "postgres.log"
-
-
-def _run(sql: str) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql)
-        return cursor.fetchall() if cursor.description else []
