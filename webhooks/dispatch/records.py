@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 SETTLE_ROWS = 500
 SETTLE_SECONDS = 0.2
-PAUSE_SECONDS = 0.025
+PAUSE_SECONDS = 0.1
 """Shortest time between two batches of an idle worker: it writes a lone result at once, but does not
 write hundreds per second one by one."""
 MAX_WAITING = 4 * SETTLE_ROWS
