@@ -73,6 +73,10 @@ class FeedRefusedError(WebhooksError):
     """The server refused to return its events."""
 
 
+class TokenLimitError(WebhooksError):
+    """The user has reached the maximum number of API tokens."""
+
+
 class WebhookLimitError(WebhooksError):
     """The owner has reached the maximum number of webhooks."""
 

@@ -19,7 +19,7 @@ from webhooks.admin.base import OperatorAdmin
 from webhooks.admin.look import BooleanFilter
 from webhooks.admin.secrets import PasswordOperation
 from webhooks.admin.template_tags import ago, chip
-from webhooks.doors import access
+from webhooks.doors import access, owners
 from webhooks.doors.second_factor import PasswordAgainForm
 from webhooks.ids import TOKEN_PREFIX
 from webhooks.models import ApiToken
@@ -28,7 +28,7 @@ MAX_DAYS = 365
 
 
 class NewTokenForm(PasswordAgainForm):
-    user = forms.EmailField(help_text="The user's e-mail address.")
+    user = forms.CharField(help_text="The user's e-mail address, name or id.")
     name = forms.CharField(max_length=100, help_text="Its purpose.")
     scopes = forms.MultipleChoiceField(
         choices=ApiToken.Scope.choices, widget=forms.CheckboxSelectMultiple
@@ -45,9 +45,10 @@ class NewTokenForm(PasswordAgainForm):
     field_order = ("user", "name", "scopes", "days", "is_service")
 
     def clean_user(self) -> Any:
-        user = get_user_model().objects.filter(email__iexact=self.cleaned_data["user"]).first()
+        key = owners.key_of_user(self.cleaned_data["user"])
+        user = get_user_model()._base_manager.filter(pk=key).first()
         if user is None:
-            raise forms.ValidationError("No user has this address.")
+            raise forms.ValidationError("No user has this name or id, or several have it.")
         is_other_staff = user != self._user and (user.is_staff or user.is_superuser)
         if is_other_staff and not self._user.is_superuser:
             raise forms.ValidationError("Only superusers make tokens of other staff.")

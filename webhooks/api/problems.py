@@ -86,6 +86,7 @@ DOMAIN_ERRORS: dict[type[errors.WebhooksError], tuple[int, str]] = {
     errors.RedeliveryScopeError: (400, "scope_invalid"),
     errors.SecretRefusedError: (409, "conflict"),
     errors.StorageUnavailableError: (503, "unavailable"),
+    errors.TokenLimitError: (409, "conflict"),
     errors.WebhookLimitError: (400, "limit_reached"),
     errors.WebhookNotSendingError: (409, "conflict"),
     errors.WebhookUnprovedError: (409, "conflict"),

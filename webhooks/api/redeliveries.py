@@ -184,7 +184,7 @@ class RedeliveryViewSet(ListAction, RetrieveAction, ApiViewSet[Redelivery]):
     serializer_class = RedeliverySerializer
 
     def get_queryset(self) -> QuerySet[Redelivery]:
-        return redelivery.redeliveries_of(self.owner_id, self.user_id)
+        return redelivery.redeliveries_of(self.owner_id)
 
     def retrieve(self, request: Request, pk: str) -> Response:
         found = self.get_object()

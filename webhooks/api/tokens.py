@@ -17,7 +17,6 @@ from webhooks.api.authentication import CODE_HEADER, PasswordAuthentication, tok
 from webhooks.api.base import (
     ApiModelSerializer,
     ApiViewSet,
-    ConflictError,
     DeleteAction,
     ListAction,
 )
@@ -26,7 +25,6 @@ from webhooks.api.serializers import PublicIdField
 from webhooks.doors import access
 from webhooks.ids import TOKEN_PREFIX
 from webhooks.models import ApiToken
-from webhooks.models.token import MAX_TOKENS
 
 MAX_DAYS = 365
 DEFAULT_DAYS = 90
@@ -119,8 +117,7 @@ class TokenViewSet(ListAction, DeleteAction, ApiViewSet[ApiToken]):
         if wish["is_service"] and not access.may(request.user, access.TRIGGER_FOR_OTHERS):
             refusal = refusal_of(access.TRIGGER_FOR_OTHERS)
             raise PermissionDenied(f"{refusal} Leave isService out.")
-        if self.get_queryset().count() >= MAX_TOKENS:
-            raise ConflictError(f"You have {MAX_TOKENS} tokens; revoke one that is not needed.")
+        ApiToken.objects.make_room(request.user)
         days = wish.pop("expires_in_days")
         lifetime = timedelta(days=days)
         token, _ = ApiToken.objects.issue(request.user, lifetime=lifetime, **wish)

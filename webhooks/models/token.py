@@ -12,11 +12,13 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from webhooks.errors import TokenLimitError
 from webhooks.ids import TOKEN_PREFIX, mark_of, new_id
 
 MAX_TOKENS = 50
@@ -37,6 +39,15 @@ def key_of(text: str) -> str:
 
 
 class ApiTokenManager(models.Manager["ApiToken"]):
+    def make_room(self, user: Any) -> None:
+        """Raise TokenLimitError if the user has the maximum number of tokens.
+
+        For a transaction: another one of the same user waits here until it ends.
+        """
+        get_user_model()._base_manager.select_for_update(no_key=True).get(pk=user.pk)
+        if self.filter(user=user).count() >= MAX_TOKENS:
+            raise TokenLimitError(f"You have {MAX_TOKENS} tokens; revoke one that is not needed.")
+
     def issue(
         self,
         user: Any,

@@ -17,9 +17,9 @@ from django.views.decorators.debug import sensitive_variables
 
 from webhooks import service
 from webhooks.doors import allowances
+from webhooks.errors import TokenLimitError
 from webhooks.ids import PORTAL_LINK_PREFIX, TOKEN_PREFIX
 from webhooks.models import ApiToken, PortalLink
-from webhooks.models.token import MAX_TOKENS
 from webhooks.portal.deliveries import choices_of
 from webhooks.portal.forms import NewLinkForm, NewTokenForm
 from webhooks.portal.pages import attempt, go, show, too_many
@@ -71,18 +71,20 @@ def add_token(visit: Visit) -> HttpResponse:
             visit.note("password.refuse", visit.user)
         return _show(visit, token_form=form)
     data = form.cleaned_data
-    if ApiToken.objects.filter(user=visit.user).count() >= MAX_TOKENS:
+    facts = {"name": data["name"], "scopes": data["scopes"], "days": data["days"]}
+    try:
+        with transaction.atomic():
+            ApiToken.objects.make_room(visit.user)
+            token, text = ApiToken.objects.issue(
+                visit.user,
+                name=data["name"],
+                scopes=data["scopes"],
+                lifetime=timedelta(days=data["days"]),
+            )
+            visit.note("apitoken.create", token, **facts)
+    except TokenLimitError:
         form.add_error(None, _("There are too many tokens; revoke one that is not needed."))
         return _show(visit, token_form=form)
-    facts = {"name": data["name"], "scopes": data["scopes"], "days": data["days"]}
-    with transaction.atomic():
-        token, text = ApiToken.objects.issue(
-            visit.user,
-            name=data["name"],
-            scopes=data["scopes"],
-            lifetime=timedelta(days=data["days"]),
-        )
-        visit.note("apitoken.create", token, **facts)
     return _show(visit, new_token=text)
 
 

@@ -105,7 +105,7 @@ class Visit:
         return Event.objects.for_owner(self.owner_id)
 
     def redeliveries(self) -> QuerySet[Redelivery]:
-        rows = redeliveries_of(self.owner_id, getattr(self.user, "pk", None))
+        rows = redeliveries_of(self.owner_id)
         if self.only is not None:
             rows = rows.filter(scope__webhook_id=str(self.only.id))
         return rows

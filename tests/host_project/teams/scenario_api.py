@@ -93,6 +93,9 @@ class TeamsByHttp(unittest.TestCase):
             "POST", f"deliveries/{deliveries[0]['id']}/redeliver", {}, team=self.first
         )
         self.assertEqual(again.status_code, 202, again.content)
+        for team, count in ((self.first, 1), (self.second, 0)):
+            seen = self.call("GET", "redeliveries", team=team).json()["results"]
+            self.assertEqual(len(seen), count)
 
     def test_a_service_names_any_team(self) -> None:
         staff = User.objects.create_user(f"staff {uuid.uuid4().hex}", is_staff=True)

@@ -526,7 +526,7 @@ def test_an_api_token_is_shown_once_and_revoked(operator: Client, user: User) ->
     ("change", "problem"),
     [
         ({"password": "guess"}, "This is not your password."),
-        ({"user": "nobody@example.com"}, "No user has this address."),
+        ({"user": "nobody@example.com"}, "No user has this name or id, or several have it."),
         ({"is_service": "on"}, "may not trigger events for others."),
         ({"scopes": ["everything"]}, "not one of the available choices"),
         ({"days": 0}, "greater than or equal to 1"),
@@ -540,6 +540,21 @@ def test_a_wrong_api_token_is_refused(
     assert answer.status_code == 422
     assert problem in answer.content.decode()
     assert not ApiToken.objects.exists()
+
+
+@pytest.mark.usefixtures("password")
+def test_an_api_token_is_made_for_the_user_whose_address_is_written_so(
+    operator: Client, user: User
+) -> None:
+    User.objects.create(username="other", email="ADA@example.com")
+
+    ambiguous = operator.post(
+        "/admin/webhooks/apitoken/new/", TOKEN_FORM | {"user": "Ada@example.com"}
+    )
+    operator.post("/admin/webhooks/apitoken/new/", TOKEN_FORM)
+
+    assert "or several have it." in ambiguous.content.decode()
+    assert ApiToken.objects.get().user == user
 
 
 def test_pages_of_an_unreadable_webhook_say_so(

@@ -6,12 +6,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
 
 from projects.models import User
+from tests.concurrency import in_thread, wait_for_lock
 from tests.webhooks.api.conftest import MakeClient
 from webhooks.api import authentication
 from webhooks.models import ApiToken
@@ -240,6 +241,24 @@ def test_not_more_than_fifty(user: User, make_token: Any) -> None:
 
     assert response.status_code == 409
     assert "revoke one" in response.json()["detail"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_fiftieth_token_is_made_once(user: User, make_token: Any) -> None:
+    for _ in range(49):
+        make_token(user)
+    client = login(user)
+    responses = []
+    wish = {"name": "x", "scopes": ["read"]}
+    with transaction.atomic():
+        ApiToken.objects.make_room(user)
+        make_token(user)
+        other = in_thread(lambda: responses.append(client.post("/api/v1/tokens", wish)))
+        wait_for_lock()
+    other.join()
+
+    assert responses[0].status_code == 409
+    assert ApiToken.objects.count() == 50
 
 
 def test_current_token_is_shown_to_its_bearer(user: User, make_client: MakeClient) -> None:
