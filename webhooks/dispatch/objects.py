@@ -15,7 +15,14 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
-from webhooks.dispatch.take import FORM_COLUMN, MAX_CLAIM_BYTES, ClaimedDelivery, Taken, keep_light
+from webhooks.dispatch.take import (
+    MARK_DUE,
+    MAX_CLAIM_BYTES,
+    ClaimedDelivery,
+    Taken,
+    keep_light,
+    marked_columns,
+)
 from webhooks.postgres.objects import head_of, make_next_due, of_object
 from webhooks.postgres.sql import run
 
@@ -31,7 +38,7 @@ AFTER_HEAD_SECONDS = 5.0
 # rows of one object. It reads nothing of a webhook whose first row has no place among those of an
 # object yet, because the webhook's order was changed: nothing may pass that row.
 CLAIM_OBJECTS_SQL = f"""
-WITH due AS MATERIALIZED (
+WITH candidate AS MATERIALIZED (
     SELECT row.id, row.webhook_id, row.is_head, row.next_attempt_at
       FROM unnest(%(webhooks)s::uuid[], %(counts)s::int[]) AS wanted (webhook_id, count)
      CROSS JOIN LATERAL (
@@ -54,34 +61,21 @@ WITH due AS MATERIALIZED (
              ORDER BY f.epoch, f.order_key, f.id LIMIT 1) IS NOT NULL
      ) row
      WHERE NOT row.is_head OR row.number <= wanted.count
-), free AS (
+), due AS (
     -- The condition on the status keeps the planner from the partial indexes of all that waits.
     SELECT d.id FROM webhooks_delivery d
-     WHERE d.id = ANY(ARRAY(SELECT id FROM due WHERE is_head LIMIT %(limit)s))
+     WHERE d.id = ANY(ARRAY(SELECT id FROM candidate WHERE is_head LIMIT %(limit)s))
        AND d.status IN ('PENDING', 'RETRYING') AND d.claimed_by IS NULL AND NOT d.is_suspect
        AND d.next_attempt_at <= statement_timestamp()
        FOR UPDATE SKIP LOCKED
-), alive AS (
-    SELECT FROM webhooks_workerheartbeat
-     WHERE id = %(worker)s AND declared_dead_at IS NULL
-       FOR KEY SHARE SKIP LOCKED
-), claimed AS (
-    UPDATE webhooks_delivery d
-       SET status = 'SENDING', claimed_by = %(worker)s
-     WHERE d.id = ANY(ARRAY(SELECT id FROM free)) AND EXISTS (SELECT FROM alive)
-    RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round,
-              d.next_attempt_at, d.form, d.object_key
-)
-SELECT due.id, due.webhook_id, due.is_head,
+), {MARK_DUE}
+SELECT candidate.id, candidate.webhook_id, candidate.is_head,
        NULL::uuid, NULL::uuid, NULL::uuid, NULL::int, NULL::int, NULL::text, NULL::bytea,
        NULL::float8, NULL::varchar[], NULL::text
-  FROM due
+  FROM candidate
 UNION ALL
 SELECT NULL, NULL, NULL,
-       c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
-       CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s
-            THEN e.payload END,
-       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMN}, e.traceparent
+       {marked_columns()}
   FROM claimed c JOIN webhooks_event e ON e.id = c.event_id
 """  # noqa: S608 (constants only)
 

@@ -16,7 +16,13 @@ from webhooks.dispatch import take
 from webhooks.dispatch.discovery import Look, clock_offset
 from webhooks.dispatch.endpoints import ENDPOINT_COLUMNS, Endpoints, with_owners
 from webhooks.dispatch.lanes import Lane
-from webhooks.dispatch.take import FORM_COLUMN, ClaimedDelivery, Taken, keep_light
+from webhooks.dispatch.take import (
+    MARK_DUE,
+    ClaimedDelivery,
+    Taken,
+    keep_light,
+    marked_columns,
+)
 from webhooks.models.endpoint_proof import host_cap
 from webhooks.pace.breaker import RAMP_SECONDS
 from webhooks.pace.window import START
@@ -65,22 +71,8 @@ WITH recent AS MATERIALIZED (
        AND d.status IN ('PENDING', 'RETRYING') AND d.claimed_by IS NULL AND NOT d.is_suspect
        AND d.next_attempt_at <= statement_timestamp()
        FOR UPDATE SKIP LOCKED
-), alive AS (
-    SELECT FROM webhooks_workerheartbeat
-     WHERE id = %(worker)s AND declared_dead_at IS NULL
-       FOR KEY SHARE SKIP LOCKED
-), claimed AS (
-    UPDATE webhooks_delivery d
-       SET status = 'SENDING', claimed_by = %(worker)s
-     WHERE d.id = ANY(ARRAY(SELECT id FROM due)) AND EXISTS (SELECT FROM alive)
-    RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round,
-              d.next_attempt_at, d.form, d.object_key
-), taken AS (
-    SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
-           CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s
-                THEN e.payload END AS payload,
-           extract(epoch FROM c.next_attempt_at)::float8 AS due_at, {FORM_COLUMN} AS form,
-           e.traceparent
+), {MARK_DUE}, taken AS (
+    SELECT {marked_columns()}
       FROM claimed c JOIN webhooks_event e ON e.id = c.event_id
 )
 SELECT extract(epoch FROM clock_timestamp())::float8, EXISTS (SELECT FROM webhooks_pause),

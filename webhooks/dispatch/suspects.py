@@ -28,7 +28,13 @@ from webhooks.dispatch.desk import Errand
 from webhooks.dispatch.discovery import clock_offset
 from webhooks.dispatch.flight import Flight
 from webhooks.dispatch.guard import Guard
-from webhooks.dispatch.take import FORM_COLUMN, MAX_CLAIM_BYTES, ClaimedDelivery, keep_light
+from webhooks.dispatch.take import (
+    MARK_DUE,
+    MAX_CLAIM_BYTES,
+    ClaimedDelivery,
+    keep_light,
+    marked_columns,
+)
 from webhooks.pace.outage import PROBE_SECONDS
 from webhooks.postgres.objects import head_of
 from webhooks.postgres.sql import limited_transaction, run
@@ -156,21 +162,8 @@ WITH {DUE_SQL.replace("due AS", "sendable AS")}, picked AS MATERIALIZED (
        AND d.is_suspect AND d.finished_at IS NULL AND d.claimed_by IS NULL
        AND d.suspect_level = %(level)s
        FOR UPDATE SKIP LOCKED
-), alive AS (
-    SELECT FROM webhooks_workerheartbeat
-     WHERE id = %(worker)s AND declared_dead_at IS NULL
-       FOR KEY SHARE SKIP LOCKED
-), claimed AS (
-    UPDATE webhooks_delivery d
-       SET status = 'SENDING', claimed_by = %(worker)s
-     WHERE d.id = ANY(ARRAY(SELECT id FROM due)) AND EXISTS (SELECT FROM alive)
-    RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round,
-              d.next_attempt_at, d.form, d.object_key
-)
-SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
-       CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s
-            THEN e.payload END,
-       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMN}, e.traceparent
+), {MARK_DUE}
+SELECT {marked_columns()}
   FROM claimed c JOIN webhooks_event e ON e.id = c.event_id
 """  # noqa: S608 (constants only)
 

@@ -83,7 +83,32 @@ place of an event in one number: 2^48 events of the first epoch come before thos
 
 # The lock on the worker's heartbeat keeps its burial and its claims apart: a worker that was declared
 # dead claims nothing, and while a claim of before goes on the heartbeat stays (webhooks/dispatch/life.py).
-#
+MARK_DUE = """alive AS (
+    SELECT FROM webhooks_workerheartbeat
+     WHERE id = %(worker)s AND declared_dead_at IS NULL
+       FOR KEY SHARE SKIP LOCKED
+), claimed AS (
+    UPDATE webhooks_delivery d
+       SET status = 'SENDING', claimed_by = %(worker)s
+     WHERE d.id = ANY(ARRAY(SELECT id FROM due)) AND EXISTS (SELECT FROM alive)
+    RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round,
+              d.next_attempt_at, d.epoch, d.order_key, d.form, d.object_key
+)"""
+"""The end of every claim: mark the rows of `due`, which it has locked, as the worker's (`claimed`)."""
+
+
+def marked_columns(window: str = "ROWS UNBOUNDED PRECEDING") -> str:
+    """Return the columns of ClaimedDelivery, of a marked row `c` and its event `e`.
+
+    A row whose payload would exceed the `bytes` of the claim comes without it; `window` says which
+    rows come before.
+    """
+    return f"""c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
+       CASE WHEN sum(octet_length(e.payload)) OVER ({window}) <= %(bytes)s
+            THEN e.payload END AS payload,
+       extract(epoch FROM c.next_attempt_at)::float8 AS due_at, {FORM_COLUMN} AS form, e.traceparent"""
+
+
 # The commit is not waited for: when Postgres crashes, a claim may be forgotten, so that its rows are
 # sent once more; none is lost.
 CLAIM_SQL = f"""
@@ -104,21 +129,8 @@ WITH due AS (
            FOR UPDATE SKIP LOCKED
      ) row
      LIMIT %(limit)s
-), alive AS (
-    SELECT FROM webhooks_workerheartbeat
-     WHERE id = %(worker)s AND declared_dead_at IS NULL
-       FOR KEY SHARE SKIP LOCKED
-), claimed AS (
-    UPDATE webhooks_delivery d
-       SET status = 'SENDING', claimed_by = %(worker)s
-     WHERE d.id = ANY(ARRAY(SELECT id FROM due)) AND EXISTS (SELECT FROM alive)
-    RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round,
-              d.next_attempt_at, d.form, d.object_key
-)
-SELECT c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
-       CASE WHEN sum(octet_length(e.payload)) OVER (ROWS UNBOUNDED PRECEDING) <= %(bytes)s
-            THEN e.payload END,
-       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMN}, e.traceparent
+), {MARK_DUE}
+SELECT {marked_columns()}
   FROM claimed c JOIN webhooks_event e ON e.id = c.event_id,
        (SELECT set_config('synchronous_commit', 'off', true)) AS asynchronous
 """  # noqa: S608 (constants only)
@@ -155,17 +167,7 @@ WITH run AS MATERIALIZED (
        AND d.status IN ('PENDING', 'RETRYING') AND d.claimed_by IS NULL AND NOT d.is_suspect
        AND d.next_attempt_at <= greatest(statement_timestamp(), d.created_at)
        FOR UPDATE SKIP LOCKED
-), alive AS (
-    SELECT FROM webhooks_workerheartbeat
-     WHERE id = %(worker)s AND declared_dead_at IS NULL
-       FOR KEY SHARE SKIP LOCKED
-), claimed AS (
-    UPDATE webhooks_delivery d
-       SET status = 'SENDING', claimed_by = %(worker)s
-     WHERE d.id = ANY(ARRAY(SELECT id FROM due)) AND EXISTS (SELECT FROM alive)
-    RETURNING d.id, d.webhook_id, d.event_id, d.attempt_count, d.attempts_before_round,
-              d.next_attempt_at, d.epoch, d.order_key, d.form, d.object_key
-)
+), {MARK_DUE}
 -- All that were read, then all that were marked: a join of the two may be planned as rows times rows.
 SELECT run.webhook_id, run.position, run.is_free, run.is_in_order, run.is_due,
        run.id, NULL::uuid, NULL::uuid, NULL::int, NULL::int, NULL::text, NULL::bytea,
@@ -173,11 +175,7 @@ SELECT run.webhook_id, run.position, run.is_free, run.is_in_order, run.is_due,
   FROM run
 UNION ALL
 SELECT NULL, NULL, true, true, true,
-       c.id, c.webhook_id, c.event_id, c.attempt_count, c.attempts_before_round, e.type,
-       CASE WHEN sum(octet_length(e.payload))
-                     OVER (ORDER BY c.webhook_id, c.epoch, c.order_key, c.id) <= %(bytes)s
-            THEN e.payload END,
-       extract(epoch FROM c.next_attempt_at)::float8, {FORM_COLUMN}, e.traceparent
+       {marked_columns("ORDER BY c.webhook_id, c.epoch, c.order_key, c.id")}
   FROM claimed c JOIN webhooks_event e ON e.id = c.event_id
  ORDER BY 1, 2
 """  # noqa: S608 (constants only)

@@ -18,8 +18,6 @@ from webhooks.models.webhook import Webhook
 from webhooks.wire.forms import read_spec, render
 from webhooks.wire.header_lines import answer_pairs, header_pairs
 
-"""The owner of platform webhooks' deliveries: the claim's rotation cannot compare nulls."""
-
 COUNTED_AT_MOST = 10_000
 """The maximum count of an interactive query; one more means "more than that"."""
 
