@@ -126,6 +126,7 @@ def fuzz(target: tuple[str, str], *options: str, with_keys: bool = False) -> Non
     finished = subprocess.run(
         [
             Path(sys.executable).with_name("schemathesis"),
+            f"--config-file={Path(__file__).with_name('schemathesis.toml')}",
             "run",
             description,
             f"--url={url}",
