@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from cells.cellmap import CellMap
 from cells.consumer import stored_map
 from cells.slots import slot_of
+from webhooks.api.problems import CONTENT_TYPE, problem
 
 MAP_SECONDS = 1.0
 """How old the map may be: cells.moving waits longer."""
@@ -32,29 +33,29 @@ class CellMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         found = TOKEN.match(request.META.get("HTTP_AUTHORIZATION", ""))
         found = found or PORTAL.match(request.path)
-        answer = self._elsewhere(request, int(found[1], 16)) if found else None
-        return answer or self.get_response(request)
+        response = self._elsewhere(request, int(found[1], 16)) if found else None
+        return response or self.get_response(request)
 
     def process_view(self, request: HttpRequest, *_: object) -> HttpResponse | None:
         """Let nobody who is signed in change what is being moved."""
         current = self._current()
         if current is None or not current.moves or not request.user.is_authenticated:
             return None
-        return _moving() if slot_of(request.user.pk) in current.moves else None
+        return _moving(request) if slot_of(request.user.pk) in current.moves else None
 
     def _elsewhere(self, request: HttpRequest, slot: int) -> HttpResponse | None:
         current = self._current()
         if current is None:
             return None
         if slot in current.moves:
-            return _moving()
+            return _moving(request)
         cell = current.slots[slot]
         if cell == settings.CELL_NAME:
             return None
         url = current.cells[cell]
-        answer = _problem(421, "misdirected", f"The owner's cell is {url}.", cell=url)
-        answer["Location"] = url + request.get_full_path()
-        return answer
+        response = _refusal(request, 421, "misdirected", f"The owner's cell is {url}.", cell=url)
+        response["Location"] = url + request.get_full_path()
+        return response
 
     def _current(self) -> CellMap | None:
         with self._lock:
@@ -64,14 +65,17 @@ class CellMiddleware:
             return self._map
 
 
-def _moving() -> HttpResponse:
-    answer = _problem(503, "moving", "The owner is being moved to another cell; try again.")
-    answer["Retry-After"] = str(RETRY_SECONDS)
-    return answer
+def _moving(request: HttpRequest) -> HttpResponse:
+    detail = "The owner is being moved to another cell; try again."
+    response = _refusal(request, 503, "unavailable", detail)
+    response["Retry-After"] = str(RETRY_SECONDS)
+    return response
 
 
-def _problem(status: int, kind: str, detail: str, **more: str) -> HttpResponse:
-    document = {"type": f"urn:remotedevai:problem:{kind}", "status": status, "detail": detail}
-    response = JsonResponse(document | more, status=status, content_type="application/problem+json")
+def _refusal(
+    request: HttpRequest, status: int, code: str, detail: str, **extra: str
+) -> HttpResponse:
+    members = problem(request, status, code, detail, **extra)
+    response = JsonResponse(members, status=status, content_type=CONTENT_TYPE)
     response["Cache-Control"] = "no-store"
     return response

@@ -90,6 +90,7 @@ def test_a_cell_answers_for_its_own_owners_only(world: World) -> None:
         assert get(f"{site}/api/v1/webhooks", of_ada)[0] == 200
         status, headers, body = get(f"{site}/api/v1/webhooks?limit=1", of_bob)
         assert (status, json.loads(body)["cell"]) == (421, "https://b.example.com")
+        assert json.loads(body)["requestId"] == headers["X-Request-Id"]
         assert headers["Location"] == "https://b.example.com/api/v1/webhooks?limit=1"
         status, headers, _ = get(f"{site}/portal/open/{link_of_bob}/")
         assert (status, headers["Location"][:21]) == (421, "https://b.example.com")

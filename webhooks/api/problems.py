@@ -52,6 +52,7 @@ TITLES = {
     "invalid": "The request is not valid",
     "length_required": "The length of the body is not known",
     "limit_reached": "There are as many as there may be",
+    "misdirected": "The owner is in another cell",
     "method_not_allowed": "This resource has no such method",
     "not_acceptable": "The answer is JSON only",
     "not_authenticated": "Credentials are needed",
