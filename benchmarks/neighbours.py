@@ -98,6 +98,14 @@ def _compare(
         )
         for share in SHARES
     ]
+    if usual != "nobody":
+        goals += [
+            Goal(
+                f"p{share * 100:g} beside {worst} / beside {usual}",
+                ratio(series[worst, share], series[usual, share]),
+            )
+            for share in SHARES
+        ]
     what = f"worker's processor time beside {worst} / beside {usual}"
     goals.append(Goal(what, ratio(busy[worst], busy[usual])))
     rows = [*series.values(), *busy.values()]
