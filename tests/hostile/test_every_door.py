@@ -136,7 +136,7 @@ def test_url_of_a_platform_webhook_is_not_changed_without_it(
 ) -> None:
     platform = make_webhook(owner=None, is_platform=True, name="all")
     client = Client()
-    for role in roles(access.CHANGE_PLATFORM_WEBHOOK):
+    for role in roles(access.CHANGE_SETTINGS):
         dress(somebody, role)
         client.force_login(somebody)
         form = {"name": role.name, "url": "http://127.0.0.1:9/eve", "events": "*",

@@ -80,6 +80,7 @@ class AddToken(PasswordOperation):
     @sensitive_variables()
     def act(self, form: forms.Form) -> HttpResponse:
         data = form.cleaned_data
+        ApiToken.objects.make_room(data["user"])
         token, text = ApiToken.objects.issue(
             data["user"],
             name=data["name"],

@@ -195,10 +195,7 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
         return webhook
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        if obj is not None and obj.is_platform:
-            return access.may(request.user, access.CHANGE_PLATFORM_WEBHOOK)
-        allowed: bool = super().has_change_permission(request, obj)
-        return allowed
+        return access.may(request.user, access.CHANGE_SETTINGS)
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         service.update_webhook(obj, **changes_of(form))

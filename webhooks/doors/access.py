@@ -54,7 +54,10 @@ TRIGGER_FOR_OTHERS = Deed(
     commands=("trigger",),
 )  # fmt: skip
 MAKE_TOKEN = Deed(
-    "make tokens for other users", ("webhooks.add_apitoken",), admin=("apitoken_new",)
+    # A program with one reads payloads, replaces secrets and makes links into the portal.
+    "make tokens for other users",
+    ("webhooks.add_apitoken", VIEW_PAYLOAD, REVEAL),
+    admin=("apitoken_new",),
 )
 ADD_WEBHOOK = Deed(
     # The person who creates one sees its secret.
@@ -77,11 +80,11 @@ CHANGE_WEBHOOK = Deed(
     ),
     commands=("enable",),
 )  # fmt: skip
-CHANGE_PLATFORM_WEBHOOK = Deed(
-    # A person who changes its URL can read every owner's payloads.
-    "change the settings of platform webhooks",
+CHANGE_SETTINGS = Deed(
+    # A person who changes a webhook's URL can read the payloads that it receives.
+    "change the settings of other users' and platform webhooks",
     (*CHANGE_WEBHOOK.permissions, VIEW_PAYLOAD),
-    admin=("webhook_settings, of a platform webhook",),
+    admin=("webhook_settings, its form",),
 )
 DELETE_WEBHOOK = Deed(
     "delete other users' webhooks", ("webhooks.delete_webhook",), admin=("webhook_remove",)
@@ -106,7 +109,7 @@ OWN_SECOND_FACTOR = Deed("set up a second factor of their own", ())
 
 DEEDS = (
     VIEW_QUEUE, PAUSE, REDELIVER, TRIGGER_FOR_OTHERS, MAKE_TOKEN, ADD_WEBHOOK,
-    ADD_PLATFORM_WEBHOOK, CHANGE_WEBHOOK, CHANGE_PLATFORM_WEBHOOK, DELETE_WEBHOOK, ROTATE,
+    ADD_PLATFORM_WEBHOOK, CHANGE_WEBHOOK, CHANGE_SETTINGS, DELETE_WEBHOOK, ROTATE,
     REVEAL_SECRET, OPEN_PORTAL,
 )  # fmt: skip
 

@@ -46,7 +46,7 @@ class ApiTokenManager(models.Manager["ApiToken"]):
         """
         get_user_model()._base_manager.select_for_update(no_key=True).get(pk=user.pk)
         if self.filter(user=user).count() >= MAX_TOKENS:
-            raise TokenLimitError(f"You have {MAX_TOKENS} tokens; revoke one that is not needed.")
+            raise TokenLimitError(f"There are {MAX_TOKENS} tokens; revoke one that is not needed.")
 
     def issue(
         self,

@@ -10,6 +10,7 @@ from django.test import Client
 
 from projects.models import User
 from tests.webhooks.admin.every_url import every_url, fingerprint
+from webhooks.doors import access
 from webhooks.models import ApiToken, Delivery, Webhook
 
 pytestmark = pytest.mark.django_db
@@ -53,7 +54,7 @@ OPERATIONS = {
     "/admin/webhooks/webhook/{webhook}/revoke-secrets/": ["webhooks.change_webhook"],
     "/admin/webhooks/webhook/{webhook}/reveal-secrets/": ["webhooks.reveal_signingsecret"],
     "/admin/webhooks/webhook/new/": ["webhooks.add_webhook", "webhooks.reveal_signingsecret"],
-    "/admin/webhooks/apitoken/new/": ["webhooks.add_apitoken"],
+    "/admin/webhooks/apitoken/new/": list(access.MAKE_TOKEN.permissions),
     "/admin/webhooks/event/{event}/replay/": ["webhooks.redeliver_delivery"],
     "/admin/webhooks/delivery/{delivery}/redeliver/": ["webhooks.redeliver_delivery"],
     "/admin/webhooks/delivery/{delivery}/cancel/": ["webhooks.redeliver_delivery"],
@@ -251,7 +252,7 @@ def test_only_superusers_write_groups(staff: Staff, operator: Client) -> None:
 def test_only_superusers_make_tokens_of_other_staff(
     staff: Staff, user: User, powers: dict[str, bool]
 ) -> None:
-    client = staff("webhooks.add_apitoken")
+    client = staff(*access.MAKE_TOKEN.permissions)
     User.objects.create(username="root", email="root@example.com", **powers)
     wish = {"user": "root@example.com", "name": "CI", "scopes": ["write"], "days": 30, "password": "pass"}  # fmt: skip
 
