@@ -250,11 +250,17 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
                 limit_statements(READ_SECONDS)
                 return feed.read(after, owner_id=self.owner_id, patterns=patterns, limit=limit)
 
+        def read_again(after: str | None) -> feed.Page:
+            # The token may be revoked, and its user deactivated, while it waits.
+            if request.successful_authenticator is not None:
+                request.successful_authenticator.authenticate(request)
+            return read(after)
+
         try:
             page = read(self._after())
             if wait and not page.events and waiting.acquire(blocking=False):
                 try:
-                    page = poll(read, page, wait)
+                    page = poll(read_again, page, wait)
                 finally:
                     waiting.release()
         except CursorInvalidError as problem:

@@ -126,7 +126,7 @@ def open_link(key: str) -> tuple[PortalLink, str]:
     Of two who open it at the same time one gets the session. Raises PortalLinkInvalidError.
     """
     link = PortalLink.objects.filter(digest=_digest(key)).first()
-    if link is None or not is_owner_served(link.owner):
+    if link is None or not _is_served(link):
         raise PortalLinkInvalidError
     session_key = mark_of(link.owner_id) + secrets.token_urlsafe(32)
     now = timezone.now()
@@ -146,16 +146,21 @@ def open_link(key: str) -> tuple[PortalLink, str]:
 def find_session(session_key: str) -> PortalLink | None:
     """Return the link whose open session has this key, with its owner; one statement.
 
-    None where the session has ended or was revoked, its owner is not active, or the only webhook
-    that it shows was deleted.
+    None where the session has ended or was revoked, its owner or who made the link is not active, or
+    the only webhook that it shows was deleted.
     """
-    links = PortalLink.objects.select_related("owner", "webhook").filter(
+    links = PortalLink.objects.select_related("owner", "webhook", "created_by").filter(
         session_digest=_digest(session_key),
         revoked_at=None,
         session_ends_at__gt=Now(),
     )
     link = links.filter(Q(webhook_id=None) | Q(webhook__deleted_at=None)).first()
-    return link if link is not None and is_owner_served(link.owner) else None
+    return link if link is not None and _is_served(link) else None
+
+
+def _is_served(link: PortalLink) -> bool:
+    maker = link.created_by
+    return is_owner_served(link.owner) and (maker is None or maker.is_active)
 
 
 def revoke_link(link: PortalLink) -> bool:

@@ -110,14 +110,19 @@ def replay(
     )
 
 
-def redeliveries_of(owner_id: Any) -> QuerySet[Redelivery]:
-    """Return what an owner may see: what he asked for; or, where users act for an owner, what anybody
-    asked for of the owner or of one of the owner's webhooks."""
+def redeliveries_of(owner_id: Any, *, is_operator: bool = False) -> QuerySet[Redelivery]:
+    """Return what an owner may see: the redeliveries of the owner or of one of the owner's webhooks.
+
+    Where owners are users, only those that the owner asked for; with `is_operator`, of others too.
+    """
+    rows = Redelivery.objects.all()
     if owners_are_users():
-        return Redelivery.objects.filter(requested_by_id=owner_id)
-    webhooks = Webhook.objects.for_owner(owner_id).values_list("pk", flat=True)
-    # Not what the user asked for: he may act for other owners, too.
-    return Redelivery.objects.filter(
+        rows = rows.filter(requested_by_id=owner_id)
+        if is_operator:
+            return rows
+    webhooks = Webhook.objects.filter(owner_id=owner_id).values_list("pk", flat=True)
+    # Not all that the user asked for: he may act, or have acted, for other owners, too.
+    return rows.filter(
         Q(scope__owner_id=plain_owner_key(owner_id))
         | Q(scope__webhook_id__in=list(map(str, webhooks)))
     )

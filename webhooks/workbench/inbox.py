@@ -20,6 +20,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from webhooks.ids import mark_of
 from webhooks.models import Inbox, InboxRequest, SigningSecret, Webhook
+from webhooks.models.owners import is_owner_served
 from webhooks.postgres.sql import run
 from webhooks.repair.proof import CHALLENGE_TYPE
 from webhooks.wire.signing import verify_standard
@@ -54,8 +55,9 @@ def inbox_of(owner_id: Any) -> Inbox | None:
 
 
 def find_inbox(token: str) -> Inbox | None:
-    """Return the inbox at a URL; None if none is open there."""
-    return Inbox.objects.filter(token=token, ends_at__gt=Now()).first()
+    """Return the inbox at a URL; None if none is open there, or its owner is not active."""
+    found = Inbox.objects.select_related("owner").filter(token=token, ends_at__gt=Now()).first()
+    return found if found is not None and is_owner_served(found.owner) else None
 
 
 def keep(inbox: Inbox, headers: Mapping[str, str], body: bytes) -> None:

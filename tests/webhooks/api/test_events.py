@@ -517,3 +517,24 @@ def test_feed_does_not_wait_where_many_wait_already(client: APIClient, monkeypat
     monkeypatch.setattr(events, "poll", pytest.fail)
 
     assert client.get("/api/v1/events/feed?wait=20").json()["events"] == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_feed_that_waits_ends_with_its_token(
+    client: APIClient, user: User, monkeypatch: Any
+) -> None:
+    polling, poll = threading.Event(), events.poll
+
+    def noted(*args: Any) -> Any:
+        polling.set()
+        return poll(*args)
+
+    monkeypatch.setattr(events, "poll", noted)
+    answers: list[Any] = []
+    waiter = in_thread(lambda: answers.append(client.get("/api/v1/events/feed?wait=20")))
+    assert polling.wait(20)
+
+    User.objects.filter(pk=user.pk).update(is_active=False)
+    waiter.join(10)
+
+    assert [one.status_code for one in answers] == [401]

@@ -264,7 +264,7 @@ COSTS: dict[str, tuple[Callable[[User, int], None], int]] = {
     "sessions": (_sessions, 2),
     "recordings": (_sessions, 2),
     "agents": (_agents, 2),
-    "redeliveries": (_redeliveries, 2),
+    "redeliveries": (_redeliveries, 3),
     "tokens": (_tokens, 2),
 }
 

@@ -83,3 +83,19 @@ def test_failed_ones_are_retried_by_a_redelivery(
     assert by_user.json()["matchedCount"] == by_webhook.json()["matchedCount"] == 1
     assert of_all.status_code == 400
     assert "Select the deliveries" in of_all.json()["detail"]
+
+
+def test_who_is_no_operator_any_more_sees_and_stops_nothing_of_others(
+    operator: APIClient, staff: User, user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    make_webhook(events=["project.deleted"])
+    service.trigger_event("project.deleted", user, DATA)
+    Delivery.objects.update(status="FAILED", finished_at=timezone.now())
+    asked = operator.post("/api/v1/queue/retry-failed", {"userId": str(user.id)}).json()
+    url = f"/api/v1/redeliveries/{asked['id']}"
+    assert operator.get(url).status_code == 200
+
+    User.objects.filter(pk=staff.pk).update(is_staff=False)
+
+    assert operator.get(url).status_code == 404
+    assert operator.post(f"{url}/cancel").status_code == 404

@@ -163,3 +163,11 @@ def test_a_new_inbox_ends_the_earlier_one(opened: Inbox, owner_client: Client, u
     assert send(opened).status_code == 410
     assert Inbox.objects.get(owner=user).requests.count() == 0
     assert Client().get(url_of(opened)).status_code == 405
+
+
+def test_inbox_of_a_deactivated_owner_takes_nothing(opened: Inbox, user: User) -> None:
+    assert send(opened).status_code == 200
+    User.objects.filter(pk=user.pk).update(is_active=False)
+
+    assert send(opened).status_code == 410
+    assert opened.requests.count() == 1

@@ -247,3 +247,27 @@ def test_operator_makes_a_link_for_a_customer(user: User, things: Things) -> Non
     opened = Client().post("/portal/open/" + page.split("/portal/open/")[1].split("/")[0] + "/")
     assert opened.status_code == 302
     assert AuditEntry.objects.filter(action="portallink.create", actor_id=operator.pk).exists()
+
+
+def test_link_ends_with_the_account_of_who_made_it(user: User) -> None:
+    staff = User.objects.create(username="root", email="root@example.com", is_staff=True)
+    opened, unopened = (service.create_portal_link(user, created_by=staff) for _ in range(2))
+    browser = Client()
+    page = browser.post(url_of(opened))["Location"]
+    assert browser.get(page).status_code == 200
+
+    User.objects.filter(pk=staff.pk).update(is_active=False)
+
+    assert browser.get(page).status_code == 404
+    assert browser.post(url_of(unopened)).status_code == 404
+
+
+def test_token_that_may_not_read_makes_no_link(
+    user: User,
+    make_client: MakeClient,  # noqa: F811
+) -> None:
+    refused = make_client(user, "write").post("/api/v1/portal-links", {})
+
+    assert refused.status_code == 403
+    assert "'read'" in refused.json()["detail"]
+    assert not PortalLink.objects.exists()
