@@ -12,6 +12,9 @@ from webhooks import catalog
 from webhooks.models import Delivery, Event, Webhook
 from webhooks.outbox import filtering
 
+MAX_DELETED = 100
+"""Deleted webhooks do not count towards an owner's maximum, so that there may be any number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Considered:
@@ -39,7 +42,8 @@ class Explanation:
 def explain(event: Event, *, with_values: bool = True) -> Explanation:
     """Explain for each webhook of the event's owner and of the platform whether it receives the event.
 
-    Webhooks that were deleted before the event are left out. The reasons come from the current
+    Webhooks that were deleted before the event are left out, and all but the latest of those that were
+    deleted since. The reasons come from the current
     settings, because the fan-out stores nothing for a webhook that does not match. The deliveries
     stored at the time are returned beside them.
 
@@ -51,7 +55,8 @@ def explain(event: Event, *, with_values: bool = True) -> Explanation:
     listening = Q(is_platform=True)
     if event.owner_id is not None:
         listening |= Q(owner_id=event.owner_id)
-    was_there = Q(deleted_at=None) | Q(deleted_at__gte=event.created_at)
+    deleted = Webhook.objects.filter(listening, deleted_at__gte=event.created_at).order_by("-id")
+    was_there = Q(deleted_at=None) | Q(id__in=deleted.values("id")[:MAX_DELETED])
     candidates = listening & was_there | Q(id__in=deliveries.keys())
     webhooks = list(Webhook.objects.filter(candidates).order_by("id"))
     filtered = filtering.reasons(webhooks, event, with_values=with_values)

@@ -115,9 +115,12 @@ def is_same_url(one: str, other: str) -> bool:
 
 
 def is_same_server(one: str, other: str) -> bool:
-    """Say whether two URLs have the same scheme, host and port; see is_same_url()."""
+    """Say whether two URLs have the same scheme, host and port, and lead to the same test inbox, if to
+    one: at that host the path says whose it is. See is_same_url()."""
     try:
-        return parse_url(one).server == parse_url(other).server
+        first, second = parse_url(one), parse_url(other)
+        is_inbox = _is_inbox(first) or _is_inbox(second)
+        return first.server == second.server and (first.target == second.target or not is_inbox)
     except UrlRefusedError:
         return one == other
 

@@ -7,6 +7,7 @@ import pytest
 from projects.models import Project, User
 from webhooks import service
 from webhooks.models import Event, Webhook
+from webhooks.outbox.explain import MAX_DELETED
 
 pytestmark = pytest.mark.django_db
 
@@ -127,3 +128,16 @@ def test_owner_may_be_given_as_text(user: User, make_webhook: Callable[..., Webh
     )
 
     assert event.fanout_count == 1
+
+
+def test_only_the_latest_of_many_deleted_webhooks_are_explained(
+    user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    Project.objects.create(owner=user, name="P")
+    for number in range(MAX_DELETED + 2):
+        service.delete_webhook(make_webhook(name=str(number)))
+
+    found = reasons(Event.objects.get(type="project.created"))
+
+    assert len(found) == MAX_DELETED
+    assert str(MAX_DELETED + 1) in found

@@ -9,7 +9,7 @@ from pytest_django import Settings
 from tests.webhooks.hostile_urls import corpus
 from webhooks.errors import UrlRefusedError
 from webhooks.models import Webhook
-from webhooks.wire.url_rules import accept_url, is_same_server
+from webhooks.wire.url_rules import INBOX_TOKEN_CHARACTERS, accept_url, is_same_server
 
 ALL_PORTS = [range(1, 65536)]
 
@@ -163,6 +163,9 @@ def test_webhook_with_a_hostile_url_is_not_stored(make_webhook: Callable[..., We
     assert not Webhook.objects.exists()
 
 
+INBOX = "/portal/in/" + "A" * INBOX_TOKEN_CHARACTERS
+
+
 @pytest.mark.parametrize(
     ("one", "other", "is_same"),
     [
@@ -173,6 +176,10 @@ def test_webhook_with_a_hostile_url_is_not_stored(make_webhook: Callable[..., We
         ("https://example.com/", "https://example.org/", False),
         ("https://xn--bcher-kva.example/", "https://bücher.example/", True),
         ("https://[2001:db8::1]/", "https://[2001:db8:0::1]/", True),
+        # At our own host the path says whose inbox it is.
+        (f"https://site.example{INBOX}", f"https://site.example{INBOX}", True),
+        (f"https://site.example{INBOX}", f"https://site.example{INBOX[:-1]}B", False),
+        (f"https://site.example{INBOX}", "https://site.example/hook", False),
         # As older rules may have stored it.
         ("https://user@example.com/", "https://example.com/", False),
         ("https://user@example.com/", "https://user@example.com/", True),
