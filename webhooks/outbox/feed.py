@@ -24,6 +24,8 @@ from webhooks.postgres.sql import query
 
 MAX_SCANNED = 10_000
 """How many events of any owner one call reads; the cursor moves past those it does not return."""
+MAX_PAGE_BYTES = 4 * 1024 * 1024
+"""Of payloads: no event begins beyond them."""
 LARGEST_NUMBER = 2**63 - 1
 FIRST_EPOCH = 1
 
@@ -127,7 +129,11 @@ SELECT names,
        (%(epoch)s::bigint, %(transaction)s::text::xid8)
            >= (place.epoch, pg_snapshot_xmax(pg_current_snapshot())) AND NOT pg_is_in_recovery(),
        last.count, last.transaction_id::text, last.sequence, last.epoch,
-       e.id, e.type, e.created_at, e.payload, e.owner_id, e.object_reference, e.is_self_reported,
+       e.id, e.type, e.created_at,
+       CASE WHEN sum(octet_length(e.payload)) OVER (ORDER BY e.epoch, e.transaction_id, e.sequence)
+                     - octet_length(e.payload) < {MAX_PAGE_BYTES}
+            THEN e.payload END,
+       e.owner_id, e.object_reference, e.is_self_reported,
        e.version, e.transaction_id::text, e.sequence, e.epoch
   FROM place CROSS JOIN clusters
   LEFT JOIN (SELECT count(*) OVER () AS count, epoch, transaction_id, sequence
@@ -146,7 +152,7 @@ def read(
     patterns: Iterable[str] = ("*",),
     limit: int = 100,
 ) -> Page:
-    """Return at most `limit` events after a cursor, oldest first.
+    """Return at most `limit` events after a cursor, oldest first; fewer where they are large.
 
     With `after` None, return an empty page whose cursor starts now. `owner_id` None means all
     owners. Events with an erased payload are left out. Raises CursorInvalidError, CursorForeignError
@@ -174,8 +180,9 @@ def read(
         raise CursorForeignError
     if scanned is None:
         return Page([], after, has_more=False)
-    found = [row[6:] for row in rows if row[6] is not None]
-    is_full = len(found) == limit
+    chosen = [row[6:] for row in rows if row[6] is not None]
+    found = [row for row in chosen if row[3] is not None]
+    is_full = len(chosen) == limit or len(found) < len(chosen)
     end = found[-1][-3:] if is_full else last_scanned
     events = [
         FeedEvent(EVENT_PREFIX + id_.hex, type_, created_at, bytes(payload), *rest[:-3])

@@ -55,6 +55,19 @@ def test_starts_now_and_continues_from_its_cursor(user: User) -> None:
     assert feed.read(rest.next) == feed.Page([], rest.next, has_more=False)
 
 
+def test_page_of_large_events_is_short(user: User) -> None:
+    start = feed.read(None).next
+    wanted = trigger(user, 40)
+    Event.objects.update(payload=b"x" * 256 * 1024)
+
+    page = feed.read(start)
+    everything, _ = read_all(start)
+
+    assert len(page.events) == feed.MAX_PAGE_BYTES // (256 * 1024)
+    assert page.has_more
+    assert everything == wanted
+
+
 def test_events_carry_the_bytes_that_webhooks_get(user: User) -> None:
     start = feed.read(None).next
     trigger(user)
