@@ -48,7 +48,7 @@ def encode(data: Any) -> EncodedData:
     if "\\u0000" in text and _contains_nul(value):
         raise EventDataInvalidError("The data contains a NUL character.")
     brackets = text.count("{") + text.count("[")
-    if brackets > MAX_NESTING and _nesting(value) > MAX_NESTING:
+    if brackets > MAX_NESTING and nesting(value) > MAX_NESTING:
         raise EventDataInvalidError(f"The data is nested deeper than {MAX_NESTING} levels.")
     return EncodedData(encoded, value)
 
@@ -112,9 +112,10 @@ def _contains_nul(value: Any) -> bool:
     return isinstance(value, list) and any(map(_contains_nul, value))
 
 
-def _nesting(value: Any) -> int:
+def nesting(value: Any) -> int:
+    """Return how deep the objects and lists of a parsed JSON text are nested."""
     if isinstance(value, dict):
-        return 1 + max(map(_nesting, value.values()), default=0)
+        return 1 + max(map(nesting, value.values()), default=0)
     if isinstance(value, list):
-        return 1 + max(map(_nesting, value), default=0)
+        return 1 + max(map(nesting, value), default=0)
     return 0

@@ -5,12 +5,19 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from webhooks.models import Attempt
 
 SHOWN_BYTES = 64 * 1024
 """More of a payload is downloaded, not shown."""
+MAX_INDENTED = 40
+"""Levels of a payload that is shown indented: no event has more, a stranger's request may."""
+COMMAND_CHARACTERS = 16 * 1024
+"""Of a payload, quoted for the shell, that a command holds."""
+PAYLOAD_FILE = "payload.json"
 PER_PAGE = 25
+OPENING, CLOSING = "{[", "}]"
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
 """A string, a mark, or a number or word of JSON."""
 CURL_LEFT_OUT = frozenset({"content-length", "host"})
@@ -84,28 +91,36 @@ def _indented(payload: bytes) -> str:
         json.loads(text)
     except (ValueError, RecursionError):
         return ""
-    return "".join(_with_breaks(TOKEN.findall(text)))
+    tokens = TOKEN.findall(text)
+    depths = accumulate(
+        (token in OPENING) - (token in CLOSING) for token in tokens if token in OPENING + CLOSING
+    )
+    return "" if max(depths, default=0) > MAX_INDENTED else "".join(_with_breaks(tokens))
 
 
 def _with_breaks(tokens: Sequence[str]) -> Iterator[str]:
     depth, before = 0, ""
     for token in tokens:
-        if token in "}]":
+        if token in CLOSING:
             depth -= 1
         is_empty = before + token in ("{}", "[]")
-        if before and not is_empty and (token in "}]" or before in "{[,"):
+        if before and not is_empty and (token in CLOSING or before in OPENING + ","):
             yield "\n" + "  " * depth
         yield f"{token} " if token == ":" else token
-        if token in "{[":
+        if token in OPENING:
             depth += 1
         before = token
+
+
+def _fits(payload: bytes) -> bool:
+    return len(shlex.quote(readable(payload))) <= COMMAND_CHARACTERS
 
 
 def curl_command(attempt: Attempt, payload: bytes) -> str:
     """Return a command that sends the same request again.
 
     The signature is the recorded one, so its timestamp is stale; the values of custom headers are
-    not recorded and have to be filled in.
+    not recorded and have to be filled in. A long payload has to be saved as a file.
     """
     lines = [f"curl --request POST {shlex.quote(attempt.url)}"]
     lines += [
@@ -113,14 +128,15 @@ def curl_command(attempt: Attempt, payload: bytes) -> str:
         for name, value in attempt.request_headers
         if name.lower() not in CURL_LEFT_OUT
     ]
-    lines.append(f"--data-binary {shlex.quote(readable(payload))}")
+    data = shlex.quote(readable(payload)) if _fits(payload) else f"@{PAYLOAD_FILE}"
+    lines.append(f"--data-binary {data}")
     return " \\\n  ".join(lines)
 
 
 def verify_command(attempt: Attempt, payload: bytes) -> str:
     """Return a command that verifies the same request with the Python snippet, as of its own time.
 
-    The secret has to be filled in.
+    The secret has to be filled in. A long payload has to be saved as a file.
     """
     headers = {name.lower(): value for name, value in attempt.request_headers}
     timestamp = headers.get("webhook-timestamp", "")
@@ -131,6 +147,7 @@ def verify_command(attempt: Attempt, payload: bytes) -> str:
         "WEBHOOK_SIGNATURE": headers.get("webhook-signature", ""),
         "WEBHOOK_NOW": timestamp,
     }
-    lines = [f"printf %s {shlex.quote(readable(payload))} |"]
+    text = readable(payload)
+    lines = [f"printf %s {shlex.quote(text)} |" if _fits(payload) else f"cat {PAYLOAD_FILE} |"]
     lines += [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
     return " \\\n  ".join([*lines, "python3 verify.py && echo valid"])

@@ -18,11 +18,15 @@ from django.views.decorators.debug import sensitive_variables
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import EVENT_PREFIX, parse_public_id
 from webhooks.models import Delivery, SigningSecret, Webhook
+from webhooks.outbox.event_data import MAX_NESTING, nesting
 from webhooks.wire.signing import SECRET_PREFIX, TOLERANCE_SECONDS, SigningKey
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_HEADER_LINES = 100
 MAX_OTHER_SECRETS = 20
+MAX_RESERIALISED_BYTES = 32 * 1024
+MAX_HASHED_BYTES = 64 * 1024 * 1024
+"""Of all tried contents with all tried keys: with a long body, fewer keys are tried."""
 """Of the owner's other webhooks, to tell that one of theirs was used."""
 
 
@@ -206,9 +210,11 @@ def _judge_computed(
         for value, name in _others(webhook)
         for key in _key_variants(value)[:2]
     ]
+    contents = list(_contents(request, stored))
+    most_keys = MAX_HASHED_BYTES // sum(len(content) for content, _ in contents)
     best: tuple[tuple[str, ...], str] | None = None
-    for key in keys:
-        for content, in_content in _contents(request, stored):
+    for key in keys[:most_keys]:
+        for content, in_content in contents:
             mac = _mac(key.value, content)
             for text, rest in _spellings(mac, key.mistakes, in_content):
                 if _equal(text, computed) and (best is None or len(rest) < len(best[0])):
@@ -290,10 +296,15 @@ def _bodies(body: bytes, stored: bytes | None) -> list[bytes]:
 
 
 def _serialised(body: bytes) -> Iterator[bytes]:
-    """Yield what common libraries make of a parsed body."""
+    """Yield what common libraries make of a parsed body; nothing of one that would become too long."""
+    if len(body) > MAX_RESERIALISED_BYTES:
+        return
     try:
         data: Any = json.loads(body)
+        is_deep = nesting(data) > MAX_NESTING
     except (ValueError, RecursionError):
+        return
+    if is_deep:
         return
     for options in (
         {"separators": (",", ":")},
