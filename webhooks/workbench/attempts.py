@@ -5,19 +5,17 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 from webhooks.models import Attempt
 
 SHOWN_BYTES = 64 * 1024
 """More of a payload is downloaded, not shown."""
-MAX_INDENTED = 40
-"""Levels of a payload that is shown indented: no event has more, a stranger's request may."""
-COMMAND_CHARACTERS = 16 * 1024
-"""Of a payload, quoted for the shell, that a command holds."""
-PAYLOAD_FILE = "payload.json"
+MAX_PRETTY = 8 * SHOWN_BYTES
+"""Indenting multiplies what is nested deeply; beyond this it shows as it came."""
+MAX_QUOTED = 8 * 1024
+"""A longer body stands in a file beside a command; a page holds a body twice for each attempt."""
+BODY_FILE = "payload.json"
 PER_PAGE = 25
-OPENING, CLOSING = "{[", "}]"
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
 """A string, a mark, or a number or word of JSON."""
 CURL_LEFT_OUT = frozenset({"content-length", "host"})
@@ -33,6 +31,8 @@ class AttemptView:
     curl: str
     verify: str
     """A command that verifies the request with one of the snippets."""
+    needs_file: bool
+    """Whether both read the body from BODY_FILE."""
     retried_after_seconds: float | None
     """Since the attempt before it."""
 
@@ -43,7 +43,7 @@ class Body:
 
     raw: str
     pretty: str
-    """Indented, in its own order; empty where it is not JSON."""
+    """Indented, in its own order; empty where it is not JSON, or too long then."""
     size: int
     is_cut: bool
 
@@ -51,6 +51,7 @@ class Body:
 def view_attempts(attempts: Sequence[Attempt], payload: bytes) -> list[AttemptView]:
     """Return the attempts, newest first, as they are shown."""
     views = []
+    needs_file = _quoted(payload) is None
     for index, attempt in enumerate(attempts):
         older = attempts[index + 1] if index + 1 < len(attempts) else None
         gap = None if older is None else (attempt.started_at - older.started_at).total_seconds()
@@ -61,6 +62,7 @@ def view_attempts(attempts: Sequence[Attempt], payload: bytes) -> list[AttemptVi
                 readable(bytes(attempt.response_body or b"")),
                 curl_command(attempt, payload),
                 verify_command(attempt, payload),
+                needs_file,
                 gap,
             )
         )
@@ -91,36 +93,42 @@ def _indented(payload: bytes) -> str:
         json.loads(text)
     except (ValueError, RecursionError):
         return ""
-    tokens = TOKEN.findall(text)
-    depths = accumulate(
-        (token in OPENING) - (token in CLOSING) for token in tokens if token in OPENING + CLOSING
-    )
-    return "" if max(depths, default=0) > MAX_INDENTED else "".join(_with_breaks(tokens))
+    parts, room = [], MAX_PRETTY
+    for part in _with_breaks(TOKEN.findall(text)):
+        parts.append(part)
+        room -= len(part)
+        if room < 0:
+            return ""
+    return "".join(parts)
 
 
 def _with_breaks(tokens: Sequence[str]) -> Iterator[str]:
     depth, before = 0, ""
     for token in tokens:
-        if token in CLOSING:
+        if token in "}]":
             depth -= 1
         is_empty = before + token in ("{}", "[]")
-        if before and not is_empty and (token in CLOSING or before in OPENING + ","):
+        if before and not is_empty and (token in "}]" or before in "{[,"):
             yield "\n" + "  " * depth
         yield f"{token} " if token == ":" else token
-        if token in OPENING:
+        if token in "{[":
             depth += 1
         before = token
 
 
-def _fits(payload: bytes) -> bool:
-    return len(shlex.quote(readable(payload))) <= COMMAND_CHARACTERS
+def _quoted(payload: bytes) -> str | None:
+    """Return a body as a word of a shell's command; None if it is too long for one."""
+    if len(payload) > MAX_QUOTED:
+        return None
+    quoted = shlex.quote(readable(payload))
+    return quoted if len(quoted) <= MAX_QUOTED else None
 
 
 def curl_command(attempt: Attempt, payload: bytes) -> str:
     """Return a command that sends the same request again.
 
     The signature is the recorded one, so its timestamp is stale; the values of custom headers are
-    not recorded and have to be filled in. A long payload has to be saved as a file.
+    not recorded and have to be filled in.
     """
     lines = [f"curl --request POST {shlex.quote(attempt.url)}"]
     lines += [
@@ -128,15 +136,14 @@ def curl_command(attempt: Attempt, payload: bytes) -> str:
         for name, value in attempt.request_headers
         if name.lower() not in CURL_LEFT_OUT
     ]
-    data = shlex.quote(readable(payload)) if _fits(payload) else f"@{PAYLOAD_FILE}"
-    lines.append(f"--data-binary {data}")
+    lines.append(f"--data-binary {_quoted(payload) or f'@{BODY_FILE}'}")
     return " \\\n  ".join(lines)
 
 
 def verify_command(attempt: Attempt, payload: bytes) -> str:
     """Return a command that verifies the same request with the Python snippet, as of its own time.
 
-    The secret has to be filled in. A long payload has to be saved as a file.
+    The secret has to be filled in.
     """
     headers = {name.lower(): value for name, value in attempt.request_headers}
     timestamp = headers.get("webhook-timestamp", "")
@@ -147,7 +154,7 @@ def verify_command(attempt: Attempt, payload: bytes) -> str:
         "WEBHOOK_SIGNATURE": headers.get("webhook-signature", ""),
         "WEBHOOK_NOW": timestamp,
     }
-    text = readable(payload)
-    lines = [f"printf %s {shlex.quote(text)} |" if _fits(payload) else f"cat {PAYLOAD_FILE} |"]
+    quoted = _quoted(payload)
+    lines = [f"cat {BODY_FILE} |" if quoted is None else f"printf %s {quoted} |"]
     lines += [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
     return " \\\n  ".join([*lines, "python3 verify.py && echo valid"])

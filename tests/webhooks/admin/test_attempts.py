@@ -3,6 +3,7 @@
 import json
 import subprocess
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,3 +119,19 @@ def test_a_delivery_shows_its_attempts_and_takes_public_ids(
     ):  # fmt: skip
         assert text in page, text
     assert operator.get("/admin/webhooks/delivery/del_nonsense/change/").status_code == 404
+
+
+def test_commands_read_a_long_body_from_a_file(tmp_path: Path) -> None:
+    payload = b"'" * 5000
+    (tmp_path / "payload.json").write_bytes(payload)
+    (tmp_path / "verify.py").write_text("import sys; sys.exit(len(sys.stdin.read()) != 5000)")
+    with HttpReceiver() as receiver:
+        (view,) = view_attempts([attempt(url=receiver.url)], payload)
+        for command in (f"{view.curl} --silent --noproxy '*'", view.verify):
+            subprocess.run(["/bin/sh", "-c", command], check=True, cwd=tmp_path)
+        (request,) = receiver.wait_for(1)
+
+    assert request.body == payload
+    assert view.needs_file
+    assert "payload.json" in view.verify
+    assert not view_attempts([attempt()], b"{}")[0].needs_file
