@@ -91,21 +91,14 @@ def _compare(
     *_, usual, worst = neighbours
     goals = [
         Goal(
-            f"p{share * 100:g} beside {worst} / beside nobody",
-            ratio(series[worst, share], series["nobody", share]),
-            2,
+            f"p{share * 100:g} beside {worst} / beside {other}",
+            ratio(series[worst, share], series[other, share]),
+            2 if other == "nobody" else None,
             at_most=True,
         )
+        for other in dict.fromkeys(("nobody", usual))
         for share in SHARES
     ]
-    if usual != "nobody":
-        goals += [
-            Goal(
-                f"p{share * 100:g} beside {worst} / beside {usual}",
-                ratio(series[worst, share], series[usual, share]),
-            )
-            for share in SHARES
-        ]
     what = f"worker's processor time beside {worst} / beside {usual}"
     goals.append(Goal(what, ratio(busy[worst], busy[usual])))
     rows = [*series.values(), *busy.values()]

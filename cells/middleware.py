@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 
 from cells.cellmap import CellMap
 from cells.consumer import stored_map
 from cells.slots import slot_of
-from webhooks.api.problems import CONTENT_TYPE, problem
+from webhooks.api.problems import problem, respond
 
 MAP_SECONDS = 1.0
 """How old the map may be: cells.moving waits longer."""
@@ -75,7 +75,6 @@ def _moving(request: HttpRequest) -> HttpResponse:
 def _refusal(
     request: HttpRequest, status: int, code: str, detail: str, **extra: str
 ) -> HttpResponse:
-    members = problem(request, status, code, detail, **extra)
-    response = JsonResponse(members, status=status, content_type=CONTENT_TYPE)
+    response = respond(problem(request, status, code, detail, **extra))
     response["Cache-Control"] = "no-store"
     return response

@@ -52,8 +52,8 @@ TITLES = {
     "invalid": "The request is not valid",
     "length_required": "The length of the body is not known",
     "limit_reached": "There are as many as there may be",
-    "misdirected": "The owner is in another cell",
     "method_not_allowed": "This resource has no such method",
+    "misdirected": "The owner is in another cell",
     "not_acceptable": "The answer is JSON only",
     "not_authenticated": "Credentials are needed",
     "not_found": "There is no such resource",
@@ -232,19 +232,20 @@ def problem(request: Any, status: int, code: str, detail: str, **extra: Any) -> 
     }
 
 
+def respond(members: Mapping[str, Any]) -> HttpResponse:
+    """Return a problem's members as a response outside the framework's views."""
+    return JsonResponse(members, status=members["status"], content_type=CONTENT_TYPE)
+
+
 def answer_outside_views(request: HttpRequest, exception: exceptions.APIException) -> HttpResponse:
     """Respond with a problem outside the framework's views."""
-    return JsonResponse(
-        problem_of(exception, request), status=exception.status_code, content_type=CONTENT_TYPE
-    )
+    return respond(problem_of(exception, request))
 
 
 def answer_our_mistake(request: HttpRequest) -> HttpResponse:
     """Respond with 500 and no details; the log has them under the request id."""
     detail = "Try again; if it stays, tell the support the request id."
-    return JsonResponse(
-        problem(request, 500, "error", detail), status=500, content_type=CONTENT_TYPE
-    )
+    return respond(problem(request, 500, "error", detail))
 
 
 @csrf_exempt

@@ -43,9 +43,8 @@ def explain(event: Event, *, with_values: bool = True) -> Explanation:
     """Explain for each webhook of the event's owner and of the platform whether it receives the event.
 
     Webhooks that were deleted before the event are left out, and all but the latest of those that were
-    deleted since. The reasons come from the current
-    settings, because the fan-out stores nothing for a webhook that does not match. The deliveries
-    stored at the time are returned beside them.
+    deleted since. The reasons come from the current settings, because the fan-out stores nothing for a
+    webhook that does not match. The deliveries stored at the time are returned beside them.
 
     The reason for a filter quotes the data, unless `with_values` is false.
     """

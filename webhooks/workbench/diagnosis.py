@@ -24,10 +24,10 @@ from webhooks.wire.signing import SECRET_PREFIX, TOLERANCE_SECONDS, SigningKey
 MAX_BODY_BYTES = 256 * 1024
 MAX_HEADER_LINES = 100
 MAX_OTHER_SECRETS = 20
+"""Of the owner's other webhooks, to tell that one of theirs was used."""
 MAX_RESERIALISED_BYTES = 32 * 1024
 MAX_HASHED_BYTES = 64 * 1024 * 1024
 """Of all tried contents with all tried keys: with a long body, fewer keys are tried."""
-"""Of the owner's other webhooks, to tell that one of theirs was used."""
 
 
 @dataclass(frozen=True, slots=True)

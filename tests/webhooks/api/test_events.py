@@ -489,16 +489,22 @@ def test_feed_begins_at_a_time(client: APIClient, user: User) -> None:
         assert client.get(f"/api/v1/events/feed?{query}").status_code == 400, query
 
 
-@pytest.mark.django_db(transaction=True)
-def test_feed_waits_for_an_event(client: APIClient, user: User, monkeypatch: Any) -> None:
-    start = client.get("/api/v1/events/feed").json()["next"]
-    polling, poll = threading.Event(), events.poll
+@pytest.fixture
+def polling(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once a feed begins to wait."""
+    begun, poll = threading.Event(), events.poll
 
     def noted(*args: Any) -> Any:
-        polling.set()
+        begun.set()
         return poll(*args)
 
     monkeypatch.setattr(events, "poll", noted)
+    return begun
+
+
+@pytest.mark.django_db(transaction=True)
+def test_feed_waits_for_an_event(client: APIClient, user: User, polling: threading.Event) -> None:
+    start = client.get("/api/v1/events/feed").json()["next"]
     answers: list[Any] = []
 
     waiter = in_thread(
@@ -521,15 +527,8 @@ def test_feed_does_not_wait_where_many_wait_already(client: APIClient, monkeypat
 
 @pytest.mark.django_db(transaction=True)
 def test_feed_that_waits_ends_with_its_token(
-    client: APIClient, user: User, monkeypatch: Any
+    client: APIClient, user: User, polling: threading.Event
 ) -> None:
-    polling, poll = threading.Event(), events.poll
-
-    def noted(*args: Any) -> Any:
-        polling.set()
-        return poll(*args)
-
-    monkeypatch.setattr(events, "poll", noted)
     answers: list[Any] = []
     waiter = in_thread(lambda: answers.append(client.get("/api/v1/events/feed?wait=20")))
     assert polling.wait(20)
