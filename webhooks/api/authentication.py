@@ -23,6 +23,7 @@ from webhooks.models import ApiToken
 from webhooks.models.owners import is_held, owner_model
 from webhooks.models.token import digest_of, key_of
 from webhooks.postgres.shared import shared
+from webhooks.postgres.sql import run
 
 LAST_USED_STEP = timedelta(minutes=1)
 """The precision of `last_used_at`: a write for each request would cost more than the request."""
@@ -137,6 +138,13 @@ owners: Recent[Any, bool] = Recent(_read_owners)
 """A cache of the ids of existing owners."""
 
 
+# All requests of a process may wait for the shared connection, so it waits for no lock on one token.
+NOTE_USE_SQL = """
+UPDATE webhooks_apitoken SET last_used_at = %(now)s
+ WHERE id = (SELECT id FROM webhooks_apitoken WHERE id = %(id)s FOR NO KEY UPDATE SKIP LOCKED)
+"""
+
+
 def check_token(text: bytes) -> ApiToken:
     """Return the valid token of a text, which callers share, and note its use.
 
@@ -151,9 +159,10 @@ def check_token(text: bytes) -> ApiToken:
     if is_held(found.user.pk):
         raise AuthenticationFailed(REFUSAL)
     if found.last_used_at is None or now - found.last_used_at >= LAST_USED_STEP:
+        # In the shared copy, too: while the row is locked, one request a second tries, not each.
+        found.last_used_at = now
         with shared.taken_if_free():
-            ApiToken.objects.filter(id=found.id).update(last_used_at=now)
-        tokens.forget(found)
+            run(NOTE_USE_SQL, {"id": found.id, "now": now})
     return found
 
 

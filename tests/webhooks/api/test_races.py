@@ -10,7 +10,7 @@ from rest_framework.test import APIClient
 
 from projects.models import Project
 from sessions_app.models import Agent, Recording, Session, SessionMessage
-from tests.concurrency import in_thread
+from tests.concurrency import another_connection, in_thread
 from tests.webhooks.api.matrix import ROUTES, ROWS, World, identifier, send, url_of
 from tests.workers import wait_until
 from webhooks import service
@@ -222,3 +222,22 @@ def test_delete_succeeds_beside_changes_below_it(
 def test_every_change_of_an_object_is_raced(world: World) -> None:
     assert {key.split("-")[0] for key in CHANGES} == DELETIONS.keys()
     assert all(identifier(ROUTES[key], world) in url_of(ROUTES[key], world) for key in CHANGES)
+
+
+def test_locked_token_delays_no_request(client: APIClient) -> None:
+    """All threads of a process may be behind the one that notes the use of a token."""
+    codes: list[int] = []
+    with another_connection() as other:
+        other.execute("SELECT FROM webhooks_apitoken FOR UPDATE")
+        thread = in_thread(
+            lambda: codes.extend(client.get("/api/v1/event-types").status_code for _ in range(2))
+        )
+        thread.join(10)
+        other.rollback()
+        thread.join()
+        was_noted = ApiToken.objects.filter(last_used_at__isnull=False).exists()
+
+    assert codes == [200, 200]
+    assert not was_noted
+    client.get("/api/v1/event-types")
+    assert ApiToken.objects.get().last_used_at is not None
