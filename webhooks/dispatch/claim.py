@@ -201,6 +201,19 @@ def _serve(claim: Claim, order: ClaimOrder, lanes: Sequence[Lane], endpoints: En
                 _take(claim, order, group, wanted, standings)
             else:
                 _take_guarded(claim, order, group, wanted, standings, _capped(group, endpoints))
+    _postpone_behind(claim)
+
+
+def _postpone_behind(claim: Claim) -> None:
+    """Postpone due rows that wait for others of their object; behind them may be rows that do not."""
+    behind, claim.taken.behind = claim.taken.behind, {}
+    more = {behind[delivery_id] for delivery_id in objects.postpone(list(behind))}
+    claim.fates = [
+        fate._replace(has_more=True)
+        if fate.lane.is_ordered and fate.lane.webhook_id in more and fate.parked_until is None
+        else fate
+        for fate in claim.fates
+    ]
 
 
 def _parked_until(lane: Lane, standing: Standing, endpoints: Endpoints, now: float) -> float | None:

@@ -85,7 +85,8 @@ def take_objects(
 ) -> set[UUID]:
     """Mark the first rows of objects of these webhooks, up to `counts` of each and `limit` of all.
 
-    Returns the webhooks of which more may be due.
+    Returns the webhooks of which more may be due. Once its transaction is committed, the caller must
+    postpone the rows that it notes in `taken.behind`.
     """
     room = MAX_CLAIM_BYTES - taken.bytes
     if not webhook_ids or room <= 0 or limit <= 0:
@@ -98,7 +99,6 @@ def take_objects(
         "bytes": room,
         "worker": worker_id,
     }
-    behind: dict[UUID, UUID] = {}
     marked: list[ClaimedDelivery] = []
     read = set()
     for delivery_id, webhook_id, is_head, *row in run(CLAIM_OBJECTS_SQL, parameters):
@@ -107,12 +107,11 @@ def take_objects(
             continue
         read.add(webhook_id)
         if not is_head:
-            behind[delivery_id] = webhook_id
+            taken.behind[delivery_id] = webhook_id
     taken.is_cut |= len(marked) == limit
     taken.of_objects += keep_light(taken, worker_id, marked)
     marked_of = Counter(delivery.webhook_id for delivery in marked)
     more = {k for k, count in zip(webhook_ids, counts, strict=True) if marked_of[k] >= count}
-    more |= {behind[delivery_id] for delivery_id in postpone(list(behind))}
     if idle := set(webhook_ids) - read:
         more |= _give_places(taken, idle)
     return more
@@ -145,7 +144,11 @@ RETURNING d.id
 
 
 def postpone(delivery_ids: Collection[UUID]) -> list[UUID]:
-    """Make rows behind others of their object due later, until those are finished; return which."""
+    """Make rows behind others of their object due later, until those are finished; return which.
+
+    Not in a transaction of the caller: until it ended, whoever finishes one of those could not see
+    that these wait for it.
+    """
     if not delivery_ids:
         return []
     postponed = [row[0] for row in run(POSTPONE_SQL, {"ids": list(delivery_ids)})]

@@ -56,6 +56,8 @@ class Taken:
     """To start in any order: each is the first of its object."""
     runs: dict[UUID, list[ClaimedDelivery]] = field(default_factory=dict)
     """By webhook, to start one after the other."""
+    behind: dict[UUID, UUID] = field(default_factory=dict)
+    """Due rows behind others of their object, and their webhooks: to be postponed."""
     bytes: int = 0
     is_cut: bool = False
     """Whether a limit, of rows or of bytes, left something behind."""

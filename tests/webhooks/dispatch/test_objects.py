@@ -28,7 +28,7 @@ from tests.webhooks.history import DELETED
 from tests.workers import wait_until
 from webhooks import service
 from webhooks.choices import Order
-from webhooks.dispatch import discovery, objects, take
+from webhooks.dispatch import discovery, guard, objects, take
 from webhooks.dispatch.engine import run_until_idle
 from webhooks.dispatch.objects import postpone
 from webhooks.ids import new_id
@@ -257,6 +257,33 @@ def test_row_behind_one_that_finishes_meanwhile_is_not_forgotten(
     # What follows in postpone().
     assert make_next_due([behind.id]) == 1
     assert rows_of("a")[1].next_attempt_at <= timezone.now()
+
+
+def test_row_is_not_forgotten_when_the_first_finishes_during_a_guarded_claim(
+    user: User, make_webhook: MakeWebhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhook = make_webhook(events=["project.deleted"], order="object")
+    Webhook.objects.filter(id=webhook.id).update(rate_limit=100)
+    trigger_of(user, "a", "a", "b")
+    head, behind = rows_of("a")
+    Delivery.objects.filter(id=head.id).update(status="SENDING", claimed_by=registered())
+    spend = guard.spend
+
+    def finish_first() -> None:
+        finish(head)
+        make_next_due([head.id])
+
+    def spend_while_the_first_finishes(*args: Any) -> None:
+        in_thread(finish_first).join()
+        spend(*args)
+
+    monkeypatch.setattr(guard, "spend", spend_while_the_first_finishes)
+
+    claimed = claim_due(registered(), limit=10, room_of=lambda *_: 10)
+
+    assert [one.id for one in claimed.deliveries] == [rows_of("b")[0].id]
+    behind.refresh_from_db()
+    assert behind.next_attempt_at <= timezone.now()
 
 
 def test_next_row_is_called_once_the_first_has_ended(user: User, webhook: Webhook) -> None:
