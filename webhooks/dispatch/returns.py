@@ -1,5 +1,6 @@
 """The desk for rows that the worker gives back unsent: in batches, without waiting for locked rows."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
@@ -11,6 +12,9 @@ from webhooks.dispatch.release import release, release_others
 
 LOCKED_SECONDS = 1.0
 """How soon to try a locked row again."""
+SECOND_LOOK_SECONDS = 10.0
+"""How long after a look for rows that the worker does not hold to look once more: a claim whose
+connection broke may still be running in Postgres, which lets it wait for a lock for five seconds."""
 
 
 class ReturnBatch(NamedTuple):
@@ -39,6 +43,7 @@ class Returns:
         self._ids_by_delay: defaultdict[float, list[UUID]] = defaultdict(list)
         self._under_way = ReturnBatch({}, None)
         self._again_at = 0.0
+        self._second_look_at = math.inf
         self.has_lost_track = False
         """Whether Postgres may mark rows with the worker's id that the worker does not hold: a claim
         failed that was committed all the same, or a server was lost with results that it had confirmed."""
@@ -61,10 +66,13 @@ class Returns:
 
     def due_at(self, *, may_look: bool) -> float:
         """Return when to order the next batch, by the monotonic clock; see order()."""
+        if self._errand.is_under_way:
+            return math.inf
         is_wanted = self._ids_by_delay or (self.has_lost_track and may_look)
-        if self._errand.is_under_way or not is_wanted:
-            return float("inf")
-        return max(self._again_at, self._errand.not_before)
+        due_at = self._again_at if is_wanted else math.inf
+        if may_look:
+            due_at = min(due_at, self._second_look_at)
+        return max(due_at, self._errand.not_before)
 
     def order(self, now: float, held: Callable[[], Collection[UUID]], *, may_look: bool) -> None:
         """Order a batch if one is due.
@@ -73,11 +81,12 @@ class Returns:
         """
         if now < self.due_at(may_look=may_look):
             return
-        looks = self.has_lost_track and may_look
+        looks = may_look and (self.has_lost_track or now >= self._second_look_at)
         self._under_way = ReturnBatch(dict(self._ids_by_delay), held() if looks else None)
         self._ids_by_delay.clear()
         if looks:
-            self.has_lost_track = False
+            is_first, self.has_lost_track = self.has_lost_track, False
+            self._second_look_at = now + SECOND_LOOK_SECONDS if is_first else math.inf
         self._errand.begin(self._submit(self._worker_id, self._under_way))
 
     def collect(self, now: float) -> None:

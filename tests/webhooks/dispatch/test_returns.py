@@ -1,6 +1,7 @@
 """Rows on their way back unsent: none is forgotten, and nobody waits for them."""
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from uuid import UUID
 
 import pytest
@@ -11,7 +12,7 @@ from tests.webhooks.history import trigger
 from tests.workers import wait_until
 from webhooks.dispatch import take
 from webhooks.dispatch.release import release
-from webhooks.dispatch.returns import Returns
+from webhooks.dispatch.returns import SECOND_LOOK_SECONDS, ReturnBatch, Returns
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Webhook
 from webhooks.workbench.receiver import HttpReceiver
@@ -48,3 +49,33 @@ def test_desk_that_waits_for_a_claim_to_end_does_not_keep_the_loop_awake() -> No
     returns.order(1000.0, list, may_look=False)
     assert returns.due_at(may_look=False) == float("inf")
     assert returns.due_at(may_look=True) <= 1000.0
+
+
+def test_claim_that_commits_late_is_found_by_a_second_look() -> None:
+    """Its connection broke while it waited in Postgres: the first look sees none of its rows."""
+    batches: list[ReturnBatch] = []
+
+    def submit(worker_id: UUID, batch: ReturnBatch) -> Future[list[UUID]]:
+        batches.append(batch)
+        future: Future[list[UUID]] = Future()
+        future.set_result([])
+        return future
+
+    def proceed(now: float) -> None:
+        returns.order(now, list, may_look=True)
+        returns.collect(now)
+
+    returns = Returns(submit, new_id())
+    returns.has_lost_track = True
+    proceed(1000.0)
+    assert [batch.held for batch in batches] == [[]]
+    assert not returns
+    assert returns.due_at(may_look=False) == float("inf")
+    assert returns.due_at(may_look=True) == 1000.0 + SECOND_LOOK_SECONDS
+
+    proceed(1005.0)
+    assert len(batches) == 1
+    proceed(1010.0)
+
+    assert [batch.held for batch in batches] == [[], []]
+    assert returns.due_at(may_look=True) == float("inf")
