@@ -112,7 +112,11 @@ class Hinter:
         if not force and (self._is_pending or self._send_at_once()):
             return
         self._is_pending = True
-        self._order(partial(self._send, force))
+        try:
+            self._order(partial(self._send, force))
+        except RuntimeError as problem:
+            self._is_pending = False
+            logger.warning("A wake-up is not sent: %s", problem)
 
     def flush(self, timeout_seconds: float) -> None:
         """Wait until all requested hints are sent, or until the timeout."""
@@ -123,12 +127,13 @@ class Hinter:
         done.wait(timeout_seconds)
 
     def _order(self, action: Callable[[], None]) -> None:
-        self._orders.put(action)
+        """Let the thread run an action; raises RuntimeError if the system has no thread left."""
         if self._thread is None or not self._thread.is_alive():
             with self._lock:
                 if self._thread is None or not self._thread.is_alive():
                     self._thread = threading.Thread(target=self._run, name="wakeup", daemon=True)
                     self._thread.start()
+        self._orders.put(action)
 
     def _run(self) -> None:
         while True:

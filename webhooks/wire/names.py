@@ -1,5 +1,6 @@
 """Host names of receivers: looked up on separate threads, checked, and pinned for libcurl."""
 
+import logging
 import math
 import socket
 import threading
@@ -17,6 +18,8 @@ from webhooks.errors import UrlRefusedError
 from webhooks.wire.addresses import AddressPolicy
 from webhooks.wire.failures import TransportError, failure, unsendable
 from webhooks.wire.url_rules import parse_url
+
+logger = logging.getLogger(__name__)
 
 RESOLVED_SECONDS = 30.0
 """After this time a request starts a new look-up of its host and still uses the old addresses."""
@@ -138,26 +141,36 @@ class Resolver:
                 return
             self._queues.setdefault(group, {})[host] = None
             following = self._next()
-        if following is not None:
+        while following is not None:
             # A daemon: getaddrinfo cannot be interrupted and must not hold up the process's end.
-            threading.Thread(
+            thread = threading.Thread(
                 target=self._work, args=(following,), name="resolver", daemon=True
-            ).start()
+            )
+            try:
+                thread.start()
+            except RuntimeError as problem:
+                logger.error("%s cannot be looked up: %s", following, problem)
+                following = self._end(following, None)
+            else:
+                return
 
     def _work(self, host: str | None) -> None:
         while host is not None:
-            answer = self._lookup(host)
-            with self._lock:
-                self._learn(host, answer)
-                group = self._under_way.pop(host)
-                self._busy[group] -= 1
-                if not self._busy[group]:
-                    del self._busy[group]
-                if len(self._known) > self._prune_above:
-                    self._prune()
-                following = self._next()
-            self._on_answer(host)
-            host = following
+            host = self._end(host, self._lookup(host))
+
+    def _end(self, host: str, answer: Answer) -> str | None:
+        """Note the end of a look-up; return the host to look up next, if any."""
+        with self._lock:
+            self._learn(host, answer)
+            group = self._under_way.pop(host)
+            self._busy[group] -= 1
+            if not self._busy[group]:
+                del self._busy[group]
+            if len(self._known) > self._prune_above:
+                self._prune()
+            following = self._next()
+        self._on_answer(host)
+        return following
 
     def _learn(self, host: str, answer: Answer) -> None:
         now = time.monotonic()

@@ -1,6 +1,7 @@
 """Wake-ups: cheap on a quiet day, never in a heap on a busy one (invariant 2)."""
 
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -224,3 +225,21 @@ def test_worker_that_hears_wakeups_is_not_idle(client: redis.Redis) -> None:
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(0.5)
         assert process.wait(30) == 0
+
+
+def test_without_a_thread_a_save_goes_on_and_a_later_one_wakes(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    hinter = hints.Hinter()
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(threading.Thread, "start", no_thread)
+        hinter.nudge()
+        hinter.nudge(force=True)
+
+    hinter.nudge()
+    hinter.flush(5)
+
+    assert hints.make_queue(client).count == 1

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.webhooks.sending import kind_of, policy, request
+from tests.workers import wait_until
 from webhooks.wire import names
 from webhooks.wire.many import MultiSender, Outcome
 from webhooks.wire.names import Answer, Resolver
@@ -187,3 +188,20 @@ def test_name_that_has_come_back_is_not_taken_for_dead_again_at_once() -> None:
         assert answered.acquire(timeout=10)
 
     assert resolver._known["host"].lasts_seconds == names.UNRESOLVED_SECONDS
+
+
+def test_without_a_thread_a_look_up_fails_and_comes_again(
+    server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "UNRESOLVED_SECONDS", 0.01)
+    resolver = Resolver(server.on_answer, server.lookup)
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(threading.Thread, "start", no_thread)
+        resolver.get("good")
+    assert resolver.get("good") == (True, None)
+
+    wait_until(lambda: resolver.get("good") == (True, ("127.0.0.1",)))
+
+
+def no_thread(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
