@@ -13,7 +13,8 @@ from projects.models import User
 from tests.concurrency import another_connection
 from tests.webhooks.claiming import claim_due, claim_suspects
 from tests.webhooks.history import trigger
-from webhooks.dispatch import life
+from webhooks.dispatch import life, records
+from webhooks.dispatch.engine import run_suspects
 from webhooks.dispatch.suspects import (
     ALONE,
     GROUP_SIZES,
@@ -24,6 +25,7 @@ from webhooks.dispatch.suspects import (
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Webhook
 from webhooks.postgres.sql import set_up_connection
+from webhooks.workbench.receiver import HttpReceiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -212,3 +214,24 @@ def test_what_somebody_locked_is_left_and_nobody_waits(
         other.execute(f"SELECT FROM {table} WHERE {column} = %s FOR UPDATE", [locked.id])
         assert claim(new_worker()) == [free.id]
     assert claim(new_worker()) == [locked.id]
+
+
+def test_result_of_a_lone_suspect_waits_for_nothing(
+    user: User,
+    make_webhook: Callable[..., Webhook],
+    receiver: HttpReceiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next one goes out only when it is written."""
+    monkeypatch.setattr(records, "PAUSE_SECONDS", 60.0)
+    monkeypatch.setattr(records, "SETTLE_SECONDS", 60.0)
+    make_webhook(url=receiver.url, events=["project.deleted"])
+    trigger(user, 3)
+    worker = new_worker()
+    claim_due(worker, limit=3, room_of=lambda *_: 3)
+    crash(worker)
+    assert levels() == {ALONE: 3}
+
+    run_suspects()
+
+    assert Delivery.objects.filter(status="SUCCESS").count() == 3
