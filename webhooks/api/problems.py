@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
 from django.core.exceptions import ValidationError as DjangoValidationError
-from django.db import InterfaceError, OperationalError
+from django.db import OperationalError, connection
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.utils.cache import add_never_cache_headers
 from django.views.decorators.csrf import csrf_exempt
@@ -31,7 +31,7 @@ from webhooks.api.names import camel_case
 from webhooks.api.overtaking import was_overtaken
 from webhooks.models.webhook import api_name
 from webhooks.pace.bounds import MAX_NAME_CHARACTERS, MAX_PROBLEMS, shortened
-from webhooks.postgres.sql import took_too_long
+from webhooks.postgres.sql import is_read_only, is_unavailable, took_too_long
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +128,10 @@ def translate(exception: Exception) -> exceptions.APIException | None:
         return TakesTooLongError()
     if was_overtaken(exception):
         return ConflictError("Others change the same objects just now; try again.")
-    if isinstance(exception, (OperationalError, InterfaceError)):
+    if is_unavailable(exception):
         logger.warning("The database failed: %s", exception)
+        if is_read_only(exception) and not connection.in_atomic_block:
+            connection.close()
         exception = errors.StorageUnavailableError()
     for kind, (status, code) in DOMAIN_ERRORS.items():
         if isinstance(exception, kind):

@@ -11,9 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connection
+from django.db import DatabaseError, InterfaceError, connection
 
-from webhooks.postgres.sql import set_up_connection
+from webhooks.postgres.sql import is_unavailable, set_up_connection
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,8 @@ class DatabaseThread:
         return future
 
     def _note_end(self, future: Future[Any]) -> None:
-        if isinstance(future.exception(), OperationalError | InterfaceError):
+        problem = future.exception()
+        if problem is not None and is_unavailable(problem):
             self._on_failure()
         self._on_done()
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import NamedTuple
 from uuid import UUID
 
-from django.db import DatabaseError, InterfaceError, OperationalError
+from django.db import DatabaseError, Error
 
 from webhooks.dispatch import health
 from webhooks.dispatch.desk import Errand
@@ -20,6 +20,7 @@ from webhooks.dispatch.health import HealthEffect, Recorded
 from webhooks.dispatch.settle import Result, Settled, find_locked, settle, without_answer
 from webhooks.pace.retry import Verdict
 from webhooks.postgres.objects import make_next_due
+from webhooks.postgres.sql import is_unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -219,7 +220,7 @@ def _make_next_due(records: Sequence[Record]) -> bool:
     over = [one.delivery_id for one in records if one.is_of_object and one.is_final]
     try:
         return make_next_due(over) > 0
-    except (OperationalError, InterfaceError):
+    except Error:
         # The results are written. What waits for them comes by itself, only later.
         logger.exception("The next deliveries of %d objects are made due later.", len(over))
         return False
@@ -260,7 +261,7 @@ def conclude(written: Written) -> Written:
     effects = written.effects
     try:
         recovered, locked_webhooks = _record(effects)
-    except (OperationalError, InterfaceError):
+    except Error:
         # The results are written; the next batch writes their effects.
         logger.exception("The health of %d webhooks is written later.", len(effects))
         return written
@@ -285,9 +286,9 @@ def _effects_of(records: Sequence[Record], settled: Settled) -> dict[UUID, Healt
 def _record(effects: Mapping[UUID, HealthEffect]) -> Recorded:
     try:
         return health.record(effects)
-    except (OperationalError, InterfaceError):
-        raise
-    except Exception:
+    except Exception as problem:
+        if is_unavailable(problem):
+            raise
         # An effect that cannot be written must not hold back those on other webhooks.
         if len(effects) > 1:
             pairs = list(effects.items())
@@ -303,16 +304,16 @@ def _settle(worker_id: UUID, results: list[Result]) -> Settled:
         return Settled(set(), set())
     try:
         return settle(worker_id, results)
-    except (OperationalError, InterfaceError):
-        raise
-    except DatabaseError:
+    except DatabaseError as problem:
+        if is_unavailable(problem):
+            raise
         # One row that Postgres refuses must not hold back the other results of its batch.
         if len(results) > 1:
             middle = len(results) // 2
             first = _settle(worker_id, results[:middle])
             try:
                 second = _settle(worker_id, results[middle:])
-            except (OperationalError, InterfaceError):
+            except Error:
                 # The effects of the first half are still to be written; the second half comes again.
                 second = Settled(set(), {result["id"] for result in results[middle:]})
             return Settled(
@@ -329,7 +330,7 @@ def _settle_refused(worker_id: UUID, result: Result) -> Settled:
     logger.exception("The result of delivery %s is refused.", result["id"])
     try:
         return settle(worker_id, [without_answer(result)])
-    except (OperationalError, InterfaceError):
-        raise
-    except DatabaseError:
+    except DatabaseError as problem:
+        if is_unavailable(problem):
+            raise
         return Settled(set(), {result["id"]})

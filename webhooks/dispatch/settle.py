@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple, TypedDict
 from uuid import UUID
 
-from django.db import InterfaceError, OperationalError
+from django.db import Error
 from psycopg.types.json import Json
 
 from webhooks.postgres.sql import run
@@ -159,6 +159,6 @@ def find_locked(worker_id: UUID, results: Sequence[Result], settled: Settled) ->
     }
     try:
         locked = {row[0].hex for row in run(STILL_OWN_SQL, parameters)}
-    except (OperationalError, InterfaceError):
+    except Error:
         locked = {result["id"] for result in skipped}
     return settled._replace(locked=locked)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from functools import partial
 from uuid import UUID
 
-from django.db import Error, IntegrityError, InterfaceError, OperationalError, connection
+from django.db import Error, IntegrityError, connection
 
 from webhooks.errors import StorageUnavailableError
 from webhooks.models import Event
@@ -27,6 +27,7 @@ from webhooks.outbox import tracing
 from webhooks.outbox.batch import Result, store_each
 from webhooks.outbox.store import store_events
 from webhooks.postgres.shared import shared
+from webhooks.postgres.sql import is_read_only, is_unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,9 @@ def store_alone(results: Sequence[Result]) -> list[Result]:
         logger.info("%d events are stored once more: %s", len(results), problem)
     try:
         return _attempt(results)
-    except (OperationalError, InterfaceError) as problem:
+    except Error as problem:
+        if not is_unavailable(problem):
+            raise
         logger.warning("%d events could not be stored: %s", len(results), problem)
         raise StorageUnavailableError from problem
 
@@ -140,8 +143,8 @@ def _attempt(results: Sequence[Result]) -> list[Result]:
     _skip_health_check()
     try:
         return store_each(results, _store_again)
-    except Error:
-        _drop_broken_connection()
+    except Error as problem:
+        _drop_useless_connection(problem)
         raise
 
 
@@ -164,8 +167,10 @@ def _skip_health_check() -> None:
     connection.health_check_done = True  # type: ignore[attr-defined]
 
 
-def _drop_broken_connection() -> None:
-    if connection.connection is not None and not connection.is_usable():
+def _drop_useless_connection(problem: Error) -> None:
+    if connection.connection is None:
+        return
+    if is_read_only(problem) or not connection.is_usable():
         connection.close()
 
 

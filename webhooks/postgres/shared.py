@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from webhooks.postgres.sql import is_read_only
+
 
 class SharedConnection:
     """A connection that stands in for the thread's default one in a block."""
@@ -51,8 +53,10 @@ class SharedConnection:
         connections[DEFAULT_DB_ALIAS] = self._connection
         try:
             yield
-        except BaseException:
+        except BaseException as problem:
             self._connection.errors_occurred = True
+            if is_read_only(problem):
+                self._connection.close()
             raise
         finally:
             connections[DEFAULT_DB_ALIAS] = own

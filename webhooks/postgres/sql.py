@@ -19,7 +19,15 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from django.conf import settings
-from django.db import DEFAULT_DB_ALIAS, ProgrammingError, connection, connections, transaction
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+    connection,
+    connections,
+    transaction,
+)
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 logger = logging.getLogger(__name__)
@@ -104,6 +112,19 @@ def sqlstate(problem: BaseException) -> str | None:
 def took_too_long(problem: BaseException) -> bool:
     """Say whether a statement ended by limit_statements()."""
     return sqlstate(problem) == psycopg.errors.QueryCanceled.sqlstate
+
+
+def is_read_only(problem: BaseException) -> bool:
+    """Say whether the server refused to write, as a standby or a former primary does.
+
+    Only a new connection can reach a server that writes.
+    """
+    return sqlstate(problem) == psycopg.errors.ReadOnlySqlTransaction.sqlstate
+
+
+def is_unavailable(problem: BaseException) -> bool:
+    """Say whether the same statement may succeed later, or on another connection."""
+    return isinstance(problem, (OperationalError, InterfaceError)) or is_read_only(problem)
 
 
 def limit_statements(seconds: int) -> None:

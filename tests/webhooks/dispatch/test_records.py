@@ -3,6 +3,8 @@
 from uuid import UUID, uuid4
 
 import pytest
+from django.db import InternalError, connection, transaction
+from django.test.utils import CaptureQueriesContext
 
 from tests.webhooks.dispatch.fakes import FakeClock, FakeThread
 from tests.webhooks.history import succeeded
@@ -19,6 +21,7 @@ from webhooks.dispatch.records import (
     Records,
     ResultBatch,
     Written,
+    write,
 )
 from webhooks.pace.retry import Verdict
 
@@ -254,3 +257,16 @@ def test_only_what_has_been_locked_for_a_while_counts_as_stuck(results: Desk) ->
 
     results.add()
     assert not results.records.is_stuck(results.clock.now)
+
+
+@pytest.mark.django_db
+def test_results_that_a_read_only_server_refuses_come_again_as_they_are() -> None:
+    """It is not one row that Postgres refuses: no halves, and no result without its response."""
+    batch = ResultBatch([record(WEBHOOK, False) for _ in range(8)], {})
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL transaction_read_only = on")
+        with CaptureQueriesContext(connection) as queries, pytest.raises(InternalError):
+            write(uuid4(), batch)
+        transaction.set_rollback(True)
+
+    assert len(queries) == 1

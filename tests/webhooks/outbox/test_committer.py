@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
 from projects.models import User
+from tests.concurrency import another_connection
 from tests.pgbouncer import output_of, pgbouncer, python_through
 from webhooks.doors import allowances
 from webhooks.errors import IdempotencyConflictError, StorageUnavailableError, WebhooksError
@@ -399,6 +400,27 @@ def test_without_a_database_the_answer_is_503(
     assert refused.json()["type"] == "urn:remotedevai:problem:unavailable"
     assert not Event.objects.filter(type="project.deleted").exists()
     assert post(token, "k").status_code == 201
+
+
+def test_server_that_became_read_only_is_left_for_one_that_writes(token: str) -> None:
+    """Its connections stay open after a failover; a new one leads to the primary."""
+    assert post(token).status_code == 201
+    name = connection.ops.quote_name(connection.settings_dict["NAME"])
+    with another_connection() as other:
+        other.autocommit = True
+        other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        try:
+            connection.close()
+            shared_connection.close()
+            refused = post(token)
+        finally:
+            other.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+
+    assert refused.status_code == 503
+    assert refused.json()["type"] == "urn:remotedevai:problem:unavailable"
+    later = post(token)
+    connection.close()
+    assert later.status_code == 201
 
 
 KILL_SQL = """
