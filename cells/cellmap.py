@@ -28,7 +28,8 @@ class CellMap:
     granted: Mapping[int, int] = field(default_factory=dict)
     """How often a slot was given to a cell anew."""
     moves: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    """Slots that are being moved: from which cell, and to which. No cell reads them meanwhile."""
+    """Slots that are being moved: from which cell, and to which; once they are copied, also which
+    transactions of the old cell's Postgres the copy has seen. No cell reads them meanwhile."""
     revision: int = 0
 
     @classmethod
@@ -53,6 +54,10 @@ class CellMap:
         slots = [cell if number == slot else name for number, name in enumerate(self.slots)]
         granted = {**self.granted, slot: self.granted.get(slot, 0) + 1}
         return replace(self, slots=slots, since={**self.since, slot: since}, granted=granted)
+
+    def note_copied(self, slot: int, snapshot: str) -> "CellMap":
+        """Return the map with a move that has copied what this snapshot (pg_snapshot) saw."""
+        return replace(self, moves={**self.moves, slot: [*self.moves[slot][:2], snapshot]})
 
     def end_move(self, slot: int) -> "CellMap":
         """Return the map with a slot that its cell may read."""

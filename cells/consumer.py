@@ -113,9 +113,10 @@ class Consumer:
         if self._map is None or current.revision != self._map.revision:
             adopt(current, self._cell)
             self.close()
-            self._map = current
-            self._read, self._versions = stored_places(current)
-            self._reader = self._log.reader(dict(self._read)) if self._read else None
+            read, versions = stored_places(current)
+            self._reader = self._log.reader(dict(read)) if read else None
+            # Last: after a failure above, the next look must try all of it again.
+            self._map, self._read, self._versions = current, read, versions
         self._looked_at = time.monotonic()
 
     def note_read(self) -> None:

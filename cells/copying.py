@@ -20,6 +20,7 @@ from webhooks.errors import WebhooksError
 from webhooks.models import Delivery, Event
 from webhooks.models.operations import owner_of_answers
 from webhooks.models.owners import owner_model
+from webhooks.outbox.feed import FeedEvent
 
 Connection = psycopg.Connection[Any]
 
@@ -164,6 +165,23 @@ def _number(source: Connection, target: Connection, owners: Owners, table: Table
     with source.cursor().copy(f"COPY {new} (old, id) FROM STDIN") as rows:
         for (before,), (after,) in zip(old, ids, strict=True):
             rows.write_row((before, after))
+
+
+LATE_SQL = """
+SELECT 'evt_' || replace(t.id::text, '-', ''), t.type, t.created_at, t.payload, t.owner_id,
+       t.object_reference, t.is_self_reported, t.version
+  FROM webhooks_event t, (SELECT %s::pg_snapshot AS seen) AS copy
+ WHERE (t.epoch, t.transaction_id) >= (webhooks_current_epoch(), pg_snapshot_xmin(copy.seen))
+   AND NOT pg_visible_in_snapshot(t.transaction_id, copy.seen)
+   AND t.payload IS NOT NULL AND {condition}
+ ORDER BY t.epoch, t.transaction_id, t.sequence
+"""
+
+
+def late_events(source: Connection, owners: Owners, snapshot: str) -> list[FeedEvent]:
+    """Return the owners' events of transactions that a snapshot (pg_snapshot) did not see, in order."""
+    text = LATE_SQL.format(condition=owners.condition(_table(Event)))
+    return [FeedEvent(*row) for row in source.execute(text, [snapshot])]
 
 
 def delete(connection: Connection, owners: Owners, *, with_events: bool = False) -> None:

@@ -1,4 +1,5 @@
-"""Move a slot to another cell: freeze, drain, copy and compare, flip the map, thaw.
+"""Move a slot to another cell: freeze, wait for what is open or in flight, copy and compare, flip the
+map, thaw.
 
 The events keep arriving in the log meanwhile; the new cell reads on where the old one stopped. What is
 done so far stands in the map and in the databases. So a move that was killed goes on when it is asked for
@@ -17,12 +18,14 @@ from cells import copying
 from cells.cellmap import CellMap, change_map, read_map
 from cells.copying import Connection, MoveError, Owners
 from cells.log import Log
+from cells.messages import entry_of
 from cells.moving_figures import Figures
 from webhooks.models.owners import owners_are_users
 
 STALE_SECONDS = 2.0
 """After so long no process of the old cell sends, or writes, for an owner whose slot it does not have."""
 DRAIN_SECONDS = 120.0
+CLEAN_UP_TRIES = 5
 LOCK = 0x63656C6C
 """Of pg_try_advisory_lock(), with the slot: one mover at a time."""
 
@@ -31,6 +34,12 @@ FREEZE_SQL = """
 INSERT INTO cells_slot (slot, position, version, is_active) VALUES (%s, 0, -1, false)
     ON CONFLICT (slot) DO UPDATE SET is_active = false
 RETURNING position
+"""
+# Of sessions of users. A role may read these columns of the sessions of others, too.
+OPEN_SQL = """
+SELECT l.virtualtransaction, l.pid FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+ WHERE l.locktype = 'virtualxid' AND l.mode = 'ExclusiveLock' AND l.granted
+   AND a.datname = current_database() AND a.usesysid IS NOT NULL AND a.pid <> pg_backend_pid()
 """
 IN_FLIGHT_SQL = """
 SELECT count(*) FROM webhooks_delivery
@@ -51,18 +60,17 @@ class Move:
     def run(self, to: str) -> None:
         """Move the slot, or go on with its move; raises MoveError, LogError and psycopg's errors."""
         current = change_map(self._log, lambda found: self._begun(found, to))
-        from_, to = current.moves[self._slot]
+        from_, to, *_ = current.moves[self._slot]
         with self._connected(from_) as source, self._connected(to) as target:
             self._lock(source)
             if current.slots[self._slot] != to:
-                self._transfer(source, target, to)
+                current = self._transfer(source, target, to)
             self._say(f"{to} has it; cleaning up in {from_}")
             owners = self._owners(target)
             with target.transaction():
                 # What an operator has changed meanwhile; until the move ends, the old cell has the say.
                 copying.bring_users(source, target, owners)
-            with source.transaction():
-                copying.delete(source, owners)
+            self._clean_up(source, owners, current)
         # From now on the new cell's consumer takes the slot, and its workers send.
         change_map(self._log, lambda found: found.end_move(self._slot))
 
@@ -71,7 +79,7 @@ class Move:
         current = read_map(self._log)
         if self._slot not in current.moves:
             raise MoveError(f"Slot {self._slot} is not being moved.")
-        from_, to = current.moves[self._slot]
+        from_, to, *_ = current.moves[self._slot]
         with self._connected(from_) as source, self._connected(to) as target:
             self._lock(source)
             if read_map(self._log).slots[self._slot] == to:
@@ -95,16 +103,19 @@ class Move:
             raise MoveError(f"{to} has slot {self._slot} already.")
         return current.begin_move(self._slot, to)
 
-    def _transfer(self, source: Connection, target: Connection, to: str) -> None:
+    def _transfer(self, source: Connection, target: Connection, to: str) -> CellMap:
         self._say("freezing")
         position = self._freeze(source)
         time.sleep(STALE_SECONDS)
+        self._say("waiting for open transactions")
+        self._wait_for_transactions(source)
         owners = self._owners(source)
         self._say(f"draining what is in flight of {len(owners.ids)} owners")
         self._drain(source, owners)
         self._say("copying")
         source.isolation_level = IsolationLevel.REPEATABLE_READ
         with source.transaction(), target.transaction():
+            snapshot = _value(source.execute("SELECT pg_current_snapshot()::text"))
             if copying.shared_redeliveries(source, owners):
                 raise MoveError("A redelivery for several owners has begun; move the slot again.")
             figures = Figures(source, target, owners)
@@ -116,12 +127,48 @@ class Move:
             figures.agree()
         source.isolation_level = None
         self._say("flipping the map")
-        change_map(self._log, lambda found: found.grant(self._slot, to, position))
+        return change_map(
+            self._log,
+            lambda found: found.grant(self._slot, to, position).note_copied(self._slot, snapshot),
+        )
+
+    def _wait_for_transactions(self, source: Connection) -> None:
+        """Wait for the end of the transactions that may hold events which the copy would not see."""
+        deadline = time.monotonic() + DRAIN_SECONDS
+        waits_for = [name for name, _ in source.execute(OPEN_SQL)]
+        while left := [pid for name, pid in source.execute(OPEN_SQL) if name in waits_for]:
+            if time.monotonic() > deadline:
+                raise MoveError(
+                    f"Transactions are still open after {DRAIN_SECONDS:g} s, in the backends"
+                    f" {', '.join(map(str, left))} of Postgres; end them, and move it again."
+                )
+            time.sleep(0.1)
+
+    def _clean_up(self, source: Connection, owners: Owners, current: CellMap) -> None:
+        """Delete the rows in the old cell, and publish the events that the copy has not seen.
+
+        A process may store one that it took in before the freeze, if it stood still meanwhile.
+        """
+        _, _, *copied = current.moves[self._slot]
+        source.isolation_level = IsolationLevel.REPEATABLE_READ
+        for turn in range(1, CLEAN_UP_TRIES + 1):
+            try:
+                with source.transaction():
+                    # It deletes what this snapshot sees, and what comes later stays.
+                    if late := copying.late_events(source, owners, copied[0]) if copied else []:
+                        self._say(f"publishing {len(late)} events that were stored late")
+                        stream = current.stream_of(self._slot)
+                        self._log.publish({stream: [entry_of(event) for event in late]})
+                    copying.delete(source, owners)
+                break
+            except psycopg.errors.SerializationFailure:
+                if turn == CLEAN_UP_TRIES:
+                    raise
+        source.isolation_level = None
 
     def _freeze(self, database: Connection) -> int:
         """Stop storing and sending; return the position up to which the slot is stored."""
-        row = database.execute(FREEZE_SQL, [self._slot]).fetchone()
-        return int(row[0]) if row else 0
+        return int(_value(database.execute(FREEZE_SQL, [self._slot])))
 
     def _drain(self, source: Connection, owners: Owners) -> None:
         deadline = time.monotonic() + DRAIN_SECONDS
@@ -154,3 +201,8 @@ class Move:
             raise MoveError(f"CELLS_DATABASES has no URL of {cell}'s database.")
         with psycopg.connect(self._databases[cell], autocommit=True) as connection:
             yield connection
+
+
+def _value(cursor: psycopg.Cursor[Any]) -> Any:
+    [(value,)] = cursor.fetchall()
+    return value

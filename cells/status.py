@@ -77,7 +77,7 @@ def _look(log: Log) -> Iterator[Finding]:
             "manage.py cells relay",
             count=waiting,
         )
-    for slot, (from_, to) in sorted(current.moves.items()):
+    for slot, (from_, to, *_) in sorted(current.moves.items()):
         yield warning(
             "cells",
             f"Slot {slot} is being moved from {from_} to {to}: nobody stores its events meanwhile.",

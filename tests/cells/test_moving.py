@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.db import DatabaseError, transaction
 
 from cells import consumer
 from cells.cellmap import read_map
@@ -17,7 +18,7 @@ from cells.copying import MoveError
 from cells.moving import Move
 from config.embedded import die_with_parent
 from config.services import BASE_DIR
-from tests.cells.world import CELLS, World, consuming
+from tests.cells.world import CELLS, World, consuming, payment
 from tests.workers import killed_at_end
 from webhooks import service
 from webhooks.models import Webhook
@@ -146,7 +147,53 @@ def moving(world: World, to: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
-STEPS = ("freezing", "draining", "copying", "flipping", "cleaning")
+def trigger_in_cell(owner: Any, number: int) -> str:
+    return service.trigger_event("payment.succeeded", owner, payment(number)).public_id
+
+
+def test_event_of_an_open_transaction_moves_too(world: World) -> None:
+    ada = world.add_owner("ada", slot=SLOT)
+    make_webhook(world, "a", ada, order="all")
+    with world.inside("a"), moving(world, "b") as mover:
+        assert mover.stderr
+        with transaction.atomic():
+            id_ = trigger_in_cell(ada, 0)
+            for line in mover.stderr:
+                if b"open transactions" in line:
+                    break
+            with pytest.raises(subprocess.TimeoutExpired):
+                mover.wait(1)
+        assert mover.wait(30) == 0
+
+    assert ordered(world, "b") == [id_]
+    assert counts(world, "a") == [0] * 5
+
+
+def test_event_that_is_stored_after_the_copy_goes_through_the_log(world: World) -> None:
+    """By a process that stood still between the look at the map and the statement."""
+    ada, bob = world.add_owner("ada", slot=SLOT), world.add_owner("bob", slot=6)
+    make_webhook(world, "a", ada, order="all")
+    ids = world.trigger(ada, 3)
+    world.relay()
+    world.consume("a", 3)
+    of_others: list[str] = []
+
+    def store_late(step: str) -> None:
+        if step.startswith("flipping"):
+            with world.inside("a"):
+                ids.extend(trigger_in_cell(ada, number) for number in (3, 4))
+                of_others.append(trigger_in_cell(bob, 5))
+
+    with world.inside("producer"):
+        Move(world.log, SLOT, databases(world), store_late).run("b")
+    world.consume("b", 2)
+
+    assert ordered(world, "b") == ids
+    assert world.stored("a") == of_others
+    assert faults(world, "a") == faults(world, "b") == []
+
+
+STEPS = ("freezing", "waiting", "draining", "copying", "flipping", "cleaning")
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -238,3 +285,18 @@ def test_a_consumer_misses_nothing_of_a_slot_that_came_back_meanwhile(
 
     assert len(world.stored("a")) == 9
     assert world.stored("a")[-3:] == ids
+
+
+def test_a_consumer_that_fails_to_read_a_new_map_reads_it_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = world.add_owner("ada", slot=SLOT)
+    world.trigger(ada, 3)
+    world.relay()
+    with world.inside("a"), consuming(world.log, "a") as failing:
+        with monkeypatch.context() as away:
+            away.setattr(consumer, "POSITIONS_SQL", "SELECT 1 / 0")
+            with pytest.raises(DatabaseError):
+                failing.take()
+
+        assert failing.store(failing.take()) == 3

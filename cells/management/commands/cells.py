@@ -88,7 +88,7 @@ exit codes: 0 done, 1 refused or failed, 2 wrong usage"""
         for cell, url in current.cells.items():
             mine = " (this one)" if cell == settings.CELL_NAME else ""
             self.show(f"  {cell:<12} {len(current.of_cell(cell)):>4} slots  {url}{mine}")
-        for slot, (from_, to) in sorted(current.moves.items()):
+        for slot, (from_, to, *_) in sorted(current.moves.items()):
             self.show(f"  slot {slot} is being moved from {from_} to {to}")
         for one, rate in zip(streams, rates, strict=True):
             behind = "" if one.behind is None else f"  {one.behind:,} behind"
