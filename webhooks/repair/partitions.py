@@ -8,6 +8,7 @@ A purge that deletes deliveries of a large day leaves their attempts in place; w
 old enough, it exchanges the partition for one with the attempts that are to be kept.
 """
 
+import logging
 import time
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -21,13 +22,15 @@ from webhooks.ids import first_id_of
 from webhooks.models import ExpiringPartition
 from webhooks.postgres.sql import limit_statements, query, sqlstate
 
+logger = logging.getLogger(__name__)
+
 AHEAD_DAYS = 7
 MOST_KEPT = 20_000
 """The most attempts that an exchange copies (migration 0041), while results of their deliveries wait."""
 LARGE = 2 * MOST_KEPT
 """Partitions with fewer attempts are purged row by row."""
 PATIENCE_DAYS = 7
-"""Deliveries that failed for days end much later than others of their day."""
+"""Deliveries that failed for days end much later than others of their day, and a dump ends some time."""
 DAY_MS = 86_400_000
 LATEST_MS = 253_402_300_799_000
 """The last second that datetime knows; ids reach further."""
@@ -139,15 +142,15 @@ def _count_kept(marked: ExpiringPartition) -> int:
 def exchange_expiring(last: UUID) -> bool:
     """Drop the attempts without a delivery of marked partitions, and empty partitions, below `last`.
 
-    A day that keeps many attempts waits for up to PATIENCE_DAYS. Returns whether there are older ones, whose
-    attempts the caller must delete row by row, and then call forget_expiring(). Raises Django's
-    database errors.
+    A day that keeps many attempts, or that others use all the time, waits for the next purges, for up to
+    PATIENCE_DAYS. Returns whether there are older ones, whose attempts the caller must delete row by row,
+    and then call forget_expiring(). Raises Django's database errors.
     """
     expired = ExpiringPartition.objects.filter(end_id__lte=last, by_rows=False)
     for marked in expired.order_by("first_id"):
-        if _count_kept(marked) <= MOST_KEPT:
-            _exchange(marked.name)
-        elif _ms_of(last) - _ms_of(marked.end_id) > PATIENCE_DAYS * DAY_MS:
+        if _count_kept(marked) <= MOST_KEPT and _exchange(marked.name):
+            continue
+        if _ms_of(last) - _ms_of(marked.end_id) > PATIENCE_DAYS * DAY_MS:
             ExpiringPartition.objects.filter(name=marked.name).update(by_rows=True)
     for one in partitions():
         if one.end_id <= last and not _count(one, 1):
@@ -155,17 +158,21 @@ def exchange_expiring(last: UUID) -> bool:
     return ExpiringPartition.objects.filter(by_rows=True).exists()
 
 
-def _exchange(name: str) -> None:
-    for turn in range(1, TRIES + 1):
+def _exchange(name: str) -> bool:
+    """Exchange a partition; return False if locks or the time limit prevented all tries."""
+    for _ in range(TRIES):
         try:
             with transaction.atomic():
                 limit_statements(EXCHANGE_SECONDS)
                 query("SELECT webhooks_replace_attempt_partition(%(name)s)", {"name": name})
-            return
+            return True
         except OperationalError as problem:
-            if sqlstate(problem) not in BUSY or turn == TRIES:
+            if sqlstate(problem) not in BUSY:
                 raise
+            reason = str(problem).partition("\n")[0]
         time.sleep(PAUSE_SECONDS)
+    logger.warning("%s is left to the next purge after %d tries: %s", name, TRIES, reason)
+    return False
 
 
 def _ms_of(first_id: UUID) -> int:

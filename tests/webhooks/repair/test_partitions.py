@@ -342,6 +342,25 @@ def test_day_with_much_to_keep_waits_at_first(
     assert places() == {}
 
 
+def test_day_in_use_waits_at_first_and_stops_no_purge(
+    old_day: str, large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "TRIES", 2)
+    with another_connection() as reader:
+        reader.execute("SELECT FROM webhooks_attempt")
+
+        purge(9 * DAY)
+        assert places() == {old_day: 8}
+        assert list(integrity.find_faults()) == []
+        # Its patience is at an end: row by row, for which it waits for no reader.
+        purge()
+        assert places() == {}
+    purge()
+
+    assert old_day not in {one.name for one in partitions.partitions()}
+    assert not ExpiringPartition.objects.exists()
+
+
 def test_deliveries_go_in_time_and_their_attempts_with_the_rest_of_their_day(
     old_day: str, large: None
 ) -> None:
