@@ -65,13 +65,18 @@ def read_headers(text: str) -> dict[str, str]:
     except (ValueError, RecursionError):
         found = None
     if isinstance(found, dict):
-        pairs = [(str(name), str(value)) for name, value in found.items()]
+        pairs = [(_readable(name), _readable(value)) for name, value in found.items()]
     else:
         lines = text.splitlines()[:MAX_HEADER_LINES]
         # As browsers' tools and curl -v show them, too.
         split = (line.lstrip("<> ").partition(":") for line in lines)
         pairs = [(name, value) for name, colon, value in split if colon]
     return {name.strip().strip("\"'").lower(): value.strip().strip("\"',") for name, value in pairs}
+
+
+def _readable(value: Any) -> str:
+    """Return a JSON value as text, without the halves of characters that its escapes may name."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 @sensitive_variables()

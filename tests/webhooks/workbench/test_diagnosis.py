@@ -252,3 +252,13 @@ def test_hostile_bodies_are_judged_like_any(sent: Sent, body: bytes) -> None:
 )
 def test_headers_are_read_as_servers_log_them(text: str) -> None:
     assert read_headers(text) == {"webhook-id": "evt_1", "webhook-signature": "v1,abc= v1,def="}
+
+
+@pytest.mark.django_db
+def test_headers_with_halves_of_characters_are_read(sent: Sent) -> None:
+    headers = read_headers(
+        r'{"webhook-id": "evt_\ud800", "\udfff": "\ud83d", "webhook-signature": "v1,\ud800"}'
+    )
+
+    assert headers["webhook-id"] == "evt_?"
+    assert words(sent.webhook, headers, b"{}", "x")
