@@ -58,6 +58,8 @@ DEFAULTS: dict[str, Any] = {
         "user": 3600,
         "test": 20,
         "secret": 20,
+        # Of one owner to pages of the portal.
+        "portal": 1200,
         # Into one test inbox.
         "inbox": 600,
         "login": 10,

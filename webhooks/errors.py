@@ -89,5 +89,9 @@ class WebhookUnprovedError(WebhooksError):
     """This URL's owner has not proved that they want our requests; verify the webhook first."""
 
 
+class PortalLinkLimitError(WebhooksError):
+    """The owner has reached the maximum number of open portal links."""
+
+
 class PortalLinkInvalidError(WebhooksError):
     """This portal link was used already, has expired or was revoked; ask for a new one."""

@@ -83,6 +83,7 @@ DOMAIN_ERRORS: dict[type[errors.WebhooksError], tuple[int, str]] = {
     errors.EventTypeUnknownError: (400, "event_type_unknown"),
     errors.EventDataInvalidError: (400, "event_data_invalid"),
     errors.IdempotencyConflictError: (409, "idempotency_conflict"),
+    errors.PortalLinkLimitError: (400, "limit_reached"),
     errors.PublicIdInvalidError: (400, "invalid"),
     errors.RedeliveryScopeError: (400, "scope_invalid"),
     errors.SecretRefusedError: (409, "conflict"),

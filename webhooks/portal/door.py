@@ -21,8 +21,9 @@ from django.utils import translation
 from django.views.decorators.csrf import csrf_exempt
 
 from webhooks import service
-from webhooks.doors import owners
+from webhooks.doors import allowances, owners
 from webhooks.doors.limits import READ_SECONDS, WRITE_SECONDS
+from webhooks.portal.pages import too_many
 from webhooks.portal.visit import Visit
 from webhooks.postgres.sql import limit_statements, took_too_long
 
@@ -80,7 +81,10 @@ def _show(view: View, visit: Visit, *args: Any, **kwargs: Any) -> HttpResponse:
     request = visit.request
     is_reading = request.method in ("GET", "HEAD")
     is_limited = is_reading or not hasattr(view, "waits_for_receivers")
+    allowance = allowances.take("portal", str(visit.owner_id))
     with speaking(request):
+        if allowance.is_exceeded:
+            return secure(too_many(visit, allowance), is_framed=not visit.is_user)
         try:
             with transaction.atomic() if is_limited else nullcontext():
                 if is_limited:

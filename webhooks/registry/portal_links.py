@@ -17,7 +17,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from webhooks.errors import PortalLinkInvalidError
+from webhooks.errors import PortalLinkInvalidError, PortalLinkLimitError
 from webhooks.ids import mark_of
 from webhooks.models import PortalLink, Webhook
 from webhooks.models.owners import is_owner_served, owner_key
@@ -29,6 +29,10 @@ MAX_SESSION_LASTS = timedelta(days=30)
 KEPT_FOR = timedelta(days=30)
 """How long a link that has ended stays in the owner's list."""
 MAX_RETURN_URL = 2048
+MAX_OPEN = 1000
+"""An owner's links that can be opened or whose session lasts."""
+MAX_ENDED = 1000
+"""An owner's ended links that are kept."""
 MAX_REMOVED = 1000
 """Ended links that the making of a new one removes."""
 
@@ -48,14 +52,14 @@ def create_link(
 
     `webhook` limits the session to one of the owner's webhooks. `view` is always among the
     capabilities. The link can be opened once, within `opens_for`. Raises ValidationError, naming
-    every field that is wrong.
+    every field that is wrong, and PortalLinkLimitError.
     """
     owner_id = owner_key(owner)
     chosen = {PortalLink.Capability.VIEW.value, *capabilities}
     problems = _problems(owner_id, chosen, webhook, opens_for, session_lasts, return_url)
     if problems:
         raise ValidationError(problems)
-    _remove_ended(owner_id)
+    _make_room(owner_id)
     key = mark_of(owner_id) + secrets.token_urlsafe(32)
     now = timezone.now()
     link = PortalLink(
@@ -112,11 +116,21 @@ def _is_web_address(url: str) -> bool:
     )
 
 
-def _remove_ended(owner_id: Any) -> None:
-    before = timezone.now() - KEPT_FOR
-    ended = Q(session_ends_at__lt=before) | Q(session_ends_at=None, opens_until__lt=before)
-    rows = PortalLink.objects.filter(ended, owner_id=owner_id).order_by("id")
-    PortalLink.objects.filter(id__in=list(rows.values_list("id", flat=True)[:MAX_REMOVED])).delete()
+def _make_room(owner_id: Any) -> None:
+    """Remove ended links that are old or many; raises PortalLinkLimitError."""
+    rows, now = PortalLink.objects.filter(owner_id=owner_id), timezone.now()
+    ended = Q(session_ends_at__lt=now) | Q(session_ends_at=None, opens_until__lt=now)
+    is_over = ended | Q(revoked_at__isnull=False)
+    if len(rows.exclude(is_over).values_list("id")[:MAX_OPEN]) == MAX_OPEN:
+        raise PortalLinkLimitError(f"There are {MAX_OPEN:,} open links; revoke some, or wait.")
+    before = now - KEPT_FOR
+    old = Q(session_ends_at__lt=before) | Q(session_ends_at=None, opens_until__lt=before)
+    ids = rows.order_by("-id").values_list("id", flat=True)
+    removed = [
+        *ids.filter(old).reverse()[:MAX_REMOVED],
+        *ids.filter(is_over)[MAX_ENDED : MAX_ENDED + MAX_REMOVED],
+    ]
+    PortalLink.objects.filter(id__in=removed).delete()
 
 
 @sensitive_variables()

@@ -17,7 +17,9 @@ from projects.models import User
 from tests.webhooks.api.conftest import MakeClient, client, make_client, make_token  # noqa: F401
 from tests.webhooks.portal.conftest import Open, Things, end
 from webhooks import service
+from webhooks.errors import PortalLinkLimitError
 from webhooks.models import AuditEntry, PortalLink, Webhook
+from webhooks.registry import portal_links
 from webhooks.registry.portal_links import KEPT_FOR
 
 MakeWebhook = Callable[..., Webhook]
@@ -166,6 +168,36 @@ def test_ended_links_are_removed_when_a_new_one_is_made(user: User) -> None:
     fresh = service.create_portal_link(user)
 
     assert set(PortalLink.objects.values_list("id", flat=True)) == {young.id, fresh.id}
+
+
+def test_open_links_of_an_owner_are_bounded(
+    client: APIClient,  # noqa: F811
+    user: User,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(portal_links, "MAX_OPEN", 3)
+    links = [service.create_portal_link(user) for _ in range(3)]
+
+    with pytest.raises(PortalLinkLimitError):
+        service.create_portal_link(user)
+    answer = client.post("/api/v1/portal-links", {})
+    assert answer.status_code == 400
+    assert answer.json()["type"] == "urn:remotedevai:problem:limit-reached"
+
+    service.revoke_portal_link(links[0])
+    assert client.post("/api/v1/portal-links", {}).status_code == 201
+
+
+def test_ended_links_that_are_kept_are_bounded(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portal_links, "MAX_ENDED", 2)
+    links = [service.create_portal_link(user) for _ in range(4)]
+    for link in links:
+        service.revoke_portal_link(link)
+
+    fresh = service.create_portal_link(user)
+
+    kept = {links[2].id, links[3].id, fresh.id}
+    assert set(PortalLink.objects.values_list("id", flat=True)) == kept
 
 
 # The API.

@@ -293,6 +293,21 @@ def test_dear_requests_are_limited_as_in_the_api(
     assert int(answer["Retry-After"]) > 0
 
 
+def test_pages_are_limited(
+    owner_client: Client, things: Things, open_session: Open, settings: Any
+) -> None:
+    settings.WEBHOOKS_API_REQUESTS_PER_MINUTE = settings.WEBHOOKS_API_REQUESTS_PER_MINUTE | {
+        "portal": 2
+    }
+    page = "/portal/"
+
+    assert [owner_client.get(page).status_code for _ in range(3)] == [200, 200, 429]
+    # A link does not multiply it.
+    answer = Client().get(open_session(things.webhook.owner))
+    assert answer.status_code == 429
+    assert int(answer["Retry-After"]) > 0
+
+
 def test_login_is_limited(db: None, settings: Any) -> None:
     settings.WEBHOOKS_API_REQUESTS_PER_MINUTE = settings.WEBHOOKS_API_REQUESTS_PER_MINUTE | {
         "login": 1
