@@ -47,6 +47,8 @@ from webhooks.models import Attempt, Delivery
 
 MAX_ATTEMPTS_SHOWN = 100
 """The number of latest attempts that a delivery shows; redeliveries can add any number."""
+MAX_ATTEMPTS_LISTED = 20
+"""Those of each delivery on a page of deliveries."""
 
 
 class BodyDigestField(serializers.CharField):
@@ -91,7 +93,7 @@ class DeliverySerializer(ApiModelSerializer):
         read_only=True,
         allow_null=True,
         source="latest_attempts",
-        help_text="With `include=attempts`, the latest one first.",
+        help_text=f"With `include=attempts`, the latest {MAX_ATTEMPTS_LISTED}, the latest one first.",
     )
 
     form = serializers.ChoiceField(
@@ -203,7 +205,7 @@ class DeliveryFilters(ApiFilters):
 
     def with_attempts(self, rows: QuerySet[Delivery], *_: str) -> QuerySet[Delivery]:
         latest = Attempt.objects.filter(
-            number__gt=F("delivery__attempt_count") - MAX_ATTEMPTS_SHOWN
+            number__gt=F("delivery__attempt_count") - MAX_ATTEMPTS_LISTED
         ).defer("request_head", "response_head", "response_body")
         return rows.prefetch_related(
             Prefetch("attempts", latest.order_by("-number"), to_attr="latest_attempts")

@@ -72,7 +72,9 @@ def answer_once(
 
 
 def _owner_of_keys(request: Asker) -> UUID:
-    owner = None if owners_are_users() else owner_key(owner_of(request))
+    owner = owner_key(owner_of(request))
+    if owners_are_users() and owner == request.user.pk:
+        owner = None
     return owner_of_answers(request.user.pk, is_service=is_service(request), owner_key=owner)
 
 

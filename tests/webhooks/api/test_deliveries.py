@@ -399,5 +399,12 @@ def test_lists_show_the_attempts_where_that_is_asked_for(
     assert [[tried["number"] for tried in one["attempts"]] for one in by_webhook] == [[2, 1]] * 3
     assert sum("webhooks_attempt" in query["sql"] for query in queries) == 1
     assert [len(one["attempts"]) for one in by_event] == [2]
+    Attempt.objects.bulk_create(
+        Attempt(delivery_id=deliveries[0].id, number=n, started_at=timezone.now(), duration_ms=1)
+        for n in range(3, 41)
+    )
+    Delivery.objects.filter(id=deliveries[0].id).update(attempt_count=40)
+    (many,) = client.get(f"/api/v1/deliveries?event={event}&include=attempts").json()["results"]
+    assert [tried["number"] for tried in many["attempts"]] == list(range(40, 20, -1))
     assert "requestHeaders" not in by_event[0]["attempts"][0]
     assert client.get("/api/v1/deliveries?include=event").status_code == 400

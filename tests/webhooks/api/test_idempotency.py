@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.db import connection, connections
 from django.utils import timezone
+from pytest_django import Settings
 from rest_framework.test import APIClient
 
 from projects.models import Project, User
@@ -191,3 +192,23 @@ def test_ten_at_once_have_one_effect(user: User, make_client: MakeClient) -> Non
     assert len({answer.content for answer in answers}) == 1
     assert sum("Idempotency-Replayed" in answer for answer in answers) == 9
     assert Webhook.objects.count() == 1
+
+
+def acting_for(request: Any) -> Any:
+    return request.headers.get("X-Acting-For") or request.user
+
+
+def test_who_acts_for_several_users_has_keys_for_each(
+    client: APIClient, other_user: User, settings: Settings
+) -> None:
+    settings.WEBHOOKS_OWNER_OF_REQUEST = f"{__name__}.acting_for"
+    own = post(client)
+    client.credentials(
+        HTTP_AUTHORIZATION=authorization_of(client), HTTP_X_ACTING_FOR=str(other_user.pk)
+    )
+
+    others = post(client)
+
+    assert "Idempotency-Replayed" not in others
+    assert own.json()["id"] != others.json()["id"]
+    assert Webhook.objects.filter(owner_id=other_user.pk).count() == 1
