@@ -105,7 +105,7 @@ class ApiViewSet(_Framework[M]):
 
     id_prefix: ClassVar[str | None] = None
     """The prefix of the ids in paths; None means plain UUIDs."""
-    action_scopes: ClassVar[Mapping[str, str]] = {}
+    action_scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """The scopes of actions; by default `read` for safe methods and `write` for others."""
     action_limits: ClassVar[Mapping[str, str]] = {}
     """Actions with a limit of their own in WEBHOOKS_API_REQUESTS_PER_MINUTE."""
@@ -129,10 +129,10 @@ class ApiViewSet(_Framework[M]):
 
     # Before an action runs.
 
-    def required_scope(self) -> str:
-        """Return the scope that a token needs for this request."""
+    def required_scopes(self) -> tuple[str, ...]:
+        """Return the scopes that a token needs for this request."""
         default = "read" if self.request.method in SAFE_METHODS else "write"
-        return self.action_scopes.get(self.action or "", default)
+        return self.action_scopes.get(self.action or "", (default,))
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self.allowances: list[Allowance] = []

@@ -60,7 +60,7 @@ class Route:
         if "get" in actions:
             view.head = view.get  # type: ignore[attr-defined]
         self.headers = view.default_response_headers
-        self.scope = EventViewSet.action_scopes[actions["post"]]
+        self.scopes = EventViewSet.action_scopes[actions["post"]]
 
     def location_of(self, shown: dict[str, Any]) -> dict[str, str]:
         """Return the header that names what the request made, if it made one thing."""
@@ -152,7 +152,7 @@ def attempt(
     made, asker = Attempt(), Asker(environ)
     try:
         token = asker.auth = _authenticate(asker, text, made.allowances)
-        if route.scope not in token.scopes:
+        if any(scope not in token.scopes for scope in route.scopes):
             return None
         made.allowances.append(throttles.take_of(token))
         throttles.check(made.allowances)

@@ -132,7 +132,7 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
     # What is triggered commits together with that of others (webhooks/outbox/committer.py).
     # What waits must not hold a transaction.
     unlimited_actions = frozenset({"create", "batch", "feed"})
-    action_scopes = {"create": "trigger", "batch": "trigger"}
+    action_scopes = {"create": ("trigger",), "batch": ("trigger",)}
     action_parameters = {
         "retrieve": frozenset({"explain"}),
         "rendered": frozenset({"form", "version", "dataFields"}),

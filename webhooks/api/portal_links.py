@@ -19,7 +19,7 @@ from webhooks.api.serializers import owner_key_field
 from webhooks.doors import access
 from webhooks.doors.owners import owner_of
 from webhooks.ids import PORTAL_LINK_PREFIX, WEBHOOK_PREFIX
-from webhooks.models import ApiToken, PortalLink
+from webhooks.models import PortalLink
 from webhooks.models.owners import owner_key
 from webhooks.registry.portal_links import (
     MAX_OPENS_FOR,
@@ -96,6 +96,8 @@ class NewPortalLinkSerializer(PortalLinkSerializer):
 )
 class PortalLinkViewSet(ListAction, ApiViewSet[PortalLink]):
     id_prefix = PORTAL_LINK_PREFIX
+    # Every session of the portal reads.
+    action_scopes = {"create": ("read", "write")}
     serializer_class = PortalLinkSerializer
 
     def get_queryset(self) -> QuerySet[PortalLink]:
@@ -113,10 +115,6 @@ class PortalLinkViewSet(ListAction, ApiViewSet[PortalLink]):
     @transaction.atomic
     def create(self, request: Request) -> Response:
         wish = self.read(NewPortalLinkSerializer)
-        if isinstance(request.auth, ApiToken) and ApiToken.Scope.READ not in request.auth.scopes:
-            raise PermissionDenied(
-                "Every session of the portal reads: this needs the scope 'read' as well as 'write'."
-            )
         named = wish.get("owner_id")
         is_own = named is None or named == owner_key(owner_of(request))
         owner_id = self.owner_id if named is None else named

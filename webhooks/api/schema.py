@@ -109,7 +109,9 @@ class ApiSchema(AutoSchema):
         if (self.path, self.method) == ("/api/v1/tokens", "POST"):
             needs = "Takes a user name and a password instead of a token."
         else:
-            needs = f"Needs the scope `{cast(Any, self.view).required_scope()}`."
+            scopes = cast(Any, self.view).required_scopes()
+            word = "scope" if len(scopes) == 1 else "scopes"
+            needs = f"Needs the {word} {' and '.join(f'`{scope}`' for scope in scopes)}."
         return f"{description} {needs}".strip()
 
     def get_operation_id(self) -> str:

@@ -74,7 +74,7 @@ class WebhookViewSet(
     changes_serializer_class = WebhookSettingsSerializer
     detail_serializer_class = WebhookDetailSerializer
     filterset_class = WebhookFilters
-    action_scopes = {"filter_preview": "read"}
+    action_scopes = {"filter_preview": ("read",)}
     action_limits = {
         "test": "test",
         "verify": "test",

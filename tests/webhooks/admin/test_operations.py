@@ -557,6 +557,19 @@ def test_an_api_token_is_made_for_the_user_whose_address_is_written_so(
     assert ApiToken.objects.get().user == user
 
 
+@pytest.mark.usefixtures("password")
+def test_an_api_token_too_many_is_refused(
+    operator: Client, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webhooks.models.token.MAX_TOKENS", 1)
+
+    assert operator.post("/admin/webhooks/apitoken/new/", TOKEN_FORM).status_code == 200
+    answer = operator.post("/admin/webhooks/apitoken/new/", TOKEN_FORM)
+
+    assert (answer.status_code, ApiToken.objects.count()) == (422, 1)
+    assert "revoke one that is not needed" in answer.content.decode()
+
+
 def test_pages_of_an_unreadable_webhook_say_so(
     operator: Client, make_webhook: Callable[..., Webhook]
 ) -> None:
