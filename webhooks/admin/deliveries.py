@@ -29,6 +29,7 @@ from webhooks.admin.filters import (
 from webhooks.admin.operations import Operation
 from webhooks.admin.template_tags import ago, status_chip, waits
 from webhooks.doors import access
+from webhooks.doors.downloads import as_file
 from webhooks.errors import PublicIdInvalidError, RedeliveryScopeError
 from webhooks.ids import ATTEMPT_PREFIX, DELIVERY_PREFIX, EVENT_PREFIX, parse_public_id
 from webhooks.models import Attempt, Delivery, Event
@@ -220,15 +221,3 @@ class DeliveryAdmin(BigTableAdmin):
         if not isinstance(delivery, Delivery):
             raise Http404
         return delivery
-
-
-def as_file(content: bytes, name: str) -> HttpResponse:
-    """Return bytes as a download that no browser renders as a page."""
-    return HttpResponse(
-        content,
-        content_type="text/plain; charset=utf-8",
-        headers={
-            "Content-Disposition": f'attachment; filename="{name}"',
-            "X-Content-Type-Options": "nosniff",
-        },
-    )

@@ -15,11 +15,11 @@ from django.utils.safestring import SafeString
 
 from webhooks import service
 from webhooks.admin.base import BigTableAdmin
-from webhooks.admin.deliveries import as_file
 from webhooks.admin.filters import EventTypeFilter, OwnerFilter, SinceFilter, UntilFilter
 from webhooks.admin.operations import Operation
 from webhooks.admin.template_tags import ago
 from webhooks.doors import access, owners
+from webhooks.doors.downloads import as_file
 from webhooks.errors import PublicIdInvalidError, RedeliveryScopeError
 from webhooks.ids import EVENT_PREFIX, parse_public_id
 from webhooks.models import Event, Webhook

@@ -51,7 +51,6 @@ class Desks:
         threads.connection_name = life.connection_name(self.worker_id)
         self._endpoints = endpoints
         self._outage = outage
-        self._is_for_suspects = level is not None
         self._next_call_at = 0.0
         self.is_stopping = False
         """Whether the worker may claim and start nothing more."""
@@ -67,7 +66,7 @@ class Desks:
             may_claim=lambda: not self.returns,
         )
         self.line = shortcut.line
-        self.records = Records(shortcut.settle, self.worker_id)
+        self.records = Records(shortcut.settle, self.worker_id, is_patient=level is None)
         self.claims: Claims | SuspectClaims
         if level is None:
             self.claims = Claims(shortcut.claim, self.worker_id, self.flight)
@@ -231,6 +230,4 @@ class Desks:
         self.claims.freed(webhook_id)
         if sent.endpoint.order == Order.OBJECT:
             self.claims.freed(webhook_id, is_ordered=True)
-        # Unwritten results count as held suspects, of which a process has few, or one.
-        is_urgent = self._is_for_suspects or self.flight.windows.is_failing(webhook_id)
-        self.records.add(records, now, is_urgent=is_urgent)
+        self.records.add(records, now, is_urgent=self.flight.windows.is_failing(webhook_id))

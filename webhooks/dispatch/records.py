@@ -99,9 +99,14 @@ class Written(NamedTuple):
 class Records:
     """The results of one life of a worker, from the response to the row."""
 
-    def __init__(self, submit: Callable[..., Future[Written]], worker_id: UUID) -> None:
+    def __init__(
+        self, submit: Callable[..., Future[Written]], worker_id: UUID, *, is_patient: bool = True
+    ) -> None:
+        """`is_patient` says whether results may wait for others, and share their statement. Those of
+        suspects may not: until they are written they count as held, and a process holds few, or one."""
         self._submit = submit
         self._worker_id = worker_id
+        self._is_patient = is_patient
         self._errand: Errand[Written] = Errand("writing of results")
         self._waiting: list[Record] = []
         self._writing = ResultBatch([], {})
@@ -146,7 +151,8 @@ class Records:
         if not self._waiting:
             self._oldest_at = now
         self._waiting += records
-        self._is_urgent |= is_urgent or any(one.is_ordered or one.is_of_object for one in records)
+        is_waited_for = any(one.is_ordered or one.is_of_object for one in records)
+        self._is_urgent |= is_urgent or is_waited_for or not self._is_patient
 
     def due_at(self, *, at_once: bool = False) -> float:
         """Return when to write the next batch, by the monotonic clock; `at_once` says that nothing

@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 
 from webhooks import service
 from webhooks.doors import allowances
+from webhooks.doors.downloads import as_file
 from webhooks.errors import CursorInvalidError, WebhooksError
 from webhooks.figures import plan
 from webhooks.figures.pages import RESPONSE_CLASSES, Cursor, read_page
@@ -20,7 +21,7 @@ from webhooks.portal.forms import DeliveryFilterForm
 from webhooks.portal.pages import go, show
 from webhooks.portal.visit import Visit
 from webhooks.repair.redelivery_scope import REPEATABLE
-from webhooks.workbench.attempts import PER_PAGE, show_payload, view_attempts
+from webhooks.workbench.attempts import BODY_FILE, PER_PAGE, show_payload, view_attempts
 
 PAGE = 25
 SCANNING = ("status", "type", "response", "object")
@@ -86,22 +87,36 @@ def delivery(visit: Visit, delivery_id: str, problem: str = "") -> HttpResponse:
     """Show a delivery: what was sent, what came back, and what happens next."""
     found = visit.delivery(delivery_id)
     attempts = list(found.attempts.order_by("-number")[: PER_PAGE + 1])
-    payload = found.rendered(found.event)
+    body = found.rendered(found.event)
     context = {
         "delivery": found,
         "webhook": found.webhook,
-        "attempts": view_attempts(attempts, payload)[:PER_PAGE],
+        "attempts": view_attempts(attempts, body)[:PER_PAGE],
         "has_more_attempts": len(attempts) > PER_PAGE,
-        "payload": show_payload(payload),
+        "payload": show_payload(body),
+        "payload_url": visit.url("delivery-payload", found.public_id),
         "left": plan.attempts_left(found, found.webhook),
         "is_waiting": found.status in WAITING,
         "may_resend": visit.may_manage
         and found.status in REPEATABLE
-        and bool(payload)
+        and bool(body)
         and found.webhook.deleted_at is None,
         "problem": problem,
     }
     return show(visit, "delivery", context, status=422 if problem else 200)
+
+
+def payload(visit: Visit, delivery_id: str) -> HttpResponse:
+    """Return the bytes that were sent and signed, under the name that the commands use."""
+    found = visit.delivery(delivery_id)
+    return as_payload(found.rendered(found.event))
+
+
+def as_payload(content: bytes) -> HttpResponse:
+    """Return a payload as a file; raises Http404 for an erased one."""
+    if not content:
+        raise Http404
+    return as_file(content, BODY_FILE)
 
 
 def resend(visit: Visit, delivery_id: str) -> HttpResponse:

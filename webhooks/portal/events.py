@@ -20,7 +20,8 @@ from webhooks.ids import (
     WEBHOOK_PREFIX,
 )
 from webhooks.models import Event
-from webhooks.portal.deliveries import choices_of, quota_problem
+from webhooks.outbox.explain import Considered
+from webhooks.portal.deliveries import as_payload, choices_of, quota_problem
 from webhooks.portal.door import waits_for_receivers
 from webhooks.portal.forms import ExampleForm, RenderForm
 from webhooks.portal.pages import add_problems, go, show, take, too_many
@@ -49,24 +50,18 @@ def find(visit: Visit) -> HttpResponse:
 def event(visit: Visit, event_id: str, problem: str = "") -> HttpResponse:
     """Say who got an event, who did not, and why."""
     found = visit.event(event_id)
-    considered = [
-        one
-        for one in service.explain(found).considered
-        # The platform's webhooks are nobody's business but the staff's.
-        if one.webhook.owner_id == visit.owner_id
-        and (visit.only is None or one.webhook.id == visit.only.id)
-    ]
+    considered = _considered(visit, found)
     query = visit.request.GET
     newest = found.version or catalog.FIRST_VERSION
     form = RenderForm(
         query if "version" in query else None, initial={"form": "standard", "version": newest}
     )
-    # Who sees one webhook only sees what was sent to it.
-    is_shown = visit.only is None or any(one.delivery for one in considered)
+    is_shown = _is_shown(visit, considered)
     context = {
         "event": found,
         "considered": considered,
         "payload": show_payload(bytes(found.payload)) if is_shown else None,
+        "payload_url": visit.url("event-payload", found.public_id),
         "is_shown": is_shown,
         # What a replay would send.
         "missed": [
@@ -77,6 +72,29 @@ def event(visit: Visit, event_id: str, problem: str = "") -> HttpResponse:
         "rendered": _rendered(found, form) if is_shown and form.is_valid() else None,
     }
     return show(visit, "event", context, status=422 if problem else 200)
+
+
+def payload(visit: Visit, event_id: str) -> HttpResponse:
+    """Return the bytes of an event."""
+    found = visit.event(event_id)
+    if not _is_shown(visit, _considered(visit, found)):
+        raise Http404
+    return as_payload(bytes(found.payload))
+
+
+def _considered(visit: Visit, found: Event) -> list[Considered]:
+    return [
+        one
+        for one in service.explain(found).considered
+        # The platform's webhooks are nobody's business but the staff's.
+        if one.webhook.owner_id == visit.owner_id
+        and (visit.only is None or one.webhook.id == visit.only.id)
+    ]
+
+
+def _is_shown(visit: Visit, considered: list[Considered]) -> bool:
+    # Who sees one webhook only sees what was sent to it.
+    return visit.only is None or any(one.delivery for one in considered)
 
 
 def _rendered(found: Event, form: RenderForm) -> dict[str, Any] | None:

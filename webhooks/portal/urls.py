@@ -62,14 +62,21 @@ ACTING: list[tuple[str, View, str]] = [
     ("sharing/link/<str:link_id>/revoke/", sharing.revoke_link, "revoke-link"),
 ]
 """These take a POST as well."""
-PAGES = [*ACTING, *READING]
+FILES: list[tuple[str, View, str]] = [
+    ("delivery/<str:delivery_id>/payload/", deliveries.payload, "delivery-payload"),
+    ("event/<str:event_id>/payload/", events.payload, "event-payload"),
+]
+PAGES = [*ACTING, *READING, *FILES]
 """In this order: `webhook/new/` is no webhook's id."""
 
 
 def _pages(let_in: Callable[[View], View]) -> list[URLPattern]:
     return [
         *(path(where, let_in(view), name=name) for where, view, name in ACTING),
-        *(path(where, require_safe(let_in(view)), name=name) for where, view, name in READING),
+        *(
+            path(where, require_safe(let_in(view)), name=name)
+            for where, view, name in (*READING, *FILES)
+        ),
     ]
 
 

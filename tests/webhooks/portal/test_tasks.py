@@ -15,7 +15,7 @@ from webhooks import service
 from webhooks.doors import allowances
 from webhooks.errors import WebhookNotSendingError
 from webhooks.figures import pages
-from webhooks.models import ApiToken, Attempt, AuditEntry, Delivery, Redelivery, Webhook
+from webhooks.models import ApiToken, Attempt, AuditEntry, Delivery, Event, Redelivery, Webhook
 from webhooks.workbench import enabling
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
 from webhooks.workbench.test_send import send_test
@@ -454,3 +454,37 @@ def test_a_challenge_is_sent_by_a_button_and_the_page_says_what_is_missing(
     page = owner_client.get(answer["Location"]).content.decode()
     assert "The webhook is not verified" in page
     assert "answer 2xx with the value of data.challenge" in page
+
+
+def test_long_payload_is_saved_whole(owner_client: Client, user: User) -> None:
+    webhook = service.create_webhook(
+        user, name="Orders", url="http://127.0.0.1:9/hook", events=["project.*"]
+    )
+    event = service.trigger_event("project.deleted", user, DATA | {"name": "x" * 100_000})
+    delivery = Delivery.objects.get(event=event, webhook=webhook)
+    for page in (f"/portal/delivery/{delivery.public_id}/", f"/portal/event/{event.public_id}/"):
+        link = f"{page}payload/"
+        assert link in owner_client.get(page).content.decode()
+
+        answer = owner_client.get(link)
+
+        assert answer.content == bytes(event.payload)
+        assert answer["Content-Disposition"] == 'attachment; filename="payload.json"'
+        assert answer["X-Content-Type-Options"] == "nosniff"
+        assert "default-src 'none'" in answer["Content-Security-Policy"]
+        assert "no-store" in answer["Cache-Control"]
+
+    Event.objects.filter(id=event.id).update(payload=b"")
+    assert owner_client.get(link).status_code == 404
+
+
+def test_link_to_one_webhook_saves_what_was_sent_to_it(
+    things: Things, user: User, open_session: Open
+) -> None:
+    other = service.create_webhook(
+        user, name="Other", url="http://127.0.0.1:9/hook", events=["session.*"]
+    )
+    path = f"event/{things.event.public_id}/payload/"
+
+    assert Client().get(open_session(user, webhook=things.webhook) + path).status_code == 200
+    assert Client().get(open_session(user, webhook=other) + path).status_code == 404
