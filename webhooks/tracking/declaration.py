@@ -5,8 +5,10 @@ fields declares an EventType and a Tracking (webhooks/tracking/writes.py) itself
 """
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, TypeVar
 
 from django.apps import apps
@@ -35,13 +37,15 @@ Kind = tuple[Any, Mapping[str, Any], Any, Callable[[Any], Any]]
 KINDS: list[Kind] = [
     (models.BooleanField, {"type": "boolean"}, True, bool),
     (models.IntegerField, {"type": "integer"}, 1, int),
-    (models.FloatField, {"type": "number"}, 1.5, float),
+    # JSON has no NaN and no Infinity, which Postgres stores.
+    (models.FloatField, {"type": ["number", "null"]}, 1.5, lambda v: v if isfinite(v) else None),
     (models.DecimalField, TEXT, "9.90", str),
     (models.DateTimeField, TIME_TEXT, "2026-11-23T10:30:00.123Z", wire_time),
     (models.DateField, {"type": "string", "format": "date"}, "2026-11-23", str),
     (models.UUIDField, UUID_TEXT, str(uuid.UUID(int=0)), str),
-    (models.CharField, TEXT, "Text", wire_text),
-    (models.TextField, TEXT, "Text", wire_text),
+    # Fields of other packages may return a text of their own kind.
+    (models.CharField, TEXT, "Text", lambda value: wire_text(str(value))),
+    (models.TextField, TEXT, "Text", lambda value: wire_text(str(value))),
     (models.GenericIPAddressField, TEXT, "198.51.100.7", str),
     (models.JSONField, {}, {}, lambda value: value),
 ]
@@ -143,6 +147,9 @@ def _problems(declaration: Declaration) -> Iterator[str]:
                 f"{name!r} is a {type(found).__name__}, which has no JSON form here: leave it out, or "
                 "declare an EventType and a Tracking"
             )
+    for name, count in Counter(map(_name, _chosen(declaration))).items():
+        if count > 1:
+            yield f"{count} of its columns would be sent as {name!r}: choose one of them"
     for event, (name, _) in declaration.transitions.items():
         if _field(model, name) is None:
             yield f"the transition {event!r} is of {name!r}, which is no column"
@@ -165,8 +172,17 @@ def _owner_problems(model: type[models.Model], path: str) -> Iterator[str]:
             yield f"the owner {path!r} is no foreign key of {target._meta.label}"
             return
         target = found.related_model
+        is_by_key = part != parts[-1] or found.target_field is target._meta.pk
+        if not is_by_key:
+            yield f"the owner {path!r} is named by {found.target_field.name!r}, not by its key"
     if target is not wanted:
         yield f"the owner {path!r} leads to {target._meta.label}, and owners are {wanted._meta.label}"
+
+
+def _chosen(declaration: Declaration) -> list[Any]:
+    """Return the columns that are sent: the key, and those that are named and exist."""
+    named = (_field(declaration.model, name) for name in declaration.fields)
+    return list(dict.fromkeys([declaration.model._meta.pk, *filter(None, named)]))
 
 
 def _field(model: Any, name: str) -> Any:
@@ -189,7 +205,7 @@ def _wire_name(attname: str) -> str:
 
 def _announce(declaration: Declaration) -> None:
     model = declaration.model
-    chosen = list(dict.fromkeys([model._meta.pk, *(_field(model, n) for n in declaration.fields)]))
+    chosen = _chosen(declaration)
     schema, example = object_schema(dict(map(_property, chosen))), dict(map(_example, chosen))
     register(
         *(
@@ -278,7 +294,7 @@ def _name(one: Any) -> str:
 def _property(one: Any) -> tuple[str, Mapping[str, Any]]:
     kind = _kind(one)
     schema = dict(kind[1]) if kind else {}
-    if one.null and "type" in schema:
+    if one.null and isinstance(schema.get("type"), str):
         schema["type"] = [schema["type"], "null"]
     return _name(one), schema
 

@@ -77,7 +77,7 @@ def _prepare(
         _lock_each(rows)
     for dependents, dependent_tracking in _tracked_dependents(rows):
         _prepare(dependents, dependent_tracking, counts)
-        if not _needs_collector(dependents.model):
+        if not needs_collector(dependents.model):
             count = dependents._raw_delete(DEFAULT_DB_ALIAS)
             counts.update({dependents.model._meta.label: count} if count else {})
 
@@ -109,7 +109,7 @@ def _tracked_dependents(
             yield model._base_manager.using(DEFAULT_DB_ALIAS).filter(**condition), tracking
 
 
-def _needs_collector(model: type[models.Model]) -> bool:
+def needs_collector(model: type[models.Model]) -> bool:
     """Return whether Django's collector must load and delete the rows of a model.
 
     It must where a delete signal needs each instance, or where rows depend on them that this module
@@ -127,4 +127,4 @@ def _relation_needs_collector(relation: Any) -> bool:
     is_deleted_here = (
         relation.on_delete is CASCADE and tracking_of(relation.related_model) is not None
     )
-    return not is_deleted_here or _needs_collector(relation.related_model)
+    return not is_deleted_here or needs_collector(relation.related_model)

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connection, connections, models, transaction
+from django.db.models.base import ModelState
 from django.dispatch import Signal
 
 from webhooks.errors import OtherDatabaseError
@@ -141,20 +142,31 @@ class RowType:
         return dict(zip(self.names, values, strict=False))
 
     def row(self, values: Sequence[Any]) -> Any:
-        """Return an instance with the values of `all_fields`; its other fields are deferred."""
-        row = self.model.from_db(DEFAULT_DB_ALIAS, self.names, values[: len(self.names)])
+        """Return an instance with the values of `all_fields`; its other fields are deferred.
+
+        It is made without the model's own __init__ and from_db, which may read deferred fields.
+        """
+        row = _instance(self.model, self.names, values)
         start = len(self.names)
         for link, read in self.links:
             end = start + len(read)
             key = getattr(row, link.attname)
             if key is not None:
                 names = [link.target_field.attname, *(f.attname for f in read)]
-                related = link.remote_field.model.from_db(
-                    DEFAULT_DB_ALIAS, names, [key, *values[start:end]]
-                )
+                related = _instance(link.remote_field.model, names, [key, *values[start:end]])
                 link.set_cached_value(row, related)
             start = end
         return row
+
+
+def _instance(model: type[models.Model], names: Iterable[str], values: Iterable[Any]) -> Any:
+    instance = model.__new__(model)
+    instance._state = ModelState()
+    instance._state.adding = False
+    instance._state.db = DEFAULT_DB_ALIAS
+    for name, value in zip(names, values, strict=False):
+        setattr(instance, name, value)
+    return instance
 
 
 def cast_of(field: Any) -> str:

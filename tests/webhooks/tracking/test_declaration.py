@@ -26,6 +26,8 @@ def no_others(monkeypatch: pytest.MonkeyPatch) -> None:
             {"transitions": {"paid": ("paid", True)}},
             "the transition 'paid' is of 'paid', which is no",
         ),
+        ({"fields": ["title_text", "titleText"]}, "2 of its columns would be sent as 'titleText'"),
+        ({"owner": "reader"}, "the owner 'reader' is named by 'email', not by its key"),
         ({"owner": "title"}, "the owner 'title' is no foreign key of projects.Page"),
         ({"owner": "nobody"}, "the owner 'nobody' is no foreign key of projects.Page"),
         ({"owner": "project"}, "leads to projects.Project, and owners are projects.User"),
@@ -37,7 +39,12 @@ def no_others(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_e016_says_what_does_not_fit(options: dict[str, Any], problem: str) -> None:
     class Page(TrackedModel):
         title = models.CharField(max_length=10)
+        title_text = models.TextField()
+        titleText = models.TextField()
         photo = models.BinaryField()
+        reader = models.ForeignKey(
+            User, on_delete=models.CASCADE, to_field="email", related_name="+"
+        )
         author = models.ForeignKey(User, on_delete=models.CASCADE)
         project = models.ForeignKey(Project, on_delete=models.CASCADE)
 

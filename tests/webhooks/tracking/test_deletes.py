@@ -18,7 +18,7 @@ from webhooks import service
 from webhooks.models import Delivery, Webhook
 from webhooks.testing import captured_events
 from webhooks.tracking import TrackedModel
-from webhooks.tracking.deletes import _needs_collector
+from webhooks.tracking.deletes import needs_collector
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -145,7 +145,7 @@ def test_delete_signals_are_still_sent_for_every_row(user: User, other_user: Use
 
 
 def test_rows_with_untracked_dependents_are_left_to_django() -> None:
-    assert not _needs_collector(Project)
+    assert not needs_collector(Project)
     with isolate_apps("sessions_app"):
 
         class Shelf(TrackedModel):
@@ -164,9 +164,9 @@ def test_rows_with_untracked_dependents_are_left_to_django() -> None:
             class Meta:
                 app_label = "sessions_app"
 
-        assert _needs_collector(Box)
-        assert _needs_collector(Shelf)
-        assert not _needs_collector(Label)
+        assert needs_collector(Box)
+        assert needs_collector(Shelf)
+        assert not needs_collector(Label)
 
 
 def in_own_process(program: str) -> str:
