@@ -24,6 +24,8 @@ This page describes `data` for each event type, and its older [versions](api.md#
 some. Times are in UTC with milliseconds, sizes in bytes,
 durations in seconds, and amounts in whole minor units of their currency. Later versions may add keys;
 a receiver must ignore keys that it does not know. Text of more than 40,000 characters is shortened.
+Where an object's texts take more than 256 KB together they are shortened further, and other values
+that cannot be sent are `null`.
 
 ## Several changes in one transaction
 

@@ -283,10 +283,11 @@ def batches(items: Iterable[T]) -> Iterator[list[T]]:
 def lock_rows(rows: models.QuerySet[Any], *, for_delete: bool = False) -> models.QuerySet[Any]:
     """Return a queryset that locks the rows in the order of their keys when it is evaluated.
 
-    The lock is FOR NO KEY UPDATE, or FOR UPDATE with `for_delete`. Joins, DISTINCT and GROUP BY
-    move into a subquery, because Postgres refuses row locks with them.
+    The lock is FOR NO KEY UPDATE, or FOR UPDATE with `for_delete`. Joins, DISTINCT, GROUP BY and
+    window functions move into a subquery, because Postgres refuses row locks with them.
     """
     locked, query = rows.order_by(), rows.query
-    if query.count_active_tables() > 1 or query.distinct or query.group_by is not None:
+    is_joined = query.count_active_tables() > 1 or query.distinct or query.group_by is not None
+    if is_joined or query.where.contains_over_clause:
         locked = rows.model._base_manager.filter(pk__in=locked.values("pk"))
     return locked.select_for_update(no_key=not for_delete, of=("self",)).order_by("pk")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from django.db import IntegrityError, NotSupportedError, transaction
-from django.db.models import F, Value
-from django.db.models.functions import Concat, Upper
+from django.db.models import F, Value, Window
+from django.db.models.functions import Concat, RowNumber, Upper
 from django.db.models.signals import post_save
 from django.test import Client
 from django.urls import reverse
@@ -224,6 +224,16 @@ def test_update_through_joins_groups_and_distinct(project: Project, session: Ses
         assert several.update(name="Second") == 1
 
     assert captured.types == ["project.updated"]
+
+
+def test_delete_by_a_window_function(user: User, project: Project) -> None:
+    Project.objects.create(owner=user, name="A double")
+    number = Window(RowNumber(), order_by="name")
+
+    with captured_events() as captured:
+        Project.objects.annotate(number=number).filter(number__gt=1).delete()
+
+    assert captured.types == ["project.deleted"]
 
 
 def test_related_managers_write_with_events(project: Project, session: Session) -> None:
