@@ -6,6 +6,7 @@
 from typing import Any
 
 from django.contrib.auth.models import Group, Permission
+from django.db import DEFAULT_DB_ALIAS
 from django.db.models import Q
 
 SUPPORT = {
@@ -41,13 +42,15 @@ GROUPS = {"Support": SUPPORT, "Operator": OPERATOR, "Administrator": ADMINISTRAT
 
 def create_groups(**_: Any) -> None:
     """Create the groups for which Django has made all permissions, at the end of a migration."""
-    existing = set(Group.objects.filter(name__in=GROUPS).values_list("name", flat=True))
+    # A replica does not show yet what the migration has made.
+    groups = Group.objects.using(DEFAULT_DB_ALIAS)
+    existing = set(groups.filter(name__in=GROUPS).values_list("name", flat=True))
     for name, wanted in GROUPS.items():
         if name in existing:
             continue
         conditions = Q()
         for app, codenames in wanted.items():
             conditions |= Q(content_type__app_label=app, codename__in=codenames)
-        permissions = Permission.objects.filter(conditions)
+        permissions = Permission.objects.using(DEFAULT_DB_ALIAS).filter(conditions)
         if len(permissions) == sum(map(len, wanted.values())):
-            Group.objects.create(name=name).permissions.set(permissions)
+            groups.create(name=name).permissions.set(permissions)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection
 from django.db.models import BigIntegerField, QuerySet
 from django.dispatch import receiver
 from django.utils import timezone
@@ -67,7 +67,8 @@ def review(owner_ids: Iterable[UUID], deleted_bytes: Mapping[UUID, int] | None =
         cursor.execute(LOCK_SQL, [owner_ids])
         locked = {owner_id: values for owner_id, *values in cursor.fetchall()}
     now, writes, position = timezone.now(), [], None
-    owners = User.objects.filter(pk__in=locked)
+    # Not by LOCK_SQL, which may have waited for the lock: it would not see a quota changed meanwhile.
+    owners = User.objects.using(DEFAULT_DB_ALIAS).filter(pk__in=locked)
     for owner in owners.order_by("pk").only("storage_quota_bytes"):
         level_before, ready_bytes, position = locked[owner.pk]
         used_bytes = min(int(ready_bytes) - (deleted_bytes or {}).get(owner.pk, 0), MAX_BYTES)
@@ -98,7 +99,7 @@ def recordings_written(writes: Sequence[Write], **_: Any) -> None:
     }
     owner_ids = {write.row.session.owner_id for write in changed}
     if moved_from:
-        sessions = Session.objects.filter(pk__in=moved_from)
+        sessions = Session.objects.using(DEFAULT_DB_ALIAS).filter(pk__in=moved_from)
         owner_ids.update(sessions.values_list("owner_id", flat=True))
     review(owner_ids)
 

@@ -1,5 +1,7 @@
 """The groups of staff that `migrate` creates."""
 
+from typing import Any
+
 import pytest
 from django.contrib.auth.models import Group, Permission
 
@@ -49,3 +51,24 @@ def test_later_migrations_leave_the_groups_as_they_are() -> None:
 
     assert not permissions_of("Support")
     assert permissions_of("Operator")
+
+
+def test_groups_are_made_from_the_database_that_was_migrated_not_from_a_replica(
+    settings: Any,
+) -> None:
+    settings.DATABASE_ROUTERS = [ReplicaRouter()]
+    Group.objects.using("default").get(name="Operator").delete()
+
+    create_groups()
+
+    assert Group.objects.using("default").filter(name="Operator").exists()
+
+
+class ReplicaRouter:
+    """Reads from a database that does not exist."""
+
+    def db_for_read(self, *_: Any, **hints: Any) -> str:
+        return "replica"
+
+    def db_for_write(self, *_: Any, **hints: Any) -> str:
+        return "default"

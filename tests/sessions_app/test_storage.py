@@ -143,6 +143,20 @@ def test_two_that_cross_together_in_two_transactions_are_one_crossing(session: S
     assert StorageLevel.objects.get().used_bytes == 90
 
 
+def test_quota_that_changes_while_a_delete_waits_for_the_level_counts(session: Session) -> None:
+    User.objects.update(storage_quota_bytes=1000)
+    ready(session, 80)
+    extra = ready(session, 10)
+
+    with transaction.atomic():
+        User.objects.update(storage_quota_bytes=100)
+        thread = in_thread(extra.delete)
+        wait_for_lock()
+    thread.join()
+
+    assert StorageLevel.objects.get().level == "warning"
+
+
 def test_transaction_with_an_unchanged_final_level_causes_no_event(session: Session) -> None:
     with captured_events() as captured, transaction.atomic():
         row = ready(session, 200)
