@@ -1,6 +1,5 @@
 """Coding sessions, their messages and recordings, and the agents that run them."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +19,24 @@ class StatusModel(TrackedModel):
 
     class Meta(TrackedModel.Meta):
         abstract = True
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save also what the status makes outdated, if the status is saved."""
+        names = kwargs.get("update_fields")
+        if names is not None:
+            # The caller's may be a generator.
+            names = kwargs["update_fields"] = {*names}
+        # A look at a deferred status would load it, and Django would write it over a newer one.
+        if "status" in names if names is not None else "status" not in self.get_deferred_fields():
+            for name, value in self.corrections().items():
+                setattr(self, name, value)
+                if names is not None:
+                    names.add(name)
+        super().save(*args, **kwargs)
+
+    def corrections(self) -> dict[str, Any]:
+        """Return new values of the columns that do not fit the status."""
+        return {}
 
     def change_status(
         self, action: str, to: str, *, allowed_from: tuple[str, ...], **fields: Any
@@ -44,12 +61,6 @@ class StatusModel(TrackedModel):
             raise TransitionNotAllowedError(
                 f"Cannot {action} from {current}; possible from {' or '.join(allowed_from)}."
             )
-
-
-def saves_status(options: Mapping[str, Any]) -> bool:
-    """Return whether save() with these keyword arguments writes the status column."""
-    names = options.get("update_fields")
-    return names is None or "status" in names
 
 
 class Session(StatusModel):
@@ -80,13 +91,11 @@ class Session(StatusModel):
     def __str__(self) -> str:
         return self.title
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
+    def corrections(self) -> dict[str, Any]:
         is_over = self.status == self.Status.COMPLETED
-        if saves_status(kwargs) and is_over != (self.ended_at is not None):
-            self.ended_at = timezone.now() if is_over else None
-            if kwargs.get("update_fields") is not None:
-                kwargs["update_fields"] = {*kwargs["update_fields"], "ended_at"}
-        super().save(*args, **kwargs)
+        if is_over == (self.ended_at is not None):
+            return {}
+        return {"ended_at": timezone.now() if is_over else None}
 
     @property
     def duration_seconds(self) -> int:
@@ -215,13 +224,8 @@ class Agent(StatusModel):
     def __str__(self) -> str:
         return self.name
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        is_connected = self.status != self.Status.OFFLINE
-        if saves_status(kwargs) and is_connected and self.disconnect_reason:
-            self.disconnect_reason = ""
-            if kwargs.get("update_fields") is not None:
-                kwargs["update_fields"] = {*kwargs["update_fields"], "disconnect_reason"}
-        super().save(*args, **kwargs)
+    def corrections(self) -> dict[str, Any]:
+        return {} if self.status == self.Status.OFFLINE else {"disconnect_reason": ""}
 
     def connect(self) -> None:
         self._move("connect an agent", self.Status.ONLINE, self.Status.OFFLINE)

@@ -35,6 +35,11 @@ def new(kind: str, status: str, session: Session) -> Any:
     return row
 
 
+def new_agent(owner: User) -> Agent:
+    agent: Agent = Agent.objects.create(owner=owner, name="A", platform="linux", version="1")
+    return agent
+
+
 ACTIONS: dict[str, tuple[str, Callable[[Any], None], str, str]] = {
     # What it is called on, what it does, from where, to where.
     "pause": ("session", lambda row: row.pause(), "ACTIVE", "PAUSED"),
@@ -125,7 +130,7 @@ def test_plain_saves_keep_the_end_of_a_session_right(session: Session) -> None:
 
 
 def test_disconnect_reason_is_sent_and_cleared_on_reconnect(user: User) -> None:
-    agent = Agent.objects.create(owner=user, name="A", platform="linux", version="1")
+    agent = new_agent(user)
     with captured_events() as captured:
         agent.connect()
         agent.disconnect("heartbeat lost")
@@ -136,3 +141,59 @@ def test_disconnect_reason_is_sent_and_cleared_on_reconnect(user: User) -> None:
 
     reasons = [data["reason"] for data in captured.data_of("agent.disconnected")]
     assert reasons == ["heartbeat lost", None]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_save_without_a_loaded_status_keeps_the_one_that_another_process_sets(
+    session: Session,
+) -> None:
+    renamed = Session.objects.only("title").get()
+    renamed.title = "Renamed"
+
+    with captured_events() as captured:
+        with transaction.atomic():
+            session.end()
+            thread = in_thread(renamed.save)
+            wait_for_lock()
+        thread.join()
+
+    session.refresh_from_db()
+    assert captured.types == ["session.ended"]
+    assert (session.title, session.status) == ("Renamed", "COMPLETED")
+    assert session.ended_at is not None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_agent_without_a_loaded_status_stays_disconnected(user: User) -> None:
+    agent = new_agent(user)
+    agent.connect()
+    renamed = Agent.objects.only("name").get()
+    renamed.name = "Renamed"
+
+    with captured_events() as captured:
+        with transaction.atomic():
+            agent.disconnect("heartbeat lost")
+            thread = in_thread(renamed.save)
+            wait_for_lock()
+        thread.join()
+
+    agent.refresh_from_db()
+    assert captured.types == ["agent.disconnected"]
+    assert (agent.name, agent.status) == ("Renamed", "OFFLINE")
+    assert agent.disconnect_reason == "heartbeat lost"
+
+
+def test_names_of_saved_fields_may_come_from_a_generator(session: Session) -> None:
+    agent = new_agent(session.owner)
+    session.title, session.status = "Over", "COMPLETED"
+    agent.name, agent.status = "B", "ONLINE"
+
+    session.save(update_fields=(name for name in ("title", "status")))
+    agent.save(update_fields=(name for name in ("name", "status")))
+
+    session.refresh_from_db()
+    agent.refresh_from_db()
+    assert (session.title, session.status, agent.name, agent.status) == (
+        "Over", "COMPLETED", "B", "ONLINE",
+    )  # fmt: skip
+    assert session.ended_at is not None
