@@ -207,7 +207,7 @@ def session_transitions(session: Session, before: State | None) -> Iterator[Chan
     elif status == Session.Status.ACTIVE:
         yield _session_change(session, "session.resumed", {"resumedAt": wire_time(now)})
     else:
-        # QuerySet.update() does not maintain ended_at, so it may be empty or outdated.
+        # QuerySet.update() may have set the status alone.
         ended_at = session.ended_at or now
         duration = max(0, int((ended_at - session.started_at).total_seconds()))
         data: dict[str, object] = {"duration": duration, "endedAt": wire_time(ended_at)}

@@ -35,7 +35,10 @@ class StatusModel(TrackedModel):
         super().save(*args, **kwargs)
 
     def corrections(self) -> dict[str, Any]:
-        """Return new values of the columns that do not fit the status."""
+        """Return new values of the columns that do not fit the status.
+
+        For writes without save(), triggers empty them when the status ends (migration 0007).
+        """
         return {}
 
     def change_status(
@@ -170,6 +173,9 @@ class Recording(StatusModel):
 
     def __str__(self) -> str:
         return self.title
+
+    def corrections(self) -> dict[str, Any]:
+        return {} if self.status == self.Status.FAILED else {"error": ""}
 
     def complete(
         self, *, url: str, duration_seconds: int, file_size_bytes: int, thumbnail_url: str = ""

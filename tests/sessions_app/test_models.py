@@ -1,15 +1,20 @@
 """Sessions, recordings and agents: allowed status changes, even by two processes at once."""
 
+import importlib
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
+from django.db.models import Case, Value
+from django.utils import timezone
 
 from projects.models import Project, User
 from sessions_app.errors import TransitionNotAllowedError
 from sessions_app.models import Agent, Recording, Session
 from tests.concurrency import in_thread, wait_for_lock
+from webhooks.catalog import wire_time
 from webhooks.testing import captured_events
 
 pytestmark = pytest.mark.django_db
@@ -197,3 +202,84 @@ def test_names_of_saved_fields_may_come_from_a_generator(session: Session) -> No
         "Over", "COMPLETED", "B", "ONLINE",
     )  # fmt: skip
     assert session.ended_at is not None
+
+
+# What a row remembers of its last end, disconnection or failure is not said of the next one.
+
+
+def test_session_that_ends_again_does_not_end_when_it_ended_first(session: Session) -> None:
+    Session.objects.update(started_at=timezone.now() - timedelta(hours=3))
+    Session.objects.update(status="COMPLETED", ended_at=timezone.now() - timedelta(hours=2))
+
+    Session.objects.update(status="ACTIVE")
+    reopened = Session.objects.get()
+    with captured_events() as captured:
+        Session.objects.update(status="COMPLETED")
+
+    (data,) = captured.data_of("session.ended")
+    assert data["duration"] >= 3 * 3600
+    assert data["endedAt"] > wire_time(timezone.now() - timedelta(minutes=1))
+    assert reopened.ended_at is None
+
+
+def test_end_that_was_set_before_the_status_is_kept(session: Session) -> None:
+    ended_at = timezone.now() + timedelta(hours=1)
+    Session.objects.update(ended_at=ended_at)
+
+    with captured_events() as captured:
+        Session.objects.update(status="COMPLETED")
+
+    assert captured.data_of("session.ended")[0]["endedAt"] == wire_time(ended_at)
+
+
+def test_reason_of_the_last_disconnection_is_not_said_of_the_next(user: User) -> None:
+    agent = new_agent(user)
+    agent.connect()
+
+    with captured_events() as captured:
+        agent.disconnect("heartbeat lost")
+        Agent.objects.update(status="ONLINE")
+        Agent.objects.update(status="OFFLINE")
+        Agent.objects.update(status=Case(default=Value("BUSY")))
+        Agent.objects.get().disconnect("heartbeat lost")
+        Agent.objects.update(status="ONLINE")
+        Agent.objects.get().disconnect("heartbeat lost")
+
+    reasons = [data["reason"] for data in captured.data_of("agent.disconnected")]
+    assert reasons == ["heartbeat lost", None, "heartbeat lost", "heartbeat lost"]
+
+
+def test_error_of_the_last_failure_is_not_said_of_the_next(session: Session) -> None:
+    recording = Recording.objects.create(session=session, title="R")
+
+    with captured_events() as captured:
+        recording.fail("Cut off.")
+        Recording.objects.update(status="PROCESSING")
+        Recording.objects.update(status="FAILED")
+        recording.status = "PROCESSING"
+        recording.save()
+        recording.status = "FAILED"
+        recording.save()
+
+    errors = [data["error"] for data in captured.data_of("recording.failed")]
+    assert errors == ["Cut off.", "", ""]
+
+
+def test_migration_forgets_what_was_left_before_the_triggers(session: Session) -> None:
+    agent = new_agent(session.owner)
+    agent.connect()
+    recording = Recording.objects.create(session=session, title="R")
+    gone = Agent.objects.create(owner=session.owner, name="B", platform="linux", version="1")
+    Session.objects.update(ended_at=timezone.now())
+    Recording.objects.update(error="old")
+    Agent.objects.update(disconnect_reason="old")
+    migration = importlib.import_module("sessions_app.migrations.0007_forget_what_is_outdated")
+
+    with connection.cursor() as cursor:
+        for each in migration.REMEMBERED:
+            cursor.execute(migration.FORGET_SQL.format(*each))
+
+    for row in (session, recording, agent, gone):
+        row.refresh_from_db()
+    assert (session.ended_at, recording.error, agent.disconnect_reason) == (None, "", "")
+    assert gone.disconnect_reason == "old"
