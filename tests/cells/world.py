@@ -133,8 +133,10 @@ class World:
 
     def consume(self, cell: str, count: int) -> None:
         """Let a cell store so many new events, and then look for more."""
+        deadline = time.monotonic() + 60
         with self.inside(cell), consuming(self.log, cell) as consumer:
             while count > 0:
+                assert time.monotonic() < deadline, f"{count} are missing"
                 count -= consumer.store(consumer.take())
             assert consumer.store(consumer.take()) == 0
 
