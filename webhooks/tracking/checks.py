@@ -18,7 +18,7 @@ from webhooks import catalog
 from webhooks.errors import EventDataInvalidError
 from webhooks.tracking import TrackedModel, TrackedQuerySet, Tracking
 from webhooks.tracking.declaration import declarations
-from webhooks.tracking.writes import clashes, row_type_of, tracked_models, tracking_of
+from webhooks.tracking.writes import clashes, concrete, row_type_of, tracked_models, tracking_of
 
 KEEPING = (models.CASCADE, models.PROTECT, models.RESTRICT, models.DO_NOTHING)
 """Values of on_delete that do not change a column of the dependent rows."""
@@ -235,6 +235,15 @@ def _declared_problems(model: type[models.Model]) -> Iterator[CheckMessage]:
 
 
 def _relation_problems(model: type[models.Model], tracking: Tracking) -> Iterator[CheckMessage]:
+    for cause, is_announced in _causes(model, {}):
+        if tracking.deleted and not is_announced:
+            label = cause._meta.label
+            yield Error(
+                f"Deleting a {label} deletes {model._meta.label} without events.",
+                hint=f"Track {label} too, use an on_delete other than CASCADE, or have no GenericRelation.",
+                obj=model,
+                id="webhooks.E006",
+            )
     for field in model._meta.concrete_fields:
         if not field.is_relation:
             continue
@@ -247,13 +256,6 @@ def _relation_problems(model: type[models.Model], tracking: Tracking) -> Iterato
                 obj=field,
                 id="webhooks.E007",
             )
-        if on_delete is models.CASCADE and tracking.deleted and tracking_of(target) is None:
-            yield Error(
-                f"Deleting a {target._meta.label} deletes {model._meta.label} without events.",
-                hint=f"Track {target._meta.label} too, or use an on_delete other than CASCADE.",
-                obj=field,
-                id="webhooks.E006",
-            )
         if on_delete not in KEEPING and field.attname in tracking.fields:
             yield Error(
                 f"Deleting a {target._meta.label} changes {model._meta.label} without events.",
@@ -261,3 +263,34 @@ def _relation_problems(model: type[models.Model], tracking: Tracking) -> Iterato
                 obj=field,
                 id="webhooks.E013",
             )
+
+
+Causes = dict[tuple[type[models.Model], bool], None]
+
+
+def _causes(model: type[models.Model], found: Causes) -> Causes:
+    """Return the models whose deletes cascade to rows of this one, and whether they announce that.
+
+    A tracked model announces what it deletes over foreign keys, but not over a GenericRelation:
+    those rows cannot be locked against new ones. What lies behind an unannounced delete is left out.
+    """
+    keys = [field for field in model._meta.concrete_fields if field.is_relation]
+    relations = model._meta.get_fields(include_hidden=True)
+    direct: list[tuple[Any, bool]] = [
+        *(
+            (concrete(field.related_model), tracking_of(field.related_model) is not None)  # type: ignore[arg-type]
+            for field in keys
+            if field.remote_field.on_delete is models.CASCADE  # type: ignore[union-attr]
+        ),
+        *(
+            (relation.related_model, False)
+            for relation in relations
+            if hasattr(getattr(relation, "field", None), "bulk_related_objects")
+        ),
+    ]
+    for cause in direct:
+        if cause not in found:
+            found[cause] = None
+            if cause[1]:
+                _causes(cause[0], found)
+    return found

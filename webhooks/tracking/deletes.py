@@ -83,7 +83,8 @@ def _prepare(
 
 
 def _has_dependents(model: type[models.Model]) -> bool:
-    return any(relation.on_delete is CASCADE for relation in model._meta.related_objects)
+    relations: Any = get_candidate_relations_to_delete(model._meta)
+    return any(relation.on_delete is CASCADE for relation in relations)
 
 
 def _lock_each(rows: models.QuerySet[Any]) -> None:
@@ -101,7 +102,9 @@ def _announce_deleted(rows: models.QuerySet[Any]) -> None:
 def _tracked_dependents(
     rows: models.QuerySet[Any],
 ) -> Iterator[tuple[models.QuerySet[Any], Tracking]]:
-    for relation in rows.model._meta.related_objects:
+    # Unlike related_objects, these are also relations without a name (related_name="+").
+    relations: Any = get_candidate_relations_to_delete(rows.model._meta)
+    for relation in relations:
         model: Any = relation.related_model
         tracking = tracking_of(model)
         if tracking is not None and relation.on_delete is CASCADE:

@@ -5,13 +5,15 @@ from datetime import date
 from typing import Any
 
 import pytest
+from django.contrib.contenttypes.fields import GenericForeignKey, GenericRelation
+from django.contrib.contenttypes.models import ContentType
 from django.db import models
 from django.test.utils import isolate_apps
 
 from projects.models import Project
 from webhooks import catalog
 from webhooks.catalog import TEXT, EventType, OlderVersion, object_schema
-from webhooks.tracking import TrackedModel, TrackedQuerySet, Tracking, track, writes
+from webhooks.tracking import TrackedModel, TrackedQuerySet, Tracking, track
 from webhooks.tracking.checks import check_catalogue, check_tracked_models
 
 GOOD = EventType(
@@ -22,14 +24,7 @@ GOOD = EventType(
 )
 
 
-@pytest.fixture(autouse=True)
-def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "_types", dict(catalog._types))
-    monkeypatch.setattr(catalog, "_validators", dict(catalog._validators))
-    monkeypatch.setattr(catalog, "_clashes", list(catalog._clashes))
-    monkeypatch.setattr(writes, "_trackings", dict(writes._trackings))
-    monkeypatch.setattr(writes, "_types", dict(writes._types))
-    monkeypatch.setattr(writes, "_clashes", list(writes._clashes))
+pytestmark = pytest.mark.usefixtures("own_registries")
 
 
 def catalogue_problems(*event_types: EventType) -> list[tuple[str | None, str]]:
@@ -129,6 +124,63 @@ def test_e006_cascade_from_an_untracked_model() -> None:
 
     assert [(problem.id, problem.msg) for problem in check_tracked_models(None)] == [
         ("webhooks.E006", "Deleting a projects.Team deletes projects.Member without events.")
+    ]
+
+
+@isolate_apps("projects")
+def test_e006_cascade_over_a_generic_relation() -> None:
+    class Note(TrackedModel):
+        content_type = models.ForeignKey(ContentType, on_delete=models.DO_NOTHING)
+        object_id = models.UUIDField()
+        subject = GenericForeignKey()
+
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    class Team(models.Model):  # noqa: DJ008
+        notes = GenericRelation(Note)
+
+        class Meta:
+            app_label = "projects"
+
+    class Page(TrackedModel):
+        notes = GenericRelation(Note)
+
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    track(Note, Tracking(name="note", fields=(), deleted=lambda row: ()))
+    track(Page, Tracking(name="page", fields=()))
+
+    assert model_problems() == [
+        ("webhooks.E006", f"Deleting a projects.{name} deletes projects.Note without events.")
+        for name in ("Team", "Page")
+    ]
+
+
+@isolate_apps("projects")
+def test_e006_cascade_through_a_model_whose_deletes_are_no_events() -> None:
+    class Team(models.Model):  # noqa: DJ008
+        class Meta:
+            app_label = "projects"
+
+    class Member(TrackedModel):
+        team = models.ForeignKey(Team, on_delete=models.CASCADE)
+
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    class Badge(TrackedModel):
+        member = models.ForeignKey(Member, on_delete=models.CASCADE)
+
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    track(Member, Tracking(name="member", fields=()))
+    track(Badge, Tracking(name="badge", fields=(), deleted=lambda row: ()))
+
+    assert model_problems() == [
+        ("webhooks.E006", "Deleting a projects.Team deletes projects.Badge without events.")
     ]
 
 

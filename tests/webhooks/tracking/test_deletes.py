@@ -14,6 +14,7 @@ from django.test.utils import isolate_apps
 
 from projects.models import Project, User
 from sessions_app.models import Agent, Recording, Session, SessionMessage
+from tests.webhooks.tracking.own_models import declare, make_model, tables_of
 from webhooks import service
 from webhooks.models import Delivery, Webhook
 from webhooks.testing import captured_events
@@ -167,6 +168,31 @@ def test_rows_with_untracked_dependents_are_left_to_django() -> None:
         assert needs_collector(Box)
         assert needs_collector(Shelf)
         assert not needs_collector(Label)
+
+
+@pytest.mark.usefixtures("own_registries")
+@isolate_apps("projects")
+def test_rows_of_hidden_relations_are_deleted_with_events() -> None:
+    shelf = make_model("Shelf")
+    box = make_model("Box", shelf=models.ForeignKey(shelf, models.CASCADE, related_name="boxes"))
+    label = make_model("Label", box=models.ForeignKey(box, models.CASCADE, related_name="+"))
+    declare(shelf, box, label)
+    with tables_of(shelf, box, label):
+        for is_single in (True, False):
+            row = box.objects.create(name="B", shelf=shelf.objects.create(name="S"))
+            label.objects.create(name="L", box=row)
+
+            with captured_events() as captured:
+                (row if is_single else box.objects.all()).delete()
+
+            assert captured.types == ["box.deleted", "label.deleted"]
+        label.objects.create(name="L", box=box.objects.create(name="B", shelf=row.shelf))
+
+        with captured_events() as captured:
+            row.shelf.delete()
+
+        assert captured.types == ["shelf.deleted", "box.deleted", "label.deleted"]
+        assert not label.objects.exists()
 
 
 def in_own_process(program: str) -> str:
