@@ -235,7 +235,15 @@ def _declared_problems(model: type[models.Model]) -> Iterator[CheckMessage]:
 
 
 def _relation_problems(model: type[models.Model], tracking: Tracking) -> Iterator[CheckMessage]:
-    for cause, is_announced in _causes(model, {}):
+    causes = _causes(model, {})
+    if (model, True) in causes:
+        yield Error(
+            f"Deletes of {model._meta.label} cascade to rows of the same model.",
+            hint="Use an on_delete other than CASCADE, and delete the tree level by level.",
+            obj=model,
+            id="webhooks.E007",
+        )
+    for cause, is_announced in causes:
         if tracking.deleted and not is_announced:
             label = cause._meta.label
             yield Error(
@@ -249,13 +257,6 @@ def _relation_problems(model: type[models.Model], tracking: Tracking) -> Iterato
             continue
         target: Any = field.related_model
         on_delete = field.remote_field.on_delete  # type: ignore[union-attr]
-        if on_delete is models.CASCADE and target is model:
-            yield Error(
-                f"Deletes of {model._meta.label} cascade to rows of the same model.",
-                hint="Use an on_delete other than CASCADE, and delete the tree level by level.",
-                obj=field,
-                id="webhooks.E007",
-            )
         if on_delete not in KEEPING and field.attname in tracking.fields:
             yield Error(
                 f"Deleting a {target._meta.label} changes {model._meta.label} without events.",

@@ -27,6 +27,10 @@ GOOD = EventType(
 pytestmark = pytest.mark.usefixtures("own_registries")
 
 
+def model_problems() -> list[tuple[str | None, str]]:
+    return [(problem.id, problem.msg) for problem in check_tracked_models(None)]
+
+
 def catalogue_problems(*event_types: EventType) -> list[tuple[str | None, str]]:
     catalog.register(*event_types)
     return [(problem.id, problem.msg) for problem in check_catalogue(None)]
@@ -199,8 +203,38 @@ def test_e007_cascade_onto_itself() -> None:
     ]
 
 
-def model_problems() -> list[tuple[str | None, str]]:
-    return [(problem.id, problem.msg) for problem in check_tracked_models(None)]
+@isolate_apps("projects")
+def test_e007_cascade_in_a_circle() -> None:
+    class Team(TrackedModel):
+        lead = models.ForeignKey("Member", on_delete=models.CASCADE, null=True, related_name="+")
+
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    class Squad(Team):
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+            proxy = True
+
+    class Member(TrackedModel):
+        squad = models.ForeignKey(Squad, on_delete=models.CASCADE)
+
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    class Badge(TrackedModel):
+        member = models.ForeignKey(Member, on_delete=models.CASCADE)
+
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+
+    for model in (Team, Member, Badge):
+        track(model, Tracking(name=str(model._meta.model_name), fields=()))
+
+    assert model_problems() == [
+        ("webhooks.E007", f"Deletes of projects.{name} cascade to rows of the same model.")
+        for name in ("Team", "Member")
+    ]
 
 
 @isolate_apps("projects")
