@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 from django.db import connection, connections, models, router, transaction
 from django.db.models import Q, sql
 from django.db.models.constants import OnConflict
+from django.db.models.options import Options
+from django.db.models.signals import class_prepared
+from django.utils.functional import cached_property
 
 from webhooks.tracking.deletes import delete_tracked
 from webhooks.tracking.statements import AnnouncedQuery, InsertCompiler
@@ -187,6 +190,32 @@ class _XmaxField(models.BigIntegerField):  # type: ignore[type-arg]
         self.model = model
 
 
+class TrackedOptions(Options):  # type: ignore[type-arg]
+    """Options of a model whose base manager announces writes and hides no row.
+
+    The base manager is made again whenever any model class is made: only a class can change it.
+    """
+
+    @cached_property
+    def base_manager(self) -> Any:
+        model: Any = self.model
+        if self.base_manager_name or not model._is_adopted:
+            return super().base_manager
+        # TrackedModel's `objects` would be a manager that migrations do not know.
+        manager = TrackedQuerySet.as_manager()
+        manager.name, manager.model, manager.auto_created = "_base_manager", model, True
+        return manager
+
+
+def keep_base_manager(sender: type[models.Model], **_: Any) -> None:
+    """Have a model announce what is written through its base manager."""
+    if issubclass(sender, TrackedModel):
+        sender._meta.__class__ = TrackedOptions
+
+
+class_prepared.connect(keep_base_manager)
+
+
 class TrackedModel(models.Model):
     """A model whose writes are announced in their own transaction, except when loading fixtures."""
 
@@ -198,6 +227,7 @@ class TrackedModel(models.Model):
         base_manager_name = "objects"
 
     _is_raw = False
+    _is_adopted = False
 
     def save_base(self, *args: Any, **kwargs: Any) -> None:
         # This keeps receivers of post_save before the commit in autocommit, too.
