@@ -1,7 +1,7 @@
-"""System checks E001 to E016 and I001: developers' declarations.
+"""System checks E001 to E017 and I001: developers' declarations.
 
-E001 to E004 and E015 are about the catalogue, E005 to E014 and E016 about tracked models: `manage.py check` reports any
-model that seems to be tracked but has writes without events.
+E001 to E004 and E015 are about the catalogue, E005 to E014, E016 and E017 about tracked models: `manage.py check`
+reports any model that seems to be tracked but has writes without events.
 """
 
 import re
@@ -222,6 +222,15 @@ def _manager_problems(model: type[models.Model]) -> Iterator[CheckMessage]:
                 obj=model,
                 id="webhooks.E005",
             )
+    base = model._meta.base_manager
+    if base.get_queryset().query.where:
+        # Django would insert such a row again instead of updating it.
+        yield Error(
+            f"The base manager {base.name!r} of {model._meta.label} hides rows.",
+            hint="Name a manager of all rows in Meta.base_manager_name: TrackedQuerySet.as_manager().",
+            obj=model,
+            id="webhooks.E017",
+        )
 
 
 def _declared_problems(model: type[models.Model]) -> Iterator[CheckMessage]:

@@ -194,21 +194,29 @@ class TrackedOptions(Options):  # type: ignore[type-arg]
     """Options of a model whose base manager announces writes and hides no row.
 
     The base manager is made again whenever any model class is made: only a class can change it.
+    Migrations record a base manager that is not the default one, so such a manager stays as it is.
     """
 
     @cached_property
     def base_manager(self) -> Any:
         model: Any = self.model
-        if self.base_manager_name or not model._is_adopted:
-            return super().base_manager
-        # TrackedModel's `objects` would be a manager that migrations do not know.
+        named = super().base_manager
+        if model._is_adopted:
+            # Without a name of its own, the model would get the one that TrackedModel names.
+            is_kept = self.base_manager_name is not None
+        else:
+            may_hide = type(named).get_queryset is not models.Manager.get_queryset
+            is_default = named.name == "objects" and named is self.default_manager
+            is_kept = not (may_hide and is_default)
+        if is_kept:
+            return named
         manager = TrackedQuerySet.as_manager()
         manager.name, manager.model, manager.auto_created = "_base_manager", model, True
         return manager
 
 
 def keep_base_manager(sender: type[models.Model], **_: Any) -> None:
-    """Have a model announce what is written through its base manager."""
+    """Have a tracked model announce what is written through its base manager."""
     if issubclass(sender, TrackedModel):
         sender._meta.__class__ = TrackedOptions
 
@@ -223,7 +231,7 @@ class TrackedModel(models.Model):
 
     class Meta:
         abstract = True
-        # Single saves and related managers write through the base manager.
+        # Single saves and related managers write through the base manager (TrackedOptions).
         base_manager_name = "objects"
 
     _is_raw = False

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db import connection, models
 
-from webhooks.tracking import TrackedModel, tracked
+from webhooks.tracking import TrackedModel, TrackedQuerySet, tracked
 
 
 def make_model(name: str, base: Any = TrackedModel, **members: Any) -> Any:
@@ -19,6 +19,13 @@ def make_model(name: str, base: Any = TrackedModel, **members: Any) -> Any:
 def declare(*declared: type[models.Model]) -> None:
     for model in declared:
         tracked(owner=None, fields=["name"])(model)
+
+
+class Living(models.Manager.from_queryset(TrackedQuerySet)):  # type: ignore[misc]
+    """A manager that hides rows."""
+
+    def get_queryset(self) -> models.QuerySet[Any]:
+        return super().get_queryset().exclude(name="gone")  # type: ignore[no-any-return]
 
 
 @contextmanager

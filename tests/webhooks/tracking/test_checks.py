@@ -11,6 +11,7 @@ from django.db import models
 from django.test.utils import isolate_apps
 
 from projects.models import Project
+from tests.webhooks.tracking.own_models import Living
 from webhooks import catalog
 from webhooks.catalog import TEXT, EventType, OlderVersion, object_schema
 from webhooks.tracking import TrackedModel, TrackedQuerySet, Tracking, track
@@ -253,7 +254,7 @@ def test_e005_manager_whose_rows_are_plain() -> None:
 
     assert model_problems() == [
         ("webhooks.E005", "The manager 'objects' of projects.Note causes no events.")
-    ] * len({*Note._meta.managers, Note._meta.base_manager})
+    ]
 
 
 @isolate_apps("projects")
@@ -381,3 +382,21 @@ def test_e013_delete_that_empties_a_column(on_delete: Any) -> None:
             "Deleting a projects.Project changes projects.Note without events.",
         )
     ]
+
+
+@pytest.mark.parametrize("named", ["objects", "everything"])
+@isolate_apps("projects")
+def test_e017_base_manager_that_hides_rows(named: str) -> None:
+    class Note(TrackedModel):
+        name = models.CharField(max_length=10)
+        everything = TrackedQuerySet.as_manager()
+        objects = Living()
+
+        class Meta(TrackedModel.Meta):
+            app_label = "projects"
+            base_manager_name = named
+
+    track(Note, Tracking(name="note", fields=()))
+
+    hiding = [("webhooks.E017", "The base manager 'objects' of projects.Note hides rows.")]
+    assert model_problems() == (hiding if named == "objects" else [])

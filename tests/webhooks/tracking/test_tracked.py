@@ -5,16 +5,19 @@ managers. What every ordinary way tells is in test_every_write.py.
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, NotSupportedError, transaction
+from django.db import IntegrityError, NotSupportedError, models, transaction
+from django.db.migrations.state import ModelState
 from django.db.models import F, Value, Window
 from django.db.models.functions import Concat, RowNumber, Upper
 from django.db.models.signals import post_save
 from django.test import Client
+from django.test.utils import isolate_apps
 from django.urls import reverse
 
 from projects.models import Project, User
 from sessions_app.models import Agent, Recording, Session
 from tests.concurrency import in_thread, wait_for_lock
+from tests.webhooks.tracking.own_models import Living, declare, make_model, tables_of
 from webhooks.models import Event
 from webhooks.testing import captured_events
 from webhooks.tracking import rows_deleting
@@ -360,3 +363,39 @@ def test_row_that_is_added_while_others_are_deleted_stays(project: Project) -> N
 
     assert captured.types == ["project.created", "project.deleted"]
     assert Project.objects.count() == 1
+
+
+@pytest.mark.usefixtures("own_registries")
+@isolate_apps("projects")
+def test_rows_that_the_default_manager_hides_are_written_and_deleted_with_events() -> None:
+    shelf = make_model("Shelf")
+    key = models.ForeignKey(shelf, models.CASCADE)
+    box = make_model("Box", shelf=key, objects=Living())
+    declare(shelf, box)
+    with tables_of(shelf, box):
+        row, other = box.objects.bulk_create(
+            [box(name="gone", shelf=shelf.objects.create(name="S")) for _ in range(2)]
+        )
+
+        with captured_events() as captured:
+            row.name = "here"
+            row.save()
+            row.name = "gone"
+            row.save()
+            row.refresh_from_db()
+            row.delete()
+            other.shelf.delete()
+
+        assert captured.types == [
+            *["box.updated"] * 2,
+            *["box.deleted", "shelf.deleted", "box.deleted"],
+        ]
+        assert not box._base_manager.exists()
+
+
+@isolate_apps("projects")
+def test_a_default_manager_that_hides_rows_needs_no_migration() -> None:
+    state = ModelState.from_model(make_model("Box", objects=Living()))
+
+    assert state.managers == []
+    assert state.options["base_manager_name"] == "objects"
