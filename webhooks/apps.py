@@ -12,6 +12,8 @@ from webhooks.conf import apply_defaults
 class WebhooksConfig(AppConfig):
     name = "webhooks"
     verbose_name = "Webhooks"
+    # The migrations' own; without it `makemigrations` would write the project's kind into this package.
+    default_auto_field = "django.db.models.BigAutoField"
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

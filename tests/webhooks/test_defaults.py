@@ -18,7 +18,7 @@ settings.configure(
         "django.contrib.auth", "django.contrib.contenttypes", "django.contrib.postgres", "webhooks"
     ],
     DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "none"}},
-    DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+    DEFAULT_AUTO_FIELD="django.db.models.AutoField",
 )
 django.setup()
 from webhooks.repair.checks import check_keys_are_set
@@ -42,3 +42,12 @@ def test_only_debug_is_lenient(mode: str, expected: list[str]) -> None:
     told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=BASE_DIR).stdout
 
     assert told.split("\n")[:-1] == expected
+
+
+def test_a_projects_kind_of_automatic_keys_changes_none_of_ours() -> None:
+    """`makemigrations` would write the change into the installed package, where the next one is lost."""
+    asked = "from django.core.management import call_command as c; c('makemigrations', check_changes=True)"
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM + asked, "production"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=BASE_DIR)
+
+    assert done.returncode == 0, done.stdout + done.stderr
