@@ -76,7 +76,7 @@ def _hot(receiver: Receiver, days: int) -> dict[str, Any]:
     _make_payloads(days)
     worker = new_id()
     life.register_worker(worker)
-    harness.execute(PLANNER_SQL + "SET synchronous_commit = off")
+    harness.execute(PLANNER_SQL + "; SET synchronous_commit = off")
     kinds = {
         "as it is": (WHOLE, False), "joined": (JOINED, False), "read apart": (APART, True),
     }  # fmt: skip

@@ -220,7 +220,7 @@ def main() -> None:
     webhooks.wire.many.SUSPENDED_SECONDS = engine.SUSPENDED_SECONDS = SUSPENDED_SECONDS  # type: ignore[attr-defined]
     life.SILENCE_BEFORE_DEATH_SECONDS = SILENCE_SECONDS
     # As far below the silence as in production.
-    sql.SET_UP_SQL = sql.SET_UP_SQL.replace("lock_timeout = '5s'", "lock_timeout = '0.7s'")
+    sql.SET_UP_SQL = sql.SET_UP_SQL.replace("'lock_timeout', '5s'", "'lock_timeout', '0.7s'")
     engine.BEAT_SECONDS = lease.BEAT_SECONDS = BEAT_SECONDS  # type: ignore[attr-defined]
     lease.FENCE_SECONDS = SILENCE_SECONDS * 0.8
     housekeeping.SECOND = timedelta(seconds=BEAT_SECONDS)

@@ -193,17 +193,17 @@ def has_session_state(wrapper: BaseDatabaseWrapper | None = None) -> bool:
 # jit: without sequential scans, a table without an index has so high a cost that Postgres would compile
 # its scan.
 PLANNER_SQL = """
-SET enable_seqscan = off;
-SET enable_sort = off;
-SET enable_incremental_sort = off;
-SET jit = off;
-"""
+SELECT set_config('enable_seqscan', 'off', false),
+       set_config('enable_sort', 'off', false),
+       set_config('enable_incremental_sort', 'off', false),
+       set_config('jit', 'off', false)"""
 # Timeouts: a worker that freezes in a transaction must not keep its locks, and a worker that waits
 # for a locked row must not miss heartbeats until it counts as dead.
-SET_UP_SQL = f"""{PLANNER_SQL}
-SET idle_in_transaction_session_timeout = '5s';
-SET lock_timeout = '5s';
-SELECT set_config('application_name', %s, false)
+# One statement, because several take no parameter where a project has `server_side_binding`.
+SET_UP_SQL = f"""{PLANNER_SQL},
+       set_config('idle_in_transaction_session_timeout', '5s', false),
+       set_config('lock_timeout', '5s', false),
+       set_config('application_name', %s, false)
 """
 LIMITS_SQL = """
 SELECT set_config('idle_in_transaction_session_timeout', '5s', true),

@@ -22,6 +22,11 @@ from webhooks.postgres.sql import run, set_up_connection
 OFTEN = 20
 """psycopg prepares after five executions, and Postgres settles on a plan after five more."""
 
+SET_UP = {
+    "enable_seqscan": "off", "enable_sort": "off", "enable_incremental_sort": "off", "jit": "off",
+    "idle_in_transaction_session_timeout": "5s", "lock_timeout": "5s", "application_name": "worker",
+}  # fmt: skip
+
 
 def ask(sql: str) -> int:
     with connection.cursor() as cursor:
@@ -130,6 +135,20 @@ def test_claim_planned_for_an_empty_table_reads_few_rows_when_it_has_grown(
     scans_after, rows_after = scans_and_rows()
     assert scans_after == scans
     assert rows_after < rows + LOOK_ROWS + 100
+
+
+@pytest.mark.django_db
+def test_worker_sets_up_a_connection_that_binds_on_the_server() -> None:
+    """As a project may want of Django; a prepared statement is one statement."""
+    wrapper = connection.copy()
+    wrapper.settings_dict["OPTIONS"]["server_side_binding"] = True
+    try:
+        set_up_connection("worker", wrapper)
+        with wrapper.cursor() as cursor:
+            cursor.execute(f"SELECT {', '.join(f'current_setting({name!r})' for name in SET_UP)}")
+            assert dict(zip(SET_UP, cursor.fetchone(), strict=True)) == SET_UP
+    finally:
+        wrapper.close()
 
 
 def test_table_altered_under_a_worker_costs_one_try(
