@@ -1,4 +1,4 @@
-"""System checks E101 to E108 and W101 to W106: keys, the host project, settings of security."""
+"""System checks E101 to E109 and W101 to W106: keys, the host project, settings of security."""
 
 import secrets
 from importlib.util import find_spec
@@ -94,6 +94,20 @@ def check_postgres(**_: Any) -> list[CheckMessage]:
             hint='Set DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", '
             '"NAME": "the name of a database"}}',
             id="webhooks.E107",
+        )
+    ]
+
+
+@register("webhooks")
+def check_time_zone(**_: Any) -> list[CheckMessage]:
+    """E109: times are read without a zone, and ours all have one."""
+    if settings.USE_TZ:
+        return []
+    return [
+        Error(
+            "USE_TZ is False: Django reads times without a zone, so that `doctor` and the purge fail.",
+            hint="Set USE_TZ = True.",
+            id="webhooks.E109",
         )
     ]
 

@@ -102,6 +102,15 @@ def test_e107_wants_postgres(monkeypatch: pytest.MonkeyPatch) -> None:
     assert error.msg == "The default database is SQLite; webhooks need Postgres 15 or newer."
 
 
+def test_e109_wants_times_with_a_zone(settings: Settings, db: None) -> None:
+    assert checks.check_time_zone() == []
+    settings.USE_TZ = False
+
+    found = [one for one in run_checks(tags=["webhooks"]) if one.id == "webhooks.E109"]
+
+    assert [one.hint for one in found] == ["Set USE_TZ = True."]
+
+
 @pytest.mark.parametrize(
     ("pool", "most"),
     [
