@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, InterfaceError, connection
 from django.template import engines
+from django.urls import NoReverseMatch, reverse
 from django.utils.module_loading import import_string
 
 from webhooks.models.owner_keys import SQL_TYPE
@@ -137,20 +138,29 @@ def check_pool(**_: Any) -> list[CheckMessage]:
 
 @register("webhooks")
 def check_template_libraries(**_: Any) -> list[CheckMessage]:
-    """W105: Django's admin is installed, and its templates find no tags of this app."""
-    if not apps.is_installed("django.contrib.admin"):
-        return []
+    """W105: the admin or the portal is there, and its templates find no tags of this app."""
+    pages = ["the operators' screens in the admin"] * apps.is_installed("django.contrib.admin")
+    pages += ["the portal"] * _has_portal()
     known = [getattr(engine, "engine", None) for engine in engines.all()]
-    if any(engine and LIBRARIES.items() <= engine.libraries.items() for engine in known):
+    has_tags = any(engine and LIBRARIES.items() <= engine.libraries.items() for engine in known)
+    if has_tags or not pages:
         return []
     return [
         Warning(
-            "The operators' screens in the admin lack their template tags, and answer with errors.",
+            f"Template tags are missing, without which pages answer with errors: {', '.join(pages)}.",
             hint="Add to the settings, after TEMPLATES: "
             f'TEMPLATES[0]["OPTIONS"]["libraries"] = {LIBRARIES}',
             id="webhooks.W105",
         )
     ]
+
+
+def _has_portal() -> bool:
+    # A project without a site has no ROOT_URLCONF.
+    try:
+        return bool(getattr(settings, "ROOT_URLCONF", None) and reverse("portal-login"))
+    except NoReverseMatch:
+        return False
 
 
 @register("webhooks")

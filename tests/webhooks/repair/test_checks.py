@@ -149,6 +149,28 @@ def test_w105_shows_the_line_for_the_operators_screens(settings: Settings) -> No
     assert checks.check_template_libraries() == []
 
 
+@pytest.mark.parametrize(
+    ("apps", "urls", "pages"),
+    [
+        ({"django.contrib.admin"}, "django.contrib.auth.urls", "the operators' screens in the admin."),
+        (set(), "webhooks.portal.urls", "the portal."),
+        ({"django.contrib.admin"}, "webhooks.portal.urls", "the operators' screens in the admin, the portal."),
+        ({"rest_framework"}, "django.contrib.auth.urls", None),
+        (set(), None, None),
+    ],
+)  # fmt: skip
+def test_w105_names_the_pages_that_lack_tags(
+    apps: set[str], urls: str | None, pages: str | None, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr("django.apps.apps.is_installed", apps.__contains__)
+    settings.TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates"}]
+    settings.ROOT_URLCONF = urls
+
+    found = [str(one.msg).split(": ")[1] for one in checks.check_template_libraries()]
+
+    assert found == ([] if pages is None else [pages])
+
+
 def test_e102_compares_the_user_models_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checks.check_owner_key() == []
 
