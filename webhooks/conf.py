@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "WEBHOOKS_FORBIDDEN_NETWORKS": [],
     # Ranges of port numbers.
     "WEBHOOKS_ALLOWED_PORTS": [range(port, port + 1) for port in (80, 443, 8000, 8080, 8443)],
+    # ALLOWED_HOSTS without DEBUG; "*" refuses nothing.
     "WEBHOOKS_OWN_HOSTS": [],
     "WEBHOOKS_PROXY_URL": "",
     "WEBHOOKS_CA_BUNDLE": "",
@@ -107,7 +108,7 @@ DEBUG_DEFAULTS: dict[str, Any] = {
 
 def apply_defaults() -> None:
     """Set the settings that the project does not set."""
-    defaults = DEFAULTS
+    defaults = DEFAULTS | {"WEBHOOKS_OWN_HOSTS": settings.ALLOWED_HOSTS}
     if settings.DEBUG:
         key = salted_hmac("webhooks.encryption", "", algorithm="sha256").digest()
         defaults = DEFAULTS | DEBUG_DEFAULTS | {"WEBHOOKS_ENCRYPTION_KEYS": [key]}

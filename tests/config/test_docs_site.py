@@ -2,6 +2,7 @@
 
 import re
 from argparse import ArgumentParser, _SubParsersAction
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,21 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
             assert anchor[1:] in {slug(one) for one in headings}, (target, anchor)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_and_modules_that_the_pages_name_exist(page: Path) -> None:
+    text = page.read_text()
+
+    assert set(re.findall(r"\btest_\w+\b(?!\.py)", text)) <= defined_tests()
+    paths = re.findall(r"\b(?:tests|webhooks)/[\w/]+\.py\b", text)
+    assert [path for path in paths if not (BASE_DIR / path).exists()] == []
+
+
+@cache
+def defined_tests() -> set[str]:
+    modules = (BASE_DIR / "tests").rglob("*.py")
+    return set(re.findall(r"def (test_\w+)", "".join(module.read_text() for module in modules)))
 
 
 def slug(heading: str) -> str:
