@@ -26,6 +26,14 @@ def test_user_name_that_is_anothers_id_finds_its_owner(user: User, other_user: U
     assert owners.key_of_owner(str(user.pk)) == user.pk
 
 
+@pytest.mark.parametrize("text", ["", " "])
+def test_blank_text_is_nobody_and_not_who_has_no_name(user: User, text: str) -> None:
+    User.objects.filter(pk=user.pk).update(email="", username=" ")
+
+    assert not owners.find_owners(text)
+    assert owners.key_of_owner(text) is None
+
+
 def test_exact_case_comes_before_other_cases_and_two_of_them_are_nobody(
     user: User, other_user: User
 ) -> None:

@@ -71,6 +71,8 @@ def _key_of(model: Any, text: str) -> Any:
 
 def _as_key(model: Any, text: str) -> Any:
     """Return a text as a key of the model; None where its keys do not look so."""
+    if not text.strip():
+        return None
     with suppress(ValidationError, ValueError):
         key = model._meta.pk.to_python(text)
         model._meta.pk.run_validators(key)  # numbers that the column cannot hold
@@ -84,6 +86,9 @@ def _named(model: Any, text: str) -> QuerySet[Any]:
     People choose names themselves: whoever takes another's e-mail address as a user name must not be
     found by it.
     """
+    rows: QuerySet[Any] = model._default_manager.all()
+    if not text.strip():
+        return rows.none()  # not those without a name
     key = _as_key(model, text)
     wanted = [] if key is None else [Q(pk=key)]
     wanted += [
@@ -91,7 +96,6 @@ def _named(model: Any, text: str) -> QuerySet[Any]:
         for name in names_of(model)
         for lookup in ("exact", "iexact")
     ]
-    rows: QuerySet[Any] = model._default_manager.all()
     return next((found for one in wanted if (found := rows.filter(one)).exists()), rows.none())
 
 

@@ -3,6 +3,7 @@
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from webhooks.doors.times import UNITS, parse_duration, parse_moment
 from webhooks.errors import PublicIdInvalidError
 from webhooks.ids import EVENT_PREFIX, WEBHOOK_PREFIX, parse_public_id
 from webhooks.models import Event, Webhook
+from webhooks.models.filters import UNSTORABLE
 
 
 def add_format(parser: CommandParser) -> None:
@@ -30,6 +32,26 @@ def add_no_input(parser: CommandParser) -> None:
         dest="is_interactive",
         help="Do not ask for confirmation.",
     )
+
+
+def text(given: str) -> str:
+    """Return a text as it is given; raises ArgumentTypeError for one that can mean nothing.
+
+    An empty one comes from a variable without a value: taken for an option that was left out, it
+    would widen what the command does to everybody's rows.
+    """
+    if not given.strip():
+        raise ArgumentTypeError("the value is empty; give one, or leave the option out")
+    if UNSTORABLE.search(given):
+        raise ArgumentTypeError(f"{given!r} holds NUL or bytes that are not UTF-8")
+    return given
+
+
+def path(given: str) -> Path:
+    """Return a path; raises ArgumentTypeError for an empty one, which Path takes for this folder."""
+    if not given:
+        raise ArgumentTypeError("the path is empty; give one, or leave the option out")
+    return Path(given)
 
 
 def public_id(prefix: str) -> Callable[[str], UUID]:

@@ -34,7 +34,9 @@ def add_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--event", type=public_id(EVENT_PREFIX), metavar="ID", help="Only of this event."
     )
-    parser.add_argument("--owner", metavar="USER", help="Only of this user's webhooks.")
+    parser.add_argument(
+        "--owner", type=arguments.text, metavar="USER", help="Only of this user's webhooks."
+    )
     parser.add_argument(
         "--type", type=arguments.event_type, metavar="TYPE", help="Only of this event type."
     )
@@ -78,6 +80,7 @@ def add_options(parser: CommandParser) -> None:
 
 def scope_of(options: Mapping[str, Any]) -> Scope:
     """Return the deliveries that the options select; raises CommandError for unknown ids."""
+    owner = options["owner"]
     if options["webhook"]:
         arguments.find_webhook(options["webhook"])
     if options["event"]:
@@ -92,7 +95,7 @@ def scope_of(options: Mapping[str, Any]) -> Scope:
         webhook_id=options["webhook"],
         event_id=options["event"],
         event_type=options["type"],
-        owner_id=arguments.find_owner(options["owner"]).pk if options["owner"] else None,
+        owner_id=None if owner is None else arguments.find_owner(owner).pk,
         statuses=tuple(statuses),
         since=options["since"],
         until=options["until"],
@@ -118,7 +121,7 @@ def replays_of(options: Mapping[str, Any]) -> list[tuple[Webhook, dict[str, Any]
 
     Raises CommandError for options that do not fit --missing.
     """
-    if options["ids"] or options["status"] or options["owner"] or options["force"]:
+    if options["ids"] or options["status"] or options["owner"] is not None or options["force"]:
         raise CommandError(
             "--missing works only with --webhook, --event, --type, --since, --until, --limit.",
             returncode=2,

@@ -3,20 +3,23 @@
 import os
 import subprocess
 import sys
-from argparse import ArgumentTypeError
+from argparse import ArgumentError, ArgumentTypeError
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any
 from uuid import UUID
 
 import pytest
-from django.core.management.base import CommandError
+from django.core.management import call_command, get_commands, load_command_class
+from django.core.management.base import CommandError, CommandParser
 
 from config.services import BASE_DIR
 from projects.models import User
 from tests.webhooks.management.conftest import Run
-from webhooks.management import arguments, terminal
+from webhooks.management import arguments, reference, terminal
+from webhooks.models import Webhook
 
 ID = UUID("0193570e-2c7a-7bcd-8f0a-1b2c3d4e5f60")
 
@@ -81,6 +84,11 @@ def test_argument_is_read(db: None, read: Callable[[str], Any], text: str, value
         (arguments.at_least(1), "²", "not a whole number"),
         (arguments.rate, "0/s", "'0/s' is not a rate such as 50/s or 30/m"),
         (arguments.rate, "5/x", "not a rate"),
+        (arguments.text, "", "the value is empty; give one, or leave the option out"),
+        (arguments.text, " \t", "the value is empty"),
+        (arguments.text, "a\0", "'a\\x00' holds NUL or bytes that are not UTF-8"),
+        (arguments.text, "a\udcff", "'a\\udcff' holds NUL or bytes"),
+        (arguments.path, "", "the path is empty; give one, or leave the option out"),
         (arguments.rate, "nan", "not a rate"),
         (arguments.rate, "1e-300", "from 1/w to 100000/s"),
     ],
@@ -115,6 +123,48 @@ def test_too_long_ago_is_wrong_usage(command: list[str]) -> None:
     assert ran.returncode == 2
     assert "of at most a hundred years" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_no_command_takes_an_empty_value_for_an_option_that_was_left_out() -> None:
+    accepted = []
+    for name in reference.own_commands():
+        command = load_command_class(get_commands()[name], name)
+        if isinstance(command, terminal.Command):
+            parser = CommandParser()
+            command.add_arguments(parser)
+            for option in parser._actions:
+                if option.option_strings and option.nargs != 0:
+                    with suppress(ArgumentError):
+                        parser._get_values(option, [""])
+                        accepted.append(f"{name} {option.option_strings[0]}")
+
+    assert accepted == []
+
+
+def test_owner_of_an_empty_variable_is_wrong_usage() -> None:
+    ran = subprocess.run(
+        [sys.executable, "manage.py", "purge", "--owner", "", "--no-input"],
+        cwd=BASE_DIR,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "argument --owner: the value is empty" in ran.stderr
+
+
+def test_no_call_takes_an_empty_owner_for_everybody(user: User, webhook: Webhook) -> None:
+    calls: dict[str, dict[str, Any]] = {
+        "purge": {"is_interactive": False},
+        "redeliver": {"webhook": webhook.pk},
+        "stats": {},
+        "trigger": {"type": "project.created"},
+        "listen": {},
+    }
+    for name, options in calls.items():
+        with pytest.raises(CommandError, match="The owner '' does not exist"):
+            call_command(name, owner="", **options)
 
 
 @pytest.mark.parametrize("since", ["36525d", "1900-01-01", "9000-12-31T23:59:59-23:59"])

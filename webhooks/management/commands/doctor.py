@@ -52,14 +52,14 @@ exit codes: 0 no finding of the --fail-level, 1 findings of the --fail-level, 2 
             help="First repair the faulty rows that have one obvious remedy.",
         )
         parser.add_argument(
-            "--former-primary", metavar="URL",
+            "--former-primary", type=arguments.text, metavar="URL",
             help="Only name the events that are on this server and not here: what a failover lost. "
             "With --faults all of them: event id, type, created at, whether it was attempted.",
         )  # fmt: skip
         arguments.add_format(parser)
 
     def run(self, **options: Any) -> None:
-        if former := options["former_primary"]:
+        if (former := options["former_primary"]) is not None:
             self._compare(former, **options)
             return
         if options["faults"]:

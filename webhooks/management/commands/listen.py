@@ -25,6 +25,7 @@ from webhooks.workbench.listen import (
 )
 
 TOKEN_VARIABLE = "WEBHOOKS_TOKEN"
+STDIN = Path("-")
 
 
 class Command(terminal.Command):
@@ -61,16 +62,22 @@ exit codes: 0 stopped, 1 refused, 2 wrong usage"""
             help="Only these event types or patterns, comma-separated (*).",
         )  # fmt: skip
         parser.add_argument(
-            "--owner", metavar="USER", help="The owner: e-mail address, user name or id."
+            "--owner",
+            type=arguments.text,
+            metavar="USER",
+            help="The owner: e-mail address, user name or id.",
         )
-        parser.add_argument("--server", metavar="URL", help="Read the events from this server.")
         parser.add_argument(
-            "--token-file", metavar="PATH",
+            "--server", type=arguments.text, metavar="URL", help="Read the events from this server."
+        )
+        parser.add_argument(
+            "--token-file", type=arguments.path, metavar="PATH",
             help="Read the API token for --server from this file, - for stdin; the default is the "
             "variable WEBHOOKS_TOKEN. (Other users of this machine can see arguments.)",
         )  # fmt: skip
         parser.add_argument(
             "--after",
+            type=arguments.text,
             metavar="CURSOR",
             help="Continue after this cursor, which a stopped `listen` prints.",
         )
@@ -91,11 +98,11 @@ exit codes: 0 stopped, 1 refused, 2 wrong usage"""
     def _source(self, options: dict[str, Any]) -> tuple[Source, str]:
         """Return the source of the events and the key to derive the signing secret from."""
         server, owner = options["server"], options["owner"]
-        if options["token_file"] and not server:
+        if options["token_file"] is not None and server is None:
             raise CommandError("--token-file belongs to --server.", returncode=2)
-        if bool(server) == bool(owner):
+        if (server is None) == (owner is None):
             raise CommandError("Give either --owner, or --server and a token.", returncode=2)
-        if server:
+        if server is not None:
             token = _token(options["token_file"])
             return ServerSource(server, token, options["events"]), token
         owner_id = arguments.find_owner(owner).pk
@@ -122,12 +129,12 @@ exit codes: 0 stopped, 1 refused, 2 wrong usage"""
         self.say(f"Stopped. Continue with --after {cursor}" if cursor else "Stopped.")
 
 
-def _token(path: str | None) -> str:
+def _token(path: Path | None) -> str:
     if path is None:
         token = os.environ.get(TOKEN_VARIABLE, "")
     else:
         try:
-            token = sys.stdin.readline() if path == "-" else Path(path).read_text()
+            token = sys.stdin.readline() if path == STDIN else path.read_text()
         except (OSError, UnicodeDecodeError) as problem:
             raise CommandError(f"The token cannot be read: {problem}", returncode=2) from None
     if not token.strip():

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from webhooks import service
-from webhooks.management import terminal
+from webhooks.management import arguments, terminal
 from webhooks.models import Pause
 from webhooks.repair import audit_log
 
@@ -26,7 +26,7 @@ No process needs a restart."""
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--reason", default="", metavar="TEXT",
+            "--reason", type=arguments.text, metavar="TEXT",
             help="The reason, which the admin, the API and the doctor show.",
         )  # fmt: skip
         parser.add_argument("--end", action="store_true", help="Resume sending.")
@@ -35,7 +35,7 @@ No process needs a restart."""
         if options["end"]:
             self._end()
         else:
-            self._pause(options["reason"][:MAX_REASON_CHARACTERS])
+            self._pause((options["reason"] or "")[:MAX_REASON_CHARACTERS])
 
     def _pause(self, reason: str) -> None:
         if (pause := Pause.objects.first()) is not None:

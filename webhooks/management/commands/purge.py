@@ -46,7 +46,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 130 interrupted"""
             help="Erase payloads and responses, keep the rows.",
         )
         parser.add_argument(
-            "--owner", metavar="USER",
+            "--owner", type=arguments.text, metavar="USER",
             help="Erase the payloads of this user's events of any age; for a deleted user, the id.",
         )  # fmt: skip
         parser.add_argument(
@@ -93,7 +93,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 130 interrupted"""
             before=datetime.now(UTC) - (age or timedelta(0)),
             statuses=tuple(map(str, statuses)),
             payloads_only=options["payloads_only"],
-            owner_id=arguments.find_owner_id(owner) if owner else None,
+            owner_id=None if owner is None else arguments.find_owner_id(owner),
         )
 
     def _purge(self, policy: Policy, counts: Purged, batch_size: int) -> tuple[Purged, bool]:
@@ -114,7 +114,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 130 interrupted"""
     def _report(
         self, purged: Purged, policy: Policy, options: dict[str, Any], *, is_done: bool
     ) -> None:
-        kept = retention.kept_pending(policy.owner_id) if policy.owner_id else 0
+        kept = 0 if policy.owner_id is None else retention.kept_pending(policy.owner_id)
         if options["format"] == "json":
             self.show_json(
                 document(purged)
@@ -134,8 +134,8 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 130 interrupted"""
 
     def _summary(self, counts: Purged, policy: Policy, options: dict[str, Any]) -> str:
         before = f"before {policy.before:%Y-%m-%d %H:%M} UTC"
-        if policy.payloads_only or policy.owner_id:
-            whose = f" of {options['owner']}" if policy.owner_id else ""
+        if policy.payloads_only or policy.owner_id is not None:
+            whose = "" if policy.owner_id is None else f" of {options['owner']}"
             return (
                 f"Erase the payloads of {counted(counts.events, 'event')}{whose} and of "
                 f"{counted(counts.attempts, 'attempt')}, finished {before}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from webhooks.management import terminal
+from webhooks.management import arguments, terminal
 from webhooks.wire.signing import TOLERANCE_SECONDS, SigningKey
 from webhooks.workbench import recorded
 from webhooks.workbench.receiver import Behaviour, HttpReceiver, Received
@@ -34,7 +34,10 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 a replayed signature is invalid"
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--port", type=_port, default=9000, help="Port to listen on (9000).")
-        parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (127.0.0.1).")
+        parser.add_argument(
+            "--host", type=arguments.text, default="127.0.0.1",
+            help="Address to listen on (127.0.0.1).",
+        )  # fmt: skip
         parser.add_argument("--status", type=_status, default=200, help="Response status (200).")
         parser.add_argument(
             "--delay", type=_seconds, default=0.0, help="Seconds before the response (0)."
@@ -48,10 +51,11 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 a replayed signature is invalid"
             help="Signing secret to verify with (whsec_…); may be given more than once.",
         )  # fmt: skip
         parser.add_argument(
-            "--save", type=Path, metavar="DIR", help="Write each request to a file in this folder."
-        )
+            "--save", type=arguments.path, metavar="DIR",
+            help="Write each request to a file in this folder.",
+        )  # fmt: skip
         parser.add_argument(
-            "--replay", type=Path, metavar="FILE", action="append", default=[],
+            "--replay", type=arguments.path, metavar="FILE", action="append", default=[],
             help="Verify a saved request; may be given more than once.",
         )  # fmt: skip
 

@@ -41,7 +41,9 @@ deliveries; P50 and P95 duration of an attempt; LAST success (UTC)."""
         parser.add_argument(
             "--webhook", type=public_id(WEBHOOK_PREFIX), metavar="ID", help="Only this webhook."
         )
-        parser.add_argument("--owner", metavar="USER", help="Only the webhooks of this user.")
+        parser.add_argument(
+            "--owner", type=arguments.text, metavar="USER", help="Only the webhooks of this user."
+        )
         parser.add_argument(
             "--by", choices=["webhook", "type", "status", "kind"], default="webhook",
             help="Grouping (webhook).",
@@ -74,7 +76,7 @@ deliveries; P50 and P95 duration of an attempt; LAST success (UTC)."""
             arguments.find_webhook(webhook_id, even_deleted=True)
         return Selection(
             since=options["since"] or datetime.now(UTC) - timedelta(days=1),
-            owner_id=arguments.find_owner(owner).pk if owner else None,
+            owner_id=None if owner is None else arguments.find_owner(owner).pk,
             webhook_ids=(webhook_id,) if webhook_id else None,
         )
 

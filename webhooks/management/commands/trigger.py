@@ -44,14 +44,15 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
             help="The event's data: JSON, @FILE, or - for stdin (the catalogue's example).",
         )  # fmt: skip
         parser.add_argument(
-            "--owner", metavar="USER", help="The event's owner: e-mail address, user name or id."
-        )
+            "--owner", type=arguments.text, metavar="USER",
+            help="The event's owner: e-mail address, user name or id.",
+        )  # fmt: skip
         parser.add_argument(
             "--webhook", type=public_id(WEBHOOK_PREFIX), metavar="ID",
             help="Send the event to this webhook only, ignoring its filter; it sets the owner.",
         )  # fmt: skip
         parser.add_argument(
-            "--object", default="", metavar="REFERENCE",
+            "--object", type=arguments.text, metavar="REFERENCE",
             help="What the event is about, as webhooks with order per object understand it: at most "
             "100 characters (nothing).",
         )  # fmt: skip
@@ -101,16 +102,16 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
 
     def _trigger(self, event_type: catalog.EventType, options: dict[str, Any]) -> list[Event]:
         webhook_id, owner = options["webhook"], options["owner"]
-        if not (webhook_id or owner):
+        if webhook_id is None and owner is None:
             raise CommandError("Give the event's owner: --owner or --webhook.", returncode=2)
         webhook = arguments.find_webhook(webhook_id) if webhook_id else None
         return trigger.trigger_by_hand(
             event_type.name,
-            arguments.find_owner(owner) if owner else webhook and webhook.owner_id,
+            webhook and webhook.owner_id if owner is None else arguments.find_owner(owner),
             event_type.example if options["data"] is None else options["data"],
             only_to=webhook,
             count=options["count"],
-            object_reference=options["object"],
+            object_reference=options["object"] or "",
         )
 
     def _wait(self, ids: Sequence[Any]) -> list[Outcome]:

@@ -7,7 +7,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError, InterfaceError
 
 from webhooks.figures import present
-from webhooks.management import terminal
+from webhooks.management import arguments, terminal
 
 
 class Command(terminal.Command):
@@ -22,8 +22,9 @@ class Command(terminal.Command):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--host", default=socket.gethostname(), help="The worker's host name (this host)."
-        )
+            "--host", type=arguments.text, default=socket.gethostname(),
+            help="The worker's host name (this host).",
+        )  # fmt: skip
 
     def run(self, **options: Any) -> None:
         host = options["host"]
