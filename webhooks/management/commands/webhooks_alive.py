@@ -19,6 +19,9 @@ class Command(terminal.Command):
     epilog = """examples:
   manage.py webhooks_alive
   manage.py webhooks_alive --host worker-7"""
+    # They would ask Postgres first, and fail while it is away.
+    requires_system_checks: list[str] = []
+    requires_migrations_checks = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
