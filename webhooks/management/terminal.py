@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -103,6 +103,23 @@ class Command(BaseCommand):
 
     def end_progress(self) -> None:
         self.progress("")
+
+    def refuse_beside(self, chosen: str, options: Mapping[str, Any], *used: str) -> None:
+        """Refuse the options that were given beside a chosen one, but for the names it uses.
+
+        Raises CommandError: who asks for a --dry-run must not learn afterwards that it was ignored.
+        """
+        parser = CommandParser(add_help=False)
+        self.add_arguments(parser)
+        ignored = [
+            action.option_strings[0] if action.option_strings else str(action.metavar)
+            for action in parser._actions
+            if action.dest not in used and options[action.dest] not in (action.default, [])
+        ]
+        if ignored:
+            raise CommandError(
+                f"{chosen} ignores {', '.join(ignored)}: leave one of them out.", returncode=2
+            )
 
     def confirm(self, question: str, *, is_interactive: bool) -> None:
         """Ask a question on the terminal; does nothing with --no-input.

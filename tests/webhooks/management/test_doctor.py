@@ -103,6 +103,16 @@ def test_every_fault_is_printed_on_request(run: Run, user: User) -> None:
     assert (ran.code, ran.err) == (1, "1 fault.\n")
 
 
+def test_faults_that_stay_are_printed_after_mending(run: Run, user: User) -> None:
+    delivery = stuck(user)
+
+    ran = run("doctor", "--faults", "--mend")
+
+    assert (ran.code, ran.out, ran.err) == (0, "", "Repaired 1 row.\n")
+    delivery.refresh_from_db()
+    assert delivery.status == "PENDING"
+
+
 def test_quick_leaves_the_audit_out(run: Run, user: User) -> None:
     stuck(user)
 

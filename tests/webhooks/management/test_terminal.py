@@ -19,7 +19,7 @@ from config.services import BASE_DIR
 from projects.models import User
 from tests.webhooks.management.conftest import Run
 from webhooks.management import arguments, reference, terminal
-from webhooks.models import Webhook
+from webhooks.models import Pause, Webhook
 
 ID = UUID("0193570e-2c7a-7bcd-8f0a-1b2c3d4e5f60")
 
@@ -152,6 +152,50 @@ def test_owner_of_an_empty_variable_is_wrong_usage() -> None:
 
     assert (ran.returncode, ran.stdout) == (2, "")
     assert "argument --owner: the value is empty" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "beside"),
+    [
+        ("redeliver --resume {red} --dry-run", "--dry-run"),
+        ("redeliver {del} --resume {red}", "ID"),
+        ("redeliver --resume {red} --limit 1", "--limit"),
+        ("redeliver --resume {red} --rate 1/s", "--rate"),
+        ("redeliver --resume {red} --owner ada", "--owner"),
+        ("redeliver --resume {red} --webhook {whk} --wait", "--webhook"),
+        ("redeliver --resume {red} --event {evt} --missing", "--event"),
+        ("redeliver --resume {red} --since 1h", "--since"),
+        ("redeliver --resume {red} --status failed", "--status"),
+        ("redeliver --resume {red} --type project.created", "--type"),
+        ("redeliver --resume {red} --force", "--force"),
+        ("doctor --faults --format json", "--format"),
+        ("doctor --faults --fail-level never", "--fail-level"),
+        ("doctor --faults --quick", "--quick"),
+        ("doctor --former-primary x --mend", "--mend"),
+        ("doctor --former-primary x --quick", "--quick"),
+        ("doctor --former-primary x --faults --format json", "--format"),
+        ("stats --by type --limit 3", "--limit"),
+        ("trigger project.created --list", "TYPE"),
+        ("trigger project.created --example --owner ada", "--owner"),
+        ("trigger project.created --example --wait", "--wait"),
+        ("listen --owner ada --print-secret --forward-to localhost:1", "--forward-to"),
+        ("listen --owner ada --print-secret --events project.*", "--events"),
+        ("pause --end --reason x", "--reason"),
+        ("receiver --replay x --status 503", "--status"),
+        ("receiver --replay x --save y", "--save"),
+    ],
+)
+def test_option_that_would_be_ignored_is_refused(
+    run: Run, user: User, command: str, beside: str
+) -> None:
+    Pause.objects.create(reason="")
+    ids = {prefix: f"{prefix}_{7:032x}" for prefix in ("red", "del", "whk", "evt")}
+
+    ran = run(*command.format(**ids).split())
+
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.endswith(f" ignores {beside}: leave one of them out.\n")
+    assert Pause.objects.exists()
 
 
 def test_no_call_takes_an_empty_owner_for_everybody(user: User, webhook: Webhook) -> None:

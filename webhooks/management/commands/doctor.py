@@ -59,15 +59,22 @@ exit codes: 0 no finding of the --fail-level, 1 findings of the --fail-level, 2 
         arguments.add_format(parser)
 
     def run(self, **options: Any) -> None:
-        if (former := options["former_primary"]) is not None:
-            self._compare(former, **options)
-            return
+        former = options["former_primary"]
+        if former is not None:
+            self.refuse_beside(
+                "--former-primary", options, "former_primary", "faults", "fail_level", "format"
+            )
         if options["faults"]:
-            self._print_faults()
+            self.refuse_beside("--faults", options, "faults", "former_primary", "mend")
+        if former is not None:
+            self._compare(former, **options)
             return
         if options["mend"]:
             mended = sum(integrity.mend().values())
             self.say(f"Repaired {counted(mended, 'row')}.")
+        if options["faults"]:
+            self._print_faults()
+            return
         self._show(doctor.examine(QUICK_CHECKS if options["quick"] else CHECKS), **options)
 
     def _compare(self, former: str, **options: Any) -> None:

@@ -86,6 +86,10 @@ exit codes: 0 stopped, 1 refused, 2 wrong usage"""
         )
 
     def run(self, **options: Any) -> None:
+        if options["print_secret"]:
+            self.refuse_beside(
+                "--print-secret", options, "print_secret", "owner", "server", "token_file"
+            )
         source, key = self._source(options)
         secret = listen.signing_secret(key)
         if options["print_secret"]:

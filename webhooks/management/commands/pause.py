@@ -33,6 +33,7 @@ No process needs a restart."""
 
     def run(self, **options: Any) -> None:
         if options["end"]:
+            self.refuse_beside("--end", options, "end")
             self._end()
         else:
             self._pause((options["reason"] or "")[:MAX_REASON_CHARACTERS])

@@ -63,6 +63,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 a replayed signature is invalid"
         self._folder: Path | None = options["save"]
         self._saved = 0
         if options["replay"]:
+            self.refuse_beside("--replay", options, "replay", "secrets")
             self._replay(options["replay"], options["secrets"])
             return
         if self._folder is not None:

@@ -39,6 +39,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 a given delivery was skipped, a 
     def run(self, **options: Any) -> None:
         self._started: list[Redelivery] = []
         if options["resume"]:
+            self.refuse_beside("--resume", options, "resume", "wait", "format", "is_interactive")
             resumed = self._find(options["resume"])
             self._warn([redelivery_scope.scope_of(started) for started in resumed])
             self._carry_out(resumed, options)

@@ -59,6 +59,10 @@ deliveries; P50 and P95 duration of an attempt; LAST success (UTC)."""
         arguments.add_format(parser)
 
     def run(self, **options: Any) -> None:
+        if (by := options["by"]) != "webhook":
+            self.refuse_beside(
+                f"--by {by}", options, "by", "since", "webhook", "owner", "watch", "format"
+            )
         show = self._show_json if options["format"] == "json" else self._show_table
         if options["watch"] is None:
             show(options)

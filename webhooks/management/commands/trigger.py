@@ -76,12 +76,14 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 not everything succeeded (--wait
 
     def run(self, **options: Any) -> None:
         if options["list"]:
+            self.refuse_beside("--list", options, "list", "format")
             self._list(options["format"])
             return
         if not options["type"]:
             raise CommandError("Give an event type; --list shows all of them.", returncode=2)
         event_type = catalog.get_type(options["type"])
         if options["example"]:
+            self.refuse_beside("--example", options, "example", "type", "format")
             self.show(json.dumps(event_type.example, ensure_ascii=False, indent=2))
             return
         events = self._trigger(event_type, options)
