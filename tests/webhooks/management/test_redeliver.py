@@ -187,15 +187,15 @@ def test_missing_of_one_event_go_to_every_webhook_that_selects_it(
 @pytest.mark.parametrize(
     ("arguments", "message", "code"),
     [
-        ([], "Select the deliveries: give ids, a webhook, an event or an owner.", 1),
-        (["--status", "failed"], "Select the deliveries", 1),
+        ([], "Select the deliveries: give ids, a webhook, an event or an owner.", 2),
+        (["--status", "failed"], "Select the deliveries", 2),
         (
             ["--owner", "ada", "--status", "sending"],
             "Deliveries with this status cannot be redelivered: SENDING.",
-            1,
+            2,
         ),
         (["del_1"], "'del_1' is not an id of the form del_<32 hex digits>", 1),
-        (["--owner", "ada", "--since", "1h", "--until", "2h"], "ends before it starts", 1),
+        (["--owner", "ada", "--since", "1h", "--until", "2h"], "ends before it starts", 2),
         (["--owner", "ada", "--since", "soon"], "'soon' is not a time such as 2h", 1),
         (["--resume", f"red_{7:032x}"], f"There is no redelivery red_{7:032x}.", 1),
         (["--missing"], "--missing needs --webhook or --event.", 2),
@@ -220,7 +220,7 @@ def test_missing_needs_a_beginning(run: Run, webhook: Webhook) -> None:
     ran = run("redeliver", "--missing", "--webhook", webhook.public_id)
 
     assert ran.err == "Give the start of the time range, or an event.\n"
-    assert ran.code == 1
+    assert ran.code == 2
 
 
 @pytest.mark.django_db(transaction=True)

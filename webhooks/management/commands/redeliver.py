@@ -6,6 +6,7 @@ from uuid import UUID
 
 from django.core.management.base import CommandError, CommandParser
 
+from webhooks.errors import RedeliveryScopeError
 from webhooks.ids import REDELIVERY_PREFIX
 from webhooks.management import redelivery_options, redelivery_output, terminal
 from webhooks.management.terminal import PARTIAL, counted, stopping
@@ -43,10 +44,11 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 a given delivery was skipped, a 
             resumed = self._find(options["resume"])
             self._warn([redelivery_scope.scope_of(started) for started in resumed])
             self._carry_out(resumed, options)
-        elif options["missing"]:
-            self._run_missing(options)
-        else:
-            self._run_scope(options)
+            return
+        try:
+            (self._run_missing if options["missing"] else self._run_scope)(options)
+        except RedeliveryScopeError as problem:
+            raise CommandError(str(problem), returncode=2) from None
 
     def _find(self, ids: Sequence[UUID]) -> list[Redelivery]:
         found = Redelivery.objects.in_bulk(ids)
