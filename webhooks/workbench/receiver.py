@@ -20,6 +20,8 @@ from typing import Literal, Self
 from webhooks.wire.signing import verify_hex, verify_standard
 
 MAX_HEADER_BYTES = 64 * 1024
+MAX_LENGTH_DIGITS = 18
+"""Of a Content-Length; int() refuses some thousands."""
 DRIP_SECONDS = 0.2
 
 TLS_HANDSHAKE = b"\x16"
@@ -294,7 +296,8 @@ class _Connection(asyncio.Protocol):
         ]
         length = next((value for name, value in pairs if name.lower() == "content-length"), "0")
         words = request_line.split(" ")
-        if not (length.isascii() and length.isdecimal() and len(words) == 3):
+        is_length = length.isascii() and length.isdecimal() and len(length) <= MAX_LENGTH_DIGITS
+        if not (is_length and len(words) == 3):
             self._refuse()
             return
         if len(rest) < int(length) and not self._receiver._is_early():

@@ -93,3 +93,15 @@ def test_answer_under_way(behaviour: Behaviour) -> None:
         receiver.wait_for(1)
 
     assert_all_are_closed([connection])
+
+
+@pytest.mark.parametrize("length", ["1" * 5000, "1" * 19, "-1", "", "one"])
+def test_length_that_no_request_has_is_refused(
+    length: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with HttpReceiver() as receiver, connected_to(receiver) as connection:
+        connection.sendall(f"POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode())
+
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+    assert not caplog.records
