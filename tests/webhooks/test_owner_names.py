@@ -26,6 +26,13 @@ def test_user_name_that_is_anothers_id_finds_its_owner(user: User, other_user: U
     assert owners.key_of_owner(str(user.pk)) == user.pk
 
 
+@pytest.mark.parametrize("text", ["a\0", "a\udcff"])
+def test_text_that_no_column_holds_is_nobody(user: User, text: str) -> None:
+    assert not owners.find_owners(text)
+    assert not owners.owners_beginning_with(text)
+    assert owners.key_of_owner(text) is None
+
+
 @pytest.mark.parametrize("text", ["", " "])
 def test_blank_text_is_nobody_and_not_who_has_no_name(user: User, text: str) -> None:
     User.objects.filter(pk=user.pk).update(email="", username=" ")

@@ -9,6 +9,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import CharField, Q, QuerySet
 from django.utils.module_loading import import_string
 
+from webhooks.models.filters import UNSTORABLE
 from webhooks.models.owners import ACTIVE, has_active_column, owner_model, owners_are_users
 
 
@@ -69,9 +70,15 @@ def _key_of(model: Any, text: str) -> Any:
     return found[0] if len(found) == 1 else None
 
 
+def _can_name(text: str) -> bool:
+    """Say whether a text can be somebody's id or name: not a blank one, which finds those without a
+    name, and not one that Postgres refuses."""
+    return bool(text.strip()) and not UNSTORABLE.search(text)
+
+
 def _as_key(model: Any, text: str) -> Any:
     """Return a text as a key of the model; None where its keys do not look so."""
-    if not text.strip():
+    if not _can_name(text):
         return None
     with suppress(ValidationError, ValueError):
         key = model._meta.pk.to_python(text)
@@ -87,8 +94,8 @@ def _named(model: Any, text: str) -> QuerySet[Any]:
     found by it.
     """
     rows: QuerySet[Any] = model._default_manager.all()
-    if not text.strip():
-        return rows.none()  # not those without a name
+    if not _can_name(text):
+        return rows.none()
     key = _as_key(model, text)
     wanted = [] if key is None else [Q(pk=key)]
     wanted += [
@@ -103,7 +110,7 @@ def owners_beginning_with(start: str) -> QuerySet[Any]:
     """Return the active owners one of whose names begins so."""
     model = owner_model()
     wanted = Q(pk__in=[])
-    for name in names_of(model):
+    for name in names_of(model) if not UNSTORABLE.search(start) else ():
         wanted |= Q(**{f"{name}__istartswith": start})
     found: QuerySet[Any] = model._default_manager.filter(wanted)
     return found.filter(**{ACTIVE: True}) if has_active_column() else found

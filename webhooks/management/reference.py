@@ -14,7 +14,8 @@ INTRODUCTION = """\
 Run a command as `manage.py <command>`; `manage.py <command> --help` shows the text of this page. All
 commands print data to stdout and everything else to stderr; they show progress only in a terminal.
 `--verbosity 0` suppresses all output except data and errors; `--no-color` removes colours. Ids are
-public ids (`whk_…`, `evt_…`, `del_…`, `red_…`) or UUIDs. Times without a time zone are in UTC.
+public ids (`whk_…`, `evt_…`, `del_…`, `red_…`) or UUIDs. Times without a time zone are in UTC. A
+command ends with exit code 141 once nobody reads its output (`| head`).
 
 `make docs` generates this page."""
 

@@ -1,10 +1,12 @@
 """The base class and the output of our commands.
 
 Commands print data to stdout and everything else to stderr, and progress only to a terminal. Exit
-codes: 0 done, 1 refused or failed, 2 wrong usage, 3 partly done, 130 interrupted.
+codes: 0 done, 1 refused or failed, 2 wrong usage, 3 partly done, 130 interrupted, 141 whoever reads
+the output has left.
 """
 
 import json
+import os
 import re
 import signal
 import sys
@@ -13,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +34,7 @@ from webhooks.models import Pause, WorkerHeartbeat
 
 PARTIAL = 3
 INTERRUPTED = 130
+CLOSED_PIPE = 141
 
 
 def plain(text: str) -> str:
@@ -58,7 +62,15 @@ class Command(BaseCommand):
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         try:
-            return super().execute(*args, **options)
+            output = super().execute(*args, **options)
+            self.stdout.flush()
+            return output
+        except BrokenPipeError:
+            # Python flushes both at its end, and would fail once more.
+            with Path(os.devnull).open("wb") as nowhere:
+                for stream in (sys.stdout, sys.stderr):
+                    os.dup2(nowhere.fileno(), stream.fileno())
+            raise SystemExit(CLOSED_PIPE) from None
         except (OperationalError, InterfaceError) as problem:
             raise CommandError(
                 f"Postgres is unavailable; see manage.py doctor. {str(problem).strip()}"

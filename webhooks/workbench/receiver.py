@@ -126,7 +126,7 @@ class HttpReceiver:
         future = asyncio.run_coroutine_threadsafe(self._listen(), self._loop)
         try:
             future.result()
-        except OSError:
+        except (OSError, UnicodeError):  # the latter of a host's name
             self.close()
             raise
         return self

@@ -115,6 +115,55 @@ def test_folder_that_cannot_be_is_refused(run: Run, tmp_path: Path) -> None:
     assert (ran.code, ran.out) == (1, "")
 
 
+def test_host_with_too_long_a_label_is_refused(run: Run) -> None:
+    ran = run("receiver", "--host", "x" * 300, "--port", 0)
+
+    assert ran.err.startswith(f"Cannot listen on {'x' * 300}:0: ")
+    assert ran.err.endswith(" Choose another --host or --port.\n")
+    assert (ran.code, ran.out) == (1, "")
+
+
+def test_receiver_ends_once_nobody_reads_its_lines() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "receiver", "--port", "0"],
+        cwd=BASE_DIR,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        url = process.stdout.readline().split()[2]
+        process.stdout.close()
+        requests.post(url, data=b"{}", timeout=5)
+        assert process.wait(10) == 141
+    finally:
+        process.kill()
+    assert process.stderr is not None
+    with process.stderr:
+        assert process.stderr.read() == ""
+
+
+def test_receiver_ends_once_it_cannot_save(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "receiver", "--port", "0", "--save", str(tmp_path / "gone")],
+        cwd=BASE_DIR,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        url = process.stdout.readline().split()[2]
+        (tmp_path / "gone").rmdir()
+        requests.post(url, data=b"{}", timeout=5)
+        _, said = process.communicate(timeout=10)
+    finally:
+        process.kill()
+    assert said == f"CommandError: Cannot save to {tmp_path / 'gone'}: No such file or directory.\n"
+    assert process.returncode == 1
+
+
 def test_request_is_shown_and_not_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[int] = []
 

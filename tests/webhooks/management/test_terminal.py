@@ -272,6 +272,58 @@ def test_progress_goes_to_a_terminal_only() -> None:
     assert file.getvalue() == ""
 
 
+@pytest.mark.parametrize("command", ["webhooks_events", "doctor --quick", "command_reference"])
+def test_closed_pipe_ends_a_command_without_a_word(command: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        ran = subprocess.run(
+            [sys.executable, "manage.py", *command.split()],
+            cwd=BASE_DIR,
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert (ran.returncode, ran.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["stats", "--owner", "\udcff"],
+        ["pause", "--reason", "\udcff"],
+        ["doctor", "--former-primary", "\udcff"],
+        ["receiver", "--host", "\udcff"],
+        ["webhooks_alive", "--host", "\udcff"],
+        ["listen", "--owner", "ada", "--after", "\udcff"],
+        ["trigger", "project.created", "--owner", "\udcff"],
+        ["trigger", "\udcff", "--owner", "ada"],
+        ["trigger", "project.created", "--owner", "ada", "--data", '{"a":"\udcff"}'],
+        ["trigger", "project.created", "--owner", "ada", "--data", "@\udcff"],
+        ["redeliver", "\udcff"],
+        ["redeliver", "--status", "\udcff"],
+        ["redeliver", "--since", "\udcff"],
+        ["redeliver", "--rate", "\udcff"],
+        ["receiver", "--port", "\udcff"],
+        ["receiver", "--secret", "\udcff"],
+        ["receiver", "--replay", "\udcff"],
+        ["listen", "--owner", "ada", "--token-file", "\udcff"],
+        ["listen", "--owner", "ada", "--forward-to", "http://\udcff/"],
+        ["listen", "--server", "http://localhost", "--token-file", "\udcff"],
+        ["listen", "--owner", "ada", "--events", "\udcff"],
+    ],
+)
+def test_bytes_that_are_no_text_are_refused_in_a_line(
+    run: Run, user: User, command: list[str]
+) -> None:
+    ran = run(*command)
+
+    assert ran.code in (1, 2)
+    assert (ran.out, ran.err.count("\n")) == ("", 1)
+
+
 def test_without_a_database_commands_say_so_in_a_line() -> None:
     ran = subprocess.run(
         [sys.executable, "manage.py", "stats"],

@@ -105,3 +105,12 @@ def test_length_that_no_request_has_is_refused(
         assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
 
     assert not caplog.records
+
+
+def test_host_that_cannot_be_looked_up_is_an_error_and_ends_the_thread() -> None:
+    receiver = HttpReceiver(host="x" * 300)
+
+    with pytest.raises(UnicodeError), receiver:
+        pass
+
+    assert not receiver._thread.is_alive()

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
-from webhooks.management import reference
+from webhooks.management import reference, terminal
 
 
-class Command(BaseCommand):
+class Command(terminal.Command):
     help = "Print the page about all commands as Markdown (`make docs` writes docs/commands.md)."
 
-    def handle(self, *args: Any, **options: Any) -> None:
+    requires_migrations_checks = False
+
+    def run(self, **options: Any) -> None:
         self.stdout.write(reference.render(), ending="")

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
-from webhooks.management import events_page
+from webhooks.management import events_page, terminal
 
 
-class Command(BaseCommand):
+class Command(terminal.Command):
     help = "Print the page about all event types as Markdown (`make docs` writes docs/events.md)."
 
-    def handle(self, *args: Any, **options: Any) -> None:
+    requires_migrations_checks = False
+
+    def run(self, **options: Any) -> None:
         self.stdout.write(events_page.render(), ending="")

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 a replayed signature is invalid"
     def run(self, **options: Any) -> None:
         self._folder: Path | None = options["save"]
         self._saved = 0
+        self._problem: Exception | None = None
         if options["replay"]:
             self.refuse_beside("--replay", options, "replay", "secrets")
             self._replay(options["replay"], options["secrets"])
@@ -105,22 +107,33 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 a replayed signature is invalid"
             # The command may run for days, so the receiver must not keep requests in memory.
             keep=0,
         )
-        try:
-            with terminal.stopping() as stop, receiver:
-                self.stdout.write(f"Listening on {receiver.url} (Ctrl-C to stop)")
-                self.stdout.flush()
-                stop.wait()
-        except OSError as problem:
-            raise CommandError(
-                f"Cannot listen on {options['host']}:{options['port']}: {problem.strerror}. "
-                "Choose another --port."
-            ) from None
+        with terminal.stopping() as self._stop, ExitStack() as stack:
+            try:
+                stack.enter_context(receiver)
+            except (OSError, UnicodeError) as problem:
+                reason = getattr(problem, "strerror", None) or problem
+                raise CommandError(
+                    f"Cannot listen on {options['host']}:{options['port']}: {reason}. "
+                    "Choose another --host or --port."
+                ) from None
+            self.show(f"Listening on {receiver.url} (Ctrl-C to stop)")
+            self._stop.wait()
+        if self._problem is not None:
+            raise self._problem
 
     def _handle(self, received: Received) -> None:
-        if self._folder is not None:
-            self._saved += 1
-            recorded.save(received, self._folder, self._saved)
-        self._print(received)
+        """Save and print a request, on the receiver's thread, where nobody catches anything."""
+        try:
+            if self._folder is not None:
+                self._saved += 1
+                recorded.save(received, self._folder, self._saved)
+            self._print(received)
+        except BrokenPipeError as problem:
+            self._problem = problem
+            self._stop.set()
+        except OSError as problem:
+            self._problem = CommandError(f"Cannot save to {self._folder}: {problem.strerror}.")
+            self._stop.set()
 
     def _print(self, received: Received) -> None:
         words = (
