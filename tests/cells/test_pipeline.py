@@ -2,13 +2,17 @@
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cells.log import Entry
 from cells.slots import slot_of, stream_of
+from config.services import BASE_DIR
 from tests.cells.world import PAID, STREAMS, World
+from tests.workers import killed_at_end
 from webhooks import service
 from webhooks.figures import history
 from webhooks.figures.cells import hour_of
@@ -180,3 +184,19 @@ def test_a_told_consumer_ends_in_order(world: World) -> None:
             assert process.wait(10) == 0
 
     assert world.stored("a") == ids
+
+
+def test_relay_waits_for_postgres_at_its_start_too(world: World) -> None:
+    away = world.environment("producer") | {"DATABASE_URL": "postgres://x:y@127.0.0.1:1/x"}
+    with (
+        subprocess.Popen(
+            [sys.executable, "manage.py", "cells", "relay"],
+            cwd=BASE_DIR,
+            env=away,
+            stderr=subprocess.PIPE,
+        ) as relay,
+        killed_at_end(relay),
+    ):
+        assert relay.stderr
+        assert any(b"The relay tries again" in line for line in relay.stderr)
+        assert relay.poll() is None

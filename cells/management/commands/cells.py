@@ -19,6 +19,7 @@ from cells.slots import SLOTS
 from webhooks.management import terminal
 
 REFUSALS_SHOWN = 10
+MOST_SECONDS = 60
 
 
 class Command(terminal.Command):
@@ -33,10 +34,12 @@ class Command(terminal.Command):
 relay and consume run until SIGTERM, and wait out what Postgres and the log do not answer.
 
 exit codes: 0 done, 1 refused or failed, 2 wrong usage"""
+    # relay and consume wait for Postgres at their start, too.
+    requires_migrations_checks = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--seconds", type=float, default=1.0, help="How long to count for the rates (1)."
+            "--seconds", type=_seconds, default=1.0, help="How long to count for the rates (1)."
         )
         actions = parser.add_subparsers(dest="action")
         init = actions.add_parser("init", help="Create the log's streams and the first map.")
@@ -145,6 +148,13 @@ def _stopping() -> Any:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: told.append(number))
     return lambda: bool(told)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= MOST_SECONDS:
+        raise ArgumentTypeError(f"more than 0, and at most {MOST_SECONDS}")
+    return seconds
 
 
 def _cell(text: str) -> tuple[str, str]:
