@@ -11,20 +11,22 @@ there; the door then only responds to those that failed.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from http import HTTPStatus
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.http.request import HttpHeaders
-from django.urls import resolve, reverse
+from django.urls import Resolver404, resolve
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 
-from webhooks.api import throttles, wishes
+from webhooks.api import places, throttles, wishes
 from webhooks.api.authentication import BearerAuthentication, check_token
 from webhooks.api.events import EventViewSet
 from webhooks.api.idempotency import HEADER, answer_once
@@ -49,12 +51,9 @@ Trigger = Callable[[Any, Any], dict[str, Any]]
 class Route:
     """One of the two paths: its action, and the attributes of its view."""
 
-    def __init__(self, name: str, status: int, trigger: Trigger) -> None:
-        self.path = reverse(name)
-        self.status, self.trigger = status, trigger
-        match = resolve(self.path)
+    def __init__(self, path: str, status: int, trigger: Trigger, actions: dict[str, str]) -> None:
+        self.path, self.status, self.trigger = path, status, trigger
         view = EventViewSet()
-        actions = match.func.actions  # type: ignore[attr-defined]
         for method, action in actions.items():
             setattr(view, method, getattr(view, action))
         if "get" in actions:
@@ -62,19 +61,24 @@ class Route:
         self.headers = view.default_response_headers
         self.scopes = EventViewSet.action_scopes[actions["post"]]
 
-    def location_of(self, shown: dict[str, Any]) -> dict[str, str]:
-        """Return the header that names what the request made, if it made one thing."""
+    def location_of(self, shown: dict[str, Any], path: str) -> dict[str, str]:
+        """Return the header that names what a request to this path made, if it made one thing."""
         is_one = self.status == HTTPStatus.CREATED
-        return {"Location": f"{self.path}/{shown['id']}"} if is_one else {}
+        return {"Location": f"{path}/{shown['id']}"} if is_one else {}
 
 
 def routes() -> dict[str, Route]:
-    """Return the routes by path."""
-    both = (
-        Route("event-list", 201, wishes.trigger_one),
-        Route("event-batch", 200, wishes.trigger_many),
-    )
-    return {route.path: route for route in both}
+    """Return the routes by path, wherever the project includes them."""
+    found = {}
+    for root in places.roots():
+        for path, status, trigger in (
+            (f"{root}events", 201, wishes.trigger_one),
+            (f"{root}events/batch", 200, wishes.trigger_many),
+        ):
+            with suppress(Resolver404):
+                view: Any = resolve(path, settings.ROOT_URLCONF).func
+                found[path] = Route(path, status, trigger, view.actions)
+    return found
 
 
 class Door:
@@ -88,7 +92,7 @@ class Door:
         return routes()
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        route = self._routes.get(request.path) if _is_usual(request) else None
+        route = self._routes.get(request.path_info) if _is_usual(request) else None
         answer = _answer(request, route) if route else None
         if answer is None:
             return self.get_response(request)
@@ -209,7 +213,7 @@ def _trigger(request: HttpRequest, route: Route) -> HttpResponse:
 
     def trigger(_: HttpRequest) -> Response:
         shown = route.trigger(request, parse_strictly(read_body(request)))
-        return Response(shown, status=route.status, headers=route.location_of(shown))
+        return Response(shown, status=route.status, headers=route.location_of(shown, request.path))
 
     key = request.META.get(KEY_HEADER)
     answer = trigger(request) if key is None else answer_once(key, trigger, request, is_atomic=True)

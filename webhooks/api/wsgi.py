@@ -62,7 +62,8 @@ class Shortcut:
 
     @cached_property
     def _routes(self) -> dict[str, Route]:
-        return routes()
+        # Only Django's requests know the path with a name that is set.
+        return {} if settings.FORCE_SCRIPT_NAME else routes()
 
     @cached_property
     def _told_of_host(self) -> list[str]:
@@ -94,7 +95,7 @@ class Shortcut:
             close_old_connections()
         content = render(made.answer)
         own = {
-            **route.location_of(made.answer),
+            **route.location_of(made.answer, route.path),
             **throttles.headers_of(made.allowances),
             "X-Request-ID": request_id,
             "Content-Length": str(len(content)),
