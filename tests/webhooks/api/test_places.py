@@ -8,11 +8,15 @@ import pytest
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import include, path, set_script_prefix
 from django.views.decorators.csrf import csrf_exempt
+from rest_framework.response import Response
+from rest_framework.routers import SimpleRouter
 from rest_framework.test import APIClient
+from rest_framework.viewsets import ViewSet
 
 from projects.models import User
 from tests.webhooks.api.conftest import authorization_of
 from tests.webhooks.api.test_door import NEW, BeforeDjango, is_of_door
+from webhooks.api.events import EventViewSet
 from webhooks.wire.url_rules import accept_url
 
 
@@ -20,6 +24,19 @@ from webhooks.wire.url_rules import accept_url
 def own_page(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"length": len(request.body)})
 
+
+class Concerts(ViewSet):
+    """Of the project, with the names that the framework gives to routes of events."""
+
+    authentication_classes: list[Any] = []
+    permission_classes: list[Any] = []
+
+    def create(self, request: Any) -> Response:
+        return Response({"concert": "made"}, 201)
+
+
+concerts = SimpleRouter(trailing_slash=False)
+concerts.register("events", Concerts, "event")
 
 OURS = include("webhooks.api.urls")
 OWN = path("own", own_page)
@@ -29,6 +46,8 @@ IN_NAMESPACES = (
     path("a/", include(([path("b/", include(("webhooks.api.urls", "inner")))], "outer"))),
 )
 TWICE = (OWN, path("old/", OURS), path("new-1.0/", OURS))
+BESIDE_CONCERTS = (OWN, path("api/v1/", OURS), path("music/", include(concerts.urls)))
+BEHIND_CONCERTS = (OWN, path("api/v1/", include(concerts.urls)), path("api/v1/", OURS))
 NOWHERE = (OWN,)
 
 Post = Callable[..., HttpResponse]
@@ -49,7 +68,7 @@ def post(client: APIClient) -> Iterator[Post]:
     set_script_prefix("/")
 
 
-@pytest.mark.parametrize("urls", [ELSEWHERE, IN_NAMESPACES, TWICE, NOWHERE])
+@pytest.mark.parametrize("urls", [ELSEWHERE, IN_NAMESPACES, TWICE, BESIDE_CONCERTS, NOWHERE])
 @pytest.mark.parametrize("forced", [None, "/sub"])
 @pytest.mark.parametrize("mounted", ["", "/mounted"])
 def test_pages_of_the_project_get_their_requests(
@@ -69,6 +88,7 @@ def test_pages_of_the_project_get_their_requests(
         (IN_NAMESPACES, "/a/b"),
         (TWICE, "/old"),
         (TWICE, "/new-1.0"),
+        (BESIDE_CONCERTS, "/api/v1"),
     ],
 )
 @pytest.mark.parametrize("script", ["", "/sub"])
@@ -93,6 +113,31 @@ def test_door_is_where_the_routes_are(
         assert answer["Location"] == f"{script}{root}/events/{made['id']}"
     batch = post(f"{root}/events/batch", {"events": [NEW]}, **told)
     assert json.loads(batch.content)["accepted"] == 1
+
+
+@pytest.mark.parametrize(
+    ("urls", "to"), [(BESIDE_CONCERTS, "/music/events"), (BEHIND_CONCERTS, "/api/v1/events")]
+)
+def test_routes_of_the_project_with_our_names_or_paths_are_its_own(
+    post: Post, settings: Any, urls: Any, to: str
+) -> None:
+    settings.ROOT_URLCONF = urls
+
+    for authorization in ("", "Bearer of-the-project"):
+        answer = post(to, NEW, HTTP_AUTHORIZATION=authorization)
+        assert (answer.status_code, answer.content) == (201, b'{"concert":"made"}')
+
+
+def test_view_that_replaces_ours_gets_its_requests(post: Post, settings: Any) -> None:
+    class Stricter(EventViewSet):
+        def create(self, request: Any) -> Response:
+            return Response({}, 202)
+
+    router = SimpleRouter(trailing_slash=False)
+    router.register("events", Stricter, "event")
+    settings.ROOT_URLCONF = (path("api/v1/", include(router.urls)), path("api/v1/", OURS))
+
+    assert post("/api/v1/events", NEW).status_code == 202
 
 
 @pytest.mark.parametrize("script", ["/", "/sub/"])
