@@ -18,6 +18,7 @@ from rest_framework.authentication import (
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 
+from webhooks.api import places
 from webhooks.doors import audit, second_factor
 from webhooks.models import ApiToken
 from webhooks.models.owners import is_held, owner_model
@@ -31,7 +32,7 @@ LAST_USED_STEP = timedelta(minutes=1)
 KNOWN_SECONDS = 1.0
 """The maximum age of a cached token or user, and so the delay of a revocation."""
 
-REFUSAL = "This token is unknown, expired or revoked; POST /api/v1/tokens makes a new one."
+REFUSAL = "This token is unknown, expired or revoked; POST {tokens} makes a new one."
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -154,10 +155,13 @@ def check_token(text: bytes) -> ApiToken:
     is_possible = text.isascii() and b"\0" not in text
     found = tokens.find(text.decode()) if is_possible else None
     now = timezone.now()
-    if found is None or not found.user.is_active or (found.expiry and found.expiry <= now):
-        raise AuthenticationFailed(REFUSAL)
-    if is_held(found.user.pk):
-        raise AuthenticationFailed(REFUSAL)
+    if (
+        found is None
+        or not found.user.is_active
+        or (found.expiry and found.expiry <= now)
+        or is_held(found.user.pk)
+    ):
+        raise AuthenticationFailed(REFUSAL.format(tokens=places.path_of("tokens")))
     if found.last_used_at is None or now - found.last_used_at >= LAST_USED_STEP:
         # In the shared copy, too: while the row is locked, one request a second tries, not each.
         found.last_used_at = now
@@ -167,7 +171,7 @@ def check_token(text: bytes) -> ApiToken:
 
 
 class BearerAuthentication(BaseAuthentication):
-    """`Authorization: Bearer rdai_…`, in one statement at most."""
+    """`Authorization: Bearer …`, in one statement at most."""
 
     scheme = "Bearer"
 

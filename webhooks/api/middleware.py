@@ -10,13 +10,10 @@ from django.core.signals import got_request_exception
 from django.http import HttpRequest, HttpResponse
 from rest_framework.exceptions import APIException, UnsupportedMediaType
 
+from webhooks.api import places
 from webhooks.api.context import request_id as current_request_id
 from webhooks.api.errors import BodyTooLargeError, LengthRequiredError
-from webhooks.api.problems import (
-    API_PREFIX,
-    answer_our_mistake,
-    answer_outside_views,
-)
+from webhooks.api.problems import answer_our_mistake, answer_outside_views
 from webhooks.ids import new_id
 from webhooks.outbox.tracing import continuing
 
@@ -60,7 +57,7 @@ class ApiMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if not request.path.startswith(API_PREFIX):
+        if not places.is_ours(request.path_info):
             return self.get_response(request)
         refusal = _refusal(request)
         if refusal is not None:
@@ -71,7 +68,7 @@ class ApiMiddleware:
         return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        return answer_crash(request, exception) if request.path.startswith(API_PREFIX) else None
+        return answer_crash(request, exception) if places.is_ours(request.path_info) else None
 
 
 def answer_crash(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -6,6 +6,7 @@ from rest_framework.exceptions import PermissionDenied
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
+from webhooks.api import places
 from webhooks.doors import access, owners
 from webhooks.models import ApiToken
 from webhooks.models.owners import owner_key
@@ -44,7 +45,7 @@ class HasScope(BasePermission):
             if scope not in request.auth.scopes:
                 self.message = (
                     f"This needs the scope {scope!r}, which this token does not have; make one that"
-                    " has it with POST /api/v1/tokens."
+                    f" has it with POST {places.path_of('tokens')}."
                 )
                 return False
         return True

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from django.conf import settings
-from django.urls import URLPattern, get_resolver
+from django.urls import URLPattern, get_resolver, get_script_prefix
 
 ROUTES = "webhooks.api.urls"
 LAST_ROUTE = "webhooks.api.problems.no_such_route"
@@ -22,6 +22,12 @@ LITERAL = re.compile(r"\^?((?:\\\W|[^\\(\[.*+?$|])*)")
 def roots() -> list[str]:
     """Return the paths at which the project includes our routes."""
     return _places(settings.ROOT_URLCONF)[0]
+
+
+def path_of(name: str) -> str:
+    """Return the path of a resource as clients see it, for texts."""
+    root = next(iter(roots()), "/api/v1/")
+    return f"{get_script_prefix().rstrip('/')}{root}{name}"
 
 
 def is_ours(path: str) -> bool:

@@ -2,14 +2,17 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import reduce
 from itertools import islice
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.db import OperationalError, connection
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.urls import NoReverseMatch, reverse
 from django.utils.cache import add_never_cache_headers
 from django.views.decorators.csrf import csrf_exempt
 from django.views.defaults import bad_request as default_bad_request
@@ -21,6 +24,7 @@ from rest_framework.settings import api_settings
 from rest_framework.views import set_rollback
 
 from webhooks import errors
+from webhooks.api import places
 from webhooks.api.errors import (
     ConflictError,
     KeyInUseError,
@@ -37,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:remotedevai:problem:"
-API_PREFIX = "/api/"
 MAX_DETAIL_CHARACTERS = 4000
 """The maximum length of a message about an event's data, which quotes the data."""
 
@@ -70,13 +73,13 @@ TITLES = {
 """By code, the last part of a problem's `type`; docs/api.md lists them."""
 
 HINTS = {
-    exceptions.NotAuthenticated: "Send a token: `Authorization: Bearer rdai_…`; POST /api/v1/tokens"
+    exceptions.NotAuthenticated: "Send a token: `Authorization: Bearer {prefix}…`; POST {tokens}"
     " makes one.",
     exceptions.UnsupportedMediaType: "Send the body as application/json, not compressed.",
     exceptions.NotAcceptable: "Answers are application/json; accept that.",
     exceptions.MethodNotAllowed: "The header Allow lists the methods there are.",
 }
-"""Advice, after or instead of the framework's message."""
+"""Advice after the framework's message, with {prefix} and {tokens} for those of the project."""
 
 
 DOMAIN_ERRORS: dict[type[errors.WebhooksError], tuple[int, str]] = {
@@ -179,6 +182,8 @@ def problem_of(exception: exceptions.APIException, request: Any) -> dict[str, An
             extra["errors"] = [_data_problem(path, text) for path, text in problems]
         for kind, hint in HINTS.items():
             if isinstance(exception, kind):
+                prefix = settings.WEBHOOKS_TOKEN_PREFIX
+                hint = hint.format(prefix=prefix, tokens=places.path_of("tokens"))
                 detail = f"{detail} {hint}"
     return problem(request, exception.status_code, code, detail, **extra)
 
@@ -253,26 +258,28 @@ def answer_our_mistake(request: HttpRequest) -> HttpResponse:
 
 @csrf_exempt
 def no_such_route(request: HttpRequest) -> HttpResponse:
-    """Respond to paths under /api/ without a route, in DEBUG too."""
-    missing = exceptions.NotFound("There is no such path; GET /api/v1/schema lists them all.")
-    response = answer_outside_views(request, missing)
+    """Respond to the API's paths without a route, in DEBUG too."""
+    detail = "There is no such path."
+    with suppress(NoReverseMatch):
+        detail = f"There is no such path; GET {reverse('schema')} lists them all."
+    response = answer_outside_views(request, exceptions.NotFound(detail))
     add_never_cache_headers(response)
     return response
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if not request.path.startswith(API_PREFIX):
+    if not places.is_ours(request.path_info):
         return default_bad_request(request, exception)
     return answer_outside_views(request, exceptions.ParseError("The request is not acceptable."))
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if not request.path.startswith(API_PREFIX):
+    if not places.is_ours(request.path_info):
         return default_not_found(request, exception)
     return no_such_route(request)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    if not request.path.startswith(API_PREFIX):
+    if not places.is_ours(request.path_info):
         return default_server_error(request)
     return answer_our_mistake(request)

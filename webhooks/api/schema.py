@@ -9,7 +9,7 @@ from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import get_doc
 
 from webhooks import catalog
-from webhooks.api.authentication import PASSWORD_SCHEME
+from webhooks.api.authentication import PASSWORD_SCHEME, PasswordAuthentication
 from webhooks.api.names import camel_case
 from webhooks.api.problems import CONTENT_TYPE, TITLES, TYPE_PREFIX
 from webhooks.catalog import EventType
@@ -106,7 +106,7 @@ class ApiSchema(AutoSchema):
         # The action's own docstring: that of its class is for us, not for clients.
         action = getattr(self.view, getattr(self.view, "action", None) or self.method.lower())
         description: str = get_doc(action)
-        if (self.path, self.method) == ("/api/v1/tokens", "POST"):
+        if any(isinstance(one, PasswordAuthentication) for one in self.view.get_authenticators()):
             needs = "Takes a user name and a password instead of a token."
         else:
             scopes = cast(Any, self.view).required_scopes()
@@ -119,7 +119,7 @@ class ApiSchema(AutoSchema):
         action = getattr(self.view, "action", None) or self.method.lower()
         one = _pascal_case(getattr(self.view, "basename", None) or self.path)
         if action == "list":
-            return "list" + _pascal_case(self.path.split("/")[3])
+            return "list" + _pascal_case(self.path.rpartition("/")[2])
         return camel_case(VERBS.get(action, action)) + one
 
     def get_paginated_name(self, serializer_name: str) -> str:

@@ -130,7 +130,8 @@ def test_what_no_token_can_hold_is_an_unknown_token(db: None, token: str) -> Non
 
     answer = client.get("/api/v1/webhooks")
 
-    assert (answer.status_code, answer.json()["detail"]) == (401, authentication.REFUSAL)
+    refusal = authentication.REFUSAL.format(tokens="/api/v1/tokens")
+    assert (answer.status_code, answer.json()["detail"]) == (401, refusal)
 
 
 @pytest.mark.parametrize("name", ["eve%00", "%ED%A0%80", "%FF"])

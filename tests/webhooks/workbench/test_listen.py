@@ -24,6 +24,7 @@ class FeedServer:
     """An API that has some events and answers the next requests as told."""
 
     def __init__(self) -> None:
+        self.root = "/api/v1"
         self.events = [event(number) for number in range(5)]
         self.answers: list[tuple[int, bytes]] = []
         self.requests: list[tuple[dict[str, list[str]], str | None]] = []
@@ -46,7 +47,7 @@ class FeedServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 parts = urlsplit(self.path)
-                assert parts.path == "/api/v1/events/feed"
+                assert parts.path == f"{feed.root}/events/feed"
                 query = parse_qs(parts.query)
                 feed.requests.append((query, self.headers["Authorization"]))
                 after = query.get("after", [None])[0]
@@ -114,6 +115,16 @@ def test_server_gives_every_event_once_with_its_bytes(server: FeedServer) -> Non
     query, authorization = server.requests[0]
     assert query == {"types": ["project.*", "session.ended"], "after": ["0"]}
     assert authorization == f"Bearer {TOKEN}"
+
+
+@pytest.mark.parametrize("root", ["/api/v1", "/hooks/v2"])
+@pytest.mark.parametrize("end", ["", "/"])
+def test_api_of_a_server_may_be_at_any_path(server: FeedServer, root: str, end: str) -> None:
+    server.root = root
+
+    taken = take(ServerSource(f"{server.url}{root}{end}", TOKEN, ["*"]), 1)
+
+    assert [one.id for one in taken if isinstance(one, FeedEvent)] == [server.events[0]["id"]]
 
 
 def test_outages_leave_neither_gap_nor_repeat(server: FeedServer) -> None:
