@@ -65,6 +65,9 @@ class Operation(View):
             return self.ask(form, status=422)
         try:
             with transaction.atomic() if self.is_atomic else nullcontext():
+                # A page of before it was deleted, or a bookmark, still asks for it.
+                if getattr(self.subject, "deleted_at", None) is not None:
+                    raise WebhooksError("It is deleted, so that nothing can be done with it.")
                 return self.act(form)
         except ValidationError as problem:
             _add_problems(form, problem)

@@ -195,7 +195,8 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
         return webhook
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return access.may(request.user, access.CHANGE_SETTINGS)
+        is_deleted = obj is not None and obj.deleted_at is not None
+        return access.may(request.user, access.CHANGE_SETTINGS) and not is_deleted
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         service.update_webhook(obj, **changes_of(form))

@@ -1,5 +1,6 @@
 """One webhook: how it is and why, its settings, tests, and switching it off and on."""
 
+from contextlib import suppress
 from typing import Any
 
 from django import forms
@@ -11,6 +12,7 @@ from django.views.decorators.debug import sensitive_variables
 from webhooks import catalog, service
 from webhooks.doors import allowances
 from webhooks.doors.setting_fields import changes_of
+from webhooks.errors import WebhookNotSendingError
 from webhooks.figures import charts, display, history, plan, present
 from webhooks.figures.overview import hours as hours_of
 from webhooks.models import Delivery, Webhook
@@ -267,7 +269,8 @@ def disable(visit: Visit, webhook_id: str) -> HttpResponse:
     visit.require(visit.may_manage)
     found = visit.webhook(webhook_id)
     if visit.request.method == "POST" and found.active:
-        with transaction.atomic():
+        # Who was faster has disabled or deleted it.
+        with suppress(WebhookNotSendingError), transaction.atomic():
             service.disable(found)
             visit.note("webhook.disable", found, active=[True, False])
         return go(visit.url("webhook", found.public_id), "disabled")

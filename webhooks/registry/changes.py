@@ -11,13 +11,13 @@ from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from webhooks.choices import Order
-from webhooks.errors import EncryptionKeyError, WebhookLimitError
+from webhooks.errors import EncryptionKeyError, WebhookLimitError, WebhookNotSendingError
 from webhooks.models import SigningSecret, Webhook
 from webhooks.models.owners import owner_key, owner_model
 from webhooks.models.webhook import SETTING_NAMES
 from webhooks.outbox.store import Owner
 from webhooks.registry.secrets import build_secret, set_ed25519
-from webhooks.registry.switch import UNPROVED, disable, enable
+from webhooks.registry.switch import DELETED, UNPROVED, disable, enable
 from webhooks.registry.warnings import log_warnings
 from webhooks.wire.url_rules import is_same_server
 
@@ -185,7 +185,8 @@ def update_webhook(
 
     `headers` replaces all custom headers; it is required if there are some and the URL moves to
     another server. `ed25519` turns `v1a` signatures on or off; a change of `active` is an enable()
-    or a disable(). `ordered` may stand for `order` (CHANGELOG.md). Raises ValidationError with every invalid field, and then stores nothing.
+    or a disable(). `ordered` may stand for `order` (CHANGELOG.md). Raises ValidationError with every invalid field, or WebhookNotSendingError for a
+    webhook that is deleted, and then stores nothing.
     """
     _read_ordered(changes, webhook.order)
     if unknown := sorted(changes.keys() - CHANGEABLE):
@@ -208,7 +209,9 @@ def update_webhook(
     _validate(*steps, only=concerned)
     with transaction.atomic():
         has_moved = "url" in changes and _moves(webhook, webhook.url, may_keep=headers is not None)
-        Webhook.objects.filter(pk=webhook.pk).update(revision=F("revision") + 1)
+        rows = Webhook.objects.filter(pk=webhook.pk, deleted_at=None)
+        if not rows.update(revision=F("revision") + 1):
+            raise WebhookNotSendingError(DELETED)
         webhook.save(update_fields=[*(changes.keys() - {"active"}), "updated_at"])
         if has_moved:
             webhook.verified = False
@@ -216,7 +219,7 @@ def update_webhook(
         if "active" in changes:
             _switch(webhook, webhook.active)
         if has_moved and _require_proof(webhook):
-            disable(webhook, webhook.disabled_reason)
+            _switch(webhook, False, webhook.disabled_reason)
         if ed25519 is not None:
             set_ed25519(webhook, ed25519)
     webhook.refresh_from_db(fields=["revision"])
@@ -270,14 +273,14 @@ def _moves(webhook: Webhook, url: str, *, may_keep: bool) -> bool:
     return has_moved
 
 
-def _switch(webhook: Webhook, is_on: bool) -> None:
+def _switch(webhook: Webhook, is_on: bool, reason: str = "") -> None:
     """Enable or disable a webhook that the caller has locked, unless it is so already."""
     if is_on == Webhook.objects.values_list("active", flat=True).get(pk=webhook.pk):
         return
     if is_on:
         enable(webhook)
     else:
-        disable(webhook)
+        disable(webhook, reason)
 
 
 def _validate(*steps: Callable[[], object], only: Collection[str] | None = None) -> None:

@@ -11,6 +11,7 @@ from django.views.decorators.debug import sensitive_variables
 from webhooks.errors import SecretRefusedError
 from webhooks.models import SigningSecret, Webhook
 from webhooks.models.webhook import MAX_LIVE_SECRETS
+from webhooks.registry.switch import DELETED
 
 DEFAULT_OVERLAP = timedelta(hours=24)
 MAX_OVERLAP = timedelta(days=7)
@@ -31,13 +32,16 @@ def rotate_secret(
     signature: the new secret makes it at once. Scheme `v1a` replaces the ed25519 key, whose public
     half then comes first in `webhook.public_keys`.
 
-    Raises ValidationError, and SecretRefusedError if ten secrets are live already.
+    Raises ValidationError, and SecretRefusedError if ten secrets are live already, or for a webhook
+    that is deleted.
     """
     if not timedelta(0) <= overlap <= MAX_OVERLAP:
         raise ValidationError({"overlap": f"The overlap is 0 to {MAX_OVERLAP.days} days."})
     with transaction.atomic():
         # Rotations of one webhook take turns.
-        Webhook.objects.select_for_update(no_key=True).get(pk=webhook.pk)
+        locked = Webhook.objects.select_for_update(no_key=True).get(pk=webhook.pk)
+        if locked.deleted_at is not None:
+            raise SecretRefusedError(DELETED)
         secrets = webhook.secrets.filter(scheme=scheme)
         secrets.filter(expires_at__lte=Now()).delete()
         values = {old.id: old.readable_value for old in secrets}

@@ -26,6 +26,7 @@ from webhooks.postgres.objects import make_next_due
 
 UNPROVED = "It is not proved yet that this URL's owner wants our requests: verify the webhook."
 """Why a webhook is disabled if WEBHOOKS_ENDPOINT_PROOF is `require`."""
+DELETED = "The webhook is deleted: make a new one."
 
 RECENT = timedelta(days=3)
 BATCH = 5_000
@@ -36,27 +37,32 @@ Waiting = Literal["recent", "all", "none"]
 
 
 def disable(webhook: Webhook, reason: str = "") -> None:
-    """Stop sending to a webhook; its deliveries wait. Takes effect within a second everywhere."""
-    webhook.active = False
-    webhook.disabled_reason = reason
-    webhook.disabled_at = timezone.now()
-    webhook.save(update_fields=["active", "disabled_reason", "disabled_at", "updated_at"])
+    """Stop sending to a webhook; its deliveries wait. Takes effect within a second everywhere.
+
+    Raises WebhookNotSendingError for one that is disabled already, whose reason stays, or deleted.
+    """
+    changes = {"active": False, "disabled_reason": reason, "disabled_at": timezone.now()}
+    _switch(webhook, changes)
 
 
+@transaction.atomic
 def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
     """Enable a webhook as if it had never failed; return its number of pending deliveries.
 
-    Cancels the deliveries that `send` leaves out. A webhook deleted meanwhile stays deleted. Counts
-    at most COUNTED_AT_MOST + 1. Raises WebhookUnprovedError.
+    Cancels the deliveries that `send` leaves out. Counts at most COUNTED_AT_MOST + 1. Raises
+    WebhookUnprovedError, and WebhookNotSendingError for one that is not disabled, or deleted; then it
+    cancels nothing.
     """
+    if not Webhook.objects.filter(id=webhook.id, active=False, deleted_at=None).exists():
+        raise _refusal(webhook)
+    if settings.WEBHOOKS_ENDPOINT_PROOF == "require" and not webhook.verified:
+        raise WebhookUnprovedError
     waiting = Delivery.objects.filter(webhook=webhook).waiting()
     if send == "none":
         _cancel_all(waiting)
     elif send == "recent":
         _cancel_all(waiting.filter(created_at__lt=timezone.now() - RECENT))
     count = waiting[: COUNTED_AT_MOST + 1].count()
-    if settings.WEBHOOKS_ENDPOINT_PROOF == "require" and not webhook.verified:
-        raise WebhookUnprovedError
     healthy = Breaker()
     changes = {
         "active": True,
@@ -74,13 +80,36 @@ def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
         "breaker_changed_at": timezone.now(),
         "breaker_probe_at": None,
     }
-    for name, value in changes.items():
-        setattr(webhook, name, value)
-    # Last, because other transactions wait for the row while it is locked. Only these columns, because
-    # the instance may be older than another transaction's change.
-    webhook.save(update_fields=[*changes, "updated_at"])
+    # Last, because other transactions wait for the row while it is locked.
+    _switch(webhook, changes)
     transaction.on_commit(wakeup.nudge, robust=True)
     return count
+
+
+def _switch(webhook: Webhook, changes: dict[str, Any]) -> None:
+    """Write the columns of a switch, and no others; raises WebhookNotSendingError if it is so already.
+
+    The statement itself looks at the row, because the instance may be older than another
+    transaction's change.
+    """
+    changes["updated_at"] = timezone.now()
+    rows = Webhook.objects.filter(id=webhook.id, active=not changes["active"], deleted_at=None)
+    if not rows.update(**changes):
+        raise _refusal(webhook)
+    for name, value in changes.items():
+        setattr(webhook, name, value)
+
+
+def _refusal(webhook: Webhook) -> WebhookNotSendingError:
+    rows = Webhook.objects.filter(id=webhook.id, deleted_at=None)
+    is_active = rows.values_list("active", flat=True).first()
+    if is_active is None:
+        return WebhookNotSendingError(DELETED)
+    return WebhookNotSendingError(
+        "The webhook is not disabled: look at its page before you enable it."
+        if is_active
+        else "The webhook is disabled already: enable it first."
+    )
 
 
 def close_breaker(webhook: Webhook) -> bool:
@@ -148,13 +177,12 @@ def resume_webhooks_of(owner_ids: Sequence[UUID]) -> None:
 
 
 def _cancel_all(unwanted: DeliveryQuerySet) -> None:
-    """Cancel in batches, in the order of ids; each is a transaction unless the caller has one."""
+    """Cancel in batches, in the order of ids."""
     while True:
-        with transaction.atomic():
-            locked = unwanted.select_for_update(no_key=True).order_by("id")
-            ids = list(locked.values_list("id", flat=True)[:BATCH])
-            Delivery.objects.filter(id__in=ids).cancel("It waited while the webhook was disabled.")
-            _wake_next_of(ids)
+        locked = unwanted.select_for_update(no_key=True).order_by("id")
+        ids = list(locked.values_list("id", flat=True)[:BATCH])
+        Delivery.objects.filter(id__in=ids).cancel("It waited while the webhook was disabled.")
+        _wake_next_of(ids)
         if len(ids) < BATCH:
             return
 

@@ -56,8 +56,8 @@ def enable(
 ) -> Enabled:
     """Enable a webhook as if it had never failed, and send what it missed if so desired.
 
-    Cancels the pending deliveries that `send` leaves out. A webhook deleted meanwhile stays deleted.
-    Raises WebhookUnprovedError.
+    Cancels the pending deliveries that `send` leaves out. Raises WebhookUnprovedError, and
+    WebhookNotSendingError for a webhook that is not disabled, or deleted; nothing is changed then.
     """
     missed, disabled_at = count_missed(webhook), _disabled_at(webhook)
     waiting = switch.enable(webhook, send=send)

@@ -12,6 +12,7 @@ from tests.chaos.faults import Fault, Kind, Stage
 from tests.chaos.kinds.servers import CLOCK_STEPS
 from tests.chaos.recipients import RETRIES, Recipient, Secret, Span
 from webhooks import service
+from webhooks.errors import WebhookNotSendingError
 from webhooks.models import Webhook
 from webhooks.wire.signing import generate_secret
 
@@ -26,14 +27,18 @@ def switch_webhook_off_and_on(stage: Stage, _: Fault) -> None:
     webhook = _webhook(recipient)
     off = Span(time.time(), float("inf"))
     recipient.off.append(off)
-    service.disable(webhook, "chaos")
+    # Another fault may have disabled it.
+    with suppress(WebhookNotSendingError):
+        service.disable(webhook, "chaos")
     off.ended_at = time.time()
     time.sleep(stage.dice.uniform(0.5, 6))
     on = Span(time.time(), float("inf"))
     recipient.off.append(on)
     while on.ended_at == float("inf"):
         with suppress(Error):
-            service.enable(webhook, send="all")
+            # An error may hide a commit.
+            with suppress(WebhookNotSendingError):
+                service.enable(webhook, send="all")
             on.ended_at = time.time()
 
 

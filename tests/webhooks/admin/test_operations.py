@@ -13,8 +13,12 @@ from django.utils.html import escape
 
 from projects.models import Project, User
 from tests.webhooks.admin.conftest import PAYMENT, fail
+from tests.webhooks.admin.test_overtaken import FORM
 from webhooks import catalog, service
+from webhooks.admin.operations import Operation
+from webhooks.admin.webhooks import WebhookAdmin
 from webhooks.choices import BreakerState, DeliveryStatus
+from webhooks.errors import SecretRefusedError, WebhookNotSendingError
 from webhooks.models import ApiToken, AuditEntry, Delivery, Event, Pause, Redelivery, Webhook
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
@@ -66,6 +70,64 @@ def test_enable_starts_afresh(operator: Client, webhook: Webhook, delivery: Deli
             {"active": [False, True], "disabled_reason": ["broken", ""], "waiting": "all"},
         )
     ]
+
+
+@pytest.mark.parametrize(
+    ("operation", "form", "is_active", "problem"),
+    [
+        ("enable", {"send": "none"}, True, "is not disabled"),
+        ("disable", {"reason": "mine"}, False, "is disabled already"),
+    ],
+)
+def test_a_page_of_before_switches_nothing_and_says_why(
+    operator: Client,
+    webhook: Webhook,
+    event: Event,
+    operation: str,
+    form: dict[str, str],
+    is_active: bool,
+    problem: str,
+) -> None:
+    if not is_active:
+        service.disable(webhook, "410 Gone")
+
+    answer = operator.post(page_of(webhook, operation), form)
+
+    assert answer.status_code == 422
+    assert problem in answer.content.decode()
+    assert event.deliveries.get().status == DeliveryStatus.PENDING
+    webhook.refresh_from_db()
+    assert webhook.disabled_reason == ("" if is_active else "410 Gone")
+    assert entries() == []
+
+
+@pytest.mark.usefixtures("password")
+@pytest.mark.parametrize("operation", WebhookAdmin.operations, ids=lambda one: one.name)
+def test_nothing_is_done_with_a_deleted_webhook(
+    operator: Client, webhook: Webhook, delivery: Delivery, operation: type[Operation]
+) -> None:
+    if operation.name == "new":
+        return
+    service.delete_webhook(webhook)
+    before = Webhook.objects.values().get()
+
+    answer = operator.post(page_of(webhook, operation.name), FORM)
+
+    assert answer.status_code == 422
+    assert "It is deleted" in answer.content.decode()
+    assert Webhook.objects.values().get() == before
+    assert entries() == []
+
+
+def test_settings_of_a_deleted_webhook_can_be_read_only(operator: Client, webhook: Webhook) -> None:
+    service.delete_webhook(webhook)
+
+    assert operator.post(page_of(webhook, "settings"), {"name": "New"}).status_code == 403
+    assert operator.get(page_of(webhook, "settings")).status_code == 200
+    with pytest.raises(WebhookNotSendingError, match="is deleted"):
+        service.update_webhook(webhook, name="New")
+    with pytest.raises(SecretRefusedError, match="is deleted"):
+        service.rotate_secret(webhook)
 
 
 def test_delete_is_soft(operator: Client, webhook: Webhook) -> None:

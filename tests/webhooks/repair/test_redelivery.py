@@ -14,7 +14,7 @@ from projects.models import User
 from tests.concurrency import another_connection, in_thread, wait_for_lock
 from tests.webhooks.history import trigger
 from webhooks import service
-from webhooks.errors import RedeliveryScopeError
+from webhooks.errors import RedeliveryScopeError, WebhookNotSendingError
 from webhooks.ids import new_id
 from webhooks.models import Delivery, Event, Redelivery, RedeliveryTakeover, Webhook
 from webhooks.registry import switch
@@ -299,15 +299,52 @@ def test_enabling_sends_the_deliveries_that_the_caller_chooses(
 
 
 def test_enabling_changes_nothing_that_others_changed_meanwhile(webhook: Webhook) -> None:
-    stale = Webhook.objects.get(id=webhook.id)
+    service.disable(webhook)
+    stale, staler = Webhook.objects.get(id=webhook.id), Webhook.objects.get(id=webhook.id)
     service.update_webhook(webhook, url="https://new.example/", headers={"X-Key": "new"})
-    service.delete_webhook(webhook)
 
     service.enable(stale)
 
     now = Webhook.objects.get(id=webhook.id)
-    assert (now.url, now.headers) == ("https://new.example/", {"X-Key": "new"})
-    assert now.deleted_at is not None
+    assert (now.active, now.url, now.headers) == (
+        True,
+        "https://new.example/",
+        {"X-Key": "new"},
+    )
+    service.delete_webhook(now)
+    with pytest.raises(WebhookNotSendingError, match="is deleted"):
+        service.enable(staler)
+    assert not Webhook.objects.get(id=webhook.id).active
+
+
+def test_only_a_disabled_webhook_is_enabled(user: User, webhook: Webhook) -> None:
+    trigger(user, 1)
+
+    with pytest.raises(WebhookNotSendingError, match="is not disabled"):
+        service.enable(webhook, send="none")
+
+    assert Delivery.objects.get().status == "PENDING"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_enables_later_cancels_nothing(
+    user: User, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trigger(user, 1)
+    service.disable(webhook)
+    cancel_all = switch._cancel_all
+
+    def cancel_when_enabled(unwanted: Any) -> None:
+        monkeypatch.setattr(switch, "_cancel_all", cancel_all)
+        in_thread(lambda: service.enable(Webhook.objects.get(), send="all")).join()
+        cancel_all(unwanted)
+
+    monkeypatch.setattr(switch, "_cancel_all", cancel_when_enabled)
+    with pytest.raises(WebhookNotSendingError, match="is not disabled"):
+        service.enable(webhook, send="none")
+
+    assert Webhook.objects.get().active
+    assert Delivery.objects.get().status == "PENDING"
 
 
 def test_disabling_keeps_the_reason(webhook: Webhook) -> None:
@@ -316,6 +353,9 @@ def test_disabling_keeps_the_reason(webhook: Webhook) -> None:
     webhook.refresh_from_db()
     assert (webhook.active, webhook.disabled_reason) == (False, "Maintenance")
     assert webhook.disabled_at is not None
+    with pytest.raises(WebhookNotSendingError, match="disabled already"):
+        switch.disable(webhook, "Another")
+    assert Webhook.objects.get().disabled_reason == "Maintenance"
 
 
 # Several at once, and what cannot be carried out.
@@ -528,8 +568,10 @@ def test_enabling_counts_pending_deliveries_up_to_a_limit(
     monkeypatch.setattr(switch, "COUNTED_AT_MOST", 2)
     monkeypatch.setattr(switch, "BATCH", 2)
     trigger(user, 5)
+    service.disable(webhook)
 
     assert service.enable(webhook, send="all").waiting == 3
+    service.disable(webhook)
     assert service.enable(webhook, send="none").waiting == 0
 
     assert Delivery.objects.filter(status="CANCELLED").count() == 5
