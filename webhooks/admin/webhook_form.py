@@ -8,6 +8,7 @@ from django import forms
 from webhooks import catalog
 from webhooks.admin.look import Select, Textarea, TextInput
 from webhooks.doors.setting_fields import (
+    CurrentForm,
     FilterField,
     HeadersField,
     NumbersField,
@@ -84,7 +85,7 @@ class AdminFilterField(FilterField):
     widget = Textarea
 
 
-class WebhookForm(forms.ModelForm):
+class WebhookForm(CurrentForm):
     """The settings of a webhook; custom headers are never shown, and stay if the field is empty."""
 
     events = PatternsField(widget=PatternTree)
@@ -121,7 +122,7 @@ class WebhookForm(forms.ModelForm):
         )
 
     def clean(self) -> dict[str, Any]:
-        data: dict[str, Any] = super().clean() or {}
+        data = super().clean()
         if problem := policy_problem({name: data.get(name) for name in self.changed_data}):
             self.add_error("retry_schedule", problem)
         if "url" in self.changed_data and not (

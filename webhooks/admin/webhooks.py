@@ -147,8 +147,11 @@ class WebhookAdmin(WebhookColumns, OperatorAdmin):
             "title": webhook.name,
             "show_save_and_continue": False,
         }
-        response: HttpResponse = self.changeform_view(request, str(webhook.pk), "", context)
-        return response
+        response: Any = self.changeform_view(request, str(webhook.pk), "", context)
+        shown = getattr(response, "context_data", None) or {}
+        if "adminform" in shown and getattr(shown["adminform"].form, "is_overtaken", False):
+            response.status_code = 422
+        return response  # type: ignore[no-any-return]
 
     def deliveries_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         webhook = self.find(request, object_id)

@@ -9,6 +9,7 @@ from django.contrib.postgres.forms import SimpleArrayField
 from django.utils.translation import gettext_lazy as _
 
 from webhooks import catalog
+from webhooks.models import Webhook
 from webhooks.models.data_fields import MAX_FIELDS
 from webhooks.models.filters import MAX_BYTES
 from webhooks.models.webhook import MAX_RETRIES
@@ -105,6 +106,48 @@ class FilterField(forms.JSONField):
         if isinstance(value, str) and len(value) > MAX_BYTES:
             raise forms.ValidationError(f"A filter takes at most {MAX_BYTES:,} bytes.")
         return super().to_python(value)
+
+
+class RevisionField(forms.CharField):
+    """The revision of the settings that a page shows; it is no setting itself."""
+
+    widget = forms.HiddenInput
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return False
+
+
+class CurrentForm(forms.ModelForm):  # type: ignore[type-arg]
+    """A settings form that refuses to overwrite what was changed since its page was shown.
+
+    It names every setting, so that an old page would take back what others changed meanwhile. A form
+    without the field `revision`, as of a program, overwrites. Validate it in a transaction: the row
+    is locked until the changes are stored.
+    """
+
+    revision = RevisionField(required=False)
+    is_overtaken = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.initial["revision"] = self.instance.revision
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or {}
+        rows = Webhook.objects.select_for_update(no_key=True)
+        stored = rows.filter(pk=self.instance.pk, deleted_at=None).first()
+        if stored is None:
+            raise forms.ValidationError(_("The webhook is deleted: make a new one."))
+        if "revision" not in self.data or data.get("revision") == str(stored.revision):
+            return data
+        # Unbound, it shows the present values and not the posted ones.
+        self.is_overtaken, self.is_bound = True, False
+        self.instance = stored
+        self.initial = forms.model_to_dict(stored) | {"revision": stored.revision}
+        self.errors.clear()
+        raise forms.ValidationError(
+            _("The settings were changed meanwhile. These are the present ones: change them again.")
+        )
 
 
 def changes_of(form: forms.ModelForm) -> dict[str, Any]:  # type: ignore[type-arg]

@@ -9,6 +9,7 @@ from webhooks import catalog
 from webhooks.choices import DeliveryStatus, Form
 from webhooks.doors.second_factor import PasswordAgainForm
 from webhooks.doors.setting_fields import (
+    CurrentForm,
     FilterField,
     HeadersField,
     NumbersField,
@@ -69,7 +70,7 @@ class NewWebhookForm(forms.Form):
     )
 
 
-class SettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # takes no parameters when the code runs
+class SettingsForm(CurrentForm):
     """All settings of a webhook. Custom headers are written, never shown."""
 
     events = NewWebhookForm.base_fields["events"]

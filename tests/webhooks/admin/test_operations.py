@@ -167,6 +167,23 @@ def test_settings_change_by_the_service(operator: Client, webhook: Webhook) -> N
     ]
 
 
+def test_settings_of_an_old_page_take_nothing_back(operator: Client, webhook: Webhook) -> None:
+    page = operator.get(page_of(webhook, "settings")).content.decode()
+    assert f'name="revision" value="{webhook.revision}"' in page
+    old = {"name": "Mine", "url": webhook.url, "events": "*", "revision": webhook.revision}
+    service.update_webhook(webhook, events=["project.deleted"], description="by another")
+
+    answer = operator.post(page_of(webhook, "settings"), old)
+
+    shown = answer.content.decode()
+    assert answer.status_code == 422
+    assert shown.count("The settings were changed meanwhile") == 1
+    assert "by another" in shown
+    assert f'name="revision" value="{webhook.revision}"' in shown
+    webhook.refresh_from_db()
+    assert (webhook.name, webhook.events, entries()) == ("Orders", ["project.deleted"], [])
+
+
 def test_custom_headers_are_written_and_never_shown(operator: Client, webhook: Webhook) -> None:
     values = {
         "name": "Orders", "url": webhook.url, "events": "*", "timeout_seconds": 15,

@@ -6,6 +6,7 @@ from django.test import Client
 from tests.webhooks.portal.conftest import Things
 from tests.webhooks.portal.test_tasks import SETTINGS
 from tests.webhooks.versions import SECOND, parcels
+from webhooks import service
 
 pytestmark = pytest.mark.django_db
 
@@ -26,10 +27,12 @@ def test_page_sent_back_as_it_came_changes_one_name(owner_client: Client, things
     assert owner_client.post(path, sent | {"name": "Renamed"}).status_code == 302
     things.webhook.refresh_from_db()
     assert (things.webhook.name, things.webhook.filter) == ("Renamed", None)
+    sent["revision"] = things.webhook.revision
 
     chosen = {"form": "fields", "data_fields": "id, name"}
     assert owner_client.post(path, sent | chosen).status_code == 302
     things.webhook.refresh_from_db()
+    sent["revision"] = things.webhook.revision
     assert (things.webhook.form, things.webhook.data_fields) == ("fields", ["id", "name"])
     assert 'value="id,name"' in owner_client.get(path).content.decode()
     unknown = owner_client.post(path, sent | chosen | {"data_fields": "nmae"})
@@ -38,6 +41,33 @@ def test_page_sent_back_as_it_came_changes_one_name(owner_client: Client, things
     broken = owner_client.post(path, sent | {"filter": '{"nothing.like.it": 1'})
     assert broken.status_code == 422
     assert "This is not JSON." in broken.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [("en", "The settings were changed meanwhile"), ("de", "inzwischen geändert")],
+)
+def test_an_old_page_takes_nothing_back(
+    owner_client: Client, things: Things, language: str, said: str
+) -> None:
+    path = f"/portal/webhook/{things.webhook.public_id}/settings/"
+    old = SETTINGS | {"revision": things.webhook.revision, "name": "Mine", "events": ["*"]}
+    assert f'name="revision" value="{old["revision"]}"' in owner_client.get(path).content.decode()
+    service.update_webhook(things.webhook, events=["project.deleted"], rate_limit=7)
+
+    refused = owner_client.post(path, old, headers={"Accept-Language": language})
+    page = refused.content.decode()
+
+    assert refused.status_code == 422
+    assert said in page
+    assert 'value="7.0"' in page.replace("7,0", "7.0")
+    assert 'value="project.deleted" id="event-project.deleted" checked' in page
+    assert f'name="revision" value="{things.webhook.revision}"' in page
+    things.webhook.refresh_from_db()
+    assert (things.webhook.name, things.webhook.events) == ("Orders", ["project.deleted"])
+
+    # A program's form names no revision.
+    assert owner_client.post(path, SETTINGS | {"name": "Mine"}).status_code == 302
 
 
 @pytest.mark.parametrize(
