@@ -81,14 +81,21 @@ class HeadersField(forms.CharField):
         return bool(data)
 
 
-class ShallowDecoder(json.JSONDecoder):
-    """Reports JSON that is nested too deeply like any other mistake."""
+class StorableDecoder(json.JSONDecoder):
+    """Reports JSON that Python or Postgres cannot hold like any other mistake."""
 
     def decode(self, s: str, *args: Any) -> Any:
         try:
-            return super().decode(s, *args)
+            value = super().decode(s, *args)
+            # Half of a character, which JSON may escape, cannot be written.
+            json.dumps(value, ensure_ascii=False).encode()
         except RecursionError:
             raise json.JSONDecodeError("This is nested too deeply", s, 0) from None
+        except json.JSONDecodeError:
+            raise
+        except ValueError as problem:
+            raise json.JSONDecodeError(str(problem), s, 0) from None
+        return value
 
 
 class FilterField(forms.JSONField):
@@ -97,7 +104,7 @@ class FilterField(forms.JSONField):
     default_error_messages: ClassVar[dict[str, Any]] = {"invalid": _("This is not JSON.")}
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options | {"decoder": ShallowDecoder})
+        super().__init__(**options | {"decoder": StorableDecoder})
 
     def prepare_value(self, value: Any) -> Any:
         return "" if value is None else super().prepare_value(value)

@@ -1,5 +1,7 @@
 """The forms of the portal."""
 
+from contextlib import suppress
+from datetime import UTC
 from typing import Any
 
 from django import forms
@@ -40,7 +42,12 @@ class TimeField(forms.DateTimeField):
 
     def clean(self, value: Any) -> Any:
         moment = super().clean(value)
-        if moment is not None and moment.year not in YEARS_OF_IDS:
+        if moment is None:
+            return None
+        # Postgres rejects UTC offsets of 16 hours and more.
+        with suppress(OverflowError):
+            moment = moment.astimezone(UTC)
+        if moment.year not in YEARS_OF_IDS:
             raise forms.ValidationError(_("Choose a time between 1971 and 9000."))
         return moment
 

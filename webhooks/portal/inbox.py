@@ -3,6 +3,7 @@
 from typing import Any
 from uuid import UUID
 
+from django.db import IntegrityError, transaction
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
 from django.views.decorators.csrf import csrf_exempt
@@ -14,6 +15,8 @@ from webhooks.portal.pages import go, show, take, too_many
 from webhooks.portal.visit import Visit
 from webhooks.workbench import inbox as inboxes
 from webhooks.workbench.attempts import show_payload
+
+ENDED = "This test inbox has ended."
 
 
 def inbox(visit: Visit) -> HttpResponse:
@@ -83,14 +86,19 @@ def receive(request: HttpRequest, token: str) -> HttpResponse:
     """Store a request of a webhook; it causes nothing else."""
     found = inboxes.find_inbox(token)
     if found is None:
-        return _said("This test inbox has ended.", 410)
+        return _said(ENDED, 410)
     allowance = allowances.take("inbox", str(found.pk))
     if allowance.is_exceeded:
         answer = _said("Too many requests for a test inbox.", 429)
         answer["Retry-After"] = str(allowance.reset_seconds)
         return answer
     headers = {name.lower(): value for name, value in request.headers.items()}
-    inboxes.keep(found, headers, request.body)
+    try:
+        with transaction.atomic():
+            inboxes.keep(found, headers, request.body)
+    except IntegrityError:
+        # Its owner opened another one since it was found.
+        return _said(ENDED, 410)
     return _said(inboxes.answer_to(headers, request.body), 200)
 
 

@@ -24,7 +24,7 @@ from webhooks.models.owners import is_owner_served
 from webhooks.postgres.sql import run
 from webhooks.repair.proof import CHALLENGE_TYPE
 from webhooks.wire.signing import verify_standard
-from webhooks.wire.url_rules import INBOX_TOKEN_CHARACTERS
+from webhooks.wire.url_rules import INBOX_TOKEN, INBOX_TOKEN_CHARACTERS
 
 LIFE = timedelta(hours=1)
 MAX_REQUESTS = 100
@@ -56,12 +56,18 @@ def inbox_of(owner_id: Any) -> Inbox | None:
 
 def find_inbox(token: str) -> Inbox | None:
     """Return the inbox at a URL; None if none is open there, or its owner is not active."""
+    if not INBOX_TOKEN.fullmatch(token):
+        # Postgres cannot even look for some texts.
+        return None
     found = Inbox.objects.select_related("owner").filter(token=token, ends_at__gt=Now()).first()
     return found if found is not None and is_owner_served(found.owner) else None
 
 
 def keep(inbox: Inbox, headers: Mapping[str, str], body: bytes) -> None:
-    """Store a request, and forget the oldest one if there are too many. Header names are lower-case."""
+    """Store a request, and forget the oldest one if there are too many. Header names are lower-case.
+
+    Raises IntegrityError, when its transaction ends, if the inbox was deleted meanwhile.
+    """
     head = "\n".join(f"{name}: {value}" for name, value in headers.items())
     InboxRequest.objects.create(
         inbox=inbox,
@@ -92,6 +98,9 @@ def answer_to(headers: Mapping[str, str], body: bytes) -> str:
     if headers.get("x-webhook-event") != CHALLENGE_TYPE:
         return "ok"
     try:
-        return str(json.loads(body)["data"]["challenge"])[:100]
+        challenge = str(json.loads(body)["data"]["challenge"])[:100]
+        # No answer can hold half of a character.
+        challenge.encode()
     except (ValueError, KeyError, TypeError, RecursionError):
         return "ok"
+    return challenge

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 
+import pytest
 from django.test import Client
 from django.urls import reverse
 
@@ -37,6 +38,19 @@ def test_a_filter_is_set_and_refused_in_the_settings(operator: Client, webhook: 
     assert [word in page for word, page in zip(words, pages, strict=True)] == [True] * 5
     webhook.refresh_from_db()
     assert webhook.filter == {"amount": {"gte": 3000}}
+
+
+@pytest.mark.parametrize("text", [r'{"id": "\ud800"}', r'{"\ud800": 1}', "9" * 4301])
+def test_a_filter_that_cannot_be_stored_is_refused(
+    operator: Client, webhook: Webhook, text: str
+) -> None:
+    saved = operator.post(
+        page_of(webhook, "settings"), SETTINGS | {"url": webhook.url, "filter": text}
+    )
+    tried = operator.get(page_of(webhook, "filter"), {"filter": text})
+
+    assert set(saved.context["adminform"].form.errors) == {"filter"}
+    assert (tried.status_code, set(tried.context["form"].errors)) == (200, {"filter"})
 
 
 def test_fields_are_chosen_in_the_settings_and_shown(operator: Client, webhook: Webhook) -> None:

@@ -16,6 +16,9 @@ WRONG = [
     ("response", "9xx"),
     ("since", "yesterday"),
     ("until", "x"),
+    ("until", "9999-12-31T23:59:59-20:00"),
+    ("since", "0001-01-01T00:00:00+20:00"),
+    ("since", "1971-01-01T00:00:00+20:00"),
     ("object", "x" * 101),
 ]
 
@@ -47,3 +50,12 @@ def test_webhook_that_goes_meanwhile_does_not_show_everything(
     answer = owner_client.get("/portal/deliveries/", {"webhook": things.webhook.public_id})
 
     assert answer.status_code == 404
+
+
+def test_recovery_takes_a_time_of_any_zone(owner_client: Client, things: Things) -> None:
+    path = f"/portal/webhook/{things.webhook.public_id}/recover/"
+
+    answer = owner_client.get(path, {"kind": "failed", "since": "2026-01-01T00:00:00+20:00"})
+
+    assert answer.status_code == 200
+    assert "1 would be sent" in answer.content.decode()

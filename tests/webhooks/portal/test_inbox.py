@@ -13,6 +13,7 @@ from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 
 from projects.models import User
+from tests.concurrency import in_thread
 from tests.webhooks.history import DELETED
 from tests.webhooks.portal.conftest import Open
 from tests.workers import running_worker, wait_until
@@ -138,6 +139,8 @@ def test_a_challenge_is_echoed_and_odd_ones_are_not(opened: Inbox) -> None:
         (b'{"data": []}', b"ok"),
         (b"[" * 100_000, b"ok"),
         (b"\xff", b"ok"),
+        (b'{"data": {"challenge": "\\ud800"}}', b"ok"),
+        (b'{"data": {"challenge": %s}}' % (b"9" * 5000), b"ok"),
     ):
         assert send(opened, body, **{"X-Webhook-Event": "webhook.challenge"}).content == answer
     body = json.dumps({"data": {"challenge": "abc"}}).encode()
@@ -163,6 +166,27 @@ def test_a_new_inbox_ends_the_earlier_one(opened: Inbox, owner_client: Client, u
     assert send(opened).status_code == 410
     assert Inbox.objects.get(owner=user).requests.count() == 0
     assert Client().get(url_of(opened)).status_code == 405
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("token", ["%00", "%ED%A0%80", "x", "x" * 43])
+def test_what_is_no_inbox_has_ended(token: str) -> None:
+    assert Client().post(f"/portal/in/{token}").status_code == 410
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_inbox_that_is_deleted_meanwhile_has_ended(
+    opened: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = inboxes.keep
+
+    def keep_when_deleted(*given: Any) -> None:
+        in_thread(lambda: Inbox.objects.all().delete()).join()
+        keep(*given)
+
+    monkeypatch.setattr(inboxes, "keep", keep_when_deleted)
+
+    assert send(opened).status_code == 410
 
 
 def test_inbox_of_a_deactivated_owner_takes_nothing(opened: Inbox, user: User) -> None:

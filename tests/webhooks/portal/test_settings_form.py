@@ -70,6 +70,15 @@ def test_an_old_page_takes_nothing_back(
     assert owner_client.post(path, SETTINGS | {"name": "Mine"}).status_code == 302
 
 
+@pytest.mark.parametrize("text", [r'{"id": "\ud800"}', r'{"\ud800": 1}', "9" * 4301])
+def test_a_filter_that_cannot_be_stored_is_refused(
+    owner_client: Client, things: Things, text: str
+) -> None:
+    path = f"/portal/webhook/{things.webhook.public_id}/settings/"
+
+    assert owner_client.post(path, SETTINGS | {"filter": text}).status_code == 422
+
+
 @pytest.mark.parametrize(
     ("query", "shown"),
     [
