@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
@@ -135,14 +135,23 @@ def spend(name: str, owner_id: Any, amount: int) -> Allowance:
     return Allowance(name, limit, limit - used, max(1, round(HOUR_SECONDS - elapsed)))
 
 
-def spend_rows(name: str, owner_id: Any, rows: QuerySet[Any]) -> tuple[Allowance, int]:
-    """Spend one of an owner's quota for each row, and return how many these are.
+def count_rows(name: str, owner_id: Any, rows: QuerySet[Any]) -> tuple[Allowance, int]:
+    """Return what these rows would leave of an owner's quota, and how many they are; spend nothing.
 
     Counts at most one row more than are left.
     """
-    left = spend(name, owner_id, 0).remaining
-    count = rows.order_by()[: max(0, left) + 1].count()
-    return spend(name, owner_id, count), count
+    left = spend(name, owner_id, 0)
+    count = rows.order_by()[: max(0, left.remaining) + 1].count()
+    return replace(left, remaining=left.remaining - count), count
+
+
+def spend_rows(name: str, owner_id: Any, rows: QuerySet[Any]) -> tuple[Allowance, int]:
+    """Spend one of an owner's quota for each row, and return how many these are.
+
+    Spends nothing if they are more than are left: a narrower selection may still fit.
+    """
+    left, count = count_rows(name, owner_id, rows)
+    return left if left.is_exceeded else spend(name, owner_id, count), count
 
 
 def address_in(request: Any) -> str:

@@ -125,16 +125,24 @@ def resend(visit: Visit, delivery_id: str) -> HttpResponse:
     found = visit.delivery(delivery_id)
     if visit.request.method != "POST":
         return go(visit.url("delivery", found.public_id))
-    quota = allowances.spend("redeliveries", visit.owner_id, 1)
-    if quota.is_exceeded:
-        return delivery(visit, delivery_id, quota_problem(quota))
     try:
         with transaction.atomic():
             asked = service.redeliver_one(found, requested_by=visit.user)
+            spend_quota(visit, 1)
             visit.note("delivery.redeliver", found, redelivery=asked.public_id)
     except WebhooksError as refusal:
         return delivery(visit, delivery_id, str(refusal))
     return go(visit.url("delivery", found.public_id), "resent")
+
+
+def spend_quota(visit: Visit, count: int) -> None:
+    """Spend of this hour's quota for what was just queued; raises WebhooksError if it was too much.
+
+    Roll back what was queued then. What could not be queued costs nothing this way.
+    """
+    quota = allowances.spend("redeliveries", visit.owner_id, count)
+    if quota.is_exceeded:
+        raise WebhooksError(quota_problem(quota))
 
 
 def quota_problem(quota: allowances.Allowance) -> str:

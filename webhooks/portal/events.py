@@ -10,7 +10,6 @@ from django.http import Http404, HttpResponse
 from django.utils.translation import gettext as _
 
 from webhooks import catalog, service
-from webhooks.doors import allowances
 from webhooks.errors import EventTypeUnknownError, WebhooksError
 from webhooks.ids import (
     DELIVERY_PREFIX,
@@ -21,7 +20,7 @@ from webhooks.ids import (
 )
 from webhooks.models import Event
 from webhooks.outbox.explain import Considered
-from webhooks.portal.deliveries import as_payload, choices_of, quota_problem
+from webhooks.portal.deliveries import as_payload, choices_of, spend_quota
 from webhooks.portal.door import waits_for_receivers
 from webhooks.portal.forms import ExampleForm, RenderForm
 from webhooks.portal.pages import add_problems, go, show, take, too_many
@@ -123,12 +122,10 @@ def send(visit: Visit, event_id: str, webhook_id: str) -> HttpResponse:
     found, webhook = visit.event(event_id), visit.webhook(webhook_id)
     if visit.request.method != "POST":
         return go(visit.url("event", found.public_id))
-    quota = allowances.spend("redeliveries", visit.owner_id, 1)
-    if quota.is_exceeded:
-        return event(visit, event_id, quota_problem(quota))
     try:
         with transaction.atomic():
             asked = service.replay(webhook, None, event_id=found.id, requested_by=visit.user)
+            spend_quota(visit, 1)
             visit.note("event.replay", found, webhook=webhook.public_id, redelivery=asked.public_id)
     except WebhooksError as refusal:
         return event(visit, event_id, str(refusal))

@@ -13,7 +13,7 @@ from webhooks.doors import allowances
 from webhooks.figures import display
 from webhooks.models import Webhook
 from webhooks.models.delivery import COUNTED_AT_MOST
-from webhooks.portal.deliveries import quota_problem
+from webhooks.portal.deliveries import quota_problem, spend_quota
 from webhooks.portal.forms import RecoverForm
 from webhooks.portal.pages import attempt, go, show
 from webhooks.portal.visit import Visit
@@ -88,7 +88,7 @@ def _start(visit: Visit, found: Webhook, form: RecoverForm) -> HttpResponse | No
     data = form.cleaned_data
     scope = _scope(found, data)
     rows = _rows(found, scope, data["kind"])
-    quota, count = allowances.spend_rows("redeliveries", visit.owner_id, rows)
+    quota, count = allowances.count_rows("redeliveries", visit.owner_id, rows)
     if quota.is_exceeded:
         form.add_error(None, quota_problem(quota))
         return None
@@ -99,6 +99,7 @@ def _start(visit: Visit, found: Webhook, form: RecoverForm) -> HttpResponse | No
             )
         else:
             asked = service.redeliver(scope, requested_by=visit.user, matched_count=count)
+        spend_quota(visit, count)
         facts = {"replay": asked.is_replay, "matched": asked.matched_count}
         visit.note("redelivery.create", asked, **asked.scope, **facts)
     return go(visit.url("redelivery", asked.public_id))

@@ -240,8 +240,9 @@ def _enable(
         "send_missed": form.cleaned_data["send_missed"],
         "requested_by": visit.user,
     }
+    missed = 0
     if wanted["send_missed"]:
-        quota, _ = allowances.spend_rows("redeliveries", visit.owner_id, missed_events(found))
+        quota, missed = allowances.count_rows("redeliveries", visit.owner_id, missed_events(found))
         if quota.is_exceeded:
             form.add_error("send_missed", quota_problem(quota))
             return None
@@ -255,6 +256,8 @@ def _enable(
         with transaction.atomic():
             service.enable(found, **wanted)
             _note_enabled(visit, found, reason, send)
+    # Only now: a test that fails sends nothing of it.
+    allowances.spend("redeliveries", visit.owner_id, missed)
     return go(visit.url("webhook", found.public_id), "enabled")
 
 

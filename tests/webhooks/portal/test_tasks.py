@@ -269,6 +269,48 @@ def test_quota_of_redeliveries_holds_here_too(
     assert Redelivery.objects.count() == before
 
 
+def quota_left(user: User) -> int:
+    return allowances.spend("redeliveries", user.pk, 0).remaining
+
+
+def test_what_is_not_sent_again_costs_no_quota(
+    owner_client: Client, user: User, things: Things, settings: Any
+) -> None:
+    settings.WEBHOOKS_QUOTAS_PER_HOUR = settings.WEBHOOKS_QUOTAS_PER_HOUR | {"redeliveries": 2}
+    path = every_page(things)
+    for _ in range(3):
+        service.trigger_event("project.deleted", user, DATA)
+    Delivery.objects.update(status="FAILED", finished_at=timezone.now(), next_attempt_at=None)
+
+    recovery = {"kind": "failed", "since": "2026-01-01T00:00:00"}
+    too_many = post(owner_client, path["recover"], **recovery)
+    Delivery.objects.filter(id=things.delivery.id).update(status="SENDING", finished_at=None)
+    in_flight = post(owner_client, path["resend"])
+
+    assert (too_many.status_code, in_flight.status_code) == (422, 422)
+    assert "in flight" in in_flight.content.decode()
+    assert quota_left(user) == 2
+
+
+def test_missed_events_cost_quota_when_they_are_sent(
+    owner_client: Client, user: User, things: Things
+) -> None:
+    before = quota_left(user)
+    path = f"webhook/{things.webhook.public_id}/enable/"
+    form = {"send": "all", "send_missed": "on", "is_tested": "on"}
+    with HttpReceiver() as receiver:
+        Webhook.objects.update(url=f"{receiver.url}/in")
+        service.disable(Webhook.objects.get())
+        service.trigger_event("project.deleted", user, DATA)
+        receiver.script(Behaviour(status=500))
+        post(owner_client, path, **form)
+        failed = quota_left(user)
+        receiver.script(Behaviour(status=200))
+        assert post(owner_client, path, **form).status_code == 302
+
+    assert (failed, quota_left(user)) == (before, before - 1)
+
+
 @pytest.mark.parametrize(
     ("limit", "name", "form"),
     [
