@@ -77,10 +77,21 @@ class ScopeForm(forms.Form):
         return self._time("until")
 
     def clean_deliveries(self) -> Any:
-        texts = [text for text in self.cleaned_data["deliveries"].split(",") if text]
+        given = self.cleaned_data["deliveries"]
+        texts = [text for text in given.split(",") if text.strip()]
+        if given and not texts:
+            raise forms.ValidationError("Select at least one delivery.")
         if len(texts) > MAX_SELECTED:
             raise forms.ValidationError(f"Select at most {MAX_SELECTED} deliveries.")
         return tuple(_parsed(text, DELIVERY_PREFIX) for text in texts)
+
+    def clean(self) -> None:
+        """Refuse a form without a status: only a link that names none means what failed."""
+        super().clean()
+        is_chosen = "status" in self.data or "deliveries" in self.data
+        data = self.cleaned_data
+        if is_chosen and not (self.errors or data["deliveries"] or data["status"]):
+            self.add_error("status", "Choose at least one status.")
 
     def _time(self, name: str) -> datetime | None:
         value = self.cleaned_data[name].strip()

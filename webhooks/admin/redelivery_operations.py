@@ -47,7 +47,7 @@ class NewRedelivery(Operation):
             return self.ask(ScopeForm(initial={"status": [DeliveryStatus.FAILED]}))
         query = request.GET.copy()
         drop_sending(query)
-        if not query.getlist("status") and "deliveries" not in query:
+        if "status" not in query and "deliveries" not in query:
             query.setlist("status", [DeliveryStatus.FAILED.value])
         form = ScopeForm(query)
         self.confirmation = ScopeForm(query, auto_id=False)

@@ -146,6 +146,11 @@ class CurrentForm(forms.ModelForm):  # type: ignore[type-arg]
         if stored is None:
             raise forms.ValidationError(_("The webhook is deleted: make a new one."))
         if "revision" not in self.data or data.get("revision") == str(stored.revision):
+            if data.get("custom_headers") and data.get("remove_headers"):
+                self.add_error(
+                    "custom_headers",
+                    _("Give custom headers, or remove those there are: either, not both."),
+                )
             return data
         # Unbound, it shows the present values and not the posted ones.
         self.is_overtaken, self.is_bound = True, False

@@ -138,6 +138,11 @@ class SettingsForm(CurrentForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        known = {name for name, _label in _patterns()}
+        self.other_events = sorted(set(self.instance.events) - known)
+        """Those of types that the catalogue has no more stay until somebody takes them away."""
+        choices = [*_patterns(), *((name, name) for name in self.other_events)]
+        self.fields["events"].choices = choices  # type: ignore[attr-defined]
         self.fields["description"].widget.attrs["rows"] = 3
         self.fields["custom_headers"].widget.attrs["rows"] = 3
         self.fields["filter"].widget.attrs["rows"] = 3

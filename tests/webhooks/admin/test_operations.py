@@ -199,6 +199,19 @@ def test_custom_headers_are_written_and_never_shown(operator: Client, webhook: W
     assert entries() == [("webhook.change", {"custom_headers": "•••"})]
 
 
+def test_custom_headers_are_given_or_removed(operator: Client, webhook: Webhook) -> None:
+    values = {
+        "name": "Orders", "url": webhook.url, "events": "*", "timeout_seconds": 15,
+        "max_retries": 10, "form": "standard", "order": "none", "batch_events": 1, "batch_bytes": 1_000_000, "batch_milliseconds": 0, "retry_delay_seconds": 60, "custom_headers": "X-Token: hunter2", "remove_headers": "on",
+    }  # fmt: skip
+
+    answer = operator.post(page_of(webhook, "settings"), values)
+
+    assert "either, not both" in answer.content.decode()
+    webhook.refresh_from_db()
+    assert webhook.headers == {"X-Api-Key": "custom-value"}
+
+
 def test_schedule_beside_another_number_of_retries_is_refused(
     operator: Client, webhook: Webhook
 ) -> None:

@@ -64,6 +64,11 @@ def test_a_choice_is_counted_before_anything_happens(
         ("webhook=Orders&until=soon", "is not a time such as 2h"),
         ("webhook=Orders&code=oops", "This is no code such as 503 or 5xx."),
         ("webhook=Orders&kind=oops", "Select a valid choice."),
+        ("webhook=Orders&status=SENDING", "Choose at least one status."),
+        # As the form sends it.
+        ("webhook=Orders&limit=&deliveries=", "Choose at least one status."),
+        ("webhook=Orders&deliveries=,", "Select at least one delivery."),
+        ("webhook=Orders&status=FAILED&deliveries=,+,", "Select at least one delivery."),
         ("webhook=Orders&limit=0", "greater than or equal to 1"),
         ("webhook=Orders&since=2026-02-01T00:00Z&until=2026-01-01T00:00Z", "ends before it starts"),
     ],
@@ -75,6 +80,16 @@ def test_a_wrong_choice_says_what_is_wrong(
 
     assert answer.context["count"] is None
     assert problem in answer.content.decode()
+
+
+@pytest.mark.parametrize("form", [{"deliveries": ""}, {"deliveries": ","}])
+def test_nothing_chosen_is_not_all_that_failed(
+    operator: Client, webhook: Webhook, failed: list[Delivery], form: dict[str, str]
+) -> None:
+    answer = operator.post(NEW, {"webhook": webhook.public_id} | form)
+
+    assert answer.status_code == 422
+    assert not Redelivery.objects.exists()
 
 
 def test_a_list_filter_goes_over_into_the_form(

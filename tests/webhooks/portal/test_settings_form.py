@@ -7,6 +7,7 @@ from tests.webhooks.portal.conftest import Things
 from tests.webhooks.portal.test_tasks import SETTINGS
 from tests.webhooks.versions import SECOND, parcels
 from webhooks import service
+from webhooks.models import Webhook
 
 pytestmark = pytest.mark.django_db
 
@@ -77,6 +78,40 @@ def test_a_filter_that_cannot_be_stored_is_refused(
     path = f"/portal/webhook/{things.webhook.public_id}/settings/"
 
     assert owner_client.post(path, SETTINGS | {"filter": text}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("language", "said"), [("en", "either, not both"), ("de", "eines von beiden")]
+)
+def test_headers_are_given_or_removed(
+    owner_client: Client, things: Things, language: str, said: str
+) -> None:
+    service.update_webhook(things.webhook, headers={"X-Old": "1"})
+    path = f"/portal/webhook/{things.webhook.public_id}/settings/"
+    both = SETTINGS | {"custom_headers": "X-New: 2", "remove_headers": "on"}
+
+    answer = owner_client.post(path, both, headers={"Accept-Language": language})
+
+    assert answer.status_code == 422
+    assert said in answer.content.decode()
+    things.webhook.refresh_from_db()
+    assert things.webhook.headers == {"X-Old": "1"}
+
+
+def test_patterns_that_left_the_catalogue_stay(owner_client: Client, things: Things) -> None:
+    kept = ["gone.away", "project.*"]
+    Webhook.objects.filter(pk=things.webhook.pk).update(events=kept)
+    path = f"/portal/webhook/{things.webhook.public_id}/settings/"
+
+    page = owner_client.get(path).content.decode()
+    assert 'value="gone.away" id="event-gone.away" checked' in page
+    assert owner_client.post(path, SETTINGS | {"events": kept, "name": "New"}).status_code == 302
+
+    things.webhook.refresh_from_db()
+    assert (things.webhook.name, things.webhook.events) == ("New", kept)
+    assert owner_client.post(path, SETTINGS).status_code == 302
+    things.webhook.refresh_from_db()
+    assert things.webhook.events == ["project.*"]
 
 
 @pytest.mark.parametrize(
