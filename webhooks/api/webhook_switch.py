@@ -32,11 +32,12 @@ class SwitchActions(ApiViewSet[Webhook]):
     @action(detail=True, methods=["post"])
     @transaction.atomic
     def enable(self, request: Request, pk: str) -> Response:
+        """One that is enabled already stays as it is."""
         webhook = self.get_object()
-        was, reason = webhook.active, webhook.disabled_reason
+        reason = webhook.disabled_reason
         wanted = self.read(EnableWebhookSerializer)
         send, send_missed = wanted["send"], wanted["send_missed"]
-        if wanted["dry_run"]:
+        if wanted["dry_run"] or webhook.active:
             counts = {
                 "waiting": present.waiting(webhook),
                 "missed": service.count_missed(webhook),
@@ -52,7 +53,7 @@ class SwitchActions(ApiViewSet[Webhook]):
         self.note(
             "webhook.enable",
             webhook,
-            active=[was, True],
+            active=[False, True],
             disabled_reason=[reason, ""],
             waiting=send,
         )
@@ -90,8 +91,10 @@ class SwitchActions(ApiViewSet[Webhook]):
     @action(detail=True, methods=["post"])
     @transaction.atomic
     def disable(self, request: Request, pk: str) -> Response:
+        """One that is disabled already stays as it is."""
         webhook = self.get_object()
-        was, reason = webhook.active, self.read(DisableWebhookSerializer)["reason"]
-        service.disable(webhook, reason)
-        self.note("webhook.disable", webhook, active=[was, False], reason=reason)
+        reason = self.read(DisableWebhookSerializer)["reason"]
+        if webhook.active:
+            service.disable(webhook, reason)
+            self.note("webhook.disable", webhook, active=[True, False], reason=reason)
         return self.show(WebhookSerializer, webhook)

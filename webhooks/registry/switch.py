@@ -45,13 +45,12 @@ def disable(webhook: Webhook, reason: str = "") -> None:
     _switch(webhook, changes)
 
 
-@transaction.atomic
 def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
     """Enable a webhook as if it had never failed; return its number of pending deliveries.
 
     Cancels the deliveries that `send` leaves out. Counts at most COUNTED_AT_MOST + 1. Raises
     WebhookUnprovedError, and WebhookNotSendingError for one that is not disabled, or deleted; then it
-    cancels nothing.
+    cancels nothing, unless somebody else was faster and the caller has no transaction.
     """
     if not Webhook.objects.filter(id=webhook.id, active=False, deleted_at=None).exists():
         raise _refusal(webhook)
@@ -177,12 +176,13 @@ def resume_webhooks_of(owner_ids: Sequence[UUID]) -> None:
 
 
 def _cancel_all(unwanted: DeliveryQuerySet) -> None:
-    """Cancel in batches, in the order of ids."""
+    """Cancel in batches, in the order of ids; each is a transaction unless the caller has one."""
     while True:
-        locked = unwanted.select_for_update(no_key=True).order_by("id")
-        ids = list(locked.values_list("id", flat=True)[:BATCH])
-        Delivery.objects.filter(id__in=ids).cancel("It waited while the webhook was disabled.")
-        _wake_next_of(ids)
+        with transaction.atomic():
+            locked = unwanted.select_for_update(no_key=True).order_by("id")
+            ids = list(locked.values_list("id", flat=True)[:BATCH])
+            Delivery.objects.filter(id__in=ids).cancel("It waited while the webhook was disabled.")
+            _wake_next_of(ids)
         if len(ids) < BATCH:
             return
 

@@ -70,6 +70,8 @@ def test_route_leaves_one_entry(
     client = make_client(caller)
     if key == "queue-resume.post":
         service.pause_sending()
+    if key == "webhook-enable.post":
+        service.disable(Webhook.objects.get())
     if key == "token-list.post":
         caller.set_password("password")
         caller.save(update_fields=["password"])
@@ -174,6 +176,8 @@ def test_deed_without_its_entry_is_undone(
 ) -> None:
     if key == "queue-resume.post":
         service.pause_sending()
+    if key == "webhook-enable.post":
+        service.disable(Webhook.objects.get())
     client = make_client(world.owner if ROWS[key].staff is None else staff)
     client.get("/api/v1/event-types")  # notes the use of the token
     before = rows_of_all_tables()

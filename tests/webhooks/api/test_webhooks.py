@@ -177,6 +177,27 @@ def test_disable_and_enable(
     assert client.post(path_of(webhook, "/enable"), {"send": "some"}).status_code == 400
 
 
+def test_switching_again_changes_nothing(
+    client: APIClient, user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    webhook = make_webhook(events=["webhook.test"])
+    Delivery.objects.create(
+        event=Event.objects.create(type="webhook.test", owner_id=user.id, payload=b"{}"),
+        webhook=webhook,
+        owner_id=user.id,
+        event_type="webhook.test",
+    )
+
+    again = client.post(path_of(webhook, "/enable"), {"send": "none"})
+
+    assert (again.status_code, again.json()["waiting"]) == (200, 1)
+    assert Delivery.objects.get().status == "PENDING"
+    for reason in ("first", "second"):
+        disabled = client.post(path_of(webhook, "/disable"), {"reason": reason})
+        assert (disabled.status_code, disabled.json()["disabledReason"]) == (200, "first")
+    assert [entry.action for entry in AuditEntry.objects.all()] == ["webhook.disable"]
+
+
 def test_rotate_shows_a_new_secret_and_keeps_the_old_one_for_a_while(
     client: APIClient, make_webhook: Callable[..., Webhook]
 ) -> None:
