@@ -35,10 +35,7 @@ class Login(auth_views.LoginView):
                 # The check comes first, because hashing the password costs processor time.
                 allowance = allowances.take_login(request)
                 if allowance.is_exceeded:
-                    context = {"seconds": allowance.reset_seconds, "status": 429}
-                    response = render(request, "webhooks/portal/problem.html", context, status=429)
-                    response["Retry-After"] = str(allowance.reset_seconds)
-                    return secure(response, is_framed=False)
+                    return _too_many(request, allowance, is_framed=False)
             found: Any = super().dispatch(request, *args, **kwargs)
             return secure(found.render() if hasattr(found, "render") else found, is_framed=False)
 
@@ -47,6 +44,15 @@ class Logout(auth_views.LogoutView):
     """Logs out on a POST."""
 
     next_page = "portal-login"
+
+
+def _too_many(
+    request: HttpRequest, allowance: allowances.Allowance, *, is_framed: bool
+) -> HttpResponse:
+    context = {"seconds": allowance.reset_seconds, "status": 429}
+    response = render(request, "webhooks/portal/problem.html", context, status=429)
+    response["Retry-After"] = str(allowance.reset_seconds)
+    return secure(response, is_framed=is_framed)
 
 
 # Whoever opens a link holds the key in its path; a page of another site does not.
@@ -65,6 +71,10 @@ def open_link(request: HttpRequest, key: str) -> HttpResponse:
         try:
             link, session_key = service.open_portal_link(key)
         except PortalLinkInvalidError:
+            # As of the API's tokens: keys that open something cost nothing.
+            allowance = allowances.take("refused", allowances.address_in(request))
+            if allowance.is_exceeded:
+                return _too_many(request, allowance, is_framed=True)
             page = render(request, "webhooks/portal/ended.html", {"is_link": True}, status=404)
             return secure(page, is_framed=True)
         actor = link.owner_id if owners_are_users() else None

@@ -24,9 +24,9 @@ from webhooks.portal.deliveries import choices_of
 from webhooks.portal.forms import NewLinkForm, NewTokenForm
 from webhooks.portal.pages import attempt, go, show, too_many
 from webhooks.portal.visit import Visit, find
-from webhooks.registry.portal_links import facts_of
+from webhooks.registry.portal_links import facts_of, live_first
 
-SHOWN_LINKS = 20
+SHOWN_ENDED = 20
 
 
 def sharing(visit: Visit) -> HttpResponse:
@@ -49,7 +49,7 @@ def _show(
         "may_share": True,
         "now": timezone.now(),
         "tokens": ApiToken.objects.filter(user=visit.user).order_by("-id"),
-        "links": service.get_portal_links(visit.owner_id)[:SHOWN_LINKS],
+        "links": live_first(visit.owner_id, SHOWN_ENDED),
         "token_form": token_form,
         "link_form": link_form,
     } | context

@@ -7,7 +7,7 @@ that revoking the row ends both, from the next request on.
 import hashlib
 import secrets
 from collections.abc import Collection
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -119,8 +119,7 @@ def _is_web_address(url: str) -> bool:
 def _make_room(owner_id: Any) -> None:
     """Remove ended links that are old or many; raises PortalLinkLimitError."""
     rows, now = PortalLink.objects.filter(owner_id=owner_id), timezone.now()
-    ended = Q(session_ends_at__lt=now) | Q(session_ends_at=None, opens_until__lt=now)
-    is_over = ended | Q(revoked_at__isnull=False)
+    is_over = _is_over(now)
     if len(rows.exclude(is_over).values_list("id")[:MAX_OPEN]) == MAX_OPEN:
         raise PortalLinkLimitError(f"There are {MAX_OPEN:,} open links; revoke some, or wait.")
     before = now - KEPT_FOR
@@ -131,6 +130,12 @@ def _make_room(owner_id: Any) -> None:
         *ids.filter(is_over)[MAX_ENDED : MAX_ENDED + MAX_REMOVED],
     ]
     PortalLink.objects.filter(id__in=removed).delete()
+
+
+def _is_over(now: datetime) -> Q:
+    """Return the condition of links that open nothing any more."""
+    ended = Q(session_ends_at__lt=now) | Q(session_ends_at=None, opens_until__lt=now)
+    return ended | Q(revoked_at__isnull=False)
 
 
 @sensitive_variables()
@@ -187,6 +192,12 @@ def links_of(owner: Any) -> Any:
     """Return the owner's links, newest first."""
     owner_id = owner_key(owner)
     return PortalLink.objects.filter(owner_id=owner_id).select_related("webhook").order_by("-id")
+
+
+def live_first(owner: Any, ended: int) -> list[PortalLink]:
+    """Return all links of an owner that can be revoked, then the newest ended ones."""
+    rows, is_over = links_of(owner), _is_over(timezone.now())
+    return [*rows.exclude(is_over), *rows.filter(is_over)[:ended]]
 
 
 def facts_of(link: PortalLink) -> dict[str, Any]:

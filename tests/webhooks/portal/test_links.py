@@ -19,6 +19,7 @@ from tests.webhooks.portal.conftest import Open, Things, end
 from webhooks import service
 from webhooks.errors import PortalLinkLimitError
 from webhooks.models import AuditEntry, PortalLink, Webhook
+from webhooks.portal.sharing import SHOWN_ENDED
 from webhooks.registry import portal_links
 from webhooks.registry.portal_links import KEPT_FOR
 
@@ -44,6 +45,34 @@ def test_link_opens_once_and_on_a_post_only(user: User, things: Things) -> None:
     entry = AuditEntry.objects.get(action="portallink.open")
     assert entry.object_reference == f"portallink:{link.pk}"
     assert entry.source_address == "127.0.0.1"
+
+
+def test_every_live_link_can_be_revoked(user: User, owner_client: Client) -> None:
+    live, ended = (service.create_portal_link(user) for _ in range(2))
+    for _ in range(SHOWN_ENDED + 5):
+        service.revoke_portal_link(service.create_portal_link(user))
+    end(ended)
+
+    answer = owner_client.get("/portal/sharing/")
+
+    assert f"/portal/sharing/link/{live.public_id}/revoke/" in answer.content.decode()
+    shown = answer.context["links"]
+    assert (shown[0], len(shown)) == (live, 1 + SHOWN_ENDED)
+    assert ended not in shown
+
+
+@pytest.mark.django_db
+def test_who_tries_many_keys_waits(user: User, settings: Any) -> None:
+    settings.WEBHOOKS_API_REQUESTS_PER_MINUTE = settings.WEBHOOKS_API_REQUESTS_PER_MINUTE | {
+        "refused": 2
+    }
+    links = [service.create_portal_link(user) for _ in range(3)]
+    assert [Client().post(url_of(link)).status_code for link in links] == [302] * 3
+
+    answers = [Client().post(f"/portal/open/{number}/") for number in range(3)]
+
+    assert [answer.status_code for answer in answers] == [404, 404, 429]
+    assert int(answers[2]["Retry-After"]) > 0
 
 
 @pytest.mark.django_db(transaction=True)
