@@ -18,12 +18,15 @@ class DeliveryStatus(models.TextChoices):
 class Form(models.TextChoices):
     """How an event becomes the body of a request; webhooks/wire/forms.py renders it."""
 
-    STANDARD = "standard", "Standard: id, type, created, data"
-    THIN = "thin", "Thin: id, type, created, object, url"
-    FIELDS = "fields", "Fields: the standard envelope with chosen fields of data"
-    RAW = "raw", "Raw: the data alone"
-    CLOUDEVENTS = "cloudevents", "CloudEvents, structured"
-    CLOUDEVENTS_BINARY = "cloudevents-binary", "CloudEvents, binary: standard body and ce-* headers"
+    STANDARD = "standard", _("Standard: id, type, created, data")
+    THIN = "thin", _("Thin: id, type, created, object, url")
+    FIELDS = "fields", _("Fields: the standard envelope with chosen fields of data")
+    RAW = "raw", _("Raw: the data alone")
+    CLOUDEVENTS = "cloudevents", _("CloudEvents, structured")
+    CLOUDEVENTS_BINARY = (
+        "cloudevents-binary",
+        _("CloudEvents, binary: standard body and ce-* headers"),
+    )
 
 
 class Order(models.TextChoices):

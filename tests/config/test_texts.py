@@ -1,5 +1,6 @@
 """The portal's translations are complete, and compiled from what the code says now."""
 
+import ast
 import re
 from typing import Any
 
@@ -31,3 +32,19 @@ def test_every_text_is_translated_with_its_places(language: str) -> None:
             wanted = sorted(PLACES.findall(given[-1]))
             assert sorted(PLACES.findall(made[-1])) == wanted, message.id
     assert len(catalog) > 400
+
+
+def test_no_text_stands_within_another() -> None:
+    """Of an f-string, no Python before 3.12 gathers the texts."""
+    found = [
+        f"{path.relative_to(texts.APP)}:{inner.lineno}"
+        for path in texts.APP.rglob("*.py")
+        for outer in ast.walk(ast.parse(path.read_text()))
+        if isinstance(outer, ast.JoinedStr)
+        for inner in ast.walk(outer)
+        if isinstance(inner, ast.Call)
+        and isinstance(inner.func, ast.Name)
+        and inner.func.id in texts.KEYWORDS
+    ]
+
+    assert found == []

@@ -77,8 +77,8 @@ def _outcome_bar(index: int, bucket: Bucket, top: int, size: BucketSize) -> Bar:
     counts = ", ".join(
         f"{getattr(bucket, kind):,} {LABELS[kind]}" for kind in SERIES if getattr(bucket, kind)
     )
-    label = _label(bucket, size)
-    return Bar(index, label, f"{label} UTC: {counts or _('nothing')}", parts)
+    label, told = _label(bucket, size), counts or _("nothing")
+    return Bar(index, label, f"{label} UTC: {told}", parts)
 
 
 def _label(bucket: Bucket, size: BucketSize) -> str:
@@ -107,7 +107,8 @@ def latency(hours: Sequence[Hour], size: BucketSize = "hour") -> Chart:
 
 def _latency_title(label: str, hour: Hour) -> str:
     if hour.delivery_p50_ms is None:
-        return f"{label} UTC: {_('nothing delivered')}"
+        told = _("nothing delivered")
+        return f"{label} UTC: {told}"
     p50, p95 = milliseconds(hour.delivery_p50_ms), milliseconds(hour.delivery_p95_ms)
     return f"{label} UTC: p50 {p50}, p95 {p95}"
 

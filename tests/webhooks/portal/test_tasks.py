@@ -453,6 +453,20 @@ def test_no_transaction_is_open_while_a_receiver_is_waited_for(
     assert seen == [False, False, True, False]
 
 
+def test_charts_and_choices_speak_german_too(owner_client: Client, things: Things) -> None:
+    german = {"Accept-Language": "de"}
+    figures = owner_client.get("/portal/figures/", headers=german).content.decode()
+    settings = owner_client.get(
+        f"/portal/webhook/{things.webhook.public_id}/settings/", headers=german
+    ).content.decode()
+
+    assert "UTC: nichts zugestellt" in figures
+    assert "UTC: nichts<" in figures
+    assert "UTC: nothing" not in figures
+    assert "Roh: nur die Daten" in settings
+    assert "Raw: the data alone" not in settings
+
+
 def test_language_is_the_browsers(
     client: Client, user: User, things: Things, open_session: Open
 ) -> None:
