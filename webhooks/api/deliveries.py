@@ -34,7 +34,7 @@ from webhooks.api.filters import (
 )
 from webhooks.api.pagination import PARAMETERS
 from webhooks.api.redeliveries import StartedRedeliverySerializer
-from webhooks.api.serializers import FailureKindField
+from webhooks.api.serializers import DayField, FailureKindField
 from webhooks.choices import DeliveryStatus, Form
 from webhooks.figures.pages import RESPONSE_CLASSES
 from webhooks.ids import (
@@ -174,7 +174,7 @@ class DeliveryDetailSerializer(DeliverySerializer):
         allow_null=True,
         help_text="The chosen fields of its form `fields`; null for other forms.",
     )
-    version = serializers.DateField(
+    version = DayField(
         read_only=True,
         allow_null=True,
         help_text="The version that its webhook pinned, where the event was of a newer one.",

@@ -11,6 +11,7 @@ from webhooks import catalog
 from webhooks.api.base import ApiSerializer, ApiViewSet
 from webhooks.api.filters import NoFilters
 from webhooks.api.pagination import CatalogPages
+from webhooks.api.serializers import DayField
 from webhooks.errors import EventTypeUnknownError
 from webhooks.models import Event
 
@@ -18,10 +19,10 @@ from webhooks.models import Event
 class EventTypeVersionSerializer(ApiSerializer):
     """What webhooks get that pin this version, or a later date before the next one."""
 
-    date = serializers.DateField()
+    date = DayField()
     schema = serializers.JSONField(help_text="JSON Schema 2020-12 of `data`.")
     example = serializers.JSONField(help_text="The same example, in this version.")
-    deprecated = serializers.DateField(
+    deprecated = DayField(
         allow_null=True, help_text="Since when you are asked to leave it; null if you are not."
     )
 
@@ -35,7 +36,7 @@ class EventTypeSerializer(ApiSerializer):
     since = serializers.CharField(help_text="The version that introduced it.")
     schema = serializers.JSONField(help_text="JSON Schema 2020-12 of `data`.")
     example = serializers.JSONField(help_text="An example of `data`.")
-    version = serializers.DateField(help_text="Since when data has had this shape.")
+    version = DayField(help_text="Since when data has had this shape.")
     older = EventTypeVersionSerializer(
         many=True, source="older_examples", help_text="The versions before, the newest first."
     )

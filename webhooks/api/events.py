@@ -32,6 +32,7 @@ from webhooks.api.base import (
 )
 from webhooks.api.filters import EventTypesFilter, in_utc
 from webhooks.api.rendering import RenderedSerializer, rendered_as
+from webhooks.api.serializers import TimeField
 from webhooks.api.wishes import EventBatchSerializer, EventSerializer, NewEventSerializer
 from webhooks.choices import Form
 from webhooks.doors.limits import READ_SECONDS
@@ -108,7 +109,7 @@ class FeedEventSerializer(ApiSerializer):
 
     id = serializers.CharField()
     type = serializers.CharField()
-    created_at = serializers.DateTimeField()
+    created_at = TimeField()
     payload = serializers.CharField(help_text="The exact text that webhooks get.")
 
 
@@ -283,7 +284,7 @@ class EventViewSet(ListAction, ApiViewSet[Event]):
         if "after" in asked:
             raise ParametersInvalidError({"since": ["Give either since or after."]})
         try:
-            moment = serializers.DateTimeField().to_internal_value(asked["since"])
+            moment = TimeField().to_internal_value(asked["since"])
         except serializers.ValidationError as problem:
             raise ParametersInvalidError({"since": problem.detail}) from None
         return feed.since(in_utc("since", moment), self.owner_id).to_text()

@@ -4,12 +4,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.utils import timezone
-from django_filters import IsoDateTimeFilter
 from rest_framework import serializers
 from rest_framework.request import Request
 
 from webhooks.api.base import ApiFilters, ApiSerializer, ParametersInvalidError
-from webhooks.api.filters import OneOfFilter, in_utc
+from webhooks.api.filters import OneOfFilter, TimeFilter, in_utc
+from webhooks.api.serializers import TimeField
 from webhooks.figures import history
 from webhooks.models import Webhook
 
@@ -21,8 +21,8 @@ MAX_DAYS = timedelta(days=400)
 class StatsQuery(ApiFilters):
     """The selection of deliveries to count."""
 
-    since = IsoDateTimeFilter(label="Created at this time or later; by default seven days ago.")
-    until = IsoDateTimeFilter(label="Created before this time; by default now.")
+    since = TimeFilter(label="Created at this time or later; by default seven days ago.")
+    until = TimeFilter(label="Created before this time; by default now.")
     bucket = OneOfFilter([("hour", "hour"), ("day", "day")], label="By default `hour`.")
 
     @property
@@ -33,7 +33,7 @@ class StatsQuery(ApiFilters):
 class StatsBucketSerializer(ApiSerializer):
     """The deliveries that were created in one hour or day."""
 
-    starts_at = serializers.DateTimeField()
+    starts_at = TimeField()
     deliveries = serializers.IntegerField()
     succeeded = serializers.IntegerField()
     failed = serializers.IntegerField()
@@ -44,8 +44,8 @@ class StatsBucketSerializer(ApiSerializer):
 class WebhookStatsSerializer(ApiSerializer):
     """What became of the deliveries of a webhook that were created in a time range."""
 
-    since = serializers.DateTimeField()
-    until = serializers.DateTimeField()
+    since = TimeField()
+    until = TimeField()
     deliveries = serializers.IntegerField()
     by_status = serializers.DictField(child=serializers.IntegerField())
     attempts = serializers.IntegerField()
@@ -58,8 +58,8 @@ class WebhookStatsSerializer(ApiSerializer):
         allow_null=True, help_text="From the creation of a delivery to its success."
     )
     delivery_p95_ms = serializers.IntegerField(allow_null=True)
-    last_success_at = serializers.DateTimeField(allow_null=True)
-    last_failure_at = serializers.DateTimeField(allow_null=True)
+    last_success_at = TimeField(allow_null=True)
+    last_failure_at = TimeField(allow_null=True)
     series = StatsBucketSerializer(many=True)
 
 

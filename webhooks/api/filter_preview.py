@@ -8,7 +8,7 @@ from rest_framework.response import Response
 
 from webhooks import service
 from webhooks.api.base import ApiSerializer, ApiViewSet, PublicIdField
-from webhooks.api.serializers import FilterField
+from webhooks.api.serializers import FilterField, TimeField
 from webhooks.errors import FilterInvalidError
 from webhooks.ids import EVENT_PREFIX
 from webhooks.models import Webhook
@@ -27,7 +27,7 @@ class LeftOutSerializer(ApiSerializer):
 
     event_id = PublicIdField(EVENT_PREFIX)
     event_type = serializers.CharField()
-    created_at = serializers.DateTimeField()
+    created_at = TimeField()
     reason = serializers.CharField()
 
 

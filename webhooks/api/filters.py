@@ -7,8 +7,9 @@ from uuid import UUID
 
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
+from django.utils import timezone
 from django_filters import BaseInFilter, ChoiceFilter, IsoDateTimeFilter, TypedChoiceFilter
-from django_filters.fields import BaseCSVField
+from django_filters.fields import BaseCSVField, IsoDateTimeField
 from django_filters.rest_framework import FilterSet
 from drf_spectacular.utils import extend_schema_field
 
@@ -79,6 +80,18 @@ class EventTypesFilter(AnyOfFilter):
         super().__init__(choices=_event_types, **options)
 
 
+class UtcField(IsoDateTimeField):  # type: ignore[misc]
+    """A time without a zone is one in UTC, as in bodies, whatever the project's TIME_ZONE is."""
+
+    def to_python(self, value: Any) -> Any:
+        with timezone.override(UTC):
+            return super().to_python(value)
+
+
+class TimeFilter(IsoDateTimeFilter):  # type: ignore[misc]
+    field_class = UtcField
+
+
 class NoFilters(FilterSet):  # type: ignore[misc]
     """Of a list that is short and no table."""
 
@@ -86,8 +99,8 @@ class NoFilters(FilterSet):  # type: ignore[misc]
 class ApiFilters(FilterSet):  # type: ignore[misc]  # django-filter is untyped
     """The filters of a list; where it has none of its own, these."""
 
-    since = IsoDateTimeFilter(method="by_time", label="Created at this time or later.")
-    until = IsoDateTimeFilter(method="by_time", label="Created before this time.")
+    since = TimeFilter(method="by_time", label="Created at this time or later.")
+    until = TimeFilter(method="by_time", label="Created before this time.")
 
     by_index: ClassVar[frozenset[str]] = frozenset({"since", "until"})
     """Filters that an index answers; with any other a page looks at a bounded number of rows."""

@@ -16,7 +16,7 @@ from webhooks.api.base import ApiSerializer, ApiViewSet, NoInput, PublicIdField
 from webhooks.api.filters import NoFilters
 from webhooks.api.permissions import HasScope, MayDo
 from webhooks.api.redeliveries import RedeliverySerializer, facts_of
-from webhooks.api.serializers import owner_key_field
+from webhooks.api.serializers import TimeField, owner_key_field
 from webhooks.doors import access
 from webhooks.figures import present
 from webhooks.ids import WEBHOOK_PREFIX
@@ -30,7 +30,7 @@ class WorkerSerializer(ApiSerializer):
     id = serializers.UUIDField()
     host = serializers.CharField()
     pid = serializers.IntegerField()
-    started_at = serializers.DateTimeField()
+    started_at = TimeField()
     in_flight = serializers.IntegerField()
     silent_seconds = serializers.FloatField()
     is_alive = serializers.BooleanField()
@@ -40,7 +40,7 @@ class ChoreSerializer(ApiSerializer):
     """Housekeeping that workers do now and then."""
 
     name = serializers.CharField()
-    finished_at = serializers.DateTimeField(allow_null=True, help_text="When it last finished.")
+    finished_at = TimeField(allow_null=True, help_text="When it last finished.")
     failures = serializers.IntegerField(help_text="Consecutive runs that failed or never ended.")
     last_error = serializers.CharField()
     is_under_way = serializers.BooleanField()
@@ -76,8 +76,8 @@ class RetryFailedSerializer(ApiSerializer):
 
     webhook_id = PublicIdField(WEBHOOK_PREFIX, required=False)
     user_id = owner_key_field(required=False)
-    since = serializers.DateTimeField(required=False)
-    until = serializers.DateTimeField(required=False)
+    since = TimeField(required=False)
+    until = TimeField(required=False)
     rate_limit = serializers.FloatField(min_value=0.001, max_value=10_000, required=False)
 
 

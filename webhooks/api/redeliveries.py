@@ -23,6 +23,7 @@ from webhooks.api.base import (
     PublicIdField,
     RetrieveAction,
 )
+from webhooks.api.serializers import TimeField
 from webhooks.doors import access, allowances
 from webhooks.errors import RedeliveryScopeError
 from webhooks.ids import (
@@ -111,8 +112,8 @@ class NewRedeliverySerializer(ApiSerializer):
         help_text="By default FAILED, or any where `deliveryIds` is given; an empty list selects "
         "nothing.",
     )
-    since = serializers.DateTimeField(required=False, help_text="Created at this time or later.")
-    until = serializers.DateTimeField(required=False, help_text="Created before this time.")
+    since = TimeField(required=False, help_text="Created at this time or later.")
+    until = TimeField(required=False, help_text="Created before this time.")
     rate_limit = serializers.FloatField(
         min_value=0.001, max_value=10_000, required=False, help_text="Deliveries per second."
     )

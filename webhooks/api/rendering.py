@@ -11,6 +11,7 @@ from rest_framework import serializers
 from webhooks import catalog, service
 from webhooks.api.base import ApiSerializer, ParametersInvalidError
 from webhooks.api.names import camel_case
+from webhooks.api.serializers import DayField
 from webhooks.choices import Form
 from webhooks.models import Event
 from webhooks.models.data_fields import MAX_FIELDS
@@ -21,7 +22,7 @@ MAX_VERSIONS = 10
 class RenderedVersionSerializer(ApiSerializer):
     """What a request would hold."""
 
-    version = serializers.DateField(help_text="Of the data.")
+    version = DayField(help_text="Of the data.")
     content_type = serializers.CharField()
     headers = serializers.ListField(
         child=serializers.CharField(), help_text="What the form adds to those of every request."

@@ -1,14 +1,15 @@
 """Serializers that spell names in camelCase and refuse unknown fields."""
 
 from collections.abc import Iterator, Mapping
+from datetime import UTC
 from functools import cache
 from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Manager, Model
+from django.db.models import DateField, DateTimeField, Manager, Model
 from drf_spectacular.utils import extend_schema_field
-from rest_framework import serializers
+from rest_framework import ISO_8601, serializers
 from rest_framework.exceptions import ErrorDetail
 
 from webhooks.api.names import camel_case
@@ -76,6 +77,20 @@ class StrictFields:
         names = [name for name, field in self.fields.items() if not field.read_only]  # type: ignore[attr-defined]
         known = f"known are {', '.join(names)}" if names else "there are none"
         return f"There is no such field; {known}."
+
+
+class TimeField(serializers.DateTimeField):
+    """A moment in ISO 8601, in UTC, whatever the project's TIME_ZONE and REST_FRAMEWORK say."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(format=ISO_8601, input_formats=[ISO_8601], default_timezone=UTC, **options)
+
+
+class DayField(serializers.DateField):
+    """A date in ISO 8601, whatever REST_FRAMEWORK says."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(format=ISO_8601, input_formats=[ISO_8601], **options)
 
 
 JSON_TYPES: list[tuple[tuple[type[Any], ...], tuple[type[Any], ...], str]] = [
@@ -146,7 +161,11 @@ class ApiSerializer(StrictFields, serializers.Serializer[Any]):
 
 
 class ApiModelSerializer(StrictFields, serializers.ModelSerializer[Any]):
-    pass
+    serializer_field_mapping = {
+        **serializers.ModelSerializer.serializer_field_mapping,
+        DateTimeField: TimeField,
+        DateField: DayField,
+    }
 
 
 @cache

@@ -21,7 +21,7 @@ from webhooks.api.base import (
     ListAction,
 )
 from webhooks.api.permissions import refusal_of
-from webhooks.api.serializers import PublicIdField
+from webhooks.api.serializers import PublicIdField, TimeField
 from webhooks.doors import access
 from webhooks.ids import TOKEN_PREFIX
 from webhooks.models import ApiToken
@@ -40,8 +40,8 @@ class TokenSerializer(ApiModelSerializer):
     is_service = serializers.BooleanField(
         default=False, help_text="May trigger events for every user; only staff can make one."
     )
-    created_at = serializers.DateTimeField(source="created", read_only=True)
-    expires_at = serializers.DateTimeField(source="expiry", read_only=True)
+    created_at = TimeField(source="created", read_only=True)
+    expires_at = TimeField(source="expiry", read_only=True)
 
     class Meta:
         model = ApiToken

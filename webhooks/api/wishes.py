@@ -18,7 +18,7 @@ from webhooks.api.authentication import owners
 from webhooks.api.base import ApiSerializer, PublicIdField
 from webhooks.api.permissions import Asker, is_service, owner_id_of
 from webhooks.api.problems import DOMAIN_ERRORS, wire_code
-from webhooks.api.serializers import owner_key_field, shared
+from webhooks.api.serializers import TimeField, owner_key_field, shared
 from webhooks.doors import allowances
 from webhooks.doors.owners import owner_of
 from webhooks.errors import EventDataInvalidError, EventTypeUnknownError, WebhooksError
@@ -50,7 +50,7 @@ class EventSerializer(ApiSerializer):
     # Not derived from the model: building its fields would take longer than the insert.
     id = PublicIdField(EVENT_PREFIX, read_only=True)
     type = serializers.CharField(read_only=True)
-    created_at = serializers.DateTimeField(read_only=True)
+    created_at = TimeField(read_only=True)
     user_id = owner_key_field(source="owner_id", read_only=True)
     webhook_count = serializers.SerializerMethodField(
         method_name="get_webhook_count",
