@@ -30,7 +30,7 @@ def owner_id_of(request: Asker) -> Any:
 def is_service(request: Asker) -> bool:
     """Say whether the product itself asks: by a service token whose user still is staff."""
     token = request.auth
-    return isinstance(token, ApiToken) and token.is_service and bool(request.user.is_staff)
+    return isinstance(token, ApiToken) and token.is_service and access.is_staff(request.user)
 
 
 class HasScope(BasePermission):

@@ -114,9 +114,18 @@ DEEDS = (
 )  # fmt: skip
 
 
+def is_staff(user: Any) -> bool:
+    """Return whether a user is staff; where the project's users have no such attribute, nobody is."""
+    return bool(getattr(user, "is_staff", False))
+
+
 def may(user: Any, deed: Deed) -> bool:
-    """Return whether a user may perform an action: active staff with all of its permissions."""
-    return bool(user.is_active and user.is_staff and user.has_perms(deed.permissions))
+    """Return whether a user may perform an action: active staff with all of its permissions.
+
+    Users of a project without permissions have none.
+    """
+    has_perms = getattr(user, "has_perms", lambda _: False)
+    return bool(user.is_active and is_staff(user) and has_perms(deed.permissions))
 
 
 def table() -> Iterator[str]:

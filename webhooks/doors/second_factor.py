@@ -14,6 +14,7 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_variables
 
+from webhooks.doors.access import is_staff
 from webhooks.repair.checks import SECOND_FACTOR_APPS
 
 REFUSED = _(
@@ -57,9 +58,7 @@ def is_asked(user: Any) -> bool:
 
 def is_missing(user: Any) -> bool:
     """Whether WEBHOOKS_SECOND_FACTOR requires one that this account does not have."""
-    return (
-        settings.WEBHOOKS_SECOND_FACTOR == "required" and bool(user.is_staff) and not is_asked(user)
-    )
+    return settings.WEBHOOKS_SECOND_FACTOR == "required" and is_staff(user) and not is_asked(user)
 
 
 @sensitive_variables()
