@@ -18,11 +18,13 @@ from django.db.models import Model, QuerySet
 from django_filters.rest_framework import DjangoFilterBackend, FilterSet
 from rest_framework import exceptions
 from rest_framework.authentication import SessionAuthentication
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.permissions import SAFE_METHODS
-from rest_framework.renderers import BrowsableAPIRenderer, JSONRenderer
+from rest_framework.renderers import BrowsableAPIRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import Serializer
+from rest_framework.settings import APISettings
 from rest_framework.viewsets import GenericViewSet
 
 from webhooks.api import idempotency, overtaking, pagination, problems, throttles
@@ -35,6 +37,8 @@ from webhooks.api.errors import (
 from webhooks.api.filters import AnyOfFilter, ApiFilters, BooleanFilter
 from webhooks.api.parsers import StrictJSONParser
 from webhooks.api.permissions import HasScope, owner_id_of
+from webhooks.api.renderers import ApiRenderer
+from webhooks.api.schema import ApiSchema
 from webhooks.api.serializers import (
     ApiModelSerializer,
     ApiSerializer,
@@ -74,19 +78,27 @@ LIST_PARAMETERS = pagination.PARAMETERS | ApiFilters.base_filters.keys()
 """Of a list that is not a viewset's own, such as the messages of a session."""
 
 
+class _Negotiation(DefaultContentNegotiation):
+    settings = APISettings({"URL_FORMAT_OVERRIDE": None})  # type: ignore[arg-type, assignment]
+
+
 class _Framework(GenericViewSet[M]):
     """The parts of the framework that the API uses, whatever REST_FRAMEWORK says: a project has that
     for an API of its own. With DEBUG also the browsable API, for people who are logged in to the admin.
+    (Fields of times and days are in webhooks/api/serializers.py, the form of JSON in renderers.py.)
     """
 
     authentication_classes = [BearerAuthentication]
     permission_classes = [HasScope]
     throttle_classes = []
     parser_classes = [StrictJSONParser]
-    renderer_classes = [JSONRenderer]
+    renderer_classes = [ApiRenderer]
     pagination_class: type[Any] | None = pagination.KeysetPages
     filter_backends = [DjangoFilterBackend]
     metadata_class = None
+    versioning_class = None
+    content_negotiation_class = _Negotiation
+    schema = ApiSchema()
 
     def get_authenticators(self) -> list[Any]:
         own = super().get_authenticators()

@@ -23,7 +23,6 @@ from django.http import HttpRequest, HttpResponse
 from django.http.request import HttpHeaders
 from django.urls import Resolver404, resolve
 from rest_framework.exceptions import AuthenticationFailed
-from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 
 from webhooks.api import places, throttles, wishes
@@ -33,6 +32,7 @@ from webhooks.api.idempotency import HEADER, answer_once
 from webhooks.api.middleware import GetResponse, answer_crash
 from webhooks.api.parsers import parse_strictly, read_body
 from webhooks.api.problems import CONTENT_TYPE, answer_exception
+from webhooks.api.renderers import ApiRenderer
 from webhooks.doors.allowances import Allowance
 from webhooks.models import ApiToken
 
@@ -202,7 +202,7 @@ def _answer(request: HttpRequest, route: Route) -> HttpResponse | None:
         refusal = answer_exception(made.problem, {"request": request})
         if refusal is None:
             return answer_crash(request, made.problem)
-        answer = HttpResponse(JSONRenderer().render(refusal.data), status=refusal.status_code)
+        answer = HttpResponse(ApiRenderer().render(refusal.data), status=refusal.status_code)
         headers = {**route.headers, **refusal.headers, "Content-Type": CONTENT_TYPE}
     for name, value in {**headers, **throttles.headers_of(made.allowances)}.items():
         answer[name] = value
@@ -226,5 +226,5 @@ def _trigger(request: HttpRequest, route: Route) -> HttpResponse:
 
 def render(shown: dict[str, Any]) -> bytes:
     """Return a response's body."""
-    content: bytes = JSONRenderer().render(shown)
+    content: bytes = ApiRenderer().render(shown)
     return content

@@ -21,11 +21,11 @@ from uuid import UUID
 from django.db import connection, transaction
 from django.http import HttpResponse
 from rest_framework.exceptions import ErrorDetail, ValidationError
-from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 
 from webhooks.api.errors import IdempotencyKeyError, KeyInUseError
 from webhooks.api.permissions import Asker, is_service
+from webhooks.api.renderers import ApiRenderer
 from webhooks.doors.owners import owner_of
 from webhooks.errors import EncryptionKeyError
 from webhooks.ids import new_id
@@ -135,7 +135,7 @@ def _first_answer(owner_id: UUID, key: str, request_hash: bytes) -> HttpResponse
 
 
 def _store(answer_id: UUID, response: Response) -> None:
-    body = JSONRenderer().render(response.data).decode()
+    body = ApiRenderer().render(response.data).decode()
     kept = json.dumps({"body": body, "location": response.get("Location", "")}).encode()
     IdempotentAnswer.objects.filter(id=answer_id).update(
         status_code=response.status_code, answer_encrypted=encrypt(kept, answer_id)

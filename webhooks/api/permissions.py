@@ -37,7 +37,8 @@ class HasScope(BasePermission):
     """Allows tokens with the action's scopes; a session (DEBUG only) has every scope."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
-        if not request.user.is_authenticated:
+        # UNAUTHENTICATED_USER of a project may be None.
+        if not (request.user and request.user.is_authenticated):
             return False
         if not isinstance(request.auth, ApiToken):
             return True

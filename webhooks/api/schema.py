@@ -10,7 +10,7 @@ from drf_spectacular.plumbing import get_doc
 
 from webhooks import catalog
 from webhooks.api.authentication import PASSWORD_SCHEME, PasswordAuthentication
-from webhooks.api.names import camel_case
+from webhooks.api.names import camel_case, pascal_case
 from webhooks.api.problems import CONTENT_TYPE, TITLES, TYPE_PREFIX
 from webhooks.catalog import EventType
 from webhooks.models.sending import MOST_EVENTS
@@ -103,9 +103,16 @@ class ApiSchema(AutoSchema):
     """Adds to each operation the scope that it needs, and to paths the form of their ids."""
 
     def get_description(self) -> str:  # type: ignore[override]  # as drf-spectacular has it
+        if not hasattr(self.view, "required_scopes"):
+            # A project may describe views of its own with this class.
+            return super().get_description()
         # The action's own docstring: that of its class is for us, not for clients.
         action = getattr(self.view, getattr(self.view, "action", None) or self.method.lower())
         description: str = get_doc(action)
+        if not hasattr(
+            self.view, "required_scopes"
+        ):  # a project may describe its own views with it
+            return description
         if any(isinstance(one, PasswordAuthentication) for one in self.view.get_authenticators()):
             needs = "Takes a user name and a password instead of a token."
         else:
@@ -117,9 +124,9 @@ class ApiSchema(AutoSchema):
     def get_operation_id(self) -> str:
         """Return `listWebhooks`, `getWebhook`, `pauseSession`; extend_schema() may say otherwise."""
         action = getattr(self.view, "action", None) or self.method.lower()
-        one = _pascal_case(getattr(self.view, "basename", None) or self.path)
+        one = pascal_case(getattr(self.view, "basename", None) or self.path)
         if action == "list":
-            return "list" + _pascal_case(self.path.rpartition("/")[2])
+            return "list" + pascal_case(self.path.rpartition("/")[2])
         return camel_case(VERBS.get(action, action)) + one
 
     def get_paginated_name(self, serializer_name: str) -> str:
@@ -147,10 +154,6 @@ class ApiSchema(AutoSchema):
 
 VERBS = {"retrieve": "get", "partial_update": "update", "destroy": "delete"}
 """What actions of the framework are called in operationIds."""
-
-
-def _pascal_case(name: str) -> str:
-    return "".join(part.capitalize() for part in name.replace("-", "_").split("_"))
 
 
 class PublicIdExtension(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]
