@@ -12,6 +12,7 @@ from webhooks import catalog
 from webhooks.api.authentication import PASSWORD_SCHEME, PasswordAuthentication
 from webhooks.api.names import camel_case, pascal_case
 from webhooks.api.problems import CONTENT_TYPE, TITLES, TYPE_PREFIX
+from webhooks.api.serializers import id_pattern
 from webhooks.catalog import EventType
 from webhooks.models.sending import MOST_EVENTS
 
@@ -161,10 +162,6 @@ class PublicIdExtension(OpenApiSerializerFieldExtension):  # type: ignore[no-unt
 
     def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
         return {"type": "string", "pattern": id_pattern(self.target.prefix)}
-
-
-def id_pattern(prefix: str) -> str:
-    return f"^{prefix}[0-9a-fA-F]{{32}}$"
 
 
 def describe_conventions(

@@ -225,6 +225,11 @@ class PublicIdField(serializers.Field):  # type: ignore[type-arg]
             ) from None
 
 
+def id_pattern(prefix: str) -> str:
+    """Return the form of a PublicIdField for descriptions."""
+    return f"^{prefix}[0-9a-fA-F]{{32}}$"
+
+
 @extend_schema_field({"type": "string", "format": "uuid"})
 class OwnedField(serializers.Field):  # type: ignore[type-arg]
     """The id of one of the user's own objects; those of other users count as missing."""
