@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 from django.conf import settings
@@ -56,8 +57,13 @@ class ApiMiddleware:
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
 
+    @cached_property
+    def _is_ours(self) -> Callable[[str], object]:
+        # Every request of the site asks it.
+        return places.ours().match
+
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if not places.is_ours(request.path_info):
+        if not self._is_ours(request.path_info):
             return self.get_response(request)
         refusal = _refusal(request)
         if refusal is not None:

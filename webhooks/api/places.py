@@ -30,9 +30,14 @@ def path_of(name: str) -> str:
     return f"{get_script_prefix().rstrip('/')}{root}{name}"
 
 
+def ours() -> re.Pattern[str]:
+    """Return the expression that matches the API's paths."""
+    return _places(settings.ROOT_URLCONF)[1]
+
+
 def is_ours(path: str) -> bool:
     """Say whether a path is one of the API's."""
-    return _places(settings.ROOT_URLCONF)[1].match(path) is not None
+    return ours().match(path) is not None
 
 
 @cache
