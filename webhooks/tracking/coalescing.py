@@ -295,6 +295,8 @@ def _build_event(change: Change, object_reference: str, replaced: StoredEvent | 
     try:
         data = encode(change.data)
     except EventDataInvalidError as problem:
+        if not isinstance(change.data, Mapping):
+            raise
         logger.error("An event of %s lacks what cannot be sent: %s", object_reference, problem)
         data = _sendable(change.data)
     try:
@@ -327,7 +329,7 @@ def _encoded(data: Mapping[str, Any], room: int) -> EncodedData:
 
 def _within(room: int, name: str, value: Any) -> Any:
     """Return a value, the beginning of a text, or None, so that it takes `room` bytes at most."""
-    for candidate in (value, *_beginnings(value, room - len(name) - 7)):
+    for candidate in (value, *_beginnings(value, room - len(str(name)) - 7)):
         with suppress(EventDataInvalidError):
             if len(encode({name: candidate}).text) <= room:
                 return candidate
