@@ -78,8 +78,10 @@ def run(
     # Text format would send a payload as hex: twice the bytes, and the work to convert them.
     if is_binary:
         prepared.format = psycopg.pq.Format.BINARY
-    # Django's wrapper translates errors, and logs and counts queries if configured.
-    cursor = connection._prepare_cursor(prepared)
+    # Django's wrapper translates errors, and logs and counts queries if configured. Where the project
+    # has server_side_binding, its log would write the statement anew, with Django's placeholders.
+    is_rewritten = connection.features.uses_server_side_binding
+    cursor = (connection.make_cursor if is_rewritten else connection._prepare_cursor)(prepared)
     if may_prepare:
         # Reset below: otherwise psycopg would store the texts of Django's statements, with values.
         raw.prepare_threshold = EXECUTIONS_BEFORE_PREPARING

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from django.db import DatabaseError, connection
+from django.test.utils import CaptureQueriesContext
 from psycopg import _queries
 
 from projects.models import Project, User
@@ -149,6 +150,19 @@ def test_worker_sets_up_a_connection_that_binds_on_the_server() -> None:
             assert dict(zip(SET_UP, cursor.fetchone(), strict=True)) == SET_UP
     finally:
         wrapper.close()
+
+
+@pytest.mark.django_db
+def test_events_are_stored_where_queries_are_logged_and_bound_on_the_server(
+    user: User, make_webhook: Callable[..., Webhook], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_webhook()
+    monkeypatch.setattr(connection.features, "uses_server_side_binding", True)
+
+    with CaptureQueriesContext(connection):
+        trigger(user, 1)
+
+    assert ask("SELECT count(*) FROM webhooks_delivery") == 1
 
 
 def test_table_altered_under_a_worker_costs_one_try(
