@@ -18,8 +18,7 @@ from rest_framework.authentication import (
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 
-from webhooks.api import places
-from webhooks.doors import audit, second_factor
+from webhooks.doors import api_paths, audit, second_factor
 from webhooks.models import ApiToken
 from webhooks.models.owners import is_held, owner_model
 from webhooks.models.token import digest_of, key_of
@@ -161,7 +160,7 @@ def check_token(text: bytes) -> ApiToken:
         or (found.expiry and found.expiry <= now)
         or is_held(found.user.pk)
     ):
-        raise AuthenticationFailed(REFUSAL.format(tokens=places.path_of("tokens")))
+        raise AuthenticationFailed(REFUSAL.format(tokens=api_paths.path_of("tokens")))
     if found.last_used_at is None or now - found.last_used_at >= LAST_USED_STEP:
         # In the shared copy, too: while the row is locked, one request a second tries, not each.
         found.last_used_at = now

@@ -25,7 +25,7 @@ from django.urls import Resolver404, resolve
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.response import Response
 
-from webhooks.api import places, throttles, wishes
+from webhooks.api import throttles, wishes
 from webhooks.api.authentication import BearerAuthentication, check_token
 from webhooks.api.events import EventViewSet
 from webhooks.api.idempotency import HEADER, answer_once
@@ -33,6 +33,7 @@ from webhooks.api.middleware import GetResponse, answer_crash
 from webhooks.api.parsers import parse_strictly, read_body
 from webhooks.api.problems import CONTENT_TYPE, answer_exception
 from webhooks.api.renderers import ApiRenderer
+from webhooks.doors import api_paths
 from webhooks.doors.allowances import Allowance
 from webhooks.models import ApiToken
 
@@ -70,7 +71,7 @@ class Route:
 def routes() -> dict[str, Route]:
     """Return the routes by path; none where another view of the project takes a path of ours."""
     found = {}
-    for root in places.roots():
+    for root in api_paths.roots():
         for path, status, trigger in (
             (f"{root}events", 201, wishes.trigger_one),
             (f"{root}events/batch", 200, wishes.trigger_many),

@@ -11,10 +11,10 @@ from django.core.signals import got_request_exception
 from django.http import HttpRequest, HttpResponse
 from rest_framework.exceptions import APIException, UnsupportedMediaType
 
-from webhooks.api import places
 from webhooks.api.context import request_id as current_request_id
 from webhooks.api.errors import BodyTooLargeError, LengthRequiredError
 from webhooks.api.problems import answer_our_mistake, answer_outside_views
+from webhooks.doors import api_paths
 from webhooks.ids import new_id
 from webhooks.outbox.tracing import continuing
 
@@ -60,7 +60,7 @@ class ApiMiddleware:
     @cached_property
     def _is_ours(self) -> Callable[[str], object]:
         # Every request of the site asks it.
-        return places.ours().match
+        return api_paths.ours().match
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if not self._is_ours(request.path_info):
@@ -74,7 +74,7 @@ class ApiMiddleware:
         return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        return answer_crash(request, exception) if places.is_ours(request.path_info) else None
+        return answer_crash(request, exception) if api_paths.is_ours(request.path_info) else None
 
 
 def answer_crash(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -6,8 +6,7 @@ from rest_framework.exceptions import PermissionDenied
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from webhooks.api import places
-from webhooks.doors import access, owners
+from webhooks.doors import access, api_paths, owners
 from webhooks.models import ApiToken
 from webhooks.models.owners import owner_key
 
@@ -46,7 +45,7 @@ class HasScope(BasePermission):
             if scope not in request.auth.scopes:
                 self.message = (
                     f"This needs the scope {scope!r}, which this token does not have; make one that"
-                    f" has it with POST {places.path_of('tokens')}."
+                    f" has it with POST {api_paths.path_of('tokens')}."
                 )
                 return False
         return True

@@ -24,7 +24,6 @@ from rest_framework.settings import api_settings
 from rest_framework.views import set_rollback
 
 from webhooks import errors
-from webhooks.api import places
 from webhooks.api.errors import (
     ConflictError,
     KeyInUseError,
@@ -33,6 +32,7 @@ from webhooks.api.errors import (
 )
 from webhooks.api.names import camel_case
 from webhooks.api.overtaking import was_overtaken
+from webhooks.doors import api_paths
 from webhooks.models.webhook import api_name
 from webhooks.pace.bounds import MAX_NAME_CHARACTERS, MAX_PROBLEMS, shortened
 from webhooks.postgres.sql import is_read_only, is_unavailable, took_too_long
@@ -183,7 +183,7 @@ def problem_of(exception: exceptions.APIException, request: Any) -> dict[str, An
         for kind, hint in HINTS.items():
             if isinstance(exception, kind):
                 prefix = settings.WEBHOOKS_TOKEN_PREFIX
-                hint = hint.format(prefix=prefix, tokens=places.path_of("tokens"))
+                hint = hint.format(prefix=prefix, tokens=api_paths.path_of("tokens"))
                 detail = f"{detail} {hint}"
     return problem(request, exception.status_code, code, detail, **extra)
 
@@ -268,18 +268,18 @@ def no_such_route(request: HttpRequest) -> HttpResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if not places.is_ours(request.path_info):
+    if not api_paths.is_ours(request.path_info):
         return default_bad_request(request, exception)
     return answer_outside_views(request, exceptions.ParseError("The request is not acceptable."))
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if not places.is_ours(request.path_info):
+    if not api_paths.is_ours(request.path_info):
         return default_not_found(request, exception)
     return no_such_route(request)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    if not places.is_ours(request.path_info):
+    if not api_paths.is_ours(request.path_info):
         return default_server_error(request)
     return answer_our_mistake(request)

@@ -2,18 +2,27 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpResponse
 
+from webhooks.doors import api_paths
 from webhooks.models import Delivery
 from webhooks.portal.pages import show
 from webhooks.portal.visit import Visit
+from webhooks.workbench.listen import DEFAULT_ROOT
 
 SHOWN = 30
 
 
 def live(visit: Visit) -> HttpResponse:
     """Show the latest events."""
-    return show(visit, "live", _latest(visit))
+    root = api_paths.path_of("").rstrip("/")
+    address = f"{visit.request.scheme}://{visit.request.get_host()}"
+    context = {
+        "server": address + ("" if root == DEFAULT_ROOT else root),
+        "token_prefix": settings.WEBHOOKS_TOKEN_PREFIX,
+    }
+    return show(visit, "live", context | _latest(visit))
 
 
 def live_part(visit: Visit) -> HttpResponse:

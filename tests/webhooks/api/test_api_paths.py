@@ -265,3 +265,23 @@ def test_descriptions_know_the_tokens_and_lists_at_any_path(root: str, settings:
 
     assert "Takes a user name and a password" in operations["createToken"]
     assert "Needs the scope `read`." in operations["listWebhooks"]
+
+
+@pytest.mark.parametrize(
+    ("at", "server"),
+    [("api/v1/", "http://testserver"), ("hooks/v2/", "http://testserver/hooks/v2")],
+)
+def test_portal_names_the_server_as_listen_takes_it(
+    user: User, settings: Any, at: str, server: str
+) -> None:
+    settings.ROOT_URLCONF = (
+        path(at, OURS),
+        path("portal/", include("webhooks.portal.urls")),
+    )
+    settings.WEBHOOKS_TOKEN_PREFIX = "ours_"
+    browser = Client()
+    browser.force_login(user)
+
+    page = browser.get("/portal/live/").content.decode()
+
+    assert f"WEBHOOKS_TOKEN=ours_… python manage.py listen --server {server} --forward-to" in page
