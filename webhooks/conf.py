@@ -6,6 +6,9 @@ from typing import Any
 from django.conf import settings
 from django.utils.crypto import salted_hmac
 
+DEFAULT_API_ROOT = "/api/v1"
+"""Where clients look for the API of a server whose address has no path."""
+
 DEFAULTS: dict[str, Any] = {
     # Keys of 32 bytes each; the first encrypts. Creating a webhook needs at least one: with DEBUG it
     # is derived from SECRET_KEY, else `manage.py check` shows the line that sets a new one.

@@ -1,5 +1,6 @@
-"""What a process of a foreign project loads that only stores events; each is a process of its own."""
+"""What a process of a foreign project loads that only stores events, and a web process of ours."""
 
+import os
 import subprocess
 import sys
 
@@ -35,3 +36,26 @@ def test_a_producer_loads_no_client(apps: list[str], loaded: list[str]) -> None:
     told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=BASE_DIR).stdout
 
     assert told.split() == loaded
+
+
+WEB_PROGRAM = """
+import sys
+from config.wsgi import application
+from django.urls import get_resolver
+get_resolver().url_patterns
+print("pycurl" in sys.modules)
+"""
+
+
+def test_a_web_process_does_not_load_the_sender() -> None:
+    """It would take five megabytes more."""
+    told = subprocess.run(
+        [sys.executable, "-c", WEB_PROGRAM],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=BASE_DIR,
+        env=os.environ | {"DJANGO_SETTINGS_MODULE": "config.settings"},
+    ).stdout
+
+    assert told.split() == ["False"]

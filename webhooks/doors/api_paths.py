@@ -13,6 +13,8 @@ from typing import Any
 from django.conf import settings
 from django.urls import URLPattern, get_resolver, get_script_prefix
 
+from webhooks.conf import DEFAULT_API_ROOT
+
 ROUTES = "webhooks.api.urls"
 LAST_ROUTE = "webhooks.api.problems.no_such_route"
 """A project that has this route says that everything below its path is the API."""
@@ -26,7 +28,7 @@ def roots() -> list[str]:
 
 def path_of(name: str) -> str:
     """Return the path of a resource as clients see it, for texts."""
-    root = next(iter(roots()), "/api/v1/")
+    root = next(iter(roots()), f"{DEFAULT_API_ROOT}/")
     return f"{get_script_prefix().rstrip('/')}{root}{name}"
 
 

@@ -5,11 +5,11 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpResponse
 
+from webhooks.conf import DEFAULT_API_ROOT
 from webhooks.doors import api_paths
 from webhooks.models import Delivery
 from webhooks.portal.pages import show
 from webhooks.portal.visit import Visit
-from webhooks.workbench.listen import DEFAULT_ROOT
 
 SHOWN = 30
 
@@ -19,7 +19,7 @@ def live(visit: Visit) -> HttpResponse:
     root = api_paths.path_of("").rstrip("/")
     address = f"{visit.request.scheme}://{visit.request.get_host()}"
     context = {
-        "server": address + ("" if root == DEFAULT_ROOT else root),
+        "server": address + ("" if root == DEFAULT_API_ROOT else root),
         "token_prefix": settings.WEBHOOKS_TOKEN_PREFIX,
     }
     return show(visit, "live", context | _latest(visit))

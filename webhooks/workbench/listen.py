@@ -23,6 +23,7 @@ import requests
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection
 
+from webhooks.conf import DEFAULT_API_ROOT
 from webhooks.errors import FeedRefusedError, UrlRefusedError
 from webhooks.ids import EVENT_PREFIX, new_id, parse_public_id
 from webhooks.outbox import feed
@@ -36,8 +37,6 @@ from webhooks.wire.signing import SECRET_PREFIX, SigningKey
 from webhooks.wire.url_rules import parse_url
 
 THIS_MACHINE = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
-DEFAULT_ROOT = "/api/v1"
-"""Of a server's API, where its address has no path."""
 POLL_SECONDS = 0.25
 SERVER_POLL_SECONDS = 1.0
 SERVER_TIMEOUT_SECONDS = 30.0
@@ -82,7 +81,7 @@ WHERE_TO = "The token only goes to https:// servers, or to this machine."
 
 class ServerSource:
     """The feed of a server, through its API; the token says whose events. The server's address ends
-    with the path of its API where that is not DEFAULT_ROOT.
+    with the path of its API where that is not DEFAULT_API_ROOT.
 
     Raises FeedRefusedError where there can be no such server or token.
     """
@@ -98,7 +97,7 @@ class ServerSource:
             raise FeedRefusedError(WHERE_TO)
         if not (token.isascii() and token.isprintable()):
             raise FeedRefusedError("The token holds a character that no token has.")
-        root = "" if url.target.strip("/") else DEFAULT_ROOT
+        root = "" if url.target.strip("/") else DEFAULT_API_ROOT
         self._url = f"{str(url).rstrip('/')}{root}/events/feed"
         self._patterns = list(patterns)
         self._session = requests.Session()
