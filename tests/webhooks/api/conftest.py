@@ -1,7 +1,9 @@
 """Clients of every kind, and throttles that are not in the way."""
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,10 +36,12 @@ def grant(user: User, *permissions: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _fresh_counters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts of this process, of this test."""
+    """Counts of this process, of this test, within one minute and one hour."""
     counter = allowances.Counter()
     counter._silent_until = float("inf")
     monkeypatch.setattr(allowances, "counter", counter)
+    clock = SimpleNamespace(time=lambda: 1_800_000_010.0, monotonic=time.monotonic)
+    monkeypatch.setattr(allowances, "time", clock)
 
 
 @pytest.fixture(autouse=True)
