@@ -1,5 +1,7 @@
 """Run commands in this process, with their standard streams."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
+from config.services import BASE_DIR
 from webhooks import service
 from webhooks.models import Webhook
 
@@ -60,3 +63,15 @@ def hold_back(reason: str, until: datetime) -> None:
         Webhook.objects.update(held_until=until)
     else:
         service.pause_sending()
+
+
+def run_without_postgres(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command in a process whose Postgres is away."""
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=BASE_DIR,
+        env=os.environ | {"DATABASE_URL": "postgres://nobody@127.0.0.1:1/none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -4,6 +4,8 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -123,43 +125,38 @@ def test_host_with_too_long_a_label_is_refused(run: Run) -> None:
     assert (ran.code, ran.out) == (1, "")
 
 
-def test_receiver_ends_once_nobody_reads_its_lines() -> None:
-    process = subprocess.Popen(
-        [sys.executable, "manage.py", "receiver", "--port", "0"],
+@contextmanager
+def receiving(*options: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """Run the command; yields its process and its URL."""
+    with subprocess.Popen(
+        [sys.executable, "manage.py", "receiver", "--port", "0", *options],
         cwd=BASE_DIR,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout is not None
-    try:
-        url = process.stdout.readline().split()[2]
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout.readline().split()[2]
+        finally:
+            process.kill()
+
+
+def test_receiver_ends_once_nobody_reads_its_lines() -> None:
+    with receiving() as (process, url):
+        assert process.stdout is not None
+        assert process.stderr is not None
         process.stdout.close()
         requests.post(url, data=b"{}", timeout=5)
         assert process.wait(10) == 141
-    finally:
-        process.kill()
-    assert process.stderr is not None
-    with process.stderr:
         assert process.stderr.read() == ""
 
 
 def test_receiver_ends_once_it_cannot_save(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "manage.py", "receiver", "--port", "0", "--save", str(tmp_path / "gone")],
-        cwd=BASE_DIR,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        url = process.stdout.readline().split()[2]
+    with receiving("--save", str(tmp_path / "gone")) as (process, url):
         (tmp_path / "gone").rmdir()
         requests.post(url, data=b"{}", timeout=5)
         _, said = process.communicate(timeout=10)
-    finally:
-        process.kill()
     assert said == f"CommandError: Cannot save to {tmp_path / 'gone'}: No such file or directory.\n"
     assert process.returncode == 1
 

@@ -1,25 +1,13 @@
 """`manage.py webhooks_alive`, a liveness probe: only what a restart would help makes it fail."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
-from config.services import BASE_DIR
-from tests.webhooks.management.conftest import Run
+from tests.webhooks.management.conftest import Run, run_without_postgres
 from webhooks.models import WorkerHeartbeat
 
 
 def test_postgres_that_is_away_is_no_reason_to_restart() -> None:
-    ran = subprocess.run(
-        [sys.executable, "manage.py", "webhooks_alive"],
-        cwd=BASE_DIR,
-        env=os.environ | {"DATABASE_URL": "postgres://x:y@127.0.0.1:1/x"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = run_without_postgres("webhooks_alive")
 
     assert (ran.returncode, ran.stdout, ran.stderr) == (
         0,
