@@ -17,6 +17,7 @@ from cells import belongings
 from cells.belongings import Table
 from cells.slots import SLOT_SQL
 from webhooks.errors import WebhooksError
+from webhooks.ids import EVENT_PREFIX
 from webhooks.models import Delivery, Event
 from webhooks.models.operations import owner_of_answers
 from webhooks.models.owners import owner_model
@@ -168,7 +169,7 @@ def _number(source: Connection, target: Connection, owners: Owners, table: Table
 
 
 LATE_SQL = """
-SELECT 'evt_' || replace(t.id::text, '-', ''), t.type, t.created_at, t.payload, t.owner_id,
+SELECT t.id, t.type, t.created_at, t.payload, t.owner_id,
        t.object_reference, t.is_self_reported, t.version
   FROM webhooks_event t, (SELECT %s::pg_snapshot AS seen) AS copy
  WHERE (t.epoch, t.transaction_id) >= (webhooks_current_epoch(), pg_snapshot_xmin(copy.seen))
@@ -181,7 +182,9 @@ SELECT 'evt_' || replace(t.id::text, '-', ''), t.type, t.created_at, t.payload, 
 def late_events(source: Connection, owners: Owners, snapshot: str) -> list[FeedEvent]:
     """Return the owners' events of transactions that a snapshot (pg_snapshot) did not see, in order."""
     text = LATE_SQL.format(condition=owners.condition(_table(Event)))
-    return [FeedEvent(*row) for row in source.execute(text, [snapshot])]
+    return [
+        FeedEvent(EVENT_PREFIX + id_.hex, *rest) for id_, *rest in source.execute(text, [snapshot])
+    ]
 
 
 def delete(connection: Connection, owners: Owners, *, with_events: bool = False) -> None:

@@ -9,7 +9,7 @@ again, and until the map is flipped it can be taken back.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import IsolationLevel
@@ -21,6 +21,8 @@ from cells.log import Log
 from cells.messages import entry_of
 from cells.moving_figures import Figures
 from webhooks.models.owners import owners_are_users
+
+T = TypeVar("T")
 
 STALE_SECONDS = 2.0
 """After so long no process of the old cell sends, or writes, for an owner whose slot it does not have."""
@@ -134,15 +136,15 @@ class Move:
 
     def _wait_for_transactions(self, source: Connection) -> None:
         """Wait for the end of the transactions that may hold events which the copy would not see."""
-        deadline = time.monotonic() + DRAIN_SECONDS
         waits_for = [name for name, _ in source.execute(OPEN_SQL)]
-        while left := [pid for name, pid in source.execute(OPEN_SQL) if name in waits_for]:
-            if time.monotonic() > deadline:
-                raise MoveError(
-                    f"Transactions are still open after {DRAIN_SECONDS:g} s, in the backends"
-                    f" {', '.join(map(str, left))} of Postgres; end them, and move it again."
-                )
-            time.sleep(0.1)
+        _wait_while(
+            lambda: [pid for name, pid in source.execute(OPEN_SQL) if name in waits_for],
+            time.monotonic() + DRAIN_SECONDS,
+            lambda pids: (
+                f"Transactions are still open after {DRAIN_SECONDS:g} s, in the backends"
+                f" {', '.join(map(str, pids))} of Postgres; end them, and move it again."
+            ),
+        )
 
     def _clean_up(self, source: Connection, owners: Owners, current: CellMap) -> None:
         """Delete the rows in the old cell, and publish the events that the copy has not seen.
@@ -155,7 +157,8 @@ class Move:
             try:
                 with source.transaction():
                     # It deletes what this snapshot sees, and what comes later stays.
-                    if late := copying.late_events(source, owners, copied[0]) if copied else []:
+                    late = copying.late_events(source, owners, copied[0]) if copied else []
+                    if late:
                         self._say(f"publishing {len(late)} events that were stored late")
                         stream = current.stream_of(self._slot)
                         self._log.publish({stream: [entry_of(event) for event in late]})
@@ -172,19 +175,22 @@ class Move:
 
     def _drain(self, source: Connection, owners: Owners) -> None:
         deadline = time.monotonic() + DRAIN_SECONDS
-        while source.execute(IN_FLIGHT_SQL, [owners.ids]).fetchone() != (0,):
-            if time.monotonic() > deadline:
-                raise MoveError(
-                    f"Deliveries are still in flight after {DRAIN_SECONDS:g} s; are workers running?"
-                )
-            time.sleep(0.1)
+        _wait_while(
+            lambda: _value(source.execute(IN_FLIGHT_SQL, [owners.ids])),
+            deadline,
+            lambda _: (
+                f"Deliveries are still in flight after {DRAIN_SECONDS:g} s; are workers running?"
+            ),
+        )
         # They queue deliveries of frozen owners, too.
-        while copying.shared_redeliveries(source, owners):
-            if time.monotonic() > deadline:
-                raise MoveError(
-                    "A redelivery for several owners is still running; wait for its end or cancel it."
-                )
-            time.sleep(1)
+        _wait_while(
+            lambda: copying.shared_redeliveries(source, owners),
+            deadline,
+            lambda _: (
+                "A redelivery for several owners is still running; wait for its end or cancel it."
+            ),
+            pause_seconds=1,
+        )
 
     def _owners(self, connection: Connection) -> Owners:
         return Owners(connection, self._slot)
@@ -206,3 +212,17 @@ class Move:
 def _value(cursor: psycopg.Cursor[Any]) -> Any:
     [(value,)] = cursor.fetchall()
     return value
+
+
+def _wait_while(
+    left: Callable[[], T],
+    deadline: float,
+    problem: Callable[[T], str],
+    *,
+    pause_seconds: float = 0.1,
+) -> None:
+    """Wait while something is left; after the deadline raise MoveError with the problem of it."""
+    while found := left():
+        if time.monotonic() > deadline:
+            raise MoveError(problem(found))
+        time.sleep(pause_seconds)

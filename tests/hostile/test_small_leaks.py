@@ -51,13 +51,6 @@ def from_address(user: User, address: str) -> Client:
     return client
 
 
-@pytest.fixture
-def _same_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No minute, after which guesses would be free again, ends in the middle of the test."""
-    monkeypatch.setattr(time, "time", lambda: 1_800_000_010.0)
-
-
-@pytest.mark.usefixtures("_same_minute")
 @pytest.mark.parametrize("is_spread", [False, True], ids=["one address", "many addresses"])
 def test_reveal_form_takes_few_guesses(
     root: User, make_webhook: Callable[..., Webhook], is_spread: bool
@@ -76,7 +69,6 @@ def test_reveal_form_takes_few_guesses(
     assert b"whsec_" not in right.content
 
 
-@pytest.mark.usefixtures("_same_minute")
 def test_password_form_takes_few_guesses(root: User) -> None:
     client = from_address(root, "192.0.2.1")
     codes = [

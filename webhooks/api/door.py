@@ -34,7 +34,7 @@ from webhooks.api.parsers import parse_strictly, read_body
 from webhooks.api.problems import CONTENT_TYPE, answer_exception
 from webhooks.api.renderers import ApiRenderer
 from webhooks.doors import api_paths
-from webhooks.doors.allowances import Allowance
+from webhooks.doors.allowances import Allowance, take_refusal
 from webhooks.models import ApiToken
 
 JSON_TYPES = {"application/json", "application/json; charset=utf-8"}
@@ -182,7 +182,7 @@ def _authenticate(asker: Asker, text: str, allowances: list[Allowance]) -> ApiTo
     try:
         return check_token(text.encode())
     except AuthenticationFailed as refusal:
-        allowances.append(throttles.take_refusal(asker))
+        allowances.append(take_refusal(asker))
         throttles.check(allowances)
         refusal.auth_header = AUTHENTICATE  # type: ignore[attr-defined]
         raise

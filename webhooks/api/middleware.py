@@ -74,7 +74,7 @@ class ApiMiddleware:
         return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        return answer_crash(request, exception) if api_paths.is_ours(request.path_info) else None
+        return answer_crash(request, exception) if self._is_ours(request.path_info) else None
 
 
 def answer_crash(request: HttpRequest, exception: Exception) -> HttpResponse:

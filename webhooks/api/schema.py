@@ -110,10 +110,6 @@ class ApiSchema(AutoSchema):
         # The action's own docstring: that of its class is for us, not for clients.
         action = getattr(self.view, getattr(self.view, "action", None) or self.method.lower())
         description: str = get_doc(action)
-        if not hasattr(
-            self.view, "required_scopes"
-        ):  # a project may describe its own views with it
-            return description
         if any(isinstance(one, PasswordAuthentication) for one in self.view.get_authenticators()):
             needs = "Takes a user name and a password instead of a token."
         else:

@@ -84,11 +84,6 @@ def check(found: Iterable[Allowance]) -> None:
         raise Throttled(max(waits))
 
 
-def take_refusal(request: Any) -> Allowance:
-    """Count one request of an address without valid credentials; its `META` is read."""
-    return take("refused", allowances.address_in(request))
-
-
 def headers_of(found: list[Allowance]) -> dict[str, str]:
     """Return the fields RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers)."""
     if not found:

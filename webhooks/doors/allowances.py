@@ -179,6 +179,11 @@ def take_login(request: HttpRequest) -> Allowance:
     return take("login", address_in(request))
 
 
+def take_refusal(request: Any) -> Allowance:
+    """Count one request of an address without valid credentials; its `META` is read."""
+    return take("refused", address_in(request))
+
+
 def take_password(request: HttpRequest, user: Any) -> Allowance:
     """Count one attempt of a signed-in user at their own password, per account and per address.
 

@@ -72,7 +72,7 @@ def open_link(request: HttpRequest, key: str) -> HttpResponse:
             link, session_key = service.open_portal_link(key)
         except PortalLinkInvalidError:
             # As of the API's tokens: keys that open something cost nothing.
-            allowance = allowances.take("refused", allowances.address_in(request))
+            allowance = allowances.take_refusal(request)
             if allowance.is_exceeded:
                 return _too_many(request, allowance, is_framed=True)
             page = render(request, "webhooks/portal/ended.html", {"is_link": True}, status=404)

@@ -17,6 +17,7 @@ events are immutable.
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -150,7 +151,7 @@ class _EventBatch:
             return
         if write.before is None or history is None:
             history = ObjectHistory(is_created_here=write.before is None, before=write.before)
-        net_events = self._update_net_events(key, history, self._net_changes(write, history))
+        net_events = self._update_net_events(key, history, self._net_changes(key, write, history))
         transitions = self._add(
             key, self._said(key, self.tracking.transitions, write.row, write.before)
         )
@@ -165,8 +166,7 @@ class _EventBatch:
     def _history_of(self, key: Key) -> ObjectHistory | None:
         return self.changed[key] if key in self.changed else self.histories.get(key)
 
-    def _net_changes(self, write: Write, history: ObjectHistory) -> list[Change]:
-        key = (self.model, write.row.pk)
+    def _net_changes(self, key: Key, write: Write, history: ObjectHistory) -> list[Change]:
         if history.before is None:
             return self._said(key, self.tracking.created, write.row)
         return self._said(key, self.tracking.updated, write.row, history.before)
@@ -188,9 +188,13 @@ class _EventBatch:
         is_created_here = self.delete_object(key)
         if self.tracking.deleted is not None and not is_created_here:
             self._add(key, self._said(key, self.tracking.deleted, write.row))
-        if needs_collector(self.model):
-            # Listeners run, before the row is gone.
+        if self._may_write_on:
             self.changed[key] = None
+
+    @cached_property
+    def _may_write_on(self) -> bool:
+        """Whether listeners may still write rows of the model that are being deleted."""
+        return needs_collector(self.model)
 
     def delete_object(self, key: Key) -> bool:
         """Withdraw the events that an object's deletion makes void.

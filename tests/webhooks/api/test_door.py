@@ -172,11 +172,6 @@ PATHS = ("/api/v1/events", "/api/v1/events/batch")
 Ask = Callable[..., list[HttpResponse]]
 
 
-@pytest.fixture(autouse=True)
-def _same_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time, "time", lambda: 1_800_000_010.0)
-
-
 class BeforeDjango:
     """A handler for a test client: the WSGI application with the shortcut before Django."""
 

@@ -156,6 +156,15 @@ def test_filter_by_active(client: APIClient, make_webhook: Callable[..., Webhook
     assert client.get("/api/v1/webhooks?active=maybe").status_code == 400
 
 
+def add_delivery(webhook: Webhook, owner_id: Any) -> None:
+    Delivery.objects.create(
+        event=Event.objects.create(type="webhook.test", owner_id=owner_id, payload=b"{}"),
+        webhook=webhook,
+        owner_id=owner_id,
+        event_type="webhook.test",
+    )
+
+
 def test_disable_and_enable(
     client: APIClient, user: User, make_webhook: Callable[..., Webhook]
 ) -> None:
@@ -163,12 +172,7 @@ def test_disable_and_enable(
     disabled = client.post(path_of(webhook, "/disable"), {"reason": "Moving house"}).json()
     assert (disabled["active"], disabled["disabledReason"]) == (False, "Moving house")
     webhook.refresh_from_db()
-    Delivery.objects.create(
-        event=Event.objects.create(type="webhook.test", owner_id=user.id, payload=b"{}"),
-        webhook=webhook,
-        owner_id=user.id,
-        event_type="webhook.test",
-    )
+    add_delivery(webhook, user.id)
 
     enabled = client.post(path_of(webhook, "/enable"), {"send": "all"})
 
@@ -181,12 +185,7 @@ def test_switching_again_changes_nothing(
     client: APIClient, user: User, make_webhook: Callable[..., Webhook]
 ) -> None:
     webhook = make_webhook(events=["webhook.test"])
-    Delivery.objects.create(
-        event=Event.objects.create(type="webhook.test", owner_id=user.id, payload=b"{}"),
-        webhook=webhook,
-        owner_id=user.id,
-        event_type="webhook.test",
-    )
+    add_delivery(webhook, user.id)
 
     again = client.post(path_of(webhook, "/enable"), {"send": "none"})
 

@@ -2,17 +2,17 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from django.db import connection, models, transaction
+from django.db import models, transaction
 from django.db.models.signals import post_delete, pre_delete
 from django.test.utils import isolate_apps
 
 from projects.models import Project, User
 from sessions_app.models import Session
-from webhooks import catalog
+from tests.webhooks.tracking.own_models import make_model, tables_of
 from webhooks.models import Delivery, Event, Webhook
 from webhooks.testing import captured_events
 from webhooks.tracking import Change, TrackedModel, Tracking, declaration, track, tracked, writes
@@ -28,32 +28,20 @@ MakeModels = Callable[..., Any]
 
 
 @pytest.fixture
-def make_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeModels]:
+def make_models(own_registries: None) -> Iterator[MakeModels]:
     """Return a function that tracks models, unless they are, and makes their tables until the end of
     the test; it returns their managers."""
-    for place, name in (
-        (writes, "_trackings"), (writes, "_types"), (catalog, "_types"), (catalog, "_validators"),
-    ):  # fmt: skip
-        monkeypatch.setattr(place, name, dict(getattr(place, name)))
-    monkeypatch.setattr(declaration, "_declarations", [])
-    made: list[type[models.Model]] = []
 
     def make(*wanted: type[models.Model], fields: Sequence[str] = ()) -> list[Any]:
         for model in wanted:
             if writes.tracking_of(model) is None:
                 tracked(owner=None, fields=fields)(model)
-            with connection.schema_editor() as editor:
-                editor.create_model(model)
-            made.append(model)
         assert [one.problems for one in declaration.declarations() if one.problems] == []
+        stack.enter_context(tables_of(*wanted))
         return [model._default_manager for model in wanted]
 
-    with isolate_apps("projects"):
+    with isolate_apps("projects"), ExitStack() as stack:
         yield make
-    connection.close()
-    with connection.cursor() as cursor:
-        for model in made:
-            cursor.execute(f'DROP TABLE "{model._meta.db_table}" CASCADE')
 
 
 # Webhooks with filters get what was committed.
@@ -189,28 +177,18 @@ def test_listener_that_saves_the_row_itself_adds_nothing_after_its_deleted(
 
 
 def test_row_below_two_others_is_deleted_once(make_models: MakeModels) -> None:
-    class House(TrackedModel):
-        class Meta:
-            app_label = "projects"
-
-    class Floor(TrackedModel):
-        house = models.ForeignKey(House, models.CASCADE, related_name="floors")
-
-        class Meta:
-            app_label = "projects"
-
-    class Lamp(TrackedModel):
-        house = models.ForeignKey(House, models.CASCADE, related_name="lamps")
-        floor = models.ForeignKey(Floor, models.CASCADE, related_name="lamps")
-
-        class Meta:
-            app_label = "projects"
-
-    houses, floors, lamps = make_models(House, Floor, Lamp)
+    house_model = make_model("House")
+    floor_model = make_model("Floor", house=models.ForeignKey(house_model, models.CASCADE))
+    lamp_model = make_model(
+        "Lamp",
+        house=models.ForeignKey(house_model, models.CASCADE),
+        floor=models.ForeignKey(floor_model, models.CASCADE),
+    )
+    houses, floors, lamps = make_models(house_model, floor_model, lamp_model)
     house = houses.create()
     lamps.create(house=house, floor=floors.create(house=house))
 
-    with listening(post_delete, lambda **_: None, Lamp), captured_events() as captured:
+    with listening(post_delete, lambda **_: None, lamp_model), captured_events() as captured:
         house.delete()
 
     assert sorted(captured.types) == ["floor.deleted", "house.deleted", "lamp.deleted"]
@@ -220,22 +198,18 @@ def test_row_below_two_others_is_deleted_once(make_models: MakeModels) -> None:
 
 
 def test_function_that_fails_fails_no_save(make_models: MakeModels, caplog: Any) -> None:
-    class Jar(TrackedModel):
-        name = models.CharField(max_length=10)
-
-        class Meta:
-            app_label = "projects"
+    jar_model = make_model("Jar")
 
     def fails(*_: Any) -> Iterator[Change]:
         yield Change("project.created", None, {"x": 1 / 0})
 
     track(
-        Jar,
+        jar_model,
         Tracking(
             "jar", fields=("name",), created=fails, updated=fails, deleted=fails, transitions=fails
         ),
     )
-    (jars,) = make_models(Jar)
+    (jars,) = make_models(jar_model)
     with captured_events() as captured:
         jar = jars.create(name="a")
         jar.name = "b"
@@ -299,13 +273,7 @@ def test_model_whose_init_reads_its_fields_is_saved(make_models: MakeModels) -> 
 
 
 def test_numbers_without_a_json_form_are_null(make_models: MakeModels) -> None:
-    class Cup(TrackedModel):
-        size = models.FloatField()
-
-        class Meta:
-            app_label = "projects"
-
-    (cups,) = make_models(Cup, fields=["size"])
+    (cups,) = make_models(make_model("Cup", size=models.FloatField()), fields=["size"])
     with captured_events() as captured:
         cup = cups.create(size=float("nan"))
         for size in (1.0, float("inf")):
@@ -316,14 +284,7 @@ def test_numbers_without_a_json_form_are_null(make_models: MakeModels) -> None:
 
 
 def test_event_goes_out_without_what_is_too_large(make_models: MakeModels) -> None:
-    class Bag(TrackedModel):
-        name = models.CharField(max_length=10)
-        content = models.JSONField()
-
-        class Meta:
-            app_label = "projects"
-
-    (bags,) = make_models(Bag, fields=["name", "content"])
+    (bags,) = make_models(make_model("Bag", content=models.JSONField()), fields=["name", "content"])
     with captured_events() as captured, transaction.atomic():
         bag = bags.create(name="a", content="small")
         bag.name, bag.content = "b", {"a": "y" * 300_000}
@@ -334,20 +295,13 @@ def test_event_goes_out_without_what_is_too_large(make_models: MakeModels) -> No
 
 
 def test_texts_that_are_too_large_together_are_cut(make_models: MakeModels) -> None:
-    class Book(TrackedModel):
-        title = models.CharField(max_length=10)
-        first = models.TextField()
-        second = models.TextField()
-        third = models.TextField()
-
-        class Meta:
-            app_label = "projects"
-
     texts = dict.fromkeys(("first", "second", "third"), "\N{GRINNING FACE}" * 40_000)
-    (books,) = make_models(Book, fields=["title", *texts])
+    (books,) = make_models(
+        make_model("Book", **{name: models.TextField() for name in texts}), fields=["name", *texts]
+    )
     with captured_events() as captured:
-        books.create(title="t", **texts)
+        books.create(name="t", **texts)
 
     ((_, data),) = captured.types_and_data
-    assert data["title"] == "t"
+    assert data["name"] == "t"
     assert all(10_000 <= len(data[name]) < 40_000 for name in texts)
