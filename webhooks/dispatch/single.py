@@ -6,7 +6,7 @@ retried and nothing counts.
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from webhooks import catalog
 from webhooks.dispatch.endpoints import Endpoint, Endpoints
 from webhooks.errors import WebhookNotSendingError
 from webhooks.ids import EVENT_PREFIX, new_id
-from webhooks.postgres.sql import run
+from webhooks.postgres.sql import database_now
 from webhooks.wire.addresses import AddressPolicy
 from webhooks.wire.failures import WithdrawnError
 from webhooks.wire.messages import Draft, HeaderBlock, Post
@@ -62,7 +62,7 @@ class SingleRequest:
         envelope = {
             "id": self.event_id,
             "type": event_type,
-            "created": catalog.wire_time(datetime.fromtimestamp(_database_time(), UTC)),
+            "created": catalog.wire_time(database_now()),
             "data": data,
         }
         self._payload = json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode()
@@ -107,13 +107,8 @@ class SingleRequest:
             payload=self._payload,
             delivery_id=new_id(),
             attempt=1,
-            timestamp=int(_database_time()),
+            timestamp=int(database_now().timestamp()),
         )
         headers = HeaderBlock([*signed.headers.lines, *self._extra_lines])
         self.post = Post(endpoint.url, signed.body, headers)
         return self.post
-
-
-def _database_time() -> float:
-    # As a claim reads it: a cast to a whole number would round up, into the receiver's future.
-    return float(run("SELECT extract(epoch FROM clock_timestamp())::float8", {}).fetchone()[0])

@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -101,6 +102,15 @@ def query(sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None)
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters)
         return list(cursor.fetchall())
+
+
+def database_now() -> datetime:
+    """Return the time by the clock of the database, for moments that its statements compare.
+
+    The clock of this machine may be another.
+    """
+    row = run("SELECT extract(epoch FROM clock_timestamp())::float8", {}).fetchone()
+    return datetime.fromtimestamp(row[0], UTC)
 
 
 def sqlstate(problem: BaseException) -> str | None:

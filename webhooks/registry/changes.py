@@ -16,6 +16,7 @@ from webhooks.models import SigningSecret, Webhook
 from webhooks.models.owners import owner_key, owner_model
 from webhooks.models.webhook import SETTING_NAMES
 from webhooks.outbox.store import Owner
+from webhooks.postgres.sql import database_now
 from webhooks.registry.secrets import build_secret, set_ed25519
 from webhooks.registry.switch import DELETED, UNPROVED, disable, enable
 from webhooks.registry.warnings import log_warnings
@@ -77,7 +78,7 @@ def create_webhook(
     _require_proof(webhook)
     _ask_for_proof(webhook)
     if not webhook.active:
-        webhook.disabled_at = timezone.now()
+        webhook.disabled_at = database_now()
     if ed25519:
         secrets.append(SigningSecret.build(webhook, scheme=SigningSecret.Scheme.ED25519))
     # Not by the database's clock: updated_at is by this one, and must not be earlier.
@@ -243,7 +244,7 @@ def _require_proof(webhook: Webhook) -> bool:
 def _ask_for_proof(webhook: Webhook) -> list[str]:
     """Make an instance's challenge due if the settings want proofs; return the fields it set."""
     is_wanted = django_settings.WEBHOOKS_ENDPOINT_PROOF != "off"
-    webhook.proof_due_at = timezone.now() if is_wanted else None
+    webhook.proof_due_at = database_now() if is_wanted else None
     webhook.proof_failures, webhook.proof_error = 0, ""
     return ["proof_due_at", "proof_failures", "proof_error"]
 

@@ -23,6 +23,7 @@ from webhooks.models.owner_keys import NO_OWNER
 from webhooks.outbox import store, wakeup
 from webhooks.pace.breaker import THRESHOLD, Breaker
 from webhooks.postgres.objects import make_next_due
+from webhooks.postgres.sql import database_now
 
 UNPROVED = "It is not proved yet that this URL's owner wants our requests: verify the webhook."
 """Why a webhook is disabled if WEBHOOKS_ENDPOINT_PROOF is `require`."""
@@ -41,7 +42,7 @@ def disable(webhook: Webhook, reason: str = "") -> None:
 
     Raises WebhookNotSendingError for one that is disabled already, whose reason stays, or deleted.
     """
-    changes = {"active": False, "disabled_reason": reason, "disabled_at": timezone.now()}
+    changes = {"active": False, "disabled_reason": reason, "disabled_at": database_now()}
     _switch(webhook, changes)
 
 
@@ -60,7 +61,7 @@ def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
     if send == "none":
         _cancel_all(waiting)
     elif send == "recent":
-        _cancel_all(waiting.filter(created_at__lt=timezone.now() - RECENT))
+        _cancel_all(waiting.filter(created_at__lt=Now() - RECENT))
     count = waiting[: COUNTED_AT_MOST + 1].count()
     healthy = Breaker()
     changes = {
@@ -76,7 +77,7 @@ def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
         "breaker_failures": 0,
         "breaker_probes": 0,
         # As after a recovery: the window starts at one.
-        "breaker_changed_at": timezone.now(),
+        "breaker_changed_at": database_now(),
         "breaker_probe_at": None,
     }
     # Last, because other transactions wait for the row while it is locked.
@@ -171,7 +172,7 @@ def resume_webhooks_of(owner_ids: Sequence[UUID]) -> None:
     Workers then send the pending deliveries as after a recovery.
     """
     rows = Webhook.objects.filter(owner_id__in=owner_ids, active=True, deleted_at=None)
-    rows.filter(breaker_state="closed").update(breaker_changed_at=timezone.now())
+    rows.filter(breaker_state="closed").update(breaker_changed_at=Now())
     transaction.on_commit(wakeup.nudge, robust=True)
 
 
