@@ -4,11 +4,14 @@ Other apps derive their model admins from OperatorAdmin and use nothing else of 
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime
 from typing import Any, ClassVar
 
 from django.contrib.admin import ShowFacets
 from django.contrib.admin.options import IS_POPUP_VAR
 from django.contrib.admin.views.main import ERROR_FLAG
+from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.db import OperationalError, transaction
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -69,6 +72,20 @@ class OperatorAdmin(ModelAdmin):
         """Return no rows for a list after a filter's impossible value, which Django then leaves out."""
         rows = super().get_queryset(request)
         return rows.none() if ERROR_FLAG in request.GET else rows
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """Return the values that the query string of an add form has for fields.
+
+        Django hands texts to widgets that fail with what is no value of their field.
+        """
+        found = {}
+        for name, text in super().get_changeform_initial_data(request).items():
+            with suppress(FieldDoesNotExist, ValidationError, OverflowError):
+                field: Any = self.opts.get_field(name)
+                if field.concrete and not field.many_to_many:
+                    value = field.to_python(text)
+                    found[name] = value.astimezone() if isinstance(value, datetime) else value
+        return found
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Allow only the filters that a list offers.
