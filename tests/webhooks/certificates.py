@@ -8,13 +8,15 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
 )
 from cryptography.x509.oid import NameOID
+
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,16 @@ class Authority:
         return self.folder / "ca.pem"
 
     def context(
-        self, host: str, *, starts: int = -1, ends: int = 2, is_self_signed: bool = False
+        self,
+        host: str,
+        *,
+        starts: int = -1,
+        ends: int = 2,
+        is_self_signed: bool = False,
+        key: Key | None = None,
     ) -> ssl.SSLContext:
         """Return a server's context with a certificate for `host`, valid from and to these days."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = key or ec.generate_private_key(ec.SECP256R1())
         name = _name(host)
         builder = _builder(name, key, timedelta(days=starts), timedelta(days=ends))
         builder = builder.issuer_name(name if is_self_signed else self.name).add_extension(
@@ -62,7 +70,7 @@ class Authority:
 
 
 def _builder(
-    name: x509.Name, key: ec.EllipticCurvePrivateKey, starts: timedelta, ends: timedelta
+    name: x509.Name, key: Key, starts: timedelta, ends: timedelta
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
@@ -75,7 +83,7 @@ def _builder(
     )
 
 
-def _signed(builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey) -> bytes:
+def _signed(builder: x509.CertificateBuilder, key: Key) -> bytes:
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from pytest_django import Settings
 
 from tests.webhooks.certificates import Authority
@@ -15,6 +16,16 @@ from webhooks.wire.many import MultiSender, Outcome
 from webhooks.workbench.receiver import HttpReceiver
 
 HOST = "hooks.example"
+GROUP = """\
+-----BEGIN DH PARAMETERS-----
+MIIBCAKCAQEA///////////JD9qiIWjCNMTGYouA3BzRKQJOCIpnzHQCC76mOxObIlFKCHmONATd
+75UZs806QxswKwpt8l8UN0/hNW1tUcJF5IW1dmJefsb0TELppjftawv/XLb0Brft7jhr+1qJn6Wu
+nyQRfEsf5kkoZlHs5Fs9wgB8uKFjvwWY2kg2HFXTmmkWP6j9JM9fg2VdI9yjrZYcYvNWIIVSu57V
+KQdwlpZtZww1Tkq8mATxdGwIyhghfDKQXkYuNs474553LBgOhgObJ4Oi7Aeij7XFXfBvTFLJ3ivL
+9pVYFxg5lUl86pVq5RXSJhiY+gUQFXKOWoqsqmj//////////wIBAg==
+-----END DH PARAMETERS-----
+"""
+"""Group 14 of RFC 3526, of 2048 bits."""
 
 
 @pytest.fixture
@@ -123,6 +134,28 @@ def test_x14_demand_for_a_client_certificate_is_refused(
 
         assert kind_of(outcome) in {"tls", "reset"}
         assert receiver.requests == []
+
+
+def test_group_that_the_server_chooses_is_refused(authority: Authority, tmp_path: Path) -> None:
+    # The larger the group, the longer the sender's thread stands still: at 10,000 bits for a second.
+    path = tmp_path / "group.pem"
+    path.write_text(GROUP)
+    # There are suites with this exchange for RSA only, and none in TLS 1.3.
+    context = authority.context(HOST, key=rsa.generate_private_key(65537, 2048))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("DHE")
+    context.load_dh_params(path)
+
+    assert_refused(context, "No complete HTTP answer came in time.")
+
+
+@pytest.mark.parametrize("ciphers", ["ECDHE", "AES128-GCM-SHA256"])
+def test_server_of_yesterday_is_accepted(authority: Authority, ciphers: str) -> None:
+    context = authority.context(HOST, key=rsa.generate_private_key(65537, 2048))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(ciphers)
+    with receiving(context) as (_, url):
+        assert kind_of(send_to(url)) == "200"
 
 
 def test_test_send_verifies_too_whatever_it_is_told(authority: Authority) -> None:
