@@ -35,6 +35,8 @@ MAX_LOOKUPS = 64
 """Most look-ups at the same time; the first look-up of a group may exceed it, up to MAX_THREADS."""
 MAX_LOOKUPS_OF_GROUP = 8
 MAX_THREADS = 512
+MAX_ADDRESSES = 16
+"""Most addresses of a host that are used; each costs a part of every request that tries it in vain."""
 MAX_HOSTS = 10_000
 """Cached hosts; above this, expired entries are dropped."""
 
@@ -176,7 +178,7 @@ class Resolver:
         now = time.monotonic()
         if answer:
             self._answered_at = now
-            self._known[host] = CachedLookup(now, answer)
+            self._known[host] = CachedLookup(now, answer[:MAX_ADDRESSES])
             return
         before = self._known.get(host, UNKNOWN)
         # If no host has an answer, our own network is at fault, and no name counts as dead.

@@ -521,6 +521,18 @@ def test_x19_many_and_dead_addresses_stay_within_the_timeout(receiver: HttpRecei
     assert kind_of(alive) == "200"
 
 
+def test_x19_of_thousands_of_addresses_only_a_few_are_dialled(
+    receiver: HttpReceiver, dialled: list[str]
+) -> None:
+    thousands = tuple(f"127.1.{number // 250}.{number % 250 + 1}" for number in range(4000))
+    url = receiver.url.replace("127.0.0.1", "many.example")
+
+    (outcome,) = send_all([request(url)], lookup=lookup_for(thousands), timeout_seconds=5)
+
+    assert kind_of(outcome) == "connect"
+    assert len(dialled) == names.MAX_ADDRESSES
+
+
 def test_x19_name_with_only_an_ipv6_address_is_reached() -> None:
     with HttpReceiver(host="::1") as receiver:
         url = f"http://six.example:{receiver.port}/"
