@@ -26,7 +26,7 @@ RESOLVED_SECONDS = 30.0
 STALE_SECONDS = 60.0
 """After this time a request waits for the new addresses, so that it follows a host that has moved."""
 UNRESOLVED_SECONDS = 5.0
-"""How long a name without addresses is not looked up again; each time twice as long."""
+"""How long a name is not looked up again after a failure; without addresses, each time twice as long."""
 LONGEST_UNRESOLVED_SECONDS = 160.0
 MAX_LIFE_SECONDS = 300
 """A connection older than this gets no more requests."""
@@ -71,13 +71,20 @@ Group = Hashable
 
 
 class CachedLookup(NamedTuple):
-    """The result of a host's last look-up."""
+    """What is known of a host's addresses."""
 
     asked_at: float = -math.inf
-    """The end of the look-up, by the monotonic clock."""
+    """The end of the look-up with this answer, by the monotonic clock."""
     answer: Answer = None
     failures: int = 0
-    """Failures in a row, not counting times in which no host had an answer."""
+    """Failures in a row, where there are no addresses not counting times in which no host had any."""
+
+    @property
+    def refreshed_seconds(self) -> float:
+        """How long get() starts no new look-up."""
+        if self.answer:
+            return RESOLVED_SECONDS + UNRESOLVED_SECONDS * self.failures
+        return self.lasts_seconds
 
     @property
     def lasts_seconds(self) -> float:
@@ -123,7 +130,7 @@ class Resolver:
         """Return (whether an answer is known, the answer); start a new look-up if it is due."""
         known = self._known.get(host, UNKNOWN)
         age = time.monotonic() - known.asked_at
-        if age > (RESOLVED_SECONDS if known.answer else known.lasts_seconds):
+        if age > known.refreshed_seconds:
             self._ask(host, group)
         return age <= known.lasts_seconds, known.answer or None
 
@@ -181,9 +188,14 @@ class Resolver:
             self._known[host] = CachedLookup(now, answer[:MAX_ADDRESSES])
             return
         before = self._known.get(host, UNKNOWN)
+        if before.answer and now - before.asked_at <= STALE_SECONDS:
+            # A name server may fail once: the addresses are as good as before.
+            self._known[host] = before._replace(failures=before.failures + 1)
+            return
+        failures = 0 if before.answer else before.failures
         # If no host has an answer, our own network is at fault, and no name counts as dead.
-        is_again = not before.failures or self._answered_at > before.asked_at
-        self._known[host] = CachedLookup(now, None, before.failures + is_again)
+        is_again = not failures or self._answered_at > before.asked_at
+        self._known[host] = CachedLookup(now, None, failures + is_again)
 
     def _next(self) -> str | None:
         """Take the next host for which a thread is free; the caller holds the lock."""

@@ -179,15 +179,70 @@ def test_in_an_outage_of_our_own_no_name_is_taken_for_dead(
     assert min(counts.values()) >= 600 / (names.UNRESOLVED_SECONDS + 1)
 
 
-def test_name_that_has_come_back_is_not_taken_for_dead_again_at_once() -> None:
-    answers: list[Answer] = [None, ("192.0.2.1",), None]
-    answered = threading.Semaphore(0)
-    resolver = Resolver(lambda host: answered.release(), lambda host: answers.pop(0))
-    for _ in range(3):
-        resolver._ask("host", None)
-        assert answered.acquire(timeout=10)
+class Host:
+    """One host whose name server answers as it is told, on a clock that stands still."""
 
-    assert resolver._known["host"].lasts_seconds == names.UNRESOLVED_SECONDS
+    def __init__(self, clock: list[float]) -> None:
+        self.clock = clock
+        self.answer: Answer = None
+        self.looked_up = 0
+        self._answered = threading.Semaphore(0)
+        self._resolver = Resolver(lambda host: self._answered.release(), self._lookup)
+
+    def _lookup(self, host: str) -> Answer:
+        self.looked_up += 1
+        return self.answer
+
+    def get(self, *, after_seconds: float = 0.0) -> tuple[bool, Answer]:
+        """Return what is known then, and what a look-up finds that this has begun."""
+        self.clock[0] += after_seconds
+        before = self.looked_up
+        found = self._resolver.get("host")
+        if self._resolver._under_way or self.looked_up > before:
+            assert self._answered.acquire(timeout=10)
+        return found
+
+
+def test_name_that_has_come_back_is_not_taken_for_dead_again_at_once(clock: list[float]) -> None:
+    host = Host(clock)
+    for answer in (None, ("192.0.2.1",), None):
+        host.answer = answer
+        host.get(after_seconds=names.STALE_SECONDS + 1)
+    host.answer = ("192.0.2.1",)
+
+    host.get(after_seconds=names.UNRESOLVED_SECONDS + 1)
+
+    assert host.get() == (True, ("192.0.2.1",))
+
+
+def test_addresses_outlive_a_name_server_that_fails_for_a_while(clock: list[float]) -> None:
+    host = Host(clock)
+    host.answer = addresses = ("192.0.2.1",)
+    host.get()
+    host.answer = None
+
+    assert host.get(after_seconds=names.RESOLVED_SECONDS + 1) == (True, addresses)
+    # The failed look-up changes nothing, and the next one does not follow at once.
+    assert [host.get(after_seconds=1) for _ in range(20)] == [(True, addresses)] * 20
+    assert host.looked_up <= 2 + 20 / names.UNRESOLVED_SECONDS
+
+    host.answer = moved = ("192.0.2.2",)
+    host.get(after_seconds=names.UNRESOLVED_SECONDS)
+    assert host.get() == (True, moved)
+
+
+def test_addresses_that_no_look_up_confirms_come_to_an_end(clock: list[float]) -> None:
+    host = Host(clock)
+    host.answer = ("192.0.2.1",)
+    host.get()
+    host.answer = None
+    for _ in range(int(names.STALE_SECONDS)):
+        host.get(after_seconds=1)
+
+    is_known, _ = host.get(after_seconds=1)
+
+    assert not is_known
+    assert host.get() == (True, None)
 
 
 def test_without_a_thread_a_look_up_fails_and_comes_again(
