@@ -28,15 +28,16 @@ class HealthEffect:
     failures: int = 0
     """Failures after the last success of the batch."""
     hold_seconds: float = 0.0
-    is_gone: bool = False
+    gone_url: str | None = None
+    """The URL at which the receiver is gone, if it said so."""
 
     def add_success(self) -> None:
         self.succeeded, self.failures = True, 0
 
-    def add_failure(self, hold_seconds: float, is_gone: bool) -> None:
+    def add_failure(self, hold_seconds: float, gone_url: str | None) -> None:
         self.failures += 1
         self.hold_seconds = max(self.hold_seconds, hold_seconds)
-        self.is_gone = self.is_gone or is_gone
+        self.gone_url = gone_url or self.gone_url
 
     def then(self, later: "HealthEffect") -> "HealthEffect":
         """Return the effect of this batch and a later one together."""
@@ -44,13 +45,13 @@ class HealthEffect:
             self.succeeded or later.succeeded,
             later.failures + (0 if later.succeeded else self.failures),
             max(self.hold_seconds, later.hold_seconds),
-            self.is_gone or later.is_gone,
+            later.gone_url or self.gone_url,
         )
 
 
 LOCK_SQL = """
 SELECT extract(epoch FROM clock_timestamp())::float8,
-       w.id, w.breaker_state, w.breaker_failures, w.breaker_probes,
+       w.id, w.url, w.breaker_state, w.breaker_failures, w.breaker_probes,
        extract(epoch FROM w.breaker_changed_at)::float8,
        extract(epoch FROM w.breaker_probe_at)::float8,
        extract(epoch FROM w.failing_since)::float8
@@ -94,10 +95,11 @@ def record(effects: Mapping[UUID, HealthEffect]) -> Recorded:
 
 def _write(effects: Mapping[UUID, HealthEffect]) -> Recorded:
     states: dict[UUID, Breaker] = {}
+    gone: list[UUID] = []
     recovered: set[UUID] = set()
     held_until: list[float | None] = []
     now = 0.0
-    for now, webhook_id, *columns in run(LOCK_SQL, {"webhooks": list(effects)}).fetchall():
+    for now, webhook_id, url, *columns in run(LOCK_SQL, {"webhooks": list(effects)}).fetchall():
         effect = effects[webhook_id]
         outcomes = Outcomes(effect.succeeded, effect.failures)
         before = Breaker._make(columns)
@@ -105,11 +107,14 @@ def _write(effects: Mapping[UUID, HealthEffect]) -> Recorded:
         if before.state != states[webhook_id].state == BreakerState.CLOSED:
             recovered.add(webhook_id)
         held_until.append(now + effect.hold_seconds if effect.hold_seconds else None)
+        # The URL may have been changed since the request: then this says nothing about the new one.
+        if effect.gone_url == url:
+            gone.append(webhook_id)
     missing = [webhook_id for webhook_id in effects if webhook_id not in states]
     locked = {row[0] for row in run(EXISTING_SQL, {"webhooks": missing})} if missing else set()
     if states:
         _write_states(states, held_until)
-        _disable_gone_or_failing(states, effects, now)
+        _disable_gone_or_failing(states, gone, now)
     return Recorded(recovered, locked)
 
 
@@ -130,14 +135,10 @@ def _write_states(states: Mapping[UUID, Breaker], held_until: Sequence[float | N
 
 
 def _disable_gone_or_failing(
-    states: Mapping[UUID, Breaker], effects: Mapping[UUID, HealthEffect], now: float
+    states: Mapping[UUID, Breaker], gone: Iterable[UUID], now: float
 ) -> None:
     """Disable webhooks whose receiver is gone, and those that have failed for too long."""
-    _disable(
-        (k for k in states if effects[k].is_gone),
-        "Its receiver answered 410: it is gone for good.",
-        now,
-    )
+    _disable(gone, "Its receiver answered 410: it is gone for good.", now)
     days = settings.WEBHOOKS_DISABLE_AFTER_DAYS
     too_long = now - days * 86_400
     _disable(

@@ -285,7 +285,7 @@ def _effects_of(records: Sequence[Record], settled: Settled) -> dict[UUID, Healt
         if verdict.succeeded:
             effect.add_success()
         else:
-            effect.add_failure(verdict.hold_seconds, verdict.is_gone)
+            effect.add_failure(verdict.hold_seconds, result["url"] if verdict.is_gone else None)
     return effects
 
 

@@ -83,7 +83,7 @@ def _status_error(status: int | None) -> str:
             f"The receiver answered {status}; redirects are not followed, so enter the final URL."
         )
     if status == GONE:
-        return "The receiver answered 410: it is gone for good, so the webhook was disabled."
+        return "The receiver answered 410: it is gone for good."
     return f"The receiver answered {status}."
 
 

@@ -116,8 +116,7 @@ def _read(
         response_code=code,
         duration_ms=duration_ms,
         failure_kind="" if verdict.kind is None else verdict.kind.value,
-        # The webhook stays as it is, whatever the receiver says.
-        error=verdict.error.removesuffix(", so the webhook was disabled."),
+        error=verdict.error,
         response_excerpt=body[:EXCERPT_BYTES].decode("utf-8", "replace").replace("\0", "\ufffd"),
         is_truncated=len(body) > EXCERPT_BYTES or getattr(response, "truncated", False),
         signature_headers={

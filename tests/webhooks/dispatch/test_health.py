@@ -1,10 +1,12 @@
 """Breaker, Retry-After, 410, disabling by itself and our own outages, against real receivers."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
 from django.core import mail
+from django.db import connection
 from django.utils import timezone
 
 from projects.models import User
@@ -168,6 +170,27 @@ def test_410_fails_disables_and_tells(
     assert webhook.name in message.subject
     assert "410" in message.body
     assert webhook.public_id in str(message.alternatives[0][0])  # type: ignore[attr-defined]
+
+
+def test_410_of_an_earlier_url_does_not_disable(
+    user: User, webhook: Webhook, receiver: HttpReceiver
+) -> None:
+    receiver.behaviour = Behaviour(status=410, delay_seconds=0.5)
+    trigger(user, 1)
+
+    with ThreadPoolExecutor() as pool:
+        change = pool.submit(change_url_after_a_request, webhook, receiver)
+        run_until_idle()
+        change.result()
+
+    webhook.refresh_from_db()
+    assert (webhook.active, Delivery.objects.get().status) == (True, "FAILED")
+
+
+def change_url_after_a_request(webhook: Webhook, receiver: HttpReceiver) -> None:
+    receiver.wait_for(1)
+    Webhook.objects.filter(id=webhook.id).update(url="http://127.0.0.1:9/")
+    connection.close()
 
 
 def test_mail_that_cannot_be_sent_stays_owed(

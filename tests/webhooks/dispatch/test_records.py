@@ -240,8 +240,10 @@ def test_later_words_about_a_webhook_outweigh_earlier_ones() -> None:
     assert FAILED.then(WORKED) == WORKED
     assert WORKED.then(FAILED) == HealthEffect(succeeded=True, failures=3)
     assert FAILED.then(FAILED).failures == 6
-    gone = HealthEffect(failures=1, hold_seconds=60, is_gone=True)
-    assert gone.then(WORKED) == HealthEffect(succeeded=True, hold_seconds=60, is_gone=True)
+    gone = HealthEffect(failures=1, hold_seconds=60, gone_url="http://gone.example/")
+    assert gone.then(WORKED) == HealthEffect(
+        succeeded=True, hold_seconds=60, gone_url="http://gone.example/"
+    )
 
 
 def test_only_what_has_been_locked_for_a_while_counts_as_stuck(results: Desk) -> None:

@@ -247,7 +247,7 @@ def test_wait_shows_a_table_and_partial_failure_is_3(
         f"{'WEBHOOK':<{width}}  NAME  QUEUED  SUCCEEDED  FAILED  RETRYING  HELD  ERROR",
         f"{first.public_id}  Good       3          3       0         0     0",
         f"{second.public_id}  Gone       1          0       1         0     0"
-        "  The receiver answered 410: it is gone for good, so the webhook was disabled.",
+        "  The receiver answered 410: it is gone for good.",
         f"{asked.public_id}: 4 queued, 3 succeeded, 1 failed, 0 to be retried.",
     ]
     assert (ran.code, alone.code) == (3, 0)
