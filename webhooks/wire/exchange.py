@@ -202,12 +202,10 @@ class Exchange:
         lines, body = self._lines[:], b"".join(self._chunks)
         is_blocked, self._is_blocked = self._is_blocked, False
         self.is_reusable = self._head_size <= MAX_KEPT_HEADER_BYTES
-        self._head_size = self._answers = 0
+        self._head_size = self._answers = self._body_size = self._sends = 0
         self.has_connected = False
         self._lines.clear()
         self._chunks.clear()
-        self._body_size = 0
-        self._sends = 0
         if self._is_withdrawn:
             self._is_withdrawn = False
             return WithdrawnError()
