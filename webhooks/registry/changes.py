@@ -18,7 +18,7 @@ from webhooks.models.webhook import SETTING_NAMES
 from webhooks.outbox.store import Owner
 from webhooks.postgres.sql import database_now
 from webhooks.registry.secrets import build_secret, set_ed25519
-from webhooks.registry.switch import DELETED, UNPROVED, disable, enable
+from webhooks.registry.switch import DELETED, UNPROVED, disable, enable, forget_failures
 from webhooks.registry.warnings import log_warnings
 from webhooks.wire.url_rules import is_same_server
 
@@ -217,6 +217,7 @@ def update_webhook(
         if has_moved:
             webhook.verified = False
             webhook.save(update_fields=["verified", *_ask_for_proof(webhook)])
+            forget_failures(webhook)
         if "active" in changes:
             _switch(webhook, webhook.active)
         if has_moved and _require_proof(webhook):

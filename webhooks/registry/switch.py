@@ -11,6 +11,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -21,7 +22,7 @@ from webhooks.models import Delivery, Pause, Webhook
 from webhooks.models.delivery import COUNTED_AT_MOST, DeliveryQuerySet
 from webhooks.models.owner_keys import NO_OWNER
 from webhooks.outbox import store, wakeup
-from webhooks.pace.breaker import THRESHOLD, Breaker
+from webhooks.pace.breaker import THRESHOLD
 from webhooks.postgres.objects import make_next_due
 from webhooks.postgres.sql import database_now
 
@@ -32,6 +33,18 @@ DELETED = "The webhook is deleted: make a new one."
 RECENT = timedelta(days=3)
 BATCH = 5_000
 """The maximum deliveries that one statement cancels."""
+
+RECOVERED: dict[str, Any] = {
+    "breaker_state": BreakerState.CLOSED,
+    "breaker_failures": 0,
+    "breaker_probes": 0,
+    # The window starts at one.
+    "breaker_changed_at": Now(),
+    "breaker_probe_at": None,
+    "failing_since": None,
+    "held_until": None,
+}
+"""The health of a webhook whose failures and holds are over."""
 
 Waiting = Literal["recent", "all", "none"]
 """Which pending deliveries to send: those younger than three days, all, or none."""
@@ -63,22 +76,15 @@ def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
     elif send == "recent":
         _cancel_all(waiting.filter(created_at__lt=Now() - RECENT))
     count = waiting[: COUNTED_AT_MOST + 1].count()
-    healthy = Breaker()
     changes = {
         "active": True,
         "disabled_reason": "",
         "disabled_at": None,
-        "failing_since": None,
-        "held_until": None,
         "notice_due_at": None,
         "notice_failures": 0,
         "notice_error": "",
-        "breaker_state": healthy.state,
-        "breaker_failures": 0,
-        "breaker_probes": 0,
-        # As after a recovery: the window starts at one.
+        **RECOVERED,
         "breaker_changed_at": database_now(),
-        "breaker_probe_at": None,
     }
     # Last, because other transactions wait for the row while it is locked.
     _switch(webhook, changes)
@@ -115,21 +121,21 @@ def _refusal(webhook: Webhook) -> WebhookNotSendingError:
 def close_breaker(webhook: Webhook) -> bool:
     """Close a breaker that is not closed, as after a successful probe; return whether it was open."""
     rows = Webhook.objects.filter(id=webhook.id, active=True, deleted_at=None)
-    changes: dict[str, Any] = {
-        "breaker_state": BreakerState.CLOSED,
-        "breaker_failures": 0,
-        "breaker_probes": 0,
-        # As after a recovery: the window starts at one.
-        "breaker_changed_at": Now(),
-        "breaker_probe_at": None,
-        "failing_since": None,
-        "held_until": None,
-    }
-    was_open = bool(rows.exclude(breaker_state=BreakerState.CLOSED).update(**changes))
-    if was_open:
-        webhook.refresh_from_db(fields=[*changes])
+    return _recover(webhook, rows.exclude(breaker_state=BreakerState.CLOSED))
+
+
+def forget_failures(webhook: Webhook) -> None:
+    """Begin anew with a webhook that fails or is held, because it has moved to another server."""
+    healthy = Q(breaker_state=BreakerState.CLOSED, failing_since=None, held_until=None)
+    _recover(webhook, Webhook.objects.filter(id=webhook.id).exclude(healthy))
+
+
+def _recover(webhook: Webhook, rows: QuerySet[Webhook]) -> bool:
+    is_changed = bool(rows.update(**RECOVERED))
+    if is_changed:
+        webhook.refresh_from_db(fields=[*RECOVERED])
         transaction.on_commit(wakeup.nudge, robust=True)
-    return was_open
+    return is_changed
 
 
 @transaction.atomic

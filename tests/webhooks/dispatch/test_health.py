@@ -20,6 +20,7 @@ from webhooks.dispatch.take import ClaimedDelivery
 from webhooks.ids import new_id
 from webhooks.models import Attempt, Delivery, Event, Webhook
 from webhooks.pace.outage import OutageGuard
+from webhooks.registry.changes import update_webhook
 from webhooks.repair import notices
 from webhooks.wire.failures import failure
 from webhooks.wire.many import Outcome
@@ -143,6 +144,38 @@ def test_retry_after_holds_the_whole_webhook_back(
     retry = Delivery.objects.get(status="RETRYING")
     assert retry.next_attempt_at is not None
     assert retry.next_attempt_at > timezone.now() + timedelta(seconds=290)
+
+
+def test_webhook_that_moves_to_another_server_waits_for_nothing_of_the_old_one(
+    user: User, webhook: Webhook, receiver: HttpReceiver
+) -> None:
+    receiver.behaviour = Behaviour(status=503, headers=(("Retry-After", "80000"),))
+    trigger(user, 30)
+    run_until_idle()
+    webhook.refresh_from_db()
+    assert webhook.held_until is not None
+
+    with HttpReceiver() as other:
+        update_webhook(webhook, url=other.url + "elsewhere")
+        run_until_idle()
+
+        webhook.refresh_from_db()
+        assert webhook.failing_since is webhook.held_until is None
+        assert len(other.requests) == 30 - len(receiver.requests)
+
+
+def test_path_that_changes_at_the_same_server_ends_no_wait(
+    user: User, webhook: Webhook, receiver: HttpReceiver
+) -> None:
+    receiver.behaviour = Behaviour(status=503, headers=(("Retry-After", "80000"),))
+    trigger(user, 1)
+    run_until_idle()
+
+    update_webhook(webhook, url=receiver.url + "elsewhere")
+    trigger(user, 1)
+    run_until_idle()
+
+    assert len(receiver.requests) == 1
 
 
 def test_410_fails_disables_and_tells(
