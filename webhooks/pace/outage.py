@@ -45,6 +45,9 @@ class OutageGuard:
         self, failure: FailureKind | None, webhook_id: UUID, owner_id: UUID | None, now: float
     ) -> bool:
         """Take note of how an attempt ended; returns whether the fault is our own."""
+        if failure == FailureKind.BLOCKED_ADDRESS:
+            # Nothing was sent: this says nothing about the network.
+            return False
         if failure not in NETWORK_FAILURES:
             self.reached(webhook_id, owner_id, now)
             return False

@@ -408,6 +408,18 @@ def test_outage_guard_believes_whoever_answers() -> None:
     assert not guard.is_out
 
 
+def test_address_that_may_not_be_connected_to_ends_no_outage() -> None:
+    guard = OutageGuard()
+    for _ in range(6):
+        guard.note(FailureKind.CONNECT, new_id(), new_id(), 0.0)
+
+    is_ours = guard.note(FailureKind.BLOCKED_ADDRESS, new_id(), new_id(), 1.0)
+
+    assert not is_ours
+    assert guard.is_out
+    assert guard.note(FailureKind.CONNECT, new_id(), new_id(), 2.0)
+
+
 def test_outage_guard_forgets() -> None:
     guard = OutageGuard()
     for _ in range(6):
