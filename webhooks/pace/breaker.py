@@ -93,6 +93,7 @@ def probing(breaker: Breaker, now: float) -> Breaker | None:
 
 def most_in_flight(changed_at: float | None, now: float) -> int | None:
     """Return the limit of requests in flight of a closed breaker; None means no limit."""
-    if changed_at is None or now - changed_at >= RAMP_SECONDS:
+    # Farther in the future, it was stored before the database's clock was set back.
+    if changed_at is None or abs(now - changed_at) >= RAMP_SECONDS:
         return None
     return 1 + int(RAMP_PER_SECOND * max(now - changed_at, 0.0))

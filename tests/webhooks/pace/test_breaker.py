@@ -91,7 +91,15 @@ def test_lost_probe_is_followed_by_another() -> None:
 
 @pytest.mark.parametrize(
     ("changed_at", "most"),
-    [(None, None), (NOW, 1), (NOW - 1, 5), (NOW - 29, 117), (NOW - 30, None), (NOW + 5, 1)],
+    [
+        (None, None),
+        (NOW, 1),
+        (NOW - 1, 5),
+        (NOW - 29, 117),
+        (NOW - 30, None),
+        (NOW + 5, 1),
+        (NOW + 3600, None),
+    ],
 )
 def test_ramp_after_closing(changed_at: float | None, most: int | None) -> None:
     assert most_in_flight(changed_at, NOW) == most
