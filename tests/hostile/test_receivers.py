@@ -14,6 +14,7 @@ import pytest
 from tests.hostile.receivers import ANSWERS, DRIPS, FLOODS, HOLDS, PLAIN, hostile_receivers
 from tests.webhooks.sending import kind_of, policy, request, send_all
 from webhooks.wire.many import MultiSender, Outcome
+from webhooks.wire.one import CurlAdapter
 
 MANY = 1500
 LEAST_FREE_BYTES = 130 * 1024 * 1024
@@ -74,6 +75,16 @@ def test_what_costs_too_much_is_cut_off_and_charged(hostile: str, sender: MultiS
     assert extension.processor_ms > 0
     assert all(outcome.duration_ms < 10_000 for outcome in outcomes.values())
     assert Counter(map(kind_of, outcomes.values())) == {"200": 2, "too_large": 3}
+
+
+def test_single_request_that_costs_too_much_is_cut_off_as_well(hostile: str) -> None:
+    adapter = CurlAdapter(policy("127.0.0.0/8"))
+    before = time.thread_time()
+
+    answer = adapter.send(request(hostile + "flood-extension"), timeout=6)
+
+    assert answer.status_code == 200
+    assert time.thread_time() - before < 2
 
 
 @pytest.mark.parametrize("kind", [kind for kind in HOLDS if kind != "hang"])

@@ -1,29 +1,16 @@
 """One request at a time: an adapter for a `requests` session."""
 
-import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
-import pycurl
-from django.conf import settings
 from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
 
 from webhooks.choices import FailureKind
 from webhooks.wire.addresses import AddressPolicy
-from webhooks.wire.exchange import Exchange
-from webhooks.wire.failures import failure
-from webhooks.wire.messages import draft_of
-from webhooks.wire.names import (
-    Answer,
-    Pin,
-    Resolver,
-    check,
-    host_and_port,
-    pin,
-    system_lookup,
-)
+from webhooks.wire.failures import SuspendedError, WithdrawnError, failure
+from webhooks.wire.many import MultiSender, Outcome
+from webhooks.wire.names import Answer, system_lookup
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 
@@ -36,8 +23,7 @@ class CurlAdapter(HTTPAdapter):
     ) -> None:
         super().__init__()
         self._policy = policy
-        self._answered = threading.Event()
-        self._resolver = Resolver(lambda host: self._answered.set(), lookup)
+        self._lookup = lookup
 
     def send(
         self,
@@ -57,37 +43,21 @@ class CurlAdapter(HTTPAdapter):
         if request.method != "POST":
             raise ValueError("CurlAdapter sends POST requests only.")
         seconds = sum(timeout) if isinstance(timeout, tuple) else timeout or DEFAULT_TIMEOUT_SECONDS
-        deadline = time.monotonic() + seconds
-        exchange = Exchange(self._policy)
+        # Its meter bounds what reading the response may cost.
+        sender = MultiSender(self._policy, max_connections=1, lookup=self._lookup)
         try:
-            pinned = self._resolve(str(request.url), deadline)
-            exchange.prepare(draft_of(request), max(deadline - time.monotonic(), 0.001), pinned)
-            outcome = exchange.finish(_perform(exchange.handle))
+            sender.start(request, timeout_seconds=seconds, context=None)
+            outcome = _end_of(sender, seconds)
+        except SuspendedError:
+            raise failure(FailureKind.TIMEOUT) from None
         finally:
-            exchange.handle.close()
-        if isinstance(outcome, Response):
-            return outcome
-        raise outcome
-
-    def _resolve(self, url: str, deadline: float) -> Pin | None:
-        name = host_and_port(url)
-        if name is None or settings.WEBHOOKS_PROXY_URL:
-            return None
-        while True:
-            self._answered.clear()
-            is_known, answer = self._resolver.get(name[0])
-            if is_known:
-                break
-            if not self._answered.wait(max(0.0, deadline - time.monotonic())):
-                raise failure(FailureKind.DNS)
-        if problem := check(answer, self._policy):
-            raise problem
-        return pin(*name, answer or ())
+            sender.close()
+        if outcome.response is not None:
+            return outcome.response
+        raise outcome.error or WithdrawnError()
 
 
-def _perform(handle: pycurl.Curl) -> int:
-    try:
-        handle.perform()
-    except pycurl.error as problem:
-        return int(problem.args[0])
-    return pycurl.E_OK
+def _end_of(sender: MultiSender, seconds: float) -> Outcome:
+    while not (ended := sender.poll(seconds)):
+        pass
+    return ended[0]
