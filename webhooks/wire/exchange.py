@@ -84,6 +84,7 @@ PROXY_REFUSALS = {403: FailureKind.BLOCKED_ADDRESS, 407: FailureKind.BLOCKED_ADD
 PROXY_TIMEOUT = 504
 GIVE_UP = 0
 """The value with which a callback makes libcurl end the transfer: neither None nor the full length."""
+UNUSED = draft_of(PreparedRequest())
 
 
 class Exchange:
@@ -115,7 +116,7 @@ class Exchange:
         self._chunks: list[bytes] = []
         self._body_size = 0
         self._is_blocked = False
-        self._draft = draft_of(PreparedRequest())
+        self._draft = UNUSED
         self._built_at = 0.0
         self._is_withdrawn = False
         self._sends = 0
@@ -125,9 +126,8 @@ class Exchange:
         self._url: str | None = None
         self._timeout_ms: int | None = None
         self._has_proxy = bool(settings.WEBHOOKS_PROXY_URL)
-        handle: Any = pycurl.Curl()
-        handle.exchange = self
-        self.handle = handle
+        self.handle: Any = pycurl.Curl()
+        self.handle.exchange = self
         self._configure(self.handle)
 
     def _configure(self, handle: Any) -> None:
@@ -200,6 +200,9 @@ class Exchange:
     def finish(self, error_code: int) -> Response | TransportError | WithdrawnError:
         """Return the outcome of the transfer that has just ended, and reset for the next one."""
         lines, body = self._lines[:], b"".join(self._chunks)
+        draft, self._draft = self._draft, UNUSED
+        # An idle handle would keep the last payload.
+        self.handle.setopt(pycurl.POSTFIELDS, b"")
         is_blocked, self._is_blocked = self._is_blocked, False
         self.is_reusable = self._head_size <= MAX_KEPT_HEADER_BYTES
         self._head_size = self._answers = self._body_size = self._sends = 0
@@ -222,7 +225,7 @@ class Exchange:
                 status,
                 lines,
                 body,
-                request=self.request or self._draft,
+                request=self.request or draft,
                 is_truncated=error_code != pycurl.E_OK,
             )
         if is_blocked:
@@ -233,8 +236,7 @@ class Exchange:
         room = MAX_BODY_BYTES - self._body_size
         self._chunks.append(chunk[:room])
         self._body_size += len(chunk)
-        has_room = len(chunk) <= room and len(self._chunks) <= MAX_BODY_PIECES
-        return None if has_room else GIVE_UP
+        return None if len(chunk) <= room and len(self._chunks) <= MAX_BODY_PIECES else GIVE_UP
 
     def _take_line(self, line: bytes) -> int | None:
         self._lines.append(line)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -192,6 +193,17 @@ def test_request_is_not_sent_again_once_it_is_withdrawn(
     # What went out before is an attempt that failed.
     assert kind_of(outcome) == "reset"
     assert len(receiver.requests) == 2
+
+
+def test_sender_keeps_nothing_of_a_request_that_has_ended(receiver: HttpReceiver) -> None:
+    body = b"x" * 200_000
+    known = sys.getrefcount(body)
+
+    with sending() as sender:
+        sender.start(request(receiver.url, body), timeout_seconds=5, context=None)
+        assert kind_of(outcome_of(sender)) == "200"
+
+        assert sys.getrefcount(body) == known
 
 
 def test_single_request_is_built_once_its_name_is_known(
