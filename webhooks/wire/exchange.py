@@ -126,9 +126,9 @@ class Exchange:
         self._url: str | None = None
         self._timeout_ms: int | None = None
         self._has_proxy = bool(settings.WEBHOOKS_PROXY_URL)
-        self.handle: Any = pycurl.Curl()
-        self.handle.exchange = self
-        self._configure(self.handle)
+        handle: Any = pycurl.Curl()
+        self.handle, handle.exchange = handle, self
+        self._configure(handle)
 
     def _configure(self, handle: Any) -> None:
         ca_bundle = settings.WEBHOOKS_CA_BUNDLE or certifi.where()

@@ -144,7 +144,7 @@ def test_group_that_the_server_chooses_is_refused(authority: Authority, tmp_path
     context = authority.context(HOST, key=rsa.generate_private_key(65537, 2048))
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("DHE")
-    context.load_dh_params(path)
+    context.load_dh_params(str(path))
 
     assert_refused(context, "No complete HTTP answer came in time.")
 
