@@ -72,6 +72,8 @@ class ClaimOrder:
     wants_news: bool = False
     rooms: dict[UUID, int] | None = None
     """For a quick claim: the room of each webhook that has less than START; None for a usual claim."""
+    rank: Callable[[UUID], int] | None = None
+    """If set, webhooks of a lower rank come first."""
 
 
 class Fate(NamedTuple):
@@ -160,6 +162,8 @@ def complete_claim(
     room = max(0, LANES_PER_CLAIM - len(order.lanes))
     claim.is_cut = len(fresh) > room
     serve = in_turn([*order.lanes, *fresh[:room]])
+    if (rank := order.rank) is not None:
+        serve.sort(key=lambda lane: rank(lane.webhook_id))
     served = {lane.key for lane in serve}
     claim.found = [lane for key, lane in found.items() if key not in served]
     if serve:

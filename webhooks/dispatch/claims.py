@@ -21,6 +21,8 @@ from webhooks.dispatch.lanes import Lanes
 from webhooks.pace.outage import PROBE_SECONDS
 from webhooks.pace.window import FAILING_SECONDS, START
 
+Rank = Callable[[UUID], int]
+
 POLL_SECONDS = 1.0
 LANES_PER_ORDER = 224
 """Known lanes that one claim serves; lanes that a look finds come on top (claim.LANES_PER_CLAIM)."""
@@ -156,8 +158,9 @@ class Claims:
             due_at = max(due_at, self._claimed_at + POLL_SECONDS)
         return max(due_at, self._errand.not_before)
 
-    def order(self, now: float, *, limit: int) -> None:
-        """Start a claim of up to `limit` rows on the claimer's thread."""
+    def order(self, now: float, *, limit: int, rank: Rank | None = None) -> None:
+        """Start a claim of up to `limit` rows on the claimer's thread; webhooks of a lower `rank` come
+        first."""
         self._lanes.wake(now)
         back = max(self._back_seconds, now - self._looked_at + LOOK_OVERLAP_SECONDS)
         if discovery.LONGEST_LOOK_SECONDS < back < math.inf:
@@ -175,7 +178,9 @@ class Claims:
             back_seconds=min(back, discovery.LONGEST_LOOK_SECONDS),
             survey_from=self._survey.position if is_survey_due else None,
             wants_news=now >= self._news_at,
-            rooms=None if lanes else self._rooms(),
+            # A quick claim knows no ranks.
+            rooms=None if lanes or rank else self._rooms(),
+            rank=rank,
         )
         self._order = order
         self._claimed_at = now

@@ -129,9 +129,9 @@ class Desks:
         self.returns.order(now, self._held, may_look=not self.claims.is_under_way)
         self._starts.order(now)
         if now >= self._claim_due_at(now):
-            self.claims.order(
-                now, limit=1 if self._outage.is_out else self.claims.room(len(self.records))
-            )
+            rank = self._outage.rank if self._outage.is_out else None
+            room = 1 if rank else self.claims.room(len(self.records))
+            self.claims.order(now, limit=room, rank=rank)
 
     def _claim_due_at(self, now: float) -> float:
         """Return when to claim next, by the monotonic clock; infinity while there is no room."""

@@ -23,7 +23,7 @@ from uuid import UUID
 from webhooks.choices import BreakerState
 from webhooks.dispatch import guard
 from webhooks.dispatch.claim import Claim, most_held
-from webhooks.dispatch.claims import POLL_SECONDS
+from webhooks.dispatch.claims import POLL_SECONDS, Rank
 from webhooks.dispatch.desk import Errand
 from webhooks.dispatch.discovery import clock_offset
 from webhooks.dispatch.flight import Flight
@@ -337,8 +337,8 @@ class SuspectClaims:
         due_at = max(self._due_at, self._errand.not_before)
         return max(due_at, self._claimed_at + PROBE_SECONDS) if is_out else due_at
 
-    def order(self, now: float, *, limit: int) -> None:
-        """Start a claim of up to `limit` suspects on the database thread."""
+    def order(self, now: float, *, limit: int, rank: Rank | None = None) -> None:
+        """Start a claim of up to `limit` suspects on the database thread, whatever their rank."""
         self._claimed_at = now
         self._due_at = now + POLL_SECONDS
         order = SuspectClaimOrder(self._worker_id, self._level, limit, self._flight.room_of)

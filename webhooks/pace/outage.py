@@ -75,6 +75,14 @@ class OutageGuard:
             self._remember(webhook_id, _Seen(owner_id, False, now))
         self._judge()
 
+    def rank(self, webhook_id: UUID) -> int:
+        """Return a webhook's place among those that a probe may go to, the most promising being 0: it
+        was reached lately, nothing is known of it, or it failed. Any thread may call."""
+        seen = self._seen.get(webhook_id)
+        if seen is None:
+            return 1
+        return 0 if seen.is_reached else 2
+
     def forget_old(self, now: float) -> None:
         """Drop what was not heard of for a while."""
         old = [k for k, seen in self._seen.items() if now - seen.at > MEMORY_SECONDS]

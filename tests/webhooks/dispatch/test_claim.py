@@ -98,6 +98,23 @@ def test_claims_in_order_of_being_due_up_to_the_room(user: User, webhook: Webhoo
     assert [(fate.lane.webhook_id, fate.has_more) for fate in taken.fates] == [(webhook.id, True)]
 
 
+def test_single_row_goes_to_the_webhook_of_the_lowest_rank(
+    user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    owners = [
+        User.objects.create(username=name, email=f"{name}@example.com") for name in "abcdefghi"
+    ]
+    for owner in owners:
+        make_webhook(owner=owner, events=["project.deleted"])
+        trigger(owner, 3)
+    best = make_webhook(events=["project.deleted"])
+    trigger(user, 1)
+
+    made = claim(1, rank=lambda webhook_id: int(webhook_id != best.id))
+
+    assert [delivery.webhook_id for delivery in taken_by(made)] == [best.id]
+
+
 @pytest.mark.django_db(transaction=True)
 def test_since_when_an_ordered_webhook_waits_for_others_is_known(
     user: User, make_webhook: Callable[..., Webhook]

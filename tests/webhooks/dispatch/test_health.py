@@ -12,6 +12,7 @@ from django.utils import timezone
 from projects.models import User
 from tests.webhooks.history import trigger
 from tests.webhooks.wire.test_headers import endpoint_of
+from tests.workers import running_worker, wait_until
 from webhooks.choices import FailureKind
 from webhooks.dispatch.engine import run_until_idle
 from webhooks.dispatch.flight import Sent
@@ -418,6 +419,30 @@ def test_address_that_may_not_be_connected_to_ends_no_outage() -> None:
     assert not is_ours
     assert guard.is_out
     assert guard.note(FailureKind.CONNECT, new_id(), new_id(), 2.0)
+
+
+def test_probe_goes_first_to_who_was_reached_lately_and_last_to_who_failed() -> None:
+    guard = OutageGuard()
+    reached, unknown, failed = new_id(), new_id(), new_id()
+    guard.note(None, reached, new_id(), 0.0)
+    guard.note(FailureKind.TIMEOUT, failed, new_id(), 0.0)
+
+    assert sorted([failed, unknown, reached], key=guard.rank) == [reached, unknown, failed]
+
+
+def test_healthy_webhook_ends_what_looks_like_an_outage_beside_many_dead_ones(
+    user: User, make_webhook: Callable[..., Webhook], receiver: HttpReceiver
+) -> None:
+    make_webhook(url=receiver.url, events=["project.deleted"])
+    for number in range(40):
+        owner = User.objects.create(username=f"u{number}", email=f"u{number}@example.com")
+        make_webhook(owner=owner, url="http://127.0.0.1:9/", events=["project.deleted"])
+        trigger(owner, 20)
+    with running_worker():
+        wait_until(lambda: Attempt.objects.count() > 40)
+        trigger(user, 1)
+
+        receiver.wait_for(1, timeout_seconds=15)
 
 
 def test_outage_guard_forgets() -> None:
