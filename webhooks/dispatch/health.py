@@ -18,34 +18,40 @@ from webhooks.pace import breaker
 from webhooks.pace.breaker import Breaker, Outcomes
 from webhooks.postgres.sql import limited_transaction, run
 from webhooks.registry import switch
+from webhooks.wire.url_rules import is_same_server
 
 
 @dataclass(slots=True)
 class HealthEffect:
     """The effect of one settled batch on the health of one webhook."""
 
+    url: str
+    """Where the requests went: the webhook may have another one by now."""
     succeeded: bool = False
     failures: int = 0
     """Failures after the last success of the batch."""
     hold_seconds: float = 0.0
-    gone_url: str | None = None
-    """The URL at which the receiver is gone, if it said so."""
+    is_gone: bool = False
 
     def add_success(self) -> None:
         self.succeeded, self.failures = True, 0
 
-    def add_failure(self, hold_seconds: float, gone_url: str | None) -> None:
+    def add_failure(self, hold_seconds: float, is_gone: bool) -> None:
         self.failures += 1
         self.hold_seconds = max(self.hold_seconds, hold_seconds)
-        self.gone_url = gone_url or self.gone_url
+        self.is_gone = self.is_gone or is_gone
 
     def then(self, later: "HealthEffect") -> "HealthEffect":
-        """Return the effect of this batch and a later one together."""
+        """Return the effect of this batch and a later one together; only the later one counts if
+        the URL has changed."""
+        if self.url != later.url:
+            return later
         return HealthEffect(
+            self.url,
             self.succeeded or later.succeeded,
             later.failures + (0 if later.succeeded else self.failures),
             max(self.hold_seconds, later.hold_seconds),
-            later.gone_url or self.gone_url,
+            self.is_gone or later.is_gone,
         )
 
 
@@ -96,21 +102,25 @@ def record(effects: Mapping[UUID, HealthEffect]) -> Recorded:
 def _write(effects: Mapping[UUID, HealthEffect]) -> Recorded:
     states: dict[UUID, Breaker] = {}
     gone: list[UUID] = []
+    seen: set[UUID] = set()
     recovered: set[UUID] = set()
     held_until: list[float | None] = []
     now = 0.0
     for now, webhook_id, url, *columns in run(LOCK_SQL, {"webhooks": list(effects)}).fetchall():
         effect = effects[webhook_id]
+        seen.add(webhook_id)
+        if effect.url != url and not is_same_server(effect.url, url):
+            # What the old server did says nothing about the new one.
+            continue
         outcomes = Outcomes(effect.succeeded, effect.failures)
         before = Breaker._make(columns)
         states[webhook_id] = breaker.after(before, outcomes, now)
         if before.state != states[webhook_id].state == BreakerState.CLOSED:
             recovered.add(webhook_id)
         held_until.append(now + effect.hold_seconds if effect.hold_seconds else None)
-        # The URL may have been changed since the request: then this says nothing about the new one.
-        if effect.gone_url == url:
+        if effect.is_gone and effect.url == url:
             gone.append(webhook_id)
-    missing = [webhook_id for webhook_id in effects if webhook_id not in states]
+    missing = [webhook_id for webhook_id in effects if webhook_id not in seen]
     locked = {row[0] for row in run(EXISTING_SQL, {"webhooks": missing})} if missing else set()
     if states:
         _write_states(states, held_until)

@@ -281,11 +281,13 @@ def _effects_of(records: Sequence[Record], settled: Settled) -> dict[UUID, Healt
     for result, verdict, webhook_id, *_ in records:
         if verdict is None or result["spends_no_retry"] or result["id"] not in settled.written:
             continue
-        effect = effects.setdefault(webhook_id, HealthEffect())
+        effect = effects.get(webhook_id)
+        if effect is None or effect.url != result["url"]:
+            effect = effects[webhook_id] = HealthEffect(result["url"])
         if verdict.succeeded:
             effect.add_success()
         else:
-            effect.add_failure(verdict.hold_seconds, result["url"] if verdict.is_gone else None)
+            effect.add_failure(verdict.hold_seconds, verdict.is_gone)
     return effects
 
 

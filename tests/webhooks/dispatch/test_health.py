@@ -165,6 +165,23 @@ def test_webhook_that_moves_to_another_server_waits_for_nothing_of_the_old_one(
         assert len(other.requests) == 30 - len(receiver.requests)
 
 
+def test_last_words_of_the_server_that_was_left_count_no_more(
+    user: User, webhook: Webhook, receiver: HttpReceiver
+) -> None:
+    receiver.behaviour = Behaviour(
+        status=503, headers=(("Retry-After", "80000"),), delay_seconds=0.5
+    )
+    trigger(user, 1)
+
+    with ThreadPoolExecutor() as pool:
+        change = pool.submit(change_url_after_a_request, webhook, receiver)
+        run_until_idle()
+        change.result()
+
+    webhook.refresh_from_db()
+    assert webhook.held_until is webhook.failing_since is None
+
+
 def test_path_that_changes_at_the_same_server_ends_no_wait(
     user: User, webhook: Webhook, receiver: HttpReceiver
 ) -> None:

@@ -27,7 +27,8 @@ from webhooks.pace.retry import Verdict
 
 WEBHOOK, OTHER = uuid4(), uuid4()
 NOTHING = Written([], {}, set(), set())
-FAILED, WORKED = HealthEffect(failures=3), HealthEffect(succeeded=True)
+URL = "https://hooks.example/"
+FAILED, WORKED = HealthEffect(URL, failures=3), HealthEffect(URL, succeeded=True)
 
 
 class Desk:
@@ -238,12 +239,12 @@ def test_what_is_said_of_a_locked_webhook_goes_with_the_next_batch_in_its_order(
 
 def test_later_words_about_a_webhook_outweigh_earlier_ones() -> None:
     assert FAILED.then(WORKED) == WORKED
-    assert WORKED.then(FAILED) == HealthEffect(succeeded=True, failures=3)
+    assert WORKED.then(FAILED) == HealthEffect(URL, succeeded=True, failures=3)
     assert FAILED.then(FAILED).failures == 6
-    gone = HealthEffect(failures=1, hold_seconds=60, gone_url="http://gone.example/")
-    assert gone.then(WORKED) == HealthEffect(
-        succeeded=True, hold_seconds=60, gone_url="http://gone.example/"
-    )
+    gone = HealthEffect(URL, failures=1, hold_seconds=60, is_gone=True)
+    assert gone.then(WORKED) == HealthEffect(URL, succeeded=True, hold_seconds=60, is_gone=True)
+    moved = HealthEffect("https://new.example/", failures=1)
+    assert gone.then(moved) == moved
 
 
 def test_only_what_has_been_locked_for_a_while_counts_as_stuck(results: Desk) -> None:

@@ -46,8 +46,8 @@ def test_try_now_sends_the_next_delivery_and_a_success_lets_the_others_follow(
 
 def test_try_now_opens_the_breaker_again_after_one_failure(webhook: Webhook) -> None:
     service.try_now(webhook)
-    failure = HealthEffect()
-    failure.add_failure(0.0, None)
+    failure = HealthEffect(webhook.url)
+    failure.add_failure(0.0, False)
 
     record({webhook.id: failure})
 
