@@ -230,7 +230,8 @@ def _parked_until(lane: Lane, standing: Standing, endpoints: Endpoints, now: flo
     if endpoints.last(lane.webhook_id) is None:
         return _rounded(now + UNREADABLE_SECONDS)
     until = standing.held_until or 0.0
-    if standing.breaker_state != BreakerState.CLOSED:
+    is_open = standing.breaker_state != BreakerState.CLOSED
+    if is_open and breaker.is_probe_ahead(standing.breaker_probe_at, now):
         until = max(until, standing.breaker_probe_at or 0.0)
     return _rounded(min(until, now + LONGEST_PARK_SECONDS)) if until > now else None
 

@@ -35,6 +35,7 @@ from webhooks.dispatch.take import (
     keep_light,
     marked_columns,
 )
+from webhooks.pace.breaker import LONGEST_INTERVAL_SECONDS
 from webhooks.pace.outage import PROBE_SECONDS
 from webhooks.postgres.objects import head_of
 from webhooks.postgres.sql import limited_transaction, run
@@ -79,7 +80,8 @@ suspect AS MATERIALIZED (
      WHERE s.claimed_by IS NULL AND s.next_attempt_at <= statement_timestamp()
        AND w.active AND w.deleted_at IS NULL AND NOT EXISTS (SELECT FROM webhooks_pause)
        AND coalesce(w.held_until <= clock_timestamp(), true)
-       AND (w.breaker_state = 'closed' OR w.breaker_probe_at <= clock_timestamp())
+       AND (w.breaker_state = 'closed' OR NOT w.breaker_probe_at BETWEEN clock_timestamp()
+                AND clock_timestamp() + make_interval(secs => {LONGEST_INTERVAL_SECONDS}))
        AND (w.delivery_order = 'none' OR s.order_key IS NULL OR s.id = CASE
             WHEN w.delivery_order = 'object' AND s.object_key IS NOT NULL
             THEN (SELECT id FROM ({head_of("s")}) head)

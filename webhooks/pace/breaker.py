@@ -79,12 +79,20 @@ def interval_seconds(probes: int) -> int:
     return int(min(FIRST_INTERVAL_SECONDS * 2 ** min(probes, 10), LONGEST_INTERVAL_SECONDS))
 
 
+def is_probe_ahead(probe_at: float | None, now: float) -> bool:
+    """Say whether the next probe has to wait.
+
+    A time beyond the longest interval was stored before the database's clock was set back.
+    """
+    return probe_at is not None and now < probe_at <= now + LONGEST_INTERVAL_SECONDS
+
+
 def probing(breaker: Breaker, now: float) -> Breaker | None:
     """Return the state while a probe is in flight, or None if no probe may be sent now.
 
     A probe whose worker died never reports; after one more interval another may be sent.
     """
-    if breaker.probe_at is not None and breaker.probe_at > now:
+    if is_probe_ahead(breaker.probe_at, now):
         return None
     return breaker._replace(
         state=BreakerState.HALF_OPEN, probe_at=now + interval_seconds(breaker.probes)

@@ -4,12 +4,13 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 from django.db import connection, transaction
+from django.utils import timezone
 from pytest_django import Settings
 
 from projects.models import User
@@ -497,3 +498,14 @@ def test_no_index_names_what_a_claim_changes() -> None:
             " AND (indexdef LIKE '%%status%%' OR indexdef LIKE '%%claimed_by%%')"
         )
         assert cursor.fetchall() == []
+
+
+def test_probe_that_the_clock_of_postgres_left_in_the_future_goes_out(
+    user: User, webhook: Webhook
+) -> None:
+    trigger(user, 2)
+    later = timezone.now() + timedelta(hours=1)
+    Webhook.objects.update(breaker_state="open", breaker_failures=10, breaker_probe_at=later)
+
+    assert len(taken_by(claim(10))) == 1
+    assert taken_by(claim(10)) == []

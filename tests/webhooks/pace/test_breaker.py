@@ -82,6 +82,11 @@ def test_probe_goes_out_when_due_and_then_no_other() -> None:
     assert probing(half, NOW + 61) is None
 
 
+def test_probe_does_not_wait_for_a_clock_that_was_set_back() -> None:
+    assert probing(OPEN, NOW - 300) is None
+    assert probing(OPEN, NOW - 3600) is not None
+
+
 def test_lost_probe_is_followed_by_another() -> None:
     half = probing(OPEN, NOW + 60)
 
