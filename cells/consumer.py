@@ -134,7 +134,7 @@ class Consumer:
             return 0
         try:
             count = self._store(messages)
-        except (DataError, IntegrityError) as problem:
+        except (DataError, IntegrityError, ValueError) as problem:
             if len(messages) == 1:
                 self._refuse(messages[0], f"Postgres refuses it: {problem}")
                 count = 0

@@ -43,6 +43,9 @@ KEEP_SECONDS = 7 * 24 * 3600
 MAP_BUCKET = "cells"
 MAP_KEY = "map"
 DEAD = "DEAD"
+MOST_ID_CHARACTERS = 100
+ROOM_BYTES = 2048
+"""For the headers of a dead letter."""
 
 
 class JetStream:
@@ -167,10 +170,11 @@ class JetStream:
         headers = {
             api.Header.MSG_ID: f"{message.stream}.{message.position}",
             "Reason": " ".join(reason.encode("ascii", "replace").decode().split())[:500],
-            "Message-Id": message.id,
+            "Message-Id": message.id[:MOST_ID_CHARACTERS],
         }
-        subject = f"dead.{message.slot}"
-        self._wait(self._js.publish(subject, message.data, headers=headers))
+        # A message of the largest size would not fit with these headers, and would be tried for ever.
+        data = message.data[: self._client.max_payload - ROOM_BYTES]
+        self._wait(self._js.publish(f"dead.{message.slot}", data, headers=headers))
 
     def refusals(self, limit: int) -> tuple[int, list[Refusal]]:
         return self._wait(self._refusals(limit), 4 * ANSWER_SECONDS)

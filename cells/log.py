@@ -88,7 +88,10 @@ class Log(Protocol):
         """Replace the map of this revision and return the new one; raises MapChangedError."""
 
     def refuse(self, message: Message, reason: str) -> None:
-        """Put a message to the dead letters, once however often this is called."""
+        """Put a message to the dead letters, once however often this is called.
+
+        Cuts the end off the largest messages.
+        """
 
     def refusals(self, limit: int) -> tuple[int, list[Refusal]]:
         """Return the number of dead letters and the latest of them."""

@@ -57,7 +57,7 @@ def event_of(message: Message) -> Event:
     try:
         owner_id = _owner_of(message)
         event = (_direct if message.is_direct else _relayed)(message, owner_id)
-    except (ValueError, WebhooksError) as problem:
+    except (ValueError, OverflowError, RecursionError, WebhooksError) as problem:
         raise RefusedError(str(problem)) from None
     if EVENT_PREFIX + event.id.hex != message.id:
         raise RefusedError("The message id is not the event's id.")

@@ -1,5 +1,6 @@
 """Events as messages: the bytes stay, and what is wrong says why. No server is needed."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,6 +61,33 @@ def test_a_wrong_message_says_what_is_wrong(changes: dict[str, Any], reason: str
 
     with pytest.raises(RefusedError, match=reason):
         event_of(message)
+
+
+def direct(document: str) -> Message:
+    headers = {"Owner": str(OWNER)}
+    return Message(0, 1, f"evt_{OWNER.hex}", slot_of(OWNER), True, headers, document.encode())
+
+
+def paid(**changes: Any) -> str:
+    data = {"id": "pay_1", "subscriptionId": None, "amount": 1, "currency": "EUR"}
+    data["paidAt"] = created = "2026-11-23T10:30:00.000Z"
+    document = {"id": f"evt_{OWNER.hex}", "type": "payment.succeeded", "created": created}
+    return json.dumps(document | {"data": data} | changes)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "[" * 500_000,
+        '{"a":' * 100_000,
+        paid(created="0001-01-01T00:00:00+14:00"),
+        paid(created="9999-12-31T23:59:59-14:00"),
+    ],
+    ids=["lists", "objects", "before all times", "after all times"],
+)
+def test_what_no_parser_bears_is_refused(document: str) -> None:
+    with pytest.raises(RefusedError, match="recursion|out of range"):
+        event_of(direct(document))
 
 
 @pytest.mark.parametrize("streams", [1, 2, 3, 16, 256])

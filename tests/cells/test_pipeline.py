@@ -121,6 +121,25 @@ def test_a_direct_producer_is_checked(world: World) -> None:
         assert part in reason
 
 
+def test_the_largest_message_can_be_refused(world: World) -> None:
+    ada = world.add_owner("ada", slot=5)
+    good = document_of()
+    headers = {"Nats-Msg-Id": "evt_" + "x" * 60_000, "Owner": str(ada)}
+    size_bytes = sum(len(f"{name}: {value}\r\n") for name, value in headers.items()) + 12
+    # The type makes a long reason of it.
+    start = json.dumps(document_of(type="payment.unknown" * 5)).encode()
+    data = start.ljust(world.log._client.max_payload - size_bytes)
+    world.log._wait(world.log._js.publish("events.0.5.billing", data, headers=headers))
+    publish_directly(world, ada, good)
+
+    world.consume("a", 1)
+
+    assert world.stored("a") == [good["id"]]
+    count, ((_, reason, id_, kept),) = world.log.refusals(10)
+    assert (count, id_, kept) == (1, "evt_" + "x" * 96, data[: len(kept)])
+    assert "payment.unknown" in reason
+
+
 def test_an_event_that_postgres_refuses_holds_no_other(world: World) -> None:
     ada = world.add_owner("ada", slot=5)
     world.trigger(ada, 2)
@@ -132,13 +151,19 @@ def test_an_event_that_postgres_refuses_holds_no_other(world: World) -> None:
         % (id_.encode())
     )
     world.log.publish({0: [Entry(id_, 5, {"Owner": str(ada)}, broken + b'\x00"}}')]})
+    id_ = f"evt_{new_id().hex}"
+    broken = (
+        b'{"id":"%s","type":"a.b","created":"2026-11-23T10:30:00.123Z","data":"\xff"}'
+        % id_.encode()
+    )
+    world.log.publish({0: [Entry(id_, 5, {"Owner": str(ada)}, broken)]})
     ids = world.trigger(ada, 2, first=2)
     world.relay()
 
     world.consume("a", 4)
 
     assert world.stored("a")[2:] == ids
-    assert world.log.refusals(1)[0] == 1
+    assert world.log.refusals(1)[0] == 2
 
 
 def test_what_waited_in_the_log_is_counted_though_its_hour_is_rolled_up(world: World) -> None:
