@@ -16,6 +16,7 @@ from cells.cellmap import CellMap, read_map
 from cells.log import Log, Message, Reader
 from cells.messages import RefusedError, event_of
 from cells.patience import waiting_out
+from cells.slots import stream_of
 from webhooks.figures.cells import reopen_sql
 from webhooks.ids import first_id_of
 from webhooks.outbox.store import store_events
@@ -106,6 +107,12 @@ class Consumer:
             return []
         return self._reader.take(BATCH_MESSAGES, WAIT_SECONDS)
 
+    def _is_ours(self, message: Message) -> bool:
+        """Return whether it is of one of our slots, and in the slot's stream: positions of another one
+        mean nothing."""
+        streams = self._map.streams if self._map else 0
+        return message.slot in self._versions and message.stream == stream_of(message.slot, streams)
+
     def _look(self) -> None:
         """Note all positions, and take over what the map now gives this cell."""
         self.note_read()
@@ -148,6 +155,7 @@ class Consumer:
 
     @transaction.atomic
     def _store(self, messages: Sequence[Message]) -> int:
+        messages = [one for one in messages if self._is_ours(one)]
         places = self._lock(messages)
         fresh = [one for one in messages if one.position > places.get(one.slot, one.position)]
         events = {}

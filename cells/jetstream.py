@@ -27,6 +27,7 @@ from nats.js.errors import (
 from cells.jetstream_batches import ANSWER_SECONDS, BATCH_BYTES, publish_all, stream_name
 from cells.jetstream_reader import JetStreamReader
 from cells.log import Bounds, Entry, LogError, MapChangedError, Message, Reader, Refusal
+from cells.slots import SLOTS, stream_of
 
 logger = logging.getLogger(__name__)
 
@@ -92,10 +93,12 @@ class JetStream:
 
     def create(self, streams: int) -> None:
         for number in range(streams):
+            slots = [slot for slot in range(SLOTS) if stream_of(slot, streams) == number]
             self._wait(
                 self._add_stream(
                     stream_name(number),
-                    [f"events.{number}.>"],
+                    # A producer that takes a wrong stream must learn it: no cell looks for a slot there.
+                    [f"events.{number}.{slot}.>" for slot in slots],
                     max_age=KEEP_SECONDS,
                     duplicate_window=DUPLICATE_SECONDS,
                     allow_atomic=True,

@@ -139,7 +139,8 @@ class Pull:
             self.ended.set()
             return
         self.position = position
-        _, _, slot, source = message.subject.split(".", 3)
+        # A log made before each stream had the subjects of its slots only may hold shorter ones.
+        slot, _, source = message.subject.split(".", 2)[2].partition(".")
         self._take_in(
             Message(
                 self.stream,

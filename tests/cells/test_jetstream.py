@@ -38,7 +38,7 @@ def read(reader: Reader, count: int) -> list[Message]:
 def stream(log: JetStream) -> int:
     """An empty stream."""
     log.create(2)
-    return 1
+    return 0
 
 
 def test_messages_come_in_order_with_their_positions(log: JetStream, stream: int) -> None:
@@ -74,6 +74,12 @@ def test_what_is_published_again_is_stored_once(log: JetStream, stream: int) -> 
     assert [one.id for one in read(reader, 15)] == [f"evt_3_{n}" for n in range(15)]
     reader.close()
     assert log.bounds(stream).last == 15
+
+
+@pytest.mark.parametrize("subject", ["events.0.200.billing", "events.1.3.billing", "events.0.3"])
+def test_who_publishes_to_a_wrong_stream_is_told(log: JetStream, stream: int, subject: str) -> None:
+    with pytest.raises(LogError):
+        log._wait(log._js.publish(subject, b"{}"))
 
 
 def test_the_map_changes_by_compare_and_swap(log: JetStream) -> None:

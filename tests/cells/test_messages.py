@@ -86,7 +86,7 @@ def paid(**changes: Any) -> str:
     ids=["lists", "objects", "before all times", "after all times"],
 )
 def test_what_no_parser_bears_is_refused(document: str) -> None:
-    with pytest.raises(RefusedError, match="recursion|out of range"):
+    with pytest.raises(RefusedError, match=r"recursion|out of range"):
         event_of(direct(document))
 
 

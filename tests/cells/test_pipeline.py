@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from cells.cellmap import change_map
 from cells.log import Entry
 from cells.slots import slot_of, stream_of
 from config.services import BASE_DIR
@@ -119,6 +120,29 @@ def test_a_direct_producer_is_checked(world: World) -> None:
         strict=True,
     ):
         assert part in reason
+
+
+def test_a_message_in_a_wrong_stream_moves_no_position(world: World) -> None:
+    ada, far = world.add_owner("ada", slot=5), world.add_owner("far", slot=200)
+    change_map(world.log, lambda found: found.grant(200, "a", 0))
+    # As streams were before they had the subjects of their slots only.
+    for number in range(STREAMS):
+        config = world.log._wait(world.log._js.stream_info(f"EVENTS-{number}")).config
+        config.subjects = [f"events.{number}.>"]
+        world.log._wait(world.log._js.update_stream(config))
+    for _ in range(3):
+        publish_directly(world, far, document_of())
+    headers = {"Nats-Msg-Id": f"evt_{new_id().hex}", "Owner": str(ada)}
+    for slot in "5", "9" * 30, "x":
+        world.log._wait(world.log._js.publish(f"events.1.{slot}.billing", b"{", headers=headers))
+    world.consume("a", 3)
+    good = document_of()
+    headers = {"Nats-Msg-Id": good["id"], "Owner": str(ada)}
+    world.log._wait(world.log._js.publish("events.0.5", json.dumps(good).encode(), headers=headers))
+
+    world.consume("a", 1)
+
+    assert world.stored("a")[3:] == [good["id"]]
 
 
 def test_the_largest_message_can_be_refused(world: World) -> None:
