@@ -6,7 +6,7 @@ slots make them take turns, and the second finds the messages stored.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +14,7 @@ from django.db import DataError, Error, IntegrityError, connection, transaction
 
 from cells.cellmap import CellMap, read_map
 from cells.log import Log, Message, Reader
-from cells.messages import RefusedError, event_of
+from cells.messages import OWNER, RefusedError, event_of
 from cells.patience import waiting_out
 from cells.slots import stream_of
 from webhooks.figures.cells import reopen_sql
@@ -137,8 +137,25 @@ class Consumer:
 
         Raises database errors and LogError; to store them again is safe.
         """
-        if not messages:
-            return 0
+        return sum(map(self._store_part, self._parts(messages)))
+
+    def _parts(self, messages: Sequence[Message]) -> Iterator[list[Message]]:
+        """Yield the messages in parts in which an owner's ids rise: deliveries that one transaction
+        stores are in the order of their ids, which producers with other clocks make."""
+        part: list[Message] = []
+        latest: dict[str | None, str] = {}
+        for message in messages:
+            if message.slot in self._versions:
+                owner = message.headers.get(OWNER)
+                if message.id < latest.get(owner, ""):
+                    yield part
+                    part, latest = [], {}
+                latest[owner] = message.id
+            part.append(message)
+        if part:
+            yield part
+
+    def _store_part(self, messages: Sequence[Message]) -> int:
         try:
             count = self._store(messages)
         except (DataError, IntegrityError, ValueError) as problem:
@@ -148,7 +165,7 @@ class Consumer:
             else:
                 # One of them; the others must not wait for it.
                 middle = len(messages) // 2
-                return self.store(messages[:middle]) + self.store(messages[middle:])
+                return self._store_part(messages[:middle]) + self._store_part(messages[middle:])
         for message in messages:
             self._read[message.stream] = message.position
         return count

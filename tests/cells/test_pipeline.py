@@ -8,6 +8,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from cells.cellmap import change_map
 from cells.log import Entry
 from cells.slots import slot_of, stream_of
@@ -20,6 +22,7 @@ from webhooks.figures.cells import hour_of
 from webhooks.figures.history import Selection
 from webhooks.ids import first_id_of, new_id
 from webhooks.models import RolledUp
+from webhooks.outbox import store
 
 
 def test_events_arrive_in_the_cell_of_their_owner(world: World) -> None:
@@ -39,6 +42,27 @@ def test_events_arrive_in_the_cell_of_their_owner(world: World) -> None:
     assert sorted(sent) == sorted(world.rows("a", what) + world.rows("b", what))
     assert world.rows("a", "SELECT count(*) FROM webhooks_delivery") == [(30,)]
     assert world.rows("producer", "SELECT count(*) FROM webhooks_delivery") == [(0,)]
+
+
+def test_order_does_not_depend_on_the_clocks_of_producers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = world.add_owner("ada", slot=5)
+    with world.inside("a"):
+        service.create_webhook(
+            ada, name="Orders", url="http://127.0.0.1:9/", events=["*"], order="all"
+        )
+    # Two hosts, of which one is behind.
+    ids = [new_id() for _ in range(6)]
+    made = iter([ids[n] for n in (3, 0, 4, 1, 2, 5)])
+    monkeypatch.setattr(store, "new_id", lambda: next(made))
+    triggered = [id_ for number in range(6) for id_ in world.trigger(ada, 1, first=number)]
+
+    world.relay()
+    world.consume("a", 6)
+
+    in_order = "SELECT event_id FROM webhooks_delivery ORDER BY epoch, order_key, id"
+    assert [f"evt_{id_.hex}" for (id_,) in world.rows("a", in_order)] == triggered
 
 
 def test_a_relay_goes_on_after_its_cursor(world: World) -> None:
