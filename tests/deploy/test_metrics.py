@@ -166,3 +166,45 @@ def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
     )
 
     assert ran.returncode == 0, ran.stderr + ran.stdout
+
+
+# With the labels that a scrape adds: an expression that drops them on one side matches nothing.
+FAULTS = """
+rule_files: [alerts.yml]
+evaluation_interval: 15s
+tests:
+  - interval: 15s
+    input_series:
+      - {series: 'up{job="webhooks",instance="a"}', values: "0x800"}
+      - {series: 'webhooks_workers{job="webhooks",instance="a"}', values: "0x800"}
+      - {series: 'webhooks_workers_silent{job="webhooks",instance="a"}', values: "1x800"}
+      - {series: 'webhooks_due{job="webhooks",instance="a"}', values: "9x800"}
+      - {series: 'webhooks_oldest_due_seconds{job="webhooks",instance="a"}', values: "61x800"}
+      - {series: 'webhooks_paused{job="webhooks",instance="a"}', values: "0x100 1x700"}
+      - {series: 'webhooks_recent_attempts{job="webhooks",instance="a"}', values: "101x800"}
+      - {series: 'webhooks_recent_failures{job="webhooks",instance="a",kind="dns"}', values: "30x800"}
+      - {series: 'webhooks_recent_failures{job="webhooks",instance="a",kind="tls"}', values: "30x800"}
+      - {series: 'webhooks_horizon_held_seconds{job="webhooks",instance="a"}', values: "61x800"}
+      - {series: 'webhooks_chore_failures{job="webhooks",instance="a",chore="c"}', values: "3x800"}
+    promql_expr_test:
+      - {expr: 'sum by (alertname) (ALERTS{alertstate="firing"})', eval_time: 20m, exp_samples: [%s]}
+      - {expr: 'count(ALERTS{alertname="WebhooksPaused",alertstate="firing"})', eval_time: 90m,
+         exp_samples: [{labels: "{}", value: 1}]}
+"""
+
+
+def test_every_alert_fires_on_its_fault(tmp_path: Path) -> None:
+    promtool = need("promtool")
+    text = (DEPLOY / "prometheus" / "alerts.yml").read_text()
+    (tmp_path / "alerts.yml").write_text(text)
+    names = {rule["alert"] for rule in yaml.safe_load(text)["groups"][0]["rules"]}
+    fired = [
+        f"{{labels: '{{alertname=\"{name}\"}}', value: 1}}" for name in names - {"WebhooksPaused"}
+    ]
+    (tmp_path / "unit.yml").write_text(FAULTS % ", ".join(fired))
+
+    ran = subprocess.run(
+        [promtool, "test", "rules", "unit.yml"], cwd=tmp_path, capture_output=True, check=False
+    )
+
+    assert ran.returncode == 0, ran.stderr + ran.stdout
