@@ -10,6 +10,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -28,7 +29,36 @@ MOST_DAYS = 36_525
 MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 """IPv6 addresses that mean IPv4 addresses; checks compare them as IPv4."""
 
-env = environ.Env()
+FLAGS = {"1": True, "true": True, "on": True, "yes": True,
+         "0": False, "false": False, "off": False, "no": False}  # fmt: skip
+
+
+class Environment(environ.Env):  # type: ignore[misc]
+    """Variables as they are written: a `$` at their beginning names no other variable.
+
+    A flag is one of FLAGS, whatever its case, and the items of a list have no spaces around them.
+    """
+
+    def get_value(
+        self,
+        var: str,
+        cast: Any = None,
+        default: Any = environ.Env.NOTSET,
+        parse_default: bool = False,
+    ) -> Any:
+        if var not in self.ENVIRON:
+            return super().get_value(var, cast, default, parse_default)
+        text = self.ENVIRON[var]
+        if cast is list:
+            return [item for item in map(str.strip, text.split(",")) if item]
+        if cast is not bool:
+            return self.parse_value(text, cast)
+        if text.strip().lower() not in FLAGS:
+            raise ImproperlyConfigured(f"{var} must be 1 or 0.")
+        return FLAGS[text.strip().lower()]
+
+
+env = Environment()
 
 
 def required(name: str, why: str) -> str:
@@ -233,6 +263,36 @@ def ca_bundle() -> str:
     return path
 
 
+def email_server(name: str, default: str) -> dict[str, Any]:
+    """Return Django's settings for a mail server's URL."""
+    try:
+        return dict(env.email_url(name, default=default))
+    except (ValueError, ImproperlyConfigured):
+        # The value may hold a password, so it is not shown.
+        raise ImproperlyConfigured(
+            f"{name} must be of the form smtp://user:password@host:587 or smtp+tls://…"
+        ) from None
+
+
+def log_servers(name: str) -> str:
+    """Return the URLs of NATS servers, comma-separated; empty by default."""
+    urls = env.list(name, default=[])
+    try:
+        parts = [urlsplit(url) for url in urls]
+        is_valid = all(
+            one.scheme in ("nats", "tls", "ws", "wss") and one.hostname and one.port != 0
+            for one in parts
+        )
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        # The value may hold a password, so it is not shown.
+        raise ImproperlyConfigured(
+            f"{name} must be of the form nats://user:password@host:4222, comma-separated."
+        )
+    return ",".join(urls)
+
+
 def cell_name(name: str) -> str:
     value = str(env.str(name, default=""))
     if value and not re.fullmatch(r"[a-z0-9-]{1,30}", value):
@@ -253,5 +313,5 @@ def databases_of_cells(name: str) -> dict[str, str]:
             f'{name} must be JSON of the form {{"<cell>": "postgres://…"}}.'
         ) from None
     for url in urls.values():
-        server_urls.read_database_url(url)
+        server_urls.read_database_url(url, name)
     return urls

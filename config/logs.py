@@ -6,6 +6,8 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
+
 from webhooks.api.context import request_id
 
 LEVELS = ("INFO", "DEBUG", "WARNING", "ERROR")
@@ -95,14 +97,18 @@ def report_to_sentry(dsn: str) -> None:
     """Report errors to Sentry, without request bodies, headers, addresses or local variables."""
     # Only installations with Sentry need the package.
     import sentry_sdk
+    from sentry_sdk.utils import BadDsn
 
-    sentry_sdk.init(
-        dsn=dsn,
-        send_default_pii=False,
-        include_local_variables=False,
-        max_request_body_size="never",
-        before_send=_without_headers,
-    )
+    try:
+        sentry_sdk.init(
+            dsn=dsn,
+            send_default_pii=False,
+            include_local_variables=False,
+            max_request_body_size="never",
+            before_send=_without_headers,
+        )
+    except BadDsn:
+        raise ImproperlyConfigured("SENTRY_DSN must be of the form https://key@host/1.") from None
 
 
 def _without_headers(event: Any, hint: Any) -> Any:

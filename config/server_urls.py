@@ -61,9 +61,9 @@ class UnfitUrlError(ValueError):
     """A URL is invalid; the message continues a sentence that begins with the setting's name."""
 
 
-def read_database_url(text: str) -> dict[str, Any]:
+def read_database_url(text: str, setting: str = "DATABASE_URL") -> dict[str, Any]:
     """Return Django's settings for a Postgres URL; raises ImproperlyConfigured."""
-    return _read("DATABASE_URL", text, _database_config)
+    return _read(setting, text, _database_config)
 
 
 def read_redis_url(text: str) -> str:

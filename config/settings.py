@@ -12,10 +12,7 @@ from config.environment import BASE_DIR, VAR_DIR, env
 from webhooks.conf import DEFAULTS
 from webhooks.outbox import sentinel
 
-try:
-    DEBUG = env.bool("DEBUG", default=False)
-except ValueError:
-    raise ImproperlyConfigured("DEBUG must be 1 or 0.") from None
+DEBUG = env.bool("DEBUG", default=False)
 
 SECRET_KEY = (
     environment.development_key("secret")
@@ -106,7 +103,9 @@ WEBHOOKS_CA_BUNDLE = environment.ca_bundle()
 
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="webhooks@localhost")
-vars().update(env.email_url("EMAIL_URL", default="consolemail://" if DEBUG else "smtp://localhost"))
+vars().update(
+    environment.email_server("EMAIL_URL", "consolemail://" if DEBUG else "smtp://localhost")
+)
 
 INSTALLED_APPS = [
     "unfold",
@@ -332,7 +331,7 @@ if SENTRY_DSN := env.str("SENTRY_DSN", default=""):
     logs.report_to_sentry(SENTRY_DSN)
 
 # One deployment of several that share the owners (docs/cells.md); without the log there is only one.
-CELLS_NATS_URL = env.str("CELLS_NATS_URL", default="")
+CELLS_NATS_URL = environment.log_servers("CELLS_NATS_URL")
 CELL_NAME = environment.cell_name("CELL_NAME")
 CELLS_DATABASES = environment.databases_of_cells("CELLS_DATABASES")
 if CELLS_NATS_URL:

@@ -104,11 +104,11 @@ REQUIRED = {
 """The variables that production needs, with values that let the settings load."""
 
 PROBE = """
-import json, environ
+import json
 from config import environment
 asked = {}
-class Asking(environ.Env):
-    def get_value(self, var, cast=None, default=environ.Env.NOTSET, parse_default=False):
+class Asking(environment.Environment):
+    def get_value(self, var, cast=None, default=environment.Environment.NOTSET, parse_default=False):
         asked[str(var)] = default
         return super().get_value(var, cast=cast, default=default, parse_default=parse_default)
 environment.env = Asking()

@@ -130,7 +130,9 @@ def test_portal_may_be_framed_by_subdomains(monkeypatch: pytest.MonkeyPatch) -> 
         ("CELL_NAME", "Cell A", "CELL_NAME must be a name of at most 30 small letters"),
         ("CELLS_DATABASES", "postgres://host/a", "CELLS_DATABASES must be JSON of the form"),
         ("CELLS_DATABASES", '["a"]', "CELLS_DATABASES must be JSON of the form"),
-        ("CELLS_DATABASES", '{"a": "mysql://host/a"}', "DATABASE_URL"),
+        ("CELLS_DATABASES", '{"a": "mysql://host/a"}', "^CELLS_DATABASES must be the URL"),
+        ("CELLS_NATS_URL", "foo://a:4222", "^CELLS_NATS_URL must be of the form"),
+        ("CELLS_NATS_URL", "nats://a:4222,nats://b:x", "^CELLS_NATS_URL must be of the form"),
     ],
 )
 def test_cells_that_nobody_can_find_are_refused(
@@ -153,3 +155,64 @@ def test_cells_are_off_without_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cells.middleware.CellMiddleware" not in alone["MIDDLEWARE"]
     assert "cells" in one_of_several["INSTALLED_APPS"]
     assert "cells.middleware.CellMiddleware" in one_of_several["MIDDLEWARE"]
+
+
+FLAGS = [
+    "DEBUG", "WEBHOOKS_REQUIRE_HTTPS", "WEBHOOKS_TRACING", "WEBHOOKS_SEND_TRACEPARENT",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("value", ["maybe", "", "enabled", "2"])
+def test_flag_that_says_neither_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ImproperlyConfigured, match=f"^{name} must be 1 or 0.$"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("1", True), (" True", True), ("off", False), ("No", False)]
+)
+def test_flag_is_read(monkeypatch: pytest.MonkeyPatch, value: str, expected: bool) -> None:
+    monkeypatch.setenv("WEBHOOKS_REQUIRE_HTTPS", value)
+
+    assert load()["WEBHOOKS_REQUIRE_HTTPS"] is expected
+
+
+@pytest.mark.parametrize("name", ["ALLOWED_HOSTS", "WEBHOOKS_OWN_HOSTS", "WEBHOOKS_JOB_MODULES"])
+def test_items_of_a_list_may_be_apart(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "a.example.com, b.example.com ,")
+
+    assert load()[name] == ["a.example.com", "b.example.com"]
+
+
+@pytest.mark.parametrize("name", ["SECRET_KEY", "METRICS_TOKEN", "WEBHOOKS_PORTAL_NAME"])
+@pytest.mark.parametrize("value", ["$HOME", "$$a", "\\$a"])
+def test_dollar_is_a_character(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+
+    assert load()[name] == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("EMAIL_URL", "foo://secret"),
+        ("EMAIL_URL", "smtp://secret:secret"),
+        ("EMAIL_URL", ""),
+        ("SENTRY_DSN", "secret"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The send_default_pii")
+def test_url_that_leads_nowhere_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ImproperlyConfigured, match=f"^{name} must be of the form") as refused:
+        load()
+
+    assert "secret" not in str(refused.value)
