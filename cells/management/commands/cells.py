@@ -1,5 +1,6 @@
 """`manage.py cells`: the processes of cells, and what operators see and do."""
 
+import re
 import signal
 import time
 from argparse import ArgumentTypeError
@@ -20,6 +21,8 @@ from webhooks.management import terminal
 
 REFUSALS_SHOWN = 10
 MOST_SECONDS = 60
+CELL_NAME = re.compile(r"[a-z0-9-]{1,30}")
+"""As config/environment.py has it."""
 
 
 class Command(terminal.Command):
@@ -68,6 +71,10 @@ exit codes: 0 done, 1 refused or failed, 2 wrong usage"""
 
     def run(self, **options: Any) -> None:
         action = options["action"] or "status"
+        if options["action"]:
+            self.refuse_beside(action, options, "action")
+        if action == "init" and len(dict(options["cell"])) < len(options["cell"]):
+            raise CommandError("Two cells have the same name.", returncode=2)
         try:
             log = JetStream(settings.CELLS_NATS_URL)
             try:
@@ -159,8 +166,11 @@ def _seconds(text: str) -> float:
 
 def _cell(text: str) -> tuple[str, str]:
     name, separator, url = text.partition("=")
-    if not (name and separator and url.startswith(("http://", "https://"))):
-        raise ArgumentTypeError(f"{text!r} is not of the form name=https://example.com.")
+    is_url = url.startswith(("http://", "https://")) and url.isprintable() and " " not in url
+    if not (CELL_NAME.fullmatch(name) and separator and is_url):
+        raise ArgumentTypeError(
+            f"{text!r} is not of the form name=https://example.com, with a name as CELL_NAME takes it."
+        )
     return name, url.rstrip("/")
 
 
