@@ -1,5 +1,6 @@
 """The files of deploy/, read by the programs that they are for, where those are installed."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,7 +12,9 @@ import yaml
 from django.core.management import call_command, get_commands
 from django.db import connection
 
+from config.serve import STATIC
 from config.services import BASE_DIR
+from config.urls import OPENAPI_FILE
 from projects.models import Project, User
 from webhooks.dispatch.engine import run_until_idle
 from webhooks.models import Attempt, Delivery, Webhook
@@ -121,6 +124,38 @@ def test_image_copies_what_exists_and_serves_as_the_code_does() -> None:
     for option in ("--respawn-failed-workers", "--interface", "--static-path-mount"):
         assert any(option in line for line in lines)
         assert option in unit
+
+
+def is_left_out(path: Path) -> bool:
+    """Say whether the image lacks a file: of the lines that match it, the last one counts."""
+    found = False
+    for line in (BASE_DIR / ".dockerignore").read_text().splitlines():
+        pattern = line.removeprefix("!")
+        parts = [path, *path.parents]
+        if any(part.match(pattern) for part in parts if part.parent == Path() or "/" in pattern):
+            found = line == pattern
+    return found
+
+
+def test_image_has_what_the_site_reads() -> None:
+    files = [OPENAPI_FILE, BASE_DIR / "manage.py", STATIC / "x.css", *requirements()]
+
+    assert [path for path in files if is_left_out(path.relative_to(BASE_DIR))] == []
+    assert is_left_out(Path("var/secret.key"))
+    assert is_left_out(Path("tests/conftest.py"))
+
+
+def requirements() -> list[Path]:
+    """The lists that docs/deployment.md and docs/cells.md tell to install, for the image as well."""
+    copied = re.search(r"^COPY (requirements.+) \.$", (DEPLOY / "Dockerfile").read_text(), re.M)
+    assert copied
+    return [BASE_DIR / name for name in copied[1].split()]
+
+
+def test_image_can_have_traces_and_cells() -> None:
+    assert {path.name for path in requirements()} == {
+        "requirements.txt", "requirements-tracing.txt", "requirements-cells.txt",
+    }  # fmt: skip
 
 
 @pytest.fixture
