@@ -17,7 +17,7 @@ MAP_SECONDS = 1.0
 """How old the map may be: cells.moving waits longer."""
 RETRY_SECONDS = 5
 # What tokens and the keys of the portal begin with: mark_of() in cells/slots.py.
-TOKEN = re.compile(rf"bearer {re.escape(settings.WEBHOOKS_TOKEN_PREFIX)}s([0-9a-f]{{2}})-", re.I)
+TOKEN = re.compile(rf"bearer\s+{re.escape(settings.WEBHOOKS_TOKEN_PREFIX)}s([0-9a-f]{{2}})-", re.I)
 PORTAL = re.compile(r"/portal/[a-z]+/s([0-9a-f]{2})-")
 
 
@@ -32,7 +32,7 @@ class CellMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         found = TOKEN.match(request.META.get("HTTP_AUTHORIZATION", ""))
-        found = found or PORTAL.match(request.path)
+        found = found or PORTAL.match(request.path_info)
         response = self._elsewhere(request, int(found[1], 16)) if found else None
         return response or self.get_response(request)
 

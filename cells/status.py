@@ -26,14 +26,21 @@ class StreamStatus:
 
 
 def streams_of(log: Log, current: CellMap, cell: str) -> list[StreamStatus]:
-    """Return how far this cell has read each stream; raises LogError."""
-    places, _ = stored_places(current)
+    """Return how far this cell has read each stream; raises LogError.
+
+    A slot that no consumer has taken over yet counts from where the map gives it to this cell.
+    """
+    places, versions = stored_places(current)
+    for slot in current.of_cell(cell):
+        if slot not in versions and slot not in current.moves:
+            stream, since = current.stream_of(slot), current.since.get(slot, 0)
+            places[stream] = min(since, places.get(stream, since))
     found = []
     for stream in range(current.streams):
         bounds = log.bounds(stream)
         position = places.get(stream)
         behind = None if position is None else max(0, bounds.last - position)
-        is_cut = bool(position) and bounds.first > (position or 0) + 1
+        is_cut = position is not None and bounds.first > position + 1
         found.append(StreamStatus(stream, bounds, behind, is_cut))
     return found
 

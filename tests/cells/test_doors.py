@@ -14,14 +14,16 @@ from typing import Any
 
 import pytest
 from django.conf import settings
-from django.test import Client
+from django.http import HttpResponse
+from django.test import Client, RequestFactory
 
-from cells.cellmap import change_map
+from cells import middleware
+from cells.cellmap import CellMap, change_map
 from cells.slots import mark_of, slot_of
 from config.embedded import die_with_parent
 from config.services import BASE_DIR
 from projects.models import User
-from tests.cells.world import World
+from tests.cells.world import CELLS, STREAMS, World
 from tests.workers import answers, free_port, wait_until
 from webhooks.models import ApiToken
 
@@ -147,6 +149,45 @@ def test_operators_see_the_map_the_lag_and_refusals(world: World) -> None:
         "Messages that no cell could store: 1, the latest: evt_1: Expecting" in finding["message"]
     )
     assert (routes[5], routes[200]) == ('"05" a;', '"c8" b;')
+
+
+def test_what_the_log_dropped_is_told_though_nothing_was_stored_before(world: World) -> None:
+    ada = world.add_owner("ada", slot=5)
+    world.trigger(ada, 4)
+    world.relay()
+
+    # No consumer has run yet.
+    assert "stream 0   at 4  0/s  4 behind" in manage(world, "a", "cells")
+    world.log._wait(world.log._js.purge_stream("EVENTS-0", keep=1))
+    (finding,) = [
+        one
+        for one in json.loads(manage(world, "a", "doctor", "--format", "json"))["findings"]
+        if one["check"] == "cells"
+    ]
+    assert finding["level"] == "failure"
+    assert "dropped messages that this cell has not stored, in 0." in finding["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "script", "authorization"),
+    [
+        ("/api/v1/webhooks", "", "Bearer  rdai_sc8-x"),
+        ("/api/v1/webhooks", "", "bearer\trdai_sc8-x"),
+        ("/portal/open/sc8-x/", "/hooks", ""),
+        ("/portal/in/sc8-x", "", ""),
+    ],
+)
+def test_a_request_for_another_cell_is_known_however_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, path: str, script: str, authorization: str
+) -> None:
+    map_ = CellMap.of(STREAMS, CELLS)
+    monkeypatch.setattr(middleware, "stored_map", lambda: map_)
+    asked = RequestFactory().get(path, HTTP_AUTHORIZATION=authorization, SCRIPT_NAME=script)
+
+    answer = middleware.CellMiddleware(lambda _: HttpResponse())(asked)
+
+    assert answer.status_code == 421
+    assert answer["Location"] == f"https://b.example.com{script}{path}"
 
 
 ALONE = """
