@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
-from webhooks_receive import Handle, handle_new, listed, refusal_of
+from webhooks_receive import MAX_BODY_BYTES, Handle, handle_new, listed, refusal_of
 
 
 def endpoint(
@@ -22,7 +22,8 @@ def endpoint(
     @csrf_exempt
     @require_POST
     def view(request: HttpRequest) -> HttpResponse:
-        headers, body = request.headers, request.body
+        # By read(), because DATA_UPLOAD_MAX_MEMORY_SIZE is less than the largest batch.
+        headers, body = request.headers, request.read(MAX_BODY_BYTES + 1)
         status = refusal_of(known, headers, body)
         if status is None:
             with transaction.atomic(using=using):

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from webhooks_receive import Handle, handle_new, listed, refusal_of
+from webhooks_receive import MAX_BODY_BYTES, Handle, handle_new, listed, refusal_of
 from webhooks_receive.connections import transaction
 
 
@@ -18,7 +18,12 @@ def endpoint(
     known = listed(secrets)
 
     async def webhook(request: Request) -> Response:
-        body = await request.body()
+        received = bytearray()
+        async for part in request.stream():
+            received += part
+            if len(received) > MAX_BODY_BYTES:
+                return Response(status_code=413)
+        body = bytes(received)
 
         def work() -> int:
             if status := refusal_of(known, request.headers, body):

@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import request
 
-from webhooks_receive import Handle, handle_new, listed, refusal_of
+from webhooks_receive import MAX_BODY_BYTES, Handle, handle_new, listed, refusal_of
 from webhooks_receive.connections import transaction
 
 
@@ -16,7 +16,12 @@ def endpoint(
     known = listed(secrets)
 
     def webhook() -> tuple[str, int]:
-        body = request.get_data()
+        length = request.content_length
+        if length is not None and length > MAX_BODY_BYTES:
+            return "", 413
+        # Without a length it may have no end.
+        most = MAX_BODY_BYTES + 1
+        body = request.stream.read(most) if length is None else request.get_data()
         headers: Any = request.headers  # no Mapping by its type, but it reads like one
         if status := refusal_of(known, headers, body):
             return "", status

@@ -1,6 +1,7 @@
 """The receivers' own distribution, behind real servers of Django, Flask and FastAPI."""
 
 import json
+import select
 import socket
 import sqlite3
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import psycopg
@@ -196,6 +198,33 @@ def test_a_batch_is_handled_event_by_event(receiver: Receiver) -> None:
     assert receiver.orders == ["evt_1", "evt_2", "evt_3"]
 
 
+def test_only_the_signed_id_tells_a_batch(receiver: Receiver) -> None:
+    events = [{"id": f"evt_{number}", "type": "order.paid"} for number in (2, 3)]
+    body = json.dumps(events).encode()
+    assert receiver.post(body, signed(body, "bat_1")) == 204, "a proxy dropped a header"
+    assert receiver.post(headers=signed() | {"X-Webhook-Batch": "1"}) == 204
+    assert receiver.orders == ["evt_1", "evt_2", "evt_3"]
+
+
+def test_the_largest_batch_is_taken(receiver: Receiver) -> None:
+    events = [{"id": f"evt_{n}", "type": "order.paid", "data": "x" * 1_990_000} for n in (1, 2)]
+    body = json.dumps(events).encode()
+    assert receiver.post(body, signed(body, "bat_1")) == 204
+    assert receiver.orders == ["evt_1", "evt_2"]
+
+
+def test_a_body_without_end_is_not_awaited(receiver: Receiver) -> None:
+    parts = urlsplit(receiver.url)
+    head = "POST /webhook HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n"
+    with socket.create_connection((parts.hostname, parts.port), timeout=20) as client:
+        client.sendall(head.encode())
+        for _ in range(70):
+            if select.select([client], [], [], 0.01)[0]:
+                break
+            client.sendall(b"x" * 65536)
+        assert client.recv(100).split()[1] == b"413"
+
+
 def hex_family(body: bytes) -> dict[str, str]:
     """The other family of headers, rightly signed: it is not looked at."""
     moment = int(time.time())
@@ -253,6 +282,13 @@ def test_each_kind_of_secret_accepts_its_own_signatures() -> None:
     # The public key is no secret: nobody may sign v1 with its bytes.
     as_secret = public.replace("whpk_", "whsec_")
     assert not webhooks_receive.verify(public, signed(secret=as_secret), BODY)
+
+
+@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+@pytest.mark.parametrize("text", ["v1,\xe9", "v1a,\xe9", "\udcff", "\xb2"])
+@pytest.mark.parametrize("secret", [SECRET, PRIVATE.public_text])
+def test_what_no_sender_writes_is_no_signature(name: str, text: str, secret: str) -> None:
+    assert not webhooks_receive.verify(secret, signed() | {name: text}, BODY)
 
 
 @pytest.mark.parametrize("secrets", [[], "", "whsec_", "whsec_short", "abc", ["whsec_!"]])
