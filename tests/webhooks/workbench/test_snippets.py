@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -93,3 +94,26 @@ def test_our_own_verification_agrees_with_every_vector(vector: dict[str, Any]) -
     ]
 
     assert any(verdicts) == vector["valid"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("webhook-timestamp", "9" * 5000),
+        ("webhook-id", "\udcff"),
+        ("webhook-signature", "v1,\udcff"),
+    ],
+)
+def test_python_snippet_refuses_hostile_headers_without_an_error(name: str, text: str) -> None:
+    # As a program it cannot show an error: Python ends with the same code.
+    verify = runpy.run_path(str(SNIPPETS / "python" / "verify.py"))["verify"]
+    vector = next(one for one in VECTORS if one["valid"])
+    headers = {
+        "webhook-id": vector["id"],
+        "webhook-timestamp": vector["timestamp"],
+        "webhook-signature": vector["signature"],
+    }
+    body = vector["body"].encode()
+
+    assert verify(vector["secrets"], headers, body, now=vector["now"])
+    assert not verify(vector["secrets"], headers | {name: text}, body, now=vector["now"])
