@@ -3,11 +3,14 @@
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 from django.core.management import call_command, get_commands
 from django.db import connection
@@ -16,6 +19,7 @@ from config.serve import STATIC
 from config.services import BASE_DIR
 from config.urls import OPENAPI_FILE
 from projects.models import Project, User
+from tests.workers import answers, free_port, killed_at_end, wait_until
 from webhooks.dispatch.engine import run_until_idle
 from webhooks.models import Attempt, Delivery, Webhook
 from webhooks.repair import partitions
@@ -76,6 +80,76 @@ def test_nginx_accepts_its_files(tmp_path: Path, name: str) -> None:
     text = run(nginx, "-t", "-p", str(tmp_path), "-c", str(whole))
 
     assert "test is successful" in text, text
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Answers with the name of its cell."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = self.server.cell.encode()  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def router(tmp_path: Path) -> Iterator[str]:
+    """The URL of nginx-cells.conf without TLS, before a server for each cell."""
+    nginx, port = need("nginx"), free_port()
+    site = (DEPLOY / "nginx-cells.conf").read_text()
+    routes = tmp_path / "routes"
+    routes.write_text('"05" a;\n"c8" b;\n')
+    site = site.replace("/etc/nginx/cell-routes.map", str(routes))
+    site = re.sub(r"^ *(ssl_certificate.*|access_log.*)$", "", site, flags=re.M)
+    site = site.replace("listen 443 ssl;", f"listen 127.0.0.1:{port};")
+    site = site.replace("listen 80;", f"listen 127.0.0.1:{free_port()};")
+    servers = []
+    for cell, address in (("a", "10.0.1.10:8000"), ("b", "10.0.2.10:8000")):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+        server.cell = cell  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert address in site
+        site = site.replace(address, f"127.0.0.1:{server.server_port}")
+        servers.append(server)
+    paths = " ".join(
+        f"{name}_temp_path {tmp_path};"
+        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    whole = tmp_path / "nginx.conf"
+    whole.write_text(
+        f"daemon off;\nmaster_process off;\npid {tmp_path}/pid;\nerror_log stderr;\nevents {{}}\n"
+        f"http {{\naccess_log off; {paths}\n{site}\n}}\n"
+    )
+    with (
+        subprocess.Popen([nginx, "-p", str(tmp_path), "-c", str(whole)]) as process,
+        killed_at_end(process),
+    ):
+        wait_until(lambda: answers(port))
+        yield f"http://127.0.0.1:{port}"
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_nginx_finds_the_cell_of_a_request(router: str) -> None:
+    def cell_of(path: str, token: str = "") -> str:
+        headers = {"Authorization": token} if token else {}
+        return requests.get(router + path, headers=headers, timeout=10).text
+
+    assert cell_of("/api/v1/webhooks") == "a"
+    assert cell_of("/api/v1/webhooks", "Bearer rdai_s05-x") == "a"
+    assert cell_of("/api/v1/webhooks", "Bearer rdai_sc8-x") == "b"
+    assert cell_of("/api/v1/webhooks", "bearer  rdai_sC8-x") == "b"
+    assert cell_of("/api/v1/webhooks", "Bearer rdai_c8c8") == "a"
+    for path in ("/portal/open/sc8-x/", "/portal/s/sc8-x/inbox/", "/portal/in/sc8-x"):
+        assert cell_of(path) == "b"
+    assert requests.get(f"{router}/readyz", timeout=10).status_code == 403
 
 
 def test_haproxy_accepts_its_file(tmp_path: Path) -> None:
