@@ -1,17 +1,22 @@
 """Requests for an owner of another cell are answered with 421 and that cell's address."""
 
+import logging
 import re
 import threading
 import time
 from collections.abc import Callable
 
 from django.conf import settings
+from django.db import Error
 from django.http import HttpRequest, HttpResponse
 
 from cells.cellmap import CellMap
 from cells.consumer import stored_map
 from cells.slots import slot_of
 from webhooks.api.problems import problem, respond
+from webhooks.postgres.sql import is_unavailable
+
+logger = logging.getLogger(__name__)
 
 MAP_SECONDS = 1.0
 """How old the map may be: cells.moving waits longer."""
@@ -33,14 +38,20 @@ class CellMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         found = TOKEN.match(request.META.get("HTTP_AUTHORIZATION", ""))
         found = found or PORTAL.match(request.path_info)
-        response = self._elsewhere(request, int(found[1], 16)) if found else None
+        try:
+            response = self._elsewhere(request, int(found[1], 16)) if found else None
+        except Error as failure:
+            response = _unavailable(request, failure)
         return response or self.get_response(request)
 
     def process_view(self, request: HttpRequest, *_: object) -> HttpResponse | None:
         """Let nobody who is signed in change what is being moved."""
-        current = self._current()
-        if current is None or not current.moves or not request.user.is_authenticated:
-            return None
+        try:
+            current = self._current()
+            if current is None or not current.moves or not request.user.is_authenticated:
+                return None
+        except Error as failure:
+            return _unavailable(request, failure)
         return _moving(request) if slot_of(request.user.pk) in current.moves else None
 
     def _elsewhere(self, request: HttpRequest, slot: int) -> HttpResponse | None:
@@ -70,6 +81,14 @@ def _moving(request: HttpRequest) -> HttpResponse:
     response = _refusal(request, 503, "unavailable", detail)
     response["Retry-After"] = str(RETRY_SECONDS)
     return response
+
+
+def _unavailable(request: HttpRequest, failure: Error) -> HttpResponse:
+    """Answer as views do while Postgres is away; raises other failures."""
+    if not is_unavailable(failure):
+        raise failure
+    logger.warning("The map of cells cannot be read: %s", failure)
+    return _refusal(request, 503, "unavailable", "The database is unavailable; try again.")
 
 
 def _refusal(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.db import OperationalError
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
 
@@ -188,6 +189,23 @@ def test_a_request_for_another_cell_is_known_however_it_is_written(
 
     assert answer.status_code == 421
     assert answer["Location"] == f"https://b.example.com{script}{path}"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("token", ["rdai_s05-x", "rdai_unmarked"])
+def test_without_postgres_a_cell_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch, settings: Any, token: str
+) -> None:
+    def fail() -> None:
+        raise OperationalError("the connection is lost")
+
+    monkeypatch.setattr(middleware, "stored_map", fail)
+    settings.MIDDLEWARE = ["cells.middleware.CellMiddleware", *settings.MIDDLEWARE]
+    headers = {"Authorization": f"Bearer {token}"}
+
+    answer = Client(raise_request_exception=False).get("/api/v1/webhooks", headers=headers)
+
+    assert (answer.status_code, answer.json()["status"]) == (503, 503)
 
 
 ALONE = """
