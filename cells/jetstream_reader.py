@@ -29,7 +29,12 @@ class JetStreamReader:
 
     PULL_MESSAGES = 500
     PULL_SECONDS = 2.0
+    PULL_BYTES = 2 * 1024 * 1024
+    """Or twice the largest message, which alone must fit."""
     AHEAD_MESSAGES = 2000
+    AHEAD_BYTES = 16 * 1024 * 1024
+    TAKE_BYTES = 4 * 1024 * 1024
+    """No message is taken beyond them: a page of the largest events would be a quarter of a gigabyte."""
 
     def __init__(
         self,
@@ -42,6 +47,8 @@ class JetStreamReader:
         self._client = client
         self._js = js
         self._read: deque[Message] = deque()
+        # Of messages: read by the loop's thread, taken by the caller's.
+        self._read_bytes = self._taken_bytes = 0
         self._arrived = threading.Event()
         self._tasks = [
             asyncio.run_coroutine_threadsafe(self._keep_reading(stream, position), loop)
@@ -52,7 +59,12 @@ class JetStreamReader:
         self._arrived.clear()
         if not self._read:
             self._arrived.wait(seconds)
-        return [self._read.popleft() for _ in range(min(limit, len(self._read)))]
+        taken: list[Message] = []
+        most = self._taken_bytes + self.TAKE_BYTES
+        while self._read and len(taken) < limit and self._taken_bytes < most:
+            taken.append(self._read.popleft())
+            self._taken_bytes += len(taken[-1].data)
+        return taken
 
     def close(self) -> None:
         for task in self._tasks:
@@ -86,10 +98,11 @@ class JetStreamReader:
         request = {
             "batch": self.PULL_MESSAGES,
             "expires": int(self.PULL_SECONDS * 1e9),
+            "max_bytes": max(self.PULL_BYTES, 2 * self._client.max_payload),
         }
         try:
             while not pull.is_broken:
-                while len(self._read) >= self.AHEAD_MESSAGES:
+                while self._is_far_ahead:
                     await asyncio.sleep(0.01)
                 pull.begin(self.PULL_MESSAGES)
                 await self._client.publish(
@@ -102,7 +115,13 @@ class JetStreamReader:
             with suppress(nats.errors.Error):
                 await subscription.unsubscribe()
 
+    @property
+    def _is_far_ahead(self) -> bool:
+        ahead_bytes = self._read_bytes - self._taken_bytes
+        return len(self._read) >= self.AHEAD_MESSAGES or ahead_bytes >= self.AHEAD_BYTES
+
     def _take_in(self, message: Message) -> None:
+        self._read_bytes += len(message.data)
         self._read.append(message)
         self._arrived.set()
 
@@ -128,8 +147,9 @@ class Pull:
     async def hear(self, message: Msg) -> None:
         headers = message.headers or {}
         if status := headers.get("Status"):
-            # 408: the time of the pull is over. Anything else: of a consumer that is gone.
-            self.is_broken = self.is_broken or status not in ("408", "100")
+            # 408: the time of the pull is over, or its bytes. Anything else: of a consumer that is gone.
+            is_full = status == "409" and "MaxBytes" in headers.get("Description", "")
+            self.is_broken = self.is_broken or not (is_full or status in ("408", "100"))
             if status != "100":
                 self.ended.set()
             return

@@ -59,7 +59,7 @@ class Reader(Protocol):
     """Reads the messages of some streams, in the order of each."""
 
     def take(self, limit: int, seconds: float) -> list[Message]:
-        """Return at most `limit` messages; waits for the first, so long at most."""
+        """Return at most `limit` messages, fewer large ones; waits for the first, so long at most."""
 
     def close(self) -> None: ...
 

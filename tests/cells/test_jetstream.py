@@ -14,6 +14,7 @@ import pytest
 from cells.cluster import Cluster
 from cells.jetstream import JetStream
 from cells.jetstream_batches import _command, _headers
+from cells.jetstream_reader import JetStreamReader
 from cells.log import Entry, LogError, MapChangedError, Message, Reader
 from config.services import BASE_DIR
 from tests.workers import wait_until
@@ -74,6 +75,31 @@ def test_what_is_published_again_is_stored_once(log: JetStream, stream: int) -> 
     assert [one.id for one in read(reader, 15)] == [f"evt_3_{n}" for n in range(15)]
     reader.close()
     assert log.bounds(stream).last == 15
+
+
+def test_large_messages_wait_in_the_log(log: JetStream, caplog: pytest.LogCaptureFixture) -> None:
+    log.create(2)
+    data = b"x" * 250_000
+    for first in range(0, 200, 25):
+        large = [Entry(f"{n}", 3, {}, data) for n in range(first, first + 25)]
+        log.publish({0: large, 1: [Entry(one.id, 200, {}, data) for one in large]})
+    reader = log.reader({0: 0, 1: 0})
+    assert isinstance(reader, JetStreamReader)
+
+    wait_until(lambda: len(reader._read) > 50)
+    time.sleep(1)
+
+    assert sum(len(one.data) for one in reader._read) < 24 * 1024 * 1024
+    found: list[Message] = []
+    while len(found) < 400:
+        taken = reader.take(1000, 5)
+        assert 0 < sum(len(one.data) for one in taken) < 5 * 1024 * 1024
+        found += taken
+    reader.close()
+    for stream in (0, 1):
+        own = [int(one.id) for one in found if one.stream == stream]
+        assert own == list(range(200))
+    assert not caplog.messages, "the end of a pull is no fault"
 
 
 @pytest.mark.parametrize("subject", ["events.0.200.billing", "events.1.3.billing", "events.0.3"])
