@@ -26,7 +26,16 @@ from nats.js.errors import (
 
 from cells.jetstream_batches import ANSWER_SECONDS, BATCH_BYTES, publish_all, stream_name
 from cells.jetstream_reader import JetStreamReader
-from cells.log import Bounds, Entry, LogError, MapChangedError, Message, Reader, Refusal
+from cells.log import (
+    Bounds,
+    Entry,
+    LogClosedError,
+    LogError,
+    MapChangedError,
+    Message,
+    Reader,
+    Refusal,
+)
 from cells.slots import SLOTS, stream_of
 
 logger = logging.getLogger(__name__)
@@ -202,21 +211,24 @@ class JetStream:
 
     def _wait(self, work: Coroutine[Any, Any, T], seconds: float = 2 * ANSWER_SECONDS) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        with _log_errors():
+        with self._log_errors():
             try:
                 return future.result(seconds)
             finally:
                 future.cancel()
 
-
-@contextmanager
-def _log_errors() -> Iterator[None]:
-    try:
-        yield
-    except (nats.errors.Error, APIError, OSError, TimeoutError) as problem:
-        raise LogError(
-            f"The log does not answer: {type(problem).__name__} {problem}".strip()
-        ) from problem
+    @contextmanager
+    def _log_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (nats.errors.Error, APIError, OSError, TimeoutError) as problem:
+            if self._client.is_closed:
+                # nats-py does not connect again after a server's error, such as expired credentials.
+                told = self._client.last_error or problem
+                raise LogClosedError(f"The log has ended the connection: {told}") from problem
+            raise LogError(
+                f"The log does not answer: {type(problem).__name__} {problem}".strip()
+            ) from problem
 
 
 async def _note(problem: Exception) -> None:

@@ -12,6 +12,10 @@ class LogError(Exception):
     """The log does not answer, or did not confirm what was published; to try again is safe."""
 
 
+class LogClosedError(LogError):
+    """The connection has been ended for good: only another one can help."""
+
+
 class MapChangedError(Exception):
     """Somebody else has changed the map since it was read."""
 

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from cells.cellmap import change_map
-from cells.log import Entry
+from cells.consumer import Consumer
+from cells.jetstream import JetStream
+from cells.log import Entry, LogClosedError
+from cells.relay import Relay
 from cells.slots import slot_of, stream_of
 from config.services import BASE_DIR
 from tests.cells.world import PAID, STREAMS, World
@@ -229,6 +232,23 @@ def test_what_waited_in_the_log_is_counted_though_its_hour_is_rolled_up(world: W
     with world.inside("a"):
         found = history.totals(Selection(happened - timedelta(hours=1), datetime.now(UTC)))
         assert found.deliveries == 1
+
+
+@pytest.mark.parametrize("place", ["producer", "a"])
+def test_a_connection_that_the_log_has_ended_is_not_waited_out(world: World, place: str) -> None:
+    log = JetStream(world.cluster.url)
+    try:
+        # The server answers as to expired credentials: with an error, and with the end.
+        log._wait(log._client._send_command(b"NONSENSE\r\n"))
+        give_up_at = time.monotonic() + 20
+        part = Relay(log) if place == "producer" else Consumer(log, place)
+        with (
+            world.inside(place),
+            pytest.raises(LogClosedError, match=r"ended the connection: nats: .*unknown protocol"),
+        ):
+            part.run(lambda: time.monotonic() > give_up_at)
+    finally:
+        log.close()
 
 
 # Processes that are killed.
