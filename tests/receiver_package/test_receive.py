@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ from django.db import connection, connections
 from django.urls import path
 from fastapi import FastAPI
 from flask import Flask
+from webhooks_receive.connections import transaction
 
 from webhooks.wire import signing
 
@@ -285,8 +287,8 @@ def test_each_kind_of_secret_accepts_its_own_signatures() -> None:
 
 
 @pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
-@pytest.mark.parametrize("text", ["v1,\xe9", "v1a,\xe9", "\udcff", "\xb2"])
-@pytest.mark.parametrize("secret", [SECRET, PRIVATE.public_text])
+@pytest.mark.parametrize("text", ["v1,\xe9", "v1a,\xe9", "\udcff", "\xb2"], ids=range(4))
+@pytest.mark.parametrize("secret", [SECRET, PRIVATE.public_text], ids=["shared", "public"])
 def test_what_no_sender_writes_is_no_signature(name: str, text: str, secret: str) -> None:
     assert not webhooks_receive.verify(secret, signed() | {name: text}, BODY)
 
@@ -295,6 +297,32 @@ def test_what_no_sender_writes_is_no_signature(name: str, text: str, secret: str
 def test_a_malformed_secret_is_an_error(secrets: Any) -> None:
     with pytest.raises(ValueError, match="secret"):
         webhooks_receive.verify(secrets, signed(), BODY)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("database", [sqlite, postgres])
+def test_a_connection_that_commits_at_once_loses_no_event(
+    database: Callable[[Path], Callable[[], Any]], tmp_path: Path
+) -> None:
+    connect = database(tmp_path)
+
+    def at_once() -> Any:
+        connection = connect()
+        if isinstance(connection, sqlite3.Connection):
+            connection.isolation_level = None
+        else:
+            connection.autocommit = True
+        return connection
+
+    with closing(connect()) as own:
+        webhooks_receive.create_table(own)
+        own.commit()
+    with pytest.raises(ValueError, match="without autocommit"), transaction(at_once) as one:
+        webhooks_receive.receive(SECRET, signed(), BODY, one, lambda *_: 1 / 0)
+    with closing(connect()) as own:
+        assert own.execute("SELECT id FROM webhooks_received").fetchall() == []
+        own.execute("DROP TABLE webhooks_received")
+        own.commit()
 
 
 def test_old_ids_are_forgotten(tmp_path: Path) -> None:
