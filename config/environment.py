@@ -256,6 +256,15 @@ def site_path(name: str) -> str:
     return path
 
 
+def header_name(name: str) -> str:
+    """Return the name of an HTTP header as WSGI has it; empty by default."""
+    header = str(env.str(name, default="")).strip()
+    # Underscores would be Django's own spelling, HTTP_X_FORWARDED_PROTO, which matches no header.
+    if header and not re.fullmatch(r"[A-Za-z0-9-]+", header):
+        raise ImproperlyConfigured(f"{name} must be a header, such as X-Forwarded-Proto.")
+    return f"HTTP_{header.upper().replace('-', '_')}" if header else ""
+
+
 def ca_bundle() -> str:
     path = str(env.str("WEBHOOKS_CA_BUNDLE", default=""))
     if path and not Path(path).is_file():

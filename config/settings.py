@@ -197,8 +197,8 @@ UNFOLD = unfold.UNFOLD
 if not DEBUG:
     SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=True)
     # The header by which a proxy that ends TLS says so; the proxy must set it on every request.
-    if header := env.str("SECURE_PROXY_SSL_HEADER", default=""):
-        SECURE_PROXY_SSL_HEADER = (f"HTTP_{header.upper().replace('-', '_')}", "https")
+    if header := environment.header_name("SECURE_PROXY_SSL_HEADER"):
+        SECURE_PROXY_SSL_HEADER = (header, "https")
     CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
     SECURE_HSTS_SECONDS = environment.whole_number("SECURE_HSTS_SECONDS", 31_536_000)
     SECURE_HSTS_INCLUDE_SUBDOMAINS = env.bool("SECURE_HSTS_INCLUDE_SUBDOMAINS", default=True)

@@ -7,6 +7,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from config.services import BASE_DIR
+from config.settings_page import REQUIRED
 
 WRONG = {
     "WEBHOOKS_RETENTION_DAYS": ["-1", "1.5", "ever", "", "36526"],
@@ -180,6 +181,19 @@ def test_flag_is_read(monkeypatch: pytest.MonkeyPatch, value: str, expected: boo
     monkeypatch.setenv("WEBHOOKS_REQUIRE_HTTPS", value)
 
     assert load()["WEBHOOKS_REQUIRE_HTTPS"] is expected
+
+
+@pytest.mark.parametrize("value", ["HTTP_X_FORWARDED_PROTO", "X-Forwarded-Proto: https", "ä"])
+def test_header_that_no_proxy_sends_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    for name, text in REQUIRED.items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.setenv("DEBUG", "0")
+    monkeypatch.setenv("SECURE_PROXY_SSL_HEADER", "x-forwarded-proto")
+    assert load()["SECURE_PROXY_SSL_HEADER"] == ("HTTP_X_FORWARDED_PROTO", "https")
+    monkeypatch.setenv("SECURE_PROXY_SSL_HEADER", value)
+
+    with pytest.raises(ImproperlyConfigured, match=r"^SECURE_PROXY_SSL_HEADER must be a header"):
+        load()
 
 
 @pytest.mark.parametrize("name", ["ALLOWED_HOSTS", "WEBHOOKS_OWN_HOSTS", "WEBHOOKS_JOB_MODULES"])
