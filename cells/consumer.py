@@ -176,14 +176,16 @@ class Consumer:
         places = self._lock(messages)
         fresh = [one for one in messages if one.position > places.get(one.slot, one.position)]
         events = {}
+        refused = []
         for message in fresh:
             try:
                 event = event_of(message)
             except RefusedError as problem:
-                # Before the commit: afterwards nobody would read the message again.
-                self._log.refuse(message, str(problem))
+                refused.append((message, str(problem)))
             else:
                 events[event.id] = event
+        # Before the commit: afterwards nobody would read the messages again.
+        self._log.refuse(refused)
         # What a producer published again after the log had forgotten its id.
         for (id_,) in run(KNOWN_SQL, {"ids": list(events)}).fetchall():
             del events[id_]
@@ -197,7 +199,7 @@ class Consumer:
     @transaction.atomic
     def _refuse(self, message: Message, reason: str) -> None:
         if self._lock([message]).get(message.slot, message.position) < message.position:
-            self._log.refuse(message, reason)
+            self._log.refuse([(message, reason)])
             self._note({message.slot: message.position})
 
     def _lock(self, messages: Iterable[Message]) -> dict[int, int]:

@@ -178,7 +178,15 @@ class JetStream:
 
     # Dead letters.
 
-    def refuse(self, message: Message, reason: str) -> None:
+    def refuse(self, reasons: Sequence[tuple[Message, str]]) -> None:
+        if reasons:
+            self._wait(self._refuse(reasons), PUBLISH_SECONDS)
+
+    async def _refuse(self, reasons: Sequence[tuple[Message, str]]) -> None:
+        # Together: a producer that is wrong about everything must not hold up the others.
+        await asyncio.gather(*(self._refuse_one(*one) for one in reasons))
+
+    async def _refuse_one(self, message: Message, reason: str) -> None:
         headers = {
             api.Header.MSG_ID: f"{message.stream}.{message.position}",
             "Reason": " ".join(reason.encode("ascii", "replace").decode().split())[:500],
@@ -186,7 +194,7 @@ class JetStream:
         }
         # A message of the largest size would not fit with these headers, and would be tried for ever.
         data = message.data[: self._client.max_payload - ROOM_BYTES]
-        self._wait(self._js.publish(f"dead.{message.slot}", data, headers=headers))
+        await self._js.publish(f"dead.{message.slot}", data, headers=headers)
 
     def refusals(self, limit: int) -> tuple[int, list[Refusal]]:
         return self._wait(self._refusals(limit), 4 * ANSWER_SECONDS)

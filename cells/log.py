@@ -91,8 +91,8 @@ class Log(Protocol):
     def write_map(self, value: bytes, revision: int) -> int:
         """Replace the map of this revision and return the new one; raises MapChangedError."""
 
-    def refuse(self, message: Message, reason: str) -> None:
-        """Put a message to the dead letters, once however often this is called.
+    def refuse(self, reasons: Sequence[tuple[Message, str]]) -> None:
+        """Put messages to the dead letters with reasons, once however often this is called.
 
         Cuts the end off the largest messages.
         """

@@ -124,12 +124,27 @@ def test_a_message_is_refused_once(log: JetStream, stream: int) -> None:
     message = Message(stream, 7, "evt_1", 3, True, {}, b"{}")
     before, _ = log.refusals(1)
 
-    log.refuse(message, "It\nis no öbject.")
-    log.refuse(message, "It\nis no öbject.")
+    log.refuse([(message, "It\nis no öbject.")])
+    log.refuse([(message, "It\nis no öbject.")])
 
     count, (last,) = log.refusals(1)
     assert count == before + 1
     assert (last.reason, last.message_id, last.data) == ("It is no ?bject.", "evt_1", b"{}")
+
+
+def test_refusing_many_takes_no_longer_than_publishing_them(log: JetStream, stream: int) -> None:
+    many = [Message(stream, n, f"evt_{n}", 3, True, {}, b"{}") for n in range(1, 1001)]
+    log.refuse([(many[0], "No.")])
+    started_at = time.monotonic()
+    for one in many[1:101]:
+        log.refuse([(one, "No.")])
+    one_by_one = (time.monotonic() - started_at) / 100
+
+    started_at = time.monotonic()
+    log.refuse([(one, "No.") for one in many])
+
+    assert (time.monotonic() - started_at) / 1000 < one_by_one / 2
+    assert log.refusals(1)[0] == 1000
 
 
 def test_nothing_is_lost_or_out_of_order_while_nodes_are_killed(
