@@ -290,6 +290,12 @@ UPDATE webhooks_delivery d
 """
 
 
+def _wait_before(redelivery: Redelivery, position: int) -> timedelta:
+    """Return how long a new delivery of this batch waits, so that the rate limit is kept."""
+    rate = redelivery.rate_limit
+    return timedelta(seconds=(redelivery.queued_count + position) / rate if rate else 0)
+
+
 def _create_missing(
     redelivery: Redelivery, webhook: Webhook, scope: Scope, ids: Sequence[UUID]
 ) -> tuple[int, list[UUID]]:
@@ -309,8 +315,9 @@ def _create_missing(
                 event_type=event_type,
                 form=webhook.recorded_form(version).form,
                 redelivery=redelivery,
+                next_attempt_at=Now() + _wait_before(redelivery, position),
             )
-            for event_id, event_type, version in free
+            for position, (event_id, event_type, version) in enumerate(free)
         ],
         ignore_conflicts=True,
     )

@@ -183,6 +183,25 @@ def test_rate_spreads_the_redelivery(
     assert times == sorted(times)
 
 
+def test_rate_spreads_a_replay_as_well(
+    user: User, make_webhook: Callable[..., Webhook], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redelivery_batches, "BATCH", 10)
+    since = timezone.now()
+    trigger(user, 20)
+    webhook = make_webhook(events=["project.*"])
+
+    redelivery_batches.run(service.replay(webhook, since, rate_limit=2.0).id)
+
+    times = [
+        delivery.next_attempt_at.timestamp()
+        for delivery in Delivery.objects.order_by("event_id")
+        if delivery.next_attempt_at
+    ]
+    assert times[-1] - times[0] == pytest.approx(9.5, abs=0.5)
+    assert times == sorted(times)
+
+
 def test_cancelled_redelivery_stops(
     user: User, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
