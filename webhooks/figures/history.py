@@ -7,7 +7,7 @@ time-ordered primary keys, so that the cost grows with the range, not with the t
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
@@ -20,6 +20,8 @@ from webhooks.postgres.sql import query
 LAST_ID = UUID(int=2**128 - 1)
 
 BucketSize = Literal["hour", "day"]
+STEP_SECONDS = {"hour": 3_600, "day": 86_400}
+"""Seconds, because to Postgres a day is shorter or longer when the session's clocks change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +233,7 @@ SELECT starts_at, coalesce(deliveries, 0), coalesce(succeeded, 0), coalesce(fail
   FROM generate_series(date_trunc(%(size)s, %(since)s, 'UTC'),
                        coalesce(%(until)s::timestamptz - interval '1 microsecond',
                                 clock_timestamp()),
-                       %(step)s) AS starts_at
+                       make_interval(secs => %(step)s)) AS starts_at
   LEFT JOIN counted USING (starts_at)
  ORDER BY 1
 """
@@ -245,7 +247,7 @@ def series(selection: Selection, size: BucketSize = "hour") -> list[Bucket]:
     """
     parameters = selection.parameters(by_hour=size == "hour") | {
         "size": size,
-        "step": timedelta(days=1) if size == "day" else timedelta(hours=1),
+        "step": STEP_SECONDS[size],
         "since": selection.since,
         "until": selection.until,
     }

@@ -1,11 +1,11 @@
 """The figures of the operators' home and queue pages. All functions only read."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from webhooks.figures.cells import FROM_SQL, percentiles_sql
-from webhooks.figures.history import Bucket, BucketSize, Figures, Selection
+from webhooks.figures.history import STEP_SECONDS, Bucket, BucketSize, Figures, Selection
 from webhooks.ids import first_id_of
 from webhooks.postgres.sql import query
 
@@ -80,7 +80,7 @@ SELECT starts_at, coalesce(deliveries, 0), coalesce(succeeded, 0), coalesce(fail
   FROM generate_series(date_trunc(%(size)s, %(since)s, 'UTC'),
                        coalesce(%(until)s::timestamptz - interval '1 microsecond',
                                 clock_timestamp()),
-                       %(step)s) AS starts_at
+                       make_interval(secs => %(step)s)) AS starts_at
   LEFT JOIN counted USING (starts_at)
   LEFT JOIN waited ON waited.what = starts_at
  ORDER BY 1
@@ -105,7 +105,7 @@ def hours(selection: Selection, size: BucketSize = "hour") -> list[Hour]:
     """Return series(), with the times to delivery. Two statements."""
     parameters = selection.parameters(by_hour=size == "hour") | {
         "size": size,
-        "step": timedelta(days=1) if size == "day" else timedelta(hours=1),
+        "step": STEP_SECONDS[size],
         "since": selection.since,
         "until": selection.until,
     }

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from projects.models import User
@@ -211,6 +212,18 @@ def test_series_has_every_bucket_and_adds_up_to_the_totals(add: Add) -> None:
     assert history.series(selection, "day") == [
         Bucket(NOON - timedelta(hours=12), 3, 1, 1, 0, 1),
     ]
+
+
+def test_days_are_found_whatever_the_clocks_of_the_session_do(add: Add) -> None:
+    summer = datetime(2026, 10, 20, 12, tzinfo=UTC)
+    add(summer)
+    add(summer + timedelta(days=10))
+    selection = Selection(summer, summer + timedelta(days=11))
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL timezone TO 'Europe/Berlin'")
+
+    assert sum(day.deliveries for day in history.series(selection, "day")) == 2
+    assert sum(day.bucket.deliveries for day in overview.hours(selection, "day")) == 2
 
 
 def test_backlog_distinguishes_due_from_held_deliveries(
