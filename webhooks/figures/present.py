@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from webhooks.dispatch.endpoints import with_owners
 from webhooks.dispatch.life import SILENCE_BEFORE_DEATH_SECONDS
 from webhooks.models import Delivery, Webhook
 from webhooks.models.delivery import COUNTED_AT_MOST
@@ -22,8 +23,8 @@ class Backlog:
     """How long the oldest of these has been due; None without any."""
     held: int
     """Due deliveries that may not be sent now: the webhook is disabled, sent Retry-After or has an
-    open breaker, all sending is paused, or the webhook is ordered and an older transaction is still
-    running (webhooks/postgres/horizon.py)."""
+    open breaker, its owner is not active, all sending is paused, or the webhook is ordered and an
+    older transaction is still running (webhooks/postgres/horizon.py)."""
     scheduled: int
     """Deliveries that are not due yet: retries, redeliveries with a rate, and what waits for another
     of its object."""
@@ -62,8 +63,10 @@ SELECT count(*) FILTER (WHERE is_due AND may_go),
                w.active AND w.deleted_at IS NULL AND w.breaker_state = 'closed'
                    AND coalesce(w.held_until <= clock_timestamp(), true)
                    AND NOT EXISTS (SELECT FROM webhooks_pause)
+                   AND u.{{key}} IS NULL
                    AND (w.delivery_order <> 'all' OR d.order_key IS NULL OR {IS_IN_ORDER}) AS may_go
           FROM webhooks_delivery d JOIN webhooks_webhook w ON w.id = d.webhook_id
+          LEFT JOIN {{owners}} u ON u.{{key}} = w.owner_id AND {{is_inactive}}
          WHERE d.finished_at IS NULL
            AND (%(owner)s::{SQL_TYPE} IS NULL OR d.owner_id = %(owner)s)
            AND (%(webhooks)s::uuid[] IS NULL OR d.webhook_id = ANY(%(webhooks)s))
@@ -77,7 +80,7 @@ def backlog(owner_id: UUID | None = None, webhook_ids: tuple[UUID, ...] | None =
         "owner": owner_id,
         "webhooks": None if webhook_ids is None else list(webhook_ids),
     }
-    return Backlog(*query(BACKLOG_SQL, parameters)[0])
+    return Backlog(*query(with_owners(BACKLOG_SQL), parameters)[0])
 
 
 def waiting(webhook: Webhook) -> int:

@@ -103,7 +103,7 @@ def _show(command: Command, redelivery: Redelivery, now: Progress, is_awaited: b
     if now.held:
         command.say(
             "Deliveries are held back while their webhook is disabled, keeps failing or sent "
-            "Retry-After, or while all sending is paused."
+            "Retry-After, while its owner is not active, or while all sending is paused."
         )
 
 

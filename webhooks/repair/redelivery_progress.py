@@ -11,10 +11,10 @@ from django.db.models.functions import Now
 from webhooks.choices import BreakerState, DeliveryStatus
 from webhooks.models import Delivery, Pause, Redelivery, RedeliveryTakeover
 from webhooks.models.delivery import WAITING, DeliveryQuerySet
+from webhooks.models.owners import ACTIVE, has_active_column
 
 PATIENCE = timedelta(seconds=30)
 """A webhook with a shorter Retry-After counts as awaited, with a longer one as held."""
-IS_OFF = Q(status__in=WAITING) & ~Q(webhook__active=True, webhook__deleted_at=None)
 IS_STOPPED = Q(status=DeliveryStatus.PENDING) & (
     Q(Exists(Pause.objects.all()))
     | (~Q(webhook__breaker_state=BreakerState.CLOSED) & Q(webhook__breaker_probe_at__gt=Now()))
@@ -22,10 +22,20 @@ IS_STOPPED = Q(status=DeliveryStatus.PENDING) & (
 )
 SUCCEEDED = Count("id", filter=Q(status=DeliveryStatus.SUCCESS))
 FAILED = Count("id", filter=Q(status__in=(DeliveryStatus.FAILED, DeliveryStatus.CANCELLED)))
-RETRYING = Count("id", filter=Q(status=DeliveryStatus.RETRYING) & ~IS_OFF)
-HELD = Count("id", filter=IS_OFF | IS_STOPPED)
-HELD_FOR_NOW = Count("id", filter=IS_STOPPED & ~IS_OFF)
 UNFINISHED = Count("id", filter=Q(status__in=(*WAITING, DeliveryStatus.SENDING)))
+
+
+def _held_counts() -> dict[str, Count]:
+    """Return the counts that depend on whether webhooks send, which the owner model has a say in."""
+    sends = Q(webhook__active=True, webhook__deleted_at=None)
+    if has_active_column():
+        sends &= ~Q(**{f"webhook__owner__{ACTIVE}": False})
+    is_off = Q(status__in=WAITING) & ~sends
+    return {
+        "retrying": Count("id", filter=Q(status=DeliveryStatus.RETRYING) & sends),
+        "held": Count("id", filter=is_off | IS_STOPPED),
+        "held_for_now": Count("id", filter=IS_STOPPED & sends),
+    }
 
 
 @dataclass(frozen=True)
@@ -42,9 +52,10 @@ class Progress:
     """Deliveries that failed again and have another attempt scheduled."""
     held: int = 0
     """Deliveries that wait for a webhook that is disabled, has an open breaker or sent Retry-After,
-    or for the end of a pause."""
+    for an owner who is not active, or for the end of a pause."""
     held_for_now: int = 0
-    """Held deliveries except those of disabled webhooks; they continue without an operator's help."""
+    """Held deliveries except those of webhooks that are off; they continue without an operator's
+    help."""
     unfinished: int = 0
 
     @property
@@ -101,10 +112,8 @@ def progress(redelivery: Redelivery) -> Progress:
             part.aggregate(
                 succeeded=SUCCEEDED,
                 failed=FAILED,
-                retrying=RETRYING,
-                held=HELD,
-                held_for_now=HELD_FOR_NOW,
                 unfinished=UNFINISHED,
+                **_held_counts(),
             )
         )
     is_running = redelivery.status == Redelivery.Status.RUNNING
@@ -141,13 +150,14 @@ class WebhookOutcome:
 def outcomes(redelivery: Redelivery) -> list[WebhookOutcome]:
     """Return the counts of a redelivery per webhook, the largest first. Two statements."""
     by_webhook: dict[UUID, WebhookOutcome] = {}
+    held = _held_counts()
     for part in _parts(redelivery):
         rows = part.values("webhook_id", "webhook__name").annotate(
             queued=Count("id"),
             succeeded=SUCCEEDED,
             failed=FAILED,
-            retrying=RETRYING,
-            held=HELD,
+            retrying=held["retrying"],
+            held=held["held"],
             last_error=Max(
                 "error", filter=~Q(status__in=(DeliveryStatus.SUCCESS, DeliveryStatus.PENDING))
             ),

@@ -247,6 +247,20 @@ def test_backlog_distinguishes_due_from_held_deliveries(
     assert present.backlog(owner_id=new_id()).unfinished == 0
 
 
+def test_backlog_of_an_inactive_owner_is_held(
+    add: Add, user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    platform = make_webhook(owner=None, is_platform=True, events=["project.*"])
+    add(status="PENDING", next_attempt_at=timezone.now() - timedelta(hours=1))
+    add(status="PENDING", next_attempt_at=timezone.now(), webhook=platform)
+    User.objects.filter(pk=user.pk).update(is_active=False)
+
+    backlog = present.backlog()
+
+    assert (backlog.due, backlog.held) == (1, 1)
+    assert backlog.oldest_due_seconds == pytest.approx(0, abs=5)
+
+
 def test_backlog_is_held_while_everything_is_paused(add: Add) -> None:
     add(status="PENDING", next_attempt_at=timezone.now())
     Pause.objects.create()

@@ -28,8 +28,8 @@ from webhooks.repair.redelivery_scope import Scope
 from webhooks.workbench.receiver import Behaviour, HttpReceiver
 
 HELD_BACK = (
-    "Deliveries are held back while their webhook is disabled, keeps failing or sent Retry-After, or "
-    "while all sending is paused."
+    "Deliveries are held back while their webhook is disabled, keeps failing or sent Retry-After, "
+    "while its owner is not active, or while all sending is paused."
 )
 
 
@@ -319,6 +319,24 @@ def test_progress_distinguishes_deliveries_that_continue_by_themselves(
 
     assert (failing.held, failing.held_for_now, failing.is_answered) == (3, 3, True)
     assert (off.held, off.held_for_now, off.is_answered) == (3, 0, True)
+
+
+def test_progress_does_not_wait_for_an_inactive_owner(
+    failed: list[Delivery], user: User, make_webhook: Callable[..., Webhook]
+) -> None:
+    platform = make_webhook(owner=None, is_platform=True, events=["project.*"])
+    Delivery.objects.filter(id=failed[0].id).update(webhook=platform)
+    asked = redelivery.redeliver(Scope(delivery_ids=tuple(one.id for one in failed)))
+    redelivery_batches.run(asked.id)
+    Delivery.objects.update(status="RETRYING")
+    asked.refresh_from_db()
+    User.objects.filter(pk=user.pk).update(is_active=False)
+
+    progress = redelivery_progress.progress(asked)
+
+    assert (progress.held, progress.held_for_now, progress.retrying) == (2, 0, 1)
+    assert progress.is_answered
+    assert [one.held for one in redelivery_progress.outcomes(asked)] == [2, 0]
 
 
 def test_named_delivery_that_does_not_exist_is_not_a_success(run: Run, webhook: Webhook) -> None:
