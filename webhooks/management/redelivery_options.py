@@ -130,6 +130,10 @@ def replays_of(options: Mapping[str, Any]) -> list[tuple[Webhook, dict[str, Any]
     if options["webhook"]:
         webhooks = [arguments.find_webhook(options["webhook"])]
     elif options["event"]:
+        if options["rate"] is not None:
+            raise CommandError(
+                "--rate spreads the deliveries of one webhook: name it with --webhook.", returncode=2
+            )
         webhooks = redelivery_scope.webhooks_missing(arguments.find_event(options["event"]))
     else:
         raise CommandError("--missing needs --webhook or --event.", returncode=2)
@@ -140,4 +144,4 @@ def replays_of(options: Mapping[str, Any]) -> list[tuple[Webhook, dict[str, Any]
         "event_type": options["type"],
         "limit": options["limit"],
     }
-    return [(webhook, limits) for webhook in webhooks]
+    return [(webhook, dict(limits)) for webhook in webhooks]

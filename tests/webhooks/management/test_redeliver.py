@@ -184,6 +184,22 @@ def test_missing_of_one_event_go_to_every_webhook_that_selects_it(
     assert {delivery.webhook for delivery in found} == set(late)
 
 
+def test_limit_holds_for_all_webhooks_together(
+    run: Run, failed: list[Delivery], make_webhook: Callable[..., Webhook]
+) -> None:
+    for _ in range(3):
+        make_webhook(events=["project.*"])
+    event = f"evt_{failed[0].event_id.hex}"
+    arguments = ("redeliver", "--missing", "--event", event, "--limit", 2)
+
+    dry = run(*arguments, "--dry-run")
+    ran = run(*arguments, "--no-input")
+
+    assert dry.out == "Would create 2 missing deliveries. Nothing was sent.\n"
+    assert len(ran.out.splitlines()) == 2
+    assert Delivery.objects.filter(event=failed[0].event_id, round=1, status="PENDING").count() == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "code"),
     [
@@ -200,6 +216,11 @@ def test_missing_of_one_event_go_to_every_webhook_that_selects_it(
         (["--resume", f"red_{7:032x}"], f"There is no redelivery red_{7:032x}.", 1),
         (["--missing"], "--missing needs --webhook or --event.", 2),
         (["--missing", "--owner", "ada"], "--missing works only with", 2),
+        (
+            ["--missing", "--event", f"evt_{7:032x}", "--rate", "1/s"],
+            "--rate spreads the deliveries of one webhook: name it with --webhook.",
+            2,
+        ),
         (["--missing", "--event", f"evt_{7:032x}"], f"There is no event evt_{7:032x}.", 1),
         (["--event", f"evt_{7:032x}"], f"There is no event evt_{7:032x}.", 1),
         (["--webhook", f"whk_{7:032x}"], f"There is no webhook whk_{7:032x}.", 1),

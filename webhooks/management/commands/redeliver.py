@@ -81,17 +81,19 @@ exit codes: 0 done, 1 refused, 2 wrong usage, 3 a given delivery was skipped, a 
             raise SystemExit(PARTIAL)
 
     def _run_missing(self, options: dict[str, Any]) -> None:
-        replays = redelivery_options.replays_of(options)
-        scopes = [
-            (webhook, redelivery_scope.replay_scope(webhook, **limits))
-            for webhook, limits in replays
-        ]
-        count = sum(
-            redelivery_scope.missing(webhook, scope)[: scope.limit].count()
-            for webhook, scope in scopes
-        )
+        replays, scopes, count = [], [], 0
+        for webhook, limits in redelivery_options.replays_of(options):
+            scope = redelivery_scope.replay_scope(webhook, **limits)
+            if options["limit"]:
+                # In all, not to each webhook.
+                limits["limit"] = options["limit"] - count
+            found = redelivery_scope.missing(webhook, scope)[: limits["limit"]].count()
+            if found:
+                replays.append((webhook, limits))
+                scopes.append(scope)
+                count += found
         if count:
-            self._warn([scope for _, scope in scopes])
+            self._warn(scopes)
         if options["dry_run"] or not count:
             self._say_matched(count, options, "missing deliveries")
             return
