@@ -18,7 +18,8 @@ from webhooks.outbox.filtering import let_through, reasons
 from webhooks.postgres.sql import query
 
 CLOCKS_APART = timedelta(hours=1)
-"""A delivery's id is never older than its `created_at` by more: another clock made it, later on."""
+"""The id of an event or a delivery is never older than its `created_at` by more: they are by different
+clocks."""
 MAX_NAMED_WEBHOOKS = 3
 """How many webhooks a warning names."""
 
@@ -122,12 +123,15 @@ def matching(scope: Scope) -> DeliveryQuerySet:
     if scope.response_codes:
         matches = matches.filter(response_code__range=scope.response_codes)
     if scope.since:
-        # Ids are made in order of time: an index finds where to begin.
-        first = first_id_of(scope.since - CLOCKS_APART)
-        matches = matches.filter(created_at__gte=scope.since, id__gte=first)
+        matches = matches.filter(created_at__gte=scope.since, id__gte=_first_id(scope.since))
     if scope.until:
         matches = matches.filter(created_at__lt=scope.until)
     return matches.order_by("id")
+
+
+def _first_id(since: datetime) -> UUID:
+    """Return the least id of a row that was created since then: an index finds where to begin."""
+    return first_id_of(since - CLOCKS_APART)
 
 
 def warnings_of(scope: Scope | None) -> list[str]:
@@ -206,7 +210,7 @@ def missing(webhook: Webhook, scope: Scope) -> QuerySet[Event]:
     else:
         events = events.filter(owner_id=webhook.owner_id)
     if scope.since:
-        events = events.filter(id__gte=first_id_of(scope.since), created_at__gte=scope.since)
+        events = events.filter(created_at__gte=scope.since, id__gte=_first_id(scope.since))
     if scope.until:
         events = events.filter(created_at__lt=scope.until)
     exists = Exists(Delivery.objects.filter(webhook=webhook, event_id=OuterRef("id")))

@@ -1,8 +1,10 @@
 """What a webhook misses while it is disabled is counted, and sent by who enables it, at each door."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from io import StringIO
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.core.management import call_command
@@ -12,7 +14,8 @@ from rest_framework.test import APIClient
 from projects.models import User
 from tests.webhooks.history import trigger
 from webhooks import service
-from webhooks.models import AuditEntry, Delivery, Redelivery, Webhook
+from webhooks.ids import first_id_of
+from webhooks.models import AuditEntry, Delivery, Event, Redelivery, Webhook
 from webhooks.repair.redelivery_batches import advance
 
 pytestmark = pytest.mark.django_db
@@ -45,6 +48,14 @@ def test_missed_events_are_counted_and_sent_on_request(webhook: Webhook, user: U
     assert (enabled.replay.matched_count, enabled.replay.requested_by) == (3, user)
     assert carried_out() == 4
     assert service.count_missed(webhook) == 0
+
+
+def test_event_of_a_process_whose_clock_is_behind_is_counted(webhook: Webhook) -> None:
+    event = Event.objects.latest("id")
+    earlier = UUID(int=first_id_of(event.created_at - timedelta(minutes=1)).int + 1)
+    Event.objects.filter(id=event.id).update(id=earlier)
+
+    assert service.count_missed(webhook) == 3
 
 
 def test_missed_events_are_not_sent_unasked(webhook: Webhook) -> None:
