@@ -160,8 +160,15 @@ def _walk(
             position = Position(position.passed, after, next_batch(batch, seconds, batch_size))
         yield Purged(deliveries, attempts, events), position
         leave_to_the_workers(seconds, share)
-    if not _erases(policy) and position.passed <= len(passes):
-        yield _remove_unreferenced(policy), Position(len(passes) + 1)
+    while not _erases(policy) and position.passed <= len(passes):
+        started_at = time.monotonic()
+        removed = _remove_unreferenced(policy)
+        seconds = time.monotonic() - started_at
+        is_end = max(removed.webhooks, removed.redeliveries) < LARGEST_BATCH
+        position = Position(len(passes) + is_end)
+        yield removed, position
+        if not is_end:
+            leave_to_the_workers(seconds, share)
 
 
 def _passes(policy: Policy, *, is_for_all: bool) -> list[str]:

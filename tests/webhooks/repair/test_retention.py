@@ -186,6 +186,26 @@ def test_old_redelivery_is_purged_once_it_has_no_deliveries(user: User, webhook:
     assert Redelivery.objects.get().matched_count == 1
 
 
+def test_all_that_nothing_refers_to_goes_however_much_it_is(
+    webhook: Webhook, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "LARGEST_BATCH", 2)
+    monkeypatch.setattr(retention, "SLICE_SECONDS", 0.0)
+    settings.WEBHOOKS_RETENTION_DAYS = 1
+    long_ago = timezone.now() - 2 * DAY
+    Redelivery.objects.bulk_create(
+        Redelivery(scope={}, status=Redelivery.Status.DONE, finished_at=long_ago) for _ in range(5)
+    )
+
+    progress: dict[str, Any] | None = {}
+    for _ in range(20):
+        progress = None if progress is None else retention.purge_daily(progress)
+
+    assert progress is None
+    assert not Redelivery.objects.exists()
+    assert AuditEntry.objects.get(action="purge").changes["redeliveries"] == 5
+
+
 def test_interrupted_purge_leaves_whole_deliveries_and_continues(
     user: User, webhook: Webhook
 ) -> None:
