@@ -80,7 +80,7 @@ class Quarantine:
         if self._is_stopping or self._is_running():
             return
         if self._watch.longest_silence_seconds > WARM_UP_SECONDS or suspects.are_any_due():
-            command = [sys.executable, "-c", START, str(os.getpid())]
+            command = [sys.executable, "-c", START, str(os.getpid()), *sys.path]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
             if self._is_stopping:
                 # begin_stop() ran after the check above and did not see the new process.
@@ -110,7 +110,15 @@ class Quarantine:
             time.sleep(STOP_STEP_SECONDS)
 
 
-START = "import django, sys; django.setup(); from webhooks.worker import quarantine as q; q.main(*sys.argv[1:])"
+# manage.py may have been started in any folder: modules are found as they are here.
+START = """
+import sys
+sys.path[:] = sys.argv[2:]
+import django
+django.setup()
+from webhooks.worker import quarantine
+quarantine.main(sys.argv[1])
+"""
 
 
 def main(worker: str) -> None:

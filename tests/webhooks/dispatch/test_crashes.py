@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -14,11 +16,19 @@ from django.db import OperationalError, connection
 from django.utils import timezone
 from pytest_django import Settings
 
+from config.services import BASE_DIR
 from projects.models import User
 from tests.concurrency import another_connection
 from tests.webhooks.claiming import Claimed, claim_due, claim_suspects
 from tests.webhooks.history import trigger
-from tests.workers import black_hole, running_worker, wait_for_heartbeats, wait_until
+from tests.workers import (
+    black_hole,
+    environment,
+    killed_at_end,
+    running_worker,
+    wait_for_heartbeats,
+    wait_until,
+)
 from webhooks.dispatch import claim as claims
 from webhooks.dispatch import life
 from webhooks.dispatch.engine import Engine, run_until_idle
@@ -156,6 +166,18 @@ def test_killed_worker_s_deliveries_go_out_apart_beside_normal_traffic(
     assert {r.delivery_id for r in receiver.requests} == {
         delivery.public_id for delivery in Delivery.objects.all()
     }
+
+
+def test_suspects_of_a_worker_that_was_started_in_another_folder_are_sent(
+    user: User, webhook: Webhook, tmp_path: Path
+) -> None:
+    trigger(user, 1)
+    Delivery.objects.update(is_suspect=True)
+    command = [sys.executable, str(BASE_DIR / "manage.py"), "rqworker"]
+    worker = subprocess.Popen(command, cwd=tmp_path, env=environment())
+
+    with killed_at_end(worker):
+        wait_until(lambda: Delivery.objects.get().status == "SUCCESS", 20)
 
 
 def test_quarantine_ends_with_its_worker(
