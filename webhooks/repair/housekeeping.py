@@ -61,7 +61,7 @@ def chores() -> list[Chore]:
             Chore("quiet hosts", again(expiry.delete_quiet_hosts), HOUR),
         ]
     if settings.WEBHOOKS_RETENTION_DAYS:
-        wanted.append(Chore("purge", retention.purge_daily, DAY))
+        wanted.append(Chore("purge", retention.purge_daily, DAY, lease_seconds=60.0))
     if settings.WEBHOOKS_AUDIT_RETENTION_DAYS:
         wanted.append(Chore("audit log", again(expiry.delete_expired_audit_entries), DAY))
     return wanted

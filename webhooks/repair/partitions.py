@@ -34,7 +34,9 @@ PATIENCE_DAYS = 7
 DAY_MS = 86_400_000
 LATEST_MS = 253_402_300_799_000
 """The last second that datetime knows; ids reach further."""
-TRIES = 10
+WAIT_SECONDS = 4.0
+"""How long exchanges of one run are tried again, in all: the housekeeper has to end his turn. Each is
+tried once in any case."""
 PAUSE_SECONDS = 0.2
 """The pause after an exchange that met a lock, in which those who queued behind it go on."""
 EXCHANGE_SECONDS = 1
@@ -146,21 +148,22 @@ def exchange_expiring(last: UUID) -> bool:
     PATIENCE_DAYS. Returns whether there are older ones, whose attempts the caller must delete row by row,
     and then call forget_expiring(). Raises Django's database errors.
     """
+    give_up_at = time.monotonic() + WAIT_SECONDS
     expired = ExpiringPartition.objects.filter(end_id__lte=last, by_rows=False)
     for marked in expired.order_by("first_id"):
-        if _count_kept(marked) <= MOST_KEPT and _exchange(marked.name):
+        if _count_kept(marked) <= MOST_KEPT and _exchange(marked.name, give_up_at):
             continue
         if _ms_of(last) - _ms_of(marked.end_id) > PATIENCE_DAYS * DAY_MS:
             ExpiringPartition.objects.filter(name=marked.name).update(by_rows=True)
     for one in partitions():
         if one.end_id <= last and not _count(one, 1):
-            _exchange(one.name)
+            _exchange(one.name, give_up_at)
     return ExpiringPartition.objects.filter(by_rows=True).exists()
 
 
-def _exchange(name: str) -> bool:
+def _exchange(name: str, give_up_at: float) -> bool:
     """Exchange a partition; return False if locks or the time limit prevented all tries."""
-    for _ in range(TRIES):
+    while True:
         try:
             with transaction.atomic():
                 limit_statements(EXCHANGE_SECONDS)
@@ -169,10 +172,11 @@ def _exchange(name: str) -> bool:
         except OperationalError as problem:
             if sqlstate(problem) not in BUSY:
                 raise
-            reason = str(problem).partition("\n")[0]
+            if time.monotonic() >= give_up_at:
+                reason = str(problem).partition("\n")[0]
+                logger.warning("%s is left to the next purge: %s", name, reason)
+                return False
         time.sleep(PAUSE_SECONDS)
-    logger.warning("%s is left to the next purge after %d tries: %s", name, TRIES, reason)
-    return False
 
 
 def _ms_of(first_id: UUID) -> int:

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from django.db import IntegrityError, OperationalError, connection, transaction
 from django.utils import timezone
+from pytest_django import Settings
 
 from projects.models import User
 from tests.concurrency import another_connection, in_thread
@@ -18,6 +19,7 @@ from webhooks.ids import first_id_of, new_id
 from webhooks.models import Attempt, Delivery, ExpiringPartition, Webhook
 from webhooks.postgres.sql import query
 from webhooks.repair import housekeeping, integrity, partitions, retention
+from webhooks.repair.chores import take_turn
 from webhooks.repair.doctor_work import check_partitions
 from webhooks.repair.findings import Level
 from webhooks.repair.retention import Policy, Purged
@@ -345,7 +347,7 @@ def test_day_with_much_to_keep_waits_at_first(
 def test_day_in_use_waits_at_first_and_stops_no_purge(
     old_day: str, large: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partitions, "TRIES", 2)
+    monkeypatch.setattr(partitions, "WAIT_SECONDS", 0.5)
     with another_connection() as reader:
         reader.execute("SELECT FROM webhooks_attempt")
 
@@ -359,6 +361,24 @@ def test_day_in_use_waits_at_first_and_stops_no_purge(
 
     assert old_day not in {one.name for one in partitions.partitions()}
     assert not ExpiringPartition.objects.exists()
+
+
+def test_days_in_use_do_not_outlast_the_turn_of_a_housekeeper(
+    old_day: str, large: None, settings: Settings
+) -> None:
+    settings.WEBHOOKS_RETENTION_DAYS = 1
+    # Each day more takes its time of the same turn.
+    for days in (4, 5, 6, 7):
+        make(day_of(timezone.now() - days * DAY))
+    Delivery.objects.all().delete()
+    (chore,) = (chore for chore in housekeeping.chores() if chore.name == "purge")
+
+    with another_connection() as reader:
+        reader.execute("SELECT FROM webhooks_attempt")
+        begun_at = time.monotonic()
+        take_turn(chore, new_id())
+
+    assert time.monotonic() - begun_at < 10 < chore.lease_seconds
 
 
 def test_deliveries_go_in_time_and_their_attempts_with_the_rest_of_their_day(
