@@ -132,7 +132,8 @@ def replays_of(options: Mapping[str, Any]) -> list[tuple[Webhook, dict[str, Any]
     elif options["event"]:
         if options["rate"] is not None:
             raise CommandError(
-                "--rate spreads the deliveries of one webhook: name it with --webhook.", returncode=2
+                "--rate spreads the deliveries of one webhook: name it with --webhook.",
+                returncode=2,
             )
         webhooks = redelivery_scope.webhooks_missing(arguments.find_event(options["event"]))
     else:
