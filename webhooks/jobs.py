@@ -7,5 +7,7 @@ def dispatch() -> None:
     Only a stock RQ worker runs this; a WebhookWorker takes the job as a wake-up.
     """
     from webhooks.dispatch.engine import run_until_idle
+    from webhooks.postgres.sql import leave_pools
 
+    leave_pools()
     run_until_idle()

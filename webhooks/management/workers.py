@@ -6,6 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
+from webhooks.postgres.sql import leave_pools
 from webhooks.worker import process
 
 
@@ -13,6 +14,7 @@ class RunsWorkers(BaseCommand):
     """A mixin for django-rq's commands that adds our default queue and the duties of process 1."""
 
     def handle(self, *queues: str, **options: Any) -> None:
+        leave_pools()
         process.split_from_init()
         process.handle_signals(_terminate)
         super().handle(*(queues or [settings.WEBHOOKS_QUEUE]), **options)

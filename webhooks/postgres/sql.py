@@ -196,6 +196,19 @@ def has_session_state(wrapper: BaseDatabaseWrapper | None = None) -> bool:
     return settings.DATABASE_PREPARED_STATEMENTS and not is_pooled(wrapper)
 
 
+def leave_pools() -> None:
+    """Let this process open connections without Django's pools, and close what these have open.
+
+    For workers, which keep a connection per thread: a pool has fewer, and a fork would share its
+    sockets. Call it before a fork.
+    """
+    for wrapper in connections.all():
+        if wrapper.settings_dict["OPTIONS"].get("pool"):
+            wrapper.close()
+            wrapper.close_pool()
+            del wrapper.settings_dict["OPTIONS"]["pool"]
+
+
 # The limits of a worker's connections.
 
 # A plan must not depend on statistics: Postgres often gathered them when little waited, and a prepared

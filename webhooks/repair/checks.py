@@ -1,4 +1,4 @@
-"""System checks E101 to E109 and W101 to W106: keys, the host project, settings of security."""
+"""System checks E101 to E109 and W101 to W105: keys, the host project, settings of security."""
 
 import secrets
 from importlib.util import find_spec
@@ -33,8 +33,6 @@ SECOND_FACTOR_APPS = (
     "django_otp.plugins.otp_totp",
     "django_otp.plugins.otp_static",
 )
-LEAST_POOL = 12
-"""Connections of a worker whose chores all run at once; with 8 one waits for the others in vain."""
 
 
 @register("webhooks")
@@ -109,29 +107,6 @@ def check_time_zone(**_: Any) -> list[CheckMessage]:
             "USE_TZ is False: Django reads times without a zone, so that `doctor` and the purge fail.",
             hint="Set USE_TZ = True.",
             id="webhooks.E109",
-        )
-    ]
-
-
-@register("webhooks")
-def check_pool(**_: Any) -> list[CheckMessage]:
-    """W106: Django's pool of connections has fewer than a worker keeps, so it delivers nothing."""
-    pool = connection.settings_dict["OPTIONS"].get("pool")
-    if not pool:
-        return []
-    # As psycopg_pool reads them.
-    sizes = {} if pool is True else pool
-    most = sizes.get("max_size") or sizes.get("min_size", 4)
-    if most >= LEAST_POOL:
-        return []
-    return [
-        Warning(
-            f"The pool in the OPTIONS of the default database has at most {most} connections, and a "
-            f"worker has up to {LEAST_POOL} in use: without them it delivers nothing, and ends with "
-            '"couldn\'t get a connection".',
-            hint=f'Set OPTIONS = {{"pool": {{"max_size": {LEAST_POOL}}}}}, or leave the pool out of the '
-            "settings of workers, which keep their connections anyway.",
-            id="webhooks.W106",
         )
     ]
 

@@ -16,6 +16,7 @@ from django.db import connection
 
 from webhooks.dispatch.engine import Engine
 from webhooks.outbox import wakeup
+from webhooks.postgres.sql import leave_pools
 from webhooks.repair.housekeeping import Housekeeper, chores, tending, watching
 from webhooks.worker import preflight, process
 from webhooks.worker.pace_of_python import set_up_interpreter
@@ -37,6 +38,7 @@ def prepare() -> None:
         sys.exit("The worker does not start.\n" + "\n".join(refusals))
     # The dispatcher's threads have connections of their own.
     connection.close()
+    leave_pools()
     set_up_interpreter()
 
 

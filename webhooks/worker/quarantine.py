@@ -34,7 +34,7 @@ from webhooks.dispatch.engine import Engine
 from webhooks.dispatch.suspects import GROUP_SIZES
 from webhooks.ids import new_id
 from webhooks.outbox import tracing
-from webhooks.postgres.sql import has_session_state, run
+from webhooks.postgres.sql import has_session_state, leave_pools, run
 from webhooks.worker import process
 
 logger = logging.getLogger(__name__)
@@ -123,6 +123,7 @@ quarantine.main(sys.argv[1])
 
 def main(worker: str) -> None:
     """Run a supervisor until it has no work, or until its worker (a process id) is gone."""
+    leave_pools()
     # Frozen objects keep their memory pages shared with the children for longer.
     gc.freeze()
     Supervisor(int(worker)).run()

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection
 from django.db.utils import ConnectionHandler
 from pytest_django import Settings
 
@@ -109,29 +108,6 @@ def test_e109_wants_times_with_a_zone(settings: Settings, db: None) -> None:
     found = [one for one in run_checks(tags=["webhooks"]) if one.id == "webhooks.E109"]
 
     assert [one.hint for one in found] == ["Set USE_TZ = True."]
-
-
-@pytest.mark.parametrize(
-    ("pool", "most"),
-    [
-        (None, None), ({}, None), (True, 4), ({"max_size": 11}, 11),
-        ({"min_size": 9, "max_size": None}, 9), ({"max_size": 12}, None), ({"min_size": 12}, None),
-    ],
-)  # fmt: skip
-def test_w106_wants_a_pool_that_is_large_enough_for_a_worker(
-    pool: object, most: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "pool", pool)
-
-    found = checks.check_pool()
-
-    assert [one.id for one in found] == ([] if most is None else ["webhooks.W106"])
-    assert all(f"has at most {most} connections" in one.msg for one in found)
-    names: dict[str, Any] = {}
-    for one in found:
-        exec(str(one.hint).split(", or")[0].removeprefix("Set "), names)  # noqa: S102 - what we tell people to set
-        monkeypatch.setitem(connection.settings_dict, "OPTIONS", names["OPTIONS"])
-        assert checks.check_pool() == []
 
 
 def test_w105_shows_the_line_for_the_operators_screens(settings: Settings) -> None:

@@ -8,6 +8,7 @@ from django.core.checks import Tags
 from django.core.management.base import CommandError, CommandParser
 
 from webhooks.management import terminal
+from webhooks.postgres.sql import leave_pools
 from webhooks.worker import plain_worker, process
 
 
@@ -33,6 +34,7 @@ class Command(terminal.Command):
                 "WEBHOOKS_WAKEUP=rq sends wake-ups to RQ, which this worker does not hear: run "
                 "manage.py rqworker, or set WEBHOOKS_WAKEUP to listen or poll."
             )
+        leave_pools()
         process.split_from_init()
         process.handle_signals(_exit)
         if options["burst"]:
