@@ -202,6 +202,7 @@ def leave_pools() -> None:
     For workers, which keep a connection per thread: a pool has fewer, and a fork would share its
     sockets. Call it before a fork.
     """
+    wrapper: Any
     for wrapper in connections.all():
         if wrapper.settings_dict["OPTIONS"].get("pool"):
             wrapper.close()

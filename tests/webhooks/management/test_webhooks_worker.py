@@ -1,5 +1,7 @@
 """`manage.py webhooks_worker`; as a process that runs on: tests/host_project."""
 
+from typing import Any
+
 import pytest
 from django.core.management import BaseCommand, call_command
 from django.db import connection
@@ -52,7 +54,8 @@ def test_workers_leave_django_s_pool_before_they_fork(
     pool = OpenPool()
     connection.close()
     monkeypatch.setitem(connection.settings_dict["OPTIONS"], "pool", True)
-    monkeypatch.setitem(DatabaseWrapper._connection_pools, connection.alias, pool)
+    pools: dict[str, Any] = DatabaseWrapper._connection_pools  # type: ignore[attr-defined]
+    monkeypatch.setitem(pools, connection.alias, pool)
 
     def fork() -> None:
         assert pool.is_closed
@@ -62,4 +65,4 @@ def test_workers_leave_django_s_pool_before_they_fork(
     monkeypatch.setattr(process, "split_from_init", fork)
     with pytest.raises(SystemExit):
         call_command(command)
-    assert connection.alias not in DatabaseWrapper._connection_pools
+    assert connection.alias not in pools
