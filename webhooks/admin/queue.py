@@ -69,8 +69,7 @@ class PauseSending(QueueOperation):
 
     def act(self, form: forms.Form) -> Any:
         reason = form.cleaned_data["reason"]
-        pause = service.pause_sending(reason, paused_by=self.request.user)
-        if pause.reason != reason:
+        if not service.pause_sending(reason, paused_by=self.request.user).is_new:
             raise WebhooksError("Sending is paused already.")
         self.note("sending.pause", "sending", paused=[False, True], reason=reason)
         return self.done("Sending is paused.")

@@ -12,12 +12,13 @@ from webhooks.admin.operations import Operation
 from webhooks.admin.secrets import SecretOperation
 from webhooks.admin.webhook_pages import count_failed, name_actors
 from webhooks.doors import access
-from webhooks.errors import RedeliveryScopeError
+from webhooks.errors import RedeliveryScopeError, WebhookNotSendingError
 from webhooks.figures import present
 from webhooks.figures.display import bounded
 from webhooks.models import PortalLink
 from webhooks.models.delivery import COUNTED_AT_MOST
 from webhooks.registry.portal_links import facts_of
+from webhooks.registry.switch import DELETED
 from webhooks.repair import audit_log
 from webhooks.repair.redelivery_scope import Scope, matching, warnings_of
 from webhooks.workbench.test_send import Tryout
@@ -194,7 +195,8 @@ class DeleteWebhook(Operation):
     is_dangerous = True
 
     def act(self, form: forms.Form) -> Any:
-        service.delete_webhook(self.subject)
+        if not service.delete_webhook(self.subject):
+            raise WebhookNotSendingError(DELETED)
         self.note("webhook.delete", name=self.subject.name, url=self.subject.url)
         return self.done(f"{self.subject.name} is deleted.")
 

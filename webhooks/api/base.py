@@ -368,14 +368,18 @@ class UpdateAction:
 class DeleteAction:
     """Deletes the object; a viewset may define perform_destroy(object)."""
 
-    def perform_destroy(self, doomed: Any) -> None:
-        doomed.delete()
+    def perform_destroy(self, doomed: Any) -> bool:
+        """Return False where another request has deleted it since it was found."""
+        deleted, _ = doomed.delete()
+        return bool(deleted)
 
     @transaction.atomic
     def destroy(self: Any, request: Request, pk: str) -> Response:
         doomed = self.get_object()
         self.note(f"{_kind(doomed)}.delete", doomed, name=str(doomed))
-        self.perform_destroy(doomed)
+        if not self.perform_destroy(doomed):
+            # The transaction takes the entry back.
+            raise self._not_found()
         return Response(status=204)
 
 

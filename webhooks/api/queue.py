@@ -114,9 +114,7 @@ class QueueViewSet(ApiViewSet[Delivery]):
     @transaction.atomic
     def pause(self, request: Request) -> Response:
         reason = self.read(PauseSendingSerializer)["reason"]
-        was = Pause.objects.exists()
-        service.pause_sending(reason, paused_by=request.user)
-        if not was:
+        if service.pause_sending(reason, paused_by=request.user).is_new:
             self.note("sending.pause", "sending", paused=[False, True], reason=reason)
         return self._show_queue()
 

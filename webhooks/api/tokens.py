@@ -136,6 +136,6 @@ class TokenViewSet(ListAction, DeleteAction, ApiViewSet[ApiToken]):
             raise NotFound("This request comes with a session, not with a token.")
         return self.show(TokenSerializer, request.auth)
 
-    def perform_destroy(self, token: ApiToken) -> None:
+    def perform_destroy(self, token: ApiToken) -> bool:
         tokens.forget(token)
-        token.delete()
+        return super().perform_destroy(token)

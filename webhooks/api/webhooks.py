@@ -139,8 +139,8 @@ class WebhookViewSet(
     def perform_update(self, webhook: Webhook, values: dict[str, Any]) -> None:
         service.update_webhook(webhook, **values)
 
-    def perform_destroy(self, webhook: Webhook) -> None:
-        service.delete_webhook(webhook)
+    def perform_destroy(self, webhook: Webhook) -> bool:
+        return service.delete_webhook(webhook)
 
     @extend_schema(
         operation_id="sendTest",

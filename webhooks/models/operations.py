@@ -103,6 +103,9 @@ class Pause(models.Model):
     )
     created_at = models.DateTimeField(db_default=Now())
 
+    is_new = False
+    """Of the instance that pause_sending() returns: whether it was made just now."""
+
     class Meta:
         permissions = [("pause_sending", "Can stop all sending and start it again")]
         constraints = [models.CheckConstraint(condition=Q(id=True), name="only_one_pause")]

@@ -286,7 +286,7 @@ def delete(visit: Visit, webhook_id: str) -> HttpResponse:
     found = visit.webhook(webhook_id)
     if visit.request.method == "POST":
         with transaction.atomic():
-            visit.note("webhook.delete", found, name=found.name, url=found.url)
-            service.delete_webhook(found)
+            if service.delete_webhook(found):
+                visit.note("webhook.delete", found, name=found.name, url=found.url)
         return go(visit.url("start"), "deleted")
     return show(visit, "delete", {"webhook": found, "waiting": present.waiting(found)})

@@ -302,8 +302,13 @@ def _validate(*steps: Callable[[], object], only: Collection[str] | None = None)
         raise ValidationError(problems)
 
 
-def delete_webhook(webhook: Webhook) -> None:
-    """Delete a webhook softly; the dispatcher cancels its pending deliveries."""
-    webhook.active = False
-    webhook.deleted_at = timezone.now()
-    webhook.save(update_fields=["active", "deleted_at", "updated_at"])
+def delete_webhook(webhook: Webhook) -> bool:
+    """Delete a webhook softly; the dispatcher cancels its pending deliveries.
+
+    Returns False for one that is deleted already, which the instance need not know.
+    """
+    now = timezone.now()
+    changes = {"active": False, "deleted_at": now, "updated_at": now}
+    is_deleted_here = Webhook.objects.filter(pk=webhook.pk, deleted_at=None).update(**changes)
+    webhook.refresh_from_db(fields=[*changes])
+    return bool(is_deleted_here)

@@ -255,10 +255,14 @@ def _wake_next_of(cancelled: Sequence[UUID]) -> None:
 
 
 def pause_sending(reason: str = "", *, paused_by: Any = None) -> Pause:
-    """Pause all sending within a second; deliveries wait. An existing pause keeps its reason."""
-    pause, _ = Pause.objects.get_or_create(
+    """Pause all sending within a second; deliveries wait. An existing pause keeps its reason.
+
+    `is_new` of the pause says whether this call has begun it.
+    """
+    pause, is_new = Pause.objects.get_or_create(
         id=True, defaults={"reason": reason, "paused_by": paused_by}
     )
+    pause.is_new = is_new
     return pause
 
 

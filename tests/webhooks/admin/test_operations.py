@@ -139,6 +139,24 @@ def test_delete_is_soft(operator: Client, webhook: Webhook) -> None:
     assert [action for action, _ in entries()] == ["webhook.delete"]
 
 
+def test_who_deletes_second_is_told_and_writes_nothing(
+    operator: Client, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = Operation.find
+
+    def find_late(self: Any, object_id: str | None) -> Any:
+        found = find(self, object_id)
+        assert service.delete_webhook(Webhook.objects.get())
+        return found
+
+    monkeypatch.setattr(Operation, "find", find_late)
+
+    answer = operator.post(page_of(webhook, "remove"))
+
+    assert "The webhook is deleted" in answer.content.decode()
+    assert entries() == []
+
+
 def test_settings_change_by_the_service(operator: Client, webhook: Webhook) -> None:
     answer = operator.post(
         page_of(webhook, "settings"),
@@ -516,6 +534,8 @@ def test_pause_and_resume(operator: Client) -> None:
     assert Pause.objects.get().reason == "upgrade"
     assert "upgrade" in operator.get("/admin/webhooks/workerheartbeat/").content.decode()
     assert "upgrade" in operator.get("/admin/").content.decode()
+    again = operator.post("/admin/webhooks/workerheartbeat/pause/", {"reason": "upgrade"})
+    assert again.status_code == 422
 
     operator.post("/admin/webhooks/workerheartbeat/resume/")
 

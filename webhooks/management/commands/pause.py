@@ -39,11 +39,11 @@ No process needs a restart."""
             self._pause((options["reason"] or "")[:MAX_REASON_CHARACTERS])
 
     def _pause(self, reason: str) -> None:
-        if (pause := Pause.objects.first()) is not None:
+        pause = service.pause_sending(reason)
+        if not pause.is_new:
             since = f"{pause.created_at:%Y-%m-%d %H:%M} UTC"
             self.show(f"All sending is already paused, since {since}{_because(pause)}.")
             return
-        pause = service.pause_sending(reason)
         audit_log.record(
             "sending.pause", "sending", changes={"paused": [False, True], "reason": reason}
         )
