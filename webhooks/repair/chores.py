@@ -74,10 +74,13 @@ def take_turn(chore: Chore, holder: UUID, *, early_seconds: float = 0.0) -> floa
     return 0.0 if left is not None else chore.every.total_seconds()
 
 
-WAIT_SQL = """
-SELECT extract(epoch FROM greatest(due_at, leased_until) - clock_timestamp())::float8
+# Where the database's clock was set back, the times of before would last until it has caught up.
+CLOCK_WENT_BACK = "started_at > clock_timestamp() + interval '1 minute'"
+WAIT_SQL = f"""
+SELECT CASE WHEN {CLOCK_WENT_BACK} THEN 0
+            ELSE extract(epoch FROM greatest(due_at, leased_until) - clock_timestamp()) END::float8
   FROM webhooks_chore WHERE name = %(name)s
-"""
+"""  # noqa: S608 (a constant)
 
 
 def _seconds_until_due(chore: Chore) -> float:
@@ -90,21 +93,23 @@ def _seconds_until_due(chore: Chore) -> float:
 
 
 # A housekeeper with an expired lease has failed too: it died or hangs.
-CLAIM_SQL = """
+CLAIM_SQL = f"""
 UPDATE webhooks_chore c
    SET claimed_by = %(holder)s,
        leased_until = clock_timestamp() + make_interval(secs => %(lease)s),
-       started_at = CASE WHEN c.progress IS NULL THEN clock_timestamp() ELSE c.started_at END,
+       started_at = CASE WHEN c.progress IS NULL THEN clock_timestamp()
+                         ELSE least(c.started_at, clock_timestamp()) END,
        failures = c.failures + (c.claimed_by IS NOT NULL)::int,
        last_error = CASE WHEN c.claimed_by IS NULL THEN c.last_error ELSE %(lost)s END
   FROM (SELECT name FROM webhooks_chore
          WHERE name = %(name)s
-           AND greatest(due_at, leased_until) <= clock_timestamp() + make_interval(secs => %(early)s)
+           AND (greatest(due_at, leased_until)
+                    <= clock_timestamp() + make_interval(secs => %(early)s) OR {CLOCK_WENT_BACK})
            FOR UPDATE SKIP LOCKED) AS free
      , (SELECT set_config('synchronous_commit', 'off', true)) AS asynchronous
  WHERE c.name = free.name
 RETURNING c.progress::text
-"""
+"""  # noqa: S608 (a constant)
 LOST = "A turn did not end: its worker died, or it takes too long."
 
 

@@ -20,7 +20,7 @@ from django.db import (
     connection,
     transaction,
 )
-from django.db.models import F, QuerySet, Window
+from django.db.models import F, Q, QuerySet, Window
 from django.db.models.functions import Now, RowNumber
 from django.utils import timezone
 
@@ -46,7 +46,7 @@ MAX_REDELIVERIES_PER_TURN = 100
 RETRY_LOCKED_AFTER = timedelta(seconds=1)
 MAX_FAILURES = 10
 """Consecutive database errors after which a redelivery fails."""
-LONGEST_PAUSE_SECONDS = 300
+LONGEST_PAUSE = timedelta(minutes=5)
 
 RETRIED_ERRORS = (OperationalError, ProgrammingError, InterfaceError)
 """Errors that may be temporary: a time-out, a deadlock, a table that is being migrated."""
@@ -77,7 +77,9 @@ def advance_all() -> bool:
 
 def _due() -> list[tuple[UUID, int]]:
     """Return redeliveries with their places, counted from 1, in the queue of their requester."""
-    due = Redelivery.objects.filter(status=Redelivery.Status.RUNNING, due_at__lte=Now())
+    # None waits for longer than a pause, unless the database's clock was set back.
+    is_due = Q(due_at__lte=Now()) | Q(due_at__gt=Now() + 2 * LONGEST_PAUSE)
+    due = Redelivery.objects.filter(is_due, status=Redelivery.Status.RUNNING)
     place = Window(RowNumber(), partition_by=F("requested_by"), order_by="due_at")
     in_turn = due.annotate(place=place).order_by("place", "due_at")
     return list(in_turn.values_list("id", "place")[:MAX_REDELIVERIES_PER_TURN])
@@ -117,9 +119,9 @@ def _postpone(redelivery_id: UUID, reason: str) -> None:
         if redelivery.failures + 1 >= MAX_FAILURES:
             _give_up(redelivery_id, reason)
             return
-        pause = min(2**redelivery.failures, LONGEST_PAUSE_SECONDS)
+        pause = min(timedelta(seconds=2**redelivery.failures), LONGEST_PAUSE)
         Redelivery.objects.filter(id=redelivery_id).update(
-            failures=F("failures") + 1, due_at=Now() + timedelta(seconds=pause), error=reason
+            failures=F("failures") + 1, due_at=Now() + pause, error=reason
         )
 
 

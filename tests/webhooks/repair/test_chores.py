@@ -105,6 +105,22 @@ def test_a_failure_is_recorded_and_followed_by_growing_pauses(
     assert "No bread" in caplog.text
 
 
+@pytest.mark.parametrize("progress", [None, {"at": 1}])
+def test_a_chore_does_not_wait_for_a_clock_that_went_back(progress: chores.Progress | None) -> None:
+    later = timezone.now() + timedelta(hours=5)
+    Row.objects.create(
+        name="a", progress=progress, started_at=later, due_at=later + SECOND, leased_until=later,
+        claimed_by=new_id(),
+    )  # fmt: skip
+    done: list[chores.Progress] = []
+    chore = Chore("a", lambda progress: done.append(progress), SECOND)
+
+    assert take_turn(chore, new_id()) == 1.0
+
+    assert done == [progress or {}]
+    assert row().due_at < timezone.now() + 2 * SECOND
+
+
 def test_the_next_success_makes_good_what_failed() -> None:
     Row.objects.create(name="a", failures=3, last_error="ValueError: No bread")
 
