@@ -238,7 +238,8 @@ WITH picked AS MATERIALIZED (
     ON CONFLICT DO NOTHING
 ), queued AS (
     UPDATE webhooks_delivery d
-       SET status = 'PENDING', round = d.round + 1, attempts_before_round = d.attempt_count,
+       SET status = 'PENDING', round = least(d.round, 32766) + 1,
+           attempts_before_round = d.attempt_count,
            next_attempt_at = clock_timestamp()
                + make_interval(secs => coalesce((%(before)s + picked.position - 1) / %(rate)s, 0)),
            finished_at = NULL, order_key = NULL, is_suspect = false, crash_count = 0,

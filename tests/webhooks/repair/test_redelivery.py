@@ -183,6 +183,29 @@ def test_rate_spreads_the_redelivery(
     assert times == sorted(times)
 
 
+def test_redelivery_does_not_wait_for_a_clock_that_went_back(user: User, webhook: Webhook) -> None:
+    trigger(user, 1)
+    fail()
+    service.redeliver(Scope(webhook_id=webhook.id))
+    Redelivery.objects.update(due_at=timezone.now() + timedelta(hours=5))
+
+    redelivery_batches.advance_all()
+
+    assert Delivery.objects.get().round == 2
+
+
+def test_delivery_goes_again_however_often_it_did(user: User, webhook: Webhook) -> None:
+    trigger(user, 2)
+    fail()
+    Delivery.objects.filter(id=Delivery.objects.latest("id").id).update(round=32_767)
+
+    redelivery_batches.run(service.redeliver(Scope(webhook_id=webhook.id)).id)
+
+    assert sorted(Delivery.objects.values_list("status", "round")) == [
+        ("PENDING", 2), ("PENDING", 32_767),
+    ]  # fmt: skip
+
+
 def test_rate_spreads_a_replay_as_well(
     user: User, make_webhook: Callable[..., Webhook], monkeypatch: pytest.MonkeyPatch
 ) -> None:
