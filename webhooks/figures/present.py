@@ -49,28 +49,36 @@ class WorkerLife:
 
 # Rows of a webhook that waits for its rate limit or for a slow receiver count as due.
 BACKLOG_SQL = f"""
-SELECT count(*) FILTER (WHERE is_due AND may_go),
-       extract(epoch FROM clock_timestamp()
-           - min(next_attempt_at) FILTER (WHERE is_due AND may_go))::float8,
-       count(*) FILTER (WHERE is_due AND NOT may_go),
-       count(*) FILTER (WHERE NOT is_due AND claimed_by IS NULL),
-       count(*) FILTER (WHERE status = 'RETRYING'),
-       count(*) FILTER (WHERE status = 'SENDING'),
-       count(*),
+SELECT coalesce(sum(due) FILTER (WHERE is_served), 0)::bigint,
+       extract(epoch FROM clock_timestamp() - min(oldest) FILTER (WHERE is_served))::float8,
+       coalesce(sum(held) + sum(due) FILTER (WHERE NOT is_served), sum(held), 0)::bigint,
+       coalesce(sum(scheduled), 0)::bigint, coalesce(sum(retrying), 0)::bigint,
+       coalesce(sum(sending), 0)::bigint, coalesce(sum(unfinished), 0)::bigint,
        EXISTS (SELECT FROM webhooks_pause)
-  FROM (SELECT d.status, d.claimed_by, d.next_attempt_at,
-               d.claimed_by IS NULL AND d.next_attempt_at <= clock_timestamp() AS is_due,
-               w.active AND w.deleted_at IS NULL AND w.breaker_state = 'closed'
-                   AND coalesce(w.held_until <= clock_timestamp(), true)
-                   AND NOT EXISTS (SELECT FROM webhooks_pause)
-                   AND u.{{key}} IS NULL
-                   AND (w.delivery_order <> 'all' OR d.order_key IS NULL OR {IS_IN_ORDER}) AS may_go
-          FROM webhooks_delivery d JOIN webhooks_webhook w ON w.id = d.webhook_id
-          LEFT JOIN {{owners}} u ON u.{{key}} = w.owner_id AND {{is_inactive}}
-         WHERE d.finished_at IS NULL
-           AND (%(owner)s::{SQL_TYPE} IS NULL OR d.owner_id = %(owner)s)
-           AND (%(webhooks)s::uuid[] IS NULL OR d.webhook_id = ANY(%(webhooks)s))
-       ) AS unfinished
+  FROM (SELECT *, NOT EXISTS (SELECT FROM {{owners}} u
+                               WHERE u.{{key}} = owner_id AND {{is_inactive}}) AS is_served
+          FROM (
+    SELECT owner_id,
+           count(*) FILTER (WHERE is_due AND may_go) AS due,
+           min(next_attempt_at) FILTER (WHERE is_due AND may_go) AS oldest,
+           count(*) FILTER (WHERE is_due AND NOT may_go) AS held,
+           count(*) FILTER (WHERE NOT is_due AND claimed_by IS NULL) AS scheduled,
+           count(*) FILTER (WHERE status = 'RETRYING') AS retrying,
+           count(*) FILTER (WHERE status = 'SENDING') AS sending,
+           count(*) AS unfinished
+      FROM (SELECT w.owner_id, d.status, d.claimed_by, d.next_attempt_at,
+                   d.claimed_by IS NULL AND d.next_attempt_at <= clock_timestamp() AS is_due,
+                   w.active AND w.deleted_at IS NULL AND w.breaker_state = 'closed'
+                       AND coalesce(w.held_until <= clock_timestamp(), true)
+                       AND NOT EXISTS (SELECT FROM webhooks_pause)
+                       AND (w.delivery_order <> 'all' OR d.order_key IS NULL OR {IS_IN_ORDER})
+                       AS may_go
+              FROM webhooks_delivery d JOIN webhooks_webhook w ON w.id = d.webhook_id
+             WHERE d.finished_at IS NULL
+               AND (%(owner)s::{SQL_TYPE} IS NULL OR d.owner_id = %(owner)s)
+               AND (%(webhooks)s::uuid[] IS NULL OR d.webhook_id = ANY(%(webhooks)s))
+           ) AS unfinished
+     GROUP BY owner_id) AS by_owner) AS by_owner
 """  # noqa: S608 (constants only)
 
 
