@@ -7,9 +7,10 @@ integrity.mend() repairs rows.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, connection
 
 from webhooks.models.encryption import headers_of_known_keys
 from webhooks.repair import integrity, reencryption
@@ -46,13 +47,20 @@ def examine(checks: Sequence[Check] | None = None) -> Iterator[Finding]:
             continue
         try:
             yield from check()
-        except DatabaseError as problem:
+        except (DatabaseError, InterfaceError) as problem:
+            _reconnect_if_lost()
             yield Finding(
                 name,
                 Level.FAILURE,
                 f"The check could not run: {_first_line(problem)}",
                 "Fix the database or its migrations first, then run the doctor again",
             )
+
+
+def _reconnect_if_lost() -> None:
+    connection.close_if_unusable_or_obsolete()
+    with suppress(DatabaseError):
+        connection.ensure_connection()
 
 
 # Keys and settings.

@@ -364,6 +364,20 @@ def test_one_check_that_cannot_look_does_not_hide_the_others() -> None:
     assert second.check == "settings"
 
 
+@pytest.mark.django_db(transaction=True)
+def test_lost_connection_is_a_finding_of_one_check_only() -> None:
+    def check_lost() -> Iterator[Finding]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        yield findings.ok("lost", "")
+
+    found = doctor.examine([check_lost, doctor_servers.check_clock])
+
+    assert [(one.check, one.level) for one in found] == [
+        ("lost", Level.FAILURE), ("clock", Level.OK),
+    ]  # fmt: skip
+
+
 def test_ids_are_bounded_and_counted(user: User) -> None:
     events = trigger(user, 30)
     Delivery.objects.filter(event__in=events).delete()
