@@ -7,7 +7,7 @@ import os
 import pickle
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from io import StringIO
 from typing import Any
@@ -421,6 +421,28 @@ def test_reencryption_goes_on_past_what_it_cannot_read(
 
     assert reencryption.count_outdated()["signing secrets"] == len(lost) == 2
     assert reencryption.count_unreadable() == 2
+
+
+def test_reencryption_is_not_done_while_a_process_writes_with_the_old_key(
+    settings: Settings, make_webhook: Callable[..., Webhook], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = settings.WEBHOOKS_ENCRYPTION_KEYS, [new_key(), *settings.WEBHOOKS_ENCRYPTION_KEYS]
+    reencrypt_all = reencryption.reencrypt_all
+
+    def beside_another_process() -> Iterator[tuple[str, int, int]]:
+        yield from reencrypt_all()
+        settings.WEBHOOKS_ENCRYPTION_KEYS = old
+        make_webhook()
+        settings.WEBHOOKS_ENCRYPTION_KEYS = new
+
+    make_webhook()
+    settings.WEBHOOKS_ENCRYPTION_KEYS = new
+    monkeypatch.setattr(reencryption, "reencrypt_all", beside_another_process)
+
+    with pytest.raises(CommandError, match="1 values still need an old key"):
+        reencrypted()
+    monkeypatch.undo()
+    assert "signing secrets: 1 re-encrypted" in reencrypted()
 
 
 def test_reencryption_does_not_undo_what_others_changed_meanwhile(

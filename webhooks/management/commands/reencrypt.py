@@ -15,9 +15,7 @@ class Command(terminal.Command):
         "To change keys: put the new key first, restart all processes, run this command, remove "
         "the old key."
     )
-    epilog = (
-        """exit codes: 0 done, 1 refused or a value is unreadable, 2 wrong usage, 130 interrupted"""
-    )
+    epilog = """exit codes: 0 done, 1 refused, or a value is unreadable or needs an old key, 2 wrong usage, 130 interrupted"""
     # The check E101 fails on unreadable values and would prevent re-encrypting the others.
     requires_system_checks: list[str] = []
 
@@ -42,6 +40,11 @@ class Command(terminal.Command):
             raise CommandError(
                 f"{unreadable:,} values cannot be decrypted with any key in "
                 "WEBHOOKS_ENCRYPTION_KEYS; add their key after the first one and run this again."
+            )
+        if left := sum(reencryption.count_outdated().values()):
+            raise CommandError(
+                f"{left:,} values still need an old key, because a process with that key wrote them "
+                "meanwhile: restart it, and run this again before you remove the key."
             )
 
     def interrupted(self) -> str:
