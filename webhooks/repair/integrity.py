@@ -217,6 +217,8 @@ DELETE FROM webhooks_delivery d
 MEND_ORPHANED_SQL = """
 DELETE FROM webhooks_attempt a
  WHERE NOT EXISTS (SELECT FROM webhooks_delivery d WHERE d.id = a.delivery_id)
+   AND NOT EXISTS (SELECT FROM webhooks_expiringpartition p
+                    WHERE a.delivery_id >= p.first_id AND a.delivery_id < p.end_id)
 """
 
 MEND_SURPLUS_SQL = """

@@ -354,6 +354,7 @@ def test_day_in_use_waits_at_first_and_stops_no_purge(
         purge(9 * DAY)
         assert places() == {old_day: 8}
         assert list(integrity.find_faults()) == []
+        assert not any(integrity.mend().values())
         # Its patience is at an end: row by row, for which it waits for no reader.
         purge()
         assert places() == {}
