@@ -12,6 +12,7 @@ import queue
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from redis import Redis
@@ -107,7 +108,8 @@ class Popper:
         connection: Any = client.connection_pool.get_connection()
         try:
             connection.send_command("CLIENT", "ID")
-            self.client_id = connection.read_response()
+            with suppress(ResponseError):  # not allowed to this user: nobody can unblock it
+                self.client_id = connection.read_response()
             connection._sock.setblocking(False)
         except RedisError:
             client.connection_pool.release(connection)

@@ -146,6 +146,24 @@ def test_lost_connection_is_told_and_made_anew(loop: Loop) -> None:
     assert loop.popped.get() == b"job"
 
 
+def test_user_who_may_not_ask_for_a_connection_s_id_pops_as_others(loop: Loop) -> None:
+    loop.client.acl_setuser(
+        "popper", enabled=True, nopass=True, keys=["*"], channels=["*"],
+        commands=["+@all", "-client|id"],
+    )  # fmt: skip
+    admin, loop.client = loop.client, valkey.connect(5)
+    loop.client.connection_pool.connection_kwargs |= {"username": "popper", "password": "x"}
+    try:
+        loop.pop()
+        loop.push(*wakeup_ids(1), "job")
+        loop.turn()
+
+        assert loop.popped.get() == b"job"
+        assert loop.heard == 1
+    finally:
+        admin.acl_deluser("popper")
+
+
 def test_refusal_is_told(loop: Loop) -> None:
     loop.client.set(KEY, "no list")
     loop.pop()
