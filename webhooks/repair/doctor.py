@@ -41,7 +41,7 @@ def examine(checks: Sequence[Check] | None = None) -> Iterator[Finding]:
 
     Without a database connection, skip the checks that need it.
     """
-    for check in [*(CHECKS if checks is None else checks), *_added]:
+    for check in [*CHECKS, *added_checks] if checks is None else checks:
         name = check.__name__.removeprefix("check_")
         if connection.connection is None and check not in WITHOUT_DATABASE:
             continue
@@ -204,13 +204,13 @@ CHECKS: tuple[Check, ...] = (
     check_settings,
     check_audit,
 )
-_added: list[Check] = []
+added_checks: list[Check] = []
 """Of other apps."""
 
 
 def add_check(check: Check) -> None:
     """Let the doctor run a check of another app as well, after all others."""
-    _added.append(check)
+    added_checks.append(check)
 
 
 WITHOUT_DATABASE = (check_database, check_valkey, check_libraries, check_settings)

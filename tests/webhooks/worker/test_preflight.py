@@ -3,6 +3,7 @@
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from config.services import BASE_DIR
 from tests.workers import environment
 from webhooks.dispatch import life
 from webhooks.dispatch.flight import MAX_IN_FLIGHT
+from webhooks.repair import doctor
+from webhooks.repair.findings import Finding, failure
 from webhooks.worker import preflight
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -35,6 +38,18 @@ def start_worker(files: tuple[int, int] | None = None) -> subprocess.CompletedPr
 
 def test_this_machine_passes_the_preflight_checks() -> None:
     assert preflight.refusals() == []
+
+
+def test_check_of_another_app_keeps_no_worker_from_starting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def check_cells() -> Iterator[Finding]:
+        yield failure("cells", "The log does not answer.", "Start it")
+
+    monkeypatch.setattr(doctor, "added_checks", [check_cells])
+
+    assert preflight.refusals() == []
+    assert [one.check for one in doctor.examine() if one.check == "cells"] == ["cells"]
 
 
 def test_evicting_valkey_is_only_logged(evicting_valkey: None) -> None:

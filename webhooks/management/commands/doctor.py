@@ -75,7 +75,8 @@ exit codes: 0 no finding of the --fail-level, 1 findings of the --fail-level, 2 
         if options["faults"]:
             self._print_faults()
             return
-        self._show(doctor.examine(QUICK_CHECKS if options["quick"] else CHECKS), **options)
+        checks = [*(QUICK_CHECKS if options["quick"] else CHECKS), *doctor.added_checks]
+        self._show(doctor.examine(checks), **options)
 
     def _compare(self, former: str, **options: Any) -> None:
         try:
