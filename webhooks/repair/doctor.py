@@ -55,6 +55,13 @@ def examine(checks: Sequence[Check] | None = None) -> Iterator[Finding]:
                 f"The check could not run: {_first_line(problem)}",
                 "Fix the database or its migrations first, then run the doctor again",
             )
+        except Exception as problem:
+            # Its message may show a URL, and the URL a password.
+            yield failure(
+                name,
+                f"The check could not run ({type(problem).__name__}).",
+                "Correct the settings that this check reads, such as REDIS_URL for valkey",
+            )
 
 
 def _reconnect_if_lost() -> None:

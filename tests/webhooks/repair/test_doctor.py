@@ -14,6 +14,7 @@ import pytest
 from django.core.management import call_command, get_commands
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
+from django.test import override_settings
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -362,6 +363,15 @@ def test_one_check_that_cannot_look_does_not_hide_the_others() -> None:
     assert (first.check, first.level) == ("nothing", Level.FAILURE)
     assert first.message == "The check could not run: division by zero"
     assert second.check == "settings"
+
+
+@override_settings(REDIS_URL="redis://:secret@127.0.0.1:word")
+def test_setting_that_cannot_be_read_is_a_finding_without_its_value() -> None:
+    found, other = doctor.examine([doctor_servers.check_valkey, doctor.check_libraries])
+
+    assert (found.check, found.level) == ("valkey", Level.FAILURE)
+    assert found.message == "The check could not run (ValueError)."
+    assert other.check == "libraries"
 
 
 @pytest.mark.django_db(transaction=True)
