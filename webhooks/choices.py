@@ -50,6 +50,11 @@ class FailureKind(models.TextChoices):
     BLOCKED_ADDRESS = "blocked_address", _("Address not allowed")
     PROTOCOL = "protocol", _("Invalid HTTP response")
 
+    @classmethod
+    def label_of(cls, kind: str) -> str:
+        """Return a kind's label; the kind itself if a worker of a newer version wrote it."""
+        return str(cls(kind).label) if kind in cls.values else kind
+
 
 class BreakerState(models.TextChoices):
     """A webhook's breaker: closed sends, open waits, half-open sends one probe delivery."""

@@ -66,7 +66,7 @@ def describe(row: Redelivery, names: Mapping[str, str]) -> str:
         ("of webhook", names.get(str(scope.webhook_id), scope.webhook_id)),
         ("of owner", scope.owner_id),
         ("of event", scope.event_id),
-        ("that failed with", scope.failure_kind and FailureKind(scope.failure_kind).label),
+        ("that failed with", FailureKind.label_of(scope.failure_kind or "")),
         ("with response code", scope.response_codes and _codes(*scope.response_codes)),
         ("since", scope.since and f"{scope.since:%Y-%m-%d %H:%M} UTC"),
         ("until", scope.until and f"{scope.until:%Y-%m-%d %H:%M} UTC"),

@@ -86,4 +86,4 @@ def plain_json(value: Any) -> str:
 
 @register.filter
 def failure_label(kind: str) -> str:
-    return str(FailureKind(kind).label)
+    return FailureKind.label_of(kind)

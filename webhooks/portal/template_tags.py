@@ -68,7 +68,7 @@ def status_chip(status: str) -> SafeString:
 
 @register.filter
 def failure_label(kind: str) -> str:
-    return str(FailureKind(kind).label) if kind else ""
+    return FailureKind.label_of(kind)
 
 
 @register.simple_tag

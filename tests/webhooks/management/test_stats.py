@@ -13,7 +13,7 @@ from tests.webhooks.history import finish, trigger
 from tests.webhooks.management.conftest import Run
 from webhooks.figures import present
 from webhooks.ids import new_id
-from webhooks.models import Webhook
+from webhooks.models import Attempt, Webhook
 
 WHEN = "2099-01-02T03:04:05Z"
 
@@ -80,6 +80,14 @@ def test_by_kind(run: Run, history: None) -> None:
         "KIND         CODE  MEANING       ATTEMPTS  DELIVERIES  WEBHOOKS  LAST",
         "http_status   500  Error status         1           1         1  01-02 03:04:05",
     ]
+
+
+def test_kind_of_a_newer_version_is_shown_by_its_name(run: Run, history: None) -> None:
+    Attempt.objects.exclude(failure_kind="").update(failure_kind="of_tomorrow")
+
+    ran = run("stats", "--by", "kind")
+
+    assert words(lines(ran.out)[1]).startswith("of_tomorrow 500 of_tomorrow 1 1 1")
 
 
 def test_json(run: Run, history: None, webhook: Webhook) -> None:

@@ -170,7 +170,7 @@ def _kind_lines(selection: Selection, totals: Figures, limit: int) -> list[str]:
         [
             failure.kind,
             failure.response_code or "-",
-            FailureKind(failure.kind).label,
+            FailureKind.label_of(failure.kind),
             f"{failure.attempts:,}",
             f"{failure.deliveries:,}",
             f"{failure.webhooks:,}",
