@@ -15,7 +15,7 @@ from webhooks.models import Delivery, Event, Redelivery, Webhook
 from webhooks.models.delivery import DeliveryQuerySet
 from webhooks.models.owner_keys import parse_owner_key
 from webhooks.outbox.filtering import let_through, reasons
-from webhooks.postgres.sql import query
+from webhooks.postgres.sql import database_now
 
 CLOCKS_APART = timedelta(hours=1)
 """The id of an event or a delivery is never older than its `created_at` by more: they are by different
@@ -102,7 +102,7 @@ def _plain(value: Any) -> Any:
 
 def not_after_now(until: datetime | None) -> datetime:
     """Return `until`, or now where that is earlier, by the clock that wrote `created_at`."""
-    now: datetime = query("SELECT clock_timestamp()")[0][0]
+    now = database_now()
     return min(until or now, now)
 
 
