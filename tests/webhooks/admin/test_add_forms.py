@@ -20,11 +20,11 @@ def test_what_is_no_value_is_no_error(
     model: Any, operator: Client, samples: dict[str, Any]
 ) -> None:
     url = f"/admin/{model._meta.app_label}/{model._meta.model_name}/add/"
-    for field in model._meta.get_fields():
-        for text in NO_VALUES:
-            answer = operator.get(url, {field.name: text})
+    names = [field.name for field in model._meta.get_fields()]
+    for text in NO_VALUES:
+        answer = operator.get(url, dict.fromkeys(names, text))
 
-            assert answer.status_code in (200, 302, 403, 404), (field.name, text)
+        assert answer.status_code in (200, 302, 403, 404), text
 
 
 def test_values_are_in_the_form(operator: Client, user: User) -> None:
