@@ -173,12 +173,8 @@ def test_last_words_of_the_server_that_was_left_count_no_more(
     )
     trigger(user, 1)
 
-    with ThreadPoolExecutor() as pool:
-        change = pool.submit(change_url_after_a_request, webhook, receiver)
-        run_until_idle()
-        change.result()
+    run_while_the_url_changes(webhook, receiver)
 
-    webhook.refresh_from_db()
     assert webhook.held_until is webhook.failing_since is None
 
 
@@ -229,19 +225,24 @@ def test_410_of_an_earlier_url_does_not_disable(
     receiver.behaviour = Behaviour(status=410, delay_seconds=0.5)
     trigger(user, 1)
 
-    with ThreadPoolExecutor() as pool:
-        change = pool.submit(change_url_after_a_request, webhook, receiver)
-        run_until_idle()
-        change.result()
+    run_while_the_url_changes(webhook, receiver)
 
-    webhook.refresh_from_db()
     assert (webhook.active, Delivery.objects.get().status) == (True, "FAILED")
 
 
-def change_url_after_a_request(webhook: Webhook, receiver: HttpReceiver) -> None:
-    receiver.wait_for(1)
-    Webhook.objects.filter(id=webhook.id).update(url="http://127.0.0.1:9/")
-    connection.close()
+def run_while_the_url_changes(webhook: Webhook, receiver: HttpReceiver) -> None:
+    """Deliver what is due; with the first request under way, the webhook moves to another server."""
+
+    def change() -> None:
+        receiver.wait_for(1)
+        Webhook.objects.filter(id=webhook.id).update(url="http://127.0.0.1:9/")
+        connection.close()
+
+    with ThreadPoolExecutor() as pool:
+        changed = pool.submit(change)
+        run_until_idle()
+        changed.result()
+    webhook.refresh_from_db()
 
 
 def test_mail_that_cannot_be_sent_stays_owed(
