@@ -29,6 +29,7 @@ MOST_DAYS = 36_525
 MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 """IPv6 addresses that mean IPv4 addresses; checks compare them as IPv4."""
 
+CELL_NAME = re.compile(r"[a-z0-9-]{1,30}")
 FLAGS = {"1": True, "true": True, "on": True, "yes": True,
          "0": False, "false": False, "off": False, "no": False}  # fmt: skip
 
@@ -53,9 +54,10 @@ class Environment(environ.Env):  # type: ignore[misc]
             return [item for item in map(str.strip, text.split(",")) if item]
         if cast is not bool:
             return self.parse_value(text, cast)
-        if text.strip().lower() not in FLAGS:
+        flag = FLAGS.get(text.strip().lower())
+        if flag is None:
             raise ImproperlyConfigured(f"{var} must be 1 or 0.")
-        return FLAGS[text.strip().lower()]
+        return flag
 
 
 env = Environment()
@@ -304,7 +306,7 @@ def log_servers(name: str) -> str:
 
 def cell_name(name: str) -> str:
     value = str(env.str(name, default=""))
-    if value and not re.fullmatch(r"[a-z0-9-]{1,30}", value):
+    if value and not CELL_NAME.fullmatch(value):
         raise ImproperlyConfigured(
             f"{name} must be a name of at most 30 small letters, digits and hyphens."
         )

@@ -27,6 +27,9 @@ from webhooks.pace import breaker
 from webhooks.pace.window import LARGEST
 from webhooks.postgres.sql import limited_transaction
 
+Rank = Callable[[UUID], int]
+"""The place of a webhook in a claim, the first being the least."""
+
 logger = logging.getLogger(__name__)
 
 LANES_PER_CLAIM = 256
@@ -72,7 +75,7 @@ class ClaimOrder:
     wants_news: bool = False
     rooms: dict[UUID, int] | None = None
     """For a quick claim: the room of each webhook that has less than START; None for a usual claim."""
-    rank: Callable[[UUID], int] | None = None
+    rank: Rank | None = None
     """If set, webhooks of a lower rank come first."""
 
 

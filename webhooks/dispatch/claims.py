@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from webhooks.dispatch import discovery
-from webhooks.dispatch.claim import Claim, ClaimOrder, Fate
+from webhooks.dispatch.claim import Claim, ClaimOrder, Fate, Rank
 from webhooks.dispatch.desk import Errand
 from webhooks.dispatch.discovery import Position
 from webhooks.dispatch.flight import Flight
 from webhooks.dispatch.lanes import Lanes
 from webhooks.pace.outage import PROBE_SECONDS
 from webhooks.pace.window import FAILING_SECONDS, START
-
-Rank = Callable[[UUID], int]
 
 POLL_SECONDS = 1.0
 LANES_PER_ORDER = 224

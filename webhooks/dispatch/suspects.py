@@ -22,8 +22,8 @@ from uuid import UUID
 
 from webhooks.choices import BreakerState
 from webhooks.dispatch import guard
-from webhooks.dispatch.claim import Claim, most_held
-from webhooks.dispatch.claims import POLL_SECONDS, Rank
+from webhooks.dispatch.claim import Claim, Rank, most_held
+from webhooks.dispatch.claims import POLL_SECONDS
 from webhooks.dispatch.desk import Errand
 from webhooks.dispatch.discovery import clock_offset
 from webhooks.dispatch.flight import Flight

@@ -24,7 +24,6 @@ from webhooks.models.owner_keys import NO_OWNER
 from webhooks.outbox import store, wakeup
 from webhooks.pace.breaker import THRESHOLD
 from webhooks.postgres.objects import make_next_due
-from webhooks.postgres.sql import database_now
 
 UNPROVED = "It is not proved yet that this URL's owner wants our requests: verify the webhook."
 """Why a webhook is disabled if WEBHOOKS_ENDPOINT_PROOF is `require`."""
@@ -55,7 +54,7 @@ def disable(webhook: Webhook, reason: str = "") -> None:
 
     Raises WebhookNotSendingError for one that is disabled already, whose reason stays, or deleted.
     """
-    changes = {"active": False, "disabled_reason": reason, "disabled_at": database_now()}
+    changes = {"active": False, "disabled_reason": reason, "disabled_at": Now()}
     _switch(webhook, changes)
 
 
@@ -84,7 +83,6 @@ def enable(webhook: Webhook, *, send: Waiting = "recent") -> int:
         "notice_failures": 0,
         "notice_error": "",
         **RECOVERED,
-        "breaker_changed_at": database_now(),
     }
     # Last, because other transactions wait for the row while it is locked.
     _switch(webhook, changes)
@@ -102,8 +100,7 @@ def _switch(webhook: Webhook, changes: dict[str, Any]) -> None:
     rows = Webhook.objects.filter(id=webhook.id, active=not changes["active"], deleted_at=None)
     if not rows.update(**changes):
         raise _refusal(webhook)
-    for name, value in changes.items():
-        setattr(webhook, name, value)
+    webhook.refresh_from_db(fields=[*changes])
 
 
 def _refusal(webhook: Webhook) -> WebhookNotSendingError:

@@ -1,6 +1,5 @@
 """`manage.py cells`: the processes of cells, and what operators see and do."""
 
-import re
 import signal
 import time
 from argparse import ArgumentTypeError
@@ -17,12 +16,11 @@ from cells.jetstream import JetStream
 from cells.log import Log, LogError, MapChangedError
 from cells.moving import Move
 from cells.slots import SLOTS
+from config.environment import CELL_NAME
 from webhooks.management import terminal
 
 REFUSALS_SHOWN = 10
 MOST_SECONDS = 60
-CELL_NAME = re.compile(r"[a-z0-9-]{1,30}")
-"""As config/environment.py has it."""
 
 
 class Command(terminal.Command):
